@@ -1,0 +1,243 @@
+"""Every error that a client can meet, as one tree.
+
+GatewayError                    status  code
+├── InvalidRequest              400     the row of the table that was broken
+├── Unauthorized                401     invalid_api_key
+├── Forbidden                   403
+├── UnknownModel                404     model_not_found
+├── UnknownPath                 404     unknown_url
+├── MethodNotAllowed            405     method_not_supported
+├── RequestTimeout              408     request_timeout
+├── RequestTooLarge             413     request_too_large
+├── RateLimited                 429     rate_limit_exceeded
+├── InternalError               500     internal_error: always a bug of ours
+├── NoDeployment                503     no_backend_available
+├── ShuttingDown                503     server_shutdown
+└── UpstreamError
+    ├── UpstreamRejected        as upstream said: the caller's request
+    ├── UpstreamMisconfigured   502     upstream_authentication_error: our credential or model name
+    ├── UpstreamRateLimited     429     rate_limit_exceeded
+    ├── UpstreamUnreachable     502     upstream_error: nothing was sent
+    ├── UpstreamFailed          502     upstream_error
+    ├── UpstreamOverloaded      503     overloaded
+    ├── UpstreamTimeout         504     upstream_timeout
+    └── UpstreamBroken          502     upstream_invalid_response, upstream_stream_truncated
+
+An upstream error answers two questions for the attempt loop: may another deployment be tried (``try_another``),
+and does it count against this one (``blames``).
+"""
+
+import math
+from typing import Any, ClassVar
+
+#: The longest text taken over from an upstream, in characters.
+MESSAGE_LIMIT = 2000
+
+
+class GatewayError(Exception):
+    """An answer other than success. ``message`` is for the client: it says what to do, and holds no secret."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    #: ``x-should-retry``: False when the same request cannot succeed later; None leaves it to the status.
+    should_retry: bool | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+    def to_openai(self) -> dict[str, Any]:
+        """Return the body that OpenAI's clients read: ``{"error": {...}}`` with all four keys."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that steer the client's retries."""
+        found = {}
+        if self.retry_after_s is not None:
+            found["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+            if self.retry_after_s < 1:
+                found["retry-after-ms"] = str(max(1, math.ceil(self.retry_after_s * 1000)))
+        if self.should_retry is not None:
+            found["x-should-retry"] = "true" if self.should_retry else "false"
+        return found
+
+
+class InvalidRequest(GatewayError):
+    """The request itself is wrong; ``param`` names the place."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(GatewayError):
+    """No key, or a key that is not ours."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(GatewayError):
+    """A known key without the right to do this."""
+
+    status = 403
+    type = "permission_error"
+
+
+class UnknownModel(GatewayError):
+    """No deployment serves this model id."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class UnknownPath(GatewayError):
+    """No route has this path."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists, the method on it does not."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_supported"
+
+
+class RequestTimeout(GatewayError):
+    """The request's body did not arrive within its deadline."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class RequestTooLarge(GatewayError):
+    """The request's body is over the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class RateLimited(GatewayError):
+    """This key has used up one of its limits."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class InternalError(GatewayError):
+    """A bug of ours. The message tells nothing of it; the log does, under the request's id."""
+
+    code = "internal_error"
+
+
+class NoDeployment(GatewayError):
+    """The model is known and nothing can serve it now."""
+
+    status = 503
+    code = "no_backend_available"
+
+
+class ShuttingDown(GatewayError):
+    """The process ends before the answer could."""
+
+    status = 503
+    code = "server_shutdown"
+
+
+class UpstreamError(GatewayError):
+    """Something went wrong at or on the way to an upstream."""
+
+    status = 502
+    code: str | None = "upstream_error"
+    #: May another deployment be tried?
+    try_another: ClassVar[bool] = True
+    #: Does it count against the health of this one?
+    blames: ClassVar[bool] = True
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream refused the caller's request (400, 413, 422): its status, code and message are passed on."""
+
+    code = None
+    try_another = False
+    blames = False
+    type = "invalid_request_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        type: str | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.status = status
+        if type is not None:
+            self.type = type
+
+
+class UpstreamMisconfigured(UpstreamError):
+    """401, 403 or 404 from an upstream: the operator's credential or model name is wrong there."""
+
+    code = "upstream_authentication_error"
+    should_retry = False
+
+
+class UpstreamRateLimited(UpstreamError):
+    """429 from an upstream: it rests for ``retry_after_s`` and is not blamed."""
+
+    blames = False
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class UpstreamUnreachable(UpstreamError):
+    """Connect, DNS or TLS failed: nothing of the request was sent."""
+
+
+class UpstreamFailed(UpstreamError):
+    """The upstream answered 5xx, or hung up."""
+
+
+class UpstreamOverloaded(UpstreamError):
+    """503 or 529 from an upstream: it rests for ``retry_after_s`` if it said so."""
+
+    status = 503
+    code = "overloaded"
+
+
+class UpstreamTimeout(UpstreamError):
+    """A phase of the exchange took longer than its limit."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamBroken(UpstreamError):
+    """The upstream's answer is not what it claims to be: bad JSON, bad events, or a stream without its end."""
+
+    code = "upstream_invalid_response"

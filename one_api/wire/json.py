@@ -1,0 +1,68 @@
+"""JSON, in one place: numbers keep their form, nothing that is not JSON passes.
+
+Of duplicate keys the last wins. ``1`` stays ``1``, ``1.0`` stays ``1.0`` and integers of any size stay exact;
+``NaN``, ``Infinity``, numbers beyond a double (``1e400``), lone surrogates and a byte-order mark are refused.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+#: A JSON object at the border, where its fields are not ours to know.
+JSONObject = dict[str, Any]
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class InvalidJSON(ValueError):
+    """The bytes are not the JSON that was expected; the message says why, without quoting them."""
+
+
+def decode(data: bytes | bytearray | memoryview, *, max_depth: int = 64) -> Any:
+    """Return the value that ``data`` (UTF-8) holds.
+
+    Raises:
+        InvalidJSON: for anything that is not one JSON text, or that nests deeper than ``max_depth``.
+    """
+    try:
+        value = _decode(data)
+    except UnicodeDecodeError:
+        raise InvalidJSON("it is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+    except msgspec.MsgspecError as error:
+        raise InvalidJSON(str(error)) from None
+    openers = bytes(data).count(b"{") + bytes(data).count(b"[")
+    if openers > max_depth and _deeper_than(value, max_depth):
+        raise InvalidJSON(f"it nests deeper than {max_depth} levels")
+    return value
+
+
+def decode_object(data: bytes | bytearray | memoryview, *, max_depth: int = 64) -> JSONObject:
+    """Return the object that ``data`` holds; raises InvalidJSON for any other kind of value too."""
+    value = decode(data, max_depth=max_depth)
+    if not isinstance(value, dict):
+        raise InvalidJSON("it is not an object")
+    return value
+
+
+def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
+    """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
+    return _encode(value)
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    """Say whether containers nest deeper than ``levels``; looks at each container once."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            child
+            for parent in layer
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True

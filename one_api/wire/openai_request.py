@@ -1,0 +1,55 @@
+"""What changes in a body on its way to an OpenAI-compatible upstream: as little as possible."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from one_api.wire.json import JSONObject
+
+#: Keys that answers carry and that upstreams refuse when a client replays them with the value given here.
+_EMPTY_ECHOES: tuple[tuple[str, Any], ...] = (
+    ("tool_calls", []), ("audio", None), ("function_call", None), ("refusal", None),
+)  # fmt: skip
+#: Keys that only answers have.
+_ECHOES = ("annotations", "parsed", "thinking_blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What one server wants differently."""
+
+    #: Ask for usage in streams.
+    stream_usage: bool = True
+    #: Send ``developer`` messages as ``system``.
+    developer_as_system: bool = False
+
+
+def prepare(body: JSONObject, dialect: Dialect) -> JSONObject:
+    """Return the body to send; ``body`` itself, and every value that need not change, stays as it is."""
+    prepared = dict(body)
+    prepared["messages"] = [_message(message, dialect) for message in body["messages"]]
+    if body.get("stream") and dialect.stream_usage:
+        prepared["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return prepared
+
+
+def _message(message: JSONObject, dialect: Dialect) -> JSONObject:
+    """Return a message without what only answers carry."""
+    if message["role"] == "developer" and dialect.developer_as_system:
+        return {**message, "role": "system"}
+    if message["role"] != "assistant":
+        return message
+    drop = {key for key in _ECHOES if key in message}
+    drop |= {key for key, empty in _EMPTY_ECHOES if key in message and message[key] == empty}
+    calls = message.get("tool_calls")
+    indexed = isinstance(calls, list) and any(isinstance(call, dict) and "index" in call for call in calls)
+    if not drop and not indexed:
+        return message
+    kept = {key: value for key, value in message.items() if key not in drop}
+    if indexed:
+        kept["tool_calls"] = [_without_index(call) for call in message["tool_calls"]]
+    return kept
+
+
+def _without_index(call: Any) -> Any:
+    """Drop the ``index`` that the SDK's stream helper leaves in a tool call."""
+    return {key: value for key, value in call.items() if key != "index"} if isinstance(call, dict) else call

@@ -1,0 +1,241 @@
+"""A streamed answer of an OpenAI-compatible upstream, made to look as OpenAI's own does.
+
+Official clients join what a stream says of one thing twice (``assistantassistant``), and stumble over gaps in the
+numbering of tool calls. Many servers repeat and number as they like; here it becomes once, and dense.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from one_api.wire import json
+from one_api.wire.json import JSONObject
+from one_api.wire.openai_response import (
+    ErrorPayload,
+    Identity,
+    InvalidAnswer,
+    arguments_text,
+    fill,
+    finish_reason,
+    has_error,
+    rename_reasoning,
+)
+from one_api.wire.sse import Event
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call under way; ``wrote`` says whether any of its arguments were sent."""
+
+    index: int
+    kind: str
+    wrote: bool = False
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What one choice has said so far."""
+
+    role_said: bool = False
+    finished: bool = False
+    calls: list[_Call] = field(default_factory=list)
+    by_id: dict[str, _Call] = field(default_factory=dict)
+    by_number: dict[int, _Call] = field(default_factory=dict)
+
+
+def _natural_end(choice: _Choice) -> str:
+    return "tool_calls" if choice.calls else "stop"
+
+
+class OpenAIStream:
+    """Reads the events of one stream, one at a time, and returns the chunks to pass on.
+
+    ``finished`` is True only when the upstream said that the answer is complete. ``usage`` is the last usage object
+    seen; it is passed on, as a chunk of its own at the end, only when the client asked for it.
+    """
+
+    def __init__(self, identity: Identity, *, include_usage: bool, drop: frozenset[str] = frozenset()) -> None:
+        self.finished = False
+        self.usage: JSONObject | None = None
+        self._identity = identity
+        self._frozen = False
+        self._include_usage = include_usage
+        self._drop = drop
+        self._choices: dict[int, _Choice] = {}
+
+    def feed(self, event: Event) -> list[JSONObject]:
+        """Return the chunks that ``event`` amounts to.
+
+        Raises:
+            ErrorPayload: when the event reports an error.
+            InvalidAnswer: when it is no chunk.
+        """
+        if self.finished:
+            return []
+        if event.data == b"[DONE]":
+            return self._finish()
+        try:
+            chunk = json.decode_object(event.data)
+        except json.InvalidJSON as error:
+            raise InvalidAnswer(f"an event is not a JSON object: {error}") from None
+        if has_error(chunk):
+            raise ErrorPayload(chunk)
+        return self._take(chunk)
+
+    def end(self) -> list[JSONObject]:
+        """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
+
+        ``finished`` stays False when the upstream never said that the answer is complete.
+        """
+        if self.finished:
+            return []
+        if self._choices and all(choice.finished for choice in self._choices.values()):
+            return self._finish()
+        return []
+
+    def _finish(self) -> list[JSONObject]:
+        self.finished = True
+        chunks = [
+            self._chunk([{"index": index, "delta": {}, "logprobs": None, "finish_reason": _natural_end(choice)}])
+            for index, choice in sorted(self._choices.items())
+            if not choice.finished
+        ]
+        if self._include_usage and self.usage is not None:
+            chunks.append(self._chunk([]) | {"usage": self.usage})
+        return chunks
+
+    def _take(self, chunk: JSONObject) -> list[JSONObject]:
+        choices = chunk.get("choices")
+        if choices is None and isinstance(chunk.get("usage"), dict):
+            choices = []
+        if not isinstance(choices, list):
+            raise InvalidAnswer("an event holds no choices")
+        if isinstance(usage := chunk.get("usage"), dict):
+            self.usage = usage
+            if not choices:
+                return []
+        self._mend_envelope(chunk)
+        before: list[JSONObject] = []
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise InvalidAnswer("a choice is not an object")
+            before += self._mend_choice(choice)
+        return [*before, chunk]
+
+    def _mend_envelope(self, chunk: JSONObject) -> None:
+        fill(chunk, self._identity, "chat.completion.chunk")
+        if not self._frozen:
+            self._identity = Identity(chunk["id"], chunk["created"], chunk["model"])
+            self._frozen = True
+        else:
+            chunk["id"], chunk["created"] = self._identity.id, self._identity.created
+            chunk["model"] = self._identity.model
+        if self._include_usage:
+            chunk["usage"] = None
+        else:
+            chunk.pop("usage", None)
+        for key in self._drop:
+            chunk.pop(key, None)
+
+    def _chunk(self, choices: list[JSONObject]) -> JSONObject:
+        """Return a chunk of our own making."""
+        chunk: JSONObject = {
+            "id": self._identity.id,
+            "object": "chat.completion.chunk",
+            "created": self._identity.created,
+            "model": self._identity.model,
+            "choices": choices,
+        }
+        return chunk | {"usage": None} if self._include_usage else chunk
+
+    def _mend_choice(self, choice: JSONObject) -> list[JSONObject]:
+        """Mend one choice in place; returns chunks that must come before it."""
+        index = choice.get("index")
+        if not isinstance(index, int) or not 0 <= index < 1024:
+            index = choice["index"] = 0
+        state = self._choices.get(index)
+        before = []
+        if state is None:
+            before = [self._opening(lower) for lower in range(index) if lower not in self._choices]
+            state = self._choices[index] = _Choice()
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            delta = choice["delta"] = {}
+        if "role" in delta:
+            if state.role_said or delta["role"] is None:
+                del delta["role"]
+            state.role_said = True
+        rename_reasoning(delta)
+        if "tool_calls" in delta:
+            self._mend_calls(delta, state)
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            reason = finish_reason(reason, bool(state.calls))
+            state.finished = state.finished or reason is not None
+            if state.finished:
+                before += self._empty_arguments(index, state, delta)
+        choice["finish_reason"] = reason
+        return before
+
+    def _opening(self, index: int) -> JSONObject:
+        """Open a choice that has not spoken yet: clients expect choices to appear in order."""
+        self._choices[index] = _Choice(role_said=True)
+        delta = {"role": "assistant", "content": ""}
+        return self._chunk([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+
+    def _mend_calls(self, delta: JSONObject, state: _Choice) -> None:
+        entries = delta["tool_calls"]
+        if not isinstance(entries, list) or not entries:
+            del delta["tool_calls"]
+            return
+        delta["tool_calls"] = [self._mend_call(entry, state) for entry in entries if isinstance(entry, dict)]
+
+    def _mend_call(self, entry: JSONObject, state: _Choice) -> JSONObject:
+        """Return one entry with a dense index, and with its id, type and name only when it opens a call."""
+        kind = "custom" if isinstance(entry.get("custom"), dict) else "function"
+        text_key = "input" if kind == "custom" else "arguments"
+        body = entry.get(kind)
+        body = dict(body) if isinstance(body, dict) else {}
+        text = arguments_text(body.get(text_key))
+        call = self._known_call(entry, state, bool(body.get("name")))
+        if call is not None:
+            call.wrote = call.wrote or bool(text)
+            return {"index": call.index, kind: {text_key: text}}
+        call = _Call(len(state.calls), kind, bool(text))
+        call_id = entry.get("id")
+        if not isinstance(call_id, str) or not call_id:
+            call_id = f"call_{self._identity.id[-24:]}_{call.index}"
+        state.calls.append(call)
+        state.by_id[call_id] = call
+        if isinstance(number := entry.get("index"), int):
+            state.by_number[number] = call
+        return {"index": call.index, "id": call_id, "type": kind, kind: {**body, text_key: text}}
+
+    def _known_call(self, entry: JSONObject, state: _Choice, named: bool) -> _Call | None:
+        """Return the call that ``entry`` continues, or None when it opens one."""
+        call_id, number = entry.get("id"), entry.get("index")
+        if isinstance(call_id, str) and call_id:
+            if call_id in state.by_id:
+                return state.by_id[call_id]
+            if named:
+                return None
+        if isinstance(number, int):
+            return state.by_number.get(number)
+        return None if named or not state.calls else state.calls[-1]
+
+    def _empty_arguments(self, index: int, state: _Choice, delta: JSONObject) -> list[JSONObject]:
+        """Give calls that had no arguments the empty object that clients can parse."""
+        opened_here = {entry["index"]: entry for entry in delta.get("tool_calls", ()) if "id" in entry}
+        pieces: list[Any] = []
+        for call in state.calls:
+            if call.wrote or call.kind != "function":
+                continue
+            call.wrote = True
+            if call.index in opened_here:
+                opened_here[call.index]["function"]["arguments"] = "{}"
+            else:
+                pieces.append({"index": call.index, "function": {"arguments": "{}"}})
+        if not pieces:
+            return []
+        return [
+            self._chunk([{"index": index, "delta": {"tool_calls": pieces}, "logprobs": None, "finish_reason": None}])
+        ]
