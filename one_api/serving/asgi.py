@@ -1,0 +1,277 @@
+"""Flask as an ASGI application: each request runs in a greenlet on the event loop."""
+
+import asyncio
+import io
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from flask import Flask
+from werkzeug.exceptions import ClientDisconnected
+
+from one_api.errors import RequestTimeout, ShuttingDown
+from one_api.serving.bridge import await_, run_bridged
+from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
+from one_api.wire import json
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+#: How long requests may take to say goodbye when the process ends, in seconds.
+_FAREWELL_S = 5.0
+#: How long the last piece of a cut stream may wait for a slow reader, in seconds.
+_LAST_WORD_S = 1.0
+#: A body slower than this many bytes a second, after a first grace, is not worth the wait.
+_SLOWEST_BODY = 1024
+_SLOW_GRACE_S = 5.0
+
+
+class Service(Protocol):
+    """What an application may put into ``app.extensions["one_api"]`` to live with the process."""
+
+    draining: bool
+    body_timeout_s: float
+
+    async def start(self) -> None:
+        """Start background work; called on the loop."""
+
+    async def aclose(self) -> None:
+        """Stop it, and close what is open."""
+
+
+class FlaskASGI:
+    """Serves a Flask application on the running event loop."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._service: Service | None = app.extensions.get("one_api")
+        self._exchanges: set[asyncio.Task[Any] | None] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan of the process."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        task = asyncio.current_task()
+        self._exchanges.add(task)
+        try:
+            timeout_s = self._service.body_timeout_s if self._service else 30.0
+            await _Exchange(self._app, scope, receive, send, timeout_s).run()
+        finally:
+            self._exchanges.discard(task)
+
+    def drain(self) -> None:
+        """Say, from now on, that this process is about to end."""
+        if self._service:
+            self._service.draining = True
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        if self._service:
+            await self._service.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if pending := {task for task in self._exchanges if task is not None}:
+            await asyncio.wait(pending, timeout=_FAREWELL_S)
+        if self._service:
+            await self._service.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Exchange:
+    """One request and its response."""
+
+    def __init__(self, app: Flask, scope: Scope, receive: Receive, send: Send, body_timeout_s: float) -> None:
+        self._app = app
+        self._send = send
+        self._scope = scope
+        self._input = _BodyReader(receive, body_timeout_s, self._watch)
+        self._receive = receive
+        self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._client_left = False
+        self._started = False
+        self._head: dict[str, Any] = {}
+        self._body: EventBody | None = None
+
+    async def run(self) -> None:
+        """Serve it. When the client leaves, whatever is awaited is cancelled; so too when the process ends."""
+        try:
+            self._body = await run_bridged(self._call_flask)
+            if self._body is not None:
+                await self._send_events(self._body)
+        except asyncio.CancelledError:
+            if not self._client_left:
+                await self._say_goodbye()
+        finally:
+            self._stop_watching()
+            if self._body is not None:
+                await self._body.aclose()
+
+    def _call_flask(self) -> EventBody | None:
+        """Run the application (in the greenlet) and send its response, unless that is made of events."""
+        environ = _environ(self._scope, self._input)
+        iterable = self._app.wsgi_app(environ, self._start_response)
+        if isinstance(iterable, BridgedEvents):
+            return iterable.body
+        try:
+            self._send_pieces(iterable)
+        finally:
+            if (close := getattr(iterable, "close", None)) is not None:
+                close()
+        return None
+
+    def _send_pieces(self, iterable: Iterable[bytes]) -> None:
+        """Send a body piece by piece; a piece is held until the next shows whether it was the last."""
+        held: bytes | None = None
+        for piece in iterable:
+            if held is not None:
+                await_(self._emit(held, more=True))
+            held = piece
+        self._stop_watching()
+        await_(self._emit(held or b"", more=False))
+
+    async def _send_events(self, body: EventBody) -> None:
+        while piece := await body.read():
+            await self._emit(piece, more=True)
+        self._stop_watching()
+        await self._emit(b"", more=False)
+
+    async def _say_goodbye(self) -> None:
+        """Tell the client that the process ends: never a clean cut."""
+        self._stop_watching()
+        if not self._started:
+            error = ShuttingDown("The gateway is shutting down: send the request again.", retry_after_s=1)
+            payload = json.encode(error.to_openai())
+            headers = {"content-type": "application/json", "content-length": str(len(payload)), **error.headers()}
+            self._start_response(f"{error.status} {error.type}", list(headers.items()))
+            await self._emit(payload, more=False)
+        elif self._body is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._emit(self._body.interrupted(), more=False)
+        # A body of another kind stays without its end: the connection is closed, and the client can tell.
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        if exc_info is not None and self._started:
+            raise exc_info[1].with_traceback(exc_info[2])
+        encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        if not self._input.complete:
+            encoded.append((b"connection", b"close"))
+        self._head = {"type": "http.response.start", "status": int(status[:3]), "headers": encoded}
+        return _refuse_write
+
+    async def _emit(self, piece: bytes, *, more: bool) -> None:
+        if not self._started:
+            self._started = True
+            await self._send(self._head)
+        await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    def _watch(self) -> None:
+        """From now on, notice when the client leaves."""
+        self._watcher = asyncio.get_running_loop().create_task(self._wait_for_leave())
+
+    def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def _wait_for_leave(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._client_left = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _refuse_write(_: bytes) -> object:
+    raise NotImplementedError("WSGI's write() is not supported: return an iterable")
+
+
+class _BodyReader(io.RawIOBase):
+    """The request's body, read on demand and by a deadline: what nobody reads is never buffered."""
+
+    def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
+        self._receive = receive
+        self._timeout_s = timeout_s
+        self._on_complete = on_complete
+        self._began = 0.0
+        self._taken = 0
+        self._rest = b""
+        self.complete = False
+
+    def readable(self) -> bool:
+        """Say that this can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` with what comes next; 0 is the end.
+
+        Raises:
+            RequestTimeout: when the body is slower than it may be.
+            ClientDisconnected: when the client left before the end.
+        """
+        while not self._rest and not self.complete:
+            self._rest = await_(self._next())
+        taken = self._rest[: len(buffer)]
+        self._rest = self._rest[len(taken) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+    async def _next(self) -> bytes:
+        now = time.monotonic()
+        self._began = self._began or now
+        slowest = _SLOW_GRACE_S + self._taken / _SLOWEST_BODY
+        limit = self._began + min(self._timeout_s, slowest) - now
+        try:
+            async with asyncio.timeout(limit):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout("The request's body arrived too slowly: send it at once.") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        piece: bytes = message.get("body", b"")
+        self._taken += len(piece)
+        if not message.get("more_body", False):
+            self.complete = True
+            self._on_complete()
+        return piece
+
+
+def _environ(scope: Scope, body: io.RawIOBase) -> dict[str, Any]:
+    """Translate the scope of a request (ASGI 3) to a WSGI environ (PEP 3333)."""
+    server = scope.get("server") or ("localhost", 80)
+    client = scope.get("client") or ("", 0)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": scope.get("root_path", ""),
+        "PATH_INFO": scope["path"].encode("utf-8", "surrogateescape").decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1] or 0),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "REMOTE_ADDR": client[0],
+        "REMOTE_PORT": str(client[1]),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.input": body,
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        BRIDGED: True,
+    }
+    for raw_name, raw_value in scope["headers"]:
+        if b"_" in raw_name:
+            continue  # it would pass for the header with a dash
+        name = raw_name.decode("latin-1").upper().replace("-", "_")
+        key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        value = raw_value.decode("latin-1")
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return environ

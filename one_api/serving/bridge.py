@@ -1,0 +1,71 @@
+"""The bridge: synchronous code waits for coroutines without blocking anything.
+
+On the worker's event loop, Flask runs inside a greenlet. ``await_`` switches out of it with an awaitable, which the
+loop awaits, and switches back in with the result (the technique of SQLAlchemy's asyncio support). In a thread of a
+plain WSGI server there is no such greenlet: the awaitable runs on the process's background loop, and the thread waits.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, cast
+
+from flask import has_request_context, request
+from greenlet import getcurrent, greenlet
+
+from one_api.serving.loop import background
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Bridged(greenlet):
+    """A greenlet whose parent awaits what it switches out with."""
+
+
+def await_(awaitable: Coroutine[Any, Any, T]) -> T:
+    """Wait, in synchronous code, for ``awaitable``, and return its result.
+
+    Raises:
+        RuntimeError: when called in a coroutine, where ``await`` belongs.
+    """
+    current = getcurrent()
+    if isinstance(current, _Bridged):
+        assert current.parent is not None  # noqa: S101 - it was made with one
+        return cast(T, current.parent.switch(awaitable))
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return background().run(awaitable)
+    awaitable.close()
+    raise RuntimeError("await_ was called inside a coroutine: use `await` there")
+
+
+def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Make a coroutine function callable from synchronous code; Flask does so with every ``async def`` view.
+
+    A request's body is read before, because a coroutine cannot wait for it in the synchronous way of Flask.
+    """
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if has_request_context():
+            request.get_data()
+        return await_(function(*args, **kwargs))
+
+    return call
+
+
+async def run_bridged(function: Callable[[], T]) -> T:
+    """Run synchronous ``function`` on this task, so that ``await_`` works anywhere below it."""
+    parent = getcurrent()
+    child = _Bridged(function, parent)
+    # Context variables set on either side are seen on the other: it is one request.
+    child.gr_context = parent.gr_context
+    result: Any = child.switch()
+    while not child.dead:
+        try:
+            value = await cast(Awaitable[Any], result)
+        except BaseException as error:  # it belongs to the code that waits
+            result = child.throw(error)
+        else:
+            result = child.switch(value)
+    return cast(T, result)
