@@ -1,0 +1,1 @@
+"""Which models there are, where they are served, and how a request is tried there."""

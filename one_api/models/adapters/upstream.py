@@ -1,0 +1,382 @@
+"""The one door to upstreams: an HTTP session, deadlines by phase, caps, and the table that names what went wrong."""
+
+import asyncio
+import email.utils
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import aiohttp
+
+from one_api.config import Secret, Timeouts
+from one_api.errors import (
+    MESSAGE_LIMIT,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamMisconfigured,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from one_api.models.adapters.base import ChunkStream
+from one_api.schema import Usage
+from one_api.wire import json, sse
+from one_api.wire.json import JSONObject
+from one_api.wire.openai_response import ErrorPayload, InvalidAnswer
+
+#: The largest answer that is not streamed, in bytes.
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+#: The largest error body that is read, in bytes.
+_MAX_ERROR_BYTES = 64 * 1024
+#: First event of a stream when nobody set a limit, in seconds.
+_FIRST_EVENT_S = 120.0
+#: The longest wait that is taken over from an upstream, in seconds.
+_LONGEST_REST_S = 300.0
+#: How long the framing may lag behind the end of a stream, in seconds.
+_LINGER_S = 0.1
+
+
+class Translator(Protocol):
+    """Turns the events of one stream into OpenAI chunks; see ``wire``."""
+
+    finished: bool
+    usage: JSONObject | None
+
+    def feed(self, event: sse.Event) -> list[JSONObject]:
+        """Return the chunks that ``event`` amounts to."""
+
+    def end(self) -> list[JSONObject]:
+        """Return what is still owed when the bytes have ended."""
+
+
+class Upstream:
+    """One server behind one base URL, with one session for the life of the process."""
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, Secret],
+        timeouts: Timeouts,
+        *,
+        unix_socket: str | None = None,
+    ) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = headers
+        self._timeouts = timeouts
+        self._unix_socket = unix_socket
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Return the session; made on first use, so that it belongs to the loop that uses it."""
+        if self._session is None:
+            # How many requests may be in flight is decided where deployments are chosen, not here (limit=0).
+            connector = (
+                aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=30)
+                if self._unix_socket
+                else aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30)
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"accept-encoding": "gzip, deflate", "user-agent": "one_api"},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
+                trust_env=False,
+                read_bufsize=2**16,
+            )
+        return self._session
+
+    async def get_json(self, path: str, timeout_s: float) -> JSONObject:
+        """Return the object that a GET answers with; raises UpstreamError."""
+        with _named_errors("the answer", timeout_s):
+            async with asyncio.timeout(timeout_s):
+                response = await self._request("GET", path, None)
+                async with response:
+                    return _object(await self._whole(response))
+
+    async def post_json(self, path: str, body: JSONObject) -> JSONObject:
+        """Return the object that a POST of ``body`` answers with; raises UpstreamError."""
+        timeout_s = self._timeouts.total_s
+        with _named_errors("the answer", timeout_s):
+            async with asyncio.timeout(timeout_s):
+                response = await self._request("POST", path, body)
+                async with response:
+                    return _object(await self._whole(response))
+
+    async def post_stream(self, path: str, body: JSONObject, translator: Translator) -> ChunkStream:
+        """POST ``body`` and return its stream, once its first event has arrived; raises UpstreamError."""
+        timeout_s = self._timeouts.first_event_s or _FIRST_EVENT_S
+        deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
+        with _named_errors("the first event", timeout_s):
+            async with asyncio.timeout(timeout_s):
+                response = await self._request("POST", path, body)
+                stream = UpstreamStream(response, translator, self._timeouts.idle_s, deadline)
+                try:
+                    if response.content_type != "text/event-stream":
+                        raise _not_a_stream(await self._whole(response), response.content_type)
+                    await stream.wait_for_first()
+                except BaseException:
+                    await stream.aclose()
+                    raise
+        return stream
+
+    async def _request(self, method: str, path: str, body: JSONObject | None) -> aiohttp.ClientResponse:
+        """Send a request and return its response, open, if its status is 200."""
+        headers = {name: value.reveal() for name, value in self._headers.items()}
+        data = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            data = json.encode(body)
+        session = self._open_session()
+        url = self._base_url + path
+        response = await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+        if response.status == 200:
+            return response
+        async with response:
+            text = b""
+            with suppress(aiohttp.ClientError, UpstreamBroken):
+                text = await self._whole(response, _MAX_ERROR_BYTES)
+            raise error_of(response.status, text, response.headers)
+
+    async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
+        """Return the whole body, which may hold ``limit`` bytes after decompression."""
+        pieces, size = [], 0
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        return b"".join(pieces)
+
+    async def aclose(self) -> None:
+        """Close the session and its connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class UpstreamStream(ChunkStream):
+    """The events of one response, translated; ``idle_s`` is the longest silence between two of them."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, translator: Translator, idle_s: float, deadline: float
+    ) -> None:
+        self._response = response
+        self._translator = translator
+        self._idle_s = idle_s
+        #: Of the whole stream, in the loop's time.
+        self._deadline = deadline
+        self._last_event: float | None = None
+        self._events = sse.EventReader()
+        self._ready: list[JSONObject] = []
+
+    async def wait_for_first(self) -> None:
+        """Wait for the first event, and keep it for ``read``."""
+        while not self._ready and not self.ended:
+            await self._receive()
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        if not self._ready and not self.ended:
+            loop = asyncio.get_running_loop()
+            # The clock runs from the last event, not from the last byte or call: a trickle is silence, too.
+            self._last_event = self._last_event or loop.time()
+            limit = min(self._last_event + self._idle_s, self._deadline)
+            with _named_errors("the next event", self._idle_s):
+                async with asyncio.timeout_at(limit):
+                    while not self._ready and not self.ended:
+                        await self._receive()
+            self._last_event = loop.time()
+        ready, self._ready = self._ready, []
+        return ready
+
+    async def _receive(self) -> None:
+        """Take what has arrived, and translate it."""
+        received = await self._response.content.readany()
+        try:
+            if not received:
+                self.ended = True
+                self._ready += self._translator.end()
+                if not self._translator.finished:
+                    raise _truncated()
+            for event in self._events.feed(received):
+                self._ready += self._translator.feed(event)
+                if self._translator.finished:
+                    self.ended = True
+                    break
+        except ErrorPayload as error:
+            raise error_of_payload(error.payload) from None
+        except (InvalidAnswer, sse.EventTooLarge) as error:
+            raise UpstreamBroken(f"The upstream's stream cannot be read: {error}.") from None
+        finally:
+            if self._translator.usage is not None:
+                self.usage = Usage.read(self._translator.usage)
+
+    async def aclose(self) -> None:
+        """Close the response; a connection whose stream was read to its very end is used again."""
+        self.ended = True
+        if self._response.closed:
+            return
+        if self._translator.finished and await self._at_end():
+            self._response.release()
+        else:
+            self._response.close()
+
+    async def _at_end(self) -> bool:
+        """Say whether nothing follows the stream's end; what is left of the framing may be on its way."""
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_LINGER_S):
+                return not await self._response.content.readany()
+        return False
+
+
+def _truncated() -> UpstreamBroken:
+    return UpstreamBroken(
+        "The upstream's stream stopped before the answer was complete.", code="upstream_stream_truncated"
+    )
+
+
+def _object(data: bytes) -> JSONObject:
+    """Return the object in an answer that is not streamed."""
+    try:
+        return json.decode_object(data)
+    except json.InvalidJSON as error:
+        raise UpstreamBroken(f"The upstream's answer is not a JSON object: {error}.") from None
+
+
+def _not_a_stream(data: bytes, content_type: str) -> UpstreamError:
+    """Return the error for status 200 without events: often an error report."""
+    with suppress(json.InvalidJSON):
+        payload = json.decode_object(data)
+        if payload.get("error"):
+            return error_of_payload(payload)
+    return UpstreamBroken(f"The upstream answered with {content_type[:64]} instead of an event stream.")
+
+
+# What went wrong: foreign exceptions and statuses, each named once
+
+
+@contextmanager
+def _named_errors(awaited: str, timeout_s: float) -> Iterator[None]:
+    """Turn what aiohttp and the clock raise into our classes."""
+    try:
+        yield
+    except UpstreamError:
+        raise
+    except (aiohttp.ServerTimeoutError, aiohttp.ConnectionTimeoutError) as error:
+        raise UpstreamUnreachable("The upstream could not be reached in time.") from error
+    except TimeoutError as error:
+        raise UpstreamTimeout(f"The upstream did not send {awaited} within {timeout_s:g} s.") from error
+    except aiohttp.ClientConnectorError as error:
+        raise UpstreamUnreachable("The upstream could not be reached.") from error
+    except (aiohttp.ServerDisconnectedError, ConnectionError, aiohttp.ClientOSError) as error:
+        raise UpstreamFailed("The upstream closed the connection without an answer.") from error
+    except aiohttp.ClientPayloadError as error:
+        raise _truncated() from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise UpstreamBroken("The upstream's answer cannot be read.") from error
+
+
+def error_of(status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
+    """Return the error that an upstream's status, body and headers stand for."""
+    payload: JSONObject = {}
+    with suppress(json.InvalidJSON):
+        payload = json.decode_object(body)
+    report = _Report(payload)
+    if status in (429, 529, 503):
+        rest_s = retry_after(headers)
+        if status != 429:
+            return UpstreamOverloaded(report.message or "The upstream is overloaded.", retry_after_s=rest_s)
+        if report.code == "insufficient_quota" or report.type == "insufficient_quota":
+            return UpstreamMisconfigured("The upstream's quota is used up.", code="upstream_quota_exhausted")
+        return UpstreamRateLimited(report.message or "The upstream's rate limit is reached.", retry_after_s=rest_s)
+    if status == 402:
+        return UpstreamMisconfigured("The upstream asks for payment.", code="upstream_quota_exhausted")
+    if status in (401, 403):
+        return UpstreamMisconfigured("The upstream refused this gateway's credential.")
+    if status == 404:
+        return UpstreamMisconfigured("The upstream does not know this model or address.", code="upstream_error")
+    if status in (400, 413, 422):
+        code = "request_too_large" if status == 413 and not report.code else report.code
+        message = report.message or "The upstream refused the request."
+        return UpstreamRejected(message, status=status, type=report.type, param=report.param, code=code)
+    if 300 <= status < 400:
+        return UpstreamFailed(
+            "The upstream answered with a redirect, which is never followed.", code="upstream_redirect"
+        )
+    if status in (408, 504):
+        return UpstreamTimeout("The upstream timed out.")
+    return UpstreamFailed(f"The upstream failed with status {status}.")
+
+
+def error_of_payload(payload: JSONObject) -> UpstreamError:
+    """Return the error for a report that came with status 200, or inside a stream."""
+    report = _Report(payload)
+    status = int(report.code) if report.code and report.code.isdigit() and 400 <= int(report.code) <= 599 else None
+    if status is None:
+        status = _STATUS_OF_TYPE.get(report.type or "", 502)
+    return error_of(status, json.encode(payload), {})
+
+
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "rate_limit_error": 429,
+    "requests": 429,
+    "tokens": 429,
+    "insufficient_quota": 429,
+    "overloaded_error": 529,
+}
+
+
+class _Report:
+    """The parts of an error body, whichever of the shapes seen it has."""
+
+    def __init__(self, payload: JSONObject) -> None:
+        error: Any = payload.get("error", payload)
+        if not isinstance(error, dict):
+            error = {"message": error}
+        message = error.get("message") or payload.get("message") or payload.get("detail")
+        self.message = scrub(message) if isinstance(message, str) else None
+        self.type = _short(error.get("type"))
+        self.param = _short(error.get("param"))
+        self.code = _short(error.get("code"))
+        if self.code == "exceed_context_size_error" or self.type == "exceed_context_size_error":
+            self.type, self.code, self.param = "invalid_request_error", "context_length_exceeded", "messages"
+
+
+def _short(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value[:128] if isinstance(value, str) else None
+
+
+_KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|key|xai|gsk|AIza)[-_A-Za-z0-9*]{6,}|(?i:bearer)\s+\S+")
+
+
+def scrub(text: str) -> str:
+    """Return an upstream's text without what looks like a key, and not longer than we pass on."""
+    return _KEY_LIKE.sub("[removed]", text[:MESSAGE_LIMIT])
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how long an upstream asks us to wait, in seconds, at most 300; None when it does not say."""
+    with suppress(ValueError, KeyError):
+        return _plausible(float(headers["retry-after-ms"]) / 1000)
+    value = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return _plausible(float(value))
+    with suppress(ValueError, TypeError):
+        return _plausible(email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def _plausible(seconds: float) -> float | None:
+    """Keep a plausible wait; one that is over is a second, and NaN is none."""
+    if math.isnan(seconds):
+        return None
+    return min(seconds, _LONGEST_REST_S) if seconds > 0 else 1.0

@@ -1,0 +1,225 @@
+"""Which models there are and where they lead: the one resolver behind the model list and every chat request."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from one_api.config import Config, GroupConfig, targets
+from one_api.errors import NoDeployment, UnknownModel
+from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
+from one_api.models.deployment import Deployment, Health
+from one_api.models.failover import Failover, RetryBudget
+from one_api.models.routing import Route, available, choose
+from one_api.wire.json import JSONObject
+
+#: How long an unknown id, or the model list, waits for the first answers of upstreams after the start, in seconds.
+_SETTLE_S = 2.5
+
+
+class ModelRegistry:
+    """Keeps the adapters, resolves model ids, and has requests answered."""
+
+    def __init__(self, config: Config) -> None:
+        self.adapters: dict[str, BaseModelAdapter] = {}
+        self.model_groups: dict[str, GroupConfig] = dict(config.model_groups)
+        self._config = config
+        #: By "adapter/upstream model"; bounded by what adapters list and groups name.
+        self._deployments: dict[str, Deployment] = {}
+        self._routes: dict[str, Route] = {}
+        self._failover = Failover(config.retry.max_attempts, RetryBudget(config.retry.budget))
+        self._rng = random.Random()
+        self._started = False
+        self.draining = False
+        self.body_timeout_s = config.server.body_timeout_s
+
+    # The article's verbs
+
+    def register_adapter(self, name: str, adapter: BaseModelAdapter) -> None:
+        """Add an adapter under a name of its own."""
+        if name in self.adapters:
+            raise ValueError(f"an adapter named {name!r} is registered already")
+        self.adapters[name] = adapter
+
+    def get_adapter_for_model(self, model: str) -> BaseModelAdapter:
+        """Return the first adapter that serves ``model``; raises UnknownModel."""
+        route = self._resolve(model)
+        if route is None:
+            raise _unknown(model)
+        return route.targets[0].adapter
+
+    def select_adapter_with_load_balancing(self, model_group: str) -> BaseModelAdapter:
+        """Choose among the deployments of a model id; raises UnknownModel, NoDeployment when all are full."""
+        route = self._resolve(model_group)
+        if route is None:
+            raise _unknown(model_group)
+        candidates = available(route.targets, time.monotonic())
+        if not candidates:
+            raise NoDeployment(f"Every deployment of `{model_group}` is busy: try again in a moment.", retry_after_s=1)
+        route.turn += 1
+        return choose(candidates, route.strategy, route.turn, self._rng).adapter
+
+    async def list_all_models(self) -> list[JSONObject]:
+        """Return the entries of all ids that a chat request may name."""
+        await self._settled()
+        return [entry for model in self.model_mapping if (entry := self._entry(model)) is not None]
+
+    async def get_model(self, model: str) -> JSONObject:
+        """Return one entry; raises UnknownModel."""
+        await self._route(model)
+        entry = self._entry(model)
+        if entry is None:
+            raise _unknown(model)
+        return entry
+
+    async def generate_completion(
+        self, /, model: str, messages: list[JSONObject], **kwargs: Any
+    ) -> JSONObject | ChunkStream:
+        """Have ``model`` answer; ``kwargs`` are the other fields of an OpenAI chat request.
+
+        Returns:
+            A completion, or with ``stream`` a ChunkStream whose first event has arrived.
+
+        Raises:
+            UnknownModel, NoDeployment, UpstreamError: see ``errors``.
+        """
+        route = await self._route(model)
+        return await self._failover.run(route, {"model": model, "messages": messages, **kwargs})
+
+    @property
+    def model_mapping(self) -> dict[str, tuple[str, ...]]:
+        """Return every public id with the deployments behind it: groups, plain ids, then "adapter/model"."""
+        mapping: dict[str, tuple[str, ...]] = {
+            name: tuple(target.model for target in targets(group.targets)) for name, group in self.model_groups.items()
+        }
+        qualified = {}
+        for name, adapter in self.adapters.items():
+            for info in adapter.list_models():
+                full = f"{name}/{info.id}"
+                qualified[full] = (full,)
+                if info.id not in self.model_groups:
+                    mapping[info.id] = (*mapping.get(info.id, ()), full)
+        return mapping | {full: own for full, own in qualified.items() if full not in mapping}
+
+    @property
+    def adapter_metrics(self) -> dict[str, Health]:
+        """Return the health of every deployment that was used."""
+        return {name: deployment.health for name, deployment in self._deployments.items()}
+
+    # Resolving
+
+    async def _route(self, model: str) -> Route:
+        """Return where ``model`` leads; right after the start it waits for upstreams to say what they have."""
+        route = self._resolve(model)
+        if route is None:
+            await self._settled()
+            route = self._resolve(model)
+        if route is None and (waiting := self.pending):
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in waiting.items())
+            raise NoDeployment(
+                f"`{model}` is not known, and not every upstream could be asked. {reasons}", retry_after_s=5
+            )
+        if route is None:
+            raise _unknown(model)
+        return route
+
+    def _resolve(self, model: str) -> Route | None:
+        group = self.model_groups.get(model)
+        if group is not None:
+            route = self._routes.get(model)
+            if route is None:
+                route = self._routes[model] = self._group_route(model, group)
+            return route
+        serving = [name for name, adapter in self.adapters.items() if adapter.get_model_info(model) is not None]
+        if serving:
+            return Route(model, [self._deployment(name, model) for name in serving])
+        name, slash, upstream_model = model.partition("/")
+        if slash and name in self.adapters and self.adapters[name].get_model_info(upstream_model) is not None:
+            return Route(model, [self._deployment(name, upstream_model)])
+        return None
+
+    def _group_route(self, model: str, group: GroupConfig) -> Route:
+        served, instead = (
+            [self._deployment(*_split(target.model), target.weight) for target in targets(entries)]
+            for entries in (group.targets, group.fallbacks)
+        )
+        return Route(model, served, instead, group.strategy)
+
+    def _deployment(self, adapter_name: str, model: str, weight: float | None = None) -> Deployment:
+        """Return the one record of a deployment, made on first use. Weights of a group are its own."""
+        key = f"{adapter_name}/{model}"
+        known = self._deployments.get(key)
+        settings = self._config.adapters.get(adapter_name)
+        if known is None:
+            known = self._deployments[key] = Deployment(
+                adapter_name,
+                self.adapters[adapter_name],
+                model,
+                weight=settings.weight if settings else 1.0,
+                max_concurrency=getattr(settings, "max_concurrency", 1000),
+            )
+        if weight is None or weight == known.weight:
+            return known
+        return Deployment(adapter_name, known.adapter, model, weight, known.max_concurrency, known.health)
+
+    def _entry(self, model: str) -> JSONObject | None:
+        """Return the list entry of one id."""
+        route = self._resolve(model)
+        if route is None:
+            return None
+        infos = [each.adapter.get_model_info(each.model) for each in route.targets]
+        info = next((info for info in infos if info is not None), None)
+        if info is None:
+            return {"id": model, "object": "model", "created": 0, "owned_by": route.targets[0].adapter_name}
+        return info.to_openai(model)
+
+    # Life
+
+    @property
+    def pending(self) -> dict[str, str]:
+        """Return the adapters whose models are not known yet, with the reason."""
+        return {name: reason for name, adapter in self.adapters.items() if (reason := adapter.pending)}
+
+    @property
+    def unready(self) -> str | None:
+        """Say why nothing can be served; None when something can."""
+        if self.draining:
+            return "draining: the process is about to end"
+        if not self.adapters:
+            return "no adapter is configured"
+        if self.model_mapping:
+            return None
+        reasons = "; ".join(
+            f"{name}: {adapter.pending or 'it lists no models'}" for name, adapter in self.adapters.items()
+        )
+        return f"no model can be served: {reasons}"
+
+    async def start(self) -> None:
+        """Start the adapters' background work on this loop; does nothing the second time."""
+        if not self._started:
+            self._started = True
+            await self._each(lambda adapter: adapter.start())
+
+    async def _settled(self) -> None:
+        """Wait, for a short time after the start, until every upstream has been asked once."""
+        await self.start()
+        if self.pending:
+            await self._each(lambda adapter: adapter.settled(_SETTLE_S))
+
+    async def aclose(self) -> None:
+        """Close every adapter."""
+        await self._each(lambda adapter: adapter.aclose())
+
+    async def _each(self, act: Callable[[BaseModelAdapter], Any]) -> None:
+        await asyncio.gather(*(act(adapter) for adapter in self.adapters.values()))
+
+
+def _unknown(model: str) -> UnknownModel:
+    return UnknownModel(f"The model `{model[:256]}` does not exist here: GET /v1/models lists the ids.")
+
+
+def _split(target: str) -> tuple[str, str]:
+    """Split "adapter/upstream model" at the first slash."""
+    adapter, _, model = target.partition("/")
+    return adapter, model
