@@ -1,0 +1,55 @@
+"""The record of each request, and the headers that every answer carries."""
+
+import asyncio
+import time
+import uuid
+
+from flask import Flask, Response, g, request
+
+from one_api.api.service import service
+from one_api.telemetry import CallRecord, current_call
+
+#: Probes come every few seconds and tell nothing: no line for them.
+_UNRECORDED = frozenset({"/health", "/ready"})
+
+
+def register(app: Flask) -> None:
+    """Record every request of ``app``."""
+    app.before_request(_begin)
+    app.after_request(_add_headers)
+    app.teardown_request(_end)
+
+
+def _begin() -> None:
+    record = CallRecord(f"req_{uuid.uuid4().hex}", request.method, request.path)
+    g.call = record
+    current_call.set(record)
+
+
+def _add_headers(response: Response) -> Response:
+    record: CallRecord | None = g.get("call")
+    if record is None:
+        return response
+    record.status = response.status_code
+    headers = response.headers
+    headers["x-request-id"] = record.request_id
+    headers["x-gateway-attempts"] = str(len(record.attempts))
+    headers["openai-processing-ms"] = str(round((time.monotonic() - record.started) * 1000))
+    if record.deployment is not None:
+        headers["x-gateway-deployment"] = record.deployment
+    if record.warnings:
+        headers["x-gateway-warnings"] = ", ".join(record.warnings)
+    headers.setdefault("cache-control", "no-store")
+    headers.update(g.get("limit_headers", {}))
+    return response
+
+
+def _end(error: BaseException | None) -> None:
+    """Report a request whose answer is complete; a stream reports itself at its end."""
+    record: CallRecord | None = g.pop("call", None)
+    if record is None or g.get("streaming") or record.path in _UNRECORDED:
+        return
+    if isinstance(error, asyncio.CancelledError):
+        record.status, record.error = 499, "cancelled"
+    record.ended = time.monotonic()
+    service().report(record)

@@ -1,0 +1,144 @@
+"""``/v1/chat/completions``: parse, validate, have it answered, and stream."""
+
+import asyncio
+import logging
+import time
+
+from flask import Blueprint, Response, g, request
+
+from one_api.api.service import Service, service
+from one_api.errors import GatewayError, InternalError, InvalidRequest, ShuttingDown
+from one_api.models.adapters.base import ChunkStream
+from one_api.schema import ChatRequest, Usage
+from one_api.serving.events import EventBody, EventResponse
+from one_api.telemetry import CallRecord
+from one_api.utils.auth import verify_api_key
+from one_api.utils.rate_limit import check_rate_limit
+from one_api.wire import json, sse
+from one_api.wire.json import JSONObject
+
+logger = logging.getLogger(__name__)
+chat = Blueprint("chat", __name__)
+
+_STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",
+}
+
+
+@chat.post("/v1/chat/completions")
+@verify_api_key
+@check_rate_limit
+async def create_completion() -> Response:
+    """Answer a chat request, whole or as a stream of events."""
+    wanted = ChatRequest.read(_body())
+    record: CallRecord = g.call
+    record.model, record.stream = wanted.model, wanted.stream
+    if wanted.stream:
+        return await _stream(wanted, record, service())
+    answer = await service().registry.generate_completion(**wanted.body)
+    assert isinstance(answer, dict)  # noqa: S101 - not streamed
+    record.usage = Usage.read(answer.get("usage"))
+    return Response(json.encode(answer), content_type="application/json")
+
+
+def _body() -> JSONObject:
+    try:
+        return json.decode_object(request.get_data())
+    except json.InvalidJSON as error:
+        raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
+
+
+async def _stream(wanted: ChatRequest, record: CallRecord, parts: Service) -> Response:
+    """Answer with the error's own status, or commit to 200: at the first event, or when it takes too long."""
+    opening = asyncio.ensure_future(parts.registry.generate_completion(**wanted.body))
+    try:
+        await asyncio.wait([opening], timeout=parts.config.server.commit_s)
+    except asyncio.CancelledError:
+        opening.cancel()
+        raise
+    if opening.done():
+        opening.result()
+    g.streaming = True
+    return EventResponse(ChatEvents(opening, record, parts), headers=_STREAM_HEADERS)
+
+
+class ChatEvents(EventBody):
+    """A chat stream as server-sent events: chunks, heartbeats in silence, and a true end.
+
+    ``[DONE]`` is written only for an answer that is complete; any other ends with one error event.
+    """
+
+    def __init__(self, opening: "asyncio.Future[JSONObject | ChunkStream]", record: CallRecord, parts: Service) -> None:
+        self._opening = opening
+        self._record = record
+        self._parts = parts
+        self._heartbeat_s = parts.config.server.heartbeat_s
+        self._stream: ChunkStream | None = None
+        self._ended = False
+        self._reported = False
+
+    async def read(self) -> bytes:
+        """See ``EventBody``."""
+        if self._ended:
+            return b""
+        try:
+            async with asyncio.timeout(self._heartbeat_s):
+                return await self._next()
+        except TimeoutError:
+            return sse.HEARTBEAT
+        except GatewayError as error:
+            return self._fail(error)
+        except Exception:  # the client would take a cut for the end, so it is told
+            logger.exception("a stream failed, request %s", self._record.request_id)
+            return self._fail(InternalError("Something went wrong in the gateway."))
+
+    async def _next(self) -> bytes:
+        if self._stream is None:
+            stream = await asyncio.shield(self._opening)
+            assert isinstance(stream, ChunkStream)  # noqa: S101 - it was asked for
+            self._stream = stream
+        chunks = await self._stream.read()
+        if self._record.first_event is None:
+            self._record.first_event = time.monotonic()
+        pieces = [sse.encode_event(chunk) for chunk in chunks]
+        if self._stream.ended:
+            self._ended = True
+            pieces.append(sse.DONE)
+        return b"".join(pieces)
+
+    def _fail(self, error: GatewayError) -> bytes:
+        self._ended = True
+        self._record.error = error.code or error.type
+        return sse.encode_event(error.to_openai())
+
+    def interrupted(self) -> bytes:
+        """See ``EventBody``."""
+        if self._ended:
+            return b""
+        return self._fail(ShuttingDown("The gateway is shutting down: the answer is not complete."))
+
+    async def aclose(self) -> None:
+        """Let go of the upstream, and report the request."""
+        if self._reported:
+            return
+        self._reported = True
+        if not self._ended:
+            self._record.status, self._record.error = 499, "cancelled"
+        self._record.ended = time.monotonic()
+        try:
+            await self._close_stream()
+        finally:
+            if self._stream is not None:
+                self._record.usage = self._stream.usage
+            self._parts.report(self._record)
+
+    async def _close_stream(self) -> None:
+        if self._stream is None and self._opening.done() and not self._opening.cancelled():
+            answer = None if self._opening.exception() else self._opening.result()
+            self._stream = answer if isinstance(answer, ChunkStream) else None
+        if self._stream is not None:
+            await self._stream.aclose()
+        else:
+            self._opening.cancel()

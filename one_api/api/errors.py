@@ -1,0 +1,64 @@
+"""The one place where errors become answers."""
+
+import logging
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from one_api.errors import (
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestTimeout,
+    RequestTooLarge,
+    UnknownPath,
+)
+from one_api.telemetry import CallRecord
+from one_api.wire import json
+
+logger = logging.getLogger(__name__)
+
+
+def register(app: Flask) -> None:
+    """Have ``app`` answer every error in OpenAI's format."""
+    app.register_error_handler(GatewayError, _answer)
+    app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(Exception, _answer_bug)
+
+
+def _answer(error: GatewayError) -> Response:
+    record: CallRecord | None = g.get("call")
+    if record is not None:
+        record.error = error.code or error.type
+    response = Response(json.encode(error.to_openai()), error.status, content_type="application/json")
+    response.headers.update(error.headers())
+    return response
+
+
+def _answer_http(error: HTTPException) -> Response:
+    """Translate what Flask raises itself."""
+    place = f"{request.method} {request.path[:256]}"
+    status = error.code or 500
+    if status == 404:
+        return _answer(UnknownPath(f"No such address: {place}. The API is under /v1."))
+    if status == 405:
+        response = _answer(MethodNotAllowed(f"{place} is not allowed."))
+        response.headers.update(error.get_headers())
+        response.headers["content-type"] = "application/json"
+        return response
+    if status == 408:
+        return _answer(RequestTimeout("The request's body arrived too slowly: send it at once."))
+    if status == 413:
+        return _answer(RequestTooLarge("The request's body is too large."))
+    if status < 500:
+        found = InvalidRequest(error.description or "The request cannot be understood.")
+        found.status = status
+        return _answer(found)
+    return _answer_bug(error)
+
+
+def _answer_bug(error: Exception) -> Response:
+    """Answer 500 and write the cause to the log: it is a bug of ours."""
+    logger.error("%s %s failed", request.method, request.path[:256], exc_info=error)
+    return _answer(InternalError("Something went wrong in the gateway: its log tells more under this request's id."))

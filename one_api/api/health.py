@@ -1,0 +1,24 @@
+"""Probes: is the process alive, and can it serve?"""
+
+from flask import Blueprint, Response
+
+from one_api.api.service import service
+from one_api.wire import json
+
+health = Blueprint("health", __name__)
+
+
+@health.get("/health")
+def alive() -> Response:
+    """Answer that the process is alive."""
+    return Response(json.encode({"status": "healthy"}), content_type="application/json")
+
+
+@health.get("/ready")
+async def ready() -> Response:
+    """Answer 200 when a model can be served, else 503 with the reason; ``pending`` names upstreams not heard of."""
+    parts = service()
+    await parts.registry.start()
+    reason = "draining: the process is about to end" if parts.draining else parts.registry.unready
+    body = {"status": "unready" if reason else "ready", "reason": reason, "pending": parts.registry.pending}
+    return Response(json.encode(body), 503 if reason else 200, content_type="application/json")

@@ -1,0 +1,33 @@
+"""``/v1/models``: which ids a chat request may name."""
+
+from flask import Blueprint, Response
+
+from one_api.api.service import service
+from one_api.errors import UnknownModel
+from one_api.utils.auth import verify_api_key
+from one_api.utils.rate_limit import check_rate_limit
+from one_api.wire import json
+
+models = Blueprint("models", __name__)
+
+
+@models.get("/v1/models")
+@verify_api_key
+@check_rate_limit
+async def list_models() -> Response:
+    """List all of them; there is one page."""
+    data = await service().registry.list_all_models()
+    return Response(json.encode({"object": "list", "data": data}), content_type="application/json")
+
+
+@models.get("/v1/models/<path:model_id>")
+@verify_api_key
+@check_rate_limit
+async def get_model(model_id: str) -> Response:
+    """Describe one; its id may hold slashes and colons."""
+    try:
+        entry = await service().registry.get_model(model_id)
+    except UnknownModel as error:
+        error.param = "model"
+        raise
+    return Response(json.encode(entry), content_type="application/json")

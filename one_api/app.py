@@ -1,0 +1,91 @@
+"""The application factory: the only place where all parts meet."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from flask import Flask
+from flask_cors import CORS
+
+from one_api.api import calls, errors
+from one_api.api.chat import chat
+from one_api.api.health import health
+from one_api.api.models import models
+from one_api.api.service import Service
+from one_api.cli import register_commands
+from one_api.config import Config, LocalConfig, OpenAIConfig
+from one_api.models.adapters.base import BaseModelAdapter
+from one_api.models.adapters.openai import OpenAIAdapter
+from one_api.models.registry import ModelRegistry
+from one_api.serving.bridge import async_to_sync
+from one_api.telemetry import LogObserver, set_up_logging
+from one_api.utils.auth import KeyRing
+from one_api.utils.rate_limit import RateLimits
+
+logger = logging.getLogger(__name__)
+
+#: Response headers that browsers may read.
+_EXPOSED = [
+    "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings",
+]  # fmt: skip
+#: Request headers that browsers may send; official clients add the x-stainless ones.
+_ALLOWED = ["authorization", "content-type", "openai-organization", "openai-project", r"x-stainless-.*"]
+
+
+class GatewayFlask(Flask):
+    """Flask, with coroutines awaited by our bridge instead of on a loop of their own."""
+
+    def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        """Return ``func`` for synchronous callers; an override point of Flask."""
+        return async_to_sync(func)
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Build the application.
+
+    Args:
+        config: what to build it from; by default the environment's.
+
+    Raises:
+        ConfigError: when the environment's configuration cannot be used.
+    """
+    config = config or Config.load()
+    set_up_logging(config.log.level, as_json=config.log.format == "json")
+    for notice in config.notices:
+        logger.warning("%s", notice)
+    app = GatewayFlask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = config.server.max_body_bytes
+    app.debug = config.server.debug
+    registry = build_registry(config)
+    app.extensions["one_api"] = Service(config, registry, (LogObserver(as_json=config.log.format == "json"),))
+    KeyRing(config.api_keys).init_app(app)
+    RateLimits(config.rate_limit).init_app(app)
+    calls.register(app)
+    errors.register(app)
+    for blueprint in (health, models, chat):
+        app.register_blueprint(blueprint)
+    if config.server.cors_origins:
+        CORS(
+            app, origins=list(config.server.cors_origins), allow_headers=_ALLOWED, expose_headers=_EXPOSED, max_age=600
+        )
+    register_commands(app)
+    return app
+
+
+def build_registry(config: Config) -> ModelRegistry:
+    """Return a registry with an adapter for each one that ``config`` names."""
+    registry = ModelRegistry(config)
+    for name, settings in config.adapters.items():
+        registry.register_adapter(name, _adapter(name, settings))
+    return registry
+
+
+def _adapter(name: str, settings: OpenAIConfig | LocalConfig) -> BaseModelAdapter:
+    if isinstance(settings, OpenAIConfig):
+        return OpenAIAdapter(name, settings)
+    # Only here, so that a gateway without local models imports nothing of the engine.
+    from one_api.models.adapters.local import LocalModelAdapter
+
+    return LocalModelAdapter(name, settings)

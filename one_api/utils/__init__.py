@@ -1,0 +1,1 @@
+"""The two decorators that guard the routes."""

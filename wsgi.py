@@ -1,0 +1,5 @@
+"""The WSGI application: ``gunicorn wsgi:app``, ``flask --app wsgi run``, or any other WSGI server."""
+
+from one_api.app import create_app
+
+app = create_app()
