@@ -1,0 +1,70 @@
+# `make run` serves, `make test` tests; both set up what they need. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: help run test check format lint types bench soak lock clean
+
+help:
+	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
+	@echo "make test    set up, and run every test"
+	@echo "make check   format, lint and types checked, then every test"
+	@echo "make format  format the code"
+	@echo "make bench   measure speed against the upstream asked directly (LITELLM=1: and against LiteLLM)"
+	@echo "make soak    20,000 requests on new connections: does anything leak?"
+	@echo "make lock    pin the dependencies of pyproject.toml anew, with hashes"
+
+run: $(INSTALLED)
+	@$(BIN)/python -m one_api.setup
+	@exec $(BIN)/gunicorn wsgi:app
+
+test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(INSTALLED_DEV)
+	$(BIN)/mypy
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED_DEV)
+	$(BIN)/python -m bench
+
+soak: $(INSTALLED_DEV)
+	$(BIN)/python -m bench.soak
+
+lock: $(INSTALLED_DEV)
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
+		--no-emit-find-links --output-file requirements.txt pyproject.toml
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
+		--no-emit-find-links --extra dev --output-file requirements-dev.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "one_api needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(VENV)/pyvenv.cfg requirements.txt
+	@echo "installing requirements.txt"
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED) requirements-dev.txt
+	@echo "installing requirements-dev.txt"
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
