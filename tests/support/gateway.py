@@ -1,0 +1,232 @@
+"""The real gateway under test: gunicorn in a process group of its own, with an environment made from scratch."""
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, Self, TypeAlias
+
+from .http1 import Json
+
+Record: TypeAlias = dict[str, Json]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+POLL_S = 0.02
+KILL_TIMEOUT_S = 5.0
+LOG_TAIL = 8000
+
+
+@dataclass(eq=False, kw_only=True)
+class Gateway:
+    """Starts gunicorn in the repository's root and waits until `ready_path` answers 200; a context manager.
+
+    `env` adds to the environment and overrides it, `config_yaml` becomes the file that ONE_API_CONFIG names. `worker`
+    "one_api" leaves the choice to gunicorn.conf.py, "gthread" serves the same application on plain threads; further
+    arguments for gunicorn go into `env` as GUNICORN_CMD_ARGS. An application of the test's own is named by `wsgi_app`
+    and found by `pythonpath`.
+
+    Leaving the context sends SIGTERM, after `stop_timeout_s` SIGKILL, and leaves no process behind. A test that fails
+    inside it has the end of the log added to its exception.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    config_yaml: str | None = None
+    worker: Literal["one_api", "gthread"] = "one_api"
+    wsgi_app: str = "wsgi:app"
+    pythonpath: Sequence[str | Path] = ()
+    ready_path: str = "/health"
+    start_timeout_s: float = 20.0
+    stop_timeout_s: float = 10.0
+    host: str = field(default="127.0.0.1", init=False)
+    port: int = field(default_factory=lambda: free_port(), init=False)
+    _kept: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
+
+    def __enter__(self) -> Self:
+        self._directory = Path(self._kept.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
+        try:
+            self._start()
+            self._wait_until(self._ready, self.start_timeout_s, f"GET {self.ready_path} to answer 200")
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if failure is not None:
+                failure.add_note(f"The gateway's log ends:\n{self.log[-LOG_TAIL:]}")
+        finally:
+            self._stop()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a path."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """The URL that an OpenAI client is given."""
+        return f"{self.url}/v1"
+
+    @property
+    def pid(self) -> int:
+        """The process id of gunicorn's master."""
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What was written to standard output and error so far; until the context is left."""
+        return self._log_path.read_text(errors="replace")
+
+    def wait_for_log(self, text: str, timeout_s: float = 5.0) -> None:
+        """Return once the log holds the text; raises AssertionError if it does not in time."""
+        self._wait_until(lambda: text in self.log, timeout_s, f"{text!r} in the log")
+
+    def call_records(self, at_least: int = 0, timeout_s: float = 5.0) -> list[Record]:
+        """The log lines that are JSON objects with a `request_id`, in order, once there are so many of them."""
+        self._wait_until(lambda: len(self._records()) >= at_least, timeout_s, f"{at_least} call records")
+        return self._records()
+
+    def worker_pids(self, at_least: int = 1, timeout_s: float = 5.0) -> list[int]:
+        """The processes that gunicorn's master has forked, once there are so many of them."""
+        self._wait_until(lambda: len(self._children()) >= at_least, timeout_s, f"{at_least} workers")
+        return self._children()
+
+    def terminate(self) -> None:
+        """Ask gunicorn to stop after the requests in flight (SIGTERM)."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Kill master and workers on the spot (SIGKILL)."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout_s: float = 10.0) -> int:
+        """The master's exit code, once it has exited; raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_s)
+
+    def _start(self) -> None:
+        arguments = ["-k", "gthread", "--threads", "64"] if self.worker == "gthread" else []
+        self._log_path = self._directory / "log"
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments, self.wsgi_app],
+                cwd=REPOSITORY,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self._directory),
+            "TMPDIR": str(self._directory),
+            "PYTHONUNBUFFERED": "1",
+            "ONE_API_ENV_FILE": os.devnull,
+            "HOST": self.host,
+            "PORT": str(self.port),
+            "API_KEYS": "test-key",
+            "LOCAL_MODELS_ENABLED": "false",
+            "LOG_FORMAT": "json",
+        }
+        if self.pythonpath:
+            environment["PYTHONPATH"] = os.pathsep.join(map(str, self.pythonpath))
+        if self.config_yaml is not None:
+            path = self._directory / "config.yaml"
+            path.write_text(self.config_yaml)
+            environment["ONE_API_CONFIG"] = str(path)
+        return environment | dict(self.env)
+
+    def _ready(self) -> bool:
+        if self._process.poll() is not None:
+            raise AssertionError(f"gunicorn exited with code {self._process.returncode}:\n{self.log[-LOG_TAIL:]}")
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=1.0)
+        try:
+            connection.request("GET", self.ready_path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _children(self) -> list[int]:
+        return [process.pid for process in _live_processes() if process.parent == self.pid]
+
+    def _records(self) -> list[Record]:
+        objects = [_json_object(line) for line in self.log.splitlines()]
+        return [record for record in objects if record is not None and "request_id" in record]
+
+    def _wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {timeout_s} s for {what}; the log ends:\n{self.log[-LOG_TAIL:]}")
+            time.sleep(POLL_S)
+
+    def _stop(self) -> None:
+        with self._kept:
+            self.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.wait(self.stop_timeout_s)
+            self.kill()
+            self.wait(KILL_TIMEOUT_S)
+            self._wait_until(self._all_gone, KILL_TIMEOUT_S, "every process to end")
+
+    def _all_gone(self) -> bool:
+        return not any(process.group == self.pid for process in _live_processes())
+
+
+class _Process(NamedTuple):
+    pid: int
+    parent: int
+    group: int
+
+
+def _live_processes() -> list[_Process]:
+    """Every process of this machine that is not a zombie, as /proc tells."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent, group, *_ = path.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if state not in "ZX":
+            found.append(_Process(int(path.parent.name), int(parent), int(group)))
+    return found
+
+
+def _json_object(line: str) -> Record | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def free_port() -> int:
+    """A port of loopback on which nothing listens.
+
+    Taken from below the range from which the kernel serves outgoing connections, so that none of them can take it, or
+    connect to itself there, before (or without) a server binding it.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -1,0 +1,41 @@
+"""What the scripted upstream remembers of a request."""
+
+import json
+import threading
+from dataclasses import dataclass, field
+
+from .http1 import Headers, Json
+
+
+@dataclass(eq=False)
+class Seen:
+    """A request as it arrived, and how its exchange went. Times are of `time.monotonic()`.
+
+    `closed` is set when the peer closes the connection while the exchange is open, which is until its script is over;
+    `ended` is set when the exchange is over, in whichever way. `sent_bytes` counts what the kernel has taken.
+    """
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+    connection: int
+    keep_alive: bool
+    arrived_at: float
+    closed: threading.Event = field(default_factory=threading.Event)
+    closed_at: float | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    sent_bytes: int = 0
+
+    @property
+    def json(self) -> Json:
+        """The body as JSON; raises ValueError if it is none."""
+        return json.loads(self.body)
+
+    @property
+    def model(self) -> str:
+        """The model asked for, empty if the body names none."""
+        try:
+            return str(self.json["model"])
+        except (ValueError, TypeError, KeyError):
+            return ""
