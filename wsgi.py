@@ -1,5 +1,11 @@
 """The WSGI application: ``gunicorn wsgi:app``, ``flask --app wsgi run``, or any other WSGI server."""
 
-from one_api.app import create_app
+import sys
 
-app = create_app()
+from one_api.app import create_app
+from one_api.config import ConfigError
+
+try:
+    app = create_app()
+except ConfigError as error:
+    sys.exit(str(error))

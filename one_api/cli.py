@@ -1,4 +1,4 @@
-"""Commands on ``flask --app wsgi``."""
+"""Commands on ``flask --app wsgi``, and the same on ``python -m one_api``."""
 
 import click
 from flask import Flask, current_app
