@@ -1,8 +1,8 @@
 """The application factory: the only place where all parts meet."""
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from flask_cors import CORS
@@ -18,9 +18,14 @@ from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
 from one_api.models.registry import ModelRegistry
 from one_api.serving.bridge import async_to_sync
+from one_api.serving.events import BRIDGED
+from one_api.serving.loop import background, leaving_as_reset
 from one_api.telemetry import LogObserver, set_up_logging
 from one_api.utils.auth import KeyRing
 from one_api.utils.rate_limit import RateLimits
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +45,14 @@ class GatewayFlask(Flask):
     def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
         """Return ``func`` for synchronous callers; an override point of Flask."""
         return async_to_sync(func)
+
+    def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Serve one request; an override point of Flask."""
+        if environ.get(BRIDGED):
+            return super().wsgi_app(environ, start_response)
+        background().adopt(self.extensions.get("one_api"))
+        with leaving_as_reset():
+            return super().wsgi_app(environ, start_response)
 
 
 def create_app(config: Config | None = None) -> Flask:

@@ -183,7 +183,7 @@ def _refuse_unanswered(pending: dict[str, int]) -> None:
     if pending:
         raise InvalidRequest(
             "An assistant message with `tool_calls` must be followed by tool messages that answer each id. "
-            f"Unanswered: {', '.join(list(pending)[:10])}",
+            f"Unanswered: {', '.join(call_id[:64] for call_id in list(pending)[:10])}",
             param=f"messages.[{next(iter(pending.values()))}].role",
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from typing import TypeAlias
 
 from flask import Blueprint, Response, g, request
 
@@ -19,6 +20,9 @@ from one_api.wire.json import JSONObject
 
 logger = logging.getLogger(__name__)
 chat = Blueprint("chat", __name__)
+
+#: A stream on its way to its first event.
+Opening: TypeAlias = "asyncio.Future[JSONObject | ChunkStream]"
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -56,12 +60,22 @@ async def _stream(wanted: ChatRequest, record: CallRecord, parts: Service) -> Re
     try:
         await asyncio.wait([opening], timeout=parts.config.server.commit_s)
     except asyncio.CancelledError:
-        opening.cancel()
+        await _abandon(opening)
         raise
     if opening.done():
         opening.result()
     g.streaming = True
     return EventResponse(ChatEvents(opening, record, parts), headers=_STREAM_HEADERS)
+
+
+async def _abandon(opening: Opening) -> None:
+    """Let go of a stream that nobody will read, whether it has opened yet or not."""
+    opening.cancel()
+    await asyncio.wait([opening])
+    if not opening.cancelled() and opening.exception() is None:
+        stream = opening.result()
+        assert isinstance(stream, ChunkStream)  # noqa: S101 - it was asked for
+        await stream.aclose()
 
 
 class ChatEvents(EventBody):
@@ -70,8 +84,10 @@ class ChatEvents(EventBody):
     ``[DONE]`` is written only for an answer that is complete; any other ends with one error event.
     """
 
-    def __init__(self, opening: "asyncio.Future[JSONObject | ChunkStream]", record: CallRecord, parts: Service) -> None:
+    def __init__(self, opening: Opening, record: CallRecord, parts: Service) -> None:
         self._opening = opening
+        #: The status line has waited long enough; it goes out with the first piece.
+        self._overdue = not opening.done()
         self._record = record
         self._parts = parts
         self._heartbeat_s = parts.config.server.heartbeat_s
@@ -83,6 +99,9 @@ class ChatEvents(EventBody):
         """See ``EventBody``."""
         if self._ended:
             return b""
+        if self._overdue:
+            self._overdue = False
+            return sse.HEARTBEAT
         try:
             async with asyncio.timeout(self._heartbeat_s):
                 return await self._next()
@@ -135,10 +154,7 @@ class ChatEvents(EventBody):
             self._parts.report(self._record)
 
     async def _close_stream(self) -> None:
-        if self._stream is None and self._opening.done() and not self._opening.cancelled():
-            answer = None if self._opening.exception() else self._opening.result()
-            self._stream = answer if isinstance(answer, ChunkStream) else None
         if self._stream is not None:
             await self._stream.aclose()
         else:
-            self._opening.cancel()
+            await _abandon(self._opening)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
@@ -14,6 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 from one_api.errors import RequestTimeout, ShuttingDown
 from one_api.serving.bridge import await_, run_bridged
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
+from one_api.serving.loop import Service
 from one_api.wire import json
 
 Scope = dict[str, Any]
@@ -27,19 +28,6 @@ _LAST_WORD_S = 1.0
 #: A body slower than this many bytes a second, after a first grace, is not worth the wait.
 _SLOWEST_BODY = 1024
 _SLOW_GRACE_S = 5.0
-
-
-class Service(Protocol):
-    """What an application may put into ``app.extensions["one_api"]`` to live with the process."""
-
-    draining: bool
-    body_timeout_s: float
-
-    async def start(self) -> None:
-        """Start background work; called on the loop."""
-
-    async def aclose(self) -> None:
-        """Stop it, and close what is open."""
 
 
 class FlaskASGI:
@@ -114,6 +102,9 @@ class _Exchange:
     def _call_flask(self) -> EventBody | None:
         """Run the application (in the greenlet) and send its response, unless that is made of events."""
         environ = _environ(self._scope, self._input)
+        if environ.get("CONTENT_LENGTH", "0") == "0" and "HTTP_TRANSFER_ENCODING" not in environ:
+            self._input.complete = True  # there is none to wait for
+            self._watch()
         iterable = self._app.wsgi_app(environ, self._start_response)
         if isinstance(iterable, BridgedEvents):
             return iterable.body
@@ -130,6 +121,7 @@ class _Exchange:
         for piece in iterable:
             if held is not None:
                 await_(self._emit(held, more=True))
+                await_(asyncio.sleep(0))  # sending may not wait at all: let the others run
             held = piece
         self._stop_watching()
         await_(self._emit(held or b"", more=False))

@@ -6,13 +6,15 @@ plain WSGI server there is no such greenlet: the awaitable runs on the process's
 """
 
 import asyncio
+import io
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, cast
 
 from flask import has_request_context, request
 from greenlet import getcurrent, greenlet
 
-from one_api.serving.loop import background
+from one_api.serving.loop import background, client_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,11 +24,16 @@ class _Bridged(greenlet):
     """A greenlet whose parent awaits what it switches out with."""
 
 
-def await_(awaitable: Coroutine[Any, Any, T]) -> T:
+def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = None) -> T:
     """Wait, in synchronous code, for ``awaitable``, and return its result.
+
+    Args:
+        awaitable: what to wait for.
+        client: in a thread of a WSGI server, the connection that waits for it; the worker's loop knows its own.
 
     Raises:
         RuntimeError: when called in a coroutine, where ``await`` belongs.
+        asyncio.CancelledError: when the client left.
     """
     current = getcurrent()
     if isinstance(current, _Bridged):
@@ -35,7 +42,7 @@ def await_(awaitable: Coroutine[Any, Any, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return background().run(awaitable)
+        return background().run(awaitable, client)
     awaitable.close()
     raise RuntimeError("await_ was called inside a coroutine: use `await` there")
 
@@ -47,11 +54,19 @@ def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
     """
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if has_request_context():
-            request.get_data()
-        return await_(function(*args, **kwargs))
+        if not has_request_context():
+            return await_(function(*args, **kwargs))
+        _read_body()
+        return await_(function(*args, **kwargs), client_of(request.environ))
 
     return call
+
+
+def _read_body() -> None:
+    """Read the body and keep it, also for whoever reads it as a stream later."""
+    if "stream" not in vars(request):
+        body = request.get_data()
+        request.stream = io.BytesIO(body)
 
 
 async def run_bridged(function: Callable[[], T]) -> T:

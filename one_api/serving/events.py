@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Response
 
-from one_api.serving.loop import background
+from one_api.serving.loop import background, client_of, leaving_as_reset
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -43,7 +43,7 @@ class EventResponse(Response):
         """Hand the body to the bridge as it is, or to a WSGI server as an iterator."""
         if environ.get(BRIDGED):
             return BridgedEvents(self.body)
-        return _ThreadedEvents(self.body, environ.get("gunicorn.socket"))
+        return _ThreadedEvents(self.body, client_of(environ))
 
 
 class BridgedEvents:
@@ -67,7 +67,8 @@ class _ThreadedEvents:
         return self
 
     def __next__(self) -> bytes:
-        piece = background().run(self._body.read(), self._client)
+        with leaving_as_reset():
+            piece = background().run(self._body.read(), self._client)
         if not piece:
             raise StopIteration
         return piece

@@ -2,19 +2,36 @@
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
+import errno
 import functools
 import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
 #: How often a waiting thread looks whether its client is still there, in seconds.
 _LOOK_S = 0.25
+#: How long what is cancelled, or closed, may take to end, in seconds.
+_FAREWELL_S = 5.0
+
+
+class Service(Protocol):
+    """What an application may put into ``app.extensions["one_api"]`` to live with the process."""
+
+    draining: bool
+    body_timeout_s: float
+
+    async def start(self) -> None:
+        """Start background work; called on the loop."""
+
+    async def aclose(self) -> None:
+        """Stop it, and close what is open."""
 
 
 class BackgroundLoop:
@@ -22,7 +39,7 @@ class BackgroundLoop:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._services: list[Service] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="one_api-loop", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -37,7 +54,18 @@ class BackgroundLoop:
         Raises:
             asyncio.CancelledError: when the client left.
         """
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        task: asyncio.Task[Any] | None = None
+
+        async def call() -> T:
+            nonlocal task
+            task = asyncio.current_task()
+            return await coroutine
+
+        def cancel() -> None:
+            if task is not None:
+                task.cancel()
+
+        future = asyncio.run_coroutine_threadsafe(call(), self._loop)
         try:
             while client is not None:
                 with contextlib.suppress(TimeoutError):
@@ -45,26 +73,53 @@ class BackgroundLoop:
                 if future.done():
                     break
                 if peer_left(client):
+                    self._loop.call_soon_threadsafe(cancel)
+                    with contextlib.suppress(TimeoutError):
+                        # What is cancelled lets go of its upstream and completes its record first.
+                        return future.result(_FAREWELL_S)
                     raise asyncio.CancelledError("the client left")
             return future.result()
-        except BaseException:
+        except BaseException as error:
             future.cancel()
+            if isinstance(error, concurrent.futures.CancelledError):
+                raise asyncio.CancelledError("the client left") from None
             raise
 
-    def on_close(self, closer: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have ``closer`` awaited when the process ends."""
-        self._closers.append(closer)
+    def adopt(self, service: Service | None) -> None:
+        """Start what an application needs, once, and close it when the process ends."""
+        if service is None or any(service is known for known in self._services):
+            return
+        self._services.append(service)
+        self.run(service.start())
 
     def close(self) -> None:
-        """Await the closers and stop the thread."""
-        for closer in self._closers:
+        """Close the services and stop the thread."""
+        for service in self._services:
             with contextlib.suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(closer(), self._loop).result(5)
-        self._closers.clear()
+                asyncio.run_coroutine_threadsafe(service.aclose(), self._loop).result(_FAREWELL_S)
+        self._services.clear()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(_FAREWELL_S)
         if not self._loop.is_running():
             self._loop.close()
+
+
+@contextlib.contextmanager
+def leaving_as_reset() -> Iterator[None]:
+    """Turn the cancellation that a client's leaving causes into what a WSGI server takes for it: a lost connection.
+
+    A server's thread would not survive the other.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise ConnectionResetError(errno.ECONNRESET, "the client left") from error
+
+
+def client_of(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Return the connection that a request came by, where the WSGI server tells it (gunicorn, Flask's own)."""
+    connection: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    return connection
 
 
 def peer_left(connection: socket.socket) -> bool:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
@@ -15,6 +15,10 @@ from one_api.serving.asgi import FlaskASGI
 
 #: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.
 _UNSENT_BYTES = 64 * 1024
+#: What may wait for the kernel before the application has to wait, in bytes.
+_PENDING_BYTES = 32 * 1024
+#: How many requests of one connection may wait for their turn before no more of them are read.
+_MOST_PIPELINED = 16
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
 _FAREWELL_S = 2.0
 #: How long open requests may go on after Ctrl-C, in seconds.
@@ -22,16 +26,35 @@ _INTERRUPT_S = 1.0
 
 
 class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with what it leaves to the socket's defaults."""
+    """uvicorn's HTTP protocol, with what it leaves to the socket's defaults, and with every request told of the end."""
+
+    #: The requests of this connection whose answers are not complete, the oldest first.
+    _waiting: tuple[RequestResponseCycle, ...] = ()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Send small pieces at once, and do not let the kernel hoard what a slow reader has not taken."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(_PENDING_BYTES)
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             with suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+
+    def on_headers_complete(self) -> None:
+        """Go on reading while requests queue up, within limits: a connection that is not read does not tell its end."""
+        super().on_headers_complete()
+        self._waiting = (*(each for each in self._waiting if not each.response_complete), self.cycle)
+        if len(self._waiting) <= _MOST_PIPELINED:
+            self.flow.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell all requests, not only the one that came last."""
+        super().connection_lost(exc)
+        for cycle in self._waiting:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
 
 class GatewayServer(Server):

@@ -55,7 +55,10 @@ def _add_delta(message: JSONObject, delta: JSONObject) -> None:
             continue
         call = calls[entry["index"]]
         field = "input" if call["type"] == "custom" else "arguments"
-        call[call["type"]][field] += entry[call["type"]][field]
+        body, more = call[call["type"]], entry[call["type"]]
+        if "name" in more:
+            body["name"] = more["name"]
+        body[field] += more[field]
     if message.get("tool_calls") and message.get("content") == "":
         message["content"] = None
 

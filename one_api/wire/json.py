@@ -56,7 +56,7 @@ def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
 def _deeper_than(value: Any, levels: int) -> bool:
     """Say whether containers nest deeper than ``levels``; looks at each container once."""
     layer = [value]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         layer = [
             child
             for parent in layer

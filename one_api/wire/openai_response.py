@@ -54,11 +54,12 @@ def normalise(answer: JSONObject, identity: Identity) -> JSONObject:
     for position, choice in enumerate(choices):
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             raise InvalidAnswer("a choice holds no message")
-        choice.setdefault("index", position)
+        if not isinstance(choice.get("index"), int):
+            choice["index"] = position
         choice.setdefault("logprobs", None)
-        _mend_message(choice["message"])
-        reason = choice.get("finish_reason")
-        choice["finish_reason"] = finish_reason(reason, "tool_calls" in choice["message"]) or "stop"
+        _mend_message(choice["message"], answer["id"])
+        called = "tool_calls" in choice["message"]
+        choice["finish_reason"] = finish_reason(choice.get("finish_reason"), called) or natural_end(called)
     return answer
 
 
@@ -66,7 +67,7 @@ def fill(payload: JSONObject, identity: Identity, kind: str) -> None:
     """Set the fields that every answer and chunk has; wrong ones are replaced."""
     if not isinstance(payload.get("id"), str) or not payload["id"]:
         payload["id"] = identity.id
-    if not isinstance(payload.get("created"), int):
+    if not isinstance(payload.get("created"), int) or payload["created"] <= 0:
         payload["created"] = identity.created
     if not isinstance(payload.get("model"), str) or not payload["model"]:
         payload["model"] = identity.model
@@ -79,6 +80,16 @@ def finish_reason(reason: Any, has_tool_calls: bool) -> str | None:
         return None
     reason = FINISH_REASONS.get(reason, reason)
     return "tool_calls" if reason == "stop" and has_tool_calls else reason
+
+
+def natural_end(has_tool_calls: bool) -> str:
+    """Return the finish reason of an answer that is complete and gives none."""
+    return "tool_calls" if has_tool_calls else "stop"
+
+
+def own_call_id(answer_id: str, position: int) -> str:
+    """Return an id for a tool call that came without one."""
+    return f"call_{answer_id[-24:]}_{position}"
 
 
 def rename_reasoning(holder: JSONObject) -> None:
@@ -95,7 +106,7 @@ def arguments_text(arguments: Any) -> str:
     return "" if arguments is None else json.encode(arguments).decode()
 
 
-def _mend_message(message: JSONObject) -> None:
+def _mend_message(message: JSONObject, answer_id: str) -> None:
     message["role"] = "assistant"
     message.setdefault("content", None)
     message.setdefault("refusal", None)
@@ -104,10 +115,12 @@ def _mend_message(message: JSONObject) -> None:
     if not calls or not isinstance(calls, list):
         message.pop("tool_calls", None)
         return
-    for call in calls:
+    for position, call in enumerate(calls):
         if not isinstance(call, dict):
             raise InvalidAnswer("a tool call is not an object")
         call.pop("index", None)
+        if not isinstance(call.get("id"), str) or not call["id"]:
+            call["id"] = own_call_id(answer_id, position)
         function = call.get("function")
         if isinstance(function, dict):
             call.setdefault("type", "function")

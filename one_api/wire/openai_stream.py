@@ -17,6 +17,8 @@ from one_api.wire.openai_response import (
     fill,
     finish_reason,
     has_error,
+    natural_end,
+    own_call_id,
     rename_reasoning,
 )
 from one_api.wire.sse import Event
@@ -24,10 +26,11 @@ from one_api.wire.sse import Event
 
 @dataclass(slots=True)
 class _Call:
-    """A tool call under way; ``wrote`` says whether any of its arguments were sent."""
+    """A tool call under way; ``named`` and ``wrote`` say whether its name and any of its arguments were sent."""
 
     index: int
     kind: str
+    named: bool = False
     wrote: bool = False
 
 
@@ -42,8 +45,9 @@ class _Choice:
     by_number: dict[int, _Call] = field(default_factory=dict)
 
 
-def _natural_end(choice: _Choice) -> str:
-    return "tool_calls" if choice.calls else "stop"
+def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObject:
+    """Return a choice of a chunk of our own making."""
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
 class OpenAIStream:
@@ -72,6 +76,8 @@ class OpenAIStream:
         if self.finished:
             return []
         if event.data == b"[DONE]":
+            if not self._choices:
+                raise InvalidAnswer("it ends before an answer has begun")
             return self._finish()
         try:
             chunk = json.decode_object(event.data)
@@ -94,11 +100,12 @@ class OpenAIStream:
 
     def _finish(self) -> list[JSONObject]:
         self.finished = True
-        chunks = [
-            self._chunk([{"index": index, "delta": {}, "logprobs": None, "finish_reason": _natural_end(choice)}])
-            for index, choice in sorted(self._choices.items())
-            if not choice.finished
-        ]
+        chunks: list[JSONObject] = []
+        for index, choice in sorted(self._choices.items()):
+            if not choice.finished:
+                reason = natural_end(bool(choice.calls))
+                chunks += self._empty_arguments(index, choice, {})
+                chunks.append(self._chunk([_piece(index, {}, reason)]))
         if self._include_usage and self.usage is not None:
             chunks.append(self._chunk([]) | {"usage": self.usage})
         return chunks
@@ -160,9 +167,10 @@ class OpenAIStream:
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             delta = choice["delta"] = {}
-        if "role" in delta:
-            if state.role_said or delta["role"] is None:
-                del delta["role"]
+        if state.role_said:
+            delta.pop("role", None)
+        else:
+            delta["role"] = "assistant"
             state.role_said = True
         rename_reasoning(delta)
         if "tool_calls" in delta:
@@ -179,31 +187,33 @@ class OpenAIStream:
     def _opening(self, index: int) -> JSONObject:
         """Open a choice that has not spoken yet: clients expect choices to appear in order."""
         self._choices[index] = _Choice(role_said=True)
-        delta = {"role": "assistant", "content": ""}
-        return self._chunk([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+        return self._chunk([_piece(index, {"role": "assistant", "content": None})])
 
     def _mend_calls(self, delta: JSONObject, state: _Choice) -> None:
-        entries = delta["tool_calls"]
-        if not isinstance(entries, list) or not entries:
-            del delta["tool_calls"]
+        entries = delta.pop("tool_calls")
+        if not isinstance(entries, list):
             return
-        delta["tool_calls"] = [self._mend_call(entry, state) for entry in entries if isinstance(entry, dict)]
+        mended = [self._mend_call(entry, state) for entry in entries if isinstance(entry, dict)]
+        if mended:
+            delta["tool_calls"] = mended
 
     def _mend_call(self, entry: JSONObject, state: _Choice) -> JSONObject:
         """Return one entry with a dense index, and with its id, type and name only when it opens a call."""
-        kind = "custom" if isinstance(entry.get("custom"), dict) else "function"
-        text_key = "input" if kind == "custom" else "arguments"
-        body = entry.get(kind)
-        body = dict(body) if isinstance(body, dict) else {}
+        kind = "custom" if isinstance(entry.get("custom"), dict) or entry.get("type") == "custom" else "function"
+        found = entry.get(kind)
+        body: JSONObject = found if isinstance(found, dict) else {}
+        named = bool(body.get("name"))
+        call = self._known_call(entry, state, named)
+        text_key = "input" if (call.kind if call else kind) == "custom" else "arguments"
         text = arguments_text(body.get(text_key))
-        call = self._known_call(entry, state, bool(body.get("name")))
         if call is not None:
-            call.wrote = call.wrote or bool(text)
-            return {"index": call.index, kind: {text_key: text}}
-        call = _Call(len(state.calls), kind, bool(text))
+            piece = {text_key: text} if call.named or not named else {"name": body["name"], text_key: text}
+            call.named, call.wrote = call.named or named, call.wrote or bool(text)
+            return {"index": call.index, call.kind: piece}
+        call = _Call(len(state.calls), kind, named, bool(text))
         call_id = entry.get("id")
         if not isinstance(call_id, str) or not call_id:
-            call_id = f"call_{self._identity.id[-24:]}_{call.index}"
+            call_id = own_call_id(self._identity.id, call.index)
         state.calls.append(call)
         state.by_id[call_id] = call
         if isinstance(number := entry.get("index"), int):
@@ -236,6 +246,4 @@ class OpenAIStream:
                 pieces.append({"index": call.index, "function": {"arguments": "{}"}})
         if not pieces:
             return []
-        return [
-            self._chunk([{"index": index, "delta": {"tool_calls": pieces}, "logprobs": None, "finish_reason": None}])
-        ]
+        return [self._chunk([_piece(index, {"tool_calls": pieces})])]

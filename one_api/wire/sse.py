@@ -36,13 +36,18 @@ def encode_event(payload: dict[str, Any]) -> bytes:
 
 
 class EventReader:
-    """Cuts a stream of bytes into events; it keeps at most ``max_bytes`` of an unfinished one."""
+    """Cuts a stream of bytes into events; it keeps at most ``max_bytes`` of an unfinished one.
+
+    The bound counts the lines of an event's data, field name included, and any line that is not whole yet.
+    """
 
     def __init__(self, max_bytes: int = 8 * 1024 * 1024) -> None:
         self._max_bytes = max_bytes
         self._rest: list[bytes] = []
         self._rest_size = 0
         self._start = True
+        #: The last byte was a CR: an LF that follows belongs to it.
+        self._after_cr = False
         self._data: list[bytes] = []
         self._size = 0
         self._name = ""
@@ -53,12 +58,19 @@ class EventReader:
         Raises:
             EventTooLarge: when an event exceeds the bound.
         """
+        if self._after_cr and received:
+            received = received.removeprefix(b"\n")
+            self._after_cr = False
+        self._after_cr = self._after_cr or received.endswith(b"\r")
         self._rest.append(received)
         self._rest_size += len(received)
         events = self._cut() if b"\n" in received or b"\r" in received or self._start else []
-        if self._size + self._rest_size > self._max_bytes:
-            raise EventTooLarge(f"an event is larger than {self._max_bytes} bytes")
+        self._bound(self._rest_size)
         return events
+
+    def _bound(self, more: int) -> None:
+        if self._size + more > self._max_bytes:
+            raise EventTooLarge(f"an event is larger than {self._max_bytes} bytes")
 
     def _cut(self) -> list[Event]:
         """Take the whole lines out of what has arrived, and return the events that they close."""
@@ -68,12 +80,9 @@ class EventReader:
                 return []
             block = block.removeprefix(_BOM)
             self._start = False
-        # A CR at the very end may be the first half of a CRLF: it waits for the next bytes.
-        held = b"\r" if block.endswith(b"\r") else b""
         if b"\r" in block:
-            block = block.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = block.split(b"\n")
-        rest += held
         self._rest, self._rest_size = ([rest] if rest else []), len(rest)
         events: list[Event] = []
         for line in lines:
@@ -85,13 +94,12 @@ class EventReader:
 
     def _take(self, line: bytes) -> None:
         """Add one line to the event under way."""
+        self._bound(len(line))
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
-            self._size += len(value)
-            if self._size > self._max_bytes:
-                raise EventTooLarge(f"an event is larger than {self._max_bytes} bytes")
+            self._size += len(line)
         elif field == b"event":
             self._name = value.decode("utf-8", "replace")
 

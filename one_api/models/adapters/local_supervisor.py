@@ -7,7 +7,7 @@ file as it is now and the settings:
 ========== ==============================================================================================
 .lock      held while looking and starting: one process at a time
 .alive     held by the engine for its life; its pid is inside. Free means: no engine
-.lease     held (shared) by every process that uses the engine, until it closes or dies. Free for 5 s: it ends
+.lease     held (shared) by every process that uses the engine, until it closes or dies; if free, the engine ends
 .state     pid, socket and key of a ready engine; an engine that ends in order removes it, so what is left is a crash
 .failures  when starts failed and engines crashed, and the last reason
 .log       what the engine printed
@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -170,11 +170,11 @@ class FileLock:
             self._descriptor = descriptor
             return True
 
-    async def acquire(self, limit_s: float) -> bool:
-        """Wait for the lock for at most ``limit_s`` seconds; say whether it was got."""
+    async def acquire(self, limit_s: float, given_up: Callable[[], bool]) -> bool:
+        """Wait for the lock for at most ``limit_s`` seconds or until ``given_up``; say whether it was got."""
         deadline = time.monotonic() + limit_s
         while not await asyncio.to_thread(self.try_acquire):
-            if time.monotonic() >= deadline:
+            if given_up() or time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(POLL_S)
         return True
@@ -271,7 +271,7 @@ class EngineSupervisor:
         ]
 
     async def close(self) -> None:
-        """Give up starts under way and release all leases; engines that nobody else uses end 5 s later."""
+        """Give up starts under way and release all leases; engines that nobody else uses end ``lease_rest_s`` later."""
         self._closing = True
         tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
         if tasks:
@@ -282,6 +282,9 @@ class EngineSupervisor:
             if entry.lease is not None:
                 entry.lease.release()
             entry.endpoint = entry.lease = None
+
+    def _is_closing(self) -> bool:
+        return self._closing
 
     async def _refresh(self, model: Path, entry: _Entry) -> Endpoint | EngineFailed:
         """Bring ``entry`` up to date. Returns the error, because a task that nobody awaits must not raise."""
@@ -311,7 +314,7 @@ class EngineSupervisor:
         if entry.lease is None:
             entry.lease, entry.lease_name = FileLock(plan.file("lease"), shared=True), plan.base.name
         # It is refused only while an engine that has just found itself without users ends: a moment.
-        if not await entry.lease.acquire(_LEASE_LIMIT_S):
+        if not await entry.lease.acquire(_LEASE_LIMIT_S, self._is_closing):
             raise EngineFailed(f"{plan.alias}: its engine does not end; look into {plan.file('log')}")
 
     async def _find_or_start(self, plan: _Plan, doubted: Endpoint | None) -> Endpoint:
@@ -319,7 +322,7 @@ class EngineSupervisor:
         lock = FileLock(plan.file("lock"))
         began = time.monotonic()
         try:
-            if not await lock.acquire(self._settings.start_limit_s + 15.0):
+            if not await lock.acquire(self._settings.start_limit_s + 15.0, self._is_closing):
                 raise EngineFailed(f"{plan.alias}: another process has been starting its engine for too long", 1.0)
             meanwhile = await asyncio.to_thread(_read_failures, plan)
             endpoint = await self._find(plan, doubted)
@@ -565,6 +568,8 @@ def _stop(launcher: "subprocess.Popen[bytes]") -> None:
 
 def _explain(code: int) -> str:
     """Say what the exit status of a launcher means."""
+    if code == 0:
+        return "its engine said that it was ready and does not answer"
     number = -code if code < 0 else code - 128
     if number <= 0:
         return "its engine could not load it"

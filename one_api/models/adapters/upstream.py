@@ -4,6 +4,7 @@ import asyncio
 import email.utils
 import math
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +39,10 @@ _MAX_ERROR_BYTES = 64 * 1024
 _FIRST_EVENT_S = 120.0
 #: The longest wait that is taken over from an upstream, in seconds.
 _LONGEST_REST_S = 300.0
+#: How much of a stream the kernel may hold for us (it allows twice that, with its own bookkeeping), in bytes.
+_RECEIVE_BYTES = 64 * 1024
+#: How much of a stream is taken at once, in bytes.
+_PIECE_BYTES = 16 * 1024
 #: How long the framing may lag behind the end of a stream, in seconds.
 _LINGER_S = 0.1
 
@@ -87,7 +92,7 @@ class Upstream:
                 headers={"accept-encoding": "gzip, deflate", "user-agent": "one_api"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
                 trust_env=False,
-                read_bufsize=2**16,
+                read_bufsize=2**13,
             )
         return self._session
 
@@ -174,6 +179,7 @@ class UpstreamStream(ChunkStream):
         self._last_event: float | None = None
         self._events = sse.EventReader()
         self._ready: list[JSONObject] = []
+        _limit_kernel(response)
 
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
@@ -197,7 +203,7 @@ class UpstreamStream(ChunkStream):
 
     async def _receive(self) -> None:
         """Take what has arrived, and translate it."""
-        received = await self._response.content.readany()
+        received = await self._response.content.read(_PIECE_BYTES)
         try:
             if not received:
                 self.ended = True
@@ -233,6 +239,15 @@ class UpstreamStream(ChunkStream):
             async with asyncio.timeout(_LINGER_S):
                 return not await self._response.content.readany()
         return False
+
+
+def _limit_kernel(response: aiohttp.ClientResponse) -> None:
+    """Keep the kernel from hoarding what an upstream sends faster than the client reads."""
+    transport = response.connection and response.connection.transport
+    connection = transport and transport.get_extra_info("socket")
+    if connection:
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
 
 
 def _truncated() -> UpstreamBroken:
