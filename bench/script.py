@@ -1,0 +1,102 @@
+"""The bytes that the scripted upstream sends, built once at import."""
+
+import json
+from dataclasses import dataclass
+
+from bench.target import FAST_MODEL, SLOW_MODEL, STREAM_CHUNKS
+
+_CREATED = 1_760_000_000
+_USAGE_COUNTS = {"prompt_tokens": 31, "completion_tokens": STREAM_CHUNKS, "total_tokens": 31 + STREAM_CHUNKS}
+_STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\nx-request-id: req_bench\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+_LAST_FRAME = b"0\r\n\r\n"
+
+
+def answer(payload: object, status: str = "200 OK") -> bytes:
+    """A whole JSON response."""
+    body = json.dumps(payload).encode()
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nx-request-id: req_bench\r\n"
+    return head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+def _frame(data: bytes) -> bytes:
+    """One server-sent event in an HTTP chunk of its own, as real servers send them."""
+    event = b"data: " + data + b"\n\n"
+    return b"%x\r\n%s\r\n" % (len(event), event)
+
+
+def _chunk(model: str, delta: dict[str, str], finish: str | None, with_usage: bool) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return _chunk_of(model, [choice], {"usage": None} if with_usage else {})
+
+
+def _chunk_of(model: str, choices: list[dict[str, object]], more: dict[str, object]) -> bytes:
+    chunk = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": _CREATED, "model": model}
+    chunk |= {"service_tier": "default", "system_fingerprint": "fp_bench", "choices": choices, **more}
+    return json.dumps(chunk, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class Script:
+    """The frames of one stream: what opens it, a content frame cut in two around its content, what ends it."""
+
+    opening: bytes
+    before: bytes
+    after: bytes
+    ending: bytes
+
+    @classmethod
+    def build(cls, model: str, with_usage: bool) -> "Script":
+        """The frames for one model, with or without the usage chunk at the end."""
+        before, after = _chunk(model, {"content": "@"}, None, with_usage).split(b"@")
+        ending = _frame(_chunk(model, {}, "stop", with_usage))
+        if with_usage:
+            ending += _frame(_chunk_of(model, [], {"usage": _USAGE_COUNTS}))
+        opening = _STREAM_HEAD + _frame(_chunk(model, {"role": "assistant", "content": ""}, None, with_usage))
+        return cls(opening, before, after, ending + _frame(b"[DONE]") + _LAST_FRAME)
+
+    def content(self, text: bytes) -> bytes:
+        """One content frame."""
+        return _frame(self.before + text + self.after)
+
+    def whole(self) -> tuple[bytes, ...]:
+        """The stream of the fast model, in the few writes in which it is sent."""
+        frames = [self.content(b" word%02d" % i) for i in range(STREAM_CHUNKS)]
+        half = STREAM_CHUNKS // 2
+        return self.opening, b"".join(frames[:half]), b"".join(frames[half:]), self.ending
+
+
+FAST = {usage: Script.build(FAST_MODEL, usage).whole() for usage in (False, True)}
+PACED = {usage: Script.build(SLOW_MODEL, usage) for usage in (False, True)}
+MODELS = answer(
+    {
+        "object": "list",
+        "data": [
+            {"id": model, "object": "model", "created": _CREATED, "owned_by": "bench"}
+            for model in (FAST_MODEL, SLOW_MODEL)
+        ],
+    }
+)
+COMPLETION = answer(
+    {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion",
+        "created": _CREATED,
+        "model": FAST_MODEL,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "One address, many models.", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _USAGE_COUNTS,
+        "service_tier": "default",
+        "system_fingerprint": "fp_bench",
+    }
+)
+NOT_FOUND = answer({"error": {"message": "no such route", "type": "invalid_request_error"}}, "404 Not Found")
+NO_LENGTH = answer({"error": {"message": "content-length needed"}}, "411 Length Required")
