@@ -16,7 +16,7 @@ workers = _server.workers
 worker_class = "one_api.serving.worker.GatewayWorker"
 backlog = _server.backlog
 keepalive = int(_server.keep_alive_s)
-graceful_timeout = int(_server.drain_s)
+graceful_timeout = max(1, int(_server.drain_s))
 timeout = 60
 loglevel = "warning"
 

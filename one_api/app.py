@@ -68,7 +68,7 @@ def create_app(config: Config | None = None) -> Flask:
     set_up_logging(config.log.level, as_json=config.log.format == "json")
     for notice in config.notices:
         logger.warning("%s", notice)
-    app = GatewayFlask(__name__)
+    app = GatewayFlask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.server.max_body_bytes
     app.debug = config.server.debug
     registry = build_registry(config)

@@ -5,25 +5,42 @@ what the variables say of the same thing. Everything is checked before anything 
 at once, with its place and what to do. This is the only module that reads the environment.
 """
 
-import difflib
 import os
 import re
 import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import yaml
-from dotenv import dotenv_values
 from msgspec import Meta, Struct
+
+from one_api.sources import read_env_file, read_yaml
+from one_api.structs import Builder, Problem, Problems, checked
+
+T = TypeVar("T")
+
+
+def _check_url(url: str) -> tuple[str, str] | None:
+    """Tell what keeps an upstream's address from being one that we can build on."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    else:
+        if parts.username or parts.password:
+            return "holds a user name or a password", "Put the credential into api_key"
+        usable = usable and not parts.query and not parts.fragment
+    return None if usable else ("is not an http(s) address", "Write it like https://host:port/v1, without a query")
+
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
+Address = Annotated[str, checked(_check_url)]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODELS_DIR = "models"
@@ -72,7 +89,7 @@ class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="openai"):
     """A server that speaks OpenAI's Chat Completions dialect."""
 
-    base_url: str = OPENAI_BASE_URL
+    base_url: Address = OPENAI_BASE_URL
     #: Sent as a bearer token; leave it out for a server that asks for none.
     api_key: Secret | None = None
     #: The upstream's model names. Left out: asked for at the upstream, and refreshed.
@@ -199,30 +216,26 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             ConfigError: with every problem that was found.
         """
         given = dict(os.environ if environ is None else environ)
-        env_file = given.get("ONE_API_ENV_FILE", ".env")
-        variables = {key: value for key, value in dotenv_values(env_file).items() if value is not None} | given
         problems = Problems()
+        variables = read_env_file(given.get("ONE_API_ENV_FILE", ".env"), problems) | given
         raw = _from_variables(variables, problems)
-        if path := variables.get("ONE_API_CONFIG", "").strip():
-            raw |= _from_file(Path(path), variables, problems)
-        config = _struct(cls, raw, "", problems)
-        if config is not None:
-            _cross_check(config, problems)
-        if problems.found or config is None:
-            raise ConfigError(tuple(problems.found))
+        path, in_file = variables.get("ONE_API_CONFIG", "").strip(), {}
+        if path:
+            in_file = read_yaml(Path(path), variables, problems)
+        values = Builder(problems, _secret, derived=frozenset({"notices"})).fields(cls, raw | in_file)
+        given_values = {name: value for name, value in values.items() if value is not None}
+        config = cls(**given_values, notices=_notices(variables))
+        _cross_check(config, problems)
+        if problems.found:
+            raise ConfigError(tuple(_placed(problem, path, in_file) for problem in problems.found))
         return config
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: where (a variable, or a path in the file), what, and what to do."""
-
-    where: str
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}. {self.fix}"
+def _placed(problem: Problem, path: str, in_file: Iterable[object]) -> Problem:
+    """Name the file, or the variable, that the place of a problem belongs to."""
+    if re.split(r"[.[]", problem.where)[0] in map(str, in_file):
+        return replace(problem, where=f"{path}: {problem.where}")
+    return replace(problem, where=_ORIGINS.get(problem.where, problem.where))
 
 
 class ConfigError(Exception):
@@ -231,17 +244,6 @@ class ConfigError(Exception):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(["The configuration cannot be used:", *(f"  - {problem}" for problem in problems)]))
         self.problems = problems
-
-
-class Problems:
-    """Collects what is wrong, so that all of it can be said at once."""
-
-    def __init__(self) -> None:
-        self.found: list[Problem] = []
-
-    def add(self, where: str, what: str, fix: str) -> None:
-        """Note one problem."""
-        self.found.append(Problem(where, what, fix))
 
 
 # From variables
@@ -262,6 +264,11 @@ _VARIABLES = {
     "LOG_FORMAT": ("log", "format", "str"),
     "LOG_LEVEL": ("log", "level", "str"),
 }
+#: place -> the variable that it comes from
+_ORIGINS = {f"{section}.{field}": name for name, (section, field, _) in _VARIABLES.items()} | {
+    "api_keys": "API_KEYS",
+    "adapters.openai.base_url": "OPENAI_BASE_URL",
+}
 
 
 def _from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
@@ -272,9 +279,14 @@ def _from_variables(variables: Mapping[str, str], problems: Problems) -> dict[st
             raw.setdefault(section, {})[field] = value
     raw["api_keys"] = [{"key": key} for key in _split(variables.get("API_KEYS", ""))]
     raw["adapters"] = _adapters_from_variables(variables, problems)
-    if variables.get("CLAUDE_API_KEY", "").strip():
-        raw["notices"] = ["CLAUDE_API_KEY is set, but this version has no Claude adapter yet: it is ignored"]
     return raw
+
+
+def _notices(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Say which variables are set and have no effect."""
+    if not variables.get("CLAUDE_API_KEY", "").strip():
+        return ()
+    return ("CLAUDE_API_KEY is set, but this version has no Claude adapter yet: it is ignored",)
 
 
 def _adapters_from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
@@ -315,125 +327,6 @@ def _split(text: str) -> list[str]:
     return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
-# From the file
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe subset, without duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build one mapping; a key given twice is an error that names its line."""
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def _from_file(path: Path, variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
-    """Read the YAML file and fill in its ``${VARIABLES}``."""
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        problems.add("ONE_API_CONFIG", f"cannot read {path}: {error}", "Name a readable YAML file")
-        return {}
-    except yaml.YAMLError as error:
-        problems.add(str(path), f"is not valid YAML: {error}", "Mend the file at that line")
-        return {}
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        problems.add(str(path), "holds no mapping at its top", "Start it with a section, such as `adapters:`")
-        return {}
-    expanded: dict[str, Any] = _expand(raw, str(path), variables, problems)
-    return expanded
-
-
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def _expand(value: Any, where: str, variables: Mapping[str, str], problems: Problems) -> Any:
-    """Replace ``${NAME}`` in every text of ``value`` by the variable's value."""
-    if isinstance(value, dict):
-        return {key: _expand(child, f"{where}: {key}", variables, problems) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_expand(child, where, variables, problems) for child in value]
-    if not isinstance(value, str):
-        return value
-    for name in _VARIABLE.findall(value):
-        if not variables.get(name):
-            problems.add(where, f"the variable {name} is not set", f"Set {name} in the environment or in .env")
-    return _VARIABLE.sub(lambda match: variables.get(match[1], ""), value)
-
-
-# From plain values to structs, collecting every problem
-
-S = TypeVar("S", bound=Struct)
-
-
-def _struct(kind: type[S], raw: Any, where: str, problems: Problems) -> S | None:
-    """Build one struct; returns None after noting what stands in the way."""
-    if not isinstance(raw, dict):
-        problems.add(where or "the file", f"is {_name(raw)}, not a mapping", "Give it fields")
-        return None
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    before = len(problems.found)
-    for key in raw:
-        if key not in fields and key != kind.__struct_config__.tag_field:
-            near = difflib.get_close_matches(str(key), fields, 1)
-            fix = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(sorted(fields))}"
-            problems.add(_join(where, key), "is not a setting", fix)
-    values = {}
-    for name, field in fields.items():
-        if name in raw:
-            values[name] = _value(field.type, raw[name], _join(where, name), problems)
-        elif field.required:
-            problems.add(_join(where, name), "is missing", "Add it")
-    return kind(**values) if len(problems.found) == before else None
-
-
-def _value(kind: Any, raw: Any, where: str, problems: Problems) -> Any:
-    """Convert one value to its field's type."""
-    if typing.get_origin(kind) is Annotated and not _is_leaf(kind):
-        return _value(typing.get_args(kind)[0], raw, where, problems)
-    if isinstance(kind, type) and issubclass(kind, Struct):
-        return _struct(kind, raw, where, problems)
-    if kind == AdapterConfig:
-        return _adapter(raw, where, problems)
-    if kind == (TargetConfig | str):
-        return _struct(TargetConfig, {"model": raw} if isinstance(raw, str) else raw, where, problems)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is dict and isinstance(raw, dict):
-        return {str(key): _value(arguments[1], child, _join(where, key), problems) for key, child in raw.items()}
-    if origin is tuple and isinstance(raw, list):
-        return tuple(_value(arguments[0], child, f"{where}[{i}]", problems) for i, child in enumerate(raw))
-    try:
-        return msgspec.convert(raw, kind, dec_hook=_secret)
-    except msgspec.ValidationError as error:
-        problems.add(where, f"has a bad value: {error}", "Change it as the message says")
-        return None
-
-
-def _is_leaf(kind: Any) -> bool:
-    """Say whether an annotated type is a plain number or text."""
-    return typing.get_args(kind)[0] in (int, float, str)
-
-
-def _adapter(raw: Any, where: str, problems: Problems) -> AdapterConfig | None:
-    """Build the struct that an adapter's ``type`` names."""
-    known: dict[str, type[AdapterConfig]] = {
-        str(kind.__struct_config__.tag): kind for kind in typing.get_args(AdapterConfig)
-    }
-    tag = raw.get("type") if isinstance(raw, dict) else None
-    if tag not in known:
-        problems.add(_join(where, "type"), "names no kind of adapter", f"Use one of: {', '.join(known)}")
-        return None
-    return _struct(known[tag], raw, where, problems)
-
-
 def _secret(kind: type, raw: Any) -> Any:
     """Let texts become secrets (a hook of msgspec)."""
     if kind is Secret and isinstance(raw, str) and raw:
@@ -441,51 +334,30 @@ def _secret(kind: type, raw: Any) -> Any:
     raise msgspec.ValidationError("expected a text that is not empty")
 
 
-def _join(where: str, key: object) -> str:
-    return f"{where}.{key}" if where else str(key)
-
-
-def _name(raw: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "empty"}.get(type(raw), "a " + type(raw).__name__)
-
-
 # What no single field can tell
 
 
 def _cross_check(config: Config, problems: Problems) -> None:
-    """Check what concerns several fields together."""
-    keys = [entry.key.reveal() for entry in config.api_keys]
+    """Check what concerns several fields together; parts that could not be built are None."""
+    keys = [entry.key.reveal() for entry in _built(config.api_keys)]
     if len(set(keys)) < len(keys):
         problems.add("api_keys", "the same key is given twice", "Remove one")
     for entry in keys:
         if not entry.isascii() or not entry.isprintable() or " " in entry:
             problems.add("api_keys", "a key holds a space or a character outside ASCII", "Use letters, digits and -_.")
-    for name, adapter in config.adapters.items():
+    for name in config.adapters:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             problems.add(f"adapters.{name}", "is not a usable name", "Use letters, digits, dots, dashes, underscores")
-        if isinstance(adapter, OpenAIConfig):
-            _check_url(f"adapters.{name}.base_url", adapter.base_url, problems)
     for name, group in config.model_groups.items():
-        for target in targets(group.targets + group.fallbacks):
+        for target in targets(group.targets + group.fallbacks) if group else ():
             adapter_name, slash, model = target.model.partition("/")
             if not slash or not model or adapter_name not in config.adapters:
                 fix = f"Write adapter/model, with an adapter of: {', '.join(config.adapters) or 'none is configured'}"
                 problems.add(f"model_groups.{name}", f"{target.model!r} names no adapter's model", fix)
 
 
-def _check_url(where: str, url: str, problems: Problems) -> None:
-    """Check that an upstream's address is one that we can build on."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    else:
-        usable = usable and not parts.query and not parts.fragment
-        if parts.username or parts.password:
-            problems.add(where, "holds a user name or a password", "Put the credential into api_key")
-    if not usable:
-        problems.add(where, "is not an http(s) address", "Write it like https://host:port/v1, without a query")
+def _built(parts: Iterable[T | None]) -> list[T]:
+    return [part for part in parts if part is not None]
 
 
 def targets(entries: tuple[TargetConfig | str, ...]) -> tuple[TargetConfig, ...]:

@@ -1,8 +1,10 @@
 """The record of each request, and the headers that every answer carries."""
 
 import asyncio
+import string
 import time
 import uuid
+from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 
@@ -11,6 +13,8 @@ from one_api.telemetry import CallRecord, current_call
 
 #: Probes come every few seconds and tell nothing: no line for them.
 _UNRECORDED = frozenset({"/health", "/ready"})
+#: What a model's name may bring into a header as it is; all else is percent-encoded.
+_HEADER_SAFE = string.punctuation
 
 
 def register(app: Flask) -> None:
@@ -36,7 +40,7 @@ def _add_headers(response: Response) -> Response:
     headers["x-gateway-attempts"] = str(len(record.attempts))
     headers["openai-processing-ms"] = str(round((time.monotonic() - record.started) * 1000))
     if record.deployment is not None:
-        headers["x-gateway-deployment"] = record.deployment
+        headers["x-gateway-deployment"] = quote(record.deployment, safe=_HEADER_SAFE)
     if record.warnings:
         headers["x-gateway-warnings"] = ", ".join(record.warnings)
     headers.setdefault("cache-control", "no-store")

@@ -1,9 +1,10 @@
 """The one place where errors become answers."""
 
+import asyncio
 import logging
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from one_api.errors import (
     GatewayError,
@@ -38,6 +39,8 @@ def _answer(error: GatewayError) -> Response:
 
 def _answer_http(error: HTTPException) -> Response:
     """Translate what Flask raises itself."""
+    if isinstance(error, ClientDisconnected):
+        raise asyncio.CancelledError from error  # nobody is there to answer: as when it leaves later
     place = f"{request.method} {request.path[:256]}"
     status = error.code or 500
     if status == 404:

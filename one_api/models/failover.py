@@ -9,7 +9,7 @@ from one_api.errors import NoDeployment, UpstreamError, UpstreamRateLimited, Ups
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.delivery import Delivery
 from one_api.models.deployment import Attempt, Deployment
-from one_api.models.routing import Route, available, choose
+from one_api.models.routing import Route, available, awake, choose
 from one_api.telemetry import current_call
 from one_api.wire.json import JSONObject
 
@@ -72,14 +72,14 @@ class Failover:
     def _next(self, route: Route, tried: list[Deployment]) -> tuple[Deployment | None, bool]:
         """Return what to try next, and whether anything would be left after it."""
         now = time.monotonic()
-        for group in (route.targets, route.fallbacks):
-            left = [each for each in group if each not in tried]
-            if candidates := available(left, now):
-                strategy = route.strategy if group is route.targets else "ordered"
+        left = [each for each in (*route.targets, *route.fallbacks) if each not in tried]
+        for group, strategy in ((route.targets, route.strategy), (route.fallbacks, "ordered")):
+            if candidates := awake([each for each in group if each in left], now):
                 chosen = choose(candidates, strategy, route.turn, self.rng)
                 route.turn += 1
-                return chosen, len(route.targets) + len(route.fallbacks) - len(tried) > 1
-        return None, False
+                return chosen, len(left) > 1
+        last_resort = available(left, now)
+        return (last_resort[0] if last_resort else None), len(left) > 1
 
     async def _try(
         self, deployment: Deployment, route: Route, body: JSONObject, others_left: bool

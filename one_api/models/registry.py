@@ -100,7 +100,7 @@ class ModelRegistry:
                 qualified[full] = (full,)
                 if info.id not in self.model_groups:
                     mapping[info.id] = (*mapping.get(info.id, ()), full)
-        return mapping | {full: own for full, own in qualified.items() if full not in mapping}
+        return mapping | {full: own for full, own in qualified.items() if full not in self.model_groups}
 
     @property
     def adapter_metrics(self) -> dict[str, Health]:
@@ -131,13 +131,12 @@ class ModelRegistry:
             if route is None:
                 route = self._routes[model] = self._group_route(model, group)
             return route
-        serving = [name for name, adapter in self.adapters.items() if adapter.get_model_info(model) is not None]
-        if serving:
-            return Route(model, [self._deployment(name, model) for name in serving])
+        # An address comes before a plain id: what one upstream calls its models never diverts from another adapter.
         name, slash, upstream_model = model.partition("/")
         if slash and name in self.adapters and self.adapters[name].get_model_info(upstream_model) is not None:
             return Route(model, [self._deployment(name, upstream_model)])
-        return None
+        serving = [name for name, adapter in self.adapters.items() if adapter.get_model_info(model) is not None]
+        return Route(model, [self._deployment(name, model) for name in serving]) if serving else None
 
     def _group_route(self, model: str, group: GroupConfig) -> Route:
         served, instead = (

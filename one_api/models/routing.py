@@ -19,16 +19,24 @@ class Route:
     turn: int = 0
 
 
+def awake(deployments: Sequence[Deployment], now: float) -> list[Deployment]:
+    """Return those that are neither full nor at rest."""
+    return [each for each in deployments if _free(each) and not each.health.resting(now)]
+
+
 def available(deployments: Sequence[Deployment], now: float) -> list[Deployment]:
     """Return those that may be chosen: none is full, and none rests unless all do.
 
     When all rest, the one whose rest ends first may be chosen: the last one is never taken away.
     """
-    free = [each for each in deployments if each.health.in_flight < each.max_concurrency]
-    awake = [each for each in free if not each.health.resting(now)]
-    if awake or not free:
-        return awake
-    return [min(free, key=lambda each: each.health.resting_until)]
+    if found := awake(deployments, now):
+        return found
+    resting = [each for each in deployments if _free(each)]
+    return [min(resting, key=lambda each: each.health.resting_until)] if resting else []
+
+
+def _free(deployment: Deployment) -> bool:
+    return deployment.health.in_flight < deployment.max_concurrency
 
 
 def choose(candidates: Sequence[Deployment], strategy: str, turn: int, rng: random.Random) -> Deployment:

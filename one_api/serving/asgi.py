@@ -15,7 +15,6 @@ from one_api.errors import RequestTimeout, ShuttingDown
 from one_api.serving.bridge import await_, run_bridged
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
 from one_api.serving.loop import Service
-from one_api.wire import json
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -30,12 +29,25 @@ _SLOWEST_BODY = 1024
 _SLOW_GRACE_S = 5.0
 
 
+class _NoService:
+    """Stands in for applications that have no service."""
+
+    draining = False
+    body_timeout_s = 30.0
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
 class FlaskASGI:
     """Serves a Flask application on the running event loop."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app
-        self._service: Service | None = app.extensions.get("one_api")
+        self._service: Service = app.extensions.get("one_api") or _NoService()
         self._exchanges: set[asyncio.Task[Any] | None] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,37 +58,34 @@ class FlaskASGI:
         task = asyncio.current_task()
         self._exchanges.add(task)
         try:
-            timeout_s = self._service.body_timeout_s if self._service else 30.0
-            await _Exchange(self._app, scope, receive, send, timeout_s).run()
+            await _Exchange(self._app, self._service, scope, receive, send).run()
         finally:
             self._exchanges.discard(task)
 
     def drain(self) -> None:
         """Say, from now on, that this process is about to end."""
-        if self._service:
-            self._service.draining = True
+        self._service.draining = True
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        if self._service:
-            await self._service.start()
+        await self._service.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if pending := {task for task in self._exchanges if task is not None}:
             await asyncio.wait(pending, timeout=_FAREWELL_S)
-        if self._service:
-            await self._service.aclose()
+        await self._service.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
 
 class _Exchange:
     """One request and its response."""
 
-    def __init__(self, app: Flask, scope: Scope, receive: Receive, send: Send, body_timeout_s: float) -> None:
+    def __init__(self, app: Flask, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app
+        self._service = service
         self._send = send
         self._scope = scope
-        self._input = _BodyReader(receive, body_timeout_s, self._watch)
+        self._input = _BodyReader(receive, service.body_timeout_s, self._watch)
         self._receive = receive
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
@@ -88,12 +97,14 @@ class _Exchange:
     async def run(self) -> None:
         """Serve it. When the client leaves, whatever is awaited is cancelled; so too when the process ends."""
         try:
-            self._body = await run_bridged(self._call_flask)
+            self._body = await run_bridged(self._call_flask, self._why_cancelled)
             if self._body is not None:
                 await self._send_events(self._body)
+        except ShuttingDown:
+            pass  # its body has begun, and stays without its end: the connection is closed, and the client can tell
         except asyncio.CancelledError:
-            if not self._client_left:
-                await self._say_goodbye()
+            if not self._client_left and self._body is not None:
+                await self._say_goodbye(self._body)
         finally:
             self._stop_watching()
             if self._body is not None:
@@ -132,20 +143,18 @@ class _Exchange:
         self._stop_watching()
         await self._emit(b"", more=False)
 
-    async def _say_goodbye(self) -> None:
-        """Tell the client that the process ends: never a clean cut."""
+    def _why_cancelled(self) -> BaseException:
+        """Return what the application is to see of a cancellation; the end of the process is an error to answer."""
+        if self._client_left:
+            return asyncio.CancelledError()
+        return ShuttingDown("The gateway is shutting down: send the request again.", retry_after_s=1)
+
+    async def _say_goodbye(self, body: EventBody) -> None:
+        """Tell the client of a stream that the process ends: never a clean cut."""
         self._stop_watching()
-        if not self._started:
-            error = ShuttingDown("The gateway is shutting down: send the request again.", retry_after_s=1)
-            payload = json.encode(error.to_openai())
-            headers = {"content-type": "application/json", "content-length": str(len(payload)), **error.headers()}
-            self._start_response(f"{error.status} {error.type}", list(headers.items()))
-            await self._emit(payload, more=False)
-        elif self._body is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_WORD_S):
-                    await self._emit(self._body.interrupted(), more=False)
-        # A body of another kind stays without its end: the connection is closed, and the client can tell.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await self._emit(body.interrupted(), more=False)
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -153,7 +162,7 @@ class _Exchange:
         if exc_info is not None and self._started:
             raise exc_info[1].with_traceback(exc_info[2])
         encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        if not self._input.complete:
+        if self._service.draining or not self._input.complete:
             encoded.append((b"connection", b"close"))
         self._head = {"type": "http.response.start", "status": int(status[:3]), "headers": encoded}
         return _refuse_write

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from flask import has_request_context, request
 from greenlet import getcurrent, greenlet
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from one_api.serving.loop import background, client_of
 
@@ -64,13 +65,20 @@ def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
 
 def _read_body() -> None:
     """Read the body and keep it, also for whoever reads it as a stream later."""
-    if "stream" not in vars(request):
-        body = request.get_data()
-        request.stream = io.BytesIO(body)
+    if "stream" in vars(request):
+        return
+    body = request.get_data()
+    # Of a body in chunks, Werkzeug reads as much as is allowed, and drops the rest without a word.
+    if request.content_length is None and len(body) == request.max_content_length and request.input_stream.read(1):
+        raise RequestEntityTooLarge
+    request.stream = io.BytesIO(body)
 
 
-async def run_bridged(function: Callable[[], T]) -> T:
-    """Run synchronous ``function`` on this task, so that ``await_`` works anywhere below it."""
+async def run_bridged(function: Callable[[], T], why_cancelled: Callable[[], BaseException]) -> T:
+    """Run synchronous ``function`` on this task, so that ``await_`` works anywhere below it.
+
+    What is awaited is cancelled with the task; ``why_cancelled`` returns what ``function`` is to see of that.
+    """
     parent = getcurrent()
     child = _Bridged(function, parent)
     # Context variables set on either side are seen on the other: it is one request.
@@ -79,6 +87,8 @@ async def run_bridged(function: Callable[[], T]) -> T:
     while not child.dead:
         try:
             value = await cast(Awaitable[Any], result)
+        except asyncio.CancelledError:
+            result = child.throw(why_cancelled())
         except BaseException as error:  # it belongs to the code that waits
             result = child.throw(error)
         else:

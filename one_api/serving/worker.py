@@ -1,12 +1,15 @@
 """The gunicorn worker: uvicorn's server (uvloop, httptools) with Flask on its loop."""
 
 import asyncio
+import math
 import signal
 import socket
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Any, ClassVar
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
@@ -16,13 +19,15 @@ from one_api.serving.asgi import FlaskASGI
 #: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.
 _UNSENT_BYTES = 64 * 1024
 #: What may wait for the kernel before the application has to wait, in bytes.
-_PENDING_BYTES = 32 * 1024
+_PENDING_BYTES = 16 * 1024
 #: How many requests of one connection may wait for their turn before no more of them are read.
 _MOST_PIPELINED = 16
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
 _FAREWELL_S = 2.0
 #: How long open requests may go on after Ctrl-C, in seconds.
-_INTERRUPT_S = 1.0
+_INTERRUPT_S = 0.5
+#: How long kept connections may still ask something when nothing else is under way, in seconds.
+_LINGER_S = 0.5
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -55,19 +60,49 @@ class GatewayProtocol(HttpToolsProtocol):
             if not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        self._waiting = ()
 
 
 class GatewayServer(Server):
-    """uvicorn's server, which tells the application when it starts to drain."""
+    """uvicorn's server, with an end of our own: drained, told, and never by a signal's default action."""
+
+    def __init__(self, config: Config, drain_s: float) -> None:
+        super().__init__(config)
+        self._drain_s = drain_s
+        self._deadline = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain; after Ctrl-C, briefly."""
+        self._drain(_INTERRUPT_S if sig in (signal.SIGINT, signal.SIGQUIT) else self._drain_s)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new connections, finish what is under way, and answer what kept connections still ask meanwhile."""
+        self._drain(self._drain_s)
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        linger_until = time.monotonic() + _LINGER_S
+        while self._has_to_wait(linger_until):  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.05)
+        # What is still open now is cut: with an error where a request waits.
+        self.config.timeout_graceful_shutdown = 0 if self.server_state.tasks else 1
+        await super().shutdown(sockets)
+
+    def _drain(self, left_s: float) -> None:
+        """Tell the application, and set the time by which the last request has ended."""
         app = self.config.loaded_app
         if isinstance(app, FlaskASGI):
             app.drain()
-        if sig in (signal.SIGINT, signal.SIGQUIT):
-            self.config.timeout_graceful_shutdown = int(_INTERRUPT_S)
-        super().handle_exit(sig, frame)
+        self._deadline = min(self._deadline, time.monotonic() + left_s)
+
+    def _has_to_wait(self, linger_until: float) -> bool:
+        """Say whether something is under way, or may still be asked, and there is time for it."""
+        state = self.server_state
+        if state.tasks or any(each.transport.get_write_buffer_size() for each in state.connections):
+            return time.monotonic() < self._deadline
+        return bool(state.connections) and time.monotonic() < min(linger_until, self._deadline)
 
 
 class GatewayWorker(UvicornWorker):
@@ -86,8 +121,8 @@ class GatewayWorker(UvicornWorker):
 
     async def _serve(self) -> None:
         self.config.app = FlaskASGI(self.wsgi)
-        self.config.timeout_graceful_shutdown = max(1, int(self.cfg.graceful_timeout - _FAREWELL_S))
-        server = GatewayServer(config=self.config)
+        graceful_s = self.cfg.graceful_timeout
+        server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
         alive = asyncio.create_task(self._keep_notifying())
         try:

@@ -70,8 +70,8 @@ class RateLimits:
 
 def duration(seconds: float) -> str:
     """Return a time span the way OpenAI writes it: 120ms, 1s, 6m0s."""
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
+    if (thousandths := round(seconds * 1000)) < 1000:
+        return f"{thousandths}ms"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 

@@ -30,8 +30,8 @@ class _Call:
 
     index: int
     kind: str
-    named: bool = False
-    wrote: bool = False
+    named: bool
+    wrote: bool
 
 
 @dataclass(slots=True)

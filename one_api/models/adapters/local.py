@@ -124,7 +124,7 @@ class LocalModelAdapter(BaseModelAdapter):
         **kwargs: Any,
     ) -> JSONObject | ChunkStream:
         """See ``BaseModelAdapter``."""
-        _refuse_unsupported(kwargs)
+        _refuse_unsupported(messages, kwargs)
         named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         given = {key: value for key, value in named.items() if value is not None}
         if max_tokens is None and kwargs.get("max_completion_tokens") is None:
@@ -238,8 +238,17 @@ class SlotStream(ChunkStream):
                 slot.release()
 
 
-def _refuse_unsupported(parameters: JSONObject) -> None:
-    """Refuse what the engine would accept and not do."""
+def _refuse_unsupported(messages: list[JSONObject], parameters: JSONObject) -> None:
+    """Refuse what the engine would accept and not do, or would fail at as if it were ill."""
+    for i, message in enumerate(messages):
+        parts = message.get("content")
+        for j, part in enumerate(parts if isinstance(parts, list) else ()):
+            if part["type"] not in ("text", "refusal"):
+                raise InvalidRequest(
+                    f"Local models read text only, not `{part['type']}`.",
+                    param=f"messages[{i}].content[{j}].type",
+                    code="unsupported_value",
+                )
     if (parameters.get("n") or 1) != 1:
         raise InvalidRequest("Local models give one choice: leave `n` out.", param="n", code="unsupported_value")
     choice = parameters.get("tool_choice")

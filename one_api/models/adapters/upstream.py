@@ -26,10 +26,11 @@ from one_api.errors import (
     UpstreamUnreachable,
 )
 from one_api.models.adapters.base import ChunkStream
+from one_api.models.adapters.connections import KeepingConnector, on_kept_connection
 from one_api.schema import Usage
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, InvalidAnswer
+from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, has_error
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -42,7 +43,9 @@ _LONGEST_REST_S = 300.0
 #: How much of a stream the kernel may hold for us (it allows twice that, with its own bookkeeping), in bytes.
 _RECEIVE_BYTES = 64 * 1024
 #: How much of a stream is taken at once, in bytes.
-_PIECE_BYTES = 16 * 1024
+_PIECE_BYTES = 8 * 1024
+#: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
+_KEPT_TRIES = 3
 #: How long the framing may lag behind the end of a stream, in seconds.
 _LINGER_S = 0.1
 
@@ -80,11 +83,10 @@ class Upstream:
     def _open_session(self) -> aiohttp.ClientSession:
         """Return the session; made on first use, so that it belongs to the loop that uses it."""
         if self._session is None:
-            # How many requests may be in flight is decided where deployments are chosen, not here (limit=0).
             connector = (
                 aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=30)
                 if self._unix_socket
-                else aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=30)
+                else KeepingConnector()
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -137,9 +139,7 @@ class Upstream:
         if body is not None:
             headers["content-type"] = "application/json"
             data = json.encode(body)
-        session = self._open_session()
-        url = self._base_url + path
-        response = await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+        response = await self._send(method, self._base_url + path, data, headers)
         if response.status == 200:
             return response
         async with response:
@@ -147,6 +147,20 @@ class Upstream:
             with suppress(aiohttp.ClientError, UpstreamBroken):
                 text = await self._whole(response, _MAX_ERROR_BYTES)
             raise error_of(response.status, text, response.headers)
+
+    async def _send(self, method: str, url: str, data: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        """Send a request and return its response, once that has begun.
+
+        A kept connection that the upstream has closed meanwhile is no failure: the request is sent again on another.
+        """
+        session = self._open_session()
+        for left in reversed(range(_KEPT_TRIES)):
+            try:
+                return await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
+                    raise
+        raise AssertionError("unreachable")
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the whole body, which may hold ``limit`` bytes after decompression."""
@@ -179,15 +193,21 @@ class UpstreamStream(ChunkStream):
         self._last_event: float | None = None
         self._events = sse.EventReader()
         self._ready: list[JSONObject] = []
+        #: How the stream broke; told once everything that came before has been read.
+        self._failure: UpstreamError | None = None
         _limit_kernel(response)
 
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
         while not self._ready and not self.ended:
             await self._receive()
+        if self._failure is not None:  # nothing of it has been passed on: another deployment may do better
+            raise self._failure
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
+        if not self._ready and self._failure is not None:
+            raise self._failure
         if not self._ready and not self.ended:
             loop = asyncio.get_running_loop()
             # The clock runs from the last event, not from the last byte or call: a trickle is silence, too.
@@ -202,26 +222,29 @@ class UpstreamStream(ChunkStream):
         return ready
 
     async def _receive(self) -> None:
-        """Take what has arrived, and translate it."""
+        """Take what has arrived, and translate it; a fault is kept for later while there is something to read."""
         received = await self._response.content.read(_PIECE_BYTES)
         try:
-            if not received:
-                self.ended = True
-                self._ready += self._translator.end()
-                if not self._translator.finished:
-                    raise _truncated()
-            for event in self._events.feed(received):
-                self._ready += self._translator.feed(event)
-                if self._translator.finished:
-                    self.ended = True
-                    break
+            self._translate(received)
         except ErrorPayload as error:
-            raise error_of_payload(error.payload) from None
+            self._failure = error_of_payload(error.payload)
         except (InvalidAnswer, sse.EventTooLarge) as error:
-            raise UpstreamBroken(f"The upstream's stream cannot be read: {error}.") from None
-        finally:
-            if self._translator.usage is not None:
-                self.usage = Usage.read(self._translator.usage)
+            self._failure = UpstreamBroken(f"The upstream's stream cannot be read: {error}.")
+        if self._translator.usage is not None:
+            self.usage = Usage.read(self._translator.usage)
+        if self._failure is not None and not self._ready:
+            raise self._failure
+
+    def _translate(self, received: bytes) -> None:
+        """Add the chunks that ``received`` amounts to; no bytes are the end of the response."""
+        for event in self._events.feed(received):
+            self._ready += self._translator.feed(event)
+            if self._translator.finished:
+                break
+        if not received:
+            self._ready += self._translator.end()
+            self._failure = None if self._translator.finished else _truncated()
+        self.ended = self._translator.finished
 
     async def aclose(self) -> None:
         """Close the response; a connection whose stream was read to its very end is used again."""
@@ -268,7 +291,7 @@ def _not_a_stream(data: bytes, content_type: str) -> UpstreamError:
     """Return the error for status 200 without events: often an error report."""
     with suppress(json.InvalidJSON):
         payload = json.decode_object(data)
-        if payload.get("error"):
+        if has_error(payload):
             return error_of_payload(payload)
     return UpstreamBroken(f"The upstream answered with {content_type[:64]} instead of an event stream.")
 
@@ -370,7 +393,7 @@ def _short(value: Any) -> str | None:
     return value[:128] if isinstance(value, str) else None
 
 
-_KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|key|xai|gsk|AIza)[-_A-Za-z0-9*]{6,}|(?i:bearer)\s+\S+")
+_KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|rk|key|xai|gsk)[-_]|AIza)[-_A-Za-z0-9*]{6,}|(?i:bearer)\s+\S+")
 
 
 def scrub(text: str) -> str:
