@@ -147,20 +147,18 @@ def unloadable(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
-    """A run directory with a short path; at the end no engine may live in it for longer than the lease says."""
+    """A run directory with a short path. At the end the engines in it are told to end, which saves a second's wait."""
     folder = Path(tempfile.mkdtemp(prefix="oa-", dir="/tmp"))
-    try:
-        yield folder
-        deadline = time.monotonic() + 10
+    yield folder
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for path in living(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.read_text()), number)
+        deadline = time.monotonic() + 5
         while living(folder) and time.monotonic() < deadline:
             time.sleep(0.02)
-        left = living(folder)
-        for path in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(path.read_text()), signal.SIGKILL)
-        assert not left, "engines outlived their last user"
-    finally:
-        shutil.rmtree(folder)
+    assert not living(folder)
+    shutil.rmtree(folder)
 
 
 Make = Callable[..., EngineSupervisor]
@@ -200,7 +198,7 @@ async def test_an_engine_answers_over_its_socket(make: Make, model: Path) -> Non
 
     assert status == 200
     assert answer["model"] == "tiny"
-    assert answer["usage"]["completion_tokens"] == 4
+    assert 0 < answer["usage"]["completion_tokens"] <= 4
     assert endpoint.context_tokens == 256
 
 
@@ -268,6 +266,7 @@ async def test_a_killed_engine_is_replaced(make: Make, model: Path, run_dir: Pat
     assert await second.ensure(model, "tiny") == new
     assert (await chat(new))[0] == 200
     assert (starts(run_dir), failures(run_dir)) == (2, 1)
+    assert list(run_dir.glob("*.sock")) == [new.socket_path]
 
 
 @needs_engine
@@ -285,11 +284,19 @@ async def test_a_dead_engine_is_noticed_without_a_report(make: Make, model: Path
     assert starts(run_dir) == 2
 
 
+def stopped(pid: int) -> bool:
+    """Say whether every thread of a process has come to a stop."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
+
 @needs_engine
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a process has stopped")
 async def test_an_engine_that_hangs_is_replaced(make: Make, model: Path, run_dir: Path) -> None:
-    supervisor = make(health_limit_s=0.5)
+    supervisor = make(health_limit_s=1.0)
     old = await supervisor.ensure(model, "tiny")
     os.kill(old.pid, signal.SIGSTOP)
+    await until(lambda: stopped(old.pid), "the engine has stopped")
 
     await supervisor.report_failure(old)
     new = await supervisor.ensure(model, "tiny")
@@ -303,18 +310,30 @@ async def test_an_engine_outlives_all_users_but_the_last(make: Make, model: Path
     with Worker(run_dir, model) as starter, Worker(run_dir, model) as other:
         engine = await starter.engine()
         assert await other.engine() == engine
-        starter.kill()
-        other.leave()
         supervisor = make()
         endpoint = await supervisor.ensure(model, "tiny")
+        starter.kill()
+        other.leave()
 
-        assert (endpoint.pid, endpoint.socket_path) == engine
-        assert (await chat(endpoint))[0] == 200
+    with pytest.raises(AssertionError, match="the engine has ended"):
+        await until(lambda: not living(run_dir), "the engine has ended", 2)
+    assert (endpoint.pid, endpoint.socket_path) == engine
+    assert (await chat(endpoint))[0] == 200
 
-        await supervisor.close()
-        await until(lambda: not living(run_dir), "the engine has ended", 10)
-        assert not list(run_dir.glob("*.state")) + list(run_dir.glob("*.sock"))
-        assert failures(run_dir) == 0
+
+@needs_engine
+async def test_an_engine_without_users_ends_and_leaves_no_trace_of_a_crash(
+    make: Make, model: Path, run_dir: Path
+) -> None:
+    supervisor = make()
+    await supervisor.ensure(model, "tiny")
+
+    await supervisor.close()
+
+    await until(lambda: not living(run_dir), "the engine has ended", 10)
+    assert not list(run_dir.glob("*.state")) + list(run_dir.glob("*.sock"))
+    await make().ensure(model, "tiny")
+    assert (starts(run_dir), failures(run_dir)) == (2, 0)
 
 
 @needs_engine
@@ -373,6 +392,23 @@ async def test_closing_gives_up_a_start_at_once(make: Make, model: Path, run_dir
 
 
 @needs_engine
+async def test_closing_does_not_wait_for_the_start_of_another_process(make: Make, model: Path, run_dir: Path) -> None:
+    first, second = make(), make()
+    starter = asyncio.create_task(first.ensure(model, "tiny"))
+    await until(lambda: bool(living(run_dir)), "the engine is loading")
+    other = asyncio.create_task(second.ensure(model, "tiny"))
+    await until(lambda: any(status.starting for status in second.status()), "the other one waits")
+
+    began = time.monotonic()
+    await second.close()
+
+    assert time.monotonic() - began < 5
+    await asyncio.wait([other])
+    other.exception()
+    assert (await chat(await starter))[0] == 200
+
+
+@needs_engine
 async def test_other_settings_mean_another_engine(make: Make, model: Path) -> None:
     one = await make().ensure(model, "tiny")
     two = await make(context_tokens=512).ensure(model, "tiny")
@@ -400,7 +436,7 @@ async def test_a_file_that_is_no_model_is_refused_without_a_start(make: Make, tm
 async def test_repeated_failures_are_answered_without_a_start(make: Make, unloadable: Path, run_dir: Path) -> None:
     supervisor = make(failure_window_s=300.0)
     for _ in range(4):
-        with pytest.raises(EngineFailed, match="could not load it.*failed to load model"):
+        with pytest.raises(EngineFailed, match=r"could not load it.*failed to load model"):
             await supervisor.ensure(unloadable, "broken")
 
     began = time.monotonic()
@@ -509,7 +545,7 @@ async def test_a_directory_with_a_long_name_has_its_sockets_elsewhere(
 @needs_engine
 def test_the_event_loop_and_its_host_may_end_while_the_engine_goes_on(model: Path, run_dir: Path) -> None:
     async def ask() -> Endpoint:
-        supervisor = EngineSupervisor(run_dir, EngineSettings(**SMALL))
+        supervisor = EngineSupervisor(run_dir, EngineSettings(**SMALL | {"lease_rest_s": 3.0}))
         try:
             return await supervisor.ensure(model, "tiny")
         finally:

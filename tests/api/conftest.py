@@ -1,0 +1,44 @@
+"""Fixtures of the tests that go through the real gateway."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from .bed import Bed, running_bed
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[Bed]:
+    """One gateway for all tests of a module."""
+    with running_bed() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def settled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test of a bed no exchange is open, and the gateway met no bug of its own."""
+    yield
+    if "bed" in request.fixturenames:
+        running: Bed = request.getfixturevalue("bed")
+        running.check_settled()
+
+
+@pytest.fixture(scope="module")
+def client(bed: Bed) -> Iterator[openai.OpenAI]:
+    """The official client, without retries of its own."""
+    with bed.sdk() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[Bed]:
+    """A gateway with little patience: short heartbeats, an early status line, and `developer` sent as `system`."""
+    with running_bed({"heartbeat_s": 0.1, "commit_s": 0.3}, {"developer_as_system": True}) as running:
+        yield running
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "stream"])
+def stream(request: pytest.FixtureRequest) -> bool:
+    """Whether the request asks for a stream."""
+    return bool(request.param)

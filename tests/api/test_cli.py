@@ -1,0 +1,165 @@
+"""The commands of the application: what they print, and how they end."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from one_api import __version__
+
+from .bed import yaml
+
+ROOT = Path(__file__).parents[2]
+FLASK = ("-m", "flask", "--app", "wsgi")
+MODULE = ("-m", "one_api")
+
+
+def run(*arguments: str, env: Mapping[str, str], command: Sequence[str] = FLASK) -> "subprocess.CompletedProcess[str]":
+    """Run a command in an environment made from scratch."""
+    clean = {"PATH": os.environ.get("PATH", os.defpath), "ONE_API_ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"}
+    return subprocess.run(
+        [sys.executable, *command, *arguments],
+        cwd=ROOT,
+        env=clean | dict(env),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def config(tmp_path: Path, text: str) -> dict[str, str]:
+    """An environment that names a configuration file."""
+    path = tmp_path / "one_api.yaml"
+    path.write_text(text)
+    return {"ONE_API_CONFIG": str(path)}
+
+
+SECRETS = {"API_KEYS": "sk-client-one,sk-client-two", "OPENAI_API_KEY": "sk-upstream-secret"}
+
+
+@pytest.mark.parametrize("command", [FLASK, MODULE], ids=["flask", "python -m one_api"])
+def test_check_prints_the_whole_configuration_without_secrets(command: Sequence[str]) -> None:
+    done = run("config", "check", env={**SECRETS, "PORT": "8123", "RATE_LIMIT_REQUESTS": "7"}, command=command)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in ("port: 8123", "requests_per_minute: 7", "base_url: https://api.openai.com/v1", "type: openai"):
+        assert line in done.stdout
+    assert done.stdout.count("***") == 3
+    assert "sk-" not in done.stdout
+
+
+def test_check_reads_the_file_and_its_variables(tmp_path: Path) -> None:
+    adapters = {"eu": {"type": "openai", "base_url": "${EU_URL}", "api_key": "${EU_KEY}", "models": ["m"]}}
+    groups = {"fast": {"targets": ["eu/m"], "strategy": "ordered"}}
+    env = config(tmp_path, yaml(adapters=adapters, model_groups=groups))
+
+    done = run("config", "check", env={**env, "EU_URL": "https://eu.example/v1", "EU_KEY": "sk-eu-secret"})
+
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in ("base_url: https://eu.example/v1", "strategy: ordered", "api_key: ***"):
+        assert line in done.stdout
+    assert "sk-eu-secret" not in done.stdout
+
+
+WRONG = """
+adapters:
+  eu:
+    type: openai
+    base_url: ftp://eu.example
+    api_key: ${MISSING_KEY}
+    wieght: 2
+  x/y: {type: local}
+  odd: {type: claudette}
+model_groups:
+  fast: {targets: [us/m], strategy: fastest}
+  none: {targets: []}
+server: {port: 99999, workers: 0}
+retry: {max_attempts: many}
+sever: {}
+"""
+
+
+@pytest.mark.parametrize("command", [FLASK, MODULE], ids=["flask", "python -m one_api"])
+def test_check_tells_everything_that_is_wrong_at_once(tmp_path: Path, command: Sequence[str]) -> None:
+    env = config(tmp_path, WRONG)
+
+    done = run("config", "check", env={**env, **SECRETS, "DEBUG": "maybe", "PORT": "many"}, command=command)
+
+    assert done.returncode != 0
+    for place in (
+        "DEBUG", "PORT", "MISSING_KEY", "adapters.eu.wieght", "adapters.odd.type", "model_groups.fast.strategy",
+        "model_groups.none.targets", "server.port", "server.workers", "retry.max_attempts", "sever",
+    ):  # fmt: skip
+        assert place in done.stderr, place
+    assert "Did you mean weight?" in done.stderr
+    assert "Did you mean server?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "sk-" not in done.stdout + done.stderr
+
+
+def test_check_tells_what_only_fits_badly_together(tmp_path: Path) -> None:
+    adapters = {"eu": {"type": "openai", "base_url": "ftp://eu.example"}, "x/y": {"type": "local"}}
+    groups = {"fast": {"targets": ["us/m", "eu"]}}
+    env = config(tmp_path, yaml(adapters=adapters, model_groups=groups, api_keys=[{"key": "a b"}, {"key": "a b"}]))
+
+    done = run("config", "check", env=env)
+
+    assert done.returncode != 0
+    for place in ("adapters.eu.base_url", "adapters.x/y", "model_groups.fast", "api_keys", "twice"):
+        assert place in done.stderr
+    assert "a b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("adapters: [", "not valid YAML"),
+        ("- list", "no mapping"),
+        ("server: {host: a}\nserver: {host: b}", "given twice"),
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str, words: str) -> None:
+    done = run("config", "check", env=config(tmp_path, text))
+
+    assert done.returncode != 0
+    assert "one_api.yaml" in done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run("config", "check", env={"ONE_API_CONFIG": str(tmp_path / "missing.yaml")})
+
+    assert done.returncode != 0
+    assert "missing.yaml" in done.stderr
+
+
+def test_gunicorn_does_not_start_half_configured() -> None:
+    done = run("wsgi:app", env={"PORT": "many"}, command=("-m", "gunicorn"))
+
+    assert done.returncode != 0
+    assert "PORT: is not a number" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version() -> None:
+    done = run("--version", env={}, command=MODULE)
+
+    assert (done.returncode, done.stdout.strip()) == (0, f"one_api, version {__version__}")
+
+
+def test_the_version_does_not_need_a_configuration() -> None:
+    done = run("--version", env={"PORT": "many"}, command=MODULE)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_commands_are_listed() -> None:
+    done = run("--help", env={})
+
+    assert done.returncode == 0
+    assert "config" in done.stdout

@@ -1,0 +1,114 @@
+"""Calls from web pages: which origins, headers and methods a browser is told are fine."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import Gateway
+
+from .bed import Answer, Bed, running_bed
+
+PAGE = "https://app.example"
+STAINLESS = [
+    f"x-stainless-{name}"
+    for name in ("lang", "package-version", "os", "arch", "runtime", "runtime-version", "async", "retry-count",
+                 "read-timeout", "timeout", "helper-method", "poll-helper")
+]  # fmt: skip
+EXPOSED = {
+    "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def open_bed() -> Iterator[Bed]:
+    """A gateway that two origins may call."""
+    with running_bed({"cors_origins": [PAGE, "http://localhost:3000"]}) as running:
+        yield running
+
+
+def preflight(bed: Bed, origin: str = PAGE, path: str = "/v1/chat/completions", **headers: str) -> Answer:
+    """The answer to a browser's question before the call."""
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    return bed.get(path, method="OPTIONS", key=None, headers=asked | more)
+
+
+def listed(answer: Answer, name: str) -> set[str]:
+    """The entries of a header that is a list."""
+    return {entry.strip().lower() for entry in (answer.header(name) or "").split(",") if entry.strip()}
+
+
+@pytest.mark.parametrize("origin", [PAGE, "http://localhost:3000"])
+def test_a_preflight_of_the_official_client(open_bed: Bed, origin: str) -> None:
+    wanted = ["authorization", "content-type", *STAINLESS]
+
+    answer = preflight(open_bed, origin, Access_Control_Request_Headers=", ".join(wanted))
+
+    assert answer.status in (200, 204)
+    assert answer.header("access-control-allow-origin") == origin
+    assert listed(answer, "access-control-allow-headers") == set(wanted)
+    assert "post" in listed(answer, "access-control-allow-methods")
+    assert int(answer.header("access-control-max-age") or 0) >= 60
+
+
+def test_other_request_headers_are_not_allowed(open_bed: Bed) -> None:
+    answer = preflight(open_bed, Access_Control_Request_Headers="authorization, cookie, x-evil, not-x-stainless-lang")
+
+    assert listed(answer, "access-control-allow-headers") == {"authorization"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_from_a_page(open_bed: Bed, stream: bool) -> None:
+    answer = open_bed.ask(open_bed.model(), stream=stream, headers={"Origin": PAGE})
+
+    assert answer.status == 200
+    assert answer.headers.all("access-control-allow-origin") == [PAGE]
+    assert listed(answer, "access-control-expose-headers") == EXPOSED
+    assert "origin" in listed(answer, "vary")
+
+
+@pytest.mark.parametrize("key", ["wrong", None])
+def test_an_error_can_be_read_by_the_page(open_bed: Bed, key: str | None) -> None:
+    answer = open_bed.ask("unknown", key=key, headers={"Origin": PAGE})
+
+    assert answer.status == 401
+    assert answer.header("access-control-allow-origin") == PAGE
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example", "https://app.example.evil.example", "http://app.example", "https://app.example:444",
+        "https://appxexample", "null", "https://xapp.example",
+    ],
+)  # fmt: skip
+def test_another_origin_is_not_let_in(open_bed: Bed, origin: str) -> None:
+    asked, called = preflight(open_bed, origin), open_bed.ask(open_bed.model(), headers={"Origin": origin})
+
+    for answer in (asked, called):
+        assert not [name for name, _ in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.mark.parametrize("origins", ["*", f"{PAGE},http://localhost:3000"])
+def test_credentials_are_never_allowed(origins: str) -> None:
+    with Gateway(env={"CORS_ORIGINS": origins}) as gateway:
+        bed = Bed(gateway, {})
+        for answer in (preflight(bed), bed.get("/v1/models", headers={"Origin": PAGE})):
+            assert answer.header("access-control-allow-origin") in (PAGE, "*")
+            assert answer.header("access-control-allow-credentials") is None
+
+
+def test_without_origins_no_page_may_call(bed: Bed) -> None:
+    for answer in (preflight(bed), bed.ask(bed.model(), headers={"Origin": PAGE})):
+        assert not [name for name, _ in answer.headers if name.startswith("access-control-")]
+
+
+def test_a_preflight_needs_no_key_and_asks_no_upstream(open_bed: Bed) -> None:
+    before = len(open_bed.a.requests)
+
+    answer = preflight(open_bed, path="/v1/models")
+
+    assert answer.status in (200, 204)
+    assert len(open_bed.a.requests) == before

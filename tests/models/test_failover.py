@@ -1,0 +1,445 @@
+"""The attempt loop: whom it asks, in which order, when it stops, and that its books always balance."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from one_api.errors import (
+    GatewayError,
+    InvalidRequest,
+    NoDeployment,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamMisconfigured,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from one_api.models.adapters.base import ChunkStream
+from one_api.models.deployment import Deployment
+from one_api.models.failover import Failover, RetryBudget
+from one_api.models.routing import Route
+from one_api.telemetry import CallRecord, current_call
+from tests.utils.fake_adapter import FakeAdapter, FakeStream, Scripted
+
+BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+STREAM = BODY | {"stream": True}
+FAR = float("inf")
+
+Make = Callable[..., Deployment]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes deployments named a, b, c and so on; at the end nothing may be in flight on any of them."""
+    made: list[Deployment] = []
+
+    def make_deployment(*answers: Scripted, **settings: Any) -> Deployment:
+        made.append(Deployment("abcdefgh"[len(made)], FakeAdapter(*answers), "m", **settings))
+        return made[-1]
+
+    yield make_deployment
+    assert [each.health.in_flight for each in made] == [0] * len(made)
+
+
+@pytest.fixture
+def failover() -> Failover:
+    return Failover(budget=RetryBudget(1.0), rng=random.Random(0))
+
+
+def adapter(deployment: Deployment) -> FakeAdapter:
+    """The fake behind a deployment."""
+    assert isinstance(deployment.adapter, FakeAdapter)
+    return deployment.adapter
+
+
+def asked(*deployments: Deployment) -> list[int]:
+    """How often each was asked."""
+    return [len(adapter(each).calls) for each in deployments]
+
+
+def ordered(targets: list[Deployment], fallbacks: list[Deployment] | None = None, model: str = "m") -> Route:
+    """A route that goes through its targets in order."""
+    return Route(model, targets, fallbacks or [], "ordered")
+
+
+async def failure(failover: Failover, route: Route, body: dict[str, Any] = BODY) -> GatewayError:
+    """The error that a request ends with."""
+    with pytest.raises(GatewayError) as caught:
+        await failover.run(route, dict(body))
+    return caught.value
+
+
+# Whom it asks
+
+
+async def test_the_first_answer_is_the_answer(make: Make, failover: Failover) -> None:
+    a, b = make({"text": "from a"}), make()
+
+    assert await failover.run(ordered([a, b]), dict(BODY)) == {"text": "from a"}
+    assert asked(a, b) == [1, 0]
+
+
+async def test_the_upstreams_name_of_the_model_is_sent_with_all_the_rest(make: Make, failover: Failover) -> None:
+    a = make()
+
+    await failover.run(ordered([a], model="alias"), BODY | {"model": "alias", "temperature": 0.5, "odd": [1]})
+
+    (call,) = adapter(a).calls
+    assert (call["model"], call["temperature"], call["odd"], call["messages"]) == ("m", 0.5, [1], BODY["messages"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UpstreamUnreachable("x"), UpstreamFailed("x"), UpstreamTimeout("x"), UpstreamBroken("x"),
+        UpstreamOverloaded("x"), UpstreamRateLimited("x"), UpstreamMisconfigured("x"),
+    ],
+)  # fmt: skip
+async def test_after_a_failure_the_next_is_asked(make: Make, failover: Failover, error: UpstreamError) -> None:
+    a, b = make(error), make({"text": "from b"})
+
+    assert await failover.run(ordered([a, b]), dict(BODY)) == {"text": "from b"}
+    assert asked(a, b) == [1, 1]
+
+
+@pytest.mark.parametrize("error", [UpstreamRejected("x"), InvalidRequest("x")])
+async def test_after_a_refusal_nobody_else_is_asked(make: Make, failover: Failover, error: GatewayError) -> None:
+    a, b = make(error), make()
+
+    assert await failure(failover, ordered([a, b])) is error
+    assert asked(a, b) == [1, 0]
+    assert a.health.failures == 0
+
+
+async def test_targets_come_before_fallbacks_and_each_is_asked_once(make: Make) -> None:
+    deployments = [make(UpstreamFailed(name)) for name in "abcd"]
+    failover = Failover(max_attempts=9, budget=RetryBudget(1.0))
+    record = CallRecord("id", "POST", "/")
+    current_call.set(record)
+
+    error = await failure(failover, ordered(deployments[:2], deployments[2:]))
+
+    assert [attempt.deployment for attempt in record.attempts] == ["a/m", "b/m", "c/m", "d/m"]
+    assert error.message == "d"
+
+
+@pytest.mark.parametrize("strategy", ["weighted", "round_robin", "least_busy"])
+async def test_one_that_has_failed_is_not_asked_again_for_the_same_request(make: Make, strategy: str) -> None:
+    deployments = [make(UpstreamFailed("x")) for _ in range(4)]
+
+    await failure(Failover(max_attempts=9, budget=RetryBudget(1.0)), Route("m", deployments, [], strategy))
+
+    assert asked(*deployments) == [1, 1, 1, 1]
+
+
+async def test_fallbacks_are_asked_in_their_order(make: Make, failover: Failover) -> None:
+    a = make(UpstreamFailed("x"), weight=1.0)
+    b, c = make({"text": "from b"}, weight=0.001), make({"text": "from c"}, weight=1000.0)
+
+    for _ in range(5):
+        assert await failover.run(Route("m", [a], [b, c], "weighted"), dict(BODY)) == {"text": "from b"}
+
+
+async def test_one_that_rests_is_passed_over(make: Make, failover: Failover) -> None:
+    a, b = make(), make({"text": "from b"})
+    a.health.resting_until = FAR
+
+    assert await failover.run(ordered([a, b]), dict(BODY)) == {"text": "from b"}
+    assert asked(a) == [0]
+
+
+async def test_a_fallback_that_is_well_comes_before_a_target_that_rests(make: Make, failover: Failover) -> None:
+    a, b = make(), make({"text": "from b"})
+    a.health.resting_until = FAR
+
+    assert await failover.run(ordered([a], [b]), dict(BODY)) == {"text": "from b"}
+    assert asked(a) == [0]
+
+
+async def test_a_fallback_that_is_well_comes_before_the_second_target_that_rests(
+    make: Make, failover: Failover
+) -> None:
+    a, b, c = make(UpstreamFailed("x")), make(), make({"text": "from c"})
+    b.health.resting_until = FAR
+
+    assert await failover.run(ordered([a, b], [c]), dict(BODY)) == {"text": "from c"}
+    assert asked(b) == [0]
+
+
+async def test_when_all_rest_the_one_whose_rest_ends_first_is_asked(make: Make, failover: Failover) -> None:
+    a, b = make({"text": "from a"}), make({"text": "from b"})
+    a.health.resting_until, b.health.resting_until = FAR, 1e300
+
+    assert await failover.run(ordered([a], [b]), dict(BODY)) == {"text": "from b"}
+
+
+async def test_one_that_is_full_is_passed_over(make: Make, failover: Failover) -> None:
+    a, b = make([{"n": 1}], max_concurrency=1), make({"text": "from b"})
+    stream = await failover.run(ordered([a]), dict(STREAM))
+    assert isinstance(stream, ChunkStream)
+
+    async with stream:
+        assert await failover.run(ordered([a, b]), dict(BODY)) == {"text": "from b"}
+        assert isinstance(await failure(failover, ordered([a])), NoDeployment)
+
+
+async def test_when_all_are_full_it_says_when_to_come_back(make: Make, failover: Failover) -> None:
+    full = make(max_concurrency=0)
+
+    error = await failure(failover, ordered([full]))
+
+    assert (error.status, error.code, error.retry_after_s) == (503, "no_backend_available", 1)
+    assert asked(full) == [0]
+
+
+# When it stops
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+async def test_there_is_a_limit_to_attempts(make: Make, most: int) -> None:
+    deployments = [make(UpstreamFailed("x")) for _ in range(5)]
+
+    await failure(Failover(max_attempts=most, budget=RetryBudget(1.0)), ordered(deployments))
+
+    assert sum(asked(*deployments)) == most
+
+
+async def test_retries_without_a_budget_end_with_the_reserve(make: Make) -> None:
+    failover = Failover(budget=RetryBudget(0.0))
+    a, b = make(UpstreamRateLimited("x")), make(UpstreamRateLimited("x"))
+
+    for _ in range(10):
+        await failure(failover, ordered([a, b]))
+
+    assert asked(a, b) == [10, 3]
+
+
+def test_the_budget_is_a_share_of_the_traffic_beyond_a_reserve() -> None:
+    budget = RetryBudget(0.1)
+
+    reserve = [budget.take() for _ in range(4)]
+    for _ in range(25):
+        budget.pay_in()
+    earned = [budget.take() for _ in range(4)]
+
+    assert reserve == [True, True, True, False]
+    assert earned == [True, True, False, False]
+
+
+def test_the_budget_does_not_grow_without_end() -> None:
+    budget = RetryBudget(0.1)
+    for _ in range(100_000):
+        budget.pay_in()
+
+    taken = 0
+    while budget.take():
+        taken += 1
+
+    assert taken == 13
+
+
+# The news
+
+
+async def test_of_several_errors_the_last_is_told(make: Make, failover: Failover) -> None:
+    a, b, c = make(UpstreamRateLimited("limit")), make(UpstreamTimeout("late")), make(UpstreamFailed("down"))
+
+    assert (await failure(failover, ordered([a, b, c]))).message == "down"
+
+
+@pytest.mark.parametrize(
+    ("waits", "expected"),
+    [((7, 3, 9), 3), ((None, 3, 9), 3), ((7, None, None), 7), ((None, None, None), None), ((0.2, 3, 9), 0.2)],
+)
+async def test_of_several_rate_limits_the_shortest_is_told(
+    make: Make, failover: Failover, waits: tuple[float | None, ...], expected: float | None
+) -> None:
+    deployments = [make(UpstreamRateLimited("x", retry_after_s=wait)) for wait in waits]
+
+    error = await failure(failover, ordered(deployments))
+
+    assert (error.status, error.retry_after_s) == (429, expected)
+
+
+# The record
+
+
+async def test_every_attempt_is_recorded(make: Make, failover: Failover) -> None:
+    record = CallRecord("id", "POST", "/")
+    current_call.set(record)
+    a, b = make(UpstreamFailed("x")), make()
+
+    await failover.run(ordered([a, b]), dict(BODY))
+
+    assert [(each.deployment, each.outcome) for each in record.attempts] == [("a/m", "UpstreamFailed"), ("b/m", "ok")]
+    assert record.deployment == "b/m"
+
+
+async def test_a_failed_request_has_no_deployment(make: Make, failover: Failover) -> None:
+    record = CallRecord("id", "POST", "/")
+    current_call.set(record)
+
+    await failure(failover, ordered([make(UpstreamFailed("x"))]))
+
+    assert (record.deployment, len(record.attempts)) == (None, 1)
+
+
+# Names
+
+
+@pytest.mark.parametrize(("model", "shown"), [("m", "upstream-name"), ("alias", "alias"), ("a/m", "a/m")])
+async def test_an_alias_is_the_name_in_the_answer(make: Make, failover: Failover, model: str, shown: str) -> None:
+    a = make({"model": "upstream-name"})
+
+    answer = await failover.run(ordered([a], model=model), dict(BODY))
+
+    assert answer == {"model": shown}
+
+
+async def test_a_fallback_answers_under_its_own_name(make: Make, failover: Failover) -> None:
+    a, b = make(UpstreamFailed("x")), make({"model": "other"})
+
+    assert await failover.run(ordered([a], [b], "alias"), dict(BODY)) == {"model": "other"}
+
+
+async def test_an_alias_is_the_name_in_every_chunk(make: Make, failover: Failover) -> None:
+    a = make([{"model": "x", "n": 1}, {"model": "x", "n": 2}])
+
+    stream = await failover.run(ordered([a], model="alias"), dict(STREAM))
+
+    assert isinstance(stream, ChunkStream)
+    async with stream:
+        assert [chunk async for chunk in stream] == [{"model": "alias", "n": 1}, {"model": "alias", "n": 2}]
+
+
+# Streams, and the books
+
+
+async def opened(failover: Failover, deployment: Deployment) -> ChunkStream:
+    """A stream of the deployment."""
+    stream = await failover.run(ordered([deployment]), dict(STREAM))
+    assert isinstance(stream, ChunkStream)
+    return stream
+
+
+async def test_a_stream_is_in_flight_until_its_end(make: Make, failover: Failover) -> None:
+    a = make([{"n": 1}, {"n": 2}])
+    stream = await opened(failover, a)
+
+    assert await stream.read() == [{"n": 1}]
+    assert (a.health.in_flight, stream.ended) == (1, False)
+    assert await stream.read() == [{"n": 2}]
+    assert (a.health.in_flight, stream.ended, stream.usage is not None) == (0, True, True)
+    await stream.aclose()
+
+
+async def test_a_stream_that_is_closed_early_is_cancelled(make: Make, failover: Failover) -> None:
+    a = make([{"n": 1}, {"n": 2}])
+    stream = await opened(failover, a)
+    await stream.read()
+
+    for _ in range(3):
+        await stream.aclose()
+
+    assert (a.health.in_flight, a.health.failures) == (0, 0)
+    assert adapter(a).streams[0].closed >= 1
+
+
+async def test_a_stream_that_is_never_read_is_let_go(make: Make, failover: Failover) -> None:
+    a = make([{"n": 1}])
+
+    await (await opened(failover, a)).aclose()
+
+    assert a.health.in_flight == 0
+    assert adapter(a).streams[0].closed == 1
+
+
+async def test_a_stream_that_breaks_counts_against_its_deployment(make: Make, failover: Failover) -> None:
+    a, b = make([{"n": 1}, UpstreamBroken("cut")]), make()
+    stream = await failover.run(ordered([a, b]), dict(STREAM))
+    assert isinstance(stream, ChunkStream)
+
+    await stream.read()
+    with pytest.raises(UpstreamBroken):
+        await stream.read()
+    await stream.aclose()
+
+    assert (a.health.in_flight, a.health.failures) == (0, 1)
+    assert asked(b) == [0]
+
+
+async def test_a_close_that_fails_still_settles(make: Make, failover: Failover) -> None:
+    class Stubborn(FakeStream):
+        async def aclose(self) -> None:
+            raise OSError("no")
+
+    a = make([{"n": 1}])
+    stream = await opened(failover, a)
+    adapter(a).streams[0].__class__ = Stubborn
+
+    with pytest.raises(OSError, match="no"):
+        await stream.aclose()
+
+    assert a.health.in_flight == 0
+
+
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
+async def test_a_client_that_leaves_settles_the_attempt(make: Make, failover: Failover, body: dict[str, Any]) -> None:
+    record = CallRecord("id", "POST", "/")
+    current_call.set(record)
+    a, b = make(asyncio.Event()), make()
+    task = asyncio.create_task(failover.run(ordered([a, b]), dict(body)))
+    await adapter(a).asked.wait()
+    assert a.health.in_flight == 1
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert (a.health.in_flight, a.health.failures) == (0, 0)
+    assert [each.outcome for each in record.attempts] == ["cancelled"]
+    assert asked(b) == [0]
+
+
+async def test_a_bug_in_an_adapter_settles_the_attempt(make: Make, failover: Failover) -> None:
+    a, b = make(ZeroDivisionError("bug")), make()
+
+    with pytest.raises(ZeroDivisionError):
+        await failover.run(ordered([a, b]), dict(BODY))
+
+    assert (a.health.in_flight, asked(b)) == (0, [0])
+
+
+async def test_the_books_balance_after_any_mixture(make: Make) -> None:
+    rng, gate = random.Random(5), asyncio.Event()
+    failover = Failover(budget=RetryBudget(1.0), rng=rng)
+    kinds: list[Scripted] = [
+        {"text": "well"}, UpstreamFailed("x"), UpstreamRateLimited("x", retry_after_s=0.01), UpstreamRejected("x"),
+        [{"n": 1}], [{"n": 1}, UpstreamBroken("x")], [{"n": 1}, gate, {"n": 2}], ZeroDivisionError("bug"),
+    ]  # fmt: skip
+    deployments = [make(*rng.choices(kinds, k=200)) for _ in range(4)]
+
+    async def one(cancelled: bool) -> None:
+        stream = await failover.run(Route("m", deployments, [], "least_busy"), dict(BODY))
+        if isinstance(stream, ChunkStream):
+            async with stream:
+                await (asyncio.sleep(0) if cancelled else stream.read())
+                _ = [chunk async for chunk in stream] if not cancelled else []
+
+    tasks = [asyncio.create_task(one(rng.random() < 0.3)) for _ in range(300)]
+    for task in rng.sample(tasks, 60):
+        await asyncio.sleep(0)
+        task.cancel()
+    gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert len(results) == 300
+    assert all(each.health.in_flight == 0 for each in deployments)
+    assert all(stream.closed for each in deployments for stream in adapter(each).streams)

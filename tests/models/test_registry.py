@@ -1,0 +1,259 @@
+"""The registry: which ids there are, where they lead, and the article's verbs."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from one_api.config import Config, GroupConfig, OpenAIConfig, RetryConfig, TargetConfig
+from one_api.errors import NoDeployment, UnknownModel, UpstreamFailed
+from one_api.models.adapters.base import ChunkStream, ModelInfo
+from one_api.models.registry import ModelRegistry
+from tests.utils.fake_adapter import FakeAdapter
+
+MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
+
+
+def registry(groups: dict[str, GroupConfig] | None = None, **adapters: FakeAdapter) -> ModelRegistry:
+    """A registry of these adapters."""
+    made = ModelRegistry(Config(model_groups=groups or {}, retry=RetryConfig(budget=1.0)))
+    for name, adapter in adapters.items():
+        made.register_adapter(name, adapter)
+    return made
+
+
+async def answer(of: ModelRegistry, model: str, **more: Any) -> Any:
+    """The answer to a chat request."""
+    return await of.generate_completion(model=model, messages=MESSAGES, **more)
+
+
+# Adapters
+
+
+def test_two_adapters_cannot_have_one_name() -> None:
+    found = registry(a=FakeAdapter())
+
+    with pytest.raises(ValueError, match="'a' is registered already"):
+        found.register_adapter("a", FakeAdapter())
+
+
+def test_the_adapter_of_a_model() -> None:
+    a, b = FakeAdapter(models=["x"]), FakeAdapter(models=["y", "org/z:1"])
+    found = registry(a=a, b=b)
+
+    models = ("x", "y", "org/z:1", "a/x", "b/org/z:1")
+    assert [found.get_adapter_for_model(model) for model in models] == [a, b, b, a, b]
+
+
+@pytest.mark.parametrize("model", ["nobody", "", "/", "a", "a/", "/x", "c/x", "a/y", "X"])
+async def test_a_model_that_is_not_known(model: str) -> None:
+    found = registry(a=FakeAdapter(models=["x"]))
+
+    with pytest.raises(UnknownModel):
+        found.get_adapter_for_model(model)
+    with pytest.raises(UnknownModel):
+        found.select_adapter_with_load_balancing(model)
+    with pytest.raises(UnknownModel):
+        await found.get_model(model)
+    with pytest.raises(UnknownModel):
+        await answer(found, model)
+
+
+def test_the_name_in_the_message_is_cut() -> None:
+    with pytest.raises(UnknownModel) as caught:
+        registry().get_adapter_for_model("x" * 10_000)
+
+    assert len(caught.value.message) < 400
+
+
+# Ids
+
+
+async def test_ids_are_groups_then_plain_ids_then_addresses() -> None:
+    groups = {"fast": GroupConfig(targets=("a/x", TargetConfig(model="b/y")), fallbacks=("b/x",))}
+    found = registry(groups, a=FakeAdapter(models=["x"]), b=FakeAdapter(models=["x", "y"]))
+
+    assert found.model_mapping == {
+        "fast": ("a/x", "b/y"),
+        "x": ("a/x", "b/x"),
+        "y": ("b/y",),
+        "a/x": ("a/x",),
+        "b/x": ("b/x",),
+        "b/y": ("b/y",),
+    }
+    assert [entry["id"] for entry in await found.list_all_models()] == list(found.model_mapping)
+
+
+async def test_a_group_hides_a_plain_id_of_its_name() -> None:
+    a, b = FakeAdapter({"from": "a"}, models=["x"]), FakeAdapter({"from": "b"}, models=["y"])
+    found = registry({"x": GroupConfig(targets=("b/y",))}, a=a, b=b)
+
+    assert found.model_mapping["x"] == ("b/y",)
+    assert (await answer(found, "x"))["from"] == "b"
+    assert (await answer(found, "a/x"))["from"] == "a"
+
+
+async def test_an_address_is_not_diverted_by_what_another_upstream_calls_its_models() -> None:
+    a, b = FakeAdapter({"from": "a"}, models=["x"]), FakeAdapter({"from": "b"}, models=["a/x", "x/y"])
+    found = registry(a=a, b=b)
+
+    assert (await answer(found, "a/x"))["from"] == "a"
+    assert found.model_mapping["a/x"] == ("a/x",)
+    assert (await answer(found, "b/a/x"))["from"] == "b"
+    assert (await answer(found, "x/y"))["from"] == "b"
+
+
+async def test_a_group_can_have_the_name_of_an_address() -> None:
+    groups = {"a/x": GroupConfig(targets=("b/y",))}
+    found = registry(groups, a=FakeAdapter(models=["x"]), b=FakeAdapter({"from": "b"}, models=["y"]))
+
+    assert found.model_mapping["a/x"] == ("b/y",)
+    assert (await answer(found, "a/x"))["from"] == "b"
+
+
+async def test_every_id_that_is_listed_is_served_and_no_other() -> None:
+    groups = {"g": GroupConfig(targets=("a/x",)), "org/g:1": GroupConfig(targets=("b/deep/y",))}
+    found = registry(groups, a=FakeAdapter(models=["x", "a/x", "b"]), b=FakeAdapter(models=["deep/y", "x"]))
+
+    for entry in await found.list_all_models():
+        assert (await found.get_model(entry["id"]))["id"] == entry["id"]
+        assert await answer(found, entry["id"])
+
+
+async def test_entries_say_what_the_adapter_knows() -> None:
+    a = FakeAdapter()
+    a.models = [ModelInfo("x", "org", 7, context_window=4096, max_output_tokens=512, extra={"id": "no", "odd": [1]})]
+    found = registry({"g": GroupConfig(targets=("a/x",)), "h": GroupConfig(targets=("a/unlisted",))}, a=a)
+
+    assert await found.get_model("g") == {
+        "id": "g", "object": "model", "created": 7, "owned_by": "org", "context_window": 4096, "context_length": 4096,
+        "max_model_len": 4096, "max_output_tokens": 512, "odd": [1],
+    }  # fmt: skip
+    assert await found.get_model("h") == {"id": "h", "object": "model", "created": 0, "owned_by": "a"}
+
+
+async def test_ids_follow_what_adapters_list() -> None:
+    a = FakeAdapter(models=["x"])
+    found = registry(a=a)
+    assert await answer(found, "x")
+
+    a.models = [ModelInfo("y", "fake")]
+
+    assert list(found.model_mapping) == ["y", "a/y"]
+    assert await answer(found, "y")
+    with pytest.raises(UnknownModel):
+        await answer(found, "x")
+
+
+# While upstreams have not been heard of
+
+
+async def test_an_unknown_id_may_still_become_known() -> None:
+    found = registry(a=FakeAdapter(models=["x"]), b=FakeAdapter(models=[], pending="it is asleep"))
+
+    with pytest.raises(NoDeployment, match="b: it is asleep") as caught:
+        await answer(found, "y")
+
+    assert caught.value.retry_after_s is not None
+    assert await answer(found, "x")
+
+
+def test_ready_or_why_not() -> None:
+    assert registry().unready == "no adapter is configured"
+    assert "b: it is asleep" in str(registry(b=FakeAdapter(models=[], pending="it is asleep")).unready)
+    assert "b: it lists no models" in str(registry(b=FakeAdapter(models=[])).unready)
+    assert registry(a=FakeAdapter(), b=FakeAdapter(models=[], pending="it is asleep")).unready is None
+
+
+# Load
+
+
+async def test_adapters_of_one_id_share_the_load() -> None:
+    a, b = FakeAdapter(), FakeAdapter()
+    found = registry(a=a, b=b)
+
+    chosen = {id(found.select_adapter_with_load_balancing("m")) for _ in range(60)}
+    for _ in range(60):
+        await answer(found, "m")
+
+    assert chosen == {id(a), id(b)}
+    assert len(a.calls) + len(b.calls) == 60
+    assert min(len(a.calls), len(b.calls)) > 10
+
+
+async def test_weights_come_from_the_group_or_from_the_adapter() -> None:
+    adapters = {"a": OpenAIConfig(models=("m",), weight=1e9), "b": OpenAIConfig(models=("m",))}
+    groups = {"g": GroupConfig(targets=(TargetConfig(model="a/m", weight=1), TargetConfig(model="b/m", weight=1e9)))}
+    found = ModelRegistry(Config(adapters=dict(adapters), model_groups=groups))
+    a, b = FakeAdapter(), FakeAdapter()
+    found.register_adapter("a", a)
+    found.register_adapter("b", b)
+
+    for _ in range(5):
+        await answer(found, "m")
+        await answer(found, "g")
+
+    assert [call["model"] for call in a.calls + b.calls] == ["m"] * 10
+    assert (len(a.calls), len(b.calls)) == (5, 5)
+
+
+async def test_health_is_one_for_a_deployment_whichever_way_it_is_reached() -> None:
+    group = GroupConfig(targets=(TargetConfig(model="a/m", weight=5),), strategy="ordered")
+    a = FakeAdapter(UpstreamFailed("x"))
+    found = registry({"g": group}, a=a)
+
+    for model in ("m", "g", "a/m"):
+        with pytest.raises(UpstreamFailed):
+            await answer(found, model)
+
+    health = found.adapter_metrics
+    assert list(health) == ["a/m"]
+    assert (health["a/m"].failures, health["a/m"].in_flight) == (3, 0)
+
+
+async def test_a_full_deployment_is_not_selected() -> None:
+    config = Config(adapters={"a": OpenAIConfig(models=("m",), max_concurrency=1)})
+    found = ModelRegistry(config)
+    found.register_adapter("a", FakeAdapter([{"n": 1}, {"n": 2}]))
+
+    stream = await answer(found, "m", stream=True)
+
+    assert isinstance(stream, ChunkStream)
+    async with stream:
+        with pytest.raises(NoDeployment):
+            found.select_adapter_with_load_balancing("m")
+        with pytest.raises(NoDeployment):
+            await answer(found, "m")
+    assert found.adapter_metrics["a/m"].in_flight == 0
+
+
+async def test_a_group_with_a_fallback() -> None:
+    groups = {"g": GroupConfig(targets=("a/m",), fallbacks=("b/m",), strategy="ordered")}
+    a, b = FakeAdapter(UpstreamFailed("x")), FakeAdapter({"from": "b", "model": "m"})
+    found = registry(groups, a=a, b=b)
+
+    assert (await answer(found, "g"))["from"] == "b"
+    assert (len(a.calls), len(b.calls)) == (1, 1)
+
+
+async def test_the_request_goes_on_as_it_is() -> None:
+    a = FakeAdapter()
+    body = {"model": "m", "messages": MESSAGES, "stream": True, "odd": {"deep": [1.0]}, "self": 1, "kwargs": 2}
+
+    await registry(a=a).generate_completion(**body)  # type: ignore[arg-type]
+
+    (call,) = a.calls
+    assert {key: value for key, value in call.items() if value is not None} == body
+
+
+# Life
+
+
+async def test_adapters_are_started_once_and_closed() -> None:
+    a, b = FakeAdapter(), FakeAdapter()
+    found = registry(a=a, b=b)
+
+    await asyncio.gather(found.start(), found.start(), found.list_all_models())
+    await found.aclose()
+
+    assert [(each.started, each.closed) for each in (a, b)] == [(1, 1), (1, 1)]

@@ -1,0 +1,296 @@
+"""The rules that keep the parts apart, and the ones that keep the documents true: read from the source itself."""
+
+import ast
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec import Struct, structs
+
+from one_api import config, errors
+from one_api.app import create_app
+from one_api.config import Config
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "one_api"
+
+#: Rung -> the modules on it. A module imports from lower rungs only.
+LADDER: dict[float, list[str]] = {
+    9.2: ["__main__"],
+    9.1: ["app"],
+    9: ["cli", "setup", "serving.worker"],
+    8.2: ["api.chat", "api.health", "api.models"],
+    8.1: ["api.calls", "api.errors"],
+    8: ["api.service"],
+    7: ["utils.auth", "utils.rate_limit"],
+    6: ["models.registry"],
+    5: ["models.failover"],
+    4: ["models.routing", "models.delivery"],
+    3: ["models.deployment", "models.adapters.openai", "models.adapters.local"],
+    2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
+    2.4: ["models.adapters.connections"],
+    2.2: ["serving.asgi"],
+    2.1: ["serving.bridge", "serving.events"],
+    2: ["models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf", "serving.loop",
+        "telemetry"],
+    1.2: ["wire.openai_stream"],
+    1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
+    1: ["sources", "wire.json"],
+    0: ["errors", "structs", "", "api", "models", "models.adapters", "serving", "utils", "wire"],
+}  # fmt: skip
+RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
+
+#: Library -> the rooms and modules that may import it.
+GATES: dict[str, list[str]] = {
+    "flask": ["app", "cli", "__main__", "api", "utils", "serving"],
+    "flask_cors": ["app"],
+    "flask_limiter": ["utils"],
+    "limits": ["utils"],
+    "werkzeug": ["app", "api", "utils", "serving"],
+    "click": ["cli", "__main__"],
+    "aiohttp": ["models.adapters"],
+    "greenlet": ["serving"],
+    "uvicorn": ["serving"],
+    "uvicorn_worker": ["serving"],
+    "gunicorn": ["serving"],
+    "uvloop": ["serving"],
+    "httptools": ["serving"],
+    "xllamacpp": ["models.adapters.local_engine"],
+    "msgspec": ["wire.json", "config", "structs"],
+    "yaml": ["sources"],
+    "dotenv": ["sources"],
+    # JSON goes through wire.json. The engine is a program of its own that imports nothing of ours.
+    "json": ["models.adapters.local_engine"],
+    "orjson": [],
+    "simplejson": [],
+    "requests": [],
+    "urllib3": [],
+    "httpx": [],
+}
+#: Imports that stand inside a function, each with its reason.
+LATE_IMPORTS = {
+    ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
+    (
+        "models.adapters.local_engine",
+        "xllamacpp",
+    ): "loaded after the fork, so that a fault in it has a process of its own",
+}
+#: Modules of more than 400 lines, each with its limit and its reason.
+LONG = {"models.gguf": (460, "the tables of one file format, and the one reader that they are for")}
+MOST_LINES = 400
+
+
+def name_of(path: Path) -> str:
+    """The module's name below ``one_api``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+EVERY_MODULE = pytest.mark.parametrize("module", SOURCES, ids=lambda module: module or "one_api")
+
+
+def imports_of(module: str, *, late: bool | None = None) -> Iterator[str]:
+    """The full names that a module imports, wherever; ``late`` picks those inside functions, or those outside."""
+    tree = TREES[module]
+    inside = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if late is not None and (id(node) in inside) is not late:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: write imports in full"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if ours(full) in SOURCES else str(node.module)
+
+
+def ours(full: str) -> str | None:
+    """The name below ``one_api`` of an imported module of ours, or None."""
+    package, _, rest = full.partition(".")
+    return rest if package == "one_api" else None
+
+
+def within(module: str, places: list[str]) -> bool:
+    """Whether a module is one of these, or in one of these rooms."""
+    return any(module == place or module.startswith(place + ".") for place in places)
+
+
+# The ladder
+
+
+def test_the_ladder_lists_every_module_once() -> None:
+    listed = [module for modules in LADDER.values() for module in modules]
+
+    assert sorted(listed) == sorted(SOURCES)
+
+
+@EVERY_MODULE
+def test_a_module_imports_from_lower_rungs_only(module: str) -> None:
+    for full in imports_of(module):
+        target = ours(full)
+        if target is not None:
+            assert RUNG[target] < RUNG[module], f"{module} imports {target}"
+
+
+@EVERY_MODULE
+def test_imports_stand_at_the_top(module: str) -> None:
+    for full in imports_of(module, late=True):
+        assert (module, full) in LATE_IMPORTS, f"{module} imports {full} inside a function"
+
+
+def test_the_engine_imports_nothing_of_ours() -> None:
+    assert [full for full in imports_of("models.adapters.local_engine") if ours(full) is not None] == []
+
+
+def test_the_exceptions_are_still_needed() -> None:
+    for module, full in LATE_IMPORTS:
+        assert full in imports_of(module, late=True)
+    for module in LONG:
+        assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) > MOST_LINES
+
+
+# Gates
+
+
+@EVERY_MODULE
+def test_a_library_is_imported_by_its_gate_only(module: str) -> None:
+    for full in imports_of(module):
+        places = GATES.get(full.partition(".")[0])
+        assert places is None or within(module, places), f"{module} imports {full}"
+
+
+@EVERY_MODULE
+def test_only_the_configuration_reads_the_environment(module: str) -> None:
+    names = {"environ", "environb", "getenv", "getenvb", "putenv"}
+    read = [
+        node
+        for node in ast.walk(TREES[module])
+        if (isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os")
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names})
+    ]
+
+    assert not read or module == "config"
+
+
+# Text
+
+
+@EVERY_MODULE
+def test_everything_public_has_a_docstring(module: str) -> None:
+    missing = [name for name, node in _public(module, TREES[module]) if not (ast.get_docstring(node) or "").strip()]
+
+    assert missing == []
+
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _public(name: str, node: Documented) -> Iterator[tuple[str, Documented]]:
+    """A module or class and what is public in it."""
+    yield name, node
+    for child in node.body:
+        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith("_"):
+            full = f"{name}.{child.name}"
+            yield from _public(full, child) if isinstance(child, ast.ClassDef) else [(full, child)]
+
+
+@EVERY_MODULE
+def test_a_module_is_no_longer_than_it_may_be(module: str) -> None:
+    limit, _ = LONG.get(module, (MOST_LINES, ""))
+
+    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= limit
+
+
+# What is documented
+
+
+@pytest.fixture(scope="module")
+def documents() -> str:
+    """What people read: the README and the pages of ``docs/``."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))])
+
+
+def variables_read() -> set[str]:
+    """The environment variables that the configuration knows."""
+    texts = {node.value for node in ast.walk(TREES["config"]) if isinstance(node, ast.Constant)}
+    return {text for text in texts if isinstance(text, str) and re.fullmatch(r"[A-Z_]{4,}", text)}
+
+
+def variables_shown() -> dict[str, str]:
+    """The variables in ``.env.example``, each with the paragraph that it stands in, down to it."""
+    shown = {}
+    for paragraph in (ROOT / ".env.example").read_text(encoding="utf-8").split("\n\n"):
+        for match in re.finditer(r"^#?([A-Z][A-Z_]+)=", paragraph, re.MULTILINE):
+            shown[match[1]] = paragraph[: match.start()]
+    return shown
+
+
+def test_every_variable_is_explained_in_the_example() -> None:
+    shown = variables_shown()
+
+    assert set(shown) == variables_read()
+    for name, before in shown.items():
+        assert re.search(r"^# .*\w", before, re.MULTILINE), f"{name} has no explanation above it"
+
+
+def test_every_setting_of_the_file_is_documented() -> None:
+    page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    known = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Struct)]
+    settings = {field.name for kind in known if kind is not Struct for field in structs.fields(kind)} - {"notices"}
+
+    assert sorted(name for name in settings if not re.search(rf"\b{name}\b", page)) == []
+
+
+@pytest.fixture
+def routes() -> Iterator[list[str]]:
+    """The rules of all routes; the log is left as it was."""
+    logger = logging.getLogger("one_api")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield [rule.rule for rule in create_app(Config()).url_map.iter_rules()]
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+def test_every_route_is_documented(documents: str, routes: list[str]) -> None:
+    assert "/v1/chat/completions" in routes
+    for rule in routes:
+        written = r"[\w{}<>:$]+".join(map(re.escape, re.split(r"<[^>]+>", rule)))
+        assert re.search(rf"{written}(?![\w/])", documents), f"{rule} is not documented"
+
+
+def test_every_header_of_the_gateway_is_documented(documents: str) -> None:
+    headers = {
+        node.value
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("x-gateway-")
+    }
+
+    assert headers
+    assert sorted(header for header in headers if f"`{header}`" not in documents) == []
+
+
+def test_every_error_code_is_documented() -> None:
+    page = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+    fixed = {getattr(found, "code", None) for found in vars(errors).values() if isinstance(found, type)}
+    codes = fixed | {code for tree in TREES.values() for code in _codes_given(tree)}
+
+    assert sorted(code for code in codes if code and f"`{code}`" not in page) == []
+
+
+def _codes_given(tree: ast.Module) -> Iterator[str]:
+    """The codes that errors are made with; those of a wrong request are OpenAI's own: the page says "by the case"."""
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) != "InvalidRequest":
+            for keyword in call.keywords:
+                if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
+                    yield str(keyword.value.value)

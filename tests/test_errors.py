@@ -1,0 +1,165 @@
+"""The error tree: what each class tells the client, and what it tells the attempt loop."""
+
+import inspect
+import json
+import re
+
+import pytest
+
+from one_api import errors
+from one_api.errors import GatewayError, UpstreamError, UpstreamRejected
+
+#: Class -> status, type, code, and x-should-retry when it is fixed.
+TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
+    "GatewayError": (500, "server_error", None, None),
+    "InvalidRequest": (400, "invalid_request_error", None, None),
+    "Unauthorized": (401, "invalid_request_error", "invalid_api_key", None),
+    "Forbidden": (403, "permission_error", None, None),
+    "UnknownModel": (404, "invalid_request_error", "model_not_found", None),
+    "UnknownPath": (404, "invalid_request_error", "unknown_url", None),
+    "MethodNotAllowed": (405, "invalid_request_error", "method_not_supported", None),
+    "RequestTimeout": (408, "invalid_request_error", "request_timeout", None),
+    "RequestTooLarge": (413, "invalid_request_error", "request_too_large", None),
+    "RateLimited": (429, "requests", "rate_limit_exceeded", None),
+    "InternalError": (500, "server_error", "internal_error", None),
+    "NoDeployment": (503, "server_error", "no_backend_available", None),
+    "ShuttingDown": (503, "server_error", "server_shutdown", None),
+    "UpstreamError": (502, "server_error", "upstream_error", None),
+    "UpstreamRejected": (400, "invalid_request_error", None, None),
+    "UpstreamMisconfigured": (502, "server_error", "upstream_authentication_error", False),
+    "UpstreamRateLimited": (429, "requests", "rate_limit_exceeded", None),
+    "UpstreamUnreachable": (502, "server_error", "upstream_error", None),
+    "UpstreamFailed": (502, "server_error", "upstream_error", None),
+    "UpstreamOverloaded": (503, "server_error", "overloaded", None),
+    "UpstreamTimeout": (504, "server_error", "upstream_timeout", None),
+    "UpstreamBroken": (502, "server_error", "upstream_invalid_response", None),
+}
+#: Class -> may another deployment be tried, does it count against this one; the table of the design.
+DECISIONS: dict[str, tuple[bool, bool]] = {
+    "UpstreamRejected": (False, False),
+    "UpstreamMisconfigured": (True, True),
+    "UpstreamRateLimited": (True, False),
+    "UpstreamUnreachable": (True, True),
+    "UpstreamFailed": (True, True),
+    "UpstreamOverloaded": (True, True),
+    "UpstreamTimeout": (True, True),
+    "UpstreamBroken": (True, True),
+}
+CLASSES: dict[str, type[GatewayError]] = {
+    name: found
+    for name, found in vars(errors).items()
+    if inspect.isclass(found) and issubclass(found, GatewayError) and found.__module__ == errors.__name__
+}
+EVERY_CLASS = pytest.mark.parametrize("name", CLASSES)
+
+
+def headers(retry_after_s: float) -> dict[str, str]:
+    """The headers of an error that may be tried again after that time."""
+    return GatewayError("No.", retry_after_s=retry_after_s).headers()
+
+
+def test_the_tables_hold_every_class() -> None:
+    assert set(TABLE) == set(CLASSES)
+    assert set(DECISIONS) == {name for name in CLASSES if issubclass(CLASSES[name], UpstreamError)} - {"UpstreamError"}
+
+
+@EVERY_CLASS
+def test_a_class_has_its_status_type_and_code(name: str) -> None:
+    error = CLASSES[name]("No.")
+
+    assert (error.status, error.type, error.code, error.should_retry) == TABLE[name]
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_an_upstream_error_decides_for_the_attempt_loop(name: str) -> None:
+    error = CLASSES[name]("No.")
+
+    assert isinstance(error, UpstreamError)
+    assert (error.try_another, error.blames) == DECISIONS[name]
+
+
+def test_the_drawing_shows_every_class_under_its_parent() -> None:
+    above: dict[int, str] = {}
+    for indent, name in re.findall(r"^([│├└─ ]*)([A-Z]\w+)(?: .*)?$", _drawing(), re.MULTILINE):
+        above[len(indent)] = name
+        if indent:
+            assert CLASSES[name].__base__ is CLASSES[above[len(indent) - 4]]
+    assert re.findall(r"^[│├└─ ]*([A-Z]\w+)", _drawing(), re.MULTILINE) == list(CLASSES)
+
+
+def test_the_drawing_shows_the_status_and_code_of_each_class() -> None:
+    for name, status, text in re.findall(r"([A-Z]\w+) +(\d{3}) *(.*)$", _drawing(), re.MULTILINE):
+        assert int(status) == TABLE[name][0]
+        code = re.match(r"[a-z]+_[a-z_]+|overloaded", text)
+        assert (code and code[0]) == TABLE[name][2]
+
+
+def _drawing() -> str:
+    """The tree in the docstring, without its head."""
+    return (errors.__doc__ or "").partition("\n\n")[2].partition("\n\n")[0]
+
+
+# Bodies
+
+
+@EVERY_CLASS
+def test_every_body_has_all_four_keys(name: str) -> None:
+    body = CLASSES[name]("What to do.").to_openai()
+
+    assert list(body) == ["error"]
+    assert body["error"] == {"message": "What to do.", "type": TABLE[name][1], "param": None, "code": TABLE[name][2]}
+    assert json.loads(json.dumps(body)) == body
+
+
+@EVERY_CLASS
+def test_param_and_code_are_told(name: str) -> None:
+    error = CLASSES[name]("No.", param="messages[0]", code="own_code")
+
+    assert (error.to_openai()["error"]["param"], error.to_openai()["error"]["code"]) == ("messages[0]", "own_code")
+    assert CLASSES[name]("No.").code == TABLE[name][2]
+    assert str(error) == "No."
+
+
+def test_a_rejection_tells_what_the_upstream_said() -> None:
+    error = UpstreamRejected("Too long.", status=413, type="tokens", param="messages", code="too_long")
+
+    assert (error.status, error.headers()) == (413, {})
+    assert error.to_openai() == {
+        "error": {"message": "Too long.", "type": "tokens", "param": "messages", "code": "too_long"}
+    }
+
+
+# Headers
+
+
+@EVERY_CLASS
+def test_no_header_is_sent_without_a_reason(name: str) -> None:
+    fixed = TABLE[name][3]
+
+    assert CLASSES[name]("No.").headers() == ({} if fixed is None else {"x-should-retry": str(fixed).lower()})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1, "1"), (1.0, "1"), (1.001, "2"), (7, "7"), (59.5, "60"), (300, "300"), (0.999, "1"), (0, "1"), (-5, "1")],
+)
+def test_retry_after_is_a_whole_number_of_seconds_and_at_least_one(seconds: float, expected: str) -> None:
+    assert headers(seconds)["retry-after"] == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.1, "100"), (0.9991, "1000"), (0.0001, "1"), (0, "1"), (-5, "1")])
+def test_below_a_second_the_milliseconds_are_told_too(seconds: float, expected: str) -> None:
+    assert headers(seconds) == {"retry-after": "1", "retry-after-ms": expected}
+
+
+@pytest.mark.parametrize("seconds", [1, 1.5, 300])
+def test_from_a_second_on_they_are_not(seconds: float) -> None:
+    assert "retry-after-ms" not in headers(seconds)
+
+
+@pytest.mark.parametrize(("should", "expected"), [(True, "true"), (False, "false")])
+def test_should_retry_is_told_when_it_is_known(should: bool, expected: str) -> None:
+    error = GatewayError("No.", retry_after_s=2)
+    error.should_retry = should
+
+    assert error.headers() == {"retry-after": "2", "x-should-retry": expected}

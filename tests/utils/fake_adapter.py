@@ -1,0 +1,99 @@
+"""An adapter that answers as a test has scripted it: a real subclass, no mock."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
+from one_api.schema import Usage
+from one_api.wire.json import JSONObject
+
+#: What a scripted stream gives, one after the other: a chunk, an error, or an event to wait for.
+Piece: TypeAlias = JSONObject | Exception | asyncio.Event
+#: What one request is answered with: an error, a whole answer, the pieces of a stream, or an event to wait for first.
+Scripted: TypeAlias = Exception | JSONObject | list[Piece] | asyncio.Event
+
+
+class FakeStream(ChunkStream):
+    """A stream of scripted pieces; ``closed`` counts the calls of ``aclose``."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = list(pieces)
+        self.closed = 0
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        if not self._pieces:
+            self.ended = True
+            return []
+        piece = self._pieces.pop(0)
+        if isinstance(piece, Exception):
+            raise piece
+        if isinstance(piece, asyncio.Event):
+            await piece.wait()
+            return await self.read()
+        self.ended, self.usage = not self._pieces, Usage(1, 2)
+        return [piece]
+
+    async def aclose(self) -> None:
+        """See ``ChunkStream``."""
+        self.closed += 1
+
+
+class FakeAdapter(BaseModelAdapter):
+    """Answers consecutive requests with ``answers``, the last one for ever; ``calls`` has their parameters."""
+
+    def __init__(
+        self, *answers: Scripted, models: Sequence[str] = ("m",), pending: str | None = None, owner: str = "fake"
+    ) -> None:
+        self._answers = list(answers) or [{"model": "m", "text": "well"}]
+        self.models = [ModelInfo(name, owner) for name in models]
+        self.reason = pending
+        self.calls: list[dict[str, Any]] = []
+        self.streams: list[FakeStream] = []
+        self.asked = asyncio.Event()
+        self.started = self.closed = 0
+
+    def list_models(self) -> list[ModelInfo]:
+        """See ``BaseModelAdapter``."""
+        return list(self.models)
+
+    @property
+    def pending(self) -> str | None:
+        """See ``BaseModelAdapter``."""
+        return self.reason
+
+    async def start(self) -> None:
+        """See ``BaseModelAdapter``."""
+        self.started += 1
+
+    async def aclose(self) -> None:
+        """See ``BaseModelAdapter``."""
+        self.closed += 1
+
+    async def generate_completion(
+        self,
+        /,
+        model: str,
+        messages: list[JSONObject],
+        temperature: float | None = None,
+        top_p: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool | None = False,
+        **kwargs: Any,
+    ) -> JSONObject | ChunkStream:
+        """See ``BaseModelAdapter``."""
+        named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream}
+        self.calls.append({"model": model, "messages": messages, **named, **kwargs})
+        self.asked.set()
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, asyncio.Event):
+            await answer.wait()
+            answer = self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, list):
+            self.streams.append(FakeStream(answer))
+            return self.streams[-1]
+        assert isinstance(answer, dict)
+        return dict(answer)

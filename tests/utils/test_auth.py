@@ -1,0 +1,66 @@
+"""Keys: whose they are, and what a header must look like."""
+
+import pytest
+
+from one_api.config import KeyConfig, Secret
+from one_api.errors import Unauthorized
+from one_api.utils.auth import KeyRing
+
+
+def ring(*keys: str, **named: str) -> KeyRing:
+    """A ring of unnamed and named keys."""
+    unnamed = [KeyConfig(key=Secret(key)) for key in keys]
+    return KeyRing((*unnamed, *(KeyConfig(key=Secret(key), name=name) for name, key in named.items())))
+
+
+def test_a_key_belongs_to_its_name() -> None:
+    found = ring(a="one", b="two")
+
+    assert [found.authenticate(f"Bearer {key}").name for key in ("one", "two")] == ["a", "b"]
+
+
+def test_a_key_without_a_name_has_one_that_does_not_tell_it() -> None:
+    names = [ring("sk-secret").authenticate("Bearer sk-secret").name, ring("other").authenticate("Bearer other").name]
+
+    assert all(name.startswith("key-") and len(name) == 12 for name in names)
+    assert names[0] != names[1]
+    assert names[0] == ring("x", "sk-secret").authenticate("Bearer sk-secret").name
+
+
+@pytest.mark.parametrize("header", ["bearer sk-1", "BEARER sk-1", "Bearer  sk-1", "Bearer sk-1 "])
+def test_the_scheme_may_be_spelled_in_any_case(header: str) -> None:
+    assert ring(a="sk-1").authenticate(header).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (None, "No API key"),
+        ("", "No API key"),
+        ("sk-1", "is not `Bearer"),
+        ("Bearer", "is not `Bearer"),
+        ("Bearer ", "is not `Bearer"),
+        ("Basic sk-1", "is not `Bearer"),
+        ("Bearer two", "not known here"),
+        ("Bearer sk-1 sk-1", "not known here"),
+        ("Bearer SK-1", "not known here"),
+        ("Bearer é", "not known here"),
+    ],
+)
+def test_what_is_no_key_is_refused_with_a_reason(header: str | None, words: str) -> None:
+    with pytest.raises(Unauthorized, match=words) as caught:
+        ring(a="sk-1").authenticate(header)
+
+    assert "sk-1" not in caught.value.message
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer ", "Bearer x"])
+def test_without_keys_the_variable_is_named(header: str | None) -> None:
+    with pytest.raises(Unauthorized, match="API_KEYS"):
+        ring().authenticate(header)
+
+
+def test_a_ring_does_not_hold_the_keys() -> None:
+    found = ring("sk-secret-one", name="sk-secret-two")
+
+    assert "sk-secret" not in repr(vars(found))
