@@ -7,7 +7,6 @@ at once, with its place and what to do. This is the only module that reads the e
 
 import os
 import re
-import types
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -394,6 +393,6 @@ def _scalar(value: Any) -> str:
         return "***"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if value is None or isinstance(value, types.NoneType):
+    if value is None:
         return "null"
     return "[]" if value == () else "{}" if value == {} else str(value)

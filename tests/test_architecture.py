@@ -30,7 +30,7 @@ LADDER: dict[float, list[str]] = {
     4: ["models.routing", "models.delivery"],
     3: ["models.deployment", "models.adapters.openai", "models.adapters.local"],
     2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
-    2.4: ["models.adapters.connections"],
+    2.4: ["models.adapters.connections", "models.adapters.reports"],
     2.2: ["serving.asgi"],
     2.1: ["serving.bridge", "serving.events"],
     2: ["models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf", "serving.loop",

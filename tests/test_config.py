@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from msgspec import structs
+from msgspec import Struct, structs
 
 from one_api.config import (
     Config,
@@ -131,6 +131,28 @@ def test_an_openai_adapter_needs_a_key_or_an_address(variables: dict[str, str], 
 
     assert adapter.base_url == base_url
     assert (adapter.api_key and adapter.api_key.reveal()) == key
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (OpenAIConfig(), {"base_url": "https://api.openai.com/v1", "weight": 1, "max_concurrency": 1000,
+                          "discovery_interval_s": 300, "stream_usage": True, "developer_as_system": False}),
+        (OpenAIConfig().timeouts, {"connect_s": 2, "first_event_s": None, "idle_s": 60, "total_s": 600,
+                                   "stream_total_s": 3600}),
+        (LocalConfig(), {"models_dir": "models", "slots": 4, "slot_context": 2048, "threads": None,
+                         "default_max_tokens": 1024, "idle_unload_s": 900, "start_timeout_s": 60}),
+        (RateLimitConfig(), {"enabled": True, "requests_per_minute": 100, "storage": "memory"}),
+        (Config().retry, {"max_attempts": 3, "budget": 0.1}),
+        (ServerConfig(), {"host": "127.0.0.1", "port": 8000, "workers": 1, "debug": False, "cors_origins": (),
+                          "max_body_bytes": 33_554_432, "body_timeout_s": 30, "heartbeat_s": 15, "commit_s": 15,
+                          "drain_s": 600, "keep_alive_s": 75, "backlog": 2048}),
+        (Config().log, {"format": "text", "level": "info"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_the_defaults_are_the_documented_ones(settings: Struct, expected: dict[str, object]) -> None:
+    assert {name: getattr(settings, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -411,6 +433,20 @@ def test_a_bad_value_is_an_error_that_names_file_and_path(refuse: Refuse, text: 
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "server: {port: 0, workers: 1, heartbeat_s: 86400}",
+        "server: {port: 65535, heartbeat_s: 0.001}",
+        "retry: {budget: 1, max_attempts: 1}",
+        UP % "weight: 0.5, max_concurrency: 1",
+        UP % "models: [m]" + "\nmodel_groups: {g: {targets: [up/m]}}",
+    ],
+)
+def test_the_edges_of_a_range_belong_to_it(load: Load, text: str) -> None:
+    assert load(text)
+
+
+@pytest.mark.parametrize(
     "url",
     ["up.example/v1", "localhost:8000", "ftp://up.example", "http://", "http:///v1", "http://h:99999", "http://h:x/v1",
      "http://h/v1?key=1", "http://h/v1#x", "", "http://[::1", "http://h:0/v1"],
@@ -426,8 +462,9 @@ def test_an_address_that_can_be_built_upon_passes(load: Load, url: str) -> None:
     assert openai(load(f"adapters: {{up: {{type: openai, base_url: '{url}'}}}}"), "up").base_url == url
 
 
-def test_a_credential_in_an_address_is_an_error_that_does_not_show_it(refuse: Refuse) -> None:
-    problem = only(refuse(f"adapters: {{up: {{type: openai, base_url: 'http://user:{SECRET}@h/v1'}}}}"))
+@pytest.mark.parametrize("credential", [f"user:{SECRET}", f"{SECRET}", f":{SECRET}"])
+def test_a_credential_in_an_address_is_an_error_that_does_not_show_it(refuse: Refuse, credential: str) -> None:
+    problem = only(refuse(f"adapters: {{up: {{type: openai, base_url: 'http://{credential}@h/v1'}}}}"))
 
     assert "api_key" in problem.fix
     assert SECRET not in str(problem)

@@ -8,9 +8,9 @@ import pytest
 from .bed import Bed, running_bed
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bed() -> Iterator[Bed]:
-    """One gateway for all tests of a module."""
+    """One gateway for all tests that need no other."""
     with running_bed() as running:
         yield running
 
@@ -24,14 +24,14 @@ def settled(request: pytest.FixtureRequest) -> Iterator[None]:
         running.check_settled()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(bed: Bed) -> Iterator[openai.OpenAI]:
     """The official client, without retries of its own."""
     with bed.sdk() as opened:
         yield opened
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def quick() -> Iterator[Bed]:
     """A gateway with little patience: short heartbeats, an early status line, and `developer` sent as `system`."""
     with running_bed({"heartbeat_s": 0.1, "commit_s": 0.3}, {"developer_as_system": True}) as running:

@@ -1,6 +1,7 @@
 """A client that leaves: its upstream call is closed at once, also when the upstream is silent, and logged as 499."""
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -13,6 +14,7 @@ from tests.support import (
     RawClient,
     ScriptedUpstream,
     Seen,
+    WaitFor,
     chunk,
     error,
     event,
@@ -212,3 +214,21 @@ def test_many_at_once(gateway: Gateway, upstream: ScriptedUpstream, model: str) 
         assert_let_go(seen, left_at)
     assert [record["status"] for record in records_of(gateway, model, len(clients))] == [499] * len(clients)
     assert get(gateway, "/health").status == 200
+
+
+def test_just_as_the_first_event_comes(gateway: Gateway, upstream: ScriptedUpstream, model: str) -> None:
+    """Whichever is noticed first, nothing stays open."""
+    gates = [threading.Event() for _ in range(30)]
+    upstream.on(model, *(sse(WaitFor(gate), *FIRST, Hang()) for gate in gates))
+    count = len(upstream.requests)
+    clients = [connect(gateway) for _ in gates]
+    for client in clients:
+        client.send(chat(gateway, model, stream=True))
+    upstream.wait_for(count + len(gates))
+    for client, gate in zip(clients, gates, strict=True):
+        gate.set()
+        client.close()
+    left_at = time.monotonic()
+    for seen in upstream.requests[count:]:
+        assert_let_go(seen, left_at)
+    assert [record["status"] for record in records_of(gateway, model, len(gates))] == [499] * len(gates)
