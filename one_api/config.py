@@ -40,6 +40,8 @@ Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
 Address = Annotated[str, checked(_check_url)]
+#: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
+Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+(:[0-9]+)?)\Z")]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 DEFAULT_MODELS_DIR = "models"
@@ -171,7 +173,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     workers: Count = 1
     debug: bool = False
     #: Origins that browsers may call from; none by default.
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
     max_body_bytes: Count = 32 * 1024 * 1024
     #: How long a request's body may take to arrive.
     body_timeout_s: Seconds = 30.0

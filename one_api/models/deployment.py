@@ -57,6 +57,8 @@ class Deployment:
     weight: float = 1.0
     #: Requests in flight at once.
     max_concurrency: int = 1000
+    #: How long its first event may take, in seconds, where the configuration says so; the adapter keeps to it.
+    first_event_s: float | None = None
     health: Health = field(default_factory=Health)
 
     @property

@@ -13,7 +13,7 @@ from one_api.models.routing import Route, available, awake, choose
 from one_api.telemetry import current_call
 from one_api.wire.json import JSONObject
 
-#: First event of a stream while another candidate is left, in seconds.
+#: First event of a stream while another candidate is left, where nobody has set a limit, in seconds.
 _FIRST_EVENT_S = 30.0
 #: Retries that are always there, on top of the share of the traffic.
 _RESERVE = 3.0
@@ -89,7 +89,8 @@ class Failover:
         record = current_call.get()
         outcome: UpstreamError | str = "cancelled"
         try:
-            limit_s = _FIRST_EVENT_S if others_left and body.get("stream") else None
+            hurry = others_left and body.get("stream") and deployment.first_event_s is None
+            limit_s = _FIRST_EVENT_S if hurry else None
             answer = await _ask(deployment, body, limit_s)
             attempt.answered()
             outcome = "ok"

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from one_api.config import Config, GroupConfig, targets
@@ -157,10 +158,11 @@ class ModelRegistry:
                 model,
                 weight=settings.weight if settings else 1.0,
                 max_concurrency=getattr(settings, "max_concurrency", 1000),
+                first_event_s=settings.timeouts.first_event_s if settings else None,
             )
         if weight is None or weight == known.weight:
             return known
-        return Deployment(adapter_name, known.adapter, model, weight, known.max_concurrency, known.health)
+        return replace(known, weight=weight)
 
     def _entry(self, model: str) -> JSONObject | None:
         """Return the list entry of one id."""

@@ -36,14 +36,16 @@ def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = Non
         RuntimeError: when called in a coroutine, where ``await`` belongs.
         asyncio.CancelledError: when the client left.
     """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # A thread of a WSGI server. Greenlet must not hear of it: what it keeps for a thread has crashed the process
+        # when the thread ended (greenlet 3.5.6 under `flask run`).
+        return background().run(awaitable, client)
     current = getcurrent()
     if isinstance(current, _Bridged):
         assert current.parent is not None  # noqa: S101 - it was made with one
         return cast(T, current.parent.switch(awaitable))
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return background().run(awaitable, client)
     awaitable.close()
     raise RuntimeError("await_ was called inside a coroutine: use `await` there")
 

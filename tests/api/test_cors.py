@@ -1,9 +1,11 @@
 """Calls from web pages: which origins, headers and methods a browser is told are fine."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from one_api.config import Config, ConfigError
 from tests.support import Gateway
 
 from .bed import Answer, Bed, running_bed
@@ -98,6 +100,15 @@ def test_credentials_are_never_allowed(origins: str) -> None:
         for answer in (preflight(bed), bed.get("/v1/models", headers={"Origin": PAGE})):
             assert answer.header("access-control-allow-origin") in (PAGE, "*")
             assert answer.header("access-control-allow-credentials") is None
+
+
+PATTERNS = ["https://*.example", "https://app.example/", "app.example", "https://a.example|.*", "https://[a-z]", "*.*"]
+
+
+@pytest.mark.parametrize("origin", PATTERNS)
+def test_a_pattern_is_no_origin(origin: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.cors_origins\[0\]: has a bad value"):
+        Config.load({"ONE_API_ENV_FILE": os.devnull, "CORS_ORIGINS": origin})
 
 
 def test_without_origins_no_page_may_call(bed: Bed) -> None:

@@ -245,6 +245,63 @@ def test_the_budget_does_not_grow_without_end() -> None:
     assert taken == 13
 
 
+class Hasty(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ahead_s = 0.0
+
+    def time(self) -> float:
+        """The time, ahead of the real one."""
+        return super().time() + self._ahead_s
+
+    def jump(self, seconds: float) -> None:
+        """Put the clock forward."""
+        self._ahead_s += seconds
+
+
+async def waits(failover: Failover, route: Route, body: dict[str, Any], seconds: int) -> Any:
+    """What a request ends with that is cancelled after so many seconds of a hasty loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Hasty)
+    task = asyncio.create_task(failover.run(route, dict(body)))
+    await adapter(route.targets[0]).asked.wait()
+    for _ in range(seconds):
+        loop.jump(1)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    task.cancel()
+    return (await asyncio.gather(task, return_exceptions=True))[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "first_event_s", "seconds", "moves_on"),
+    [
+        (STREAM, None, 29, False), (STREAM, None, 31, True), (STREAM, 60.0, 59, False), (BODY, None, 59, False)
+    ],
+)  # fmt: skip
+def test_a_first_event_may_take_30_seconds_while_another_is_left(
+    make: Make, body: dict[str, Any], first_event_s: float | None, seconds: int, moves_on: bool
+) -> None:
+    a, b = make(asyncio.Event(), first_event_s=first_event_s), make({"text": "from b"})
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        answer = runner.run(waits(Failover(), ordered([a, b]), body, seconds))
+
+    assert (answer == {"text": "from b"}) is moves_on
+    assert asked(a, b) == [1, int(moves_on)]
+
+
+def test_the_last_candidate_has_all_the_time(make: Make) -> None:
+    a = make(asyncio.Event())
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        answer = runner.run(waits(Failover(), ordered([a]), STREAM, 300))
+
+    assert isinstance(answer, asyncio.CancelledError)
+
+
 # The news
 
 

@@ -35,7 +35,7 @@ STREAMS = 10
 #: How long an end may take that waits for nobody, in seconds.
 SOON_S = 6.0
 #: How long a slow reader pauses: longer than an end that waits for nobody takes, in seconds.
-UNHURRIED_S = 2.5
+UNHURRIED_S = 2.0
 
 WHOLE = text_chunks("Hel", "lo")
 DONE = "data: [DONE]"

@@ -18,7 +18,7 @@ MOST_BYTES = 256 * 1024
 #: What the kernel may hold of one stream between the upstream and the worker.
 KERNEL_BYTES = 8_000_000
 #: How often in a row, one look each 10 ms, the upstream must not have sent more to count as paused.
-STILL = 30
+STILL = 20
 
 TINY = text_chunks("y", finish=None)[1]
 TEXT = "x" * 10_000

@@ -63,6 +63,7 @@ class Server:
             # Werkzeug leaves its listening socket to the collector.
             "PYTHONWARNINGS": "default,ignore:unclosed <socket.socket:ResourceWarning",
             "FLASK_SKIP_DOTENV": "1",
+            "PYTHONFAULTHANDLER": "1",
             "PYTHONUNBUFFERED": "1",
             "ONE_API_ENV_FILE": os.devnull,
             "API_KEYS": "test-key",
@@ -127,6 +128,9 @@ def server(
         assert started.stop() == 0
         wrong = (*COMPLAINTS, "Traceback", "AssertionError")
         assert [line for line in started.log.splitlines() if any(text in line for text in wrong)] == []
+    except AssertionError as failure:
+        failure.add_note(f"Its log:\n{started.log}")
+        raise
     finally:
         started.kill()
 
