@@ -8,7 +8,7 @@ plain WSGI server there is no such greenlet: the awaitable runs on the process's
 import asyncio
 import io
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar, cast
 
 from flask import has_request_context, request
@@ -20,9 +20,36 @@ from one_api.serving.loop import background, client_of
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_INSIDE = "await_ was called inside a coroutine: use `await` there"
+
 
 class _Bridged(greenlet):
     """A greenlet whose parent awaits what it switches out with."""
+
+    #: A coroutine runs in it, up to the first thing that it waits for.
+    in_coroutine = False
+
+
+class _Begun:
+    """A coroutine that has run up to the first thing it waits for."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Go on from there, as ``await`` would."""
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:  # it belongs to the coroutine
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(sent)
+        except StopIteration as finished:
+            return finished.value
 
 
 def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = None) -> T:
@@ -38,14 +65,25 @@ def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = Non
     """
     current = getcurrent()
     if isinstance(current, _Bridged):
+        # Much of what is awaited need not wait at all: then there is nothing to switch for.
+        if current.in_coroutine:
+            awaitable.close()
+            raise RuntimeError(_INSIDE)
+        current.in_coroutine = True
+        try:
+            first = awaitable.send(None)
+        except StopIteration as finished:
+            return cast(T, finished.value)
+        finally:
+            current.in_coroutine = False
         assert current.parent is not None  # noqa: S101 - it was made with one
-        return cast(T, current.parent.switch(awaitable))
+        return cast(T, current.parent.switch(_Begun(awaitable, first)))
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return background().run(awaitable, client)
     awaitable.close()
-    raise RuntimeError("await_ was called inside a coroutine: use `await` there")
+    raise RuntimeError(_INSIDE)
 
 
 def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
