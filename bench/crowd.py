@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from bench.console import exit_status, progress
-from bench.servers import gateway, running, upstream
+from bench.servers import gateway, get, running, upstream
 from bench.target import LOOPBACK, BenchError, Kind, Target, chat_body
 
 CROWD = 500
@@ -45,10 +45,21 @@ def crowd(target: Target, opening: bytes, count: int) -> Iterator[None]:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(opening)
             connections.append(connection)
+        settle(target)
         yield
     finally:
         for connection in connections:
             connection.close()
+
+
+def settle(target: Target, limit_s: float = 20.0) -> None:
+    """Wait until what the crowd has asked for is done as far as it can be: the holding is measured, not the burst."""
+    ends = time.monotonic() + limit_s
+    while time.monotonic() < ends:
+        began = time.monotonic()
+        get(target, "/health", limit_s)
+        if time.monotonic() - began < 0.02:
+            return
 
 
 def latencies(target: Target) -> list[float]:
