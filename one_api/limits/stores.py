@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from one_api.limits.window import BUCKETS, Limits, Verdict, Window
+from one_api.limits.window import BUCKETS, Limits, Verdict, Window, empty
 
 try:
     import fcntl
@@ -31,6 +31,15 @@ class Ticket:
     lease: int
     tokens: int
     counted_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a shared file has room for: the keys that will be asked for, leases of each, and whether tokens count."""
+
+    keys: tuple[str, ...]
+    leases: int
+    tokens: bool
 
 
 class LimitStore(ABC):
@@ -103,18 +112,16 @@ class SharedStore(LocalStore):
     half written is one key's counts of one minute.
     """
 
-    def __init__(self, folder: Path, scope: str, keys: Sequence[str], leases: int) -> None:
-        """Processes with the same ``scope``, ``keys`` and ``leases`` share a file in ``folder``.
-
-        ``keys`` are all that will be asked for; ``leases`` is how many of them one key can hold.
-        """
-        self._places = {key: place for place, key in enumerate(sorted(set(keys)))}
-        self._leases = leases
-        self._record = struct.Struct(f"=q{BUCKETS}I{BUCKETS}I" + "Qd" * leases)
-        layout = hashlib.sha256("\0".join([scope, *self._places, self._record.format]).encode()).hexdigest()
+    def __init__(self, folder: Path, scope: str, layout: Layout) -> None:
+        """Processes with the same ``scope`` and ``layout`` share a file in ``folder``."""
+        self._places = {key: place for place, key in enumerate(sorted(set(layout.keys)))}
+        self._leases = layout.leases
+        self._counts = 2 * BUCKETS if layout.tokens else BUCKETS
+        self._record = struct.Struct(f"=q{self._counts}I" + "Qd" * layout.leases)
+        name = hashlib.sha256("\0".join([scope, *self._places, self._record.format]).encode()).hexdigest()
         size = self._record.size * max(1, len(self._places))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = os.open(folder / f"limits-{layout[:16]}.bin", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.open(folder / f"limits-{name[:16]}.bin", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with self._locked():
             if os.fstat(self._file).st_size < size:
                 os.ftruncate(self._file, size)
@@ -138,14 +145,14 @@ class SharedStore(LocalStore):
 
     def _read(self, offset: int) -> Window:
         newest, *rest = self._record.unpack_from(self._memory, offset)
-        leases = rest[2 * BUCKETS :]
+        leases = rest[self._counts :]
         held = {lease: ends for lease, ends in zip(leases[::2], leases[1::2], strict=True) if lease}
-        return Window(newest, rest[:BUCKETS], rest[BUCKETS : 2 * BUCKETS], held)
+        return Window(newest, rest[:BUCKETS], rest[BUCKETS : self._counts] or empty(), held)
 
     def _write(self, offset: int, window: Window) -> None:
         held = list(window.leases.items())[: self._leases]
         flat = [part for lease in held for part in lease] + [0, 0.0] * (self._leases - len(held))
-        counts = [min(count, 0xFFFFFFFF) for count in window.requests + window.tokens]
+        counts = [min(count, 0xFFFFFFFF) for count in (window.requests + window.tokens)[: self._counts]]
         self._record.pack_into(self._memory, offset, window.newest, *counts, *flat)
 
     async def aclose(self) -> None:

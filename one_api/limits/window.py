@@ -39,7 +39,8 @@ class Verdict:
     reset_tokens_s: float = 0.0
 
 
-def _empty() -> list[int]:
+def empty() -> list[int]:
+    """Return counts of nothing."""
     return [0] * BUCKETS
 
 
@@ -49,8 +50,8 @@ class Window:
 
     #: The newest second, of any clock that only goes forward.
     newest: int = 0
-    requests: list[int] = field(default_factory=_empty)
-    tokens: list[int] = field(default_factory=_empty)
+    requests: list[int] = field(default_factory=empty)
+    tokens: list[int] = field(default_factory=empty)
     #: Lease -> when it ends.
     leases: dict[int, float] = field(default_factory=dict)
 
@@ -110,7 +111,7 @@ class Window:
     def _advance(self, second: int) -> None:
         """Forget what has left the window."""
         if second - self.newest >= BUCKETS or second < self.newest - BUCKETS:
-            self.requests, self.tokens, self.newest = _empty(), _empty(), second
+            self.requests, self.tokens, self.newest = empty(), empty(), second
             return
         while self.newest < second:
             self.newest += 1

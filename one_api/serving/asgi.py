@@ -234,6 +234,15 @@ class _BodyReader(io.RawIOBase):
         buffer[: len(taken)] = taken
         return len(taken)
 
+    def read_whole(self, limit: int) -> bytes | None:
+        """Return all that is left of the body, or None once it is more than ``limit`` bytes."""
+        pieces, size = [self._rest], len(self._rest)
+        self._rest = b""
+        while not self.complete and size <= limit:
+            pieces.append(await_(self._next()))
+            size += len(pieces[-1])
+        return b"".join(pieces) if size <= limit else None
+
     async def discard(self) -> None:
         """Take what still comes and keep nothing, for a short time: a client reads when it has sent."""
         size = 0

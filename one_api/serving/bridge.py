@@ -105,6 +105,14 @@ def _read_body() -> None:
     """Read the body and keep it, also for whoever reads it as a stream later."""
     if "stream" in vars(request):
         return
+    limit = request.max_content_length
+    whole = getattr(request.environ["wsgi.input"], "read_whole", None)
+    if whole is not None and limit is not None and (request.content_length or 0) <= limit:
+        # What the worker reads itself needs none of Werkzeug's guards.
+        if (kept := whole(limit)) is None:
+            raise RequestEntityTooLarge
+        request.stream = io.BytesIO(kept)
+        return
     body = request.get_data()
     # Of a body in chunks, Werkzeug reads as much as is allowed, and drops the rest without a word.
     if request.content_length is None and len(body) == request.max_content_length and request.input_stream.read(1):

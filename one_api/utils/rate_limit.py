@@ -15,7 +15,7 @@ from flask import Flask, current_app, g, request
 
 from one_api.config import Config, RateLimitConfig
 from one_api.errors import RateLimited
-from one_api.limits.stores import LimitStore, MemoryStore, SharedStore, Ticket
+from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import LEASE_S, Limits, Verdict
 from one_api.serving.bridge import await_
 from one_api.telemetry import CallRecord
@@ -38,6 +38,8 @@ class RateLimits:
         self.enabled = config.enabled
         self.limits = Limits(config.requests_per_minute, config.tokens_per_minute, config.concurrent)
         self._store = store
+        #: Does the end of a request change anything?
+        self._settles = config.tokens_per_minute is not None or config.concurrent is not None
         #: What was counted for requests under way, by their ids.
         self._tickets: dict[str, Ticket] = {}
         self._renewing: asyncio.Task[None] | None = None
@@ -59,7 +61,7 @@ class RateLimits:
         """
         tokens = size_bytes // _BYTES_PER_TOKEN if self.limits.tokens_per_minute is not None else 0
         verdict, ticket = await self._store.take(caller, self.limits, tokens, random.getrandbits(63) | 1)
-        if verdict.refused_by is None:
+        if verdict.refused_by is None and self._settles:
             self._tickets[request_id] = ticket
         headers = self._headers(verdict)
         if verdict.refused_by is not None:
@@ -138,7 +140,8 @@ def build_limits(config: Config, names: list[str], folder: Path) -> RateLimits:
     if not settings.enabled or storage == "memory":
         store = MemoryStore()
     elif storage == "shared":
-        store = _shared(folder, str(config.server.port), names, settings.concurrent or 0)
+        layout = Layout(tuple(names), settings.concurrent or 0, settings.tokens_per_minute is not None)
+        store = _shared(folder, str(config.server.port), layout)
     else:
         # Only here, so that a gateway without Redis imports nothing of its client.
         from one_api.limits.redis import RedisStore
@@ -147,12 +150,12 @@ def build_limits(config: Config, names: list[str], folder: Path) -> RateLimits:
     return RateLimits(settings, store)
 
 
-def _shared(folder: Path, scope: str, keys: list[str], leases: int) -> SharedStore:
+def _shared(folder: Path, scope: str, layout: Layout) -> SharedStore:
     """Return a store in ``folder``, or where that cannot be written, in the user's own corner of the temporary one."""
     try:
-        return SharedStore(folder, scope, keys, leases)
+        return SharedStore(folder, scope, layout)
     except OSError:
-        return SharedStore(Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}", scope, keys, leases)
+        return SharedStore(Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}", scope, layout)
 
 
 def duration(seconds: float) -> str:

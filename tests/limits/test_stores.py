@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from one_api.limits.redis import Breaker, RedisStore
-from one_api.limits.stores import LimitStore, MemoryStore, SharedStore, Ticket
+from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import Limits
 from tests.support.gateway import free_port
 
@@ -23,7 +23,11 @@ REDIS = "redis://127.0.0.1:6379/0"
 
 
 def _make(where: str, keys: list[str]) -> LimitStore:
-    return RedisStore(where, 4) if where.startswith("redis") else SharedStore(Path(where), "test", keys, 8)
+    return (
+        RedisStore(where, 4)
+        if where.startswith("redis")
+        else SharedStore(Path(where), "test", Layout(tuple(keys), 8, True))
+    )
 
 
 def _race(where: str, key: str, start: float) -> int:
@@ -77,10 +81,13 @@ async def test_every_store_keeps_requests_tokens_and_leases_alike(kind: str, tmp
 
 
 async def test_counts_outlive_a_restart_and_other_keys_have_a_file_of_their_own(tmp_path: Path) -> None:
-    store = SharedStore(tmp_path, "test", ["a", "b"], 0)
+    store = SharedStore(tmp_path, "test", Layout(("a", "b"), 0, False))
     assert (await store.take("a", Limits(1), 0, 1))[0].refused_by is None
     await store.aclose()
-    again, other = SharedStore(tmp_path, "test", ["b", "a"], 0), SharedStore(tmp_path, "test", ["a"], 0)
+    again, other = (
+        SharedStore(tmp_path, "test", Layout(("b", "a"), 0, False)),
+        SharedStore(tmp_path, "test", Layout(("a",), 0, False)),
+    )
     assert (await again.take("a", Limits(1), 0, 1))[0].refused_by == "requests"
     assert (await other.take("a", Limits(1), 0, 1))[0].refused_by is None
     await again.aclose()
@@ -161,10 +168,10 @@ def test_the_breaker_lets_one_probe_through() -> None:
 
 
 async def test_a_killed_process_leaks_no_lease_for_long(tmp_path: Path) -> None:
-    store = SharedStore(tmp_path, "test", ["k"], 2)
+    store = SharedStore(tmp_path, "test", Layout(("k",), 2, False))
     child = os.fork()
     if child == 0:
-        asyncio.run(SharedStore(tmp_path, "test", ["k"], 2).take("k", Limits(9, concurrent=1), 0, 5))
+        asyncio.run(SharedStore(tmp_path, "test", Layout(("k",), 2, False)).take("k", Limits(9, concurrent=1), 0, 5))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert (await store.take("k", Limits(9, concurrent=1), 0, 6))[0].refused_by == "concurrent"
