@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test check format lint types bench soak lock clean
+.PHONY: help run test check format lint types bench crowd soak lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   format, lint and types checked, then every test"
 	@echo "make format  format the code"
 	@echo "make bench   measure speed against the upstream asked directly (LITELLM=1: and against LiteLLM)"
+	@echo "make crowd   500 slow clients of each kind: do others notice?"
 	@echo "make soak    20,000 requests on new connections: does anything leak?"
 	@echo "make lock    pin the dependencies of pyproject.toml anew, with hashes"
 
@@ -40,6 +41,9 @@ format: $(INSTALLED_DEV)
 
 bench: $(INSTALLED_DEV)
 	$(BIN)/python -m bench
+
+crowd: $(INSTALLED_DEV)
+	$(BIN)/python -m bench.crowd
 
 soak: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.soak

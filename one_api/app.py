@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
@@ -11,6 +12,7 @@ from one_api.api import calls, errors
 from one_api.api.chat import chat
 from one_api.api.health import health
 from one_api.api.models import models
+from one_api.api.openapi import openapi
 from one_api.api.service import Service
 from one_api.cli import register_commands
 from one_api.config import Config, LocalConfig, OpenAIConfig
@@ -22,7 +24,7 @@ from one_api.serving.events import BRIDGED
 from one_api.serving.loop import background, leaving_as_reset
 from one_api.telemetry import LogObserver, set_up_logging
 from one_api.utils.auth import KeyRing
-from one_api.utils.rate_limit import RateLimits
+from one_api.utils.rate_limit import build_limits
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 _EXPOSED = [
     "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
     "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings",
 ]  # fmt: skip
 #: Request headers that browsers may send; official clients add the x-stainless ones.
@@ -65,19 +68,24 @@ def create_app(config: Config | None = None) -> Flask:
         ConfigError: when the environment's configuration cannot be used.
     """
     config = config or Config.load()
-    set_up_logging(config.log.level, as_json=config.log.format == "json")
+    as_json = config.log.format == "json"
+    log = set_up_logging(config.log.level, as_json=as_json)
     for notice in config.notices:
         logger.warning("%s", notice)
     app = GatewayFlask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.server.max_body_bytes
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.debug = config.server.debug
     registry = build_registry(config)
-    app.extensions["one_api"] = Service(config, registry, (LogObserver(as_json=config.log.format == "json"),))
-    KeyRing(config.api_keys).init_app(app)
-    RateLimits(config.rate_limit).init_app(app)
+    keys = KeyRing(config.api_keys)
+    limits = build_limits(config, keys.names, Path(app.instance_path))
+    observers = (LogObserver(log, as_json=as_json),) if logger.isEnabledFor(logging.INFO) else ()
+    app.extensions["one_api"] = Service(config, registry, limits, observers)
+    keys.init_app(app)
+    limits.init_app(app)
     calls.register(app)
     errors.register(app)
-    for blueprint in (health, models, chat):
+    for blueprint in (health, models, chat, openapi):
         app.register_blueprint(blueprint)
     if config.server.cors_origins:
         CORS(

@@ -152,8 +152,12 @@ class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     enabled: bool = True
     requests_per_minute: Count = 100
-    #: "memory", or a URI that the ``limits`` library knows.
-    storage: str = "memory"
+    #: Tokens of prompt and answer together: estimated before, settled after. Left out: no limit.
+    tokens_per_minute: Count | None = None
+    #: Requests at a time. Left out: no limit.
+    concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    #: auto (memory, or with several processes a file that they share), memory, shared, or redis://HOST:PORT/DB.
+    storage: str = "auto"
 
 
 class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,7 +173,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    #: Processes. Limits and health are counted per process.
+    #: Processes. Health is counted in each; limits are shared.
     workers: Count = 1
     debug: bool = False
     #: Origins that browsers may call from; none by default.
@@ -177,6 +181,12 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_body_bytes: Count = 32 * 1024 * 1024
     #: How long a request's body may take to arrive.
     body_timeout_s: Seconds = 30.0
+    #: How long a request's head may take to arrive.
+    head_timeout_s: Seconds = 10.0
+    #: How long a client may take nothing of what waits for it.
+    write_timeout_s: Seconds = 30.0
+    #: Connections at a time, per process; more are refused with 503.
+    max_connections: Count = 10_000
     #: A stream that is silent this long gets a comment line.
     heartbeat_s: Seconds = 15.0
     #: How long the status line of a stream waits for the first upstream event.
@@ -223,7 +233,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         path, in_file = variables.get("ONE_API_CONFIG", "").strip(), {}
         if path:
             in_file = read_yaml(Path(path), variables, problems)
-        values = Builder(problems, _secret, derived=frozenset({"notices"})).fields(cls, raw | in_file)
+        values = Builder(problems, _secret, derived=frozenset({"notices"})).fields(cls, _merged(raw, in_file))
         given_values = {name: value for name, value in values.items() if value is not None}
         config = cls(**given_values, notices=_notices(variables))
         _cross_check(config, problems)
@@ -232,9 +242,26 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return config
 
 
-def _placed(problem: Problem, path: str, in_file: Iterable[object]) -> Problem:
+#: Sections whose fields stand for themselves: the file's win one by one. Of the others it replaces the whole.
+_BY_FIELD = frozenset({"server", "rate_limit", "log"})
+
+
+def _merged(raw: dict[str, Any], in_file: dict[str, Any]) -> dict[str, Any]:
+    """Put what the file says over what the variables say."""
+    by_field = {
+        name: raw[name] | said
+        for name, said in in_file.items()
+        if name in _BY_FIELD and name in raw and isinstance(said, dict)
+    }
+    return raw | in_file | by_field
+
+
+def _placed(problem: Problem, path: str, in_file: dict[str, Any]) -> Problem:
     """Name the file, or the variable, that the place of a problem belongs to."""
-    if re.split(r"[.[]", problem.where)[0] in map(str, in_file):
+    section, *rest = re.split(r"[.[]", problem.where)
+    said = {str(name): value for name, value in in_file.items()}
+    by_field = section in _BY_FIELD and isinstance(said.get(section), dict)
+    if section in said and not (by_field and rest and rest[0] not in said[section]):
         return replace(problem, where=f"{path}: {problem.where}")
     return replace(problem, where=_ORIGINS.get(problem.where, problem.where))
 
@@ -349,6 +376,12 @@ def _cross_check(config: Config, problems: Problems) -> None:
     for name in config.adapters:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             problems.add(f"adapters.{name}", "is not a usable name", "Use letters, digits, dots, dashes, underscores")
+    storage = config.rate_limit.storage
+    if storage not in ("auto", "memory", "shared") and not re.match(r"(rediss?|unix)://.", storage):
+        problems.add("rate_limit.storage", "names no storage", "Use auto, memory, shared or redis://HOST:PORT/DB")
+    if not config.api_keys and config.server.host not in ("127.0.0.1", "localhost", "::1"):
+        fix = "Set API_KEYS before you let others in, or HOST=127.0.0.1"
+        problems.add("server.host", "can be reached from elsewhere, and there is no API key", fix)
     for name, group in config.model_groups.items():
         for target in targets(group.targets + group.fallbacks) if group else ():
             adapter_name, slash, model = target.model.partition("/")
@@ -364,37 +397,3 @@ def _built(parts: Iterable[T | None]) -> list[T]:
 def targets(entries: tuple[TargetConfig | str, ...]) -> tuple[TargetConfig, ...]:
     """Return targets whole, whichever way they were written."""
     return tuple(TargetConfig(model=entry) if isinstance(entry, str) else entry for entry in entries)
-
-
-def as_lines(value: Any, indent: int = 0) -> list[str]:
-    """Return any part of a configuration as YAML-like lines, secrets masked."""
-    pad = "  " * indent
-    if isinstance(value, Struct):
-        value = (
-            {"type": value.__struct_config__.tag} | msgspec.structs.asdict(value)
-            if value.__struct_config__.tag
-            else (msgspec.structs.asdict(value))
-        )
-    if isinstance(value, dict):
-        entries = [(f"{pad}{key}:", child) for key, child in value.items()]
-    elif isinstance(value, (tuple, list)):
-        entries = [(f"{pad}-", child) for child in value]
-    else:
-        return [pad + _scalar(value)]
-    lines = []
-    for head, child in entries:
-        if isinstance(child, (Struct, dict, tuple, list)) and child:
-            lines += [head, *as_lines(child, indent + 1)]
-        else:
-            lines.append(f"{head} {_scalar(child)}")
-    return lines
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, Secret):
-        return "***"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "null"
-    return "[]" if value == () else "{}" if value == {} else str(value)

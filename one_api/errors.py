@@ -9,6 +9,7 @@ GatewayError                    status  code
 ├── MethodNotAllowed            405     method_not_supported
 ├── RequestTimeout              408     request_timeout
 ├── RequestTooLarge             413     request_too_large
+├── UnsupportedMediaType        415     unsupported_media_type
 ├── RateLimited                 429     rate_limit_exceeded
 ├── InternalError               500     internal_error: always a bug of ours
 ├── NoDeployment                503     no_backend_available
@@ -135,6 +136,14 @@ class RequestTooLarge(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class UnsupportedMediaType(GatewayError):
+    """The request's body is not JSON in UTF-8, or is encoded."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
 
 
 class RateLimited(GatewayError):

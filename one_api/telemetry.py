@@ -3,6 +3,7 @@ a header or a key."""
 
 import atexit
 import logging
+import re
 import sys
 import threading
 import time
@@ -15,7 +16,6 @@ from one_api.schema import Usage
 from one_api.wire import json
 
 logger = logging.getLogger("one_api")
-_calls = logging.getLogger("one_api.calls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +89,28 @@ class Observer(Protocol):
 class LogObserver:
     """Writes one line per request."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, writer: "LineWriter", *, as_json: bool) -> None:
+        self._writer = writer
         self._as_json = as_json
 
     def on_call(self, record: CallRecord) -> None:
         """Write the line."""
-        if not _calls.isEnabledFor(logging.INFO):
-            return
         fields = record.fields()
         if self._as_json:
-            _calls.info("%s", json.encode({"event": "call", "time": round(time.time(), 3), **fields}).decode())
+            line = json.encode({"event": "call", "time": round(time.time(), 3), **fields}).decode()
         else:
-            _calls.info(" ".join(f"{key}={_plain(value)}" for key, value in fields.items() if value is not None))
+            told = [f"{key}={_plain(value)}" for key, value in fields.items() if value is not None]
+            line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(told)}"
+        self._writer.write(line)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]+").fullmatch
 
 
 def _plain(value: object) -> str:
     """Return a value for a text line: nothing in it can end the line or pass for another field."""
     if isinstance(value, str):
-        return value if value.isalnum() else json.encode([value]).decode("utf-8")[1:-1]
+        return value if _PLAIN(value) else json.encode([value]).decode()[1:-1]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -127,11 +131,15 @@ class LineWriter(logging.Handler):
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Queue one record of the logging module."""
+        self.write(self.format(record))
+
+    def write(self, line: str) -> None:
         """Queue one line."""
         if len(self._lines) >= self._capacity:
             self._dropped += 1
             return
-        self._lines.append(self.format(record))
+        self._lines.append(line)
         if self._thread is None or not self._thread.is_alive():  # first use, or the first after a fork
             self._thread = threading.Thread(target=self._run, name="one_api-log", daemon=True)
             self._thread.start()
@@ -168,12 +176,10 @@ class LineWriter(logging.Handler):
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object per line; lines that are JSON already (those of requests) pass."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for ``record``."""
-        if record.name == _calls.name:
-            return record.getMessage()
         fields: dict[str, object] = {
             "event": "log",
             "time": round(record.created, 3),
@@ -186,14 +192,16 @@ class JSONFormatter(logging.Formatter):
         return json.encode(fields).decode()
 
 
-def set_up_logging(level: str, *, as_json: bool) -> None:
-    """Send this package's log to standard error; does nothing when it was set up before."""
-    if any(isinstance(handler, LineWriter) for handler in logger.handlers):
-        return
-    handler = LineWriter(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-    handler.setFormatter(JSONFormatter() if as_json else text)
-    logger.addHandler(handler)
+def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
+    """Send this package's log to standard error, and return who writes it; set up once per process."""
+    for known in logger.handlers:
+        if isinstance(known, LineWriter):
+            return known
+    writer = LineWriter(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    writer.setFormatter(JSONFormatter() if as_json else text)
+    logger.addHandler(writer)
     logger.setLevel(level.upper())
     logger.propagate = False
-    atexit.register(handler.close)
+    atexit.register(writer.close)
+    return writer

@@ -21,7 +21,7 @@ LADDER: dict[float, list[str]] = {
     9.2: ["__main__"],
     9.1: ["app"],
     9: ["cli", "setup", "serving.worker"],
-    8.2: ["api.chat", "api.health", "api.models"],
+    8.2: ["api.chat", "api.health", "api.models", "api.openapi"],
     8.1: ["api.calls", "api.errors"],
     8: ["api.service"],
     7: ["utils.auth", "utils.rate_limit"],
@@ -30,15 +30,16 @@ LADDER: dict[float, list[str]] = {
     4: ["models.routing", "models.delivery"],
     3: ["models.deployment", "models.adapters.openai", "models.adapters.local"],
     2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
-    2.4: ["models.adapters.connections", "models.adapters.reports"],
+    2.4: ["models.adapters.connections", "models.adapters.local_launch", "models.adapters.reports"],
+    2.3: ["models.adapters.local_files"],
     2.2: ["serving.asgi"],
-    2.1: ["serving.bridge", "serving.events"],
-    2: ["models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf", "serving.loop",
-        "telemetry"],
+    2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis"],
+    2: ["limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf",
+        "serving.loop", "telemetry"],
     1.2: ["wire.openai_stream"],
     1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
-    1: ["sources", "wire.json"],
-    0: ["errors", "structs", "", "api", "models", "models.adapters", "serving", "utils", "wire"],
+    1: ["sources", "wire.json", "limits.window"],
+    0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 
@@ -46,8 +47,7 @@ RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 GATES: dict[str, list[str]] = {
     "flask": ["app", "cli", "__main__", "api", "utils", "serving"],
     "flask_cors": ["app"],
-    "flask_limiter": ["utils"],
-    "limits": ["utils"],
+    "redis": ["limits.redis"],
     "werkzeug": ["app", "api", "utils", "serving"],
     "click": ["cli", "__main__"],
     "aiohttp": ["models.adapters"],
@@ -58,8 +58,8 @@ GATES: dict[str, list[str]] = {
     "uvloop": ["serving"],
     "httptools": ["serving"],
     "xllamacpp": ["models.adapters.local_engine"],
-    "msgspec": ["wire.json", "config", "structs"],
-    "yaml": ["sources"],
+    "msgspec": ["wire.json", "config", "structs", "cli"],
+    "yaml": ["sources", "api.openapi"],
     "dotenv": ["sources"],
     # JSON goes through wire.json. The engine is a program of its own that imports nothing of ours.
     "json": ["models.adapters.local_engine"],
@@ -71,6 +71,7 @@ GATES: dict[str, list[str]] = {
 }
 #: Imports that stand inside a function, each with its reason.
 LATE_IMPORTS = {
+    ("utils.rate_limit", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
     ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
     (
         "models.adapters.local_engine",

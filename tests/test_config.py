@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct, structs
 
+from one_api.cli import as_lines
 from one_api.config import (
     Config,
     ConfigError,
@@ -16,7 +17,6 @@ from one_api.config import (
     Secret,
     ServerConfig,
     TargetConfig,
-    as_lines,
     targets,
 )
 from one_api.structs import Problem
@@ -142,10 +142,12 @@ def test_an_openai_adapter_needs_a_key_or_an_address(variables: dict[str, str], 
                                    "stream_total_s": 3600}),
         (LocalConfig(), {"models_dir": "models", "slots": 4, "slot_context": 2048, "threads": None,
                          "default_max_tokens": 1024, "idle_unload_s": 900, "start_timeout_s": 60}),
-        (RateLimitConfig(), {"enabled": True, "requests_per_minute": 100, "storage": "memory"}),
+        (RateLimitConfig(), {"enabled": True, "requests_per_minute": 100, "tokens_per_minute": None,
+                                 "concurrent": None, "storage": "auto"}),
         (Config().retry, {"max_attempts": 3, "budget": 0.1}),
         (ServerConfig(), {"host": "127.0.0.1", "port": 8000, "workers": 1, "debug": False, "cors_origins": (),
-                          "max_body_bytes": 33_554_432, "body_timeout_s": 30, "heartbeat_s": 15, "commit_s": 15,
+                          "max_body_bytes": 33_554_432, "body_timeout_s": 30, "head_timeout_s": 10,
+                              "write_timeout_s": 30, "max_connections": 10_000, "heartbeat_s": 15, "commit_s": 15,
                           "drain_s": 600, "keep_alive_s": 75, "backlog": 2048}),
         (Config().log, {"format": "text", "level": "info"}),
     ],
@@ -325,12 +327,12 @@ def test_a_whole_file_is_read(load: Load) -> None:
     assert (config.server.port, config.server.cors_origins) == (9000, ("https://a.example",))
 
 
-def test_a_section_in_the_file_replaces_what_the_variables_say_of_it(load: Load) -> None:
+def test_the_file_has_the_last_word(load: Load) -> None:
     text = "server: {host: 0.0.0.0}\nadapters: {up: {type: openai, base_url: 'http://up.example'}}\n"
 
     config = load(text, PORT="9000", OPENAI_API_KEY=SECRET, RATE_LIMIT_REQUESTS="7", API_KEYS="one")
 
-    assert (config.server.host, config.server.port) == ("0.0.0.0", 8000)
+    assert (config.server.host, config.server.port) == ("0.0.0.0", 9000)
     assert list(config.adapters) == ["up"]
     assert config.rate_limit.requests_per_minute == 7
     assert revealed(config) == ["one"]

@@ -20,6 +20,7 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
     "MethodNotAllowed": (405, "invalid_request_error", "method_not_supported", None),
     "RequestTimeout": (408, "invalid_request_error", "request_timeout", None),
     "RequestTooLarge": (413, "invalid_request_error", "request_too_large", None),
+    "UnsupportedMediaType": (415, "invalid_request_error", "unsupported_media_type", None),
     "RateLimited": (429, "requests", "rate_limit_exceeded", None),
     "InternalError": (500, "server_error", "internal_error", None),
     "NoDeployment": (503, "server_error", "no_backend_available", None),

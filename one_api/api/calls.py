@@ -1,14 +1,15 @@
 """The record of each request, and the headers that every answer carries."""
 
 import asyncio
+import secrets
 import string
 import time
-import uuid
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 
 from one_api.api.service import service
+from one_api.serving.bridge import await_
 from one_api.telemetry import CallRecord, current_call
 
 #: Probes come every few seconds and tell nothing: no line for them.
@@ -25,7 +26,7 @@ def register(app: Flask) -> None:
 
 
 def _begin() -> None:
-    record = CallRecord(f"req_{uuid.uuid4().hex}", request.method, request.path)
+    record = CallRecord(f"req_{secrets.token_hex(16)}", request.method, request.path)
     g.call = record
     current_call.set(record)
 
@@ -35,16 +36,19 @@ def _add_headers(response: Response) -> Response:
     if record is None:
         return response
     record.status = response.status_code
-    headers = response.headers
-    headers["x-request-id"] = record.request_id
-    headers["x-gateway-attempts"] = str(len(record.attempts))
-    headers["openai-processing-ms"] = str(round((time.monotonic() - record.started) * 1000))
+    told = {
+        "x-request-id": record.request_id,
+        "x-gateway-attempts": str(len(record.attempts)),
+        "openai-processing-ms": str(round((time.monotonic() - record.started) * 1000)),
+        **g.get("limit_headers", {}),
+    }
     if record.deployment is not None:
-        headers["x-gateway-deployment"] = quote(record.deployment, safe=_HEADER_SAFE)
+        told["x-gateway-deployment"] = quote(record.deployment, safe=_HEADER_SAFE)
     if record.warnings:
-        headers["x-gateway-warnings"] = ", ".join(record.warnings)
-    headers.setdefault("cache-control", "no-store")
-    headers.update(g.get("limit_headers", {}))
+        told["x-gateway-warnings"] = ", ".join(record.warnings)
+    if "cache-control" not in response.headers:
+        told["cache-control"] = "no-store"
+    response.headers.extend(told)
     return response
 
 
@@ -56,4 +60,4 @@ def _end(error: BaseException | None) -> None:
     if isinstance(error, asyncio.CancelledError):
         record.status, record.error = 499, "cancelled"
     record.ended = time.monotonic()
-    service().report(record)
+    await_(service().report(record))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from flask import Blueprint, Response, g, request
 
 from one_api.api.service import Service, service
-from one_api.errors import GatewayError, InternalError, InvalidRequest, ShuttingDown
+from one_api.errors import GatewayError, InternalError, InvalidRequest, ShuttingDown, UnsupportedMediaType
 from one_api.models.adapters.base import ChunkStream
 from one_api.schema import ChatRequest, Usage
 from one_api.serving.events import EventBody, EventResponse
@@ -48,6 +48,13 @@ async def create_completion() -> Response:
 
 
 def _body() -> JSONObject:
+    """Return the request's body: a JSON object in UTF-8."""
+    if request.mimetype and request.mimetype != "application/json":
+        raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
+    if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("Send JSON in UTF-8.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     try:
         return json.decode_object(request.get_data())
     except json.InvalidJSON as error:
@@ -151,7 +158,7 @@ class ChatEvents(EventBody):
         finally:
             if self._stream is not None:
                 self._record.usage = self._stream.usage
-            self._parts.report(self._record)
+            await self._parts.report(self._record)
 
     async def _close_stream(self) -> None:
         if self._stream is not None:

@@ -21,4 +21,6 @@ async def ready() -> Response:
     await parts.registry.start()
     reason = "draining: the process is about to end" if parts.draining else parts.registry.unready
     body = {"status": "unready" if reason else "ready", "reason": reason, "pending": parts.registry.pending}
+    if parts.limits.degraded:
+        body["limits"] = parts.limits.degraded
     return Response(json.encode(body), 503 if reason else 200, content_type="application/json")

@@ -5,9 +5,10 @@ from typing import cast
 
 from flask import current_app
 
-from one_api.config import Config
+from one_api.config import Config, ServerConfig
 from one_api.models.registry import ModelRegistry
 from one_api.telemetry import CallRecord, Observer
+from one_api.utils.rate_limit import RateLimits
 
 
 @dataclass(slots=True)
@@ -16,27 +17,31 @@ class Service:
 
     config: Config
     registry: ModelRegistry
+    limits: RateLimits
     observers: tuple[Observer, ...]
     #: The process is about to end: nothing new should be sent here.
     draining: bool = False
 
     @property
-    def body_timeout_s(self) -> float:
-        """Return how long a request's body may take, in seconds."""
-        return self.config.server.body_timeout_s
+    def server(self) -> ServerConfig:
+        """Return the settings of the listening side."""
+        return self.config.server
 
-    def report(self, record: CallRecord) -> None:
-        """Tell every observer that a request has ended."""
+    async def report(self, record: CallRecord) -> None:
+        """Settle what a request was counted for, and tell every observer that it has ended."""
+        await self.limits.settle(record)
         for observer in self.observers:
             observer.on_call(record)
 
     async def start(self) -> None:
         """Start what works in the background; called on the loop."""
         await self.registry.start()
+        await self.limits.start()
 
     async def aclose(self) -> None:
         """Close what is open."""
         await self.registry.aclose()
+        await self.limits.aclose()
 
 
 def service() -> Service:

@@ -114,9 +114,12 @@ class Failover:
 
 async def _ask(deployment: Deployment, body: JSONObject, limit_s: float | None) -> JSONObject | ChunkStream:
     """Ask one deployment, at most for ``limit_s``."""
+    answer = deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
+    if limit_s is None:
+        return await answer
     try:
         async with asyncio.timeout(limit_s):
-            return await deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
+            return await answer
     except TimeoutError:
         raise UpstreamTimeout(f"The upstream did not send the first event within {limit_s} s.") from None
 

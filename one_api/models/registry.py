@@ -32,8 +32,6 @@ class ModelRegistry:
         self._failover = Failover(config.retry.max_attempts, RetryBudget(config.retry.budget))
         self._rng = random.Random()
         self._started = False
-        self.draining = False
-        self.body_timeout_s = config.server.body_timeout_s
 
     # The article's verbs
 
@@ -185,8 +183,6 @@ class ModelRegistry:
     @property
     def unready(self) -> str | None:
         """Say why nothing can be served; None when something can."""
-        if self.draining:
-            return "draining: the process is about to end"
         if not self.adapters:
             return "no adapter is configured"
         if self.model_mapping:

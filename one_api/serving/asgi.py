@@ -11,6 +11,7 @@ from typing import Any
 from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
 
+from one_api.config import ServerConfig
 from one_api.errors import RequestTimeout, ShuttingDown
 from one_api.serving.bridge import await_, run_bridged
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
@@ -27,13 +28,16 @@ _LAST_WORD_S = 1.0
 #: A body slower than this many bytes a second, after a first grace, is not worth the wait.
 _SLOWEST_BODY = 1024
 _SLOW_GRACE_S = 5.0
+#: How long, and how much of, a body that nobody wants is taken before the connection is closed: seconds and bytes.
+_LINGER_S = 2.0
+_LINGER_BYTES = 64 * 1024 * 1024
 
 
 class _NoService:
     """Stands in for applications that have no service."""
 
     draining = False
-    body_timeout_s = 30.0
+    server = ServerConfig()
 
     async def start(self) -> None:
         """Nothing to start."""
@@ -48,6 +52,7 @@ class FlaskASGI:
     def __init__(self, app: Flask) -> None:
         self._app = app
         self._service: Service = app.extensions.get("one_api") or _NoService()
+        self.settings = self._service.server
         self._exchanges: set[asyncio.Task[Any] | None] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +90,7 @@ class _Exchange:
         self._service = service
         self._send = send
         self._scope = scope
-        self._input = _BodyReader(receive, service.body_timeout_s, self._watch)
+        self._input = _BodyReader(receive, service.server.body_timeout_s, self._watch)
         self._receive = receive
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
@@ -134,6 +139,11 @@ class _Exchange:
                 await_(self._emit(held, more=True))
                 await_(asyncio.sleep(0))  # sending may not wait at all: let the others run
             held = piece
+        if not self._input.complete:
+            # The answer is whole for the client; closing while it still sends could destroy it on its way.
+            await_(self._emit(held or b"", more=True))
+            await_(self._input.discard())
+            held = None
         self._stop_watching()
         await_(self._emit(held or b"", more=False))
 
@@ -223,6 +233,23 @@ class _BodyReader(io.RawIOBase):
         self._rest = self._rest[len(taken) :]
         buffer[: len(taken)] = taken
         return len(taken)
+
+    def read_whole(self, limit: int) -> bytes | None:
+        """Return all that is left of the body, or None once it is more than ``limit`` bytes."""
+        pieces, size = [self._rest], len(self._rest)
+        self._rest = b""
+        while not self.complete and size <= limit:
+            pieces.append(await_(self._next()))
+            size += len(pieces[-1])
+        return b"".join(pieces) if size <= limit else None
+
+    async def discard(self) -> None:
+        """Take what still comes and keep nothing, for a short time: a client reads when it has sent."""
+        size = 0
+        with suppress(RequestTimeout, ClientDisconnected, TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while not self.complete and size < _LINGER_BYTES:
+                    size += len(await self._next())
 
     async def _next(self) -> bytes:
         now = time.monotonic()

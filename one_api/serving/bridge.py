@@ -8,7 +8,7 @@ plain WSGI server there is no such greenlet: the awaitable runs on the process's
 import asyncio
 import io
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar, cast
 
 from flask import has_request_context, request
@@ -23,6 +23,31 @@ T = TypeVar("T")
 
 class _Bridged(greenlet):
     """A greenlet whose parent awaits what it switches out with."""
+
+    #: A coroutine runs in it, up to the first thing that it waits for.
+    in_coroutine = False
+
+
+class _Begun:
+    """A coroutine that has run up to the first thing it waits for."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Go on from there, as ``await`` would."""
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:  # it belongs to the coroutine
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(sent)
+        except StopIteration as finished:
+            return finished.value
 
 
 def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = None) -> T:
@@ -43,11 +68,19 @@ def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = Non
         # when the thread ended (greenlet 3.5.6 under `flask run`).
         return background().run(awaitable, client)
     current = getcurrent()
-    if isinstance(current, _Bridged):
-        assert current.parent is not None  # noqa: S101 - it was made with one
-        return cast(T, current.parent.switch(awaitable))
-    awaitable.close()
-    raise RuntimeError("await_ was called inside a coroutine: use `await` there")
+    if not isinstance(current, _Bridged) or current.in_coroutine:
+        awaitable.close()
+        raise RuntimeError("await_ was called inside a coroutine: use `await` there")
+    # Much of what is awaited need not wait at all: then there is nothing to switch for.
+    current.in_coroutine = True
+    try:
+        first = awaitable.send(None)
+    except StopIteration as finished:
+        return cast(T, finished.value)
+    finally:
+        current.in_coroutine = False
+    assert current.parent is not None  # noqa: S101 - it was made with one
+    return cast(T, current.parent.switch(_Begun(awaitable, first)))
 
 
 def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
@@ -68,6 +101,14 @@ def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
 def _read_body() -> None:
     """Read the body and keep it, also for whoever reads it as a stream later."""
     if "stream" in vars(request):
+        return
+    limit = request.max_content_length
+    whole = getattr(request.environ["wsgi.input"], "read_whole", None)
+    if whole is not None and limit is not None and (request.content_length or 0) <= limit:
+        # What the worker reads itself needs none of Werkzeug's guards.
+        if (kept := whole(limit)) is None:
+            raise RequestEntityTooLarge
+        request.stream = io.BytesIO(kept)
         return
     body = request.get_data()
     # Of a body in chunks, Werkzeug reads as much as is allowed, and drops the rest without a word.

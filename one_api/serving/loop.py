@@ -13,6 +13,8 @@ import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
+from one_api.config import ServerConfig
+
 T = TypeVar("T")
 
 #: How often a waiting thread looks whether its client is still there, in seconds.
@@ -25,7 +27,10 @@ class Service(Protocol):
     """What an application may put into ``app.extensions["one_api"]`` to live with the process."""
 
     draining: bool
-    body_timeout_s: float
+
+    @property
+    def server(self) -> ServerConfig:
+        """Return the settings of the listening side."""
 
     async def start(self) -> None:
         """Start background work; called on the loop."""

@@ -5,62 +5,22 @@ import math
 import signal
 import socket
 import time
-from contextlib import suppress
 from types import FrameType
 from typing import Any, ClassVar
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from one_api.serving.asgi import FlaskASGI
+from one_api.serving.protocol import GatewayProtocol
 
-#: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.
-_UNSENT_BYTES = 64 * 1024
-#: What may wait for the kernel before the application has to wait, in bytes.
-_PENDING_BYTES = 16 * 1024
-#: How many requests of one connection may wait for their turn before no more of them are read.
-_MOST_PIPELINED = 16
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
 _FAREWELL_S = 2.0
 #: How long open requests may go on after Ctrl-C, in seconds.
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
-
-
-class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with what it leaves to the socket's defaults, and with every request told of the end."""
-
-    #: The requests of this connection whose answers are not complete, the oldest first.
-    _waiting: tuple[RequestResponseCycle, ...] = ()
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Send small pieces at once, and do not let the kernel hoard what a slow reader has not taken."""
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(_PENDING_BYTES)
-        connection = transport.get_extra_info("socket")
-        if connection is not None and connection.family != socket.AF_UNIX:
-            with suppress(OSError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-
-    def on_headers_complete(self) -> None:
-        """Go on reading while requests queue up, within limits: a connection that is not read does not tell its end."""
-        super().on_headers_complete()
-        self._waiting = (*(each for each in self._waiting if not each.response_complete), self.cycle)
-        if len(self._waiting) <= _MOST_PIPELINED:
-            self.flow.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell all requests, not only the one that came last."""
-        super().connection_lost(exc)
-        for cycle in self._waiting:
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-        self._waiting = ()
 
 
 class GatewayServer(Server):
@@ -120,7 +80,9 @@ class GatewayWorker(UvicornWorker):
     }
 
     async def _serve(self) -> None:
-        self.config.app = FlaskASGI(self.wsgi)
+        app = FlaskASGI(self.wsgi)
+        self.config.app = app
+        GatewayProtocol.edge = app.settings
         graceful_s = self.cfg.graceful_timeout
         server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)

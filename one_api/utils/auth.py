@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 
 from flask import Flask, current_app, g, request
@@ -23,6 +24,11 @@ class KeyRing:
         digests = [hashlib.sha256(entry.key.reveal().encode()).digest() for entry in keys]
         names = [entry.name or f"key-{digest.hex()[:8]}" for entry, digest in zip(keys, digests, strict=True)]
         self._callers = [(digest, Caller(name)) for digest, name in zip(digests, names, strict=True)]
+
+    @property
+    def names(self) -> list[str]:
+        """Return what the keys are called."""
+        return [caller.name for _, caller in self._callers]
 
     def init_app(self, app: Flask) -> None:
         """Guard ``app`` with these keys."""
@@ -55,12 +61,14 @@ class KeyRing:
 def verify_api_key(view: Callable[..., Any]) -> Callable[..., Any]:
     """Let only known keys through; ``g.caller`` says whose it was."""
 
+    is_async = iscoroutinefunction(view)
+
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         ring: KeyRing = current_app.extensions[_EXTENSION]
         g.caller = ring.authenticate(request.headers.get("Authorization"))
         if (record := current_call.get()) is not None:
             record.caller = g.caller.name
-        return current_app.ensure_sync(view)(*args, **kwargs)
+        return (current_app.async_to_sync(view) if is_async else view)(*args, **kwargs)
 
     return guarded

@@ -1,71 +1,161 @@
-"""``check_rate_limit``: how often a key may call."""
+"""``check_rate_limit``: how much a key may ask for."""
 
-import time
+import asyncio
+import getpass
+import random
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
+from inspect import iscoroutinefunction
+from pathlib import Path
 from typing import Any
 
-from flask import Flask, current_app, g
-from flask_limiter import Limiter
-from limits import RateLimitItemPerMinute
+from flask import Flask, current_app, g, request
 
-from one_api.config import RateLimitConfig
+from one_api.config import Config, RateLimitConfig
 from one_api.errors import RateLimited
+from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
+from one_api.limits.window import LEASE_S, Limits, Verdict
+from one_api.serving.bridge import await_
+from one_api.telemetry import CallRecord
 
 _EXTENSION = "one_api_limits"
+#: Characters per token, for the estimate of what nobody has counted yet.
+_BYTES_PER_TOKEN = 4
 
-
-class _OnDemand(Limiter):
-    """Flask-Limiter, asked by our decorator only: its own look at every request costs a fifth of a small one."""
-
-    def _check_request_limit(self, *_: Any, **__: Any) -> None:
-        """Do nothing: the routes that have a limit say so."""
+_REFUSALS = {
+    "requests": "{limit} requests per minute",
+    "tokens": "{limit} tokens per minute",
+    "concurrent": "{limit} requests at a time",
+}
 
 
 class RateLimits:
-    """Requests per key in a sliding minute, kept by Flask-Limiter."""
+    """Requests and tokens per minute, and requests at a time, for each key."""
 
-    def __init__(self, config: RateLimitConfig) -> None:
-        self._enabled = config.enabled
-        self._per_minute = config.requests_per_minute
-        self._item = RateLimitItemPerMinute(config.requests_per_minute)
-        uri = "memory://" if config.storage == "memory" else config.storage
-        self._limiter = _OnDemand(
-            key_func=lambda: str(g.caller.name),
-            storage_uri=uri,
-            strategy="sliding-window-counter",
-            enabled=config.enabled,
-        )
+    def __init__(self, config: RateLimitConfig, store: LimitStore) -> None:
+        self.enabled = config.enabled
+        self.limits = Limits(config.requests_per_minute, config.tokens_per_minute, config.concurrent)
+        self._store = store
+        #: Does the end of a request change anything?
+        self._settles = config.tokens_per_minute is not None or config.concurrent is not None
+        #: What was counted for requests under way, by their ids.
+        self._tickets: dict[str, Ticket] = {}
+        self._renewing: asyncio.Task[None] | None = None
 
     def init_app(self, app: Flask) -> None:
         """Limit the requests of ``app``."""
-        self._limiter.init_app(app)
         app.extensions[_EXTENSION] = self
 
-    def admit(self, caller: str) -> dict[str, str]:
-        """Count one request; returns the headers that tell what is left.
+    @property
+    def degraded(self) -> str | None:
+        """Say why limits are less exact than they should be."""
+        return self._store.degraded
+
+    async def admit(self, caller: str, request_id: str, size_bytes: int) -> dict[str, str]:
+        """Count a request with a body of ``size_bytes``; returns the headers that tell what is left.
 
         Raises:
-            RateLimited: when none is left, with the time after which there is one.
+            RateLimited: when one of the limits is reached; says which, and when to come back.
         """
-        if not self._enabled:
-            return {}
-        admitted = self._limiter.limiter.hit(self._item, caller)
-        window = self._limiter.limiter.get_window_stats(self._item, caller)
-        reset_s = max(0.0, window.reset_time - time.time())
-        headers = {
-            "x-ratelimit-limit-requests": str(self._per_minute),
-            "x-ratelimit-remaining-requests": str(max(0, window.remaining)),
-            "x-ratelimit-reset-requests": duration(reset_s),
-        }
-        if not admitted:
+        tokens = size_bytes // _BYTES_PER_TOKEN if self.limits.tokens_per_minute is not None else 0
+        verdict, ticket = await self._store.take(caller, self.limits, tokens, random.getrandbits(63) | 1)
+        if verdict.refused_by is None and self._settles:
+            self._tickets[request_id] = ticket
+        headers = self._headers(verdict)
+        if verdict.refused_by is not None:
             g.limit_headers = headers
-            raise RateLimited(
-                f"Rate limit reached: {self._per_minute} requests per minute for this key. "
-                f"Try again in {max(1, round(reset_s))} s.",
-                retry_after_s=max(1.0, reset_s),
-            )
+            raise self._refusal(verdict)
         return headers
+
+    def _headers(self, verdict: Verdict) -> dict[str, str]:
+        headers = {
+            "x-ratelimit-limit-requests": str(self.limits.requests_per_minute),
+            "x-ratelimit-remaining-requests": str(verdict.remaining_requests),
+            "x-ratelimit-reset-requests": duration(verdict.reset_requests_s),
+        }
+        if verdict.remaining_tokens is not None:
+            headers |= {
+                "x-ratelimit-limit-tokens": str(self.limits.tokens_per_minute),
+                "x-ratelimit-remaining-tokens": str(verdict.remaining_tokens),
+                "x-ratelimit-reset-tokens": duration(verdict.reset_tokens_s),
+            }
+        return headers
+
+    def _refusal(self, verdict: Verdict) -> RateLimited:
+        kind = verdict.refused_by or "requests"
+        limit = {
+            "requests": self.limits.requests_per_minute,
+            "tokens": self.limits.tokens_per_minute,
+            "concurrent": self.limits.concurrent,
+        }[kind]
+        error = RateLimited(
+            f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. "
+            f"Try again in {duration(verdict.retry_after_s)}.",
+            retry_after_s=max(1.0, verdict.retry_after_s),
+        )
+        error.type = "tokens" if kind == "tokens" else "requests"
+        return error
+
+    async def settle(self, record: CallRecord) -> None:
+        """End what was counted for a request: estimated tokens become those that it used, as far as is known."""
+        ticket = self._tickets.pop(record.request_id, None)
+        if ticket is None:
+            return
+        if record.usage is not None:
+            tokens = record.usage.prompt_tokens + record.usage.completion_tokens
+        else:
+            # An error before any answer used nothing; an answer that was cut is taken as estimated.
+            tokens = ticket.tokens if record.first_event is not None or record.status == 499 else 0
+        await self._store.settle(ticket, tokens)
+
+    async def start(self) -> None:
+        """Begin to keep the leases of long requests alive."""
+        if self.limits.concurrent is not None and self._renewing is None:
+            self._renewing = asyncio.get_running_loop().create_task(self._keep_renewing())
+
+    async def _keep_renewing(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            await self._store.renew(list(self._tickets.values()))
+
+    async def aclose(self) -> None:
+        """Stop, and close the store."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewing
+            self._renewing = None
+        await self._store.aclose()
+
+
+def build_limits(config: Config, names: list[str], folder: Path) -> RateLimits:
+    """Return the limits of the keys called ``names``; a file that processes share lies in ``folder``."""
+    settings = config.rate_limit
+    storage = settings.storage
+    if storage == "auto":
+        storage = "memory" if config.server.workers == 1 else "shared"
+    store: LimitStore
+    if not settings.enabled or storage == "memory":
+        store = MemoryStore()
+    elif storage == "shared":
+        layout = Layout(tuple(names), settings.concurrent or 0, settings.tokens_per_minute is not None)
+        store = _shared(folder, str(config.server.port), layout)
+    else:
+        # Only here, so that a gateway without Redis imports nothing of its client.
+        from one_api.limits.redis import RedisStore
+
+        store = RedisStore(storage, config.server.workers)
+    return RateLimits(settings, store)
+
+
+def _shared(folder: Path, scope: str, layout: Layout) -> SharedStore:
+    """Return a store in ``folder``, or where that cannot be written, in the user's own corner of the temporary one."""
+    try:
+        return SharedStore(folder, scope, layout)
+    except OSError:
+        return SharedStore(Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}", scope, layout)
 
 
 def duration(seconds: float) -> str:
@@ -77,12 +167,17 @@ def duration(seconds: float) -> str:
 
 
 def check_rate_limit(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a caller through as often as its limit allows; goes below ``verify_api_key``."""
+    """Let a caller through as often as its limits allow; goes below ``verify_api_key``."""
+
+    is_async = iscoroutinefunction(view)
 
     @wraps(view)
     def limited(*args: Any, **kwargs: Any) -> Any:
         limits: RateLimits = current_app.extensions[_EXTENSION]
-        g.limit_headers = limits.admit(g.caller.name)
-        return current_app.ensure_sync(view)(*args, **kwargs)
+        if limits.enabled:
+            # The body is read for its size only where tokens count, and not before the caller is known.
+            size = len(request.get_data()) if limits.limits.tokens_per_minute is not None else 0
+            g.limit_headers = await_(limits.admit(g.caller.name, g.call.request_id, size))
+        return (current_app.async_to_sync(view) if is_async else view)(*args, **kwargs)
 
     return limited

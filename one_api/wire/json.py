@@ -12,6 +12,9 @@ import msgspec
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject = dict[str, Any]
 
+#: More keys than this, in all objects together, no request needs.
+_MOST_KEYS = 100_000
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -37,6 +40,8 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
     if len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth and _deeper_than(value, max_depth):
         raise InvalidJSON(f"it nests deeper than {max_depth} levels")
+    if len(data) > 4 * _MOST_KEYS and data.count(b":") > _MOST_KEYS and _keys(value) > _MOST_KEYS:
+        raise InvalidJSON(f"it has more than {_MOST_KEYS} keys")
     return value
 
 
@@ -51,6 +56,13 @@ def decode_object(data: bytes | bytearray, *, max_depth: int = 64) -> JSONObject
 def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
     return _encode(value)
+
+
+def _keys(value: Any) -> int:
+    """Return how many keys all objects have together; no deeper than ``decode`` allows."""
+    if isinstance(value, dict):
+        return len(value) + sum(_keys(child) for child in value.values() if isinstance(child, (dict, list)))
+    return sum(_keys(child) for child in value if isinstance(child, (dict, list)))
 
 
 def _deeper_than(value: Any, levels: int) -> bool:

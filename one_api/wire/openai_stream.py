@@ -129,13 +129,14 @@ class OpenAIStream:
         return [*before, chunk]
 
     def _mend_envelope(self, chunk: JSONObject) -> None:
-        fill(chunk, self._identity, "chat.completion.chunk")
         if not self._frozen:
+            fill(chunk, self._identity, "chat.completion.chunk")
             self._identity = Identity(chunk["id"], chunk["created"], chunk["model"])
             self._frozen = True
         else:
-            chunk["id"], chunk["created"] = self._identity.id, self._identity.created
-            chunk["model"] = self._identity.model
+            said = self._identity
+            chunk["id"], chunk["created"], chunk["model"] = said.id, said.created, said.model
+            chunk["object"] = "chat.completion.chunk"
         if self._include_usage:
             chunk["usage"] = None
         else:

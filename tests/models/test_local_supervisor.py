@@ -20,14 +20,9 @@ from typing import Any, Self
 import aiohttp
 import pytest
 
-from one_api.models.adapters.local_supervisor import (
-    Endpoint,
-    EngineFailed,
-    EngineSettings,
-    EngineSupervisor,
-    FileLock,
-    default_threads,
-)
+from one_api.models.adapters.local_files import Endpoint, EngineFailed, EngineSettings, FileLock
+from one_api.models.adapters.local_launch import default_threads
+from one_api.models.adapters.local_supervisor import EngineSupervisor
 from one_api.models.fetch import fetch_default_model
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +37,8 @@ needs_engine = pytest.mark.skipif(
 WORKER = """
 import asyncio, json, sys
 from pathlib import Path
-from one_api.models.adapters.local_supervisor import EngineSettings, EngineSupervisor
+from one_api.models.adapters.local_files import EngineSettings
+from one_api.models.adapters.local_supervisor import EngineSupervisor
 
 async def main():
     run_dir, model, settings = json.loads(sys.argv[1])

@@ -23,7 +23,8 @@ from one_api.errors import (
     UpstreamUnreachable,
 )
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
-from one_api.models.adapters.local_supervisor import Endpoint, EngineFailed, EngineSettings, EngineSupervisor
+from one_api.models.adapters.local_files import Endpoint, EngineFailed, EngineSettings
+from one_api.models.adapters.local_supervisor import EngineSupervisor
 from one_api.models.adapters.upstream import Upstream
 from one_api.models.gguf import ModelFile, discover
 from one_api.wire.assemble import Assembler

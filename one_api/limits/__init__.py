@@ -1,0 +1,1 @@
+"""Limits per key: the arithmetic, and where the counts are kept."""

@@ -1,0 +1,299 @@
+"""Windows in Redis, for several machines: one script per request, a short deadline, and a breaker.
+
+A Redis that is dead, slow or frozen costs a few requests its deadline each. Then limits are kept in this process,
+each process with its share, until one probe finds Redis well again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from one_api.limits.stores import LimitStore, MemoryStore, Ticket
+from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S, Limits, Verdict
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+#: Deadlines of one call and of a connect, in seconds.
+_CALL_S = 0.05
+_CONNECT_S = 0.25
+#: Commands that one trip takes.
+_TRIP = 64
+#: Turns of the loop in which an answer that has arrived is still taken.
+_LAST_LOOKS = 5
+#: Failures in a row that open the breaker, and how long it stays open, in seconds.
+_FAILURES = 3
+_OPEN_S = 5.0
+
+#: The arithmetic of ``window.Window.take``, in Redis's own time. Fields r<second> and t<second>; leases by their end.
+_TAKE = f"""
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+local second = tonumber(clock[1])
+local most_requests, most_tokens, most_leases = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local tokens, lease = tonumber(ARGV[4]), ARGV[5]
+local counts = {{r = {{}}, t = {{}}}}
+local used = {{r = 0, t = 0}}
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local kind, at = string.sub(all[i], 1, 1), tonumber(string.sub(all[i], 2))
+  if at <= second - {BUCKETS} then
+    redis.call('HDEL', KEYS[1], all[i])
+  else
+    counts[kind][at] = tonumber(all[i + 1])
+    used[kind] = used[kind] + tonumber(all[i + 1])
+  end
+end
+local function wait(kind, needed)
+  if needed <= 0 then return 0 end
+  for at = second - {WINDOW_S}, second do
+    needed = needed - (counts[kind][at] or 0)
+    if needed <= 0 then return math.max(0, at + {BUCKETS} - now) end
+  end
+  return {BUCKETS}
+end
+local refused, longest = '', -1
+local function refuse(kind, seconds)
+  if seconds > longest then refused, longest = kind, seconds end
+end
+if used.r >= most_requests then refuse('requests', wait('r', used.r - most_requests + 1)) end
+if most_tokens >= 0 and used.t + tokens > most_tokens then
+  refuse('tokens', wait('t', math.min(used.t + tokens - most_tokens, used.t)))
+end
+if most_leases >= 0 then
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+  if redis.call('ZCARD', KEYS[2]) >= most_leases then refuse('concurrent', 1) end
+end
+if refused == '' then
+  redis.call('HINCRBY', KEYS[1], 'r' .. second, 1)
+  redis.call('HINCRBY', KEYS[1], 't' .. second, tokens)
+  redis.call('EXPIRE', KEYS[1], {BUCKETS + 1})
+  counts.r[second] = (counts.r[second] or 0) + 1
+  counts.t[second] = (counts.t[second] or 0) + tokens
+  used.r, used.t = used.r + 1, used.t + tokens
+  if most_leases >= 0 then
+    redis.call('ZADD', KEYS[2], now + {LEASE_S}, lease)
+    redis.call('EXPIRE', KEYS[2], {int(LEASE_S) + 1})
+  end
+end
+return {{refused, tostring(math.max(0, longest)), used.r, tostring(wait('r', used.r)),
+        used.t, tostring(wait('t', used.t)), second}}
+"""
+
+_SETTLE = f"""
+local second = tonumber(redis.call('TIME')[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+local counted, change = tonumber(ARGV[2]), tonumber(ARGV[3])
+if second - counted >= {BUCKETS} then
+  counted, change = second, math.max(0, change)
+end
+if change ~= 0 then
+  local now = redis.call('HINCRBY', KEYS[1], 't' .. counted, change)
+  if now < 0 then redis.call('HSET', KEYS[1], 't' .. counted, 0) end
+  redis.call('EXPIRE', KEYS[1], {BUCKETS + 1})
+end
+return 1
+"""
+
+_RENEW = f"""
+local now = tonumber(redis.call('TIME')[1])
+for _, lease in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now + {LEASE_S}, lease) end
+redis.call('EXPIRE', KEYS[1], {int(LEASE_S) + 1})
+return 1
+"""
+
+
+class Breaker:
+    """Stands between us and a service that may be ill: after failures in a row, one probe goes through now and then."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._open_until = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether the service was ill when last asked."""
+        return self._failures >= _FAILURES
+
+    def admits(self) -> bool:
+        """Say whether to ask now; while open, the one who is told yes is the probe."""
+        if not self.is_open:
+            return True
+        if self._clock() < self._open_until:
+            return False
+        self._open_until = self._clock() + _OPEN_S
+        return True
+
+    def succeeded(self) -> None:
+        """Close."""
+        self._failures = 0
+
+    def failed(self) -> None:
+        """Count a failure; the third in a row opens."""
+        self._failures += 1
+        if self.is_open:
+            self._open_until = self._clock() + _OPEN_S
+
+
+class RedisStore(LimitStore):
+    """Windows in Redis, or, while it is ill, in this process with ``1/processes`` of each limit."""
+
+    def __init__(self, url: str, processes: int) -> None:
+        self._client = redis.asyncio.Redis.from_url(
+            url, socket_connect_timeout=_CONNECT_S, socket_timeout=None, retry=None, max_connections=2
+        )
+        self._processes = processes
+        #: A connection was used before: no time for making one need be allowed.
+        self._connected = False
+        self._breaker = Breaker()
+        self._local = MemoryStore()
+        #: Commands that wait for the next trip; each trip takes all that are there.
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    @property
+    def degraded(self) -> str | None:
+        """See ``LimitStore``."""
+        return "Redis does not answer: limits are kept per process" if self._breaker.is_open else None
+
+    async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
+        """See ``LimitStore``."""
+        bounds = [limits.requests_per_minute, _bound(limits.tokens_per_minute), _bound(limits.concurrent)]
+        found = await self._ask(_TAKE, 2, *_names(key), *bounds, tokens, lease)
+        if found is None:
+            verdict, ticket = await self._local.take(key, self._share(limits), tokens, lease)
+            return verdict, Ticket(key, lease, tokens, -ticket.counted_at)  # negative: it was counted here
+        refused, wait_s, used, reset_s, used_tokens, reset_tokens_s, second = found
+        most = limits.tokens_per_minute
+        verdict = Verdict(
+            refused.decode() or None,
+            float(wait_s),
+            max(0, limits.requests_per_minute - used),
+            float(reset_s),
+            None if most is None else max(0, most - used_tokens),
+            float(reset_tokens_s),
+        )
+        return verdict, Ticket(key, lease, tokens, second)
+
+    async def settle(self, ticket: Ticket, tokens: int) -> None:
+        """See ``LimitStore``."""
+        if ticket.counted_at < 0:
+            await self._local.settle(Ticket(ticket.key, ticket.lease, ticket.tokens, -ticket.counted_at), tokens)
+            return
+        change = tokens - ticket.tokens
+        await self._ask(_SETTLE, 2, *_names(ticket.key), ticket.lease, int(ticket.counted_at), change)
+
+    async def renew(self, tickets: Sequence[Ticket]) -> None:
+        """See ``LimitStore``."""
+        for key in {ticket.key for ticket in tickets}:
+            leases = [ticket.lease for ticket in tickets if ticket.key == key and ticket.counted_at >= 0]
+            if leases:
+                await self._ask(_RENEW, 1, _names(key)[1], *leases)
+        await self._local.renew([ticket for ticket in tickets if ticket.counted_at < 0])
+
+    async def _ask(self, *command: Any) -> Any:
+        """Return what a script answers, or None when Redis is ill.
+
+        Commands of one moment share a trip: a burst of requests is a few round trips, not one each.
+        """
+        if self._breaker.is_open and not self._breaker.admits():
+            return None
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, answer))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._travel())
+        return await answer
+
+    async def _travel(self) -> None:
+        """Make trips until nobody waits. A caller that has left is not in the way of the others."""
+        while self._waiting:
+            trip, self._waiting = self._waiting[:_TRIP], self._waiting[_TRIP:]
+            answers = await self._trip([command for command, _ in trip])
+            for (_, waiting), answer in zip(trip, answers, strict=True):
+                if not waiting.done():
+                    waiting.set_result(answer)
+            if self._breaker.is_open:
+                for _, waiting in self._waiting:
+                    if not waiting.done():
+                        waiting.set_result(None)
+                self._waiting.clear()
+
+    async def _trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands together, and return their answers; None for each that has none."""
+        was_open = self._breaker.is_open
+        try:
+            answers = await _within(_CALL_S if self._connected else _CONNECT_S, self._send(commands))
+            self._connected = True
+            if problem := next((answer for answer in answers if isinstance(answer, Exception)), None):
+                raise problem
+        except (RedisError, OSError, TimeoutError) as error:
+            self._breaker.failed()
+            self._connected = False
+            if self._breaker.is_open and not was_open:
+                logger.warning("Redis does not answer (%s): limits are kept per process", type(error).__name__)
+            return [None] * len(commands)
+        if was_open:
+            logger.warning("Redis answers again: limits are kept there")
+        self._breaker.succeeded()
+        return answers
+
+    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.eval(*command)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            return answers
+
+    def _share(self, limits: Limits) -> Limits:
+        """Return this process's part of the limits."""
+
+        def part(limit: int) -> int:
+            return max(1, limit // self._processes)
+
+        tokens, concurrent = limits.tokens_per_minute, limits.concurrent
+        return Limits(
+            part(limits.requests_per_minute),
+            None if tokens is None else part(tokens),
+            None if concurrent is None else part(concurrent),
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._pump is not None:
+            await self._pump
+        await self._client.aclose()
+
+
+async def _within(limit_s: float, call: Coroutine[Any, Any, T]) -> T:
+    """Await ``call`` for so long. An answer that is there counts, even if this process was too busy to look in time.
+
+    Raises:
+        TimeoutError: when there is none.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+        for _ in range(_LAST_LOOKS):
+            if not done:
+                await asyncio.sleep(0)
+                done = {task} if task.done() else set()
+        if not done:
+            raise TimeoutError
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _names(key: str) -> tuple[str, str]:
+    """Return the names of a key's window and leases; the braces keep both on one node of a cluster."""
+    return f"one_api:limits:{{{key}}}", f"one_api:leases:{{{key}}}"
+
+
+def _bound(limit: int | None) -> int:
+    return -1 if limit is None else limit

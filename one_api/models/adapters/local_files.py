@@ -1,0 +1,314 @@
+"""What processes agree on about an engine: settings, locks, and the small files in the run directory."""
+
+import asyncio
+import hashlib
+import importlib.util
+import math
+import os
+import re
+import secrets
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from one_api.models.gguf import ModelFile, UnreadableModel, read_header
+from one_api.wire.json import InvalidJSON, JSONObject, decode_object, encode
+
+if sys.platform != "win32":
+    import fcntl
+
+#: How often a lock or a starting process is looked at, in seconds.
+POLL_S = 0.02
+#: Unix socket paths may have 107 bytes on Linux and 103 on macOS.
+SOCKET_PATH_LIMIT = 99
+
+#: The settings that make an engine what it is; the others only say how it is looked after.
+_TRAITS = ("slots", "context_tokens", "threads", "batch_tokens", "cache_ram_mib", "kv_type", "sleep_idle_s")
+
+_MARK = "--- start "
+_FAILURES_KEPT = 16
+_LOG_LINE = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
+
+
+class EngineFailed(Exception):
+    """The engine of a model could not be started or found.
+
+    ``reason`` names the model and says what to do; ``retry_after_s`` is when another attempt makes sense, None if
+    only after a change.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How engines are run. Two settings that differ mean two engines, also for one model.
+
+    Raises ValueError for a value that the engine is known to hang or die on.
+    """
+
+    #: Requests at once; each has a context of its own.
+    slots: int = 4
+    #: Tokens per slot; never more than the model was trained for.
+    context_tokens: int = 2048
+    #: 0 for one fewer than the processors this process may use. More than the free ones slow everything tenfold.
+    threads: int = 0
+    #: Tokens of a prompt that are computed in one piece; other streams wait meanwhile.
+    batch_tokens: int = 256
+    #: Memory for prompts that may come again, in MiB.
+    cache_ram_mib: int = 256
+    #: Number format of the context's memory: f16, q8_0, q5_1, q5_0, q4_1, q4_0 or bf16.
+    kv_type: str = "q8_0"
+    #: After so many seconds without a request the engine gives its memory back; -1 for never.
+    sleep_idle_s: int = 900
+    #: Loading may take so many seconds.
+    start_limit_s: float = 60.0
+    #: An engine outlives its last user by so many seconds.
+    lease_rest_s: float = 5.0
+    #: The engine must answer a health request within so many seconds; it is asked twice.
+    health_limit_s: float = 3.0
+    #: After more than ``failure_limit`` failures within ``failure_window_s`` seconds nothing is started.
+    failure_limit: int = 3
+    failure_window_s: float = 60.0
+    log_cap_bytes: int = 1024 * 1024
+    #: The engine's environment. It gets no other variables: those of the gateway hold keys.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "slots": (1, 64),
+            "context_tokens": (128, 1_048_576),
+            "threads": (0, 512),
+            "batch_tokens": (32, 8192),
+            "cache_ram_mib": (0, 1_048_576),
+            "sleep_idle_s": (-1, 31_536_000),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}: {low} to {high} is possible")
+        if self.kv_type not in ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"):
+            raise ValueError(f"kv_type is {self.kv_type!r}: f16, bf16, q8_0, q5_1, q5_0, q4_1 and q4_0 are possible")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a ready engine listens: HTTP on a Unix socket, with ``Authorization: Bearer <api_key>``."""
+
+    socket_path: Path
+    api_key: str = field(repr=False)
+    pid: int
+    #: Tokens of prompt and answer together that one request may have.
+    context_tokens: int
+
+
+class FileLock:
+    """A flock on a file, shared or exclusive. Whatever happens, it is released when this process dies."""
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self._path = path
+        self._shared = shared
+        self._guard = threading.Lock()
+        self._descriptor: int | None = None
+        self._released = False
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free now, and say whether this object holds it; never after ``release``."""
+        with self._guard:
+            if self._released or self._descriptor is not None:
+                return not self._released
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    return False
+                raise
+            self._descriptor = descriptor
+            return True
+
+    async def acquire(self, limit_s: float, given_up: Callable[[], bool]) -> bool:
+        """Wait for the lock for at most ``limit_s`` seconds or until ``given_up``; say whether it was got."""
+        deadline = time.monotonic() + limit_s
+        while not await asyncio.to_thread(self.try_acquire):
+            if given_up() or time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back for good, also while ``try_acquire`` runs in another thread."""
+        with self._guard:
+            self._released = True
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One model, and the files by which processes agree on its engine."""
+
+    model: ModelFile
+    alias: str
+    base: Path
+    sockets: Path
+    context_tokens: int
+    package_dir: Path
+
+    def file(self, ending: str) -> Path:
+        """Return one of the files that stand for the engine, by its ending."""
+        return self.base.with_name(f"{self.base.name}.{ending}")
+
+    def new_socket(self) -> Path:
+        """Return a path that no earlier engine had: who kept an old one gets no answer rather than a wrong one."""
+        return self.sockets / f"{self.base.name[-10:]}-{secrets.token_hex(2)}.sock"
+
+
+def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -> Plan:
+    """Check what can be checked before a start, and name the files; raises EngineFailed with what to do."""
+    if sys.platform == "win32":
+        raise EngineFailed(f"{alias}: local models need Linux or macOS")
+    engine = importlib.util.find_spec("xllamacpp")
+    if engine is None or engine.origin is None:
+        raise EngineFailed(
+            f"{alias}: the engine is missing; `pip install xllamacpp`, or set LOCAL_MODELS_ENABLED=false"
+        )
+    try:
+        header = read_header(model.absolute())
+    except UnreadableModel as error:
+        raise EngineFailed(f"{alias}: {error}. Put a good copy there, or remove the file") from error
+    traits = {name: getattr(settings, name) for name in _TRAITS} | {"environment": dict(settings.environment)}
+    identity = [str(model.resolve()), header.size_bytes, header.mtime_ns, traits]
+    stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:40]
+    folder = _private_dir(run_dir)
+    base = folder / f"{stem}-{hashlib.sha256(encode(identity)).hexdigest()[:10]}"
+    context_tokens = min(settings.context_tokens, header.context_length or settings.context_tokens)
+    return Plan(header, alias, base, _socket_dir(folder), context_tokens, Path(engine.origin).parent.parent)
+
+
+def _private_dir(path: Path) -> Path:
+    """Create ``path`` with mode 0700 or check that it is a folder of ours that nobody else can enter; return it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = path.resolve()
+    status = path.lstat()
+    if status.st_uid != os.geteuid():
+        raise EngineFailed(f"{path} belongs to another user: engines need a run directory of this user")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise EngineFailed(f"{path} is open to others: run `chmod 700 {path}`")
+    return path
+
+
+def _socket_dir(run_dir: Path) -> Path:
+    """Return the folder for sockets: ``run_dir``, or one with a shorter path, because socket paths are limited."""
+    room = SOCKET_PATH_LIMIT - len("/0123456789-0123.sock")
+    if len(os.fsencode(run_dir)) <= room:
+        return run_dir
+    digest = hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]
+    short = Path(tempfile.gettempdir()) / f"one_api-{os.geteuid()}-{digest}"
+    if len(os.fsencode(short)) > room:
+        raise EngineFailed(f"{short} is too long for a socket: set TMPDIR to a shorter path")
+    return _private_dir(short)
+
+
+def open_log(plan: Plan, cap_bytes: int) -> int:
+    """Open the log for appending, emptied if it is over its cap, and mark that a start begins."""
+    log = os.open(plan.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    if os.fstat(log).st_size > cap_bytes:
+        os.ftruncate(log, 0)
+    os.write(log, f"{_MARK}{time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n".encode())
+    return log
+
+
+def read_state(plan: Plan) -> Endpoint | None:
+    """Return the endpoint in the ``.state`` file, or None if it is missing or damaged."""
+    state = _read_object(plan.file("state"))
+    pid, socket_path, api_key = state.get("pid"), state.get("socket"), state.get("key")
+    if isinstance(pid, int) and isinstance(socket_path, str) and isinstance(api_key, str):
+        return Endpoint(Path(socket_path), api_key, pid, plan.context_tokens)
+    return None
+
+
+def write_state(plan: Plan, endpoint: Endpoint) -> None:
+    """Tell the other processes where the engine is."""
+    state = {"pid": endpoint.pid, "socket": str(endpoint.socket_path), "key": endpoint.api_key}
+    _write_object(plan.file("state"), state)
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """When starts failed and engines crashed, by the machine's monotonic clock, and why the last one did."""
+
+    times: list[float]
+    reason: str
+
+
+def read_failures(plan: Plan) -> Failures:
+    """Return what went wrong lately, as all processes recorded it."""
+    failures = _read_object(plan.file("failures"))
+    times = failures.get("times")
+    times = [at for at in times if isinstance(at, int | float)] if isinstance(times, list) else []
+    return Failures(times, str(failures.get("reason")))
+
+
+def record_failure(plan: Plan, what: str) -> str:
+    """Count a failure for all processes, and return its reason: ``what`` and the end of the log."""
+    reason = f"{what}{_log_tail(plan.file('log'))}"
+    times = [*read_failures(plan).times, time.monotonic()][-_FAILURES_KEPT:]
+    _write_object(plan.file("failures"), {"times": times, "reason": reason})
+    return reason
+
+
+def refuse_after_failures(plan: Plan, settings: EngineSettings) -> None:
+    """Raise EngineFailed if there were too many failures lately."""
+    failures = read_failures(plan)
+    now = time.monotonic()
+    recent = [at for at in failures.times if now - settings.failure_window_s < at <= now]
+    if len(recent) > settings.failure_limit:
+        rest_s = recent[-1 - settings.failure_limit] + settings.failure_window_s - now
+        raise EngineFailed(
+            f"{plan.alias}: its engine keeps failing, next attempt in {math.ceil(rest_s)} s. Last: {failures.reason}",
+            rest_s,
+        )
+
+
+def _log_tail(path: Path) -> str:
+    """Return what the engine printed last since its start, as ``: line; line``, in at most 600 characters."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            text = file.read(16_384).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [_LOG_LINE.sub("", line).strip() for line in text.rpartition(_MARK)[2].splitlines()[1:]]
+    distinct = list(dict.fromkeys(line for line in lines if line))[-6:]
+    tail = "; ".join("".join(char if char.isprintable() else "?" for char in line) for line in distinct)
+    return f": {tail[:600]}" if tail else ""
+
+
+def _read_object(path: Path) -> JSONObject:
+    """Return the JSON object in a small file, empty if it is missing or damaged."""
+    try:
+        return decode_object(path.read_bytes())
+    except (FileNotFoundError, InvalidJSON):
+        return {}
+
+
+def _write_object(path: Path, value: JSONObject) -> None:
+    """Write a JSON object so that readers see the old file or the new one; mode 0600."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(encode(value))
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)

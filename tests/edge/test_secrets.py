@@ -1,0 +1,111 @@
+"""Secrets that are configured are seen nowhere: not in logs, answers, or what objects say of themselves."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from one_api.app import create_app
+from one_api.config import Config
+from tests.support import Gateway, RawClient, ScriptedUpstream, build_request, error, post_chat
+
+CANARIES = {
+    "client": "sk-canary-client-7f3a91c2",
+    "upstream": "sk-canary-upstream-51bd07ee",
+    "redis": "canary-redis-9c44aa10",
+    "openai": "sk-canary-env-e08d2f66",
+}
+CONFIG = """
+api_keys: [{{name: alice, key: "${{CLIENT}}"}}]
+adapters:
+  a: {{type: openai, base_url: '{url}', api_key: "${{UPSTREAM}}", models: [m, echo, refused]}}
+  down: {{type: openai, base_url: 'http://127.0.0.1:9/v1', api_key: "${{UPSTREAM}}"}}
+rate_limit: {{storage: "redis://:${{REDIS}}@127.0.0.1:9/0"}}
+"""
+
+
+def found(text: str) -> list[str]:
+    """Return the canaries in a text, whole or in large part."""
+    return [name for name, secret in CANARIES.items() if secret in text or secret[-12:] in text]
+
+
+def variables() -> dict[str, str]:
+    """Return the environment that holds the secrets."""
+    return {
+        "CLIENT": CANARIES["client"],
+        "UPSTREAM": CANARIES["upstream"],
+        "REDIS": CANARIES["redis"],
+        "OPENAI_API_KEY": CANARIES["openai"],
+        "LOG_LEVEL": "debug",
+    }
+
+
+def test_no_log_line_and_no_answer_holds_a_secret() -> None:
+    with ScriptedUpstream(models=["m"]) as upstream:
+        upstream.on(
+            "echo",
+            lambda seen: error(400, f'{{"error": {{"message": "bad key {seen.headers.first("authorization")}"}}}}'),
+        )
+        upstream.on("refused", error(401, f"Incorrect API key provided: {CANARIES['upstream']}"))
+        with Gateway(config_yaml=CONFIG.format(url=upstream.base_url), env=variables()) as gateway:
+            answers = []
+            for model in ("m", "echo", "refused", "nope"):
+                for key in (CANARIES["client"], "wrong", None):
+                    body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+                    with RawClient(gateway.host, gateway.port, timeout_s=10) as client:
+                        client.send(post_chat(gateway.host, gateway.port, body, key))
+                        response = client.read_response()
+                        answers.append(f"{response.headers}{response.body!r}")
+            for path in ("/ready", "/health", "/openapi.json", "/nope"):
+                with RawClient(gateway.host, gateway.port, timeout_s=10) as client:
+                    client.send(build_request("GET", path, gateway.host, gateway.port))
+                    answers.append(repr(client.read_response().body))
+            gateway.call_records(12)
+            assert found("".join(answers)) == []
+            assert found(gateway.log) == []
+        assert any(
+            seen.headers.first("authorization") == f"Bearer {CANARIES['upstream']}" for seen in upstream.requests
+        )
+
+
+def test_no_object_tells_a_secret(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG.format(url="http://127.0.0.1:9/v1").replace("redis://:${REDIS}@127.0.0.1:9/0", "memory"))
+    config = Config.load({**variables(), "ONE_API_CONFIG": str(path), "ONE_API_ENV_FILE": "/dev/null"})
+    app = create_app(config)
+    seen: set[int] = set()
+    told: list[str] = []
+
+    def tell(thing: object, depth: int) -> None:
+        if id(thing) in seen or depth > 6:
+            return
+        seen.add(id(thing))
+        told.append(repr(thing))
+        children = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple, set)) else ()
+        names = [name for kind in ("__dict__", "__slots__", "__struct_fields__") for name in getattr(thing, kind, ())]
+        for child in (*children, *(getattr(thing, name, None) for name in names)):
+            if type(child).__module__.startswith("one_api") or isinstance(child, (dict, list, tuple, set)):
+                tell(child, depth + 1)
+
+    tell(app.extensions, 0)
+    assert len(told) > 20
+    assert found("".join(told)) == []
+
+
+def test_the_commands_mask_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG.format(url="http://127.0.0.1:9/v1"))
+    env = {**variables(), "ONE_API_CONFIG": str(path), "ONE_API_ENV_FILE": "/dev/null", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "one_api", "config", "check"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
+    assert "***" in done.stdout
+    assert found(done.stdout + done.stderr) == []
+    assert not re.search(r"canary", done.stdout + done.stderr)
+
+
+def test_it_does_not_start_where_others_can_reach_it_without_a_key() -> None:
+    env = {"ONE_API_ENV_FILE": "/dev/null", "HOST": "0.0.0.0", "LOCAL_MODELS_ENABLED": "false", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert "API_KEYS" in done.stderr

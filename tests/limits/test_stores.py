@@ -1,0 +1,180 @@
+"""Windows that several processes share, in a file and in Redis."""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from one_api.limits.redis import Breaker, RedisStore
+from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
+from one_api.limits.window import Limits
+from tests.support.gateway import free_port
+
+REDIS = "redis://127.0.0.1:6379/0"
+
+
+def _make(where: str, keys: list[str]) -> LimitStore:
+    return (
+        RedisStore(where, 4)
+        if where.startswith("redis")
+        else SharedStore(Path(where), "test", Layout(tuple(keys), 8, True))
+    )
+
+
+def _race(where: str, key: str, start: float) -> int:
+    """Ask 50 times from a process of its own; returns how often it was let in."""
+
+    async def ask() -> int:
+        store = _make(where, [key])
+        while time.time() < start:
+            await asyncio.sleep(0.001)
+        answers = await asyncio.gather(*(store.take(key, Limits(50), 5, random.getrandbits(60)) for _ in range(50)))
+        await store.aclose()
+        return sum(verdict.refused_by is None for verdict, _ in answers)
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("kind", ["file", "redis"])
+def test_four_processes_share_one_limit_exactly(kind: str, tmp_path: Path) -> None:
+    key = uuid.uuid4().hex
+    where = str(tmp_path) if kind == "file" else REDIS
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        start = time.time() + 1.5
+        admitted = pool.starmap(_race, [(where, key, start)] * 4)
+    assert sum(admitted) == 50, admitted
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "redis"])
+async def test_every_store_keeps_requests_tokens_and_leases_alike(kind: str, tmp_path: Path) -> None:
+    key = uuid.uuid4().hex
+    places = {"file": str(tmp_path), "redis": REDIS}
+    store: LimitStore = MemoryStore() if kind == "memory" else _make(places[kind], [key])
+    limits = Limits(4, tokens_per_minute=100, concurrent=2)
+
+    first, ticket = await store.take(key, limits, 60, 7)
+    assert (first.refused_by, first.remaining_requests, first.remaining_tokens) == (None, 3, 40)
+    assert (await store.take(key, limits, 60, 8))[0].refused_by == "tokens"
+    await store.settle(ticket, 10)
+    second, _ = await store.take(key, limits, 60, 8)
+    assert (second.refused_by, second.remaining_tokens) == (None, 30)
+    third, open_ticket = await store.take(key, limits, 1, 9)
+    assert third.refused_by is None
+    await store.renew([open_ticket])
+    assert (await store.take(key, limits, 1, 10))[0].refused_by == "concurrent"
+    await store.settle(open_ticket, 1)
+    assert (await store.take(key, limits, 1, 10))[0].refused_by is None
+    await store.settle(Ticket(key, 10, 1, open_ticket.counted_at), 1)
+    last, _ = await store.take(key, limits, 1, 11)
+    assert last.refused_by == "requests"
+    assert 59 <= last.retry_after_s <= 61.1
+    await store.aclose()
+
+
+async def test_counts_outlive_a_restart_and_other_keys_have_a_file_of_their_own(tmp_path: Path) -> None:
+    store = SharedStore(tmp_path, "test", Layout(("a", "b"), 0, False))
+    assert (await store.take("a", Limits(1), 0, 1))[0].refused_by is None
+    await store.aclose()
+    again, other = (
+        SharedStore(tmp_path, "test", Layout(("b", "a"), 0, False)),
+        SharedStore(tmp_path, "test", Layout(("a",), 0, False)),
+    )
+    assert (await again.take("a", Limits(1), 0, 1))[0].refused_by == "requests"
+    assert (await other.take("a", Limits(1), 0, 1))[0].refused_by is None
+    await again.aclose()
+    await other.aclose()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start a Redis of our own, that may be frozen and killed."""
+    binary = shutil.which("redis-server")
+    assert binary, "the tests need a redis-server to freeze: install Debian's package redis-server"
+    port = free_port()
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b"Ready to accept connections" in line:
+                break
+        yield f"redis://127.0.0.1:{port}/0", process
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait(5)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+async def test_a_frozen_redis_costs_a_few_calls_and_then_nothing(
+    own_redis: tuple[str, subprocess.Popen[bytes]],
+) -> None:
+    url, process = own_redis
+    store = RedisStore(url, processes=2)
+    limits = Limits(1000)
+    assert (await store.take("k", limits, 0, 1))[0].remaining_requests == 999
+    process.send_signal(signal.SIGSTOP)
+
+    waits = []
+    for _ in range(20):
+        began = time.perf_counter()
+        verdict, _ = await store.take("k", limits, 0, 1)
+        waits.append(time.perf_counter() - began)
+        assert verdict.refused_by is None
+    slow = [wait for wait in waits if wait > 0.02]
+    assert len(slow) <= 3, waits
+    assert max(waits) < 0.4, waits
+    assert store.degraded
+
+    process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(15):
+        while store.degraded:
+            await store.take("k", limits, 0, 1)
+            await asyncio.sleep(0.05)
+    assert (await store.take("k", limits, 0, 1))[0].refused_by is None
+    await store.aclose()
+
+
+async def test_limits_are_shared_out_while_redis_is_away() -> None:
+    store = RedisStore(f"redis://127.0.0.1:{free_port()}/0", processes=4)
+    answers = [await store.take("k", Limits(40), 0, 1) for _ in range(30)]
+    assert sum(verdict.refused_by is None for verdict, _ in answers) == 10
+    assert store.degraded
+    await store.settle(answers[0][1], 0)
+    await store.aclose()
+
+
+def test_the_breaker_lets_one_probe_through() -> None:
+    now = [0.0]
+    breaker = Breaker(clock=lambda: now[0])
+    for _ in range(3):
+        assert breaker.admits()
+        breaker.failed()
+    assert not breaker.admits()
+    now[0] = 5.1
+    assert [breaker.admits() for _ in range(3)] == [True, False, False]
+    breaker.succeeded()
+    assert breaker.admits()
+
+
+async def test_a_killed_process_leaks_no_lease_for_long(tmp_path: Path) -> None:
+    store = SharedStore(tmp_path, "test", Layout(("k",), 2, False))
+    child = os.fork()
+    if child == 0:
+        asyncio.run(SharedStore(tmp_path, "test", Layout(("k",), 2, False)).take("k", Limits(9, concurrent=1), 0, 5))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (await store.take("k", Limits(9, concurrent=1), 0, 6))[0].refused_by == "concurrent"
+    held = store._change("k", lambda window: dict(window.leases))
+    assert all(ends <= time.monotonic() + 60 for ends in held.values())
+    await store.aclose()
