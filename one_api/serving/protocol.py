@@ -38,6 +38,7 @@ class GatewayProtocol(HttpToolsProtocol):
     _waiting: tuple[RequestResponseCycle, ...] = ()
     _head_timer: TimerHandle | None = None
     _write_timer: TimerHandle | None = None
+    _abort_timer: TimerHandle | None = None
     _header_bytes = 0
     #: All bytes that came while a head was not complete.
     _head_bytes = 0
@@ -228,7 +229,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._abort_later()
 
     def _abort_later(self) -> None:
-        self.loop.call_later(self.edge.write_timeout_s, self.transport.abort)
+        if self._abort_timer is None:
+            self._abort_timer = self.loop.call_later(self.edge.write_timeout_s, self.transport.abort)
 
     # The end
 
@@ -236,7 +238,11 @@ class GatewayProtocol(HttpToolsProtocol):
         """Tell all requests, not only the one that came last."""
         self._stop_head_timer()
         self._unset_keepalive_if_required()
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
         super().connection_lost(exc)
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         for cycle in self._waiting:
             if not cycle.response_complete:
                 cycle.disconnected = True
