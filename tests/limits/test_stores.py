@@ -4,20 +4,21 @@ import asyncio
 import multiprocessing
 import os
 import random
-import shutil
+import shlex
 import signal
-import subprocess
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis.asyncio
 
 from one_api.limits.redis import Breaker, RedisStore
 from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import Limits
 from tests.support.gateway import free_port
+
+from .conftest import OwnRedis
 
 REDIS = "redis://127.0.0.1:6379/0"
 
@@ -94,30 +95,8 @@ async def test_counts_outlive_a_restart_and_other_keys_have_a_file_of_their_own(
     await other.aclose()
 
 
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Start a Redis of our own, that may be frozen and killed."""
-    binary = shutil.which("redis-server")
-    assert binary, "the tests need a redis-server to freeze: install Debian's package redis-server"
-    port = free_port()
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if b"Ready to accept connections" in line:
-                break
-        yield f"redis://127.0.0.1:{port}/0", process
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait(5)
-        assert process.stdout is not None
-        process.stdout.close()
-
-
 async def test_a_frozen_redis_costs_a_few_calls_and_then_nothing(
-    own_redis: tuple[str, subprocess.Popen[bytes]],
+    own_redis: OwnRedis,
 ) -> None:
     url, process = own_redis
     store = RedisStore(url, processes=2)
@@ -151,6 +130,62 @@ async def test_limits_are_shared_out_while_redis_is_away() -> None:
     assert sum(verdict.refused_by is None for verdict, _ in answers) == 10
     assert store.degraded
     await store.settle(answers[0][1], 0)
+    await store.aclose()
+
+
+BROKEN = {
+    "read-only, as after a failover": ("REPLICAOF 127.0.0.1 9", "REPLICAOF NO ONE"),
+    "out of memory": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    "another password": ("CONFIG SET requirepass x", "CONFIG SET requirepass ''"),
+    "scripts forbidden": ("ACL SETUSER default -eval", "ACL SETUSER default +eval"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_redis_that_refuses_is_as_good_as_none_until_it_is_well(name: str, own_redis: OwnRedis) -> None:
+    url, _ = own_redis
+    broken, healed = BROKEN[name]
+    operator = redis.asyncio.Redis.from_url(url)
+    store = RedisStore(url, processes=1)
+    assert (await store.take("k", Limits(1000), 0, 1))[0].refused_by is None
+
+    await operator.execute_command(*shlex.split(broken))
+    await operator.execute_command("CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES")
+    for _ in range(10):
+        assert (await store.take("k", Limits(1000), 0, 1))[0].refused_by is None
+    assert store.degraded
+
+    await operator.execute_command(*shlex.split(healed))
+    async with asyncio.timeout(15):
+        while store.degraded:
+            await store.take("k", Limits(1000), 0, 1)
+            await asyncio.sleep(0.05)
+    await store.aclose()
+    await operator.aclose()
+
+
+async def test_a_redis_that_is_killed_fails_no_request(own_redis: OwnRedis) -> None:
+    url, process = own_redis
+    store = RedisStore(url, processes=2)
+    assert (await store.take("k", Limits(1000), 0, 1))[0].remaining_requests == 999
+    process.kill()
+    process.wait(5)
+    for _ in range(10):
+        assert (await store.take("k", Limits(1000), 0, 1))[0].refused_by is None
+    assert store.degraded
+    await store.aclose()
+
+
+async def test_a_redis_that_forgets_begins_a_new_window(own_redis: OwnRedis) -> None:
+    url, _ = own_redis
+    store = RedisStore(url, processes=1)
+    for _ in range(2):
+        await store.take("k", Limits(1), 0, 1)
+    operator = redis.asyncio.Redis.from_url(url)
+    await operator.flushall()
+    answers = [(await store.take("k", Limits(1), 0, 1))[0].refused_by for _ in range(2)]
+    assert answers == [None, "requests"]
+    await operator.aclose()
     await store.aclose()
 
 

@@ -1,0 +1,105 @@
+"""What an upstream sends is not to be trusted either: it is bounded, and little of it is passed on."""
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Gateway, RawClient, ScriptedUpstream, completion, json_reply, post_chat, reply
+from tests.support.actions import Flood, Send
+
+CONFIG = "adapters: {{a: {{type: openai, base_url: '{url}', api_key: k, models: [m, good]}}}}\n"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    """Return the hostile server."""
+    with ScriptedUpstream(models=["m"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    """Return the gateway in front of it."""
+    with Gateway(config_yaml=CONFIG.format(url=upstream.base_url)) as running:
+        yield running
+
+
+def ask(gateway: Gateway, model: str = "m", *, stream: bool = False) -> tuple[int, str | None, str]:
+    """Return status, error code and all header fields of one request."""
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    with RawClient(gateway.host, gateway.port, timeout_s=30) as client:
+        client.send(post_chat(gateway.host, gateway.port, body))
+        response = client.read_response()
+    code = None if response.status == 200 else response.json["error"]["code"]
+    return response.status, code, repr(response.headers).lower()
+
+
+def resident_bytes(gateway: Gateway) -> int:
+    """Return the memory of the worker."""
+    (pid,) = gateway.worker_pids()
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+def bomb() -> bytes:
+    """Return a megabyte that unpacks to a gigabyte."""
+    packed = gzip.compress(b" " * 10_000_000, compresslevel=9)
+    return packed * 100  # members of one gzip file
+
+
+GZIPPED = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Long: "
+ATTACKS = {
+    "a gzip bomb": lambda: reply(bomb(), headers=GZIPPED),
+    "an answer without end": lambda: [
+        Send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000000000\r\n\r\n"),
+        Flood(5_000_000_000),
+    ],
+    "white space without end": lambda: [
+        Send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"),
+        Flood(5_000_000_000, b" " * 65536),
+    ],
+    "a header without end": lambda: [Send(ENDLESS), Flood(1_000_000_000, b"x" * 65536)],
+    "headers without end": lambda: [Send(b"HTTP/1.1 200 OK\r\n"), Flood(1_000_000_000, b"X-Many: x\r\n" * 1000)],
+    "a false encoding": lambda: reply(b'{"choices": []}', headers=GZIPPED),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_what_is_too_much_is_cut_off(name: str, gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.on("m", ATTACKS[name]())
+    before = resident_bytes(gateway)
+    status, code, _ = ask(gateway)
+    assert (status, code) == (502, "upstream_invalid_response")
+    assert resident_bytes(gateway) - before < 64 * 1024 * 1024
+    assert ask(gateway, "good")[0] == 200
+
+
+def test_only_our_own_headers_reach_the_client(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    hostile = {
+        "Set-Cookie": "session=stolen",
+        "Connection": "keep-alive, x-secret",
+        "X-Secret": "1",
+        "Server": "evil",
+        "Location": "http://evil",
+        "X-Request-Id": "theirs",
+    }
+    upstream.on("m", json_reply(completion("x"), headers=hostile))
+    status, _, headers = ask(gateway)
+    assert status == 200
+    assert not [name for name in ("set-cookie", "x-secret", "evil", "theirs", "stolen") if name in headers]
+    ask(gateway)
+    assert upstream.requests[-1].headers.first("cookie") is None
+
+
+@pytest.mark.parametrize("count", [-5, 1e308, "12", None, True, [1]])
+def test_absurd_usage_is_not_counted(count: object, gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
+    upstream.on("m", json_reply({**completion("x"), "usage": usage}))
+    records = len(gateway.call_records())
+    assert ask(gateway)[0] == 200
+    record = gateway.call_records(records + 1)[-1]
+    for tokens in (record["prompt_tokens"], record["completion_tokens"]):
+        assert isinstance(tokens, int)
+        assert 0 <= tokens <= 1_000_000_000
