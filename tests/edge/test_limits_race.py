@@ -39,7 +39,9 @@ def ask(gateway: Gateway) -> tuple[int, str | None, str]:
 
 
 @pytest.mark.parametrize(
-    ("storage", "count", "workers"), [("auto", 1, 4), (REDIS, 1, 4), (REDIS, 2, 2)], ids=["file", "redis", "two gateways"]
+    ("storage", "count", "workers"),
+    [("auto", 1, 4), (REDIS, 1, 4), (REDIS, 2, 2)],
+    ids=["file", "redis", "two gateways"],
 )
 def test_exactly_the_limit_is_let_in(storage: str, count: int, workers: int) -> None:
     with gateways(f"{{requests_per_minute: 50, storage: '{storage}'}}", count, workers) as (racing, upstream):

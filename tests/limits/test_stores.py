@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -145,7 +146,7 @@ BROKEN = {
 async def test_a_redis_that_refuses_is_as_good_as_none_until_it_is_well(name: str, own_redis: OwnRedis) -> None:
     url, _ = own_redis
     broken, healed = BROKEN[name]
-    operator = redis.asyncio.Redis.from_url(url)
+    operator: Any = redis.asyncio.Redis.from_url(url)
     store = RedisStore(url, processes=1)
     assert (await store.take("k", Limits(1000), 0, 1))[0].refused_by is None
 
@@ -181,7 +182,7 @@ async def test_a_redis_that_forgets_begins_a_new_window(own_redis: OwnRedis) -> 
     store = RedisStore(url, processes=1)
     for _ in range(2):
         await store.take("k", Limits(1), 0, 1)
-    operator = redis.asyncio.Redis.from_url(url)
+    operator: Any = redis.asyncio.Redis.from_url(url)
     await operator.flushall()
     answers = [(await store.take("k", Limits(1), 0, 1))[0].refused_by for _ in range(2)]
     assert answers == [None, "requests"]
