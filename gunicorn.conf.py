@@ -19,6 +19,8 @@ keepalive = int(_server.keep_alive_s)
 graceful_timeout = max(1, int(_server.drain_s))
 timeout = 60
 loglevel = "warning"
+# gunicorn would listen for commands on a socket in the home folder; signals do all that is needed.
+control_socket_disable = True
 
 
 def when_ready(server: object) -> None:
