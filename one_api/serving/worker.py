@@ -19,7 +19,7 @@ from one_api.serving.protocol import GatewayProtocol
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
 _FAREWELL_S = 2.0
 #: Allocations between two collections of the young, and how many of each make one of the next older.
-_GC_THRESHOLDS = (10_000, 20, 20)
+_GC_THRESHOLDS = (2_000, 5, 5)
 #: How long open requests may go on after Ctrl-C, in seconds.
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
