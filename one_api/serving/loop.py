@@ -7,13 +7,13 @@ import contextlib
 import errno
 import functools
 import os
-import select
+import selectors
 import socket
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from one_api.config import ServerConfig
+from one_api.settings import ServerConfig
 
 T = TypeVar("T")
 
@@ -130,15 +130,21 @@ def client_of(environ: Mapping[str, Any]) -> socket.socket | None:
 def peer_left(connection: socket.socket) -> bool:
     """Say whether the other end has closed, without taking anything off the connection."""
     try:
-        readable, _, _ = select.select([connection], [], [], 0)
-        return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+        with selectors.DefaultSelector() as selector:  # select.select ends at descriptor 1023
+            selector.register(connection, selectors.EVENT_READ)
+            return bool(selector.select(0)) and connection.recv(1, socket.MSG_PEEK) == b""
     except (OSError, ValueError):
         return True
 
 
+#: Held while the loop is looked up: threads that come at once must not make one each.
+_making = threading.Lock()
+
+
 def background() -> BackgroundLoop:
     """Return this process's background loop."""
-    return _loop_of(os.getpid())
+    with _making:
+        return _loop_of(os.getpid())
 
 
 @functools.lru_cache(maxsize=1)
