@@ -15,13 +15,14 @@ from one_api.api.models import models
 from one_api.api.openapi import openapi
 from one_api.api.service import Service
 from one_api.cli import register_commands
-from one_api.config import Config, LocalConfig, OpenAIConfig
+from one_api.config import Config
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
 from one_api.models.registry import ModelRegistry
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.loop import background, leaving_as_reset
+from one_api.settings import LocalConfig, OpenAIConfig
 from one_api.telemetry import LogObserver, set_up_logging
 from one_api.utils.auth import KeyRing
 from one_api.utils.rate_limit import build_limits

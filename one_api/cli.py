@@ -9,7 +9,7 @@ from flask import Flask, current_app
 from msgspec import Struct
 
 from one_api.api.service import Service
-from one_api.config import Secret
+from one_api.settings import Secret
 
 
 def register_commands(app: Flask) -> None:

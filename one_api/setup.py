@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from one_api import __version__
-from one_api.config import Config, ConfigError, LocalConfig
+from one_api.config import Config, ConfigError
 from one_api.models.fetch import FetchFailed, fetch_default_model
+from one_api.settings import LocalConfig
 
 _ENV = Path(".env")
 _EXAMPLE = Path(".env.example")

@@ -7,9 +7,8 @@ import pytest
 from msgspec import Struct, structs
 
 from one_api.cli import as_lines
-from one_api.config import (
-    Config,
-    ConfigError,
+from one_api.config import Config, ConfigError
+from one_api.settings import (
     KeyConfig,
     LocalConfig,
     OpenAIConfig,

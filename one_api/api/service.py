@@ -5,8 +5,9 @@ from typing import cast
 
 from flask import current_app
 
-from one_api.config import Config, ServerConfig
+from one_api.config import Config
 from one_api.models.registry import ModelRegistry
+from one_api.settings import ServerConfig
 from one_api.telemetry import CallRecord, Observer
 from one_api.utils.rate_limit import RateLimits
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from one_api.config import Config, GroupConfig, targets
+from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
 from one_api.models.deployment import Deployment, Health
 from one_api.models.failover import Failover, RetryBudget
 from one_api.models.routing import Route, available, choose
+from one_api.settings import GroupConfig, targets
 from one_api.wire.json import JSONObject
 
 #: How long an unknown id, or the model list, waits for the first answers of upstreams after the start, in seconds.

@@ -11,11 +11,11 @@ from typing import Any
 from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
 
-from one_api.config import ServerConfig
 from one_api.errors import RequestTimeout, ShuttingDown
 from one_api.serving.bridge import await_, run_bridged
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
 from one_api.serving.loop import Service
+from one_api.settings import ServerConfig
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

@@ -11,8 +11,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from one_api.config import ServerConfig
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
+from one_api.settings import ServerConfig
 from one_api.wire import json
 
 #: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.

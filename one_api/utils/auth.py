@@ -9,9 +9,9 @@ from typing import Any
 
 from flask import Flask, current_app, g, request
 
-from one_api.config import KeyConfig
 from one_api.errors import Unauthorized
 from one_api.schema import Caller
+from one_api.settings import KeyConfig
 from one_api.telemetry import current_call
 
 _EXTENSION = "one_api_keys"

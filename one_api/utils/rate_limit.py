@@ -13,11 +13,12 @@ from typing import Any
 
 from flask import Flask, current_app, g, request
 
-from one_api.config import Config, RateLimitConfig
+from one_api.config import Config
 from one_api.errors import RateLimited
 from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import LEASE_S, Limits, Verdict
 from one_api.serving.bridge import await_
+from one_api.settings import RateLimitConfig
 from one_api.telemetry import CallRecord
 
 _EXTENSION = "one_api_limits"

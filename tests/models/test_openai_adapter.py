@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from one_api.config import OpenAIConfig, Secret, Timeouts
 from one_api.errors import (
     UpstreamBroken,
     UpstreamError,
@@ -21,6 +20,7 @@ from one_api.errors import (
 )
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.adapters.openai import OpenAIAdapter
+from one_api.settings import OpenAIConfig, Secret, Timeouts
 from tests.support import (
     Close,
     Hang,

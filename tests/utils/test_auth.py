@@ -2,8 +2,8 @@
 
 import pytest
 
-from one_api.config import KeyConfig, Secret
 from one_api.errors import Unauthorized
+from one_api.settings import KeyConfig, Secret
 from one_api.utils.auth import KeyRing
 
 

@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from one_api.config import LocalConfig, Secret
 from one_api.errors import (
     InvalidRequest,
     UpstreamError,
@@ -27,6 +26,7 @@ from one_api.models.adapters.local_files import Endpoint, EngineFailed, EngineSe
 from one_api.models.adapters.local_supervisor import EngineSupervisor
 from one_api.models.adapters.upstream import Upstream
 from one_api.models.gguf import ModelFile, discover
+from one_api.settings import LocalConfig, Secret
 from one_api.wire.assemble import Assembler
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_request import Dialect, prepare

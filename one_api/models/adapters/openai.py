@@ -7,11 +7,11 @@ import uuid
 from contextlib import suppress
 from typing import Any
 
-from one_api.config import OpenAIConfig, Secret
 from one_api.errors import UpstreamBroken, UpstreamError
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
 from one_api.models.adapters.reports import error_of_payload
 from one_api.models.adapters.upstream import Upstream
+from one_api.settings import OpenAIConfig, Secret
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_request import Dialect, prepare
 from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, normalise

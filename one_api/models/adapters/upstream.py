@@ -8,7 +8,6 @@ from typing import Protocol
 
 import aiohttp
 
-from one_api.config import Secret, Timeouts
 from one_api.errors import (
     UpstreamBroken,
     UpstreamError,
@@ -20,6 +19,7 @@ from one_api.models.adapters.base import ChunkStream
 from one_api.models.adapters.connections import KeepingConnector, on_kept_connection
 from one_api.models.adapters.reports import error_of, error_of_payload
 from one_api.schema import Usage
+from one_api.settings import Secret, Timeouts
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, has_error
