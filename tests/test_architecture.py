@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from one_api import errors, settings
 from one_api.app import create_app
