@@ -17,8 +17,9 @@ GatewayError                    status  code
 └── UpstreamError
     ├── UpstreamRejected        as upstream said: the caller's request
     ├── UpstreamMisconfigured   502     upstream_authentication_error: our credential or model name
+    ├── UpstreamExhausted       503     upstream_quota_exhausted: the account there has no credit
     ├── UpstreamRateLimited     429     rate_limit_exceeded
-    ├── UpstreamUnreachable     502     upstream_error: nothing was sent
+    ├── UpstreamUnreachable     502     upstream_error, upstream_tls: nothing was sent
     ├── UpstreamFailed          502     upstream_error
     ├── UpstreamOverloaded      503     overloaded
     ├── UpstreamTimeout         504     upstream_timeout
@@ -212,6 +213,15 @@ class UpstreamMisconfigured(UpstreamError):
     """401, 403 or 404 from an upstream: the operator's credential or model name is wrong there."""
 
     code = "upstream_authentication_error"
+    should_retry = False
+
+
+class UpstreamExhausted(UpstreamError):
+    """The operator's account at the upstream has no credit: it rests for ``retry_after_s`` and is not blamed."""
+
+    blames = False
+    status = 503
+    code = "upstream_quota_exhausted"
     should_retry = False
 
 

@@ -92,6 +92,8 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stream_usage: bool = True
     #: Send ``developer`` messages as ``system``, for servers that do not know the role.
     developer_as_system: bool = False
+    #: The server goes on with a last message of the assistant's; only then can a broken stream be resumed there by one.
+    prefill: bool = False
 
 
 class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="local"):
@@ -124,6 +126,35 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weight: Weight | None = None
 
 
+class GroupTimeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long one target of a group may take, in seconds. They only shorten what its adapter allows."""
+
+    #: From the request to the first content of a stream, while another candidate is left. Default: 30.
+    first_event_s: Seconds | None = None
+    #: Between two events of a stream.
+    idle_s: Seconds | None = None
+    #: A whole answer that is not streamed, while another candidate is left.
+    total_s: Seconds | None = None
+
+
+class HoldBackConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first part of a stream is held until one of these is reached, so that an early death stays unseen."""
+
+    #: Milliseconds after the first content. The client waits so much longer for it.
+    ms: Annotated[int, Meta(ge=0, le=60_000)] = 500
+    #: Events with content, about one token each.
+    tokens: Annotated[int, Meta(ge=1, le=10_000)] = 20
+
+
+class HedgeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ask the next candidate as well when the first is slow, and keep whichever speaks first. It costs tokens twice."""
+
+    #: Seconds; or p95: what 95 of the last 100 answers took to their first content.
+    after: Seconds | Literal["p95"] = "p95"
+    #: Requests that may be asked twice, as a share of the group's traffic.
+    budget: Annotated[float, Meta(ge=0, le=1)] = 0.05
+
+
 class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A public model id, and where it is served."""
 
@@ -131,6 +162,13 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Other models, tried in order when no target can answer.
     fallbacks: tuple[TargetConfig | str, ...] = ()
     strategy: Literal["weighted", "ordered", "round_robin", "least_busy"] = "weighted"
+    timeouts: GroupTimeouts = GroupTimeouts()
+    #: When a stream breaks after content was sent: tell the client, or try to go on at another target.
+    on_stream_failure: Literal["error", "resume"] = "error"
+    #: Left out: nothing is held back.
+    hold_back: HoldBackConfig | None = None
+    #: Left out: one is asked at a time.
+    hedge: HedgeConfig | None = None
 
 
 class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +188,8 @@ class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """How often one request is tried, and how much of the traffic may be retries."""
 
     max_attempts: Count = 3
+    #: All attempts together, up to the whole answer or the first content of a stream.
+    deadline_s: Seconds = 600.0
     #: Retries as a share of the requests, beyond a reserve of three.
     budget: Annotated[float, Meta(ge=0, le=1)] = 0.1
 
@@ -175,7 +215,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_connections: Count = 10_000
     #: A stream that is silent this long gets a comment line.
     heartbeat_s: Seconds = 15.0
-    #: How long the status line of a stream waits for the first upstream event.
+    #: How long the status line of a stream waits for the first content.
     commit_s: Seconds = 15.0
     #: How long open requests may go on after SIGTERM.
     drain_s: Seconds = 600.0

@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol, TextIO
 
 from one_api.schema import Usage
@@ -19,13 +21,52 @@ logger = logging.getLogger("one_api")
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """One try at one deployment; ``outcome`` is "ok", "cancelled" or the name of the error's class."""
+class CandidateRecord:
+    """A deployment as it was seen when one was to be chosen."""
 
     deployment: str
-    outcome: str
-    #: From the start of the try to its first event or answer, or to its end without one, in seconds.
-    seconds: float
+    #: In one word, such as "ready", "full" or "tried"; the page on routing lists them.
+    state: str
+    #: What choosing it was expected to cost, where the strategy counts that: the less, the better.
+    score: float | None = None
+    #: Why it could not be chosen; None when it could.
+    why: str | None = None
+
+
+@dataclass(slots=True)
+class AttemptRecord:
+    """One try at one deployment. Times are in seconds, from the start of the try."""
+
+    deployment: str
+    #: "pending", "ok", "cancelled", "diverged" (another text than the one to be resumed), or an error's class.
+    outcome: str = "pending"
+    #: To the first content, or to a whole answer.
+    first_s: float | None = None
+    #: To its end.
+    seconds: float | None = None
+    usage: Usage | None = None
+    #: All that could be chosen from for this try.
+    candidates: Sequence[CandidateRecord] = ()
+
+    @property
+    def told(self) -> str:
+        """Return what the log line says of a try that failed: deployment, outcome, milliseconds."""
+        return f"{self.deployment[:256]}:{self.outcome}:{_ms(self.seconds or 0)}"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what people are shown; times in milliseconds."""
+        return {
+            "deployment": self.deployment,
+            "outcome": self.outcome,
+            "first_ms": None if self.first_s is None else _ms(self.first_s),
+            "ms": None if self.seconds is None else _ms(self.seconds),
+            "prompt_tokens": self.usage and self.usage.prompt_tokens,
+            "completion_tokens": self.usage and self.usage.completion_tokens,
+            "candidates": [
+                {"deployment": each.deployment, "state": each.state, "score": each.score, "why": each.why}
+                for each in self.candidates
+            ],
+        }
 
 
 @dataclass(slots=True)
@@ -46,7 +87,10 @@ class CallRecord:
     first_event: float | None = None
     ended: float | None = None
     usage: Usage | None = None
+    #: In the order of their start.
     attempts: list[AttemptRecord] = field(default_factory=list)
+    #: Events of the answer that could not be read and were left out.
+    skipped_events: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def fields(self) -> dict[str, object]:
@@ -62,13 +106,19 @@ class CallRecord:
             "deployment": self.deployment,
             "stream": self.stream,
             "attempts": len(self.attempts),
+            "failed": " ".join(each.told for each in self.attempts if each.outcome not in ("ok", "pending")) or None,
             "ms": _ms(ended - self.started),
             "first_event_ms": None if self.first_event is None else _ms(self.first_event - self.started),
             "prompt_tokens": self.usage and self.usage.prompt_tokens,
             "completion_tokens": self.usage and self.usage.completion_tokens,
+            "skipped_events": self.skipped_events or None,
             "error": self.error,
         }
         return found
+
+    def as_dict(self) -> dict[str, object]:
+        """Return all that is known of the request: the log line's fields, and every attempt with its candidates."""
+        return self.fields() | {"attempts": [each.as_dict() for each in self.attempts]}
 
 
 def _ms(seconds: float) -> float:
@@ -84,6 +134,23 @@ class Observer(Protocol):
 
     def on_call(self, record: CallRecord) -> None:
         """Take note of ``record``; must not block."""
+
+
+class RecentCalls:
+    """Keeps the last chat requests of this process, for people who ask what happened."""
+
+    def __init__(self, capacity: int = 1000) -> None:
+        self._records: deque[CallRecord] = deque(maxlen=capacity)
+
+    def on_call(self, record: CallRecord) -> None:
+        """Keep the record of a request that named a model."""
+        if record.model is not None:
+            self._records.append(record)
+
+    def of(self, model: str, most: int) -> list[CallRecord]:
+        """Return the last ones for a model, newest first."""
+        found = (record for record in reversed(self._records) if record.model == model)
+        return list(islice(found, most))
 
 
 class LogObserver:

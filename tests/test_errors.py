@@ -28,6 +28,7 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
     "UpstreamError": (502, "server_error", "upstream_error", None),
     "UpstreamRejected": (400, "invalid_request_error", None, None),
     "UpstreamMisconfigured": (502, "server_error", "upstream_authentication_error", False),
+    "UpstreamExhausted": (503, "server_error", "upstream_quota_exhausted", False),
     "UpstreamRateLimited": (429, "requests", "rate_limit_exceeded", None),
     "UpstreamUnreachable": (502, "server_error", "upstream_error", None),
     "UpstreamFailed": (502, "server_error", "upstream_error", None),
@@ -39,6 +40,7 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
 DECISIONS: dict[str, tuple[bool, bool]] = {
     "UpstreamRejected": (False, False),
     "UpstreamMisconfigured": (True, True),
+    "UpstreamExhausted": (True, False),
     "UpstreamRateLimited": (True, False),
     "UpstreamUnreachable": (True, True),
     "UpstreamFailed": (True, True),

@@ -21,7 +21,7 @@ from one_api.wire.json import JSONObject
 logger = logging.getLogger(__name__)
 chat = Blueprint("chat", __name__)
 
-#: A stream on its way to its first event.
+#: A stream on its way to its first content.
 Opening: TypeAlias = "asyncio.Future[JSONObject | ChunkStream]"
 
 _STREAM_HEADERS = {
@@ -62,7 +62,7 @@ def _body() -> JSONObject:
 
 
 async def _stream(wanted: ChatRequest, record: CallRecord, parts: Service) -> Response:
-    """Answer with the error's own status, or commit to 200: at the first event, or when it takes too long."""
+    """Answer with the error's own status, or commit to 200: at the first content, or when it takes too long."""
     opening = asyncio.ensure_future(parts.registry.generate_completion(**wanted.body))
     try:
         await asyncio.wait([opening], timeout=parts.config.server.commit_s)
@@ -158,6 +158,7 @@ class ChatEvents(EventBody):
         finally:
             if self._stream is not None:
                 self._record.usage = self._stream.usage
+                self._record.skipped_events = self._stream.skipped_events
             await self._parts.report(self._record)
 
     async def _close_stream(self) -> None:

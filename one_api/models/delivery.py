@@ -1,39 +1,154 @@
 """The stream handed upward: it counts as the deployment's success or failure, and ends exactly once."""
 
-from one_api.errors import UpstreamError
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from one_api.errors import UpstreamError, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.deployment import Attempt
+from one_api.models.attempts import Try
+from one_api.models.resume import Sent
 from one_api.wire.json import JSONObject
 
 
-class Delivery(ChunkStream):
-    """A deployment's stream, under the model name that the client is to see."""
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A whole answer, as the client is to see it."""
 
-    def __init__(self, stream: ChunkStream, attempt: Attempt, shown_model: str | None) -> None:
-        self._stream = stream
-        self._attempt = attempt
-        #: None leaves the upstream's own name.
-        self._shown_model = shown_model
+    payload: JSONObject
+    attempt: Try
+
+    async def drop(self, outcome: UpstreamError | str) -> None:
+        """Close the books."""
+        self.attempt.settle(outcome)
+
+
+@dataclass(slots=True)
+class Opened:
+    """A deployment's stream that has begun: ``chunks`` were read from it and have not been sent."""
+
+    stream: ChunkStream
+    attempt: Try
+    #: The model's name for the client; None leaves the upstream's own.
+    shown_model: str | None = None
+    chunks: list[JSONObject] = field(default_factory=list)
+
+    async def drop(self, outcome: UpstreamError | str) -> None:
+        """Let go of the upstream, and close the books."""
+        try:
+            await self.stream.aclose()
+        finally:
+            self.attempt.settle(outcome, self.stream.usage)
+
+
+#: Finds a stream that goes on from what was sent; raises the error it is given when there is none.
+Resume = Callable[[Sent, UpstreamError], Coroutine[Any, Any, Opened]]
+
+
+class Delivery(ChunkStream):
+    """What the client gets: a deployment's stream, and if it breaks and ``resume`` finds one, what goes on from it.
+
+    ``idle_s`` is the longest silence between two events, where it is shorter than the adapter's.
+    """
+
+    def __init__(self, opened: Opened, idle_s: float | None = None, resume: Resume | None = None) -> None:
+        self._opened = opened
+        self._idle_s = idle_s
+        self._resume = resume
+        self._sent = Sent()
+        self._resumed = False
+        #: Events that streams before this one have left out.
+        self._skipped_before = 0
+        self._resuming: asyncio.Task[Opened] | None = None
+        self._last_event = time.monotonic()
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``; the end and an error settle the attempt."""
-        try:
-            chunks = await self._stream.read()
-        except UpstreamError as error:
-            self._attempt.settle(error)
-            raise
-        finally:
-            self.usage, self.ended = self._stream.usage, self._stream.ended
+        while True:
+            if self._resuming is not None:
+                await self._change_over(self._resuming)
+            try:
+                chunks = self._given(await self._next())
+            except UpstreamError as error:
+                self._break(error)
+                continue
+            if chunks or self.ended:
+                return chunks
+
+    async def _next(self) -> list[JSONObject]:
+        """Return what the current stream has, settled if that is its end."""
+        opened = self._opened
+        if opened.chunks:
+            chunks, opened.chunks = opened.chunks, []
+        else:
+            chunks = await self._within_idle(opened.stream)
+            self._last_event = time.monotonic()
+        self._take_note(opened.stream)
+        self.ended = opened.stream.ended
         if self.ended:
-            self._attempt.settle("ok")
-        if self._shown_model is not None:
-            for chunk in chunks:
-                chunk["model"] = self._shown_model
+            opened.attempt.settle("ok", self.usage)
         return chunks
+
+    def _take_note(self, stream: ChunkStream) -> None:
+        self.usage = stream.usage
+        self.skipped_events = self._skipped_before + stream.skipped_events
+
+    async def _within_idle(self, stream: ChunkStream) -> list[JSONObject]:
+        if self._idle_s is None:
+            return await stream.read()
+        # The clock runs from the last event: this may be called again and again meanwhile, for heartbeats.
+        left_s = self._last_event + self._idle_s - time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                return await stream.read()
+        except TimeoutError:
+            message = f"The upstream did not send the next event within {self._idle_s:g} s."
+            raise UpstreamTimeout(message) from None
+
+    def _given(self, chunks: list[JSONObject]) -> list[JSONObject]:
+        """Return chunks as the client is to see them."""
+        if self._opened.shown_model is not None:
+            for chunk in chunks:
+                chunk["model"] = self._opened.shown_model
+        if self._resumed:
+            chunks = self._sent.as_continuation(chunks)
+        if self._resume is not None:
+            for chunk in chunks:
+                self._sent.add(chunk)
+        return chunks
+
+    def _break(self, error: UpstreamError) -> None:
+        """Settle a stream that has failed; raises ``error`` unless the answer may go on elsewhere."""
+        self._take_note(self._opened.stream)
+        self._opened.attempt.settle(error, self.usage)
+        if self._resume is None or not self._sent.whole or not error.try_another:
+            raise error
+        self._resuming = asyncio.create_task(self._resume(self._sent, error))
+
+    async def _change_over(self, resuming: asyncio.Task[Opened]) -> None:
+        """Take over the stream that goes on; this may be cancelled for a heartbeat, the search goes on meanwhile."""
+        opened = await asyncio.shield(resuming)
+        self._resuming = None
+        self._skipped_before = self.skipped_events
+        await self._opened.drop("cancelled")
+        self._opened, self._resumed, self._last_event = opened, True, time.monotonic()
 
     async def aclose(self) -> None:
         """Let go of the upstream; a stream that had not ended counts as cancelled."""
         try:
-            await self._stream.aclose()
+            if self._resuming is not None:
+                await _give_up(self._resuming)
+                self._resuming = None
         finally:
-            self._attempt.settle("cancelled")
+            self._take_note(self._opened.stream)
+            await self._opened.drop("cancelled")
+
+
+async def _give_up(resuming: asyncio.Task[Opened]) -> None:
+    """End a search, and let go of what it may have found."""
+    resuming.cancel()
+    await asyncio.wait([resuming])
+    if not resuming.cancelled() and resuming.exception() is None:
+        await resuming.result().drop("cancelled")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from one_api.errors import UpstreamError, UpstreamMisconfigured
 from one_api.models.adapters.base import BaseModelAdapter
-from one_api.telemetry import AttemptRecord
 
 #: Failures in a row after which a deployment rests.
 _FAILURES_TO_REST = 3
@@ -59,6 +58,8 @@ class Deployment:
     max_concurrency: int = 1000
     #: How long its first event may take, in seconds, where the configuration says so; the adapter keeps to it.
     first_event_s: float | None = None
+    #: It goes on with a last message of the assistant's.
+    prefill: bool = False
     health: Health = field(default_factory=Health)
 
     @property
@@ -73,14 +74,11 @@ class Attempt:
     def __init__(self, deployment: Deployment, clock: Callable[[], float] = time.monotonic) -> None:
         self._deployment = deployment
         self._clock = clock
-        self._began = clock()
-        self._answered: float | None = None
         self._open = True
         deployment.health.in_flight += 1
 
     def answered(self) -> None:
         """Note that the first event, or the whole answer, is there."""
-        self._answered = self._clock()
         self._deployment.health.succeeded()
 
     def settle(self, outcome: UpstreamError | str) -> None:
@@ -91,9 +89,3 @@ class Attempt:
         self._deployment.health.in_flight -= 1
         if isinstance(outcome, UpstreamError):
             self._deployment.health.failed(outcome, self._clock())
-
-    def record(self, outcome: UpstreamError | str) -> AttemptRecord:
-        """Return what telemetry keeps of this try."""
-        seconds = (self._answered or self._clock()) - self._began
-        name = type(outcome).__name__ if isinstance(outcome, UpstreamError) else outcome
-        return AttemptRecord(self._deployment.name, name, seconds)

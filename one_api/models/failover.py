@@ -3,39 +3,40 @@
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
-from one_api.errors import NoDeployment, UpstreamError, UpstreamRateLimited, UpstreamTimeout
+from one_api.errors import UpstreamError, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.delivery import Delivery
-from one_api.models.deployment import Attempt, Deployment
+from one_api.models.attempts import Trip, Try
+from one_api.models.delivery import Answered, Delivery, Opened
+from one_api.models.deployment import Deployment
+from one_api.models.explain import looked_at
+from one_api.models.hedge import Hedging, first_to_speak
+from one_api.models.opening import until_content
+from one_api.models.policy import Policy
+from one_api.models.resume import Diverged, Sent, after_the_same, resumable
+from one_api.models.retries import RetryBudget, costs_budget, overflows, roomier, wait_before_again, worst_news
 from one_api.models.routing import Route, available, awake, choose
-from one_api.telemetry import current_call
+from one_api.schema import Usage
 from one_api.wire.json import JSONObject
 
-#: First event of a stream while another candidate is left, where nobody has set a limit, in seconds.
+#: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
 _FIRST_EVENT_S = 30.0
-#: Retries that are always there, on top of the share of the traffic.
-_RESERVE = 3.0
+
+#: What a try comes to: a whole answer, or a stream that has begun.
+Found: TypeAlias = Answered | Opened
+#: Reads a stream up to where the client is to have it from.
+Begin: TypeAlias = Callable[[ChunkStream], Awaitable[list[JSONObject]]]
 
 
-class RetryBudget:
-    """Retries as a share of the traffic: each request pays ``ratio`` in, each retry takes one out."""
+class Step(NamedTuple):
+    """What to try next, after which wait, and whether another could be tried after it."""
 
-    def __init__(self, ratio: float) -> None:
-        self._ratio = ratio
-        self._balance = _RESERVE
-
-    def pay_in(self) -> None:
-        """Note a request."""
-        self._balance = min(self._balance + self._ratio, _RESERVE + 100 * self._ratio)
-
-    def take(self) -> bool:
-        """Take one retry out; False when there is none."""
-        if self._balance < 1:
-            return False
-        self._balance -= 1
-        return True
+    deployment: Deployment
+    others_left: bool
+    wait_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -45,89 +46,225 @@ class Failover:
     max_attempts: int = 3
     budget: RetryBudget = field(default_factory=lambda: RetryBudget(0.1))
     rng: random.Random = field(default_factory=random.Random)
+    #: For all attempts of a request together, up to its answer or the first content of its stream.
+    deadline_s: float = 600.0
+    #: By model id; bounded by the groups that are configured to hedge.
+    _hedging: dict[str, Hedging] = field(default_factory=dict)
 
     async def run(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
-        """Return the first answer to be had for ``body``.
+        """Return the first answer to be had for ``body``; a stream has come to its first content.
 
         Raises:
-            UpstreamError: the last one met, when no deployment answers.
+            UpstreamError: when no deployment answers; see ``worst_news``.
             NoDeployment: when none may be tried.
         """
         self.budget.pay_in()
-        errors: list[UpstreamError] = []
-        tried: list[Deployment] = []
-        while len(tried) < self.max_attempts:
-            deployment, others_left = self._next(route, tried)
-            if deployment is None or (tried and not self.budget.take()):
-                break
-            tried.append(deployment)
-            try:
-                return await self._try(deployment, route, body, others_left)
-            except UpstreamError as error:
-                errors.append(error)
-                if not error.try_another:
-                    break
-        raise _worst_news(errors, route)
+        trip = Trip(route, body, self.max_attempts)
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                found = await self._find(trip)
+        except TimeoutError:
+            raise UpstreamTimeout(f"No upstream has answered within {self.deadline_s:g} s.") from None
+        trip.answered_by(found.attempt.deployment)
+        return self._deliver(trip, found) if isinstance(found, Opened) else found.payload
 
-    def _next(self, route: Route, tried: list[Deployment]) -> tuple[Deployment | None, bool]:
-        """Return what to try next, and whether anything would be left after it."""
-        now = time.monotonic()
-        left = [each for each in (*route.targets, *route.fallbacks) if each not in tried]
-        for group, strategy in ((route.targets, route.strategy), (route.fallbacks, "ordered")):
-            if candidates := awake([each for each in group if each in left], now):
+    async def _find(self, trip: Trip) -> Found:
+        """Go through the candidates until one answers."""
+        while (step := self._next(trip)) is not None:
+            if step.wait_s:
+                await asyncio.sleep(step.wait_s)
+            try:
+                return await self._ask_or_hedge(trip, step)
+            except UpstreamError:
+                continue
+        raise worst_news(trip.errors, trip.route.model)
+
+    # Choosing
+
+    def _next(self, trip: Trip) -> Step | None:
+        """Return what to try next, if anything may be tried."""
+        if trip.spent or (trip.errors and not self._may_go_on(trip)):
+            return None
+        chosen = self._again(trip) or self._another(trip)
+        retries = bool(trip.errors) and costs_budget(trip.errors[-1])
+        return None if chosen is None or (retries and not self.budget.take()) else chosen
+
+    @staticmethod
+    def _may_go_on(trip: Trip) -> bool:
+        return trip.errors[-1].try_another or trip.overflowed is not None
+
+    def _again(self, trip: Trip) -> Step | None:
+        """Return the group's only target once more, before a fallback brings another model into it."""
+        route = trip.route
+        if trip.overflowed or not trip.errors or len(trip.tries) != 1 or len(route.targets) != 1 or not route.fallbacks:
+            return None
+        wait_s = wait_before_again(trip.errors[-1], len(trip.errors), self.rng)
+        if wait_s is None or trip.tried != route.targets:
+            return None
+        return Step(route.targets[0], self._others_left(trip, len(route.fallbacks)), wait_s)
+
+    def _another(self, trip: Trip) -> Step | None:
+        """Return one that has not been tried: a target by the group's strategy, then a fallback in order."""
+        route, now = trip.route, time.monotonic()
+        targets, fallbacks = self._left(trip)
+        left = [*targets, *fallbacks]
+        for group, strategy in ((targets, route.strategy), (fallbacks, "ordered")):
+            if candidates := awake(group, now):
                 chosen = choose(candidates, strategy, route.turn, self.rng)
                 route.turn += 1
-                return chosen, len(left) > 1
+                return Step(chosen, self._others_left(trip, len(left) - 1))
         last_resort = available(left, now)
-        return (last_resort[0] if last_resort else None), len(left) > 1
+        return Step(last_resort[0], self._others_left(trip, len(left) - 1)) if last_resort else None
 
-    async def _try(
-        self, deployment: Deployment, route: Route, body: JSONObject, others_left: bool
-    ) -> JSONObject | ChunkStream:
-        """Try one deployment; the attempt is settled here unless a stream takes it along."""
-        attempt = Attempt(deployment)
-        record = current_call.get()
-        outcome: UpstreamError | str = "cancelled"
+    @staticmethod
+    def _left(trip: Trip) -> tuple[list[Deployment], list[Deployment]]:
+        """Return the untried targets and fallbacks; only those with more room when the context was too small."""
+        tried, route = trip.tried, trip.route
+        targets, fallbacks = (
+            [each for each in group if each not in tried] for group in (route.targets, route.fallbacks)
+        )
+        return (targets, fallbacks) if trip.overflowed is None else ([], roomier(fallbacks, trip.overflowed))
+
+    @staticmethod
+    def _others_left(trip: Trip, others: int) -> bool:
+        """Say whether one of so many others would be tried if the next try falls silent."""
+        return others > 0 and len(trip.tries) + 1 < trip.most_attempts and not trip.silences
+
+    # Trying
+
+    async def _ask_or_hedge(self, trip: Trip, step: Step) -> Found:
+        hedging = self._hedging_of(trip.route)
+        after_s = hedging.after_s if hedging else None
+        if hedging is None or after_s is None:
+            return await self._ask(trip, step)
+
+        def second() -> Coroutine[Any, Any, Found] | None:
+            other = None if trip.spent else self._another(trip)
+            return self._ask(trip, other) if other is not None and hedging.take() else None
+
+        return await first_to_speak(self._ask(trip, step), after_s, second, _drop)
+
+    def _hedging_of(self, route: Route) -> Hedging | None:
+        if route.policy.hedge is None:
+            return None
+        hedging = self._hedging.setdefault(route.model, Hedging(route.policy.hedge))
+        hedging.pay_in()
+        return hedging
+
+    async def _ask(self, trip: Trip, step: Step) -> Found:
+        """Try one deployment; notes in ``trip`` what goes wrong."""
+        policy = trip.route.policy
+        limit_s = _limit_s(trip, step, policy)
+        attempt = trip.begin(step.deployment, looked_at(trip.route, trip.tried, time.monotonic()))
         try:
-            hurry = others_left and body.get("stream") and deployment.first_event_s is None
-            limit_s = _FIRST_EVENT_S if hurry else None
-            answer = await _ask(deployment, body, limit_s)
-            attempt.answered()
-            outcome = "ok"
+            return await _tried(
+                trip, attempt, trip.body, limit_s, lambda stream: until_content(stream, policy.hold_back)
+            )
         except UpstreamError as error:
-            outcome = error
+            trip.errors.append(error)
+            trip.silences += isinstance(error, UpstreamTimeout)
+            if overflows(error):
+                trip.overflowed = step.deployment
             raise
         finally:
-            if record is not None:
-                record.attempts.append(attempt.record(outcome))
-            if outcome != "ok":
-                attempt.settle(outcome)
-        if record is not None:
-            record.deployment = deployment.name
-        is_alias = deployment in route.targets and route.model != deployment.model
-        shown_model = route.model if is_alias else None
-        if isinstance(answer, ChunkStream):
-            return Delivery(answer, attempt, shown_model)
-        attempt.settle("ok")
-        return answer if shown_model is None else answer | {"model": shown_model}
+            if trip.route.model in self._hedging and attempt.record.first_s is not None:
+                self._hedging[trip.route.model].note(attempt.record.first_s)
+
+    # After content
+
+    def _deliver(self, trip: Trip, opened: Opened) -> Delivery:
+        policy = trip.route.policy
+
+        async def resume(sent: Sent, error: UpstreamError) -> Opened:
+            return await self._resume(trip, sent, error)
+
+        return Delivery(opened, policy.idle_s, resume if policy.resume and resumable(trip.body) else None)
+
+    async def _resume(self, trip: Trip, sent: Sent, error: UpstreamError) -> Opened:
+        """Return a stream of another target that goes on from what was sent; raises ``error`` when there is none."""
+        limit_s = trip.route.policy.first_event_s or _FIRST_EVENT_S
+        while len(trip.tries) < trip.most_attempts:
+            targets, _ = self._left(trip)
+            candidates = awake(targets, time.monotonic())
+            if not candidates or not self.budget.take():
+                break
+            deployment = choose(candidates, trip.route.strategy, trip.route.turn, self.rng)
+            try:
+                return await self._go_on_at(trip, deployment, sent, limit_s)
+            except (UpstreamError, Diverged):
+                continue
+        raise error
+
+    async def _go_on_at(self, trip: Trip, deployment: Deployment, sent: Sent, limit_s: float) -> Opened:
+        """Ask ``deployment`` afresh, and if it says something else, to go on from what was sent."""
+        candidates = looked_at(trip.route, trip.tried, time.monotonic())
+        attempt = trip.begin(deployment, candidates)
+        try:
+            found = await _tried(trip, attempt, trip.body, limit_s, lambda stream: after_the_same(stream, sent))
+        except Diverged:
+            body = sent.prefilled(trip.body) if deployment.prefill else None
+            if body is None:
+                raise
+            attempt = trip.begin(deployment, candidates)
+            found = await _tried(trip, attempt, body, limit_s, until_content)
+        assert isinstance(found, Opened)  # noqa: S101 - a stream was asked for
+        trip.answered_by(deployment)
+        return found
 
 
-async def _ask(deployment: Deployment, body: JSONObject, limit_s: float | None) -> JSONObject | ChunkStream:
-    """Ask one deployment, at most for ``limit_s``."""
-    answer = deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
-    if limit_s is None:
-        return await answer
+def _limit_s(trip: Trip, step: Step, policy: Policy) -> float | None:
+    """Return how long a try may take to its content, in seconds; None: as long as its adapter says."""
+    if not step.others_left:
+        return None
+    if not trip.stream:
+        return policy.total_s
+    own = step.deployment.first_event_s
+    return policy.first_event_s or (_FIRST_EVENT_S if own is None else None)
+
+
+async def _tried(trip: Trip, attempt: Try, body: JSONObject, limit_s: float | None, begin: Begin) -> Found:
+    """Ask one deployment; the attempt is settled here unless a stream takes it along."""
+    found: Found | None = None
+    outcome: UpstreamError | str = "cancelled"
     try:
         async with asyncio.timeout(limit_s):
-            return await answer
+            found = await _answer(trip, attempt, body)
+            if isinstance(found, Opened):
+                found.chunks = await begin(found.stream)
+        attempt.answered()
+        outcome = "ok"
     except TimeoutError:
-        raise UpstreamTimeout(f"The upstream did not send the first event within {limit_s} s.") from None
+        outcome = _too_late(trip, limit_s)
+        raise outcome from None
+    except Diverged:
+        outcome = "diverged"
+        raise
+    except UpstreamError as error:
+        outcome = error
+        raise
+    finally:
+        if outcome != "ok":
+            await found.drop(outcome) if found is not None else attempt.settle(outcome)
+    if isinstance(found, Answered):
+        attempt.settle("ok", Usage.read(found.payload.get("usage")))
+    return found
 
 
-def _worst_news(errors: list[UpstreamError], route: Route) -> Exception:
-    """Return the error for the client: the last one; if all were rate limits, the one that is over first."""
-    if not errors:
-        return NoDeployment(f"Every deployment of `{route.model}` is busy: try again in a moment.", retry_after_s=1)
-    if all(isinstance(error, UpstreamRateLimited) for error in errors):
-        return min(errors, key=lambda error: error.retry_after_s or float("inf"))
-    return errors[-1]
+async def _answer(trip: Trip, attempt: Try, body: JSONObject) -> Found:
+    """Have one deployment answer, under the name that the client is to see."""
+    deployment = attempt.deployment
+    shown_model = trip.shown_model(deployment)
+    answer = await deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
+    if isinstance(answer, ChunkStream):
+        return Opened(answer, attempt, shown_model)
+    return Answered(answer if shown_model is None else answer | {"model": shown_model}, attempt)
+
+
+def _too_late(trip: Trip, limit_s: float | None) -> UpstreamTimeout:
+    awaited = "the first content" if trip.stream else "the answer"
+    return UpstreamTimeout(f"The upstream did not send {awaited} within {limit_s or 0:g} s.")
+
+
+async def _drop(found: Found) -> None:
+    """Let go of an answer that came second."""
+    await found.drop("cancelled")

@@ -11,7 +11,9 @@ from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
 from one_api.models.deployment import Deployment, Health
-from one_api.models.failover import Failover, RetryBudget
+from one_api.models.failover import Failover
+from one_api.models.policy import Policy
+from one_api.models.retries import RetryBudget
 from one_api.models.routing import Route, available, choose
 from one_api.settings import GroupConfig, targets
 from one_api.wire.json import JSONObject
@@ -30,7 +32,8 @@ class ModelRegistry:
         #: By "adapter/upstream model"; bounded by what adapters list and groups name.
         self._deployments: dict[str, Deployment] = {}
         self._routes: dict[str, Route] = {}
-        self._failover = Failover(config.retry.max_attempts, RetryBudget(config.retry.budget))
+        retry = config.retry
+        self._failover = Failover(retry.max_attempts, RetryBudget(retry.budget), deadline_s=retry.deadline_s)
         self._rng = random.Random()
         self._started = False
 
@@ -143,7 +146,7 @@ class ModelRegistry:
             [self._deployment(*_split(target.model), target.weight) for target in targets(entries)]
             for entries in (group.targets, group.fallbacks)
         )
-        return Route(model, served, instead, group.strategy)
+        return Route(model, served, instead, group.strategy, Policy.of(group))
 
     def _deployment(self, adapter_name: str, model: str, weight: float | None = None) -> Deployment:
         """Return the one record of a deployment, made on first use. Weights of a group are its own."""
@@ -158,6 +161,7 @@ class ModelRegistry:
                 weight=settings.weight if settings else 1.0,
                 max_concurrency=getattr(settings, "max_concurrency", 1000),
                 first_event_s=settings.timeouts.first_event_s if settings else None,
+                prefill=getattr(settings, "prefill", False),
             )
         if weight is None or weight == known.weight:
             return known

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from one_api.models.deployment import Deployment
+from one_api.models.policy import Policy
 
 
 @dataclass(slots=True)
@@ -15,6 +16,7 @@ class Route:
     targets: list[Deployment]
     fallbacks: list[Deployment] = field(default_factory=list)
     strategy: str = "weighted"
+    policy: Policy = field(default_factory=Policy)
     #: How often a target was chosen here; round robin counts on.
     turn: int = 0
 

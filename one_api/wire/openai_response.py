@@ -24,6 +24,10 @@ class InvalidAnswer(ValueError):
     """What the upstream sent is no answer; the message says why."""
 
 
+class StrayEvent(InvalidAnswer):
+    """One event of a stream is no chunk, and the answer can be trusted without it: so far it is nothing but text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What an answer is filled up with when the upstream left it out; ``created`` is in Unix seconds."""

@@ -13,6 +13,7 @@ from one_api.wire.openai_response import (
     ErrorPayload,
     Identity,
     InvalidAnswer,
+    StrayEvent,
     arguments_text,
     fill,
     finish_reason,
@@ -65,16 +66,27 @@ class OpenAIStream:
         self._include_usage = include_usage
         self._drop = drop
         self._choices: dict[int, _Choice] = {}
+        #: Some text has come.
+        self._spoken = False
 
     def feed(self, event: Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to.
 
         Raises:
             ErrorPayload: when the event reports an error.
-            InvalidAnswer: when it is no chunk.
+            StrayEvent: when it is no chunk, and may be skipped: the stream can be fed on.
+            InvalidAnswer: when it is no chunk, and the answer cannot be trusted any longer.
         """
         if self.finished:
             return []
+        try:
+            return self._feed(event)
+        except InvalidAnswer as error:
+            if self._spoken and not any(choice.calls for choice in self._choices.values()):
+                raise StrayEvent(*error.args) from None
+            raise
+
+    def _feed(self, event: Event) -> list[JSONObject]:
         if event.data == b"[DONE]":
             if not self._choices:
                 raise InvalidAnswer("it ends before an answer has begun")
@@ -116,6 +128,8 @@ class OpenAIStream:
             choices = []
         if not isinstance(choices, list):
             raise InvalidAnswer("an event holds no choices")
+        if not all(isinstance(choice, dict) for choice in choices):
+            raise InvalidAnswer("a choice is not an object")
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
             if not choices:
@@ -123,8 +137,6 @@ class OpenAIStream:
         self._mend_envelope(chunk)
         before: list[JSONObject] = []
         for choice in choices:
-            if not isinstance(choice, dict):
-                raise InvalidAnswer("a choice is not an object")
             before += self._mend_choice(choice)
         return [*before, chunk]
 
@@ -174,6 +186,7 @@ class OpenAIStream:
             delta["role"] = "assistant"
             state.role_said = True
         rename_reasoning(delta)
+        self._spoken = self._spoken or bool(delta.get("content") or delta.get("reasoning_content"))
         if "tool_calls" in delta:
             self._mend_calls(delta, state)
         reason = choice.get("finish_reason")

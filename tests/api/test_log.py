@@ -25,6 +25,7 @@ from .bed import UPSTREAM_KEYS, Bed, Body, running_bed, user
 FIELDS = {
     "event", "time", "request_id", "method", "path", "status", "caller", "model", "deployment", "stream", "attempts",
     "ms", "first_event_ms", "prompt_tokens", "completion_tokens", "error",
+    "failed", "skipped_events",
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def test_a_stream(bed: Bed) -> None:
 
 def test_a_stream_is_written_down_when_it_has_ended(bed: Bed) -> None:
     gate, model = threading.Event(), bed.model()
-    bed.a.on(model, sse(text_chunks("a")[0], WaitFor(gate), *text_chunks("a", usage=tokens(1, 1))[1:]))
+    bed.a.on(model, sse(*text_chunks("a", finish=None), WaitFor(gate), *text_chunks("b", usage=tokens(1, 1))[1:]))
 
     with bed.begin(model) as begun:
         request_id = begun.head.headers.first("x-request-id")

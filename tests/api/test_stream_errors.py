@@ -81,10 +81,10 @@ def test_m01_a_tool_call_that_is_cut(bed: Bed) -> None:
 
 def test_m01_an_end_within_the_framing(bed: Bed) -> None:
     model, gate = bed.model(), threading.Event()
-    first, second = text_chunks("one")[:2]
-    bed.a.on(model, [*sse(first, done=False)[:2], WaitFor(gate), Send(chunk(event(second))[:20]), Close()])
+    *first, second = text_chunks("one", "two")[:3]
+    bed.a.on(model, [*sse(*first, done=False)[:-1], WaitFor(gate), Send(chunk(event(second))[:20]), Close()])
     with bed.begin(model) as begun:
-        events = [begun.next()]
+        events = [begun.next() for _ in first]
         gate.set()
         answer = begun.answer([*events, *begun.rest()])
 
@@ -117,10 +117,10 @@ def test_m03_a_pause_between_events_that_is_short_enough(impatient: Bed) -> None
 
 
 def test_m04_a_trickle_within_one_event_is_silence(impatient: Bed) -> None:
-    first, second = text_chunks("one", "two")[:2]
+    *first, second = text_chunks("one", "two")[:3]
     trickle = Chop(chunk(event(second)), 4, 0.05)
 
-    answer = impatient.stream([*sse(first, done=False)[:2], trickle, Hang()])
+    answer = impatient.stream([*sse(*first, done=False)[:-1], trickle, Hang()])
 
     assert broken(answer)["code"] == "upstream_timeout"
 
@@ -140,27 +140,43 @@ JUNK = {
 
 
 @pytest.mark.parametrize("junk", list(JUNK.values()), ids=list(JUNK))
-def test_m05_an_event_that_cannot_be_read(bed: Bed, junk: bytes) -> None:
-    answer = bed.stream_in_two_parts(text_chunks(*WORDS[:10], finish=None), [junk, DONE])
+def test_m05_an_event_that_cannot_be_read_is_skipped_in_a_text(bed: Bed, junk: bytes) -> None:
+    answer = bed.stream_in_two_parts(text_chunks(*WORDS[:10], finish=None), [junk, event(text_chunks("end")[1]), DONE])
+
+    assert (answer.text, answer.stream_error) == ("".join(WORDS[:10]) + "end", None)
+    assert bed.record_of(answer)["skipped_events"] == 1
+
+
+def test_m05_a_stream_with_more_junk_than_that_is_broken(bed: Bed) -> None:
+    answer = bed.stream_in_two_parts(text_chunks(*WORDS[:10], finish=None), [JUNK["text"]] * 4)
 
     assert broken(answer)["code"] == "upstream_invalid_response"
     assert answer.text == "".join(WORDS[:10])
 
 
-@pytest.mark.parametrize("count", [1, 5, 40])
-def test_m05_what_came_in_the_same_packet_is_not_lost(bed: Bed, count: int) -> None:
-    packet = b"".join(event(each) for each in text_chunks(*WORDS[:count], finish=None)[1:]) + JUNK["text"]
+@pytest.mark.parametrize("junk", list(JUNK.values()), ids=list(JUNK))
+def test_m05_an_event_that_cannot_be_read_ends_a_tool_call(bed: Bed, junk: bytes) -> None:
+    begun = tool_chunks(("weather", '{"city": "Be'), finish=None)
 
-    answer = bed.stream_in_two_parts(text_chunks(finish=None), [packet])
+    answer = bed.stream_in_two_parts(begun, [junk, DONE])
 
     assert broken(answer)["code"] == "upstream_invalid_response"
-    assert answer.text == "".join(WORDS[:count])
 
 
-def test_m05_junk_in_the_first_packet_is_a_reason_to_ask_another(bed: Bed) -> None:
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_m05_what_came_in_the_same_packet_is_not_lost(bed: Bed, count: int) -> None:
+    packet = b"".join(event(each) for each in text_chunks(*WORDS[:count], finish=None)[1:]) + JUNK["text"] * 4
+
+    answer = bed.stream_in_two_parts(text_chunks("now ", finish=None), [packet])
+
+    assert broken(answer)["code"] == "upstream_invalid_response"
+    assert answer.text == "now " + "".join(WORDS[:count])
+
+
+@pytest.mark.parametrize("before", [[], text_chunks(finish=None)], ids=["nothing", "a role"])
+def test_m05_junk_before_content_is_a_reason_to_ask_another(bed: Bed, before: list[Body]) -> None:
     model = bed.model("pair")
-    packet = b"".join(event(each) for each in text_chunks("one", finish=None)) + JUNK["text"]
-    bed.a.on(model, sse(packet, done=False))
+    bed.a.on(model, sse(*before, JUNK["text"], *text_chunks("never seen")))
 
     answer = bed.ask(model, stream=True)
 

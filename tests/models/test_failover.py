@@ -13,6 +13,7 @@ from one_api.errors import (
     NoDeployment,
     UpstreamBroken,
     UpstreamError,
+    UpstreamExhausted,
     UpstreamFailed,
     UpstreamMisconfigured,
     UpstreamOverloaded,
@@ -21,12 +22,15 @@ from one_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from one_api.models.adapters.base import ChunkStream
+from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.deployment import Deployment
-from one_api.models.failover import Failover, RetryBudget
+from one_api.models.failover import Failover
+from one_api.models.policy import Policy
+from one_api.models.retries import RetryBudget, wait_before_again
 from one_api.models.routing import Route
+from one_api.settings import HoldBackConfig
 from one_api.telemetry import CallRecord, current_call
-from tests.utils.fake_adapter import FakeAdapter, FakeStream, Scripted
+from tests.utils.fake_adapter import END, ROLE, FakeAdapter, FakeStream, Scripted, say
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 STREAM = BODY | {"stream": True}
@@ -181,7 +185,7 @@ async def test_when_all_rest_the_one_whose_rest_ends_first_is_asked(make: Make, 
 
 
 async def test_one_that_is_full_is_passed_over(make: Make, failover: Failover) -> None:
-    a, b = make([{"n": 1}], max_concurrency=1), make({"text": "from b"})
+    a, b = make([say("1")], max_concurrency=1), make({"text": "from b"})
     stream = await failover.run(ordered([a]), dict(STREAM))
     assert isinstance(stream, ChunkStream)
 
@@ -302,6 +306,163 @@ def test_the_last_candidate_has_all_the_time(make: Make) -> None:
     assert isinstance(answer, asyncio.CancelledError)
 
 
+def test_all_attempts_together_have_a_deadline(make: Make) -> None:
+    a, b = make(asyncio.Event()), make()
+    failover = Failover(deadline_s=100)
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        error = runner.run(waits(failover, Route("m", [a], [b], "ordered", Policy(first_event_s=200)), STREAM, 101))
+
+    assert isinstance(error, UpstreamTimeout)
+    assert (asked(b), failover.budget.take()) == ([0], True)
+
+
+async def test_one_takes_over_from_a_silent_deployment_and_not_two(make: Make, failover: Failover) -> None:
+    a, b, c = make(UpstreamTimeout("a")), make(UpstreamTimeout("b")), make()
+
+    assert (await failure(failover, ordered([a, b, c]))).message == "b"
+    assert asked(a, b, c) == [1, 1, 0]
+
+
+async def test_a_connection_that_is_not_made_takes_nothing_from_the_budget(make: Make) -> None:
+    failover = Failover(budget=RetryBudget(0.0))
+    a, b = make(UpstreamUnreachable("x")), make({"text": "from b"})
+
+    for _ in range(10):
+        assert await failover.run(ordered([a, b]), dict(BODY)) == {"text": "from b"}
+
+
+# The same once more, before another model
+
+
+def patience(error: UpstreamError) -> float | None:
+    """How long is waited before the same deployment is asked again."""
+    return wait_before_again(error, 1, random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("error", "least", "most"),
+    [
+        (UpstreamFailed("x"), 0.05, 0.2), (UpstreamOverloaded("x"), 0.05, 0.2),
+        (UpstreamBroken("x", code="upstream_stream_truncated"), 0.05, 0.2),
+        (UpstreamOverloaded("x", retry_after_s=2), 2, 2), (UpstreamRateLimited("x", retry_after_s=5), 5, 5),
+    ],
+)  # fmt: skip
+def test_the_only_target_is_asked_again_after_a_wait(error: UpstreamError, least: float, most: float) -> None:
+    wait_s = patience(error)
+
+    assert wait_s is not None
+    assert least <= wait_s <= most
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UpstreamTimeout("x"), UpstreamUnreachable("x"), UpstreamBroken("x"), UpstreamMisconfigured("x"),
+        UpstreamExhausted("x", retry_after_s=1), UpstreamRateLimited("x"), UpstreamRateLimited("x", retry_after_s=6),
+        UpstreamFailed("x", code="upstream_redirect"),
+    ],
+)  # fmt: skip
+def test_the_only_target_is_not_asked_again(error: UpstreamError) -> None:
+    assert patience(error) is None
+
+
+async def test_before_a_fallback_the_only_target_is_asked_once_more(make: Make, failover: Failover) -> None:
+    a, b = make(UpstreamFailed("x"), {"text": "from a"}), make()
+
+    assert await failover.run(ordered([a], [b]), dict(BODY)) == {"text": "from a"}
+    assert asked(a, b) == [2, 0]
+
+
+async def test_the_fallback_answers_when_that_fails_too(make: Make, failover: Failover) -> None:
+    a, b = make(UpstreamFailed("x")), make({"text": "from b"})
+
+    assert await failover.run(ordered([a], [b]), dict(BODY)) == {"text": "from b"}
+    assert asked(a, b) == [2, 1]
+
+
+async def test_without_a_fallback_or_with_two_targets_nobody_is_asked_again(make: Make, failover: Failover) -> None:
+    a, b, c, d = (make(UpstreamFailed("x")) for _ in range(4))
+
+    await failure(failover, ordered([a]))
+    await failure(failover, ordered([b, c], [d]))
+
+    assert asked(a, b, c, d) == [1, 1, 1, 1]
+
+
+# Requests that are too long
+
+
+def sized(make: Make, window: int | None, answer: Scripted) -> Deployment:
+    """A deployment whose model has a context of so many tokens."""
+    made = make(answer)
+    adapter(made).models = [ModelInfo("m", "fake", context_window=window)]
+    return made
+
+
+OVERFLOW = UpstreamRejected("too long", code="context_length_exceeded")
+
+
+@pytest.mark.parametrize(("windows", "answers"), [((4, 4, 8), "c"), ((4, None, 8), "b"), ((None, 4, 8), "b")])
+async def test_a_context_that_is_too_small_leads_to_a_larger_one(
+    make: Make, failover: Failover, windows: tuple[int | None, ...], answers: str
+) -> None:
+    a, other = sized(make, windows[0], OVERFLOW), sized(make, windows[0], {"model": "same"})
+    b, c = sized(make, windows[1], {"model": "b"}), sized(make, windows[2], {"model": "c"})
+
+    assert await failover.run(ordered([a, other], [b, c]), dict(BODY)) == {"model": answers}
+    assert asked(other) == [0], "the same model has the same context"
+    assert a.health.failures == 0
+
+
+async def test_a_context_that_is_too_small_is_told_when_no_larger_one_answers(make: Make, failover: Failover) -> None:
+    a, b = sized(make, 4, OVERFLOW), sized(make, 8, UpstreamFailed("down"))
+
+    assert await failure(failover, ordered([a], [b])) is OVERFLOW
+
+
+# The first content
+
+
+@pytest.mark.parametrize("silent", [[ROLE], [ROLE, ROLE]])
+async def test_a_stream_that_dies_before_its_content_is_replaced(
+    make: Make, failover: Failover, silent: list[Any]
+) -> None:
+    a, b = make([*silent, UpstreamBroken("cut")]), make([ROLE, say("from b"), END])
+
+    stream = await failover.run(ordered([a, b]), dict(STREAM))
+
+    assert isinstance(stream, ChunkStream)
+    async with stream:
+        assert [chunk async for chunk in stream] == [ROLE, say("from b"), END]
+    assert adapter(a).streams[0].closed == 1
+    assert a.health.failures == 1
+
+
+async def test_a_stream_that_dies_while_it_is_held_back_is_replaced(make: Make, failover: Failover) -> None:
+    a, b = make([say("1"), say("2"), UpstreamBroken("cut")]), make([say("from b"), END])
+    policy = Policy(hold_back=HoldBackConfig(ms=60_000, tokens=3))
+
+    stream = await failover.run(Route("m", [a, b], [], "ordered", policy), dict(STREAM))
+
+    assert isinstance(stream, ChunkStream)
+    async with stream:
+        assert [chunk async for chunk in stream] == [say("from b"), END]
+
+
+@pytest.mark.parametrize("hold", [HoldBackConfig(ms=60_000, tokens=2), HoldBackConfig(ms=1, tokens=99)], ids=str)
+async def test_holding_back_ends_with_its_time_or_its_tokens(
+    make: Make, failover: Failover, hold: HoldBackConfig
+) -> None:
+    a = make([say("1"), say("2"), asyncio.Event()])
+
+    stream = await failover.run(Route("m", [a], [], "ordered", Policy(hold_back=hold)), dict(STREAM))
+
+    assert isinstance(stream, ChunkStream)
+    async with stream:
+        assert (await stream.read())[:2] == [say("1"), say("2")]
+
+
 # The news
 
 
@@ -367,13 +528,16 @@ async def test_a_fallback_answers_under_its_own_name(make: Make, failover: Failo
 
 
 async def test_an_alias_is_the_name_in_every_chunk(make: Make, failover: Failover) -> None:
-    a = make([{"model": "x", "n": 1}, {"model": "x", "n": 2}])
+    a = make([say("1") | {"model": "x"}, say("2") | {"model": "x"}])
 
     stream = await failover.run(ordered([a], model="alias"), dict(STREAM))
 
     assert isinstance(stream, ChunkStream)
     async with stream:
-        assert [chunk async for chunk in stream] == [{"model": "alias", "n": 1}, {"model": "alias", "n": 2}]
+        assert [chunk async for chunk in stream] == [
+            say("1") | {"model": "alias"},
+            say("2") | {"model": "alias"},
+        ]
 
 
 # Streams, and the books
@@ -387,18 +551,18 @@ async def opened(failover: Failover, deployment: Deployment) -> ChunkStream:
 
 
 async def test_a_stream_is_in_flight_until_its_end(make: Make, failover: Failover) -> None:
-    a = make([{"n": 1}, {"n": 2}])
+    a = make([say("1"), say("2")])
     stream = await opened(failover, a)
 
-    assert await stream.read() == [{"n": 1}]
+    assert await stream.read() == [say("1")]
     assert (a.health.in_flight, stream.ended) == (1, False)
-    assert await stream.read() == [{"n": 2}]
+    assert await stream.read() == [say("2")]
     assert (a.health.in_flight, stream.ended, stream.usage is not None) == (0, True, True)
     await stream.aclose()
 
 
 async def test_a_stream_that_is_closed_early_is_cancelled(make: Make, failover: Failover) -> None:
-    a = make([{"n": 1}, {"n": 2}])
+    a = make([say("1"), say("2")])
     stream = await opened(failover, a)
     await stream.read()
 
@@ -410,7 +574,7 @@ async def test_a_stream_that_is_closed_early_is_cancelled(make: Make, failover: 
 
 
 async def test_a_stream_that_is_never_read_is_let_go(make: Make, failover: Failover) -> None:
-    a = make([{"n": 1}])
+    a = make([say("1")])
 
     await (await opened(failover, a)).aclose()
 
@@ -419,7 +583,7 @@ async def test_a_stream_that_is_never_read_is_let_go(make: Make, failover: Failo
 
 
 async def test_a_stream_that_breaks_counts_against_its_deployment(make: Make, failover: Failover) -> None:
-    a, b = make([{"n": 1}, UpstreamBroken("cut")]), make()
+    a, b = make([say("1"), UpstreamBroken("cut")]), make()
     stream = await failover.run(ordered([a, b]), dict(STREAM))
     assert isinstance(stream, ChunkStream)
 
@@ -437,7 +601,7 @@ async def test_a_close_that_fails_still_settles(make: Make, failover: Failover) 
         async def aclose(self) -> None:
             raise OSError("no")
 
-    a = make([{"n": 1}])
+    a = make([say("1")])
     stream = await opened(failover, a)
     adapter(a).streams[0].__class__ = Stubborn
 
@@ -479,7 +643,7 @@ async def test_the_books_balance_after_any_mixture(make: Make) -> None:
     failover = Failover(budget=RetryBudget(1.0), rng=rng)
     kinds: list[Scripted] = [
         {"text": "well"}, UpstreamFailed("x"), UpstreamRateLimited("x", retry_after_s=0.01), UpstreamRejected("x"),
-        [{"n": 1}], [{"n": 1}, UpstreamBroken("x")], [{"n": 1}, gate, {"n": 2}], ZeroDivisionError("bug"),
+        [say("1")], [say("1"), UpstreamBroken("x")], [say("1"), gate, say("2")], ZeroDivisionError("bug"),
     ]  # fmt: skip
     deployments = [make(*rng.choices(kinds, k=200)) for _ in range(4)]
 

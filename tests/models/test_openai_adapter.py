@@ -10,6 +10,7 @@ import pytest
 from one_api.errors import (
     UpstreamBroken,
     UpstreamError,
+    UpstreamExhausted,
     UpstreamFailed,
     UpstreamMisconfigured,
     UpstreamOverloaded,
@@ -210,7 +211,7 @@ async def test_cookies_are_not_kept(make: Make, upstream: ScriptedUpstream) -> N
 CLASSES: list[tuple[Any, type[UpstreamError], int, str | None]] = [
     (error(400), UpstreamRejected, 400, None),
     (error(401), UpstreamMisconfigured, 502, "upstream_authentication_error"),
-    (error(402), UpstreamMisconfigured, 502, "upstream_quota_exhausted"),
+    (error(402), UpstreamExhausted, 503, "upstream_quota_exhausted"),
     (error(403), UpstreamMisconfigured, 502, "upstream_authentication_error"),
     (error(404), UpstreamMisconfigured, 502, "upstream_error"),
     (error(408), UpstreamTimeout, 504, "upstream_timeout"),

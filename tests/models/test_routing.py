@@ -223,17 +223,3 @@ def test_an_attempt_is_in_flight_until_it_is_settled_and_only_once() -> None:
     assert (place.health.in_flight, place.health.failures) == (1, 0)
     second.settle(UpstreamFailed("x"))
     assert (place.health.in_flight, place.health.failures) == (0, 1)
-
-
-def test_an_attempt_is_recorded_with_the_time_to_its_first_event() -> None:
-    now = [NOW]
-    attempt = Attempt(deployment(), lambda: now[0])
-    now[0] += 0.25
-    attempt.answered()
-    now[0] += 9
-    attempt.settle("ok")
-
-    record = attempt.record("ok")
-
-    assert (record.deployment, record.outcome, record.seconds) == ("a/m", "ok", 0.25)
-    assert attempt.record(UpstreamTimeout("x")).outcome == "UpstreamTimeout"

@@ -14,6 +14,15 @@ Piece: TypeAlias = JSONObject | Exception | asyncio.Event
 Scripted: TypeAlias = Exception | JSONObject | list[Piece] | asyncio.Event
 
 
+def say(text: str, **delta: Any) -> JSONObject:
+    """A chunk with some text."""
+    return {"choices": [{"index": 0, "delta": {"content": text, **delta}, "finish_reason": None}]}
+
+
+ROLE: JSONObject = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+END: JSONObject = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
 class FakeStream(ChunkStream):
     """A stream of scripted pieces; ``closed`` counts the calls of ``aclose``."""
 

@@ -16,6 +16,8 @@ class ChunkStream(ABC):
     """
 
     usage: Usage | None = None
+    #: Events that could not be read and were left out.
+    skipped_events: int = 0
     #: True once ``read`` would return the end without waiting.
     ended: bool = False
 

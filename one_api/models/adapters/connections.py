@@ -13,6 +13,8 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
+from one_api.models.adapters.resolver import BoundedResolver
+
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.tracing import Trace
@@ -33,7 +35,7 @@ class KeepingConnector(aiohttp.TCPConnector):
 
     def __init__(self) -> None:
         # How many requests may be in flight is decided where deployments are chosen, not here (limit=0).
-        super().__init__(limit=0, keepalive_timeout=30, ttl_dns_cache=30)
+        super().__init__(limit=0, keepalive_timeout=30, ttl_dns_cache=30, resolver=BoundedResolver())
         self._known: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(self, req: "ClientRequest", traces: "list[Trace]", timeout: aiohttp.ClientTimeout) -> Connection:

@@ -22,7 +22,7 @@ from one_api.schema import Usage
 from one_api.settings import Secret, Timeouts
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, has_error
+from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, StrayEvent, has_error
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -36,6 +36,8 @@ _RECEIVE_BYTES = 64 * 1024
 _PIECE_BYTES = 8 * 1024
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3
+#: How many events of one stream may be left out because they cannot be read.
+_MOST_STRAY = 3
 #: How long the framing may lag behind the end of a stream, in seconds.
 _LINGER_S = 0.1
 
@@ -228,7 +230,12 @@ class UpstreamStream(ChunkStream):
     def _translate(self, received: bytes) -> None:
         """Add the chunks that ``received`` amounts to; no bytes are the end of the response."""
         for event in self._events.feed(received):
-            self._ready += self._translator.feed(event)
+            try:
+                self._ready += self._translator.feed(event)
+            except StrayEvent:
+                self.skipped_events += 1
+                if self.skipped_events > _MOST_STRAY:
+                    raise
             if self._translator.finished:
                 break
         if not received:
@@ -300,6 +307,10 @@ def _named_errors(awaited: str, timeout_s: float) -> Iterator[None]:
         raise UpstreamUnreachable("The upstream could not be reached in time.") from error
     except TimeoutError as error:
         raise UpstreamTimeout(f"The upstream did not send {awaited} within {timeout_s:g} s.") from error
+    except aiohttp.ClientSSLError as error:
+        raise UpstreamUnreachable(
+            "The upstream's certificate is not valid, or it does not speak TLS.", code="upstream_tls"
+        ) from error
     except aiohttp.ClientConnectorError as error:
         raise UpstreamUnreachable("The upstream could not be reached.") from error
     except (aiohttp.ServerDisconnectedError, ConnectionError, aiohttp.ClientOSError) as error:

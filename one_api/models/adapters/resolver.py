@@ -1,0 +1,106 @@
+"""Names of upstreams, looked up by the system: each at most for a while, and never two times at once.
+
+The system's own look-up blocks a thread and may take half a minute. It gets a thread of its own here, one per host,
+so that a name server that is silent for one host holds up neither another host nor the end of the process.
+"""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+#: How long a request waits for a look-up, in seconds.
+LOOKUP_S = 2.0
+#: How long a name that was not found is taken for not existing, in seconds.
+_NEGATIVE_S = 5.0
+
+Look: TypeAlias = Callable[..., list[Any]]
+Place: TypeAlias = tuple[str, int, int]
+
+
+class BoundedResolver(AbstractResolver):
+    """Looks names up in threads, one per name. As many names as upstreams are configured: nothing grows."""
+
+    def __init__(self, look: Look = socket.getaddrinfo, lookup_s: float = LOOKUP_S) -> None:
+        self._look = look
+        self._lookup_s = lookup_s
+        self._running: dict[Place, asyncio.Future[list[ResolveResult]]] = {}
+        #: When a failure is forgotten, in monotonic seconds, and the failure.
+        self._failed: dict[Place, tuple[float, OSError]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of ``host``; raises OSError, also when that takes too long."""
+        place = (host, port, int(family))
+        until, error = self._failed.get(place, (0.0, OSError()))
+        if time.monotonic() < until:
+            raise OSError(*error.args)
+        running = self._running.get(place)
+        if running is None:
+            running = self._running[place] = self._start(place)
+        try:
+            async with asyncio.timeout(self._lookup_s):
+                return await asyncio.shield(running)
+        except TimeoutError:
+            raise OSError(f"looking up the name took longer than {self._lookup_s:g} s") from None
+
+    def _start(self, place: Place) -> "asyncio.Future[list[ResolveResult]]":
+        """Begin a look-up; its outcome is noted when it comes, however late."""
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[ResolveResult]] = loop.create_future()
+        found.add_done_callback(lambda done: self._note(place, done))
+
+        def tell(answer: list[ResolveResult] | OSError) -> None:
+            if not found.done():
+                found.set_exception(answer) if isinstance(answer, OSError) else found.set_result(answer)
+
+        def run() -> None:
+            answer = self._look_up(place)
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(tell, answer)
+
+        threading.Thread(target=run, name=f"look-up-{place[0][:32]}", daemon=True).start()
+        return found
+
+    def _look_up(self, place: Place) -> list[ResolveResult] | OSError:
+        """Ask the system, in a thread; what it raises is the waiting requests'."""
+        host, port, family = place
+        try:
+            return _entries(host, self._look(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG))
+        except OSError as error:
+            return error
+        except ValueError as error:  # no name at all, such as one with an empty label
+            return OSError(f"not a name: {error}")
+
+    def _note(self, place: Place, done: "asyncio.Future[list[ResolveResult]]") -> None:
+        del self._running[place]
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, OSError):
+            self._failed[place] = (time.monotonic() + _NEGATIVE_S, error)
+        else:
+            self._failed.pop(place, None)
+
+    async def close(self) -> None:
+        """Nothing is held; a look-up under way ends by itself."""
+
+
+def _entries(host: str, found: list[Any]) -> list[ResolveResult]:
+    """Return what ``getaddrinfo`` has found as aiohttp wants it; scoped addresses are left out."""
+    return [
+        ResolveResult(
+            hostname=host,
+            host=address[0],
+            port=address[1],
+            family=family,
+            proto=proto,
+            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+        )
+        for family, _, proto, _, address in found
+        if not (family == socket.AF_INET6 and len(address) > 3 and address[3])
+    ]

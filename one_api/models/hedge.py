@@ -1,0 +1,91 @@
+"""Two at a time: when the first candidate is slow the next is asked as well, and whichever speaks first is kept."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from one_api.errors import UpstreamError
+from one_api.models.retries import RetryBudget
+from one_api.settings import HedgeConfig
+
+T = TypeVar("T")
+
+#: Answers whose times are kept, and how many of them a p95 needs.
+_SAMPLES, _FEWEST = 100, 20
+
+
+class Hedging:
+    """When a group's requests are asked twice: after which time, and how many of them."""
+
+    def __init__(self, config: HedgeConfig) -> None:
+        self._after = config.after
+        self._budget = RetryBudget(config.budget, reserve=1.0)
+        self._times_s: deque[float] = deque(maxlen=_SAMPLES)
+
+    def pay_in(self) -> None:
+        """Note a request."""
+        self._budget.pay_in()
+
+    def note(self, first_s: float) -> None:
+        """Note how long an answer took to its first content, in seconds."""
+        self._times_s.append(first_s)
+
+    @property
+    def after_s(self) -> float | None:
+        """Return how long to wait for the first; None as long as too little is known."""
+        if not isinstance(self._after, str):
+            return self._after
+        if len(self._times_s) < _FEWEST:
+            return None
+        return sorted(self._times_s)[math.ceil(0.95 * len(self._times_s)) - 1]
+
+    def take(self) -> bool:
+        """Take one second question out of the budget; False when there is none."""
+        return self._budget.take()
+
+
+async def first_to_speak(
+    first: Coroutine[Any, Any, T],
+    after_s: float,
+    second: Callable[[], Coroutine[Any, Any, T] | None],
+    drop: Callable[[T], Awaitable[None]],
+) -> T:
+    """Return the first answer to be had; the other question is withdrawn, and its answer, if any, dropped.
+
+    ``second`` is called once ``after_s`` has passed, and may decline.
+
+    Raises:
+        UpstreamError: when all that were asked have failed.
+    """
+    racing: list[asyncio.Future[T]] = [asyncio.ensure_future(first)]
+    try:
+        await asyncio.wait(racing, timeout=after_s)
+        if not racing[0].done() and (other := second()) is not None:
+            racing.append(asyncio.ensure_future(other))
+        return await _winner(racing)
+    finally:
+        for each in racing:
+            await _withdraw(each, drop)
+
+
+async def _winner(racing: "list[asyncio.Future[T]]") -> T:
+    """Return the first result, and take its future out of the list."""
+    while True:
+        await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
+        done = [each for each in racing if each.done()]
+        well = next((each for each in done if each.exception() is None), done[0])
+        racing.remove(well)
+        try:
+            return well.result()
+        except UpstreamError:
+            if not racing:
+                raise
+
+
+async def _withdraw(asked: "asyncio.Future[T]", drop: Callable[[T], Awaitable[None]]) -> None:
+    asked.cancel()
+    await asyncio.wait([asked])
+    if not asked.cancelled() and asked.exception() is None:
+        await drop(asked.result())

@@ -1,0 +1,94 @@
+"""How many retries there may be, whom they may go to after an error, and how long to wait before one."""
+
+import random
+from collections.abc import Sequence
+
+from one_api.errors import (
+    NoDeployment,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamUnreachable,
+)
+from one_api.models.deployment import Deployment
+
+#: Retries that are always there, on top of the share of the traffic.
+_RESERVE = 3.0
+#: Bounds of a back-off, in seconds.
+_BACKOFF_S = (0.05, 1.0)
+#: The longest wait for an upstream that says when it will be ready, in seconds.
+_LONGEST_WAIT_S = 5.0
+
+
+class RetryBudget:
+    """Retries as a share of the traffic: each request pays ``ratio`` in, each retry takes one out."""
+
+    def __init__(self, ratio: float, reserve: float = _RESERVE) -> None:
+        self._ratio = ratio
+        self._reserve = reserve
+        self._balance = reserve
+
+    def pay_in(self) -> None:
+        """Note a request."""
+        self._balance = min(self._balance + self._ratio, self._reserve + 100 * self._ratio)
+
+    def take(self) -> bool:
+        """Take one retry out; False when there is none."""
+        # An epsilon, since ten payments of a tenth are a little less than one.
+        if self._balance < 1 - 1e-9:
+            return False
+        self._balance -= 1
+        return True
+
+
+def costs_budget(error: UpstreamError) -> bool:
+    """Say whether a retry after ``error`` adds to what upstreams have to bear: not if nothing was sent."""
+    return not isinstance(error, UpstreamUnreachable)
+
+
+def overflows(error: UpstreamError) -> bool:
+    """Say whether the request was refused for being longer than the model's context."""
+    return isinstance(error, UpstreamRejected) and error.code == "context_length_exceeded"
+
+
+def roomier(deployments: Sequence[Deployment], than: Deployment) -> list[Deployment]:
+    """Return the deployments whose context is larger than that of ``than``, or not known."""
+    known = _context(than)
+    return [each for each in deployments if known is None or (room := _context(each)) is None or room > known]
+
+
+def _context(deployment: Deployment) -> int | None:
+    info = deployment.adapter.get_model_info(deployment.model)
+    return info.context_window if info is not None else None
+
+
+def wait_before_again(error: UpstreamError, failures: int, rng: random.Random) -> float | None:
+    """Return how long to wait before the same deployment is asked again, in seconds; None: not at all.
+
+    It may be asked after what it asks for itself, if that is short, and after a back-off when it failed or hung up.
+    One that was silent, that cannot be reached, or that does not speak sense is left alone.
+    """
+    if isinstance(error, (UpstreamRateLimited, UpstreamOverloaded)) and error.retry_after_s is not None:
+        return error.retry_after_s if error.retry_after_s <= _LONGEST_WAIT_S else None
+    hung_up = isinstance(error, UpstreamBroken) and error.code == "upstream_stream_truncated"
+    redirected = error.code == "upstream_redirect"
+    if hung_up or (isinstance(error, (UpstreamFailed, UpstreamOverloaded)) and not redirected):
+        least, most = _BACKOFF_S
+        return rng.uniform(least, min(most, 2 * least * 2.0 ** min(failures, 10)))
+    return None
+
+
+def worst_news(errors: Sequence[UpstreamError], model: str) -> Exception:
+    """Return the error for the client, of all that were met.
+
+    Usually the last. When all were rate limits, the one that is over first; when the request was too long for its
+    model, that, since it is what the client can change.
+    """
+    if not errors:
+        return NoDeployment(f"Every deployment of `{model}` is busy: try again in a moment.", retry_after_s=1)
+    if all(isinstance(error, UpstreamRateLimited) for error in errors):
+        return min(errors, key=lambda error: error.retry_after_s or float("inf"))
+    return next((error for error in errors if overflows(error)), errors[-1])
