@@ -203,7 +203,7 @@ class Failover:
             found = await _tried(trip, attempt, trip.body, limit_s, lambda stream: after_the_same(stream, sent))
         except Diverged:
             body = sent.prefilled(trip.body) if deployment.prefill else None
-            if body is None:
+            if body is None or len(trip.tries) >= trip.most_attempts or not self.budget.take():
                 raise
             attempt = trip.begin(deployment, candidates)
             found = await _tried(trip, attempt, body, limit_s, until_content)

@@ -1,0 +1,125 @@
+"""Asking two: when the second is asked, which answer is kept, and what becomes of the other."""
+
+import asyncio
+import random
+
+import pytest
+
+from one_api.errors import UpstreamError, UpstreamFailed
+from one_api.models.deployment import Deployment
+from one_api.models.failover import Failover
+from one_api.models.hedge import Hedging
+from one_api.models.policy import Policy
+from one_api.models.retries import RetryBudget
+from one_api.models.routing import Route
+from one_api.settings import HedgeConfig
+from one_api.telemetry import CallRecord, current_call
+from tests.utils.fake_adapter import FakeAdapter, Scripted
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+def place(name: str, *answers: Scripted) -> Deployment:
+    """A deployment that answers as scripted."""
+    return Deployment(name, FakeAdapter(*answers), "m")
+
+
+async def ask(*targets: Deployment, after: float = 0.01, budget: float = 1.0) -> tuple[object, list[tuple[str, str]]]:
+    """The answer to a request, or the error; and what became of each try."""
+    record = CallRecord("id", "POST", "/")
+    current_call.set(record)
+    policy = Policy(hedge=HedgeConfig(after=after, budget=budget))
+    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
+    try:
+        answer: object = await failover.run(Route("m", list(targets), [], "ordered", policy), dict(BODY))
+    except UpstreamError as error:
+        answer = error
+    assert [each.health.in_flight for each in targets] == [0] * len(targets)
+    return answer, [(each.deployment, each.outcome) for each in record.attempts]
+
+
+async def test_the_second_answers_when_the_first_is_slow() -> None:
+    answer, tries = await ask(place("a", asyncio.Event()), place("b", {"text": "b"}))
+
+    assert answer == {"text": "b"}
+    assert tries == [("a/m", "cancelled"), ("b/m", "ok")]
+
+
+async def test_a_first_that_is_quick_is_the_only_one() -> None:
+    answer, tries = await ask(place("a", {"text": "a"}), place("b", {"text": "b"}), after=60)
+
+    assert answer == {"text": "a"}
+    assert tries == [("a/m", "ok")]
+
+
+async def test_the_first_may_still_win() -> None:
+    gate = asyncio.Event()
+    a, b = place("a", gate, {"text": "a"}), place("b", asyncio.Event())
+    asking = asyncio.create_task(ask(a, b))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+
+    gate.set()
+
+    assert await asking == ({"text": "a"}, [("a/m", "ok"), ("b/m", "cancelled")])
+
+
+async def test_a_second_that_fails_leaves_it_to_the_first() -> None:
+    gate = asyncio.Event()
+    a, b = place("a", gate, {"text": "a"}), place("b", UpstreamFailed("b"))
+    asking = asyncio.create_task(ask(a, b))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+
+    gate.set()
+
+    assert await asking == ({"text": "a"}, [("a/m", "ok"), ("b/m", "UpstreamFailed")])
+
+
+async def test_when_both_fail_the_third_is_asked() -> None:
+    gate = asyncio.Event()
+    a, b, c = place("a", gate, UpstreamFailed("a")), place("b", UpstreamFailed("b")), place("c", {"text": "c"})
+    asking = asyncio.create_task(ask(a, b, c))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+
+    gate.set()
+
+    answer, tries = await asking
+    assert answer == {"text": "c"}
+    assert [name for name, _ in tries] == ["a/m", "b/m", "c/m"]
+
+
+async def test_a_client_that_leaves_ends_both() -> None:
+    a, b = place("a", asyncio.Event()), place("b", asyncio.Event())
+    asking = asyncio.create_task(ask(a, b))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+    assert (a.health.in_flight, b.health.in_flight) == (0, 0)
+
+
+def test_at_most_a_share_is_asked_twice() -> None:
+    hedging = Hedging(HedgeConfig(after=1.0, budget=0.05))
+    taken = 0
+    for _ in range(1000):
+        hedging.pay_in()
+        taken += hedging.take()
+
+    assert taken == 51
+
+
+def test_p95_is_known_after_twenty_answers() -> None:
+    hedging = Hedging(HedgeConfig())
+    for number in range(19):
+        hedging.note(float(number))
+    assert hedging.after_s is None
+
+    for number in range(19, 200):
+        hedging.note(float(number))
+
+    assert hedging.after_s == 194.0
