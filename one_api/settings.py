@@ -130,7 +130,8 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     targets: Annotated[tuple[TargetConfig | str, ...], Meta(min_length=1)]
     #: Other models, tried in order when no target can answer.
     fallbacks: tuple[TargetConfig | str, ...] = ()
-    strategy: Literal["weighted", "ordered", "round_robin", "least_busy"] = "weighted"
+    #: Who of the targets is asked; ``adaptive`` goes by measured speed, success and load.
+    strategy: Literal["adaptive", "weighted", "ordered", "round_robin", "least_busy"] = "adaptive"
 
 
 class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ class Delivery(ChunkStream):
         finally:
             self.usage, self.ended = self._stream.usage, self._stream.ended
         if self.ended:
-            self._attempt.settle("ok")
+            self._attempt.settle("ok", self.usage.completion_tokens if self.usage else None)
         if self._shown_model is not None:
             for chunk in chunks:
                 chunk["model"] = self._shown_model

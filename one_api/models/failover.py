@@ -9,7 +9,7 @@ from one_api.errors import NoDeployment, UpstreamError, UpstreamRateLimited, Ups
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.delivery import Delivery
 from one_api.models.deployment import Attempt, Deployment
-from one_api.models.routing import Route, available, awake, choose
+from one_api.models.routing import Route, candidates, choose
 from one_api.telemetry import current_call
 from one_api.wire.json import JSONObject
 
@@ -57,7 +57,7 @@ class Failover:
         errors: list[UpstreamError] = []
         tried: list[Deployment] = []
         while len(tried) < self.max_attempts:
-            deployment, others_left = self._next(route, tried)
+            deployment, others_left = self._next(route, tried, bool(body.get("stream")))
             if deployment is None or (tried and not self.budget.take()):
                 break
             tried.append(deployment)
@@ -69,23 +69,18 @@ class Failover:
                     break
         raise _worst_news(errors, route)
 
-    def _next(self, route: Route, tried: list[Deployment]) -> tuple[Deployment | None, bool]:
+    def _next(self, route: Route, tried: list[Deployment], stream: bool) -> tuple[Deployment | None, bool]:
         """Return what to try next, and whether anything would be left after it."""
-        now = time.monotonic()
-        left = [each for each in (*route.targets, *route.fallbacks) if each not in tried]
-        for group, strategy in ((route.targets, route.strategy), (route.fallbacks, "ordered")):
-            if candidates := awake([each for each in group if each in left], now):
-                chosen = choose(candidates, strategy, route.turn, self.rng)
-                route.turn += 1
-                return chosen, len(left) > 1
-        last_resort = available(left, now)
-        return (last_resort[0] if last_resort else None), len(left) > 1
+        found = candidates(route, tried, time.monotonic(), stream)
+        chosen = choose(found, route.strategy, route.turn, self.rng)
+        route.turn += 1
+        return chosen.deployment if chosen else None, len(found) - len(tried) > 1
 
     async def _try(
         self, deployment: Deployment, route: Route, body: JSONObject, others_left: bool
     ) -> JSONObject | ChunkStream:
         """Try one deployment; the attempt is settled here unless a stream takes it along."""
-        attempt = Attempt(deployment)
+        attempt = Attempt(deployment, bool(body.get("stream")))
         record = current_call.get()
         outcome: UpstreamError | str = "cancelled"
         try:
@@ -108,7 +103,7 @@ class Failover:
         shown_model = route.model if is_alias else None
         if isinstance(answer, ChunkStream):
             return Delivery(answer, attempt, shown_model)
-        attempt.settle("ok")
+        attempt.settle("ok", _completion_tokens(answer))
         return answer if shown_model is None else answer | {"model": shown_model}
 
 
@@ -122,6 +117,13 @@ async def _ask(deployment: Deployment, body: JSONObject, limit_s: float | None) 
             return await answer
     except TimeoutError:
         raise UpstreamTimeout(f"The upstream did not send the first event within {limit_s} s.") from None
+
+
+def _completion_tokens(answer: JSONObject) -> int | None:
+    """Return how long an answer is, where its usage says so."""
+    usage = answer.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else None
 
 
 def _worst_news(errors: list[UpstreamError], route: Route) -> Exception:
