@@ -161,7 +161,8 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     targets: Annotated[tuple[TargetConfig | str, ...], Meta(min_length=1)]
     #: Other models, tried in order when no target can answer.
     fallbacks: tuple[TargetConfig | str, ...] = ()
-    strategy: Literal["weighted", "ordered", "round_robin", "least_busy"] = "weighted"
+    #: Who of the targets is asked; ``adaptive`` goes by measured speed, success and load.
+    strategy: Literal["adaptive", "weighted", "ordered", "round_robin", "least_busy"] = "adaptive"
     timeouts: GroupTimeouts = GroupTimeouts()
     #: When a stream breaks after content was sent: tell the client, or try to go on at another target.
     on_stream_failure: Literal["error", "resume"] = "error"

@@ -25,12 +25,24 @@ class CandidateRecord:
     """A deployment as it was seen when one was to be chosen."""
 
     deployment: str
-    #: In one word, such as "ready", "full" or "tried"; the page on routing lists them.
+    #: In one word; the page on routing lists them.
     state: str
-    #: What choosing it was expected to cost, where the strategy counts that: the less, the better.
-    score: float | None = None
+    #: The seconds that a typical answer is expected to cost there, made dearer by failures and load.
+    score: float
     #: Why it could not be chosen; None when it could.
     why: str | None = None
+    #: Another model, for when no target can answer.
+    fallback: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """Return what people are shown."""
+        return {
+            "deployment": self.deployment,
+            "fallback": self.fallback,
+            "state": self.state,
+            "score": round(self.score, 4),
+            "why": self.why,
+        }
 
 
 @dataclass(slots=True)
@@ -62,10 +74,7 @@ class AttemptRecord:
             "ms": None if self.seconds is None else _ms(self.seconds),
             "prompt_tokens": self.usage and self.usage.prompt_tokens,
             "completion_tokens": self.usage and self.usage.completion_tokens,
-            "candidates": [
-                {"deployment": each.deployment, "state": each.state, "score": each.score, "why": each.why}
-                for each in self.candidates
-            ],
+            "candidates": [each.as_dict() for each in self.candidates],
         }
 
 

@@ -28,10 +28,11 @@ LADDER: dict[float, list[str]] = {
     6: ["models.registry"],
     5: ["models.failover"],
     4.3: ["models.delivery"],
-    4.2: ["models.attempts", "models.explain", "models.hedge"],
+    4.2: ["models.attempts", "models.hedge"],
     4.1: ["models.retries"],
     4: ["models.routing"],
     3: ["models.deployment", "models.adapters.openai", "models.adapters.local"],
+    2.9: ["models.health"],
     2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
     2.4: ["models.adapters.connections", "models.adapters.local_launch", "models.adapters.reports"],
     2.3: ["models.adapters.local_files", "models.adapters.resolver"],
@@ -42,7 +43,7 @@ LADDER: dict[float, list[str]] = {
         "serving.loop", "telemetry"],
     1.2: ["wire.openai_stream"],
     1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
-    1: ["settings", "sources", "wire.json", "limits.window"],
+    1: ["models.circuit", "settings", "sources", "wire.json", "limits.window"],
     0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}

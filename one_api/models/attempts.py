@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from one_api.errors import UpstreamError
 from one_api.models.deployment import Attempt, Deployment
-from one_api.models.routing import Route
+from one_api.models.routing import Candidate, Route
 from one_api.schema import Usage
 from one_api.telemetry import AttemptRecord, CallRecord, CandidateRecord, current_call
 from one_api.wire.json import JSONObject
@@ -18,12 +18,13 @@ class Try:
     def __init__(
         self,
         deployment: Deployment,
-        candidates: Sequence[CandidateRecord] = (),
+        candidates: Sequence[Candidate] = (),
+        stream: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.deployment = deployment
-        self.record = AttemptRecord(deployment.name, candidates=candidates)
-        self._attempt = Attempt(deployment, clock)
+        self.record = AttemptRecord(deployment.name, candidates=[_as_seen(each) for each in candidates])
+        self._attempt = Attempt(deployment, stream, clock)
         self._clock = clock
         self._began = clock()
 
@@ -39,7 +40,13 @@ class Try:
         self.record.seconds = self._clock() - self._began
         self.record.usage = usage
         self.record.outcome = type(outcome).__name__ if isinstance(outcome, UpstreamError) else outcome
-        self._attempt.settle(outcome)
+        self._attempt.settle(outcome, usage.completion_tokens if usage is not None else None)
+
+
+def _as_seen(candidate: Candidate) -> CandidateRecord:
+    return CandidateRecord(
+        candidate.deployment.name, str(candidate.state), candidate.cost_s, candidate.excluded, candidate.fallback
+    )
 
 
 @dataclass(slots=True)
@@ -72,9 +79,9 @@ class Trip:
         """Say whether there may be no further try: one may take over from a silent deployment, not two."""
         return len(self.tries) >= self.most_attempts or self.silences >= 2
 
-    def begin(self, deployment: Deployment, candidates: Sequence[CandidateRecord]) -> Try:
+    def begin(self, deployment: Deployment, candidates: Sequence[Candidate]) -> Try:
         """Open the books of a try."""
-        attempt = Try(deployment, candidates)
+        attempt = Try(deployment, candidates, self.stream)
         self.tries.append(attempt)
         if self.record is not None:
             self.record.attempts.append(attempt.record)

@@ -4,46 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from one_api.errors import UpstreamError, UpstreamMisconfigured
+from one_api.errors import UpstreamError
 from one_api.models.adapters.base import BaseModelAdapter
-
-#: Failures in a row after which a deployment rests.
-_FAILURES_TO_REST = 3
-#: The first rest after failures, and the longest; it doubles in between. Seconds.
-_REST_S = (5.0, 300.0)
-#: How long a deployment with a bad credential or model name is left alone, in seconds.
-_MISCONFIGURED_S = 1800.0
-
-
-@dataclass(slots=True)
-class Health:
-    """How a deployment has been doing. Times are monotonic seconds."""
-
-    in_flight: int = 0
-    #: Failures since the last success.
-    failures: int = 0
-    resting_until: float = 0.0
-
-    def resting(self, now: float) -> bool:
-        """Say whether it should be left alone for now."""
-        return now < self.resting_until
-
-    def succeeded(self) -> None:
-        """Note a good answer."""
-        self.failures = 0
-        self.resting_until = 0.0
-
-    def failed(self, error: UpstreamError, now: float) -> None:
-        """Note a failure: the error's class decides whether it is blamed, and how long it rests."""
-        rest_s = error.retry_after_s or 0.0
-        if isinstance(error, UpstreamMisconfigured):
-            rest_s = _MISCONFIGURED_S
-        elif error.blames:
-            self.failures += 1
-            if self.failures >= _FAILURES_TO_REST:
-                first, longest = _REST_S
-                rest_s = max(rest_s, min(first * 2.0 ** min(self.failures - _FAILURES_TO_REST, 10), longest))
-        self.resting_until = max(self.resting_until, now + rest_s if rest_s else 0.0)
+from one_api.models.health import FIXED_TOKENS, TYPICAL_TOKENS, Health
 
 
 @dataclass(slots=True, eq=False)
@@ -71,21 +34,65 @@ class Deployment:
 class Attempt:
     """One try at one deployment. It is settled exactly once, by whichever end comes first."""
 
-    def __init__(self, deployment: Deployment, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, deployment: Deployment, stream: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._deployment = deployment
+        self._health = deployment.health
+        self._timing = self._health.timing(stream)
+        self._stream = stream
         self._clock = clock
+        self._began = clock()
+        self._answered: float | None = None
+        #: What the circuit needs to take back the success that an answer is, until the stream breaks.
+        self._mark: tuple[int, int] | None = None
         self._open = True
-        deployment.health.in_flight += 1
+        self._health.in_flight += 1
+        self._timing.begin(self._began)
+        self._probe = self._health.circuit.begin(self._began)
 
     def answered(self) -> None:
         """Note that the first event, or the whole answer, is there."""
-        self._deployment.health.succeeded()
+        if not self._open or self._answered is not None:
+            return
+        now = self._answered = self._clock()
+        self._timing.end(self._began)
+        self._mark = self._health.succeeded(self._began, now)
+        if self._stream:
+            self._timing.answered(now - self._began, now)
 
-    def settle(self, outcome: UpstreamError | str) -> None:
-        """Close the books: ``outcome`` is "ok", "cancelled", or what went wrong."""
+    def settle(self, outcome: UpstreamError | str, tokens: int | None = None) -> None:
+        """Close the books.
+
+        Args:
+            outcome: "ok", "cancelled", or what went wrong. Whoever leaves and whose request is refused moves nothing.
+            tokens: the length of the answer, where it is known.
+        """
         if not self._open:
             return
+        if outcome == "ok":
+            self.answered()
         self._open = False
-        self._deployment.health.in_flight -= 1
+        self._health.in_flight -= 1
+        now = self._clock()
+        if self._answered is None:
+            self._timing.end(self._began)
         if isinstance(outcome, UpstreamError):
-            self._deployment.health.failed(outcome, self._clock())
+            if outcome.blames and self._answered is None:
+                self._timing.wasted(now - self._began, now)
+            self._health.failed(outcome, now, self._probe, self._mark)
+        elif outcome == "ok":
+            self._finish(now, tokens)
+        elif self._probe and self._mark is None:
+            self._health.circuit.release()
+
+    def _finish(self, now: float, tokens: int | None) -> None:
+        """Note a complete answer and its speed."""
+        answered = self._answered or now
+        self._health.circuit.confirm(answered)
+        if self._stream:
+            self._timing.generated(now - answered, tokens or TYPICAL_TOKENS, now)
+            return
+        # A typical answer would have taken so long.
+        scale = (TYPICAL_TOKENS + FIXED_TOKENS) / (tokens + FIXED_TOKENS) if tokens else 1.0
+        self._timing.answered((answered - self._began) * scale, now)

@@ -12,18 +12,21 @@ from one_api.models.adapters.base import ChunkStream
 from one_api.models.attempts import Trip, Try
 from one_api.models.delivery import Answered, Delivery, Opened
 from one_api.models.deployment import Deployment
-from one_api.models.explain import looked_at
 from one_api.models.hedge import Hedging, first_to_speak
 from one_api.models.opening import until_content
 from one_api.models.policy import Policy
 from one_api.models.resume import Diverged, Sent, after_the_same, resumable
-from one_api.models.retries import RetryBudget, costs_budget, overflows, roomier, wait_before_again, worst_news
-from one_api.models.routing import Route, available, awake, choose
+from one_api.models.retries import RetryBudget, costs_budget, has_room, overflows, wait_before_again, worst_news
+from one_api.models.routing import Candidate, Route, candidates, choose
 from one_api.schema import Usage
 from one_api.wire.json import JSONObject
 
 #: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
 _FIRST_EVENT_S = 30.0
+
+#: What cannot be tried any more for this request.
+_SMALL = "small"
+_GONE = ("tried", _SMALL)
 
 #: What a try comes to: a whole answer, or a stream that has begun.
 Found: TypeAlias = Answered | Opened
@@ -32,9 +35,10 @@ Begin: TypeAlias = Callable[[ChunkStream], Awaitable[list[JSONObject]]]
 
 
 class Step(NamedTuple):
-    """What to try next, after which wait, and whether another could be tried after it."""
+    """What to try next, out of which candidates, after which wait, and whether another could be tried after it."""
 
     deployment: Deployment
+    candidates: list[Candidate]
     others_left: bool
     wait_s: float = 0.0
 
@@ -101,29 +105,17 @@ class Failover:
         wait_s = wait_before_again(trip.errors[-1], len(trip.errors), self.rng)
         if wait_s is None or trip.tried != route.targets:
             return None
-        return Step(route.targets[0], self._others_left(trip, len(route.fallbacks)), wait_s)
+        return Step(route.targets[0], _look(trip), self._others_left(trip, len(route.fallbacks)), wait_s)
 
     def _another(self, trip: Trip) -> Step | None:
         """Return one that has not been tried: a target by the group's strategy, then a fallback in order."""
-        route, now = trip.route, time.monotonic()
-        targets, fallbacks = self._left(trip)
-        left = [*targets, *fallbacks]
-        for group, strategy in ((targets, route.strategy), (fallbacks, "ordered")):
-            if candidates := awake(group, now):
-                chosen = choose(candidates, strategy, route.turn, self.rng)
-                route.turn += 1
-                return Step(chosen, self._others_left(trip, len(left) - 1))
-        last_resort = available(left, now)
-        return Step(last_resort[0], self._others_left(trip, len(left) - 1)) if last_resort else None
-
-    @staticmethod
-    def _left(trip: Trip) -> tuple[list[Deployment], list[Deployment]]:
-        """Return the untried targets and fallbacks; only those with more room when the context was too small."""
-        tried, route = trip.tried, trip.route
-        targets, fallbacks = (
-            [each for each in group if each not in tried] for group in (route.targets, route.fallbacks)
-        )
-        return (targets, fallbacks) if trip.overflowed is None else ([], roomier(fallbacks, trip.overflowed))
+        found = _look(trip)
+        chosen = choose(found, trip.route.strategy, trip.route.turn, self.rng)
+        trip.route.turn += 1
+        if chosen is None:
+            return None
+        left = sum(each.state not in _GONE for each in found) - 1
+        return Step(chosen.deployment, found, self._others_left(trip, left))
 
     @staticmethod
     def _others_left(trip: Trip, others: int) -> bool:
@@ -139,8 +131,11 @@ class Failover:
             return await self._ask(trip, step)
 
         def second() -> Coroutine[Any, Any, Found] | None:
-            other = None if trip.spent else self._another(trip)
-            return self._ask(trip, other) if other is not None and hedging.take() else None
+            found = [each for each in _look(trip) if each.excluded is None]
+            other = None if trip.spent else choose(found, trip.route.strategy, trip.route.turn, self.rng)
+            if other is None or not hedging.take():
+                return None
+            return self._ask(trip, Step(other.deployment, found, others_left=False))
 
         return await first_to_speak(self._ask(trip, step), after_s, second, _drop)
 
@@ -155,7 +150,7 @@ class Failover:
         """Try one deployment; notes in ``trip`` what goes wrong."""
         policy = trip.route.policy
         limit_s = _limit_s(trip, step, policy)
-        attempt = trip.begin(step.deployment, looked_at(trip.route, trip.tried, time.monotonic()))
+        attempt = trip.begin(step.deployment, step.candidates)
         try:
             return await _tried(
                 trip, attempt, trip.body, limit_s, lambda stream: until_content(stream, policy.hold_back)
@@ -184,32 +179,41 @@ class Failover:
         """Return a stream of another target that goes on from what was sent; raises ``error`` when there is none."""
         limit_s = trip.route.policy.first_event_s or _FIRST_EVENT_S
         while len(trip.tries) < trip.most_attempts:
-            targets, _ = self._left(trip)
-            candidates = awake(targets, time.monotonic())
-            if not candidates or not self.budget.take():
+            found = [each for each in _look(trip) if each.excluded is None and not each.fallback]
+            chosen = choose(found, trip.route.strategy, trip.route.turn, self.rng)
+            if chosen is None or not self.budget.take():
                 break
-            deployment = choose(candidates, trip.route.strategy, trip.route.turn, self.rng)
             try:
-                return await self._go_on_at(trip, deployment, sent, limit_s)
+                return await self._go_on_at(trip, Step(chosen.deployment, found, others_left=False), sent, limit_s)
             except (UpstreamError, Diverged):
                 continue
         raise error
 
-    async def _go_on_at(self, trip: Trip, deployment: Deployment, sent: Sent, limit_s: float) -> Opened:
-        """Ask ``deployment`` afresh, and if it says something else, to go on from what was sent."""
-        candidates = looked_at(trip.route, trip.tried, time.monotonic())
-        attempt = trip.begin(deployment, candidates)
+    async def _go_on_at(self, trip: Trip, step: Step, sent: Sent, limit_s: float) -> Opened:
+        """Ask a deployment afresh, and if it says something else, to go on from what was sent."""
+        deployment = step.deployment
+        attempt = trip.begin(deployment, step.candidates)
         try:
             found = await _tried(trip, attempt, trip.body, limit_s, lambda stream: after_the_same(stream, sent))
         except Diverged:
             body = sent.prefilled(trip.body) if deployment.prefill else None
             if body is None or len(trip.tries) >= trip.most_attempts or not self.budget.take():
                 raise
-            attempt = trip.begin(deployment, candidates)
+            attempt = trip.begin(deployment, step.candidates)
             found = await _tried(trip, attempt, body, limit_s, until_content)
         assert isinstance(found, Opened)  # noqa: S101 - a stream was asked for
         trip.answered_by(deployment)
         return found
+
+
+def _look(trip: Trip) -> list[Candidate]:
+    """Return how every deployment looks for the request now; one that is too small for it cannot be chosen."""
+    found = candidates(trip.route, trip.tried, time.monotonic(), trip.stream)
+    if trip.overflowed is not None:
+        for each in found:
+            if not each.fallback or not has_room(each.deployment, trip.overflowed):
+                each.state, each.excluded = _SMALL, "the request is too long for its context"
+    return found
 
 
 def _limit_s(trip: Trip, step: Step, policy: Policy) -> float | None:

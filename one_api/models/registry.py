@@ -10,11 +10,12 @@ from typing import Any
 from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
-from one_api.models.deployment import Deployment, Health
+from one_api.models.deployment import Deployment
 from one_api.models.failover import Failover
+from one_api.models.health import Health
 from one_api.models.policy import Policy
 from one_api.models.retries import RetryBudget
-from one_api.models.routing import Route, available, choose
+from one_api.models.routing import Route, candidates, choose
 from one_api.settings import GroupConfig, targets
 from one_api.wire.json import JSONObject
 
@@ -57,11 +58,11 @@ class ModelRegistry:
         route = self._resolve(model_group)
         if route is None:
             raise _unknown(model_group)
-        candidates = available(route.targets, time.monotonic())
-        if not candidates:
-            raise NoDeployment(f"Every deployment of `{model_group}` is busy: try again in a moment.", retry_after_s=1)
+        chosen = choose(candidates(route, (), time.monotonic()), route.strategy, route.turn, self._rng)
         route.turn += 1
-        return choose(candidates, route.strategy, route.turn, self._rng).adapter
+        if chosen is None:
+            raise NoDeployment(f"Every deployment of `{model_group}` is busy: try again in a moment.", retry_after_s=1)
+        return chosen.deployment.adapter
 
     async def list_all_models(self) -> list[JSONObject]:
         """Return the entries of all ids that a chat request may name."""
@@ -146,7 +147,7 @@ class ModelRegistry:
             [self._deployment(*_split(target.model), target.weight) for target in targets(entries)]
             for entries in (group.targets, group.fallbacks)
         )
-        return Route(model, served, instead, group.strategy, Policy.of(group))
+        return Route(model, served, instead, group.strategy, policy=Policy.of(group))
 
     def _deployment(self, adapter_name: str, model: str, weight: float | None = None) -> Deployment:
         """Return the one record of a deployment, made on first use. Weights of a group are its own."""
@@ -162,6 +163,7 @@ class ModelRegistry:
                 max_concurrency=getattr(settings, "max_concurrency", 1000),
                 first_event_s=settings.timeouts.first_event_s if settings else None,
                 prefill=getattr(settings, "prefill", False),
+                health=Health(self._rng),
             )
         if weight is None or weight == known.weight:
             return known

@@ -54,10 +54,10 @@ def overflows(error: UpstreamError) -> bool:
     return isinstance(error, UpstreamRejected) and error.code == "context_length_exceeded"
 
 
-def roomier(deployments: Sequence[Deployment], than: Deployment) -> list[Deployment]:
-    """Return the deployments whose context is larger than that of ``than``, or not known."""
-    known = _context(than)
-    return [each for each in deployments if known is None or (room := _context(each)) is None or room > known]
+def has_room(deployment: Deployment, than: Deployment) -> bool:
+    """Say whether the context of a deployment is larger than another's, or not known."""
+    known, room = _context(than), _context(deployment)
+    return known is None or room is None or room > known
 
 
 def _context(deployment: Deployment) -> int | None:

@@ -1,11 +1,31 @@
-"""Who may be chosen, and which: pure functions over deployments and their health."""
+"""Who may be chosen, and which: pure functions over deployments, their health and the time.
+
+First everyone who cannot serve is set aside, with the reason; then the route's strategy chooses among the rest.
+``docs/routing.md`` explains the choice and has its figures.
+"""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from one_api.models.circuit import State
 from one_api.models.deployment import Deployment
+from one_api.models.health import Timing
 from one_api.models.policy import Policy
+
+#: ``adaptive`` gives each a share by (best cost / its cost) to this power: 2 times slower gets a 120th.
+POWER = 8.0
+#: What everyone who can serve gets at least, as a part of what the best one gets: so one that has recovered is seen.
+EXPLORE = 0.005
+#: How much dearer than the best one may be, as a factor, without getting less.
+TOLERANCE = 1.1
+#: Added to every time, in seconds: nobody notices smaller differences.
+UNNOTICED_S = 0.02
+#: The expected time where nobody in the group has answered yet, in seconds; only its ratio to others counts.
+_UNKNOWN_S = 1.0
+
+_FULL, _TRIED, _RESTING = "full", "tried", "resting"
+_OUT = (State.OPEN, State.PROBING)
 
 
 @dataclass(slots=True)
@@ -15,38 +35,134 @@ class Route:
     model: str
     targets: list[Deployment]
     fallbacks: list[Deployment] = field(default_factory=list)
-    strategy: str = "weighted"
+    strategy: str = "adaptive"
     policy: Policy = field(default_factory=Policy)
     #: How often a target was chosen here; round robin counts on.
     turn: int = 0
 
 
-def awake(deployments: Sequence[Deployment], now: float) -> list[Deployment]:
-    """Return those that are neither full nor at rest."""
-    return [each for each in deployments if _free(each) and not each.health.resting(now)]
+@dataclass(slots=True)
+class Candidate:
+    """A deployment as it looks for one request."""
+
+    deployment: Deployment
+    fallback: bool
+    #: That of its circuit, or "full", "tried" or "resting".
+    state: str
+    #: Expected seconds for a typical answer, made dearer by failures and load: the lower the better.
+    cost_s: float
+    #: Why it cannot be chosen, for people; None when it can.
+    excluded: str | None = None
+    #: The part of its traffic that it may have, while it comes back.
+    ramp: float = 1.0
 
 
-def available(deployments: Sequence[Deployment], now: float) -> list[Deployment]:
-    """Return those that may be chosen: none is full, and none rests unless all do.
+def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bool = False) -> list[Candidate]:
+    """Return every target and then every fallback of ``route`` with its state, cost, and why it is excluded."""
+    everyone = [*route.targets, *route.fallbacks] if route.fallbacks else route.targets
+    timings = [each.health.streamed if stream else each.health.whole for each in everyone]
+    median_s = _median([timing.answer_s for timing in timings if timing.answer_s])
+    done = [each.health for each in tried]
+    targets = len(route.targets)
+    found = []
+    for index, (each, timing) in enumerate(zip(everyone, timings, strict=True)):
+        health = each.health
+        candidate = Candidate(each, index >= targets, State.CLOSED, cost_s(each, timing, median_s, now))
+        if done and health in done:
+            candidate.state, candidate.excluded = _TRIED, "it was tried for this request"
+        elif health.in_flight >= each.max_concurrency:
+            candidate.state, candidate.excluded = _FULL, f"{health.in_flight} requests are in flight there"
+        elif now < health.resting_until:
+            candidate.state, candidate.excluded = _RESTING, f"it rests for {health.resting_until - now:.0f} s more"
+        elif not health.circuit.sound:
+            _look_at_circuit(candidate, now, _mostly_out(everyone, now))
+        found.append(candidate)
+    return found
 
-    When all rest, the one whose rest ends first may be chosen: the last one is never taken away.
+
+def cost_s(deployment: Deployment, timing: Timing, median_s: float, now: float) -> float:
+    """Return what a typical answer costs there: expected seconds, by load, by how likely it is to come at all."""
+    health = deployment.health
+    load = 1 + health.in_flight / (deployment.max_concurrency or 1)
+    return (timing.expected_s(median_s, now) + UNNOTICED_S) * load / health.success(now)
+
+
+def _median(known: list[float]) -> float:
+    if not known:
+        return _UNKNOWN_S
+    known.sort()
+    middle = len(known) // 2
+    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
+
+
+def _mostly_out(everyone: Sequence[Deployment], now: float) -> bool:
+    """Say whether more than half are kept out by their circuits."""
+    out = sum(each.health.circuit.open_until > 0 for each in everyone)
+    return 2 * out > len(everyone)
+
+
+def _look_at_circuit(candidate: Candidate, now: float, hurried: bool) -> None:
+    circuit = candidate.deployment.health.circuit
+    candidate.state = circuit.state(now, hurried)
+    if candidate.state is State.OPEN:
+        candidate.excluded = f"its circuit is open for {circuit.open_until - now:.0f} s more"
+    elif candidate.state is State.PROBING:
+        candidate.excluded = "its circuit is open, and a probe is under way"
+    elif candidate.state is State.RAMPING:
+        candidate.ramp = circuit.share(now)
+
+
+def choose(found: Sequence[Candidate], strategy: str, turn: int, rng: random.Random) -> Candidate | None:
+    """Choose one of ``candidates``; None when each is full or was tried.
+
+    A target comes before a fallback, and a fallback that is well before a target that is not. When nobody is well, the
+    least bad serves: one whose circuit is open before one that rests, of those the one whose rest ends first.
     """
-    if found := awake(deployments, now):
-        return found
-    resting = [each for each in deployments if _free(each)]
-    return [min(resting, key=lambda each: each.health.resting_until)] if resting else []
+    usable = [each for each in found if each.excluded is None]
+    targets = [each for each in usable if not each.fallback]
+    if targets:
+        return _pick(targets, strategy, turn, rng)
+    if usable:
+        return usable[0]
+    out = [each for each in found if each.state in _OUT]
+    if out:
+        targets = [each for each in out if not each.fallback]
+        return _pick(targets, strategy, turn, rng) if targets else out[0]
+    resting = [each for each in found if each.state == _RESTING]
+    return min(resting, key=lambda each: each.deployment.health.resting_until) if resting else None
 
 
-def _free(deployment: Deployment) -> bool:
-    return deployment.health.in_flight < deployment.max_concurrency
-
-
-def choose(candidates: Sequence[Deployment], strategy: str, turn: int, rng: random.Random) -> Deployment:
-    """Choose among ``candidates``, of which there is at least one."""
-    if len(candidates) == 1 or strategy == "ordered":
-        return candidates[0]
+def _pick(usable: list[Candidate], strategy: str, turn: int, rng: random.Random) -> Candidate:
+    """Choose by strategy. A probe comes first: it is due, and there is one at a time."""
+    if len(usable) == 1:
+        return usable[0]
+    probe = next((each for each in usable if each.state is State.HALF_OPEN), None)
+    if probe is not None:
+        return probe
+    if strategy == "adaptive":
+        return _draw(usable, shares(usable), rng)
+    if strategy == "weighted":
+        return _draw(usable, [each.deployment.weight * each.ramp for each in usable], rng)
+    let_in = [each for each in usable if each.ramp >= 1 or rng.random() < each.ramp] or usable
+    if strategy == "ordered":
+        return let_in[0]
     if strategy == "round_robin":
-        return candidates[turn % len(candidates)]
-    if strategy == "least_busy":
-        return min(candidates, key=lambda each: (each.health.in_flight + 1) / each.weight)
-    return rng.choices(candidates, [each.weight for each in candidates])[0]
+        return let_in[turn % len(let_in)]
+    return min(let_in, key=lambda each: (each.deployment.health.in_flight + 1) / each.deployment.weight)
+
+
+def shares(usable: Sequence[Candidate]) -> list[float]:
+    """Return how much of the traffic each would get by ``adaptive``, in proportion; the sum is not 1."""
+    best_s = min([each.cost_s for each in usable]) * TOLERANCE
+    return [
+        each.deployment.weight * each.ramp * min(1.0, max((best_s / each.cost_s) ** POWER, EXPLORE)) for each in usable
+    ]
+
+
+def _draw(usable: list[Candidate], parts: list[float], rng: random.Random) -> Candidate:
+    point = rng.random() * sum(parts)
+    for each, part in zip(usable, parts, strict=True):
+        point -= part
+        if point < 0:
+            return each
+    return usable[-1]

@@ -20,7 +20,7 @@ class Clock:
 
 def started(clock: Clock) -> Try:
     """A try that has just begun."""
-    return Try(Deployment("a", FakeAdapter(), "m"), (), clock)
+    return Try(Deployment("a", FakeAdapter(), "m"), clock=clock)
 
 
 def test_a_try_is_recorded_with_its_times_and_tokens() -> None:

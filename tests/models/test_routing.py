@@ -1,225 +1,253 @@
-"""Who may be chosen, and which; and the health on which that rests."""
+"""Who may be chosen, why others may not, and which one is chosen."""
 
+import copy
 import random
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 
-from one_api.errors import (
-    UpstreamBroken,
-    UpstreamError,
-    UpstreamFailed,
-    UpstreamMisconfigured,
-    UpstreamOverloaded,
-    UpstreamRateLimited,
-    UpstreamRejected,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
-from one_api.models.deployment import Attempt, Deployment, Health
-from one_api.models.routing import available, choose
+from one_api.errors import UpstreamFailed
+from one_api.models.deployment import Deployment
+from one_api.models.routing import Candidate, Route, candidates, choose, shares
 from tests.utils.fake_adapter import FakeAdapter
 
 NOW = 1000.0
+STRATEGIES = ["adaptive", "weighted", "ordered", "round_robin", "least_busy"]
 
 
-def deployment(name: str = "a", weight: float = 1.0, **health: Any) -> Deployment:
-    """A deployment in this state."""
-    return Deployment(name, FakeAdapter(), "m", weight, max_concurrency=2, health=Health(**health))
+def well(name: str = "a", weight: float = 1.0, in_flight: int = 0, answer_s: float = 0.0) -> Deployment:
+    """A deployment that is well; with ``answer_s`` its speed is known."""
+    made = Deployment(name, FakeAdapter(), "m", weight, max_concurrency=100)
+    made.health.in_flight = in_flight
+    for _ in range(100 if answer_s else 0):
+        made.health.whole.answered(answer_s, NOW)
+        made.health.succeeded(NOW, NOW)
+    return made
 
 
-def names(deployments: list[Deployment]) -> str:
-    """Their adapters' names, together."""
-    return "".join(each.adapter_name for each in deployments)
+def resting(name: str, seconds: float = 9.0) -> Deployment:
+    """One that rests."""
+    made = well(name)
+    made.health.resting_until = NOW + seconds
+    return made
+
+
+def opened(name: str, ago: float = 1.0) -> Deployment:
+    """One whose circuit has opened."""
+    made = well(name)
+    for _ in range(3):
+        made.health.failed(UpstreamFailed("x"), NOW - ago)
+    return made
+
+
+def look(
+    targets: list[Deployment], fallbacks: Sequence[Deployment] = (), tried: Sequence[Deployment] = ()
+) -> list[Candidate]:
+    """The candidates of a route."""
+    return candidates(Route("m", targets, list(fallbacks)), tried, NOW)
+
+
+def chosen(found: list[Candidate], strategy: str = "ordered", turn: int = 0, seed: int = 0) -> str | None:
+    """The name of the one that is chosen."""
+    candidate = choose(found, strategy, turn, random.Random(seed))
+    return candidate.deployment.adapter_name if candidate else None
+
+
+def counted(found: list[Candidate], strategy: str, times: int = 4000) -> Counter[str]:
+    """How often each is chosen."""
+    rng = random.Random(7)
+    picked = [choose(found, strategy, turn, rng) for turn in range(times)]
+    return Counter(each.deployment.adapter_name for each in picked if each)
 
 
 # Who may be chosen
 
 
-def test_all_that_are_well_may_be_chosen() -> None:
-    assert names(available([deployment("a"), deployment("b", in_flight=1)], NOW)) == "ab"
+def test_everyone_is_listed_with_state_and_reason() -> None:
+    full, tried, probed = well("b", in_flight=100), well("f"), opened("e", ago=20)
+    probed.health.circuit.begin(NOW)
+    targets = [well("a"), full, resting("c"), opened("d"), probed, opened("g", ago=20)]
+
+    found = candidates(Route("m", targets, [tried]), [tried], NOW)
+
+    assert [(each.deployment.adapter_name, each.fallback, each.state) for each in found] == [
+        ("a", False, "closed"), ("b", False, "full"), ("c", False, "resting"), ("d", False, "open"),
+        ("e", False, "probing"), ("g", False, "half-open"), ("f", True, "tried"),
+    ]  # fmt: skip
+    assert [each.excluded for each in found if each.state in ("closed", "half-open")] == [None, None]
+    assert [each.excluded for each in found][1:5] == [
+        "100 requests are in flight there", "it rests for 9 s more", found[3].excluded,
+        "its circuit is open, and a probe is under way",
+    ]  # fmt: skip
+    assert str(found[3].excluded).startswith("its circuit is open for ")
+    assert all(each.cost_s > 0 for each in found)
 
 
-def test_one_that_is_full_may_not() -> None:
-    assert names(available([deployment("a", in_flight=2), deployment("b")], NOW)) == "b"
+def test_one_that_was_tried_is_out_under_every_weight() -> None:
+    place = well("a")
+    same = copy.copy(place)
+    same.weight = 9.0
+
+    assert [each.state for each in look([place], [same], [place])] == ["tried", "tried"]
 
 
-def test_when_all_are_full_nobody_may() -> None:
-    assert available([deployment("a", in_flight=2), deployment("b", in_flight=3)], NOW) == []
+def test_looking_and_choosing_change_nothing() -> None:
+    targets = [well("a", answer_s=1.0), opened("b", ago=20), resting("c")]
+
+    assert look(targets) == look(targets)
+    assert [chosen(look(targets), strategy) for strategy in STRATEGIES] == ["b"] * 5
+    assert [each.health.in_flight for each in targets] == [0, 0, 0]
 
 
-def test_nobody_of_none_may() -> None:
-    assert available([], NOW) == []
+def test_nobody_of_none_and_nobody_when_all_are_full_or_tried() -> None:
+    full, tried = well("a", in_flight=100), well("b")
+
+    assert chosen(look([])) is None
+    assert chosen(look([full, tried], tried=[tried])) is None
 
 
-@pytest.mark.parametrize(("until", "chosen"), [(NOW + 0.001, "b"), (NOW, "ab"), (NOW - 1, "ab")])
-def test_one_that_rests_may_not_until_its_rest_is_over(until: float, chosen: str) -> None:
-    assert names(available([deployment("a", resting_until=until), deployment("b")], NOW)) == chosen
+# Targets, fallbacks, and the least bad
 
 
-def test_when_all_rest_the_one_whose_rest_ends_first_may() -> None:
-    resting = [deployment(name, resting_until=NOW + wait) for name, wait in (("a", 9), ("b", 3), ("c", 5))]
+@pytest.mark.parametrize(
+    ("targets", "fallbacks", "expected"),
+    [
+        ([well("a")], [well("b")], "a"),
+        ([opened("a")], [well("b"), well("c")], "b"),
+        ([resting("a"), well("b", in_flight=100)], [well("c")], "c"),
+        ([opened("a")], [], "a"),
+        ([opened("a")], [opened("b")], "a"),
+        ([resting("a")], [opened("b")], "b"),
+        ([resting("a", 9), resting("b", 3), resting("c", 5)], [], "b"),
+        ([resting("a", 9)], [resting("b", 3)], "b"),
+        ([well("a", in_flight=100), resting("b")], [], "b"),
+    ],
+)
+def test_who_serves_when_some_are_not_well(
+    targets: list[Deployment], fallbacks: list[Deployment], expected: str
+) -> None:
+    assert chosen(look(targets, fallbacks)) == expected
 
-    assert names(available(resting, NOW)) == "b"
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_probe_comes_first_when_it_is_due(strategy: str) -> None:
+    assert chosen(look([well("a", answer_s=0.1), opened("b", ago=20)]), strategy) == "b"
 
 
-def test_a_full_one_may_not_even_when_all_others_rest() -> None:
-    full, resting = deployment("a", in_flight=2), deployment("b", resting_until=NOW + 5)
+def test_when_more_than_half_are_out_probes_are_due_earlier() -> None:
+    again, other = opened("b", ago=20), opened("c", ago=1)
+    again.health.circuit.begin(NOW - 6)
+    again.health.circuit.failed(NOW - 6, probe=True)
 
-    assert names(available([full, resting], NOW)) == "b"
-    assert available([full], NOW) == []
+    assert [each.state for each in look([well("a"), again, well("c")])] == ["closed", "open", "closed"]
+    assert [each.state for each in look([well("a"), again, other])] == ["closed", "half-open", "open"]
 
 
-# Which is chosen
+def test_when_all_are_out_all_share_what_comes() -> None:
+    found = look([opened(name) for name in "abc"])
 
-STRATEGIES = ["weighted", "ordered", "round_robin", "least_busy"]
+    assert min(counted(found, "adaptive", 300).values()) > 60
+
+
+# Strategies
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_only_one_is_chosen(strategy: str) -> None:
-    only = deployment()
+    assert chosen(look([well("a"), resting("b")]), strategy, 7) == "a"
 
-    assert choose([only], strategy, 7, random.Random(0)) is only
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_same_seed_gives_the_same_choices(strategy: str) -> None:
+    found = look([well("a"), well("b"), well("c")])
+
+    assert counted(found, strategy, 50) == counted(found, strategy, 50)
 
 
 def test_ordered_chooses_the_first() -> None:
-    candidates = [deployment("a", weight=0.1), deployment("b", weight=9)]
-
-    assert {choose(candidates, "ordered", turn, random.Random(0)).adapter_name for turn in range(9)} == {"a"}
+    assert counted(look([well("a", weight=0.1), well("b", weight=9)]), "ordered") == {"a": 4000}
 
 
 def test_round_robin_takes_turns() -> None:
-    candidates = [deployment(name) for name in "abc"]
+    found = look([well(name) for name in "abc"])
 
-    assert names([choose(candidates, "round_robin", turn, random.Random(0)) for turn in range(7)]) == "abcabca"
+    assert [chosen(found, "round_robin", turn) for turn in range(7)] == list("abcabca")
 
 
 def test_weighted_shares_by_weight() -> None:
-    candidates, rng = [deployment("a", weight=3), deployment("b", weight=1)], random.Random(7)
+    shared = counted(look([well("a", weight=3, answer_s=9), well("b", answer_s=1)]), "weighted")
 
-    shares = Counter(choose(candidates, "weighted", 0, rng).adapter_name for _ in range(4000))
-
-    assert shares["a"] / 4000 == pytest.approx(0.75, abs=0.03)
+    assert shared["a"] / 4000 == pytest.approx(0.75, abs=0.03)
 
 
 @pytest.mark.parametrize(
-    ("states", "chosen"),
+    ("states", "expected"),
     [([(1, 5), (1, 4)], "b"), ([(2, 4), (1, 3)], "a"), ([(1, 0), (9, 0)], "b"), ([(1, 1), (1, 1)], "a")],
 )
-def test_least_busy_weighs_what_is_in_flight(states: list[tuple[float, int]], chosen: str) -> None:
-    candidates = [
-        deployment(name, weight=weight, in_flight=busy) for name, (weight, busy) in zip("ab", states, strict=True)
-    ]
+def test_least_busy_weighs_what_is_in_flight(states: list[tuple[float, int]], expected: str) -> None:
+    targets = [well(name, weight, busy) for name, (weight, busy) in zip("ab", states, strict=True)]
 
-    assert choose(candidates, "least_busy", 0, random.Random(0)).adapter_name == chosen
+    assert chosen(look(targets), "least_busy") == expected
 
 
-def test_the_same_seed_gives_the_same_choices() -> None:
-    candidates = [deployment(name) for name in "abc"]
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_that_comes_back_gets_a_part_of_its_traffic(strategy: str) -> None:
+    back = opened("a", ago=20)
+    back.health.circuit.begin(NOW - 3)
+    back.health.succeeded(NOW - 3, NOW)
 
-    runs = [[choose(candidates, "weighted", 0, rng) for _ in range(50)] for rng in (random.Random(3), random.Random(3))]
+    shared = counted(look([back, well("b", in_flight=1)]), strategy)
 
-    assert runs[0] == runs[1]
-
-
-# Health
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        UpstreamUnreachable("x"), UpstreamFailed("x"), UpstreamTimeout("x"), UpstreamBroken("x"),
-        UpstreamOverloaded("x"),
-    ],
-)  # fmt: skip
-def test_three_failures_in_a_row_mean_a_rest(error: UpstreamError) -> None:
-    health = Health()
-
-    rests = []
-    for _ in range(3):
-        health.failed(error, NOW)
-        rests.append(health.resting(NOW))
-
-    assert rests == [False, False, True]
-    assert health.resting_until == NOW + 5
+    assert shared["a"] / 4000 < 0.15
 
 
-def test_each_further_failure_doubles_the_rest_up_to_five_minutes() -> None:
-    health, rests = Health(), []
-    for number in range(40):
-        now = NOW + 10_000 * number
-        health.failed(UpstreamFailed("x"), now)
-        rests.append(health.resting_until - now)
-
-    assert rests[2:10] == [5, 10, 20, 40, 80, 160, 300, 300]
-    assert rests[-1] == 300
+# Adaptive
 
 
-def test_a_success_ends_rest_and_count() -> None:
-    health = Health()
-    for _ in range(4):
-        health.failed(UpstreamFailed("x"), NOW)
+def test_equals_share_by_weight() -> None:
+    shared = counted(look([well("a", weight=3, answer_s=1.0), well("b", answer_s=1.05)]), "adaptive")
 
-    health.succeeded()
-
-    assert (health.failures, health.resting(NOW)) == (0, False)
+    assert shared["a"] / 4000 == pytest.approx(0.75, abs=0.03)
 
 
-@pytest.mark.parametrize("error", [UpstreamRateLimited("x", retry_after_s=7), UpstreamOverloaded("x", retry_after_s=7)])
-def test_the_rest_that_an_upstream_asks_for_is_kept(error: UpstreamError) -> None:
-    health = Health()
+@pytest.mark.parametrize(("answer_s", "share"), [(1.05, 0.5), (1.3, 0.22), (2.0, 0.01), (10.0, 0.005)])
+def test_the_slower_gets_less(answer_s: float, share: float) -> None:
+    first, second = shares(look([well("a", answer_s=1.0), well("b", answer_s=answer_s)]))
 
-    health.failed(error, NOW)
-
-    assert health.resting(NOW + 6.9)
-    assert not health.resting(NOW + 7)
+    assert second / (first + second) == pytest.approx(share, rel=0.25)
 
 
-def test_a_rate_limit_is_no_failure() -> None:
-    health = Health()
-    for _ in range(10):
-        health.failed(UpstreamRateLimited("x"), NOW)
+def test_who_fails_and_who_is_loaded_gets_less() -> None:
+    failing, loaded = well("b", answer_s=1.0), well("c", answer_s=1.0, in_flight=60)
+    for _ in range(100):
+        failing.health.failed(UpstreamFailed("x"), NOW)
+        failing.health.succeeded(NOW, NOW)
+        failing.health.succeeded(NOW, NOW)
 
-    assert health.failures == 0
+    parts = shares(look([well("a", answer_s=1.0), failing, loaded]))
 
-
-def test_a_refusal_means_nothing() -> None:
-    health = Health()
-    for _ in range(10):
-        health.failed(UpstreamRejected("x"), NOW)
-
-    assert health == Health()
+    assert parts[0] == 1
+    assert max(parts[1:]) < 0.5
 
 
-def test_a_wrong_credential_means_half_an_hour() -> None:
-    health = Health()
+def test_one_that_nobody_knows_is_taken_for_the_median() -> None:
+    found = look([well("a", answer_s=1.0), well("b", answer_s=5.0), well("c", answer_s=1.0), well("new")])
 
-    health.failed(UpstreamMisconfigured("x"), NOW)
-
-    assert (health.resting(NOW + 1799), health.resting(NOW + 1801)) == (True, False)
+    assert found[3].cost_s == pytest.approx(found[0].cost_s, rel=0.25)
 
 
-def test_a_long_rest_is_not_shortened_by_a_short_one() -> None:
-    health = Health()
-    health.failed(UpstreamMisconfigured("x"), NOW)
+def test_times_of_streams_say_nothing_of_whole_answers() -> None:
+    slow = well("a", answer_s=9.0)
+    route = Route("m", [slow, well("b", answer_s=1.0)])
 
-    health.failed(UpstreamRateLimited("x", retry_after_s=1), NOW)
+    costs = [[each.cost_s for each in candidates(route, (), NOW, stream)] for stream in (False, True)]
 
-    assert health.resting(NOW + 1000)
-
-
-# Attempts
+    assert costs[0][0] > 5 * costs[0][1]
+    assert costs[1][0] == costs[1][1]
 
 
-def test_an_attempt_is_in_flight_until_it_is_settled_and_only_once() -> None:
-    place = deployment()
-    first, second = Attempt(place, lambda: NOW), Attempt(place, lambda: NOW)
-    assert place.health.in_flight == 2
+def test_differences_that_nobody_notices_make_none() -> None:
+    first, second = shares(look([well("a", answer_s=0.0001), well("b", answer_s=0.001)]))
 
-    for outcome in ("ok", "cancelled", UpstreamFailed("x")):
-        first.settle(outcome)
-
-    assert (place.health.in_flight, place.health.failures) == (1, 0)
-    second.settle(UpstreamFailed("x"))
-    assert (place.health.in_flight, place.health.failures) == (0, 1)
+    assert first == second
