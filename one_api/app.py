@@ -9,6 +9,7 @@ from flask import Flask
 from flask_cors import CORS
 
 from one_api.api import calls, errors
+from one_api.api.admin import admin
 from one_api.api.chat import chat
 from one_api.api.health import health
 from one_api.api.models import models
@@ -86,7 +87,7 @@ def create_app(config: Config | None = None) -> Flask:
     limits.init_app(app)
     calls.register(app)
     errors.register(app)
-    for blueprint in (health, models, chat, openapi):
+    for blueprint in (health, models, chat, openapi, admin):
         app.register_blueprint(blueprint)
     if config.server.cors_origins:
         CORS(

@@ -1,7 +1,11 @@
 """Commands on ``flask --app wsgi``, and the same on ``python -m one_api``."""
 
 import re
+from contextlib import suppress
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import click
 import msgspec
@@ -10,11 +14,13 @@ from msgspec import Struct
 
 from one_api.api.service import Service
 from one_api.settings import Secret
+from one_api.wire import json
 
 
 def register_commands(app: Flask) -> None:
     """Add our commands to ``app``."""
     app.cli.add_command(_config)
+    app.cli.add_command(_route)
 
 
 @click.group("config")
@@ -27,6 +33,60 @@ def _check() -> None:
     """Print the effective configuration with secrets masked, or everything that is wrong with it."""
     service: Service = current_app.extensions["one_api"]
     click.echo("\n".join(as_lines(service.config)))
+
+
+@click.group("route")
+def _route() -> None:
+    """Where requests go."""
+
+
+@_route.command("explain")
+@click.argument("model")
+@click.option("--recent", default=5, show_default=True, help="How many of the last requests to show.")
+def _explain(model: str, recent: int) -> None:
+    """Print how each deployment of MODEL looks to the running gateway, and where its last requests went.
+
+    Asks the gateway that this configuration describes, which must run on this machine.
+    """
+    service: Service = current_app.extensions["one_api"]
+    found = _ask_gateway(service, f"/admin/routes/{quote(model)}")
+    click.echo(f"process {found['process']}, one of {found['processes']}: each has counts of its own")
+    for table in found["tables"]:
+        kind = "streams" if table["stream"] else "whole answers"
+        click.echo(f"\n{table['model']}, {kind}, strategy {table['strategy']}")
+        click.echo(as_table(table["candidates"]))
+    click.echo("\nlast requests, newest first")
+    for record in found["recent"][:recent]:
+        tries = ", ".join(f"{each['deployment']} {each['outcome']} {each['ms']} ms" for each in record["attempts"])
+        click.echo(f"{record['request_id']}  {record['status']}  {tries}")
+
+
+def _ask_gateway(service: Service, path: str) -> Any:
+    """Return what the running gateway answers; raises ClickException in words."""
+    server, keys = service.server, service.config.api_keys
+    host = server.host if server.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - where it listens
+    url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}{path}"
+    headers = {"authorization": f"Bearer {keys[0].key.reveal()}"} if keys else {}
+    try:
+        with urlopen(Request(url, headers=headers), timeout=10) as answer:
+            return json.decode_object(answer.read())
+    except HTTPError as error:
+        with suppress(json.InvalidJSON, KeyError, TypeError):
+            raise click.ClickException(json.decode_object(error.read())["error"]["message"]) from None
+        raise click.ClickException(f"{url} answers with status {error.code}: is that the gateway?") from None
+    except OSError as error:
+        raise click.ClickException(f"no gateway answers at {url}: start it first ({error})") from None
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """Return rows as aligned columns under their names; what is not known is left blank."""
+    shown = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else _scalar(value)
 
 
 def as_lines(value: Any, indent: int = 0) -> list[str]:

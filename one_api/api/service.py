@@ -1,6 +1,6 @@
 """What the routes share, and what lives as long as the process: found at ``app.extensions["one_api"]``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import current_app
@@ -8,7 +8,7 @@ from flask import current_app
 from one_api.config import Config
 from one_api.models.registry import ModelRegistry
 from one_api.settings import ServerConfig
-from one_api.telemetry import CallRecord, Observer
+from one_api.telemetry import CallRecord, Observer, RecentCalls
 from one_api.utils.rate_limit import RateLimits
 
 
@@ -20,6 +20,8 @@ class Service:
     registry: ModelRegistry
     limits: RateLimits
     observers: tuple[Observer, ...]
+    #: The last chat requests, whoever else is told of them.
+    recent: RecentCalls = field(default_factory=RecentCalls)
     #: The process is about to end: nothing new should be sent here.
     draining: bool = False
 
@@ -31,7 +33,7 @@ class Service:
     async def report(self, record: CallRecord) -> None:
         """Settle what a request was counted for, and tell every observer that it has ended."""
         await self.limits.settle(record)
-        for observer in self.observers:
+        for observer in (self.recent, *self.observers):
             observer.on_call(record)
 
     async def start(self) -> None:

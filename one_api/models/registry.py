@@ -11,6 +11,7 @@ from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
 from one_api.models.deployment import Deployment
+from one_api.models.explain import explain
 from one_api.models.failover import Failover
 from one_api.models.health import Health
 from one_api.models.policy import Policy
@@ -63,6 +64,13 @@ class ModelRegistry:
         if chosen is None:
             raise NoDeployment(f"Every deployment of `{model_group}` is busy: try again in a moment.", retry_after_s=1)
         return chosen.deployment.adapter
+
+    def explain(self, model: str, *, stream: bool) -> JSONObject:
+        """Return how every deployment of a model looks now, see ``explain.explain``; raises UnknownModel."""
+        route = self._resolve(model)
+        if route is None:
+            raise _unknown(model)
+        return explain(route, stream)
 
     async def list_all_models(self) -> list[JSONObject]:
         """Return the entries of all ids that a chat request may name."""

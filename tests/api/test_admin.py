@@ -1,0 +1,89 @@
+"""Why a request went where it went: the operator's view of a route, and the command that prints it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from one_api.app import create_app
+from one_api.config import Config
+from tests.support import error
+
+from .bed import Bed
+from .test_cli import run
+
+
+@pytest.fixture
+def failed_over(bed: Bed) -> Iterator[str]:
+    """A model whose first deployment has just failed."""
+    model = bed.model("pair")
+    bed.a.on(model, error(500))
+    assert bed.record_of(bed.ask(model))["attempts"] == 2
+    yield model
+
+
+def test_a_request_is_told_with_every_attempt_and_its_candidates(bed: Bed, failed_over: str) -> None:
+    answer = bed.get(f"/admin/routes/{failed_over}")
+
+    assert answer.status == 200
+    (record,) = answer.json["recent"]
+    assert (record["status"], record["deployment"]) == (200, f"b/{failed_over}")
+    assert [(each["deployment"], each["outcome"]) for each in record["attempts"]] == [
+        (f"a/{failed_over}", "UpstreamFailed"),
+        (f"b/{failed_over}", "ok"),
+    ]
+    first, second = record["attempts"]
+    assert [each["why"] for each in first["candidates"]] == [None, None]
+    assert [each["state"] for each in second["candidates"]] == ["tried", "closed"]
+    assert all(each["score"] > 0 for each in second["candidates"])
+    assert (second["completion_tokens"], second["first_ms"] > 0) == (2, True)
+
+
+def test_the_live_table_has_every_candidate(bed: Bed, failed_over: str) -> None:
+    streams, whole = bed.get(f"/admin/routes/{failed_over}").json["tables"]
+
+    assert (streams["stream"], whole["stream"]) == (True, False)
+    assert [(row["deployment"], row["failures"], row["in_flight"]) for row in whole["candidates"]] == [
+        (f"a/{failed_over}", 1, 0),
+        (f"b/{failed_over}", 0, 0),
+    ]
+
+
+def test_nobody_else_is_told(bed: Bed, failed_over: str) -> None:
+    path = f"/admin/routes/{failed_over}"
+
+    assert bed.get(path, key=None).status == 401
+    assert bed.get(path, headers={"X-Forwarded-For": "203.0.113.7"}).status == 403
+    assert bed.get("/admin/routes/nobody").error["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("address", ["203.0.113.7", "::ffff:203.0.113.7", None])
+def test_an_address_of_another_machine_is_refused(address: str | None) -> None:
+    app = create_app(Config.load({"API_KEYS": "k", "LOCAL_MODELS_ENABLED": "false"}))
+
+    answer = app.test_client().get(
+        "/admin/routes/m", headers={"Authorization": "Bearer k"}, environ_base={"REMOTE_ADDR": address}
+    )
+
+    assert answer.status_code == 403
+
+
+def test_the_command_prints_the_table(bed: Bed, failed_over: str) -> None:
+    env = {"API_KEYS": "test-key", "HOST": bed.gateway.host, "PORT": str(bed.gateway.port)}
+
+    done = run("route", "explain", failed_over, env=env)
+
+    assert done.returncode == 0, done.stderr
+    for text in ("strategy adaptive", f"a/{failed_over} UpstreamFailed", f"b/{failed_over} ok", "why"):
+        assert text in done.stdout
+    assert "test-key" not in done.stdout
+
+
+def test_the_command_says_what_is_wrong(bed: Bed) -> None:
+    here = {"HOST": bed.gateway.host, "PORT": str(bed.gateway.port)}
+
+    unknown = run("route", "explain", "nobody", env={**here, "API_KEYS": "test-key"})
+    nowhere = run("route", "explain", "m", env={"API_KEYS": "k", "PORT": "1"})
+
+    assert (unknown.returncode, nowhere.returncode) == (1, 1)
+    assert "does not exist here" in unknown.stderr
+    assert "start it first" in nowhere.stderr
