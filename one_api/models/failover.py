@@ -103,7 +103,8 @@ class Failover:
         if trip.overflowed or not trip.errors or len(trip.tries) != 1 or len(route.targets) != 1 or not route.fallbacks:
             return None
         wait_s = wait_before_again(trip.errors[-1], len(trip.errors), self.rng)
-        if wait_s is None or trip.tried != route.targets:
+        # When one retry is all that is left, the fallback has it.
+        if wait_s is None or trip.tried != route.targets or not self.budget.holds(2):
             return None
         return Step(route.targets[0], _look(trip), self._others_left(trip, len(route.fallbacks)), wait_s)
 

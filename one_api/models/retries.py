@@ -35,10 +35,14 @@ class RetryBudget:
         """Note a request."""
         self._balance = min(self._balance + self._ratio, self._reserve + 100 * self._ratio)
 
+    def holds(self, retries: int) -> bool:
+        """Say whether so many could be taken out."""
+        # An epsilon, since ten payments of a tenth are a little less than one.
+        return self._balance >= retries - 1e-9
+
     def take(self) -> bool:
         """Take one retry out; False when there is none."""
-        # An epsilon, since ten payments of a tenth are a little less than one.
-        if self._balance < 1 - 1e-9:
+        if not self.holds(1):
             return False
         self._balance -= 1
         return True

@@ -381,6 +381,14 @@ async def test_the_fallback_answers_when_that_fails_too(make: Make, failover: Fa
     assert asked(a, b) == [2, 1]
 
 
+async def test_the_last_retry_of_the_budget_goes_to_the_fallback(make: Make) -> None:
+    a, b = make(UpstreamFailed("x")), make({"text": "from b"})
+
+    answer = await Failover(budget=RetryBudget(0.0, reserve=1.0)).run(ordered([a], [b]), dict(BODY))
+
+    assert (answer, asked(a, b)) == ({"text": "from b"}, [1, 1])
+
+
 async def test_without_a_fallback_or_with_two_targets_nobody_is_asked_again(make: Make, failover: Failover) -> None:
     a, b, c, d = (make(UpstreamFailed("x")) for _ in range(4))
 

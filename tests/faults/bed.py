@@ -1,0 +1,83 @@
+"""A gateway whose groups try again, resume, hold back and hedge, over upstreams that do as they are told."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.api.bed import UPSTREAM_KEYS, Bed, Body, adapter, yaml
+from tests.support import Gateway, ScriptedUpstream, free_port
+
+CERTIFICATES = Path(__file__).parent / "certificates"
+
+#: By kind of group, its settings; "X" stands for a model of upstream X. Each kind has many groups, one for each test.
+KINDS: dict[str, Body] = {
+    "only": {"targets": "a"},
+    "twins": {"targets": "ab"},
+    "three": {"targets": "abc"},
+    "spare": {"targets": "a", "fallbacks": "b"},
+    "spares": {"targets": "a", "fallbacks": "bc"},
+    "refused": {"targets": "rb"},
+    "unknown": {"targets": "nb"},
+    "hopeless": {"targets": "r"},
+    "nameless": {"targets": "n"},
+    "resume": {"targets": "abc", "on_stream_failure": "resume"},
+    "prefill": {"targets": "ap", "on_stream_failure": "resume"},
+    "hold": {"targets": "ab", "hold_back": {"ms": 60_000, "tokens": 3}},
+    "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
+    "spread": {"targets": "abc", "strategy": "adaptive"},
+}
+#: How many groups of each kind there are.
+_POOL = dict.fromkeys(KINDS, 60) | {"spare": 200}
+#: Adapters that are other views of an upstream: b goes on from a prefill, under the name p.
+_VIEWS = {"p": "b"}
+
+
+class FaultBed(Bed):
+    """A bed with many groups of every kind."""
+
+    def model(self, kind: str = "only") -> str:
+        """A group that no other test has used, so its deployments are in good health."""
+        number = next(self._numbers.setdefault(kind, itertools.count()))
+        assert number < _POOL[kind], "every group is used"
+        return f"{kind}-{number}"
+
+    def pay_in(self) -> None:
+        """Earn a few retries by requests that need none."""
+        model = self.model()
+        for _ in range(5):
+            assert self.ask(model).status == 200
+
+
+def _group(kind: str, number: int) -> Body:
+    """The settings of one group."""
+    settings: dict[str, Any] = {"strategy": "ordered", **KINDS[kind]}
+    for places in ("targets", "fallbacks"):
+        settings[places] = [f"{each}/{kind}-{number}" for each in settings.get(places, "")]
+    return settings | {"timeouts": {"first_event_s": 0.5, "total_s": 0.5}}
+
+
+@contextlib.contextmanager
+def running_faults(**sections: Any) -> Iterator[FaultBed]:
+    """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone."""
+    with contextlib.ExitStack() as held:
+        upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
+        models = [f"{kind}-{number}" for kind in KINDS for number in range(_POOL[kind])]
+        urls = {name: upstream.base_url for name, upstream in upstreams.items()}
+        urls |= {name: urls[known] for name, known in _VIEWS.items()}
+        urls |= {"r": f"http://127.0.0.1:{free_port()}/v1", "n": "http://nowhere.invalid/v1"}
+        timeouts = {"connect_s": 0.5, "first_event_s": 1.0, "total_s": 1.0, "idle_s": 0.5}
+        config: Body = {
+            "adapters": {
+                name: adapter(url, models, api_key=f"sk-upstream-{name}", timeouts=timeouts, prefill=name in _VIEWS)
+                for name, url in urls.items()
+            },
+            "model_groups": {
+                f"{kind}-{number}": _group(kind, number) for kind in KINDS for number in range(_POOL[kind])
+            },
+        }
+        gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"})
+        server = {"host": gateway.host, "port": gateway.port, "heartbeat_s": 0.1, "commit_s": 0.2}
+        gateway.config_yaml = yaml(**config, **({"retry": {"budget": 1.0}} | sections), server=server)
+        yield FaultBed(held.enter_context(gateway), upstreams)
