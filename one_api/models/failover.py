@@ -111,7 +111,9 @@ class Failover:
     def _another(self, trip: Trip) -> Step | None:
         """Return one that has not been tried: a target by the group's strategy, then a fallback in order."""
         found = _look(trip)
-        chosen = choose(found, trip.route.strategy, trip.route.turn, self.rng)
+        # The least bad serves when nobody is well, but as a first try only: in an outage retries would add to it.
+        eligible = [each for each in found if each.excluded is None] if trip.errors else found
+        chosen = choose(eligible, trip.route.strategy, trip.route.turn, self.rng)
         trip.route.turn += 1
         if chosen is None:
             return None

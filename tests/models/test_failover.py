@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def make() -> Iterator[Make]:
     made: list[Deployment] = []
 
     def make_deployment(*answers: Scripted, **settings: Any) -> Deployment:
-        made.append(Deployment("abcdefgh"[len(made)], FakeAdapter(*answers), "m", **settings))
+        made.append(Deployment(ascii_lowercase[len(made)], FakeAdapter(*answers), "m", **settings))
         return made[-1]
 
     yield make_deployment
@@ -217,12 +218,21 @@ async def test_there_is_a_limit_to_attempts(make: Make, most: int) -> None:
 
 async def test_retries_without_a_budget_end_with_the_reserve(make: Make) -> None:
     failover = Failover(budget=RetryBudget(0.0))
-    a, b = make(UpstreamRateLimited("x")), make(UpstreamRateLimited("x"))
+    pairs = [[make(UpstreamFailed("x")), make(UpstreamFailed("x"))] for _ in range(10)]
 
-    for _ in range(10):
-        await failure(failover, ordered([a, b]))
+    for pair in pairs:
+        await failure(failover, ordered(pair))
 
-    assert sum(asked(a, b)) == 10 + 3
+    assert [sum(asked(*pair)) for pair in pairs] == [2] * 3 + [1] * 7
+
+
+async def test_no_retry_goes_to_one_that_is_not_well(make: Make, failover: Failover) -> None:
+    a, b = make(UpstreamFailed("x")), make()
+    b.health.resting_until = FAR
+
+    await failure(failover, ordered([a, b]))
+
+    assert asked(a, b) == [1, 0]
 
 
 def test_the_budget_is_a_share_of_the_traffic_beyond_a_reserve() -> None:

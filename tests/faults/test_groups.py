@@ -1,0 +1,107 @@
+"""Groups under long faults (G of the fault matrix): all down, one flapping, one poisoned, one alone."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.api.bed import Answer
+from tests.support import Reset, Script, Seen, completion, error, json_reply, sse, text_chunks
+
+from .bed import FaultBed, running_faults
+
+
+@pytest.fixture(scope="module")
+def thrifty() -> Iterator[FaultBed]:
+    """A gateway with the budget for retries that is the default."""
+    with running_faults(retry={}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("script", [error(500), [Reset()], error(503)], ids=["500", "reset", "503"])
+def test_g01_a_total_outage_is_not_made_worse(thrifty: FaultBed, script: Script, stream: bool) -> None:
+    model, calls = thrifty.model("three"), 200
+    for upstream in thrifty.upstreams.values():
+        upstream.on(model, script)
+
+    began = time.monotonic()
+    answers = [thrifty.ask(model, stream=stream) for _ in range(calls)]
+
+    assert {answer.status for answer in answers} <= {502, 503}
+    assert (time.monotonic() - began) / calls < 0.1
+    asked = thrifty.asked(model)
+    assert sum(asked.values()) <= 1.1 * calls
+    assert len(asked) == 3, "none is left out for good"
+
+
+def test_g01_g03_an_outage_that_ends_is_over_within_five_seconds(thrifty: FaultBed) -> None:
+    model = thrifty.model("three")
+    for upstream in thrifty.upstreams.values():
+        upstream.on(model, error(500))
+    for _ in range(20):
+        thrifty.ask(model)
+    for upstream in thrifty.upstreams.values():
+        upstream.on(model, json_reply(completion("well")))
+
+    with ThreadPoolExecutor(30) as crowd:
+        deadline = time.monotonic() + 5
+        while thrifty.ask(model).status != 200:
+            assert time.monotonic() < deadline
+        statuses = Counter(answer.status for answer in crowd.map(lambda _: thrifty.ask(model), range(200)))
+
+    assert statuses == {200: 200}
+
+
+def test_g02_one_of_three_that_flaps_is_not_noticed(thrifty: FaultBed) -> None:
+    model, began = thrifty.model("spread"), time.monotonic()
+
+    def flapping(seen: Seen) -> Script:
+        return [Reset()] if int(time.monotonic() - began) % 2 else json_reply(completion("well"))
+
+    thrifty.a.on(model, flapping)
+
+    def one(number: int) -> Answer:
+        time.sleep(max(0.0, began + number / 100 - time.monotonic()))  # a hundred a second: the rate is the test
+        return thrifty.ask(model)
+
+    with ThreadPoolExecutor(20) as crowd:
+        statuses = Counter(answer.status for answer in crowd.map(one, range(800)))
+
+    assert statuses == {200: 800}
+    assert thrifty.asked(model)["a"] > 1
+
+
+def test_g04_a_poisoned_request_is_its_senders_alone(faults: FaultBed, stream: bool) -> None:
+    model = faults.model("three")
+
+    def answer(seen: Seen) -> Script:
+        if "poison" in str(seen.json["messages"]):
+            return error(400)
+        return sse(*text_chunks("well")) if stream else json_reply(completion("well"))
+
+    faults.a.on(model, answer)
+    for _ in range(10):
+        assert faults.ask(model, stream=stream, messages=[{"role": "user", "content": "poison"}]).status == 400
+        assert faults.ask(model, stream=stream).status == 200
+
+    assert faults.asked(model) == {"a": 20}, "no deployment was blamed, and nobody else was asked"
+
+
+def test_g05_the_only_deployment_is_used_though_it_fails_often(faults: FaultBed, stream: bool) -> None:
+    model, lock, count = faults.model("only"), threading.Lock(), iter(range(10**6))
+
+    def mostly_failing(seen: Seen) -> Script:
+        with lock:
+            number = next(count)
+        if number % 5 < 3:
+            return error(500)
+        return sse(*text_chunks("well")) if stream else json_reply(completion("well"))
+
+    faults.a.on(model, mostly_failing)
+
+    statuses = Counter(faults.ask(model, stream=stream).status for _ in range(50))
+
+    assert statuses == {200: 20, 502: 30}
