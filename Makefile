@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test check format lint types bench crowd soak lock clean
+.PHONY: help run test check format lint types bench crowd faults soak lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
@@ -16,6 +16,7 @@ help:
 	@echo "make format  format the code"
 	@echo "make bench   measure speed against the upstream asked directly (LITELLM=1: and against LiteLLM)"
 	@echo "make crowd   500 slow clients of each kind: do others notice?"
+	@echo "make faults  what failing upstreams cost the clients of a group"
 	@echo "make soak    20,000 requests on new connections: does anything leak?"
 	@echo "make lock    pin the dependencies of pyproject.toml anew, with hashes"
 
@@ -44,6 +45,9 @@ bench: $(INSTALLED_DEV)
 
 crowd: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.crowd
+
+faults: $(INSTALLED_DEV)
+	$(BIN)/python -m bench.faults
 
 soak: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.soak
