@@ -18,9 +18,9 @@ FIXED_TOKENS = 32
 MEMORY = 200.0
 #: The same for what open attempts have waited: this many answers at most speak against it.
 ALERT = 25.0
-#: With fewer answers than this, one that took less than a ``SURPRISE`` of the mean halves what went before: a slow
-#: deployment is asked seldom, and has to be seen to recover.
-THIN, SURPRISE, FORGET = 10.0, 0.4, 0.2
+#: With fewer answers than this, one that took less than this part of the mean leaves this part of what went before:
+#: a slow deployment is asked seldom, and has to be seen to recover.
+THIN, SURPRISE, FORGET = 20.0, 0.4, 0.2
 #: How many answers of the group's median speed everyone is credited with; what is known less well is nearer to it.
 CREDIT = 1.0
 #: Successes and failures that everyone is credited with.

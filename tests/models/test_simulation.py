@@ -15,9 +15,14 @@ EVERY_SEED = pytest.mark.parametrize("seed", SEEDS)
 
 
 @cache
-def run(name: str, seed: int = 1, rate: float | None = None, strategy: str = "adaptive") -> Outcome:
+def played(name: str, seed: int, rate: float, strategy: str) -> Outcome:
     """One scenario, played once for all tests."""
     return SCENARIOS[name].run(strategy, seed=seed, rate=rate)
+
+
+def run(name: str, seed: int = 1, rate: float | None = None, strategy: str = "adaptive") -> Outcome:
+    """One scenario, at its own rate if none is given."""
+    return played(name, seed, rate or SCENARIOS[name].rate, strategy)
 
 
 def first_openings(outcome: Outcome) -> int:
@@ -72,7 +77,7 @@ def test_a_slow_one_is_asked_now_and_then_and_seen_to_recover() -> None:
     outcomes = [run("slow", seed) for seed in SEEDS]
 
     assert min(each.count(0, BEGIN_S + 30, END_S) for each in outcomes) > 0
-    assert sum(each.share(0, UNTIL_S - 30, UNTIL_S) for each in outcomes) / len(SEEDS) > 0.1
+    assert min(each.share(0, END_S + 60, UNTIL_S) for each in outcomes) > 0.2
 
 
 @EVERY_SEED
@@ -98,9 +103,9 @@ def test_a_dead_deployment_comes_back_within_one_probe_and_a_ramp(name: str, see
 
 @EVERY_SEED
 def test_one_of_three_that_flaps_fails_no_request(seed: int) -> None:
-    outcome = run("flapping", seed, 100.0)
+    outcome = run("flapping", seed, 50.0)
 
-    assert outcome.failed() <= len(outcome.requests) / 10_000
+    assert outcome.failed() == 0
     assert outcome.amplification(0, UNTIL_S) < 1.02
 
 
@@ -125,9 +130,8 @@ def test_a_rate_limited_one_is_used_and_left_in_peace(seed: int) -> None:
 
 
 @EVERY_SEED
-@pytest.mark.parametrize("rate", [50.0, 100.0])
-def test_equals_are_not_herded(rate: float, seed: int) -> None:
-    outcome = run("herd", seed, rate)
+def test_equals_are_not_herded(seed: int) -> None:
+    outcome = run("herd", seed)
 
     shares = [outcome.share(place, *span) for span in spans(10) for place in range(3)]
 
