@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test check format lint types bench crowd faults soak lock clean
+.PHONY: help run test check format lint types bench crowd faults soak simulate lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
@@ -18,6 +18,7 @@ help:
 	@echo "make crowd   500 slow clients of each kind: do others notice?"
 	@echo "make faults  what failing upstreams cost the clients of a group"
 	@echo "make soak    20,000 requests on new connections: does anything leak?"
+	@echo "make simulate  who is chosen in a group when something befalls it, as a table and simulation.png"
 	@echo "make lock    pin the dependencies of pyproject.toml anew, with hashes"
 
 run: $(INSTALLED)
@@ -51,6 +52,9 @@ faults: $(INSTALLED_DEV)
 
 soak: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.soak
+
+simulate: $(INSTALLED_DEV)
+	$(BIN)/python -m bench.simulate
 
 lock: $(INSTALLED_DEV)
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \

@@ -134,6 +134,21 @@ def own_goals(report: Report, ours: str) -> list[Goal]:
     ]
 
 
+def group_goals(report: Report, single: str, group: str) -> list[Goal]:
+    """What the choice among three deployments may cost."""
+    most = max(CONNECTIONS)
+    rows = {(kind, name): report.load_of(name, kind, most).result for kind in Kind for name in (single, group)}
+    return [
+        Goal(
+            f"req/s {kind}, {most} connections, group of three / one deployment",
+            rows[kind, group].requests_per_s / rows[kind, single].requests_per_s,
+            0.9,
+            at_least=True,
+        )
+        for kind in Kind
+    ]
+
+
 def rival_goals(report: Report, ours: str, rival: str) -> list[Goal]:
     """Our figures divided by the rival's, or the other way round where less is better."""
     most = max(CONNECTIONS)
@@ -170,7 +185,10 @@ def benchmark(plan: Plan, with_litellm: bool) -> Report:
         measure_server(upstream, sizes, plan.run_s, report)
         progress("at rest")
         report.idle += at_rest(upstream.target)
-        measure(servers.gateway(upstream.target, workers=1), plan, report)
+        one_worker, group = servers.gateway(upstream.target, workers=1), servers.group(upstream.target)
+        measure(one_worker, plan, report)
+        measure(group, plan, report)
+        report.goals += group_goals(report, one_worker.name, group.name)
         two_workers = servers.gateway(upstream.target, workers=2)
         measure(two_workers, plan, report)
         report.goals += own_goals(report, two_workers.name)

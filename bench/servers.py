@@ -141,6 +141,15 @@ def gateway_environment(upstream_target: Target, port: int, workers: int) -> dic
     )
 
 
+def group(upstream_target: Target) -> Command:
+    """One worker of one_api whose model is a group of three deployments, each of them the same upstream."""
+    port = free_port()
+    argv = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    env = gateway_environment(upstream_target, port, 1)
+    env |= {"ONE_API_CONFIG": str(ROOT / "bench" / "group.yaml"), "BENCH_UPSTREAM": f"{upstream_target.url}/v1"}
+    return Command("one_api, group of three", argv, env, Target(port), "/ready")
+
+
 def gateway(upstream_target: Target, workers: int) -> Command:
     """one_api as it is deployed: gunicorn with the repository's gunicorn.conf.py."""
     port = free_port()

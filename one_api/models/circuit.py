@@ -68,7 +68,7 @@ class Circuit:
 
     @property
     def sound(self) -> bool:
-        """Say whether it has nothing against whole traffic, whatever the time; cheaper than ``state``."""
+        """Say whether it has been closed for long, whatever the time: nobody need ask for its state."""
         return not self._open_until and not self.ramped_at
 
     @property
@@ -113,7 +113,7 @@ class Circuit:
             self._open_until = self._leased_until = 0.0
             self.ramped_at = now + RAMP_S
             self._buckets = [[-1, 0, 0] for _ in range(_BUCKETS)]
-        elif self.ramped_at and now >= self.ramped_at:
+        elif self.ramped_at and now >= self.ramped_at + RAMP_S:
             self.ramped_at, self._row = 0.0, 0
         self.failures = 0
         self._bucket(now)[1] += 1

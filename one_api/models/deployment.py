@@ -48,6 +48,7 @@ class Attempt:
         self._mark: tuple[int, int] | None = None
         self._open = True
         self._health.in_flight += 1
+        self._load = self._health.in_flight
         self._timing.begin(self._began)
         self._probe = self._health.circuit.begin(self._began)
 
@@ -59,7 +60,7 @@ class Attempt:
         self._timing.end(self._began)
         self._mark = self._health.succeeded(self._began, now)
         if self._stream:
-            self._timing.answered(now - self._began, now)
+            self._timing.answered(now - self._began, self._load, now)
 
     def settle(self, outcome: UpstreamError | str, tokens: int | None = None) -> None:
         """Close the books.
@@ -95,4 +96,4 @@ class Attempt:
             return
         # A typical answer would have taken so long.
         scale = (TYPICAL_TOKENS + FIXED_TOKENS) / (tokens + FIXED_TOKENS) if tokens else 1.0
-        self._timing.answered((answered - self._began) * scale, now)
+        self._timing.answered((answered - self._began) * scale, self._load, now)

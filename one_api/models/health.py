@@ -18,9 +18,9 @@ FIXED_TOKENS = 32
 MEMORY = 200.0
 #: The same for what open attempts have waited: this many answers at most speak against it.
 ALERT = 25.0
-#: With fewer answers than this, one that took less than a ``SURPRISE`` of the mean halves what went before: a slow
-#: deployment is asked seldom, and has to be seen to recover.
-THIN, SURPRISE, FORGET = 10.0, 0.4, 0.2
+#: With fewer answers than this, one that took less than this part of the mean leaves this part of what went before:
+#: a slow deployment is asked seldom, and has to be seen to recover.
+THIN, SURPRISE, FORGET = 20.0, 0.4, 0.2
 #: How many answers of the group's median speed everyone is credited with; what is known less well is nearer to it.
 CREDIT = 1.0
 #: Successes and failures that everyone is credited with.
@@ -45,6 +45,7 @@ class Timing:
         "_asked_s",
         "_at",
         "_first_s",
+        "_load",
         "_streamed",
         "_token_s",
         "_tokens",
@@ -52,12 +53,15 @@ class Timing:
         "answer_s",
         "answers",
         "pending",
+        "usual_load",
     )
 
     def __init__(self, streamed: bool) -> None:
         self._streamed = streamed
         self._at = 0.0
-        self._first_s = self._token_s = self._tokens = 0.0
+        self._first_s = self._token_s = self._tokens = self._load = 0.0
+        #: How many were in flight, on the mean, when these answers were asked for; 0 while that is not known.
+        self.usual_load = 0.0
         #: Answers, faded as of the last change.
         self.answers = 0.0
         #: The mean time of a typical answer, in seconds; 0 while it is not known: a stream's is when one has ended.
@@ -97,12 +101,13 @@ class Timing:
         self.pending -= 1
         self._asked_s = self._asked_s - began if self.pending else 0.0
 
-    def answered(self, first_s: float, now: float) -> None:
-        """Note the time to a first event, or of a whole answer."""
+    def answered(self, first_s: float, load: int, now: float) -> None:
+        """Note the time to a first event, or of a whole answer, and how many were in flight when it was asked for."""
         self._fade(now)
         if self.answers < THIN and first_s * self.answers < SURPRISE * self._first_s:
             self._scale(FORGET)
         self._first_s += first_s
+        self._load += load
         self.answers += 1
         self._sum_up()
 
@@ -121,7 +126,8 @@ class Timing:
 
     def forget(self) -> None:
         """Let go of what was waited for, when something new begins."""
-        self._first_s = self.answers = self.answer_s = self._usual_s = 0.0
+        self._first_s = self._load = self.answers = 0.0
+        self.answer_s = self._usual_s = self.usual_load = 0.0
 
     def _fade(self, now: float) -> None:
         factor = math.exp(_FADE * (now - self._at))
@@ -132,6 +138,7 @@ class Timing:
 
     def _scale(self, factor: float) -> None:
         self._first_s *= factor
+        self._load *= factor
         self._token_s *= factor
         self._tokens *= factor
         self.answers *= factor
@@ -140,6 +147,7 @@ class Timing:
         if self.answers and (self._tokens or not self._streamed):
             per_token_s = self._token_s / self._tokens if self._tokens else 0.0
             self._usual_s = self._first_s / self.answers
+            self.usual_load = self._load / self.answers
             self.answer_s = self._usual_s + TYPICAL_TOKENS * per_token_s
 
 

@@ -4,6 +4,7 @@ First everyone who cannot serve is set aside, with the reason; then the route's 
 ``docs/routing.md`` explains the choice and has its figures.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from one_api.models.deployment import Deployment
 from one_api.models.health import Timing
 from one_api.models.policy import Policy
 
-#: ``adaptive`` gives each a share by (best cost / its cost) to this power: 2 times slower gets a 120th.
-POWER = 8.0
+#: ``adaptive`` gives each a share by (best cost / its cost) to this power: 2 times slower gets a 400th.
+POWER = 10.0
 #: What everyone who can serve gets at least, as a part of what the best one gets: so one that has recovered is seen.
 EXPLORE = 0.005
 #: How much dearer than the best one may be, as a factor, without getting less.
 TOLERANCE = 1.1
+#: Added to what is in flight and to what usually is, so that one or two more make no difference.
+CALM = 3.0
 #: Added to every time, in seconds: nobody notices smaller differences.
 UNNOTICED_S = 0.02
 #: The expected time where nobody in the group has answered yet, in seconds; only its ratio to others counts.
@@ -81,9 +84,16 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
 
 
 def cost_s(deployment: Deployment, timing: Timing, median_s: float, now: float) -> float:
-    """Return what a typical answer costs there: expected seconds, by load, by how likely it is to come at all."""
+    """Return what a typical answer costs there: expected seconds, by load, by how likely it is to come at all.
+
+    Times that were measured under the usual load are old news when there is more in flight: what queues up shows at
+    once, in what is in flight, and only later in times. One that comes back has no usual load yet.
+    """
     health = deployment.health
-    load = 1 + health.in_flight / (deployment.max_concurrency or 1)
+    in_flight = health.in_flight
+    load = 1 + in_flight / (deployment.max_concurrency or 1)
+    if in_flight >= timing.usual_load > 0 and health.circuit.sound:
+        load *= math.sqrt((in_flight + 1 + CALM) / (timing.usual_load + CALM))
     return (timing.expected_s(median_s, now) + UNNOTICED_S) * load / health.success(now)
 
 

@@ -100,9 +100,9 @@ def test_a_whole_answer_counts_by_its_length(
 
 def test_old_times_fade_beside_new_ones() -> None:
     timing = Timing(streamed=False)
-    timing.answered(1.0, NOW)
+    timing.answered(1.0, 1, NOW)
 
-    timing.answered(4.0, NOW + HALF_LIFE_S)
+    timing.answered(4.0, 1, NOW + HALF_LIFE_S)
 
     assert (timing.answers, timing.answer_s) == pytest.approx((1.5, (0.5 * 1 + 4) / 1.5))
 
@@ -110,7 +110,7 @@ def test_old_times_fade_beside_new_ones() -> None:
 def test_what_is_idle_drifts_to_the_median() -> None:
     timing = Timing(streamed=False)
     for _ in range(20):
-        timing.answered(10.0, NOW)
+        timing.answered(10.0, 1, NOW)
 
     expected = [timing.expected_s(1.0, NOW + wait) for wait in (0, 60, 120, 300, 900)]
 
@@ -121,7 +121,7 @@ def test_what_is_idle_drifts_to_the_median() -> None:
 def test_silence_shows_before_it_ends() -> None:
     timing = Timing(streamed=False)
     for _ in range(200):
-        timing.answered(1.0, NOW)
+        timing.answered(1.0, 1, NOW)
     for _ in range(10):
         timing.begin(NOW)
 
@@ -135,10 +135,10 @@ def test_silence_shows_before_it_ends() -> None:
 def test_a_slow_one_is_seen_to_recover() -> None:
     timing = Timing(streamed=False)
     for _ in range(5):
-        timing.answered(10.0, NOW)
+        timing.answered(10.0, 1, NOW)
 
     for _ in range(3):
-        timing.answered(1.0, NOW)
+        timing.answered(1.0, 1, NOW)
 
     assert timing.answer_s < 2
 
@@ -146,7 +146,7 @@ def test_a_slow_one_is_seen_to_recover() -> None:
 def test_many_answers_are_no_more_than_a_memory() -> None:
     timing = Timing(streamed=False)
     for number in range(2000):
-        timing.answered(1.0 if number < 1000 else 3.0, NOW)
+        timing.answered(1.0 if number < 1000 else 3.0, 1, NOW)
 
     assert timing.answers < 202
     assert timing.answer_s > 2.9

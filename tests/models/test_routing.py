@@ -21,7 +21,7 @@ def well(name: str = "a", weight: float = 1.0, in_flight: int = 0, answer_s: flo
     made = Deployment(name, FakeAdapter(), "m", weight, max_concurrency=100)
     made.health.in_flight = in_flight
     for _ in range(100 if answer_s else 0):
-        made.health.whole.answered(answer_s, NOW)
+        made.health.whole.answered(answer_s, 1, NOW)
         made.health.succeeded(NOW, NOW)
     return made
 
@@ -211,7 +211,7 @@ def test_equals_share_by_weight() -> None:
     assert shared["a"] / 4000 == pytest.approx(0.75, abs=0.03)
 
 
-@pytest.mark.parametrize(("answer_s", "share"), [(1.05, 0.5), (1.3, 0.22), (2.0, 0.01), (10.0, 0.005)])
+@pytest.mark.parametrize(("answer_s", "share"), [(1.05, 0.5), (1.3, 0.16), (2.0, 0.005), (10.0, 0.005)])
 def test_the_slower_gets_less(answer_s: float, share: float) -> None:
     first, second = shares(look([well("a", answer_s=1.0), well("b", answer_s=answer_s)]))
 
@@ -229,6 +229,14 @@ def test_who_fails_and_who_is_loaded_gets_less() -> None:
 
     assert parts[0] == 1
     assert max(parts[1:]) < 0.5
+
+
+def test_one_that_is_busier_than_usual_gets_less() -> None:
+    usual, busier = well("a", answer_s=1.0, in_flight=1), well("b", answer_s=1.0, in_flight=20)
+
+    first, second = shares(look([usual, busier]))
+
+    assert second < first / 100
 
 
 def test_one_that_nobody_knows_is_taken_for_the_median() -> None:

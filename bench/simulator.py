@@ -1,0 +1,230 @@
+"""Routing under a virtual clock: the real health, circuits and choice, before deployments that are only numbers.
+
+One run is decided by its seed. Requests arrive at random, at a steady rate; each is tried as the gateway would try it:
+at most three times, each time elsewhere, within the same budget of retries.
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from one_api.errors import UpstreamError, UpstreamRateLimited
+from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
+from one_api.models.deployment import Attempt, Deployment
+from one_api.models.health import TYPICAL_TOKENS, Health
+from one_api.models.retries import RetryBudget
+from one_api.models.routing import Route, candidates, choose
+
+_ATTEMPTS = 3
+_NOISE = 0.4
+"""Standard deviation of the logarithm of every duration."""
+
+_START_S = 1_000_000.0
+"""What the clock shows at the beginning: an everyday value of a monotonic clock."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a deployment is at one time; durations are means, in seconds."""
+
+    first_s: float = 0.5
+    token_s: float = 0.01
+    error: Callable[[], UpstreamError] | None = None
+    """What every attempt ends with, after `error_s`; after the first event if `breaks`."""
+    error_s: float = 0.005
+    breaks: bool = False
+    cuts: bool = False
+    """Whether those who wait for their first event are cut off when it begins."""
+    slots: int | None = None
+    """With more in flight than this, everything takes longer in proportion."""
+    quota: float | None = None
+    """Requests a second; what comes on top is refused."""
+
+    @property
+    def answer_s(self) -> float:
+        """A typical answer, when there is no load."""
+        return self.first_s + TYPICAL_TOKENS * self.token_s
+
+
+@dataclass
+class Place:
+    """A simulated deployment: its condition by the time since the start."""
+
+    name: str
+    condition: Callable[[float], Condition]
+    weight: float = 1.0
+    tokens: float = 1.0
+    """What is left of its quota."""
+    refilled: float = 0.0
+
+    def admits(self, now: float, quota: float) -> bool:
+        """Take one request out of the quota."""
+        self.tokens = min(max(1.0, quota), self.tokens + (now - self.refilled) * quota)
+        self.refilled = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt: when it began, where (a number), and what came of it."""
+
+    at: float
+    place: int
+    ok: bool
+    error: str | None = None
+
+
+@dataclass
+class Served:
+    """One request: how it ended, and its cost beside the cheapest that was to be had at its time."""
+
+    at: float
+    ok: bool = False
+    tries: int = 0
+    cost_s: float = 0.0
+    best_s: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What a run gave."""
+
+    names: list[str]
+    tries: list[Try] = field(default_factory=list)
+    requests: list[Served] = field(default_factory=list)
+
+    def share(self, place: int, begin: float, end: float) -> float:
+        """The part of the attempts between two times that went to one place."""
+        within = [each.place for each in self.tries if begin <= each.at < end]
+        return within.count(place) / len(within) if within else 0.0
+
+    def count(self, place: int, begin: float, end: float) -> int:
+        """The attempts between two times that went to one place."""
+        return sum(each.place == place and begin <= each.at < end for each in self.tries)
+
+    def regret(self, begin: float, end: float) -> float:
+        """By how much time the requests between two times took more than an oracle's."""
+        within = [each for each in self.requests if begin <= each.at < end and each.ok]
+        return sum(each.cost_s for each in within) / sum(each.best_s for each in within) - 1
+
+    def failed(self, begin: float = 0.0, end: float = float("inf")) -> int:
+        """The requests between two times that ended with an error."""
+        return sum(not each.ok for each in self.requests if begin <= each.at < end)
+
+    def amplification(self, begin: float, end: float) -> float:
+        """Attempts for each request between two times."""
+        within = [each.tries for each in self.requests if begin <= each.at < end]
+        return sum(within) / len(within)
+
+
+class Nowhere(BaseModelAdapter):
+    """The adapter of simulated deployments; nobody asks it anything."""
+
+    def list_models(self) -> list[ModelInfo]:
+        """See ``BaseModelAdapter``."""
+        return []
+
+    async def generate_completion(self, /, *args: Any, **kwargs: Any) -> Any:
+        """See ``BaseModelAdapter``."""
+        raise NotImplementedError
+
+
+class Simulation:
+    """One group of deployments, and the requests to it."""
+
+    def __init__(
+        self, places: Sequence[Place], rate: float, strategy: str = "adaptive", stream: bool = True, seed: int = 1
+    ) -> None:
+        self._places = list(places)
+        self._rate = rate
+        self._stream = stream
+        self._rng = random.Random(seed)
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._counted = 0
+        self._now = 0.0
+        self._budget = RetryBudget(0.1)
+        adapter = Nowhere()
+        self._deployments = [
+            Deployment(place.name, adapter, "m", place.weight, health=Health(self._rng)) for place in places
+        ]
+        self._route = Route("group", self._deployments, [], strategy)
+        self.outcome = Outcome([place.name for place in places])
+
+    def run(self, seconds: float) -> Outcome:
+        """Let requests arrive for so long, and return what came of them; those at the end are let finish."""
+        self._at(self._rng.expovariate(self._rate), lambda: self._arrive(seconds))
+        while self._events:
+            self._now, _, event = heapq.heappop(self._events)
+            event()
+        return self.outcome
+
+    def clock(self) -> float:
+        """The virtual time."""
+        return _START_S + self._now
+
+    def _at(self, time: float, event: Callable[[], None]) -> None:
+        self._counted += 1
+        heapq.heappush(self._events, (time, self._counted, event))
+
+    def _arrive(self, until: float) -> None:
+        following = self._now + self._rng.expovariate(self._rate)
+        if following < until:
+            self._at(following, lambda: self._arrive(until))
+        conditions = [place.condition(self._now) for place in self._places]
+        well = [each.answer_s for each in conditions if each.error is None]
+        served = Served(self._now, best_s=min(well) if well else 0.0)
+        self.outcome.requests.append(served)
+        self._budget.pay_in()
+        self._try(served, [])
+
+    def _try(self, served: Served, tried: list[Deployment]) -> None:
+        found = candidates(self._route, tried, self.clock(), self._stream)
+        chosen = choose(found, self._route.strategy, self._route.turn, self._rng)
+        self._route.turn += 1
+        if len(tried) == _ATTEMPTS or chosen is None or (tried and not self._budget.take()):
+            return
+        served.tries += 1
+        number = self._deployments.index(chosen.deployment)
+        attempt = Attempt(chosen.deployment, self._stream, self.clock)
+        self._play(served, [*tried, chosen.deployment], number, attempt)
+
+    def _play(self, served: Served, tried: list[Deployment], number: int, attempt: Attempt) -> None:
+        """Decide what the deployment does, and put it into the calendar."""
+        place = self._places[number]
+        condition = place.condition(self._now)
+        error = condition.error() if condition.error else None
+        if condition.quota is not None and not place.admits(self._now, condition.quota):
+            error = UpstreamRateLimited("over the quota")
+        self.outcome.tries.append(Try(self._now, number, error is None, type(error).__name__ if error else None))
+        if error is not None and not condition.breaks:
+            served.cost_s += condition.error_s
+            self._at(self._now + condition.error_s, lambda: self._fail(served, tried, attempt, error))
+            return
+        load = max(1.0, tried[-1].health.in_flight / condition.slots) if condition.slots else 1.0
+        tokens = 1 + int(TYPICAL_TOKENS * self._noise())
+        rest_s = tokens * condition.token_s * load * self._noise()
+
+        def first_event() -> None:
+            now = place.condition(self._now)
+            if now.error is not None and now.cuts:
+                self._fail(served, tried, attempt, now.error())
+                return
+            if self._stream:
+                attempt.answered()
+            served.cost_s += condition.answer_s * load
+            served.ok = error is None
+            self._at(self._now + rest_s, lambda: attempt.settle(error or "ok", tokens))
+
+        self._at(self._now + condition.first_s * load * self._noise(), first_event)
+
+    def _fail(self, served: Served, tried: list[Deployment], attempt: Attempt, error: UpstreamError) -> None:
+        attempt.settle(error)
+        self._try(served, tried)
+
+    def _noise(self) -> float:
+        return self._rng.lognormvariate(-_NOISE * _NOISE / 2, _NOISE)
