@@ -35,7 +35,7 @@ LADDER: dict[float, list[str]] = {
     2.2: ["serving.asgi"],
     2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis"],
     2: ["limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf",
-        "serving.loop", "telemetry"],
+        "serving.departure", "serving.loop", "telemetry"],
     1.2: ["wire.openai_stream"],
     1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
     1: ["settings", "sources", "wire.json", "limits.window"],

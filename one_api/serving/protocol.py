@@ -12,6 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
+from one_api.serving.departure import EXTENSION, Departure
 from one_api.settings import ServerConfig
 from one_api.wire import json
 
@@ -83,6 +84,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Give the head of a request its deadline."""
         super().on_message_begin()
+        extensions: dict[str, Any] = {EXTENSION: Departure()}
+        self.scope["extensions"] = extensions
         self._header_bytes = self._head_bytes = 0
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.edge.head_timeout_s, self._cut_head)
@@ -171,8 +174,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         speaking = any(each.response_started and not each.response_complete for each in self._waiting)
         for each in self._waiting:
-            each.disconnected = True  # whatever it was going to say is not heard any more
-            each.message_event.set()
+            _dismiss(each)  # whatever it was going to say is not heard any more
         if not speaking and not self.transport.is_closing():
             body = json.encode(error.to_openai())
             fields: dict[str, Any] = {
@@ -245,11 +247,19 @@ class GatewayProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
         for cycle in self._waiting:
             if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                _dismiss(cycle)
         self._waiting = ()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _dismiss(cycle: RequestResponseCycle) -> None:
+    """Tell one request that its client has left."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+    extensions: dict[str, Any] | None = cycle.scope.get("extensions")
+    if extensions is not None:
+        extensions[EXTENSION].happened()
