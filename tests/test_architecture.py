@@ -39,7 +39,7 @@ LADDER: dict[float, list[str]] = {
     1.2: ["wire.openai_stream"],
     1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
     1: ["settings", "sources", "wire.json", "limits.window"],
-    0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
+    0: ["errors", "patience", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 
