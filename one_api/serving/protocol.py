@@ -55,8 +55,7 @@ class GatewayProtocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             with suppress(OSError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+                _set_options(connection, self.edge.write_timeout_s)
         # A connection without any request is idle, as one between two requests.
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -254,6 +253,21 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _set_options(connection: socket.socket, silent_s: float) -> None:
+    """Send small pieces at once; give up a peer whose network has gone without a word, soon after ``silent_s``."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
+        ("TCP_KEEPIDLE", max(1, int(silent_s / 2))),
+        ("TCP_KEEPINTVL", max(1, int(silent_s / 6))),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", int(silent_s * 1000)),
+    ):
+        if (option := getattr(socket, name, None)) is not None:  # not every system has all
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _dismiss(cycle: RequestResponseCycle) -> None:
