@@ -1,7 +1,6 @@
 """The stream handed upward: it counts as the deployment's success or failure, and ends exactly once."""
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from one_api.errors import UpstreamError, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.attempts import Try
 from one_api.models.resume import Sent
+from one_api.patience import Patience
 from one_api.wire.json import JSONObject
 
 
@@ -62,7 +62,8 @@ class Delivery(ChunkStream):
         #: Events that streams before this one have left out.
         self._skipped_before = 0
         self._resuming: asyncio.Task[Opened] | None = None
-        self._last_event = time.monotonic()
+        self._patience = Patience()
+        self._last_event = _now()
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``; the end and an error settle the attempt."""
@@ -84,7 +85,7 @@ class Delivery(ChunkStream):
             chunks, opened.chunks = opened.chunks, []
         else:
             chunks = await self._within_idle(opened.stream)
-            self._last_event = time.monotonic()
+            self._last_event = _now()
         self._take_note(opened.stream)
         self.ended = opened.stream.ended
         if self.ended:
@@ -99,10 +100,8 @@ class Delivery(ChunkStream):
         if self._idle_s is None:
             return await stream.read()
         # The clock runs from the last event: this may be called again and again meanwhile, for heartbeats.
-        left_s = self._last_event + self._idle_s - time.monotonic()
         try:
-            async with asyncio.timeout(left_s):
-                return await stream.read()
+            return await self._patience.wait(stream.read(), self._last_event + self._idle_s)
         except TimeoutError:
             message = f"The upstream did not send the next event within {self._idle_s:g} s."
             raise UpstreamTimeout(message) from None
@@ -133,10 +132,11 @@ class Delivery(ChunkStream):
         self._resuming = None
         self._skipped_before = self.skipped_events
         await self._opened.drop("cancelled")
-        self._opened, self._resumed, self._last_event = opened, True, time.monotonic()
+        self._opened, self._resumed, self._last_event = opened, True, _now()
 
     async def aclose(self) -> None:
         """Let go of the upstream; a stream that had not ended counts as cancelled."""
+        self._patience.close()
         try:
             if self._resuming is not None:
                 await _give_up(self._resuming)
@@ -144,6 +144,10 @@ class Delivery(ChunkStream):
         finally:
             self._take_note(self._opened.stream)
             await self._opened.drop("cancelled")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _give_up(resuming: asyncio.Task[Opened]) -> None:

@@ -481,6 +481,19 @@ async def test_holding_back_ends_with_its_time_or_its_tokens(
         assert (await stream.read())[:2] == [say("1"), say("2")]
 
 
+async def test_a_group_may_have_less_patience_between_events_than_its_adapter(make: Make, failover: Failover) -> None:
+    a = make([say("1"), asyncio.Event()])
+    stream = await failover.run(Route("m", [a], policy=Policy(idle_s=0.05)), dict(STREAM))
+    assert isinstance(stream, ChunkStream)
+    async with stream:
+        assert await stream.read() == [say("1")]
+
+        with pytest.raises(UpstreamTimeout, match="next event"):
+            await stream.read()
+
+    assert a.health.failures == 1
+
+
 # The news
 
 
