@@ -24,9 +24,8 @@ from one_api.wire.json import JSONObject
 #: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
 _FIRST_EVENT_S = 30.0
 
-#: What cannot be tried any more for this request.
+#: The state of a candidate whose context is too small for the request.
 _SMALL = "small"
-_GONE = ("tried", _SMALL)
 
 #: What a try comes to: a whole answer, or a stream that has begun.
 Found: TypeAlias = Answered | Opened
@@ -87,15 +86,12 @@ class Failover:
 
     def _next(self, trip: Trip) -> Step | None:
         """Return what to try next, if anything may be tried."""
-        if trip.spent or (trip.errors and not self._may_go_on(trip)):
+        last = trip.errors[-1] if trip.errors else None
+        if trip.spent or (last is not None and not (last.try_another or overflows(last))):
             return None
         chosen = self._again(trip) or self._another(trip)
-        retries = bool(trip.errors) and costs_budget(trip.errors[-1])
+        retries = last is not None and costs_budget(last)
         return None if chosen is None or (retries and not self.budget.take()) else chosen
-
-    @staticmethod
-    def _may_go_on(trip: Trip) -> bool:
-        return trip.errors[-1].try_another or trip.overflowed is not None
 
     def _again(self, trip: Trip) -> Step | None:
         """Return the group's only target once more, before a fallback brings another model into it."""
@@ -117,8 +113,8 @@ class Failover:
         trip.route.turn += 1
         if chosen is None:
             return None
-        left = sum(each.state not in _GONE for each in found) - 1
-        return Step(chosen.deployment, found, self._others_left(trip, left))
+        others = sum(each.excluded is None for each in found if each is not chosen)
+        return Step(chosen.deployment, found, self._others_left(trip, others))
 
     @staticmethod
     def _others_left(trip: Trip, others: int) -> bool:

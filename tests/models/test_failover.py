@@ -433,6 +433,14 @@ async def test_a_context_that_is_too_small_leads_to_a_larger_one(
     assert a.health.failures == 0
 
 
+async def test_a_refusal_by_the_larger_one_is_final(make: Make, failover: Failover) -> None:
+    a, b, c = sized(make, 4, OVERFLOW), sized(make, 8, UpstreamRejected("no")), sized(make, 8, {"model": "c"})
+
+    await failure(failover, ordered([a], [b, c]))
+
+    assert asked(a, b, c) == [1, 1, 0]
+
+
 async def test_a_context_that_is_too_small_is_told_when_no_larger_one_answers(make: Make, failover: Failover) -> None:
     a, b = sized(make, 4, OVERFLOW), sized(make, 8, UpstreamFailed("down"))
 
