@@ -169,11 +169,12 @@ def test_a_stream(server: Server) -> None:
 
 def test_events_are_sent_when_they_come(server: Server, upstream: ScriptedUpstream) -> None:
     gate = threading.Event()
-    first, *others = text_chunks("Hel", "lo")
-    upstream.on("m", sse(first, WaitFor(gate), *others))
+    role, first, *others = text_chunks("Hel", "lo")
+    upstream.on("m", sse(role, first, WaitFor(gate), *others))
     with open_chat(server, stream=True) as client:
         events = client.iter_events(client.read_head())
-        next(events)
+        for _ in (role, first):
+            next(events)
         gate.set()
         assert list(events)[-1] == "data: [DONE]"
 
