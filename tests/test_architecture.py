@@ -36,9 +36,11 @@ LADDER: dict[float, list[str]] = {
     2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis"],
     2: ["limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf",
         "serving.loop", "telemetry"],
-    1.2: ["wire.openai_stream"],
-    1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
-    1: ["settings", "sources", "wire.json", "limits.window"],
+    1.3: ["wire.claude_stream"],
+    1.2: ["wire.claude_chunks", "wire.openai_stream"],
+    1.1: ["config", "schema", "wire.assemble", "wire.claude_response", "wire.openai_request", "wire.openai_response",
+          "wire.sse"],
+    1: ["settings", "sources", "wire.claude_text", "wire.json", "limits.window"],
     0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
