@@ -211,7 +211,7 @@ class UpstreamRejected(UpstreamError):
 class UpstreamMisconfigured(UpstreamError):
     """401, 403 or 404 from an upstream: the operator's credential or model name is wrong there."""
 
-    code = "upstream_authentication_error"
+    code: str | None = "upstream_authentication_error"
     should_retry = False
 
 

@@ -48,6 +48,8 @@ class CallRecord:
     usage: Usage | None = None
     attempts: list[AttemptRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Headers of the upstream's last response that the client may see, under the client's names.
+    upstream_headers: dict[str, str] = field(default_factory=dict)
 
     def fields(self) -> dict[str, object]:
         """Return what a log line holds; times in milliseconds."""
