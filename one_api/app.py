@@ -17,12 +17,13 @@ from one_api.api.service import Service
 from one_api.cli import register_commands
 from one_api.config import Config
 from one_api.models.adapters.base import BaseModelAdapter
+from one_api.models.adapters.claude import ClaudeAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
 from one_api.models.registry import ModelRegistry
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.loop import background, leaving_as_reset
-from one_api.settings import LocalConfig, OpenAIConfig
+from one_api.settings import AdapterConfig, ClaudeConfig, OpenAIConfig
 from one_api.telemetry import LogObserver, set_up_logging
 from one_api.utils.auth import KeyRing
 from one_api.utils.rate_limit import build_limits
@@ -71,8 +72,6 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or Config.load()
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
-    for notice in config.notices:
-        logger.warning("%s", notice)
     app = GatewayFlask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.server.max_body_bytes
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
@@ -104,9 +103,11 @@ def build_registry(config: Config) -> ModelRegistry:
     return registry
 
 
-def _adapter(name: str, settings: OpenAIConfig | LocalConfig) -> BaseModelAdapter:
+def _adapter(name: str, settings: AdapterConfig) -> BaseModelAdapter:
     if isinstance(settings, OpenAIConfig):
         return OpenAIAdapter(name, settings)
+    if isinstance(settings, ClaudeConfig):
+        return ClaudeAdapter(name, settings)
     # Only here, so that a gateway without local models imports nothing of the engine.
     from one_api.models.adapters.local import LocalModelAdapter
 

@@ -25,11 +25,14 @@ def _check_url(url: str) -> tuple[str, str] | None:
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
+#: What can stand in a header's list.
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
 Address = Annotated[str, checked(_check_url)]
 #: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+(:[0-9]+)?)\Z")]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+CLAUDE_BASE_URL = "https://api.anthropic.com"
 DEFAULT_MODELS_DIR = "models"
 
 
@@ -94,6 +97,42 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     developer_as_system: bool = False
 
 
+class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="claude"):
+    """A server that speaks Anthropic's Messages dialect."""
+
+    #: With or without a ``/v1`` at its end.
+    base_url: Address = CLAUDE_BASE_URL
+    #: Leave it out for a server that asks for none.
+    api_key: Secret | None = None
+    #: How the key is sent. OAuth tokens are sent as a bearer token whatever this says.
+    key_header: Literal["x-api-key", "bearer"] = "x-api-key"
+    #: Sent as ``anthropic-version``; from 2026-10-21 on the API refuses all sampling parameters.
+    version: Token = "2023-06-01"
+    #: Sent as ``anthropic-beta``; a value that the API does not know, or no longer, makes it refuse every request.
+    beta: tuple[Token, ...] = ()
+    #: The upstream's model names. Left out: asked for at the upstream, and refreshed, with what each model can do.
+    models: tuple[str, ...] | None = None
+    #: Share of the traffic among the targets of a group.
+    weight: Weight = 1.0
+    #: Requests in flight at once, per process.
+    max_concurrency: Count = 1000
+    timeouts: Timeouts = Timeouts()
+    #: Seconds between two questions for the model list.
+    discovery_interval_s: Seconds = 300.0
+    #: Refuse with 400 what would else be dropped or altered with a warning.
+    strict: bool = False
+    #: Answer ``n`` > 1 by as many requests, each of which costs the whole prompt; else ``n`` > 1 is refused.
+    emulate_n: bool = False
+    #: The longest answer, in tokens, when neither the request nor what is known of the model sets a limit.
+    default_max_tokens: Count | None = None
+    #: Ask for the thinking in words wherever the model thinks.
+    show_reasoning: bool = True
+    #: Answer tool calls that the history leaves open with an error, instead of refusing the request.
+    repair_history: bool = False
+    #: May clients ask for the prompt cache of one hour? To write it costs more.
+    long_cache: bool = False
+
+
 class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="local"):
     """GGUF files on this machine, run by llama.cpp in a child process."""
 
@@ -114,7 +153,7 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     timeouts: Timeouts = Timeouts(first_event_s=120.0)
 
 
-AdapterConfig = OpenAIConfig | LocalConfig
+AdapterConfig = OpenAIConfig | ClaudeConfig | LocalConfig
 
 
 class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 _MOST_BLOCKS = 4096
 #: An answer with more characters than this is not kept, so it can be neither continued nor replayed.
 _MOST_KEPT = 4 * 1024 * 1024
+#: No answer is longer than this, in characters.
+_MOST_CHARACTERS = 32 * 1024 * 1024
 #: Characters of a token, roughly: for answers that we cut ourselves, whose count is never told.
 _TOKEN_CHARACTERS = 4
 
@@ -112,8 +114,9 @@ class ClaudeStream:
 
     @property
     def calls(self) -> tuple[tuple[str, str, str], ...]:
-        """The tool calls that the client was given: id, name, arguments."""
-        return tuple((call.id, call.name, "".join(call.pieces)) for call in self._writer.calls)
+        """The tool calls that the client was given: id (none in the deprecated form), name, arguments."""
+        nameless = self._shape.legacy_functions
+        return tuple(("" if nameless else call.id, call.name, "".join(call.pieces)) for call in self._writer.calls)
 
     def feed(self, event: Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to.
@@ -345,6 +348,8 @@ class ClaudeStream:
 
     def _keep(self, characters: int) -> None:
         self._kept += characters
+        if self._kept > _MOST_CHARACTERS:
+            raise InvalidAnswer(f"it is longer than {_MOST_CHARACTERS} characters")
         if self._kept > _MOST_KEPT:
             self.blocks = None
 

@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from one_api.wire import json
+from one_api.wire.claude_stream import ClaudeStream
 from one_api.wire.json import JSONObject
+
+#: Blocks that are translated back from what the client sends.
+_BROUGHT_BACK = frozenset({"text", "tool_use"})
 
 
 class ReplayCache:
@@ -42,6 +46,12 @@ class ReplayCache:
         self._bytes += len(data)
         while self._kept and (len(self._kept) > self._most_entries or self._bytes > self._most_bytes):
             self._drop(next(iter(self._kept)))
+
+    def keep_turn(self, scope: str, model: str, told: ClaudeStream) -> None:
+        """Keep the blocks of an answer, if they hold what the client's own message cannot bring back."""
+        if not told.blocks or all(block["type"] in _BROUGHT_BACK for block in told.blocks):
+            return
+        self.keep(turn_key(scope, model, told.text, told.calls), told.blocks)
 
     def find(self, key: bytes) -> list[JSONObject] | None:
         """Return the blocks of a turn; None when they are not kept, or no longer."""
