@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.wire import json
-from one_api.wire.claude_chunks import Call, ChunkWriter
+from one_api.wire.claude_blocks import Block, custom_input, whole
+from one_api.wire.claude_chunks import ChunkWriter
 from one_api.wire.claude_response import (
     annotation,
     answer_id,
@@ -57,23 +58,6 @@ class Shape:
     legacy_functions: bool = False
 
 
-@dataclass(slots=True)
-class _Block:
-    """A content block under way: what it started as, and the pieces since."""
-
-    start: JSONObject
-    #: Characters of content when it began.
-    at: int
-    pieces: list[str] = field(default_factory=list)
-    signature: str | None = None
-    citations: list[JSONObject] = field(default_factory=list)
-    call: Call | None = None
-
-    @property
-    def kind(self) -> str:
-        return str(self.start["type"])
-
-
 class ClaudeStream:
     """Reads the events of one answer and returns the chunks to pass on.
 
@@ -94,7 +78,7 @@ class ClaudeStream:
         self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=self._shape.legacy_functions)
         self._resumes = resumes
         self._started = False
-        self._open: dict[int, _Block] = {}
+        self._open: dict[int, Block] = {}
         self._seen = 0
         self._kept = 0
         self._said_usage: JSONObject = {}
@@ -176,7 +160,7 @@ class ClaudeStream:
         self._seen += 1
         if self._seen > _MOST_BLOCKS:
             raise InvalidAnswer(f"it has more than {_MOST_BLOCKS} content blocks")
-        block = self._open[index] = _Block(start, self._writer.length)
+        block = self._open[index] = Block(start, self._writer.length)
         if block.kind == "tool_use":
             return self._open_call(block)
         chunks = self._writer.open(None if block.kind == "text" and self._shape.forced_tool else "")
@@ -236,7 +220,7 @@ class ClaudeStream:
 
     # Pieces
 
-    def _add_text(self, block: _Block, text: str) -> list[JSONObject]:
+    def _add_text(self, block: Block, text: str) -> list[JSONObject]:
         if not text:
             return []
         block.pieces.append(text)
@@ -262,12 +246,12 @@ class ClaudeStream:
         before, self._before_json = "".join(self._before_json), []
         return self._tell(before + self._fence.feed(self._scanner.end()) + self._fence.end())
 
-    def _add_thinking(self, block: _Block, text: str) -> list[JSONObject]:
+    def _add_thinking(self, block: Block, text: str) -> list[JSONObject]:
         block.pieces.append(text)
         self._keep(len(text))
         return self._writer.reasoning(text)
 
-    def _open_call(self, block: _Block) -> list[JSONObject]:
+    def _open_call(self, block: Block) -> list[JSONObject]:
         name = _text(block.start.get("name"))
         if name == self._shape.json_tool:
             return self._writer.open("")
@@ -278,7 +262,7 @@ class ClaudeStream:
         block.call, opening = self._writer.call(call_id, shown, kind)
         return chunks + opening
 
-    def _add_input(self, block: _Block, piece: str) -> list[JSONObject]:
+    def _add_input(self, block: Block, piece: str) -> list[JSONObject]:
         if not piece:
             return []
         block.pieces.append(piece)
@@ -291,23 +275,23 @@ class ClaudeStream:
 
     # Ends
 
-    def _close(self, block: _Block) -> list[JSONObject]:
+    def _close(self, block: Block) -> list[JSONObject]:
         """Say what is owed when a block has ended, and keep the block."""
-        whole = _whole(block)
-        if whole is None:
+        kept = whole(block)
+        if kept is None:
             self.blocks = None
-        elif self.blocks is not None and (block.kind != "text" or whole["text"]):  # an empty text is refused later
-            self.blocks.append(whole)
+        elif self.blocks is not None and (block.kind != "text" or kept["text"]):  # an empty text is refused later
+            self.blocks.append(kept)
         if block.kind == "tool_use":
             return self._close_call(block)
-        if block.kind in ("thinking", "redacted_thinking") and whole is not None:
-            return self._writer.thinking_block(whole)
+        if block.kind in ("thinking", "redacted_thinking") and kept is not None:
+            return self._writer.thinking_block(kept)
         for citation in block.citations:
             found = annotation(citation, block.at, self._writer.length)
             (self._annotations if found else self._citations).append(found or citation)
         return []
 
-    def _close_call(self, block: _Block) -> list[JSONObject]:
+    def _close_call(self, block: Block) -> list[JSONObject]:
         given = block.start.get("input")
         text = "".join(block.pieces)
         if block.call is None:
@@ -315,7 +299,7 @@ class ClaudeStream:
             self._before_json = []
             return [] if text or said else self._writer.content(json.encode(given or {}).decode())
         if block.call.kind == "custom":
-            return self._writer.arguments(block.call, _custom_input(text, given))
+            return self._writer.arguments(block.call, custom_input(text, given))
         return [] if text else self._writer.arguments(block.call, json.encode(given or {}).decode())
 
     def _finish(self) -> list[JSONObject]:
@@ -375,31 +359,3 @@ def _text(value: Any) -> str:
 
 def _count_of(usage: JSONObject | None) -> int:
     return int(usage["completion_tokens"]) if usage else 0
-
-
-def _whole(block: _Block) -> JSONObject | None:
-    """Return a block as the upstream takes it back; None when its input is not whole."""
-    text = "".join(block.pieces)
-    if block.kind == "text":
-        found: JSONObject = {"type": "text", "text": text}
-        return found | {"citations": block.citations} if block.citations else found
-    if block.kind == "thinking":
-        return {"type": "thinking", "thinking": text, "signature": block.signature or block.start.get("signature", "")}
-    if block.kind not in ("tool_use", "server_tool_use") or not text:
-        return {**block.start, "input": block.start.get("input") or {}} if block.kind == "tool_use" else block.start
-    try:
-        return {**block.start, "input": json.decode_object(text.encode())}
-    except json.InvalidJSON:
-        return None
-
-
-def _custom_input(text: str, given: Any) -> str:
-    """Return the text in a custom tool's input; what is no such input is passed on as it is."""
-    value = given
-    if text:
-        try:
-            value = json.decode_object(text.encode())
-        except json.InvalidJSON:
-            return text
-    found = value.get("input") if isinstance(value, dict) else None
-    return found if isinstance(found, str) else text
