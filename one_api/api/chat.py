@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 from one_api.api.service import Service, service
 from one_api.errors import GatewayError, InternalError, InvalidRequest, ShuttingDown, UnsupportedMediaType
 from one_api.models.adapters.base import ChunkStream
+from one_api.patience import Patience
 from one_api.schema import ChatRequest, Usage
 from one_api.serving.events import EventBody, EventResponse
 from one_api.telemetry import CallRecord
@@ -98,6 +99,7 @@ class ChatEvents(EventBody):
         self._record = record
         self._parts = parts
         self._heartbeat_s = parts.config.server.heartbeat_s
+        self._patience = Patience()
         self._stream: ChunkStream | None = None
         self._ended = False
         self._reported = False
@@ -110,8 +112,8 @@ class ChatEvents(EventBody):
             self._overdue = False
             return sse.HEARTBEAT
         try:
-            async with asyncio.timeout(self._heartbeat_s):
-                return await self._next()
+            heartbeat = asyncio.get_running_loop().time() + self._heartbeat_s
+            return await self._patience.wait(self._next(), heartbeat)
         except TimeoutError:
             return sse.HEARTBEAT
         except GatewayError as error:
@@ -150,6 +152,7 @@ class ChatEvents(EventBody):
         if self._reported:
             return
         self._reported = True
+        self._patience.close()
         if not self._ended:
             self._record.status, self._record.error = 499, "cancelled"
         self._record.ended = time.monotonic()

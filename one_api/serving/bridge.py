@@ -50,6 +50,16 @@ class _Begun:
             return finished.value
 
 
+async def within(limit_s: float, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await ``coroutine``, at most for ``limit_s``; raises TimeoutError. What need not wait costs no timer."""
+    try:
+        first = coroutine.send(None)
+    except StopIteration as finished:
+        return cast(T, finished.value)
+    async with asyncio.timeout(limit_s):
+        return cast(T, await _Begun(coroutine, first))
+
+
 def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = None) -> T:
     """Wait, in synchronous code, for ``awaitable``, and return its result.
 

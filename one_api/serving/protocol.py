@@ -12,6 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
+from one_api.serving.departure import EXTENSION, Departure
 from one_api.settings import ServerConfig
 from one_api.wire import json
 
@@ -54,8 +55,7 @@ class GatewayProtocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             with suppress(OSError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+                _set_options(connection, self.edge.write_timeout_s)
         # A connection without any request is idle, as one between two requests.
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -83,6 +83,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Give the head of a request its deadline."""
         super().on_message_begin()
+        extensions: dict[str, Any] = {EXTENSION: Departure()}
+        self.scope["extensions"] = extensions
         self._header_bytes = self._head_bytes = 0
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.edge.head_timeout_s, self._cut_head)
@@ -171,8 +173,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         speaking = any(each.response_started and not each.response_complete for each in self._waiting)
         for each in self._waiting:
-            each.disconnected = True  # whatever it was going to say is not heard any more
-            each.message_event.set()
+            _dismiss(each)  # whatever it was going to say is not heard any more
         if not speaking and not self.transport.is_closing():
             body = json.encode(error.to_openai())
             fields: dict[str, Any] = {
@@ -245,11 +246,34 @@ class GatewayProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
         for cycle in self._waiting:
             if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                _dismiss(cycle)
         self._waiting = ()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _set_options(connection: socket.socket, silent_s: float) -> None:
+    """Send small pieces at once; give up a peer whose network has gone without a word, soon after ``silent_s``."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
+        ("TCP_KEEPIDLE", max(1, int(silent_s / 2))),
+        ("TCP_KEEPINTVL", max(1, int(silent_s / 6))),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", int(silent_s * 1000)),
+    ):
+        if (option := getattr(socket, name, None)) is not None:  # not every system has all
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _dismiss(cycle: RequestResponseCycle) -> None:
+    """Tell one request that its client has left."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+    extensions: dict[str, Any] | None = cycle.scope.get("extensions")
+    if extensions is not None:
+        extensions[EXTENSION].happened()

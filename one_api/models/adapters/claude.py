@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
+import os
 import time
-import uuid
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -149,7 +149,7 @@ class ClaudeAdapter(BaseModelAdapter):
 
     async def _open(self, translated: Translated, scope: str, *, include_usage: bool) -> MessageStream:
         model = translated.body["model"]
-        identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
+        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
         stream = await open_message(
             partial(self._upstream.post_stream, "/v1/messages"),
             translated.body,

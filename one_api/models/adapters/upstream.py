@@ -18,6 +18,7 @@ from one_api.errors import (
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.adapters.connections import KeepingConnector, on_kept_connection
 from one_api.models.adapters.reports import OPENAI_REPORTS, Reports
+from one_api.patience import Patience
 from one_api.schema import Usage
 from one_api.settings import Secret, Timeouts
 from one_api.telemetry import current_call
@@ -201,6 +202,7 @@ class UpstreamStream(ChunkStream):
         #: Of the whole stream, in the loop's time.
         self._deadline = deadline
         self._last_event: float | None = None
+        self._patience = Patience()
         self._events = sse.EventReader()
         self._ready: list[JSONObject] = []
         #: How the stream broke; told once everything that came before has been read.
@@ -218,18 +220,18 @@ class UpstreamStream(ChunkStream):
         """See ``ChunkStream``."""
         if not self._ready and self._failure is not None:
             raise self._failure
-        if not self._ready and not self.ended:
-            loop = asyncio.get_running_loop()
-            # The clock runs from the last event, not from the last byte or call: a trickle is silence, too.
+        loop = asyncio.get_running_loop()
+        # The clock runs from the last event, not from the last byte or call: a trickle is silence, too. An event that
+        # is not for the client counts: a model that thinks in silence sends pings.
+        while not self._ready and not self.ended:
             self._last_event = self._last_event or loop.time()
             limit = min(self._last_event + self._idle_s, self._deadline)
-            with _named_errors("the next event", self._idle_s):
-                async with asyncio.timeout_at(limit) as patience:
-                    while not self._ready and not self.ended:
-                        if await self._receive():  # not all that an upstream says is for the client
-                            self._last_event = loop.time()
-                            if not patience.expired():
-                                patience.reschedule(min(self._last_event + self._idle_s, self._deadline))
+            try:
+                if await self._patience.wait(self._receive(), limit):
+                    self._last_event = loop.time()
+            except Exception:
+                with _named_errors("the next event", self._idle_s):
+                    raise
         ready, self._ready = self._ready, []
         return ready
 
@@ -268,6 +270,7 @@ class UpstreamStream(ChunkStream):
     async def aclose(self) -> None:
         """Close the response; a connection whose stream was read to its very end is used again."""
         self.ended = True
+        self._patience.close()
         if self._response.closed:
             return
         if self._translator.finished and await self._at_end():
