@@ -41,31 +41,38 @@ class Translator:
             InvalidRequest: when no message is left, or the model cannot go on with a last assistant message.
         """
         leading = list(takewhile(lambda entry: entry.role == "system", history))
-        system = [block for entry in leading for block in self._said(entry)]
+        system = [block for entry in leading for block in self._blocks(entry)]
+        said = [(entry, self._blocks(entry)) for entry in history[len(leading) :]]
+        # Who says nothing parts no turns: without this, a system message could come to stand between two users.
+        spoken = [(entry, blocks) for entry, blocks in said if blocks]
         messages: list[JSONObject] = []
-        for is_assistant, group in groupby(history[len(leading) :], lambda entry: entry.role == "assistant"):
+        for is_assistant, group in groupby(spoken, lambda pair: pair[0].role == "assistant"):
             run = list(group)
             if is_assistant:
-                _add(messages, "assistant", [block for entry in run for block in self._assistant(entry)])
+                _add(messages, "assistant", [block for _, blocks in run for block in blocks])
             else:
                 self._user_run(messages, run)
         self._check_ends(messages, history, json_format)
         return Conversation(system, messages)
 
-    def _user_run(self, messages: list[JSONObject], run: list[Entry]) -> None:
+    def _blocks(self, entry: Entry) -> list[JSONObject]:
+        if entry.role == "assistant":
+            return self._assistant(entry)
+        return self._result(entry) if entry.role == "tool" else self._said(entry)
+
+    def _user_run(self, messages: list[JSONObject], run: list[tuple[Entry, list[JSONObject]]]) -> None:
         """Add what stands between two assistant turns: results, user messages, system messages."""
-        said = [(entry, self._result(entry) if entry.role == "tool" else self._said(entry)) for entry in run]
-        spoken = [block for entry, blocks in said if entry.role != "system" for block in blocks]
-        if self.content.traits.mid_system and spoken:
-            _add(messages, "user", spoken)
-            _add(messages, "system", [block for entry, blocks in said if entry.role == "system" for block in blocks])
+        by_user = [block for entry, blocks in run if entry.role != "system" for block in blocks]
+        if self.content.traits.mid_system and by_user:
+            _add(messages, "user", by_user)
+            _add(messages, "system", [block for entry, blocks in run if entry.role == "system" for block in blocks])
             return
-        blocks: list[JSONObject] = []
-        for is_system, group in groupby(said, lambda pair: pair[0].role == "system"):
+        found: list[JSONObject] = []
+        for is_system, group in groupby(run, lambda pair: pair[0].role == "system"):
             pairs = list(group)
-            found = [block for _, each in pairs for block in each]
-            blocks += self._marked(found, pairs[0][0]) if is_system and found else found
-        _add(messages, "user", blocks)
+            blocks = [block for _, each in pairs for block in each]
+            found += self._marked(blocks, pairs[0][0]) if is_system else blocks
+        _add(messages, "user", found)
 
     def _marked(self, blocks: list[JSONObject], first: Entry) -> list[JSONObject]:
         """Return system text as one block of the user turn, between the operator's marks."""

@@ -251,13 +251,15 @@ def test_what_cannot_be_given_is_refused(fields: Any, code: str) -> None:
 
 
 def test_a_warning_is_fit_for_a_header() -> None:
-    made = translated(**{"a\r\nset-cookie: x": 1, "ключ": 1, "x" * 99: 1, "good.one": 1}, seed=1)
+    unknown: dict[str, Any] = {"a\r\nset-cookie: x": 1, "ключ": 1, "x" * 99: 1, "good.one": 1}
 
-    assert made.warnings == ("seed", "unknown_parameter", "good.one")
+    assert translated(**unknown, seed=1).warnings == ("seed", "unknown_parameter", "good.one")
 
 
 def test_warnings_have_a_limit() -> None:
-    assert len(translated(**{f"x{i}": 1 for i in range(1000)}).warnings) == 40
+    unknown: dict[str, Any] = {f"x{i}": 1 for i in range(1000)}
+
+    assert len(translated(**unknown).warnings) == 40
 
 
 def test_options_do_not_show_the_secret() -> None:
