@@ -9,7 +9,8 @@ from one_api.wire.json import JSONObject
 _JOINED = ("content", "refusal", "reasoning_content")
 #: Fields of a delta whose entries are whole, and add up.
 _LISTED = ("thinking_blocks", "annotations", "citations")
-_HEAD = ("id", "created", "model", "service_tier")
+#: Fields of the first chunk that the whole answer has, too.
+_HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
 
 
 @dataclass(slots=True)

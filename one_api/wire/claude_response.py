@@ -25,7 +25,8 @@ def known_stop(reason: str) -> bool:
 def finish_reason(stop_reason: str | None, called: str | None) -> str:
     """Return OpenAI's word for a stop reason; ``called`` is the word for an answer that ends with calls, or None."""
     reason = _FINISH_REASONS.get(stop_reason or "", "stop")
-    return called if called and stop_reason in ("end_turn", "tool_use") else reason
+    natural = reason == "stop" and stop_reason != "stop_sequence"
+    return called if called and natural else reason
 
 
 def service_tier(tier: Any) -> str | None:

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeAlias
 
-from one_api.errors import UpstreamError, UpstreamRejected
+from one_api.errors import UpstreamRejected
 from one_api.models.adapters.base import ChunkStream
 from one_api.wire.claude_stream import ClaudeStream, Shape
 from one_api.wire.json import JSONObject
@@ -96,6 +95,7 @@ class MessageStream(ChunkStream):
         opening, self._next = self._next, None
         if opening is not None:
             opening.cancel()
-            with suppress(asyncio.CancelledError, UpstreamError):
-                await (await opening).aclose()
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().aclose()
         await self._current.aclose()
