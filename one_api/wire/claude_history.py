@@ -69,7 +69,7 @@ def read_history(messages: Any, notes: Notes, *, repair: bool = False) -> list[E
             "`messages` must be an array of at least one message.", param="messages", code="empty_array"
         )
     found = list(_Reader(notes, repair and not notes.strict).read(messages))
-    names = {entry.message.get("name") for entry in found if entry.role == "user"} - {None}
+    names = {str(entry.message["name"]) for entry in found if entry.role == "user" and "name" in entry.message}
     if len(names) > 1:
         notes.warn("messages.name", "This model is not told who of several users speaks.", param="messages")
     return found

@@ -5,12 +5,12 @@ the shorter, which the upstream's prompt cache and the signatures of its thinkin
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from one_api.wire.claude_content import CacheMarks, Content
 from one_api.wire.claude_format import Format, free_name, read_format
-from one_api.wire.claude_history import Entry, read_history
+from one_api.wire.claude_history import read_history
 from one_api.wire.claude_messages import Conversation, Replay, Translator, limit_marks
 from one_api.wire.claude_models import ModelTraits
 from one_api.wire.claude_names import tool_names
@@ -62,29 +62,28 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
             also for what would be dropped or altered.
     """
     notes = Notes(options.strict)
+    terms = _Terms(traits, options, notes)
     check_unsupported(body, notes)
     limit = max_tokens(body, traits, options, notes)
-    tools = read_tools(body, CacheMarks(options.long_cache), notes)
+    marks = CacheMarks(options.long_cache)
+    tools = read_tools(body, marks, notes)
     history = read_history(body.get("messages"), notes, repair=options.repair_history)
     used = [call.name for entry in history for call in entry.calls]
     names = tool_names([*(tool.name for tool in tools.tools), *used])
-    wish = _wish(body, tools, names, traits, notes)
-    content = Content(traits, CacheMarks(options.long_cache))
-    translator = Translator(content, options, notes, names, replay)
-    conversation = translator.conversation(history, json_format=wish.format.by_schema or wish.emulates)
-    if wish.format.instruction is not None:
-        conversation.system.append({"type": "text", "text": wish.format.instruction})
     declared = declarations(tools, names, traits, notes) or from_history(tool_names(used))
-    if wish.json_tool is not None and wish.format.tool is not None:
-        declared.append({"name": wish.json_tool, **wish.format.tool})
+    wish = _wish(body, tools, choose(tools, names, traits, notes), terms)
+    conversation = Translator(Content(traits, marks), options, notes, names, replay).conversation(
+        history, json_format=wish.format.by_schema or wish.emulates
+    )
+    json_tool = _form(wish.format, conversation, declared)
     limit_marks(declared, conversation.system, conversation.messages, notes)
     upstream = {
         "model": body["model"],
         "max_tokens": limit,
-        **_thought(body, traits, options, wish, _Answer(limit, _is_begun(conversation), notes)),
+        **_thought(body, limit, wish.begun() if _is_begun(conversation) else wish, terms),
         **_envelope(body, options, notes),
         "tools": declared,
-        "tool_choice": _choice_sent(wish, tools, history),
+        "tool_choice": wish.choice(json_tool, declared),
         "system": conversation.system,
         "messages": conversation.messages,
         "stream": True,
@@ -95,11 +94,20 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
         names=MappingProxyType({ours: name for name, ours in names.items() if ours != name}),
         custom_tools=frozenset(tool.name for tool in tools.tools if tool.is_custom),
         stops=stops(body)[1],
-        json_tool=wish.json_tool,
+        json_tool=json_tool,
         forced_tool=wish.chosen.emulated,
         json_object=wish.format.instruction is not None,
         legacy_functions=tools.legacy,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What a translation is held to, and where it notes what it could not keep."""
+
+    traits: ModelTraits
+    options: RequestOptions
+    notes: Notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,61 +116,62 @@ class _Wish:
 
     chosen: Chosen
     format: Format
-    #: The name of the tool that stands for the answer's form.
-    json_tool: str | None
-    #: Is that tool one among the client's own that the model may call instead?
-    beside_tools: bool
+    #: May the model call one of the client's own tools?
+    may_call: bool
+    #: Is the answer forced or begun, so that there is no room for a budget of thinking?
+    bound: bool
 
     @property
     def emulates(self) -> bool:
         """Say whether the text of the answer is the arguments of a tool."""
         return self.chosen.emulated is not None
 
-    @property
-    def forces(self) -> bool:
-        """Say whether the model must call a tool."""
-        return self.json_tool is not None or (self.chosen.value or {}).get("type") in ("any", "tool")
+    def begun(self) -> "_Wish":
+        """Return the same for an answer whose begin the client gives."""
+        return replace(self, bound=True)
+
+    def choice(self, json_tool: str | None, declared: list[JSONObject]) -> JSONObject | None:
+        """Return ``tool_choice``; one tool at most is called when one of them is the answer."""
+        if json_tool is not None:
+            one = {"disable_parallel_tool_use": True}
+            return {"type": "any", **one} if self.may_call else {"type": "tool", "name": json_tool, **one}
+        if self.chosen.value is None and declared and not self.may_call:
+            return {"type": "none"}
+        return self.chosen.value
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What is known of the answer before the model thinks; ``limit`` in tokens."""
-
-    limit: int
-    is_begun: bool
-    notes: Notes
-
-
-def _wish(body: JSONObject, tools: Tools, names: Mapping[str, str], traits: ModelTraits, notes: Notes) -> _Wish:
-    chosen = choose(tools, names, traits, notes)
-    forced = chosen.emulated is not None or (chosen.value or {}).get("type") in ("any", "tool")
-    form = read_format(body, traits, notes, may_force=traits.forced_tool, calls_tool=forced)
-    json_tool = free_name(set(names.values())) if form.tool is not None else None
-    return _Wish(chosen, form, json_tool, bool(tools.tools) and tools.choice.mode != "none")
+def _wish(body: JSONObject, tools: Tools, chosen: Chosen, terms: _Terms) -> _Wish:
+    traits = terms.traits
+    forced = (chosen.value or {}).get("type") in ("any", "tool")
+    calls_tool = forced or chosen.emulated is not None
+    form = read_format(body, traits, terms.notes, may_force=traits.forced_tool, calls_tool=calls_tool)
+    may_call = bool(tools.tools) and tools.choice.mode != "none"
+    return _Wish(chosen, form, may_call, forced or form.tool is not None)
 
 
-def _choice_sent(wish: _Wish, tools: Tools, history: list[Entry]) -> JSONObject | None:
-    """Return ``tool_choice``; one tool at most is called when one of them is the answer."""
-    if wish.json_tool is not None:
-        one = {"disable_parallel_tool_use": True}
-        return {"type": "any", **one} if wish.beside_tools else {"type": "tool", "name": wish.json_tool, **one}
-    if not tools.tools and any(entry.calls for entry in history):
-        return {"type": "none"}
-    return wish.chosen.value
+def _form(form: Format, conversation: Conversation, declared: list[JSONObject]) -> str | None:
+    """Put instruction or tool behind what the client gives, and return the tool's name."""
+    if form.instruction is not None:
+        conversation.system.append({"type": "text", "text": form.instruction})
+    if form.tool is None:
+        return None
+    # Names that only the history has do not count: a longer one must not change the tools.
+    name = free_name({tool["name"] for tool in declared})
+    declared.append({"name": name, **form.tool})
+    return name
 
 
-def _thought(
-    body: JSONObject, traits: ModelTraits, options: RequestOptions, wish: _Wish, answer: _Answer
-) -> JSONObject:
-    """Return ``thinking``, the sampling that goes with it, and ``output_config``."""
-    thinking = reasoning(body, traits, answer.limit, answer.notes, show=options.show_reasoning)
-    if wish.forces or answer.is_begun:
-        thinking = thinking.without_budget(answer.notes)
+def _thought(body: JSONObject, limit: int, wish: _Wish, terms: _Terms) -> JSONObject:
+    """Return ``thinking``, the sampling that goes with it, and ``output_config``; ``limit`` in tokens."""
+    traits, options, notes = terms.traits, terms.options, terms.notes
+    thinking = reasoning(body, traits, limit, notes, show=options.show_reasoning)
+    if wish.bound:
+        thinking = thinking.without_budget(notes)
     schema = wish.chosen.format if wish.emulates else wish.format.schema
     config: JSONObject = {} if thinking.effort is None else {"effort": thinking.effort}
     if schema is not None:
         config["format"] = {"type": "json_schema", "schema": schema}
-    sampled = sampling(body, traits, options.version, answer.notes, thinking=thinking.is_on)
+    sampled = sampling(body, traits, options.version, notes, thinking=thinking.is_on)
     return {**sampled, "thinking": thinking.thinking, "output_config": config or None}
 
 
