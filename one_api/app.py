@@ -70,6 +70,18 @@ class GatewayFlask(Flask):
             return super().create_url_adapter(None)
         return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: What ``ensure_sync`` has found out; as many as there are views and hooks.
+        self._synchronous: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``func``, or its synchronous form, which is found out once; an override point of Flask."""
+        known = self._synchronous.get(func)
+        if known is None:
+            known = self._synchronous[func] = super().ensure_sync(func)
+        return known
+
     def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
         """Return ``func`` for synchronous callers; an override point of Flask."""
         return async_to_sync(func)

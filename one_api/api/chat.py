@@ -50,7 +50,8 @@ async def create_completion() -> Response:
 
 def _body() -> JSONObject:
     """Return the request's body: a JSON object in UTF-8."""
-    if request.mimetype and request.mimetype != "application/json":
+    mimetype = request.mimetype
+    if mimetype and mimetype != "application/json":
         raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
     if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType("Send JSON in UTF-8.")

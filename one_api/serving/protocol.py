@@ -117,6 +117,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return  # it is parsed again, as an ordinary request
         self._check_head()
         super().on_headers_complete()
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = _JoinedHead(self.transport)  # type: ignore[assignment]
         self._waiting = (*(each for each in self._waiting if not each.response_complete), self.cycle)
         if len(self._waiting) <= _MOST_PIPELINED:
             self.flow.resume_reading()
@@ -253,6 +255,36 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class _JoinedHead:
+    """The transport of one response: the head goes out with the first piece of the body, as one packet."""
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``, or hold it if it is the head."""
+        if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Say whether the connection is about to close."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is held, and close the connection."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+        self._transport.close()
 
 
 def _set_options(connection: socket.socket, silent_s: float) -> None:
