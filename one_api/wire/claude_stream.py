@@ -165,7 +165,8 @@ class ClaudeStream:
             return self._open_call(block)
         chunks = self._writer.open(None if block.kind == "text" and self._shape.forced_tool else "")
         if block.kind == "text":
-            block.citations += [each for each in start.get("citations") or () if isinstance(each, dict)]
+            given = start.get("citations")
+            block.citations += [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
             return chunks + self._add_text(block, _text(start.get("text")))
         if block.kind == "thinking":
             return chunks + self._add_thinking(block, _text(start.get("thinking")))

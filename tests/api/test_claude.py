@@ -109,6 +109,7 @@ def claude() -> Iterator[ClaudeBed]:
             "claude": common,
             "strict": common | {"models": ["claude-opus-5-strict"], "strict": True},
             "several": common | {"models": ["claude-opus-5-several"], "emulate_n": True},
+            "named": common | {"models": ["claude-3-5-haiku", "claude-opus-5-5"]},
         }
         gateway = Gateway(env={"RATE_LIMIT_ENABLED": "false"}, ready_path="/ready")
         gateway.config_yaml = yaml(adapters=adapters, retry={"budget": 1.0})
@@ -267,6 +268,53 @@ def test_an_answer_that_is_only_said_to_be_json(claude: ClaudeBed, sdk: OpenAI) 
     answer = sdk.chat.completions.create(model=model, messages=USER, response_format={"type": "json_object"})
 
     assert json.loads(answer.choices[0].message.content or "") == {"a": 1}
+
+
+def test_an_answer_by_a_schema_from_a_model_that_knows_none(claude: ClaudeBed, sdk: OpenAI) -> None:
+    def answer(seen: Seen) -> Any:
+        name = seen.json["tool_choice"]["name"]
+        return claude_sse(*claude_events(tool_block("t", name, '{"value": 4, ', '"reason": "2+2"}'), stop="tool_use"))
+
+    claude.a.on("claude-3-5-haiku", answer)
+
+    with sdk.chat.completions.stream(
+        model="claude-3-5-haiku", messages=USER, response_format=Answer
+    ) as stream:  # fmt: skip
+        choice = stream.get_final_completion().choices[0]
+
+    assert choice.message.parsed == Answer(value=4, reason="2+2")
+    assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
+
+
+def test_a_named_tool_of_a_model_that_cannot_be_forced(claude: ClaudeBed, sdk: OpenAI) -> None:
+    claude.a.on("claude-opus-5-5", text('{"city": ', '"Bern"}'))
+
+    answer = sdk.chat.completions.create(
+        model="claude-opus-5-5", messages=USER, tools=TOOLS,
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+    )  # fmt: skip
+
+    choice = answer.choices[0]
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    assert choice.message.tool_calls is not None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Bern"})
+    (sent,) = claude.requests("claude-opus-5-5")
+    assert sent["tool_choice"] == {"type": "none"}
+    assert sent["output_config"]["format"]["type"] == "json_schema"
+
+
+def test_a_pdf(claude: ClaudeBed, sdk: OpenAI) -> None:
+    model, pdf = claude.model(), base64.b64encode(b"%PDF-1.7 ...").decode()
+    file: Any = {"filename": "a.pdf", "file_data": f"data:application/pdf;base64,{pdf}"}
+
+    sdk.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": [{"type": "file", "file": file}]}]
+    )  # fmt: skip
+
+    block = claude.requests(model)[0]["messages"][0]["content"][0]
+    assert (block["type"], block["title"], block["source"]["data"]) == ("document", "a.pdf", pdf)
 
 
 def test_an_image(claude: ClaudeBed, sdk: OpenAI) -> None:

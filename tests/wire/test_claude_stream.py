@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.claude_stream import ClaudeStream, Shape
 from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer
@@ -477,3 +478,26 @@ def test_any_answer_is_told_as_the_blocks_say() -> None:
         assert told.message.get("reasoning_content", "") == thoughts
         assert told.message.get("tool_calls", []) == calls
         assert told.reason == ("tool_calls" if calls else "stop")
+
+
+def test_a_stream_of_nonsense_is_refused_and_nothing_else() -> None:
+    """Whatever stands in the fields of an event, it is read, or refused as no answer."""
+    rng = random.Random(7)
+    odd: list[Any] = [None, True, -1, 10**30, 1.5, "", "x", [], [1], {}, {"type": "text"}, {"type": []}, [None], "text"]
+
+    def spoil(value: Any) -> Any:
+        if rng.random() < 0.04:
+            return rng.choice(odd)
+        if isinstance(value, dict):
+            return {key: spoil(child) for key, child in value.items() if rng.random() > 0.02}
+        return value
+
+    for _ in range(1500):
+        events, shape = WHOLE[rng.choice(list(WHOLE))]
+        raw = b"".join(b"data: " + json.encode(spoil(event)) + b"\n\n" for event in events)
+        try:
+            told = tell(raw, shape)
+        except (ErrorPayload, InvalidAnswer):
+            continue
+        if told.stream.finished:
+            json.encode(told.completion)
