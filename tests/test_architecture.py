@@ -35,7 +35,7 @@ LADDER: dict[float, list[str]] = {
     2.2: ["serving.asgi"],
     2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis"],
     2: ["limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf",
-        "serving.loop", "telemetry"],
+        "serving.departure", "serving.loop", "telemetry"],
     1.6: ["wire.claude_request"],
     1.5: ["wire.claude_messages", "wire.claude_tools", "wire.claude_format"],
     1.4: ["wire.claude_content", "wire.claude_history", "wire.claude_parameters", "wire.claude_reasoning"],
@@ -43,7 +43,7 @@ LADDER: dict[float, list[str]] = {
     1.1: ["config", "schema", "wire.assemble", "wire.claude_models", "wire.claude_names", "wire.claude_schema",
           "wire.openai_request", "wire.openai_response", "wire.sse"],
     1: ["settings", "sources", "wire.json", "limits.window"],
-    0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
+    0: ["errors", "patience", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 
