@@ -109,7 +109,7 @@ class Translator:
             stored = [block for block in self.replay(entry.message) or [] if not _is_blank(block)]
             kept = [block.get("id") for block in stored if block.get("type") == "tool_use"]
             if stored and kept == [call.id for call in entry.calls]:
-                return [dict(block) for block in stored]
+                return _mark_last([dict(block) for block in stored], self._mark(entry))
             # The answer was not given out as it came (a schema emulated by a tool, say): only its thinking holds.
             thinking = [dict(block) for block in stored if block.get("type") in _THINKING]
         said = self.content.blocks(entry.message.get("content"), "assistant", f"{entry.where}.content")
@@ -119,6 +119,12 @@ class Translator:
             for call in entry.calls
         ]
         return thinking + _mark_last(said + calls, self.content.marks.of(entry.message))
+
+    def _mark(self, entry: Entry) -> JSONObject:
+        """Return the mark for the cache that a message or the last marked part of it carries."""
+        content = entry.message.get("content")
+        holders = [entry.message, *(reversed(content) if isinstance(content, list) else ())]
+        return next((mark for mark in map(self.content.marks.of, holders) if mark), {})
 
     def _thinking_sent_back(self, entry: Entry) -> list[JSONObject]:
         blocks = entry.message.get("thinking_blocks")
@@ -178,8 +184,10 @@ def _add(messages: list[JSONObject], role: str, blocks: list[JSONObject]) -> Non
 
 
 def _mark_last(blocks: list[JSONObject], mark: JSONObject) -> list[JSONObject]:
-    """Return the blocks with a message's own cache mark on the last."""
-    return [*blocks[:-1], {**blocks[-1], **mark}] if blocks and mark else blocks
+    """Return the blocks with a message's own cache mark on the last, unless that is thinking, which takes none."""
+    if not blocks or not mark or blocks[-1].get("type") in _THINKING:
+        return blocks
+    return [*blocks[:-1], {**blocks[-1], **mark}]
 
 
 def _has_parts(block: JSONObject) -> bool:

@@ -377,6 +377,17 @@ def test_what_the_upstream_once_sent_is_sent_back_in_its_place() -> None:
     assert found[1] == assistant(STORED)
 
 
+@pytest.mark.parametrize("marked", [assistant("A", cache_control=MARK), assistant([text("A", cache_control=MARK)])])
+@pytest.mark.parametrize(("last", "mark"), [(text("A"), MARK), (HIDDEN, None)])
+def test_what_is_sent_back_keeps_the_clients_mark(marked: JSONObject, last: JSONObject, mark: Any) -> None:
+    stored: list[JSONObject] = [SIGNED, text("B"), last]
+
+    found = turns(HI, marked, HI, replay=lambda message: stored)[1]["content"]
+
+    assert [block.get("cache_control") for block in found] == [None, None, mark]
+    assert "cache_control" not in last
+
+
 def test_thinking_blocks_of_the_client_go_before_memory() -> None:
     found = turns(HI, assistant("B", thinking_blocks=[HIDDEN]), HI, replay=lambda message: STORED)
 
