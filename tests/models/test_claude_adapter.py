@@ -157,10 +157,10 @@ async def test_a_whole_answer_has_a_deadline(make: Make, upstream: ScriptedUpstr
 async def test_a_model_that_thinks_in_silence_is_not_idle(make: Make, upstream: ScriptedUpstream) -> None:
     """Pings are events: they show that the upstream works."""
     events = claude_events(text_block("Hi"))
-    waiting = [step for _ in range(5) for step in (Wait(0.15), {"type": "ping"})]
+    waiting = [step for _ in range(5) for step in (Wait(0.4), {"type": "ping"})]
     upstream.on(OPUS, claude_sse(*events[:3], *waiting, *events[3:]))
 
-    assert told(await stream(make(timeouts=Timeouts(idle_s=0.5)))) == "Hi"
+    assert told(await stream(make(timeouts=Timeouts(idle_s=1.6)))) == "Hi"
 
 
 async def test_a_client_that_leaves_frees_the_upstream(make: Make, upstream: ScriptedUpstream) -> None:

@@ -61,7 +61,9 @@ def test_limits_without_a_tokens_set_are_the_tighter_ones() -> None:
     assert (told["x-ratelimit-limit-tokens"], told["x-ratelimit-remaining-tokens"]) == ("100", "5")
 
 
-@pytest.mark.parametrize(("seconds", "form"), [(0.5, r"\d{1,3}ms"), (59, r"5[89]s"), (361, r"6m[01]s"), (-9, "0ms")])
+@pytest.mark.parametrize(
+    ("seconds", "form"), [(0.5, r"\d{1,3}ms"), (59, r"5\ds"), (361, r"(5m5\d|6m\d)s"), (-9, "0ms")]
+)
 def test_a_reset_is_a_time_span(seconds: float, form: str) -> None:
     moment = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
