@@ -134,6 +134,24 @@ async def test_whole_and_streamed_answers_say_the_same(make: Make, upstream: Scr
     assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"] == "tool_calls"
 
 
+async def test_a_long_conversation_is_told_the_same_way(
+    make: Make, upstream: ScriptedUpstream, record: CallRecord
+) -> None:
+    """It is translated in a thread, where thinking is found and faults are raised as well."""
+    upstream.on(OPUS, CALLING, claude_sse(*claude_events(text_block("Sunny."))))
+    adapter = make()
+    turns = [*history(await ask(adapter, tools=TOOLS)), *MESSAGES * 200]
+
+    await ask(adapter, turns, tools=TOOLS, seed=7)
+
+    sent = upstream.requests[-1].json["messages"]
+    assert sent[1]["content"] == THOUGHT
+    assert len(sent[2]["content"]) == 201
+    assert record.warnings == ["seed"]
+    with pytest.raises(InvalidRequest):
+        await ask(adapter, turns, logprobs=True)
+
+
 async def test_what_was_altered_is_noted(make: Make, record: CallRecord) -> None:
     await ask(make(), seed=7)
 

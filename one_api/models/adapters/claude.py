@@ -28,6 +28,8 @@ from one_api.wire.openai_response import Identity
 
 #: Models that one page of the list holds.
 _PAGE = 1000
+#: A conversation with more messages, or an image or file of more characters, is translated beside the loop.
+_SHORT_MESSAGES, _SHORT_DATA = 100, 256 * 1024
 #: The most choices that are emulated.
 _MOST_CHOICES = 16
 #: How keys begin that are accepted as a bearer token only.
@@ -110,8 +112,9 @@ class ClaudeAdapter(BaseModelAdapter):
         body = {"model": model, "messages": messages, **given, **kwargs}
         scope = _scope()
         choices = _choices(body) if self._config.emulate_n else 1
-        find = partial(self._find, scope, model)
-        translated = translate(body, self._traits(model), self._options, find)
+        work = partial(translate, body, self._traits(model), self._options, partial(self._find, scope, model))
+        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
+        translated = await asyncio.to_thread(work) if _is_long(messages) else work()
         options = kwargs.get("stream_options") or {}
         include_usage = bool(options.get("include_usage")) or not stream
         opened = self._open_all(translated, scope, choices, include_usage)
@@ -207,6 +210,16 @@ def _scope() -> str:
     """Return whose thinking is kept and found: that of one key is never sent for another."""
     record = current_call.get()
     return (record and record.caller) or ""
+
+
+def _is_long(messages: list[JSONObject]) -> bool:
+    """Say whether translating these takes more than a moment."""
+    if len(messages) > _SHORT_MESSAGES:
+        return True
+    parts = [part for each in messages if isinstance(each.get("content"), list) for part in each["content"]]
+    holders = [part.get(kind) for part in parts for kind in ("image_url", "file")]
+    data = [each.get(key) for each in holders if isinstance(each, dict) for key in ("url", "file_data")]
+    return any(isinstance(each, str) and len(each) > _SHORT_DATA for each in data)
 
 
 def _choices(body: JSONObject) -> int:

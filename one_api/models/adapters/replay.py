@@ -6,6 +6,7 @@ never the answer.
 """
 
 import hashlib
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -34,6 +35,8 @@ class ReplayCache:
         self._most_bytes = most_bytes
         self._ttl_s = ttl_s
         self._clock = clock
+        #: Long conversations are translated in threads.
+        self._lock = threading.Lock()
         self._bytes = 0
         #: Key -> when it was kept, and the blocks as JSON; the oldest first.
         self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
@@ -41,6 +44,10 @@ class ReplayCache:
     def keep(self, key: bytes, blocks: list[JSONObject]) -> None:
         """Keep the blocks of a turn."""
         data = json.encode(blocks)
+        with self._lock:
+            self._put(key, data)
+
+    def _put(self, key: bytes, data: bytes) -> None:
         self._drop(key)
         self._kept[key] = (self._clock(), data)
         self._bytes += len(data)
@@ -55,15 +62,16 @@ class ReplayCache:
 
     def find(self, key: bytes) -> list[JSONObject] | None:
         """Return the blocks of a turn; None when they are not kept, or no longer."""
-        found = self._kept.get(key)
-        if found is None:
-            return None
-        kept_at, data = found
-        if self._clock() - kept_at > self._ttl_s:
-            self._drop(key)
-            return None
-        self.keep(key, blocks := json.decode(data, max_depth=512))
-        return list(blocks)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                return None
+            kept_at, data = found
+            if self._clock() - kept_at > self._ttl_s:
+                self._drop(key)
+                return None
+            self._put(key, data)
+        return list(json.decode(data, max_depth=512))
 
     def _drop(self, key: bytes) -> None:
         found = self._kept.pop(key, None)
