@@ -26,7 +26,7 @@ LADDER: dict[float, list[str]] = {
     8: ["api.service"],
     7: ["utils.auth", "utils.rate_limit"],
     6: ["models.registry"],
-    5: ["models.failover"],
+    5: ["models.failover", "cache.answers"],
     4: ["models.routing", "models.delivery"],
     3: ["models.deployment", "models.adapters.openai", "models.adapters.local"],
     2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
@@ -34,12 +34,14 @@ LADDER: dict[float, list[str]] = {
     2.3: ["models.adapters.local_files"],
     2.2: ["serving.asgi"],
     2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis"],
-    2: ["limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf",
-        "serving.loop", "telemetry"],
-    1.2: ["wire.openai_stream"],
-    1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
+    3.1: ["cache.flight"],
+    2: ["cache.stores", "limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch",
+        "models.gguf", "serving.loop", "telemetry"],
+    1.2: ["wire.openai_stream", "cache.backlog", "cache.entry"],
+    1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.replay",
+          "wire.sse", "cache.keys", "cache.policy"],
     1: ["settings", "sources", "wire.json", "limits.window"],
-    0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
+    0: ["errors", "structs", "", "api", "cache", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from one_api.wire.json import JSONObject
 
+#: Fields of the first chunk that the whole answer has, too.
+_HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
 #: Fields of a delta whose pieces are joined.
 _JOINED = ("content", "refusal", "reasoning_content")
 
@@ -18,7 +20,7 @@ class Assembler:
     def add(self, chunk: JSONObject) -> None:
         """Add one chunk, as our streams send them."""
         if not self._head:
-            self._head = {key: chunk[key] for key in ("id", "created", "model") if key in chunk}
+            self._head = {key: chunk[key] for key in _HEAD if key in chunk}
         if chunk.get("usage") is not None:
             self._head["usage"] = chunk["usage"]
         for piece in chunk["choices"]:
