@@ -207,6 +207,7 @@ def _cross_check(config: Config, problems: Problems) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             problems.add(f"adapters.{name}", "is not a usable name", "Use letters, digits, dots, dashes, underscores")
     _check_storage("rate_limit", config.rate_limit, ("auto", "memory", "shared"), problems)
+    _check_storage("cache", config.cache, ("memory",), problems)
     if not config.api_keys and config.server.host not in ("127.0.0.1", "localhost", "::1"):
         fix = "Set API_KEYS before you let others in, or HOST=127.0.0.1"
         problems.add("server.host", "can be reached from elsewhere, and there is no API key", fix)
@@ -218,7 +219,9 @@ def _cross_check(config: Config, problems: Problems) -> None:
                 problems.add(f"model_groups.{name}", f"{target.model!r} names no adapter's model", fix)
 
 
-def _check_storage(section: str, settings: RateLimitConfig | None, known: tuple[str, ...], problems: Problems) -> None:
+def _check_storage(
+    section: str, settings: RateLimitConfig | CacheConfig | None, known: tuple[str, ...], problems: Problems
+) -> None:
     storage = settings.storage if settings else None
     if storage and storage not in known and not re.match(r"(rediss?|unix)://.", storage):
         fix = f"Use {', '.join(known)} or redis://HOST:PORT/DB"

@@ -130,10 +130,12 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     enabled: bool = False
     #: How long an answer is kept.
     ttl_s: Seconds = 300.0
-    #: What answers may take in the memory of one process, in bytes.
+    #: What answers may take in the memory of one process, in bytes; the limit of Redis is its own ``maxmemory``.
     max_bytes: Count = 64 * 1024 * 1024
     #: A larger answer is not kept, and nobody joins it while it is under way.
     max_answer_bytes: Count = 1024 * 1024
+    #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
+    storage: str = "memory"
     #: Who shares answers: ``key``, nobody with another key; ``shared``, everyone. Danger: with ``shared``, one caller
     #: gets what was said to another, and can tell by the time it takes whether somebody has asked the same.
     scope: Literal["key", "shared"] = "key"
@@ -141,6 +143,8 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     store_tool_calls: bool = False
     #: Identical requests under way share one upstream call.
     single_flight: bool = True
+    #: How long a request waits for the answer to an identical one in another process, in seconds; only with Redis.
+    join_wait_s: Seconds = 10.0
 
 
 class GroupCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -33,14 +33,15 @@ LADDER: dict[float, list[str]] = {
     2.4: ["models.adapters.connections", "models.adapters.local_launch", "models.adapters.reports"],
     2.3: ["models.adapters.local_files"],
     2.2: ["serving.asgi"],
-    2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis"],
+    2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis", "cache.redis"],
     3.1: ["cache.flight"],
     2: ["cache.stores", "limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch",
         "models.gguf", "serving.loop", "telemetry"],
     1.2: ["wire.openai_stream", "cache.backlog", "cache.entry"],
     1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.replay",
           "wire.sse", "cache.keys", "cache.policy"],
-    1: ["settings", "sources", "wire.json", "limits.window"],
+    1.05: ["redis_link"],
+    1: ["breaker", "cache.lease", "settings", "sources", "wire.json", "limits.window"],
     0: ["errors", "structs", "", "api", "cache", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
@@ -49,7 +50,7 @@ RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 GATES: dict[str, list[str]] = {
     "flask": ["app", "cli", "__main__", "api", "utils", "serving"],
     "flask_cors": ["app"],
-    "redis": ["limits.redis"],
+    "redis": ["redis_link"],
     "werkzeug": ["app", "api", "utils", "serving"],
     "click": ["cli", "__main__"],
     "aiohttp": ["models.adapters"],
@@ -73,6 +74,7 @@ GATES: dict[str, list[str]] = {
 }
 #: Imports that stand inside a function, each with its reason.
 LATE_IMPORTS = {
+    ("cache.answers", "one_api.cache.redis"): "a gateway without Redis imports nothing of its client",
     ("utils.rate_limit", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
     ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
     (

@@ -3,11 +3,13 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from one_api.cache.entry import Entry, InvalidEntry
 from one_api.cache.flight import Call, Flights, Source
 from one_api.cache.keys import Place, key_of
+from one_api.cache.lease import Lease, LeaseKeeper
 from one_api.cache.policy import Policy, Wish, cache_control, may_be_kept
 from one_api.cache.stores import AnswerStore, MemoryAnswers
 from one_api.config import Config
@@ -43,10 +45,23 @@ class Replay(ChunkStream):
 
 
 class Answers:
-    """Stands before the attempt loop: keeps its answers, and lets identical requests share them."""
+    """Stands before the attempt loop: keeps its answers, and lets identical requests share them.
 
-    def __init__(self, config: Config, ask: Ask, store: AnswerStore, now: Callable[[], float] = time.time) -> None:
+    ``leases`` lets processes share calls; None shares them in this process only.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        ask: Ask,
+        store: AnswerStore,
+        leases: LeaseKeeper | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.ask = ask
+        self.leases = leases
+        self.now = now
+        self.join_wait_s = config.cache.join_wait_s
         self._common = Policy.of(config.cache, GroupCacheConfig())
         self._own = {name: Policy.of(config.cache, group.cache) for name, group in config.model_groups.items()}
         #: Where each adapter's upstream is: another address may give other answers.
@@ -58,7 +73,6 @@ class Answers:
         self._most_bytes = config.cache.max_answer_bytes
         self._store = store
         self._flights = Flights(self._most_bytes)
-        self._now = now
 
     async def run(self, route: Route, body: JSONObject) -> Answer:
         """Return an answer to ``body``, and note in the current call's record where it came from.
@@ -74,52 +88,51 @@ class Answers:
             record.cache = "bypass"
             return await self.ask(route, body)
         key = key_of(record.caller if policy.scope == "key" else None, self._place(route), body)
-        options = body.get("stream_options") or {}
-        wants_usage = bool(options.get("include_usage"))
-        with_usage = wants_usage or not any(each.adapter_name in self._reticent for each in _deployments(route))
-        flight_key = (key, bool(body.get("stream")), with_usage)
-        alone = wish.no_cache or not policy.single_flight
-        if not alone and (seat := self._flights.join(flight_key, record, include_usage=wants_usage)):
+        return await self._answer(Request(key, policy, wish, route, body, record))
+
+    async def _answer(self, request: "Request") -> Answer:
+        """Take part in a call under way, or use what is kept, or ask."""
+        record, wants_usage = request.record, request.wants_usage
+        with_usage = wants_usage or not any(each.adapter_name in self._reticent for each in _deployments(request.route))
+        key = (request.key, request.streams, with_usage) if request.joins else None
+        seat = self._flights.join(key, record, include_usage=wants_usage)
+        if seat is None and not request.wish.no_cache:
+            if (entry := await self._find(request)) is not None:
+                return request.served(entry, "hit", self.now())
+            # Somebody has perhaps begun while the store was asked.
+            seat = self._flights.join(key, record, include_usage=wants_usage)
+        if seat is not None:
             record.cache, record.free = "joined", True
             return await seat.answer()
-        if not wish.no_cache and (entry := await self.find(key, policy, wish)) is not None:
-            note(entry, record, "hit", self._now())
-            return Replay(entry.answer, include_usage=wants_usage) if body.get("stream") else entry.answer
-        record.cache = "bypass" if wish.no_cache else "miss"
-        if body.get("stream") and with_usage:
-            # Somebody may want usage, and what is kept has it; those who do not want it are not told.
-            body = body | {"stream_options": {**options, "include_usage": True}}
-        call = _Asking(self, key, policy, route, body)
-        seat = self._flights.begin(call, record, include_usage=wants_usage, key=None if alone else flight_key)
-        return await seat.answer()
+        record.cache = "bypass" if request.wish.no_cache else "miss"
+        call = _Asking(self, request, with_usage=with_usage)
+        return await self._flights.begin(call, record, include_usage=wants_usage, key=key).answer()
 
     def _place(self, route: Route) -> Place:
         deployments = [(each.name, self._addresses.get(each.adapter_name, "")) for each in _deployments(route)]
         return Place(route.model, deployments, len(route.targets))
 
-    async def find(self, key: bytes, policy: Policy, wish: Wish) -> Entry | None:
-        """Return what is kept under ``key``, unless it is older than policy or request allow, or garbage."""
-        data = await self._store.get(key)
+    async def _find(self, request: "Request") -> Entry | None:
+        """Return what is kept, unless it is too old for the request; garbage is deleted."""
+        data = await self._store.get(request.key)
         if data is None:
             return None
         try:
-            entry = Entry.decode(key, data)
+            entry = Entry.decode(request.key, data)
         except InvalidEntry as error:
             logger.warning("an answer in the cache cannot be used, and is deleted: %s", error)
-            await self._store.delete(key)
+            await self._store.delete(request.key)
             return None
-        age_s = entry.age_s(self._now())
-        fresh = age_s < policy.ttl_s and (wish.max_age_s is None or age_s <= wish.max_age_s)
-        return entry if fresh else None
+        return entry if request.accepts(entry, self.now()) else None
 
-    async def keep(self, key: bytes, policy: Policy, answer: JSONObject, source: Source) -> bool:
+    async def keep(self, request: "Request", answer: JSONObject, source: Source) -> bool:
         """Keep an answer if it is good and not too large; says whether it was."""
-        if not may_be_kept(answer, tool_calls=policy.store_tool_calls):
+        if not may_be_kept(answer, tool_calls=request.policy.store_tool_calls):
             return False
-        value = Entry(answer, self._now(), source.deployment, list(source.warnings)).encode(key)
+        value = Entry(answer, self.now(), source.deployment, list(source.warnings)).encode(request.key)
         if len(value) > self._most_bytes:
             return False
-        await self._store.put(key, value, policy.ttl_s)
+        await self._store.put(request.key, value, request.policy.ttl_s)
         return True
 
     async def aclose(self) -> None:
@@ -128,45 +141,107 @@ class Answers:
         await self._store.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, and what it may be answered with."""
+
+    key: bytes
+    policy: Policy
+    wish: Wish
+    route: Route
+    body: JSONObject
+    record: CallRecord
+
+    @property
+    def streams(self) -> bool:
+        """Say whether it wants a stream."""
+        return bool(self.body.get("stream"))
+
+    @property
+    def wants_usage(self) -> bool:
+        """Say whether it wants the usage chunk of a stream."""
+        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+
+    @property
+    def joins(self) -> bool:
+        """Say whether it may share a call with others."""
+        return self.policy.single_flight and not self.wish.no_cache
+
+    def accepts(self, entry: Entry, now: float) -> bool:
+        """Say whether a kept answer is young enough at Unix time ``now``."""
+        age_s, max_age_s = entry.age_s(now), self.wish.max_age_s
+        return age_s < self.policy.ttl_s and (max_age_s is None or age_s <= max_age_s)
+
+    def served(self, entry: Entry, where_from: str, now: float) -> Answer:
+        """Return a kept answer as it is wanted, and write down that it costs nothing."""
+        record = self.record
+        record.cache, record.free = where_from, True
+        record.cache_age_s = entry.age_s(now) if where_from == "hit" else None
+        record.deployment = entry.deployment
+        record.warnings += entry.warnings
+        return Replay(entry.answer, include_usage=self.wants_usage) if self.streams else entry.answer
+
+
 class _Asking(Call):
     """One request to upstreams, on behalf of all who share it."""
 
-    def __init__(self, answers: Answers, key: bytes, policy: Policy, route: Route, body: JSONObject) -> None:
+    def __init__(self, answers: Answers, request: Request, *, with_usage: bool) -> None:
         self._answers = answers
-        self._key = key
-        self._policy = policy
-        self._route = route
-        self._body = body
+        self._request = request
+        self._body = request.body
+        if request.streams and with_usage:
+            # Somebody may want usage, and what is kept has it; those who do not want it are not told.
+            options = self._body.get("stream_options") or {}
+            self._body = self._body | {"stream_options": {**options, "include_usage": True}}
+        leases = answers.leases if request.joins else None
+        self._lease = Lease(leases, request.key, answers.join_wait_s) if leases is not None else None
+        #: The answer is in the store, by us or by another process.
+        self._kept = False
 
     async def ask(self) -> Answer:
-        """See ``Call``."""
-        return await self._answers.ask(self._route, self._body)
+        """See ``Call``. Another process that asks the same already is waited for."""
+        if self._lease is not None and (entry := await self._lease.win(self._read)) is not None:
+            self._kept = True
+            record = current_call.get() or self._request.record
+            led = replace(self._request, record=record, body=self._body)
+            return led.served(entry, "joined", self._answers.now())
+        return await self._answers.ask(self._request.route, self._body)
+
+    def _read(self, data: bytes) -> Entry | None:
+        """Return what another process has kept, if it can be used."""
+        try:
+            entry = Entry.decode(self._request.key, data)
+        except InvalidEntry:
+            return None
+        return entry if self._request.accepts(entry, self._answers.now()) else None
 
     async def keep(self, answer: JSONObject, source: Source) -> None:
         """See ``Call``. What a fallback said is not kept: the model that was asked for may be back in a moment."""
-        if self._body.get("stream") and "usage" not in answer:
-            return  # as a whole answer it would be short of it
-        if any(target.name == source.deployment for target in self._route.targets):
-            await self._answers.keep(self._key, self._policy, answer, source)
+        request = self._request
+        as_asked = any(target.name == source.deployment for target in request.route.targets)
+        # A stream without usage would be short of it as a whole answer.
+        whole = not request.streams or "usage" in answer
+        if not self._kept and as_asked and whole:
+            self._kept = await self._answers.keep(request, answer, source)
 
     async def aclose(self, *, complete: bool) -> None:
         """See ``Call``."""
+        if self._lease is not None:
+            await self._lease.release(unshared=complete and not self._kept)
 
 
 def _deployments(route: Route) -> tuple[Deployment, ...]:
     return (*route.targets, *route.fallbacks)
 
 
-def note(entry: Entry, record: CallRecord, where_from: str, now: float) -> None:
-    """Write down that a request was answered by ``entry``, and costs nothing."""
-    record.cache, record.free = where_from, True
-    record.cache_age_s = entry.age_s(now)
-    record.deployment = entry.deployment
-    record.warnings += entry.warnings
-
-
 def build_answers(config: Config, ask: Ask) -> Answers | None:
     """Return what stands before ``ask``; None when no model keeps answers."""
     if not config.cache.enabled and not any(group.cache.enabled for group in config.model_groups.values()):
         return None
-    return Answers(config, ask, MemoryAnswers(config.cache.max_bytes))
+    if config.cache.storage == "memory":
+        return Answers(config, ask, MemoryAnswers(config.cache.max_bytes))
+    # Only here, so that a gateway without Redis imports nothing of its client.
+    from one_api.cache.redis import RedisAnswers
+
+    shared = RedisAnswers(config.cache.storage)
+    return Answers(config, ask, shared, leases=shared)

@@ -6,6 +6,7 @@ other; when nobody is left, the upstream call is closed.
 """
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from one_api.telemetry import CallRecord, current_call
 from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.json import JSONObject
+
+logger = logging.getLogger(__name__)
 
 #: The upstream is read while the fastest client is no further behind than this, in bytes: it sets the pace.
 _AHEAD_BYTES = 256 * 1024
@@ -205,6 +208,8 @@ class Flight:
             else:
                 await self._finish(answer)
         except Exception as error:  # those who wait are told, and each says it to its client
+            if self._complete:
+                logger.exception("an answer could not be kept")
             self._fail(error)
         finally:
             await self._call.aclose(complete=self._complete)
@@ -291,8 +296,8 @@ class Flights:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def join(self, key: object, record: CallRecord, *, include_usage: bool) -> Seat | None:
-        """Return a seat in the flight under ``key``, if there is one that can be joined."""
-        flight = self._listed.get(key)
+        """Return a seat in the flight under ``key``, if there is one that can be joined; None joins none."""
+        flight = self._listed.get(key) if key is not None else None
         return flight.join(record, include_usage=include_usage) if flight is not None and flight.open else None
 
     def begin(self, call: Call, record: CallRecord, *, include_usage: bool, key: object = None) -> Seat:

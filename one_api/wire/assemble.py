@@ -49,7 +49,7 @@ def _add_delta(message: JSONObject, delta: JSONObject) -> None:
     for key in _JOINED:
         if isinstance(delta.get(key), str):
             message[key] = (message.get(key) or "") + delta[key]
-    for entry in delta.get("tool_calls", ()):
+    for entry in delta.get("tool_calls") or ():
         calls: list[Any] = message.setdefault("tool_calls", [])
         if "id" in entry:
             kind = entry["type"]

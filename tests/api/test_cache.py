@@ -1,6 +1,7 @@
 """The response cache as clients meet it: K01 to K05, through the real gateway."""
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.limits.conftest import OwnRedis, own_redis
 from tests.support import (
     Close,
     Gateway,
@@ -26,6 +28,8 @@ from tests.support import (
 )
 
 from .bed import KEY, Answer, Bed, Begun, Body, adapter, running_bed, user, yaml
+
+__all__ = ["own_redis"]
 
 OTHER = "other-key"
 USAGE = tokens(9, 2)
@@ -426,6 +430,32 @@ def test_what_the_caller_did_wrong_is_tried_once(early: Bed) -> None:
 
     assert all(answer.stream_error for answer in answers)
     assert early.asked(model) == {"a": 1}
+
+
+# Redis
+
+
+def test_workers_share_answers_and_calls_through_redis_and_do_without(own_redis: OwnRedis) -> None:
+    url, process = own_redis
+    gate = threading.Event()
+    caching: Body = {"enabled": True, "storage": url}
+    with running_bed(env={"WEB_CONCURRENCY": "2"}, cache=caching) as running:
+        model = running.model()
+        running.a.on(model, [WaitFor(gate), *json_reply(completion("Hello", model=model))])
+        with ThreadPoolExecutor(16) as pool:
+            asked = [pool.submit(running.ask, model) for _ in range(16)]
+            until_asked(running, model, 1)
+            gate.set()
+            answers = [each.result(20) for each in asked]
+        assert {answer.body for answer in answers} == {answers[0].body}
+        assert sorted(str(where_from(answer)) for answer in answers)[-1] == "miss"
+        assert running.asked(model) == {"a": 1}
+        assert {where_from(running.ask(model, stream=True)) for _ in range(8)} == {"hit"}
+
+        process.send_signal(signal.SIGSTOP)
+        other = running.model()
+        assert {where_from(running.ask(other, seed=number)) for number in range(12)} == {"miss"}
+        running.check_settled()
 
 
 # Groups, and without

@@ -1,10 +1,13 @@
 """What a request may ask of the cache, and which answers are kept."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from one_api.cache.policy import Policy, Wish, is_plain, may_be_kept
+from one_api.config import Config, ConfigError
 from one_api.settings import CacheConfig, GroupCacheConfig
 
 
@@ -35,6 +38,23 @@ def test_a_group_says_only_what_it_does_differently() -> None:
     assert Policy.of(common, GroupCacheConfig()) == Policy(True, 60, "key", True, True)
     own = GroupCacheConfig(enabled=False, ttl_s=5, scope="shared", store_tool_calls=False, single_flight=False)
     assert Policy.of(common, own) == Policy(False, 5, "shared", False, False)
+
+
+@pytest.mark.parametrize(
+    "section, problem",
+    [
+        ("cache: {storage: disk}", "cache.storage: names no storage"),
+        ("cache: {scope: team}", "cache.scope: has a bad value"),
+        ("cache: {ttl_s: 0}", "cache.ttl_s: has a bad value"),
+        ("cache: {ttl: 5}", "cache.ttl: is not a setting"),
+        ("model_groups: {g: {targets: [a/m], cache: {storage: memory}}}", "cache.storage: is not a setting"),
+    ],
+)
+def test_a_bad_setting_is_named(section: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"adapters: {{a: {{type: openai, models: [m]}}}}\n{section}\n")
+    with pytest.raises(ConfigError, match=problem):
+        Config.load({"ONE_API_CONFIG": str(path), "ONE_API_ENV_FILE": os.devnull})
 
 
 def answer(*choices: dict[str, Any]) -> dict[str, Any]:
