@@ -7,8 +7,8 @@ well again.
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
 
 import redis.asyncio
 from redis.exceptions import RedisError, ResponseError
@@ -16,6 +16,8 @@ from redis.exceptions import RedisError, ResponseError
 from one_api.breaker import Breaker
 
 T = TypeVar("T")
+#: Sends commands together, and returns their answers; an exception stands for one that there is none to.
+Trip: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 #: Deadlines of one trip and of a connect, in seconds.
 _CALL_S = 0.05
@@ -44,15 +46,25 @@ class RedisLink:
         logger: who is told when it falls ill, and when it is well again.
         without: what is done meanwhile, for the log.
         forgiving: a command that Redis refuses is that command's failure, not Redis's.
+        recovered: called when Redis is well again, before anybody else gets an answer.
     """
 
-    def __init__(self, url: str, logger: logging.Logger, *, without: str, forgiving: bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        logger: logging.Logger,
+        *,
+        without: str,
+        forgiving: bool,
+        recovered: Callable[[Trip], Awaitable[None]] | None = None,
+    ) -> None:
         self._client = redis.asyncio.Redis.from_url(
             url, socket_connect_timeout=_CONNECT_S, socket_timeout=None, retry=None, max_connections=2
         )
         self._logger = logger
         self._without = without
         self._forgiving = forgiving
+        self._recovered = recovered
         #: A connection was used before: no time for making one need be allowed.
         self._connected = False
         self._breaker = Breaker()
@@ -115,9 +127,11 @@ class RedisLink:
             if self._breaker.is_open and not was_open:
                 self._logger.warning("Redis does not answer (%s): %s", type(error).__name__, self._without)
             return [RedisUnavailable()] * len(commands)
+        self._breaker.succeeded()
         if was_open:
             self._logger.warning("Redis answers again: until now, %s", self._without)
-        self._breaker.succeeded()
+            if self._recovered is not None:
+                await self._recovered(self._trip)
         return answers
 
     def _is_illness(self, answer: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from one_api.limits.stores import LimitStore, MemoryStore, Ticket
 from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S, Limits, Verdict
-from one_api.redis_link import RedisLink, RedisUnavailable
+from one_api.redis_link import RedisLink, RedisUnavailable, Trip
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +90,26 @@ redis.call('EXPIRE', KEYS[1], {int(LEASE_S) + 1})
 return 1
 """
 
+#: Adds what was counted elsewhere: triples of age, requests and tokens.
+_MERGE = f"""
+local second = tonumber(redis.call('TIME')[1])
+for i = 1, #ARGV, 3 do
+  local at = second - tonumber(ARGV[i])
+  redis.call('HINCRBY', KEYS[1], 'r' .. at, ARGV[i + 1])
+  redis.call('HINCRBY', KEYS[1], 't' .. at, ARGV[i + 2])
+end
+redis.call('EXPIRE', KEYS[1], {BUCKETS + 1})
+return 1
+"""
+
 
 class RedisStore(LimitStore):
     """Windows in Redis, or, while it is ill, in this process with ``1/processes`` of each limit."""
 
     def __init__(self, url: str, processes: int) -> None:
-        self._link = RedisLink(url, logger, without="limits are kept per process", forgiving=False)
+        self._link = RedisLink(
+            url, logger, without="limits are kept per process", forgiving=False, recovered=self._merge
+        )
         self._processes = processes
         self._local = MemoryStore()
 
@@ -145,6 +159,13 @@ class RedisStore(LimitStore):
             return await self._link.ask("EVAL", *command)
         except RedisUnavailable:
             return None
+
+    async def _merge(self, trip: Trip) -> None:
+        """Add to Redis what was counted here while it was ill, so that nobody's minute begins anew."""
+        local = self._local.counted()
+        commands = [("EVAL", _MERGE, 1, _names(key)[0], *sum(counted, ())) for key, counted in local.items()]
+        if commands and not any(isinstance(answer, Exception) for answer in await trip(commands)):
+            self._local.forget()
 
     def _share(self, limits: Limits) -> Limits:
         """Return this process's part of the limits."""
