@@ -40,10 +40,17 @@ _EXPOSED = [
     "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
-    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings",
+    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings", "x-gateway-cache", "age",
 ]  # fmt: skip
 #: Request headers that browsers may send; official clients add the x-stainless ones.
-_ALLOWED = ["authorization", "content-type", "openai-organization", "openai-project", r"x-stainless-.*"]
+_ALLOWED = [
+    "authorization",
+    "cache-control",
+    "content-type",
+    "openai-organization",
+    "openai-project",
+    r"x-stainless-.*",
+]
 
 
 class _NoSessions(SessionInterface):

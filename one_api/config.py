@@ -20,6 +20,7 @@ from one_api.settings import (
     DEFAULT_MODELS_DIR,
     OPENAI_BASE_URL,
     AdapterConfig,
+    CacheConfig,
     GroupConfig,
     KeyConfig,
     LogConfig,
@@ -42,6 +43,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapters: dict[str, AdapterConfig] = {}
     model_groups: dict[str, GroupConfig] = {}
     rate_limit: RateLimitConfig = RateLimitConfig()
+    cache: CacheConfig = CacheConfig()
     retry: RetryConfig = RetryConfig()
     server: ServerConfig = ServerConfig()
     log: LogConfig = LogConfig()
@@ -203,9 +205,8 @@ def _cross_check(config: Config, problems: Problems) -> None:
     for name in config.adapters:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             problems.add(f"adapters.{name}", "is not a usable name", "Use letters, digits, dots, dashes, underscores")
-    storage = config.rate_limit.storage
-    if storage not in ("auto", "memory", "shared") and not re.match(r"(rediss?|unix)://.", storage):
-        problems.add("rate_limit.storage", "names no storage", "Use auto, memory, shared or redis://HOST:PORT/DB")
+    _check_storage("rate_limit", config.rate_limit, ("auto", "memory", "shared"), problems)
+    _check_storage("cache", config.cache, ("memory",), problems)
     if not config.api_keys and config.server.host not in ("127.0.0.1", "localhost", "::1"):
         fix = "Set API_KEYS before you let others in, or HOST=127.0.0.1"
         problems.add("server.host", "can be reached from elsewhere, and there is no API key", fix)
@@ -215,6 +216,15 @@ def _cross_check(config: Config, problems: Problems) -> None:
             if not slash or not model or adapter_name not in config.adapters:
                 fix = f"Write adapter/model, with an adapter of: {', '.join(config.adapters) or 'none is configured'}"
                 problems.add(f"model_groups.{name}", f"{target.model!r} names no adapter's model", fix)
+
+
+def _check_storage(
+    section: str, settings: RateLimitConfig | CacheConfig | None, known: tuple[str, ...], problems: Problems
+) -> None:
+    storage = settings.storage if settings else None
+    if storage and storage not in known and not re.match(r"(rediss?|unix)://.", storage):
+        fix = f"Use {', '.join(known)} or redis://HOST:PORT/DB"
+        problems.add(f"{section}.storage", "names no storage", fix)
 
 
 def _built(parts: Iterable[T | None]) -> list[T]:

@@ -163,6 +163,39 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weight: Weight | None = None
 
 
+class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers that are kept and shared. Off by default: with it, the same request may get the same answer twice."""
+
+    enabled: bool = False
+    #: How long an answer is kept.
+    ttl_s: Seconds = 300.0
+    #: What answers may take in the memory of one process, in bytes; the limit of Redis is its own ``maxmemory``.
+    max_bytes: Count = 64 * 1024 * 1024
+    #: A larger answer is not kept, and nobody joins it while it is under way.
+    max_answer_bytes: Count = 1024 * 1024
+    #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
+    storage: str = "memory"
+    #: Who shares answers: ``key``, nobody with another key; ``shared``, everyone. Danger: with ``shared``, one caller
+    #: gets what was said to another, and can tell by the time it takes whether somebody has asked the same.
+    scope: Literal["key", "shared"] = "key"
+    #: Keep answers that call tools, too. Danger: a tool may be called twice for one decision of the model.
+    store_tool_calls: bool = False
+    #: Identical requests under way share one upstream call.
+    single_flight: bool = True
+    #: How long a request waits for the answer to an identical one in another process, in seconds; only with Redis.
+    join_wait_s: Seconds = 10.0
+
+
+class GroupCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model group does differently; what is left out is as in ``cache``."""
+
+    enabled: bool | None = None
+    ttl_s: Seconds | None = None
+    scope: Literal["key", "shared"] | None = None
+    store_tool_calls: bool | None = None
+    single_flight: bool | None = None
+
+
 class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A public model id, and where it is served."""
 
@@ -170,6 +203,7 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Other models, tried in order when no target can answer.
     fallbacks: tuple[TargetConfig | str, ...] = ()
     strategy: Literal["weighted", "ordered", "round_robin", "least_busy"] = "weighted"
+    cache: GroupCacheConfig = GroupCacheConfig()
 
 
 class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -47,6 +47,10 @@ def _add_headers(response: Response) -> Response:
     }
     if record.deployment is not None:
         told["x-gateway-deployment"] = quote(record.deployment, safe=_HEADER_SAFE)
+    if record.cache is not None:
+        told["x-gateway-cache"] = record.cache
+    if record.cache_age_s is not None:
+        told["age"] = str(record.cache_age_s)
     if record.warnings:
         told["x-gateway-warnings"] = _warnings(record.warnings)
     if "cache-control" not in response.headers:

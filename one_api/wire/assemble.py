@@ -72,7 +72,7 @@ def _add_delta(choice: _Choice, delta: JSONObject) -> None:
     for key in _LISTED:
         if delta.get(key):
             choice.lists.setdefault(key, []).extend(delta[key])
-    for entry in delta.get("tool_calls", ()):
+    for entry in delta.get("tool_calls") or ():
         if "id" in entry:
             kind = entry["type"]
             opened = _Call({"id": entry["id"], "type": kind, kind: dict(entry[kind])}, [entry[kind][_text_key(kind)]])
@@ -83,7 +83,7 @@ def _add_delta(choice: _Choice, delta: JSONObject) -> None:
         if "name" in entry[kind]:
             call.entry[kind]["name"] = entry[kind]["name"]
         call.pieces.append(entry[kind][_text_key(kind)])
-    if "function_call" in delta:
+    if delta.get("function_call"):
         _add_function_call(choice, delta["function_call"])
 
 
