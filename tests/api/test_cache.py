@@ -300,7 +300,7 @@ def test_two_callers_never_share(cached: Bed, stream: bool) -> None:
 
 def test_two_callers_do_not_share_what_is_under_way_either(cached: Bed) -> None:
     model, gate = cached.model(), threading.Event()
-    cached.a.on(model, sse(text_chunks("a")[0], WaitFor(gate), *text_chunks("a")[1:]))
+    cached.a.on(model, sse(*text_chunks("a")[:2], WaitFor(gate), *text_chunks("a")[2:]))
     with cached.begin(model) as mine, ThreadPoolExecutor(1) as pool:
         mine.next()
         other = pool.submit(cached.ask, model, stream=True, key=OTHER)
