@@ -38,7 +38,7 @@ LADDER: dict[float, list[str]] = {
         "serving.loop", "telemetry"],
     1.2: ["wire.openai_stream"],
     1.1: ["config", "schema", "wire.assemble", "wire.openai_request", "wire.openai_response", "wire.sse"],
-    1: ["settings", "sources", "wire.json", "limits.window"],
+    1: ["settings", "sources", "wire.json", "limits.window", "models.gguf_format"],
     0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
@@ -79,7 +79,7 @@ LATE_IMPORTS = {
     ): "loaded after the fork, so that a fault in it has a process of its own",
 }
 #: Modules of more than 400 lines, each with its limit and its reason.
-LONG = {"models.gguf": (460, "the tables of one file format, and the one reader that they are for")}
+LONG: dict[str, tuple[int, str]] = {}
 MOST_LINES = 400
 
 
