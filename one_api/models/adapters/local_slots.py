@@ -236,6 +236,8 @@ class SlotQueue:
 
     async def close(self) -> None:
         """Refuse all who wait, and close the files but for those whose slots are still held."""
+        if self._closed:
+            return
         self._closed = True
         for places in self._waiting.values():
             for place in places:
