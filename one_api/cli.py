@@ -1,6 +1,7 @@
 """Commands on ``flask --app wsgi``, and the same on ``python -m one_api``."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,12 +10,14 @@ from flask import Flask, current_app
 from msgspec import Struct
 
 from one_api.api.service import Service
-from one_api.settings import Secret
+from one_api.models.fetch import FetchFailed, fetch_default_model
+from one_api.settings import DEFAULT_MODELS_DIR, LocalConfig, Secret
 
 
 def register_commands(app: Flask) -> None:
     """Add our commands to ``app``."""
     app.cli.add_command(_config)
+    app.cli.add_command(_models)
 
 
 @click.group("config")
@@ -27,6 +30,42 @@ def _check() -> None:
     """Print the effective configuration with secrets masked, or everything that is wrong with it."""
     service: Service = current_app.extensions["one_api"]
     click.echo("\n".join(as_lines(service.config)))
+
+
+@click.group("models")
+def _models() -> None:
+    """The local models."""
+
+
+@_models.command("fetch")
+@click.argument("folder", required=False, type=click.Path(file_okay=False, path_type=Path))
+def _fetch(folder: Path | None) -> None:
+    """Put the small default model into FOLDER, or into that of the first local adapter."""
+    try:
+        fetch_default_model(folder or _model_folders(DEFAULT_MODELS_DIR)[0], click.echo)
+    except FetchFailed as error:
+        raise click.ClickException(str(error)) from None
+
+
+@_models.command("list")
+def _list() -> None:
+    """Print the models in the folders of the local adapters, and what is loaded of them."""
+    # Only here, so that a gateway without local models imports nothing of the engine.
+    from one_api.models.inventory import table
+
+    folders = _model_folders()
+    if not folders:
+        raise click.ClickException("no local adapter is configured: set LOCAL_MODELS_ENABLED=true")
+    for line in table(folders):
+        click.echo(line)
+
+
+def _model_folders(*otherwise: str) -> list[Path]:
+    """Return the folders of the local adapters; ``otherwise`` if there is none."""
+    service: Service = current_app.extensions["one_api"]
+    adapters = service.config.adapters.values()
+    found = [each.models_dir for each in adapters if isinstance(each, LocalConfig)]
+    return [Path(folder) for folder in dict.fromkeys(found or otherwise)]
 
 
 def as_lines(value: Any, indent: int = 0) -> list[str]:

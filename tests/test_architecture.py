@@ -31,6 +31,7 @@ LADDER: dict[float, list[str]] = {
     3: ["models.deployment", "models.adapters.openai", "models.adapters.local"],
     2.6: ["models.adapters.local_door"],
     2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
+    2.46: ["models.inventory"],
     2.45: ["models.adapters.local_residents"],
     2.4: ["models.adapters.connections", "models.adapters.local_choices", "models.adapters.local_launch",
           "models.adapters.local_slots", "models.adapters.reports"],
@@ -77,6 +78,7 @@ GATES: dict[str, list[str]] = {
 #: Imports that stand inside a function, each with its reason.
 LATE_IMPORTS = {
     ("utils.rate_limit", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
+    ("cli", "one_api.models.inventory"): "a gateway without local models imports nothing of the engine",
     ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
     (
         "models.adapters.local_engine",

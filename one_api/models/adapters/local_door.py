@@ -121,11 +121,17 @@ class Answer:
 
     def explained(self, error: UpstreamRejected) -> UpstreamRejected:
         """Return the engine's refusal in OpenAI's words: it has numbers for codes, and names no parameter."""
-        param, code = error.param, error.code if error.code and not error.code.isdigit() else None
-        if param is None and "JSON schema error" in error.message:
+        param, code, message = error.param, error.code, error.message
+        if code is not None and code.isdigit():
+            code = None
+        if "JSON schema error" in message:
             param = "tools" if self._forced else "response_format"
             code = "invalid_function_parameters" if self._forced else None
-        return UpstreamRejected(error.message, status=error.status, type=error.type, param=param, code=code)
+        elif "While executing" in message:
+            param = "messages"
+            reason = message.rpartition("Error: ")[2].removeprefix("Jinja Exception: ").strip()
+            message = f"The model's chat template refuses these messages: {reason}"
+        return UpstreamRejected(message, status=error.status, type=error.type, param=param, code=code)
 
 
 class SlotStream(ChunkStream):

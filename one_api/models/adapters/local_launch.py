@@ -94,7 +94,8 @@ def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subproces
     try:
         os.write(source, encode(config) + b"\n")  # Through a pipe, whose buffer holds it: `ps` must not show the key.
         return subprocess.Popen(  # noqa: S603 - our own program, by its path
-            [sys.executable, "-P", str(_ENGINE)],
+            # Without site-packages: the engine's own package is all that the program needs.
+            [sys.executable, "-P", "-S", str(_ENGINE)],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=log,

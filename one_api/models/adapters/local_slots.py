@@ -184,7 +184,7 @@ class SlotQueue:
         """Hand slots to those who wait until nobody does."""
         self._crowd.join()
         try:
-            while caller := self._next():
+            while (caller := self._next()) is not None:
                 wait_s = max(_POLL_S, self._not_before - time.monotonic())
                 if time.monotonic() < self._not_before or not (slot := self._free_slot(caller)):
                     self._freed.clear()
