@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 #: How often the folder is looked at, in seconds.
 _LOOK_S = 5.0
 #: What a small model needs to make sense; the configuration and a request win. By file name.
-_SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9}}
+_SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "min_p": 0.05}}
 
 
 class LocalModelAdapter(BaseModelAdapter):
