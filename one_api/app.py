@@ -5,8 +5,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask
+from flask import Flask, Request
+from flask.sessions import NullSession, SessionInterface
 from flask_cors import CORS
+from werkzeug.routing import MapAdapter
 
 from one_api.api import calls, errors
 from one_api.api.chat import chat
@@ -43,8 +45,41 @@ _EXPOSED = [
 _ALLOWED = ["authorization", "content-type", "openai-organization", "openai-project", r"x-stainless-.*"]
 
 
+class _NoSessions(SessionInterface):
+    """There are no cookies: one empty session stands for all."""
+
+    _empty = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        """Return it."""
+        return self._empty
+
+
 class GatewayFlask(Flask):
     """Flask, with coroutines awaited by our bridge instead of on a loop of their own."""
+
+    session_interface = _NoSessions()
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Bind the routes to a request by its path and method alone; an override point of Flask.
+
+        No route depends on the host, and nothing is ever redirected.
+        """
+        if request is None:
+            return super().create_url_adapter(None)
+        return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: What ``ensure_sync`` has found out; as many as there are views and hooks.
+        self._synchronous: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``func``, or its synchronous form, which is found out once; an override point of Flask."""
+        known = self._synchronous.get(func)
+        if known is None:
+            known = self._synchronous[func] = super().ensure_sync(func)
+        return known
 
     def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
         """Return ``func`` for synchronous callers; an override point of Flask."""

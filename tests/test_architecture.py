@@ -39,13 +39,13 @@ LADDER: dict[float, list[str]] = {
     2.2: ["serving.asgi"],
     2.1: ["serving.bridge", "serving.events", "serving.protocol", "limits.redis"],
     2: ["limits.stores", "models.adapters.base", "models.adapters.local_engine", "models.fetch", "models.gguf",
-        "serving.loop", "telemetry"],
+        "serving.departure", "serving.loop", "telemetry"],
     1.3: ["wire.local_stream"],
     1.2: ["wire.forced_calls", "wire.openai_stream"],
     1.1: ["config", "schema", "wire.assemble", "wire.local_request", "wire.openai_request",
           "wire.openai_response", "wire.sse"],
     1: ["settings", "sources", "wire.json", "limits.window", "models.gguf_format"],
-    0: ["errors", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
+    0: ["errors", "patience", "structs", "", "api", "limits", "models", "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 

@@ -1,7 +1,7 @@
 """The record of each request, and the headers that every answer carries."""
 
 import asyncio
-import secrets
+import os
 import string
 import time
 from urllib.parse import quote
@@ -26,7 +26,7 @@ def register(app: Flask) -> None:
 
 
 def _begin() -> None:
-    record = CallRecord(f"req_{secrets.token_hex(16)}", request.method, request.path)
+    record = CallRecord(f"req_{os.urandom(16).hex()}", request.method, request.path)
     g.call = record
     current_call.set(record)
 

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 from one_api.api.service import Service, service
 from one_api.errors import GatewayError, InternalError, InvalidRequest, ShuttingDown, UnsupportedMediaType
 from one_api.models.adapters.base import ChunkStream
+from one_api.patience import Patience
 from one_api.schema import ChatRequest, Usage
 from one_api.serving.events import EventBody, EventResponse
 from one_api.telemetry import CallRecord
@@ -49,7 +50,8 @@ async def create_completion() -> Response:
 
 def _body() -> JSONObject:
     """Return the request's body: a JSON object in UTF-8."""
-    if request.mimetype and request.mimetype != "application/json":
+    mimetype = request.mimetype
+    if mimetype and mimetype != "application/json":
         raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
     if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType("Send JSON in UTF-8.")
@@ -98,6 +100,7 @@ class ChatEvents(EventBody):
         self._record = record
         self._parts = parts
         self._heartbeat_s = parts.config.server.heartbeat_s
+        self._patience = Patience()
         self._stream: ChunkStream | None = None
         self._ended = False
         self._reported = False
@@ -110,8 +113,8 @@ class ChatEvents(EventBody):
             self._overdue = False
             return sse.HEARTBEAT
         try:
-            async with asyncio.timeout(self._heartbeat_s):
-                return await self._next()
+            heartbeat = asyncio.get_running_loop().time() + self._heartbeat_s
+            return await self._patience.wait(self._next(), heartbeat)
         except TimeoutError:
             return sse.HEARTBEAT
         except GatewayError as error:
@@ -150,6 +153,7 @@ class ChatEvents(EventBody):
         if self._reported:
             return
         self._reported = True
+        self._patience.close()
         if not self._ended:
             self._record.status, self._record.error = 499, "cancelled"
         self._record.ended = time.monotonic()

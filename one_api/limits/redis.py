@@ -107,6 +107,18 @@ redis.call('EXPIRE', KEYS[1], {int(LEASE_S) + 1})
 return 1
 """
 
+#: Adds what was counted elsewhere: triples of age, requests and tokens.
+_MERGE = f"""
+local second = tonumber(redis.call('TIME')[1])
+for i = 1, #ARGV, 3 do
+  local at = second - tonumber(ARGV[i])
+  redis.call('HINCRBY', KEYS[1], 'r' .. at, ARGV[i + 1])
+  redis.call('HINCRBY', KEYS[1], 't' .. at, ARGV[i + 2])
+end
+redis.call('EXPIRE', KEYS[1], {BUCKETS + 1})
+return 1
+"""
+
 
 class Breaker:
     """Stands between us and a service that may be ill: after failures in a row, one probe goes through now and then."""
@@ -238,10 +250,18 @@ class RedisStore(LimitStore):
             if self._breaker.is_open and not was_open:
                 logger.warning("Redis does not answer (%s): limits are kept per process", type(error).__name__)
             return [None] * len(commands)
+        self._breaker.succeeded()
         if was_open:
             logger.warning("Redis answers again: limits are kept there")
-        self._breaker.succeeded()
+            await self._merge()
         return answers
+
+    async def _merge(self) -> None:
+        """Add to Redis what was counted here while it was ill, so that nobody's minute begins anew."""
+        local = self._local.counted()
+        commands = [(_MERGE, 1, _names(key)[0], *sum(counted, ())) for key, counted in local.items()]
+        if commands and None not in await self._trip(commands):
+            self._local.forget()
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipeline:

@@ -104,6 +104,16 @@ class MemoryStore(LocalStore):
     def _change(self, key: str, act: Callable[[Window], T]) -> T:
         return act(self._windows.setdefault(key, Window()))
 
+    def counted(self) -> dict[str, list[tuple[int, int, int]]]:
+        """Return what counts now, by key; see ``Window.counted``."""
+        now = time.monotonic()
+        return {key: counted for key, window in self._windows.items() if (counted := window.counted(now))}
+
+    def forget(self) -> None:
+        """Start all windows anew; leases stay."""
+        for window in self._windows.values():
+            window.requests, window.tokens = empty(), empty()
+
 
 class SharedStore(LocalStore):
     """Windows in a file that the processes of one machine map into memory, each change under a file lock.

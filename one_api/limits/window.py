@@ -100,6 +100,13 @@ class Window:
         slot = int(counted_at) % BUCKETS
         self.tokens[slot] = max(0, self.tokens[slot] + actual - estimated)
 
+    def counted(self, now: float) -> list[tuple[int, int, int]]:
+        """Return what counts now as (age in whole seconds, requests, tokens), for each second that has any."""
+        self._advance(int(now))
+        slots = [(age, (self.newest - age) % BUCKETS) for age in range(BUCKETS)]
+        found = [(age, self.requests[slot], self.tokens[slot]) for age, slot in slots]
+        return [(age, requests, tokens) for age, requests, tokens in found if requests or tokens]
+
     def renew(self, now: float, lease: int) -> None:
         """Keep a lease alive."""
         self.leases[lease] = now + LEASE_S

@@ -4,7 +4,7 @@ import asyncio
 import io
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -12,13 +12,14 @@ from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
 
 from one_api.errors import RequestTimeout, ShuttingDown
-from one_api.serving.bridge import await_, run_bridged
+from one_api.serving.bridge import await_, run_bridged, within
+from one_api.serving.departure import EXTENSION, Departure
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
 from one_api.serving.loop import Service
 from one_api.settings import ServerConfig
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
+Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: How long requests may take to say goodbye when the process ends, in seconds.
@@ -93,6 +94,7 @@ class _Exchange:
         self._input = _BodyReader(receive, service.server.body_timeout_s, self._watch)
         self._receive = receive
         self._task = asyncio.current_task()
+        self._departure: Departure | None = scope.get("extensions", {}).get(EXTENSION)
         self._watcher: asyncio.Task[None] | None = None
         self._client_left = False
         self._started = False
@@ -112,6 +114,7 @@ class _Exchange:
                 await self._say_goodbye(self._body)
         finally:
             self._stop_watching()
+            self._input.forget()
             if self._body is not None:
                 await self._body.aclose()
 
@@ -184,10 +187,15 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
 
     def _watch(self) -> None:
-        """From now on, notice when the client leaves."""
-        self._watcher = asyncio.get_running_loop().create_task(self._wait_for_leave())
+        """From now on, notice when the client leaves. A server that does not tell has to be asked."""
+        if self._departure is not None:
+            self._departure.watch(self._leave)
+        else:
+            self._watcher = asyncio.get_running_loop().create_task(self._wait_for_leave())
 
     def _stop_watching(self) -> None:
+        if self._departure is not None:
+            self._departure.forget()
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None
@@ -195,6 +203,9 @@ class _Exchange:
     async def _wait_for_leave(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self._client_left = True
         if self._task is not None:
             self._task.cancel()
@@ -210,7 +221,8 @@ class _BodyReader(io.RawIOBase):
     def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
         self._receive = receive
         self._timeout_s = timeout_s
-        self._on_complete = on_complete
+        #: None once it has been called, or is of no use any more: it leads back to whoever reads.
+        self._on_complete: Callable[[], None] | None = on_complete
         self._began = 0.0
         self._taken = 0
         self._rest = b""
@@ -257,8 +269,7 @@ class _BodyReader(io.RawIOBase):
         slowest = _SLOW_GRACE_S + self._taken / _SLOWEST_BODY
         limit = self._began + min(self._timeout_s, slowest) - now
         try:
-            async with asyncio.timeout(limit):
-                message = await self._receive()
+            message = await within(limit, self._receive())
         except TimeoutError:
             raise RequestTimeout("The request's body arrived too slowly: send it at once.") from None
         if message["type"] == "http.disconnect":
@@ -267,8 +278,14 @@ class _BodyReader(io.RawIOBase):
         self._taken += len(piece)
         if not message.get("more_body", False):
             self.complete = True
-            self._on_complete()
+            if self._on_complete is not None:
+                self._on_complete()
+                self.forget()
         return piece
+
+    def forget(self) -> None:
+        """Let go of whoever reads."""
+        self._on_complete = None
 
 
 def _environ(scope: Scope, body: io.RawIOBase) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar, cast
 
-from flask import has_request_context, request
+from flask import Request, has_request_context, request
 from greenlet import getcurrent, greenlet
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -48,6 +48,16 @@ class _Begun:
                     waits_for = self._coroutine.send(sent)
         except StopIteration as finished:
             return finished.value
+
+
+async def within(limit_s: float, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await ``coroutine``, at most for ``limit_s``; raises TimeoutError. What need not wait costs no timer."""
+    try:
+        first = coroutine.send(None)
+    except StopIteration as finished:
+        return cast(T, finished.value)
+    async with asyncio.timeout(limit_s):
+        return cast(T, await _Begun(coroutine, first))
 
 
 def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = None) -> T:
@@ -92,13 +102,14 @@ def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if not has_request_context():
             return await_(function(*args, **kwargs))
-        _read_body()
-        return await_(function(*args, **kwargs), client_of(request.environ))
+        current: Request = request._get_current_object()  # type: ignore[attr-defined]  # a look through the proxy costs
+        _read_body(current)
+        return await_(function(*args, **kwargs), client_of(current.environ))
 
     return call
 
 
-def _read_body() -> None:
+def _read_body(request: Request) -> None:
     """Read the body and keep it, also for whoever reads it as a stream later."""
     if "stream" in vars(request):
         return

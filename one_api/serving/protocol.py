@@ -12,6 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
+from one_api.serving.departure import EXTENSION, Departure
 from one_api.settings import ServerConfig
 from one_api.wire import json
 
@@ -54,8 +55,7 @@ class GatewayProtocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             with suppress(OSError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+                _set_options(connection, self.edge.write_timeout_s)
         # A connection without any request is idle, as one between two requests.
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -83,6 +83,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Give the head of a request its deadline."""
         super().on_message_begin()
+        extensions: dict[str, Any] = {EXTENSION: Departure()}
+        self.scope["extensions"] = extensions
         self._header_bytes = self._head_bytes = 0
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.edge.head_timeout_s, self._cut_head)
@@ -115,6 +117,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return  # it is parsed again, as an ordinary request
         self._check_head()
         super().on_headers_complete()
+        if self.scope["method"] != "HEAD":
+            self.cycle.transport = _JoinedHead(self.transport)  # type: ignore[assignment]
         self._waiting = (*(each for each in self._waiting if not each.response_complete), self.cycle)
         if len(self._waiting) <= _MOST_PIPELINED:
             self.flow.resume_reading()
@@ -171,8 +175,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         speaking = any(each.response_started and not each.response_complete for each in self._waiting)
         for each in self._waiting:
-            each.disconnected = True  # whatever it was going to say is not heard any more
-            each.message_event.set()
+            _dismiss(each)  # whatever it was going to say is not heard any more
         if not speaking and not self.transport.is_closing():
             body = json.encode(error.to_openai())
             fields: dict[str, Any] = {
@@ -245,11 +248,64 @@ class GatewayProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
         for cycle in self._waiting:
             if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                _dismiss(cycle)
         self._waiting = ()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class _JoinedHead:
+    """The transport of one response: the head goes out with the first piece of the body, as one packet."""
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Send ``data``, or hold it if it is the head."""
+        if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+            return
+        if self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Say whether the connection is about to close."""
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is held, and close the connection."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+        self._transport.close()
+
+
+def _set_options(connection: socket.socket, silent_s: float) -> None:
+    """Send small pieces at once; give up a peer whose network has gone without a word, soon after ``silent_s``."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
+        ("TCP_KEEPIDLE", max(1, int(silent_s / 2))),
+        ("TCP_KEEPINTVL", max(1, int(silent_s / 6))),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", int(silent_s * 1000)),
+    ):
+        if (option := getattr(socket, name, None)) is not None:  # not every system has all
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _dismiss(cycle: RequestResponseCycle) -> None:
+    """Tell one request that its client has left."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+    extensions: dict[str, Any] | None = cycle.scope.get("extensions")
+    if extensions is not None:
+        extensions[EXTENSION].happened()

@@ -174,11 +174,12 @@ def check_rate_limit(view: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(view)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        limits: RateLimits = current_app.extensions[_EXTENSION]
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # a look through the proxy costs
+        limits: RateLimits = app.extensions[_EXTENSION]
         if limits.enabled:
             # The body is read for its size only where tokens count, and not before the caller is known.
             size = len(request.get_data()) if limits.limits.tokens_per_minute is not None else 0
             g.limit_headers = await_(limits.admit(g.caller.name, g.call.request_id, size))
-        return (current_app.async_to_sync(view) if is_async else view)(*args, **kwargs)
+        return (app.async_to_sync(view) if is_async else view)(*args, **kwargs)
 
     return limited

@@ -1,6 +1,7 @@
 """Windows that several processes share, in a file and in Redis."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import random
@@ -8,6 +9,7 @@ import shlex
 import signal
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,81 @@ async def test_limits_are_shared_out_while_redis_is_away() -> None:
     assert store.degraded
     await store.settle(answers[0][1], 0)
     await store.aclose()
+
+
+async def test_what_was_counted_while_redis_was_away_is_added_to_what_it_knows(own_redis: OwnRedis) -> None:
+    """R10: neither is forgotten."""
+    url, process = own_redis
+    store = RedisStore(url, processes=1)
+    limits = Limits(20, tokens_per_minute=1000)
+    for _ in range(4):
+        await store.take("k", limits, 10, 1)
+    process.send_signal(signal.SIGSTOP)
+    while not store.degraded:
+        await store.take("k", limits, 10, 1)
+    for _ in range(5):
+        await store.take("k", limits, 10, 1)
+    process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(15):
+        while store.degraded:
+            await store.take("other", limits, 0, 1)
+            await asyncio.sleep(0.05)
+
+    verdict, _ = await store.take("k", limits, 10, 1)
+
+    # Redis may also have run, late, the calls that nobody waited for any more: they count twice, never not at all.
+    assert verdict.remaining_requests <= 20 - 4 - 5 - 1
+    assert verdict.remaining_tokens is not None
+    assert verdict.remaining_tokens <= 1000 - 10 * (4 + 5 + 1)
+    assert store._local.counted().keys() <= {"other"}
+    await store.aclose()
+
+
+async def test_a_slow_redis_is_waited_for_once_however_many_ask(own_redis: OwnRedis) -> None:
+    """R04: within the deadline of a call it is no fault, and callers share its delay."""
+    url, _ = own_redis
+    async with slow_way(url, delay_s=0.02) as slow_url:
+        store = RedisStore(slow_url, processes=1)
+        await store.take("k", Limits(1000), 0, 1)
+        began = time.perf_counter()
+
+        answers = await asyncio.gather(*(store.take("k", Limits(10), 0, n) for n in range(30)))
+
+        assert time.perf_counter() - began < 1
+        assert sum(verdict.refused_by is None for verdict, _ in answers) == 9
+        assert not store.degraded
+        await store.aclose()
+
+
+@contextlib.asynccontextmanager
+async def slow_way(url: str, delay_s: float) -> AsyncIterator[str]:
+    """A port that leads to Redis; what Redis says arrives so much later."""
+    redis_port = int(url.split(":")[-1].split("/")[0])
+    flows: set[asyncio.Task[None]] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(wait_s)
+            writer.write(data)
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", redis_port)
+        there = asyncio.ensure_future(pass_on(reader, far_writer, 0))
+        back = asyncio.ensure_future(pass_on(far_reader, writer, delay_s))
+        flows.update({there, back})
+        await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
+        back.cancel()
+        for each in (writer, far_writer):
+            each.close()
+
+    server = await asyncio.start_server(connect, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+        for flow in flows:
+            flow.cancel()
+        await asyncio.gather(*flows, return_exceptions=True)
 
 
 BROKEN = {

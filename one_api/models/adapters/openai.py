@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+import os
 import time
-import uuid
 from contextlib import suppress
 from typing import Any
 
@@ -108,7 +108,7 @@ class OpenAIAdapter(BaseModelAdapter):
         named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream or None}
         given = {key: value for key, value in named.items() if value is not None}
         body = prepare({"model": model, "messages": messages, **given, **kwargs}, self._dialect)
-        identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
+        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
         if stream:
             options = kwargs.get("stream_options") or {}
             translator = OpenAIStream(identity, include_usage=bool(options.get("include_usage")))

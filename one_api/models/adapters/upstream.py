@@ -18,6 +18,7 @@ from one_api.errors import (
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.adapters.connections import KeepingConnector, on_kept_connection
 from one_api.models.adapters.reports import error_of, error_of_payload
+from one_api.patience import Patience
 from one_api.schema import Usage
 from one_api.settings import Secret, Timeouts
 from one_api.wire import json, sse
@@ -182,6 +183,7 @@ class UpstreamStream(ChunkStream):
         #: Of the whole stream, in the loop's time.
         self._deadline = deadline
         self._last_event: float | None = None
+        self._patience = Patience()
         self._events = sse.EventReader()
         self._ready: list[JSONObject] = []
         #: How the stream broke; told once everything that came before has been read.
@@ -190,8 +192,7 @@ class UpstreamStream(ChunkStream):
 
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
-        while not self._ready and not self.ended:
-            await self._receive()
+        await self._receive_event()
         if self._failure is not None:  # nothing of it has been passed on: another deployment may do better
             raise self._failure
 
@@ -204,13 +205,18 @@ class UpstreamStream(ChunkStream):
             # The clock runs from the last event, not from the last byte or call: a trickle is silence, too.
             self._last_event = self._last_event or loop.time()
             limit = min(self._last_event + self._idle_s, self._deadline)
-            with _named_errors("the next event", self._idle_s):
-                async with asyncio.timeout_at(limit):
-                    while not self._ready and not self.ended:
-                        await self._receive()
+            try:
+                await self._patience.wait(self._receive_event(), limit)
+            except Exception:
+                with _named_errors("the next event", self._idle_s):
+                    raise
             self._last_event = loop.time()
         ready, self._ready = self._ready, []
         return ready
+
+    async def _receive_event(self) -> None:
+        while not self._ready and not self.ended:
+            await self._receive()
 
     async def _receive(self) -> None:
         """Take what has arrived, and translate it; a fault is kept for later while there is something to read."""
@@ -240,6 +246,7 @@ class UpstreamStream(ChunkStream):
     async def aclose(self) -> None:
         """Close the response; a connection whose stream was read to its very end is used again."""
         self.ended = True
+        self._patience.close()
         if self._response.closed:
             return
         if self._translator.finished and await self._at_end():
