@@ -87,7 +87,7 @@ async def serve(run_dir: Path) -> AsyncIterator[Callable[..., Any]]:
 
     async def start(folder: Path, **settings: Any) -> LocalModelAdapter:
         small: dict[str, Any] = {"slots": 1, "slot_context": 512, "default_max_tokens": 8}
-        adapter = LocalModelAdapter("local", LocalConfig(models_dir=str(folder), **small | settings), run_dir)
+        adapter = LocalModelAdapter("local", LocalConfig(models_dir=str(folder), **small | settings), run_dir, 0.1)
         made.append(adapter)
         await adapter.start()
         await adapter.settled(30)
@@ -417,6 +417,33 @@ async def test_the_least_recently_used_idle_model_makes_room(
     await adapter.generate_completion("b", HELLO, max_tokens=1)
     assert [Path(each.model).stem for each in residents(run_dir)] == ["c", "b"]
     assert not list(run_dir.glob("*.failures")), "it ended in order"
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until ``condition`` holds."""
+    deadline = time.monotonic() + 60
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, f"waited too long until {what}"
+        await asyncio.sleep(0.05)
+
+
+async def test_a_file_that_is_replaced_is_served_anew_and_one_that_is_removed_is_not(
+    model_file: Path, tmp_path: Path, serve: Callable[..., Any], run_dir: Path
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    shutil.copyfile(model_file, path)
+    adapter = await serve(tmp_path)
+    await adapter.generate_completion("tiny", HELLO, max_tokens=1)
+    (before,) = residents(run_dir)
+    os.utime(path, (1, 1))
+
+    await until(lambda: before.name not in {each.name for each in residents(run_dir)}, "the old engine has ended")
+    await adapter.generate_completion("tiny", HELLO, max_tokens=1)
+    (after,) = residents(run_dir)
+    path.unlink()
+
+    assert after.pid != before.pid
+    await until(lambda: adapter.list_models() == [], "it is not listed any more")
 
 
 async def test_a_busy_model_finishes_its_answer_before_it_makes_room(

@@ -31,7 +31,7 @@ from one_api.wire.openai_response import Identity
 logger = logging.getLogger(__name__)
 
 #: How often the folder is looked at, in seconds.
-_LOOK_S = 5.0
+LOOK_S = 5.0
 #: What a small model needs to make sense; the configuration and a request win. By file name.
 _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "min_p": 0.05}}
 
@@ -39,11 +39,15 @@ _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "t
 class LocalModelAdapter(BaseModelAdapter):
     """The models in one folder."""
 
-    def __init__(self, name: str, config: LocalConfig, run_dir: Path | None = None) -> None:
-        """``run_dir`` is where processes that share engines meet; by default one per user."""
+    def __init__(self, name: str, config: LocalConfig, run_dir: Path | None = None, look_s: float = LOOK_S) -> None:
+        """``run_dir`` is where processes that share engines meet, by default one per user.
+
+        The folder is looked at every ``look_s`` seconds.
+        """
         self._name = name
         self._config = config
         self._folder = Path(config.models_dir)
+        self._look_s = look_s
         settings = EngineSettings(
             slots=config.slots,
             context_tokens=config.slot_context,
@@ -58,7 +62,7 @@ class LocalModelAdapter(BaseModelAdapter):
         self._pending: str | None = "its folder has not been read yet"
         self._looked = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
-        #: By file; as many as the folder ever held.
+        #: By file; those of files that have gone are closed.
         self._doors: dict[Path, EngineDoor] = {}
 
     def list_models(self) -> list[ModelInfo]:
@@ -106,7 +110,17 @@ class LocalModelAdapter(BaseModelAdapter):
                     logger.warning("adapter %s: %s is left out: %s", self._name, path, reason)
             self._reported, self._pending = unreadable, None
             self._looked.set()
-            await asyncio.sleep(_LOOK_S)
+            await self._let_go()
+            await asyncio.sleep(self._look_s)
+
+    async def _let_go(self) -> None:
+        """Close the doors to files that are gone or have been replaced, once no request is on its way through."""
+        now = {file.path: file for file in self._files.values()}
+        for path, door in list(self._doors.items()):
+            if door.idle and now.get(path) != door.file:
+                del self._doors[path]
+                self._supervisor.forget(path)
+                await door.aclose()
 
     async def generate_completion(
         self,
@@ -151,12 +165,12 @@ class LocalModelAdapter(BaseModelAdapter):
         body = prepare(body | {"model": file.id}, Dialect(developer_as_system=True))
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
         answer = Answer(identity, include_usage=include_usage, forced=forced)
-        door = self._doors.setdefault(file.path, EngineDoor(self._supervisor, self._config))
+        door = self._doors.setdefault(file.path, EngineDoor(self._supervisor, self._config, file))
         record = current_call.get()
         caller = (record.caller if record else None) or ""
 
         async def open_one(index: int) -> ChunkStream:
-            return await door.open(file, caller, body | request.seed_of(index), answer)
+            return await door.open(caller, body | request.seed_of(index), answer)
 
         if request.n == 1:
             return await open_one(0)

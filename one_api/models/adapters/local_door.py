@@ -29,16 +29,22 @@ class EngineUnavailable(UpstreamError):
 
 
 class EngineDoor:
-    """One process's way to the engine of one model file."""
+    """One process's way to the engine of one model, as its ``file`` was when it was first asked for."""
 
-    def __init__(self, supervisor: EngineSupervisor, config: LocalConfig) -> None:
+    def __init__(self, supervisor: EngineSupervisor, config: LocalConfig, file: ModelFile) -> None:
+        self.file = file
         self._supervisor = supervisor
         self._config = config
         self._queue: SlotQueue | None = None
         self._endpoint: Endpoint | None = None
         self._upstream: Upstream | None = None
 
-    async def open(self, file: ModelFile, caller: str, body: JSONObject, answer: "Answer") -> ChunkStream:
+    @property
+    def idle(self) -> bool:
+        """Say whether no request is on its way."""
+        return self._queue is None or self._queue.idle
+
+    async def open(self, caller: str, body: JSONObject, answer: "Answer") -> ChunkStream:
         """Return the stream that the engine answers ``body`` with; an engine that died is started again, once.
 
         Raises:
@@ -47,30 +53,30 @@ class EngineDoor:
             UpstreamError: if it does not answer.
         """
         try:
-            queue = await self._slots(file)
+            queue = await self._slots()
             slot = await queue.take(caller, self._config.timeouts.first_event_s or 120.0)
         except EngineFailed as error:
             raise EngineUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
         try:
             try:
-                return await self._ask(file, body, answer, slot)
+                return await self._ask(body, answer, slot)
             except (UpstreamUnreachable, UpstreamFailed):
-                return await self._ask(file, body, answer, slot)
+                return await self._ask(body, answer, slot)
         except BaseException:
             slot.release()
             raise
 
-    async def _slots(self, file: ModelFile) -> SlotQueue:
+    async def _slots(self) -> SlotQueue:
         if self._queue is None:
-            find_engine(file.id)
-            base = await asyncio.to_thread(self._supervisor.slot_files, file.path)
-            self._queue = self._queue or SlotQueue(file.id, base, self._config.slots, self._config.queue)
+            find_engine(self.file.id)
+            base = await asyncio.to_thread(self._supervisor.slot_files, self.file.path)
+            self._queue = self._queue or SlotQueue(self.file.id, base, self._config.slots, self._config.queue)
         return self._queue
 
-    async def _ask(self, file: ModelFile, body: JSONObject, answer: "Answer", slot: Slot) -> ChunkStream:
+    async def _ask(self, body: JSONObject, answer: "Answer", slot: Slot) -> ChunkStream:
         """Ask the engine once."""
         try:
-            endpoint = await self._supervisor.ensure(file.path, file.id)
+            endpoint = await self._supervisor.ensure(self.file.path, self.file.id)
         except EngineFailed as error:
             raise EngineUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
         upstream = await self._upstream_of(endpoint)

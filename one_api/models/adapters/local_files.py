@@ -205,7 +205,10 @@ def find_engine(alias: str) -> Path:
     """Return the folder that the engine's package is in; raises EngineFailed where there is none."""
     if sys.platform == "win32":
         raise EngineFailed(f"{alias}: local models need Linux or macOS")
-    engine = importlib.util.find_spec("xllamacpp")
+    try:
+        engine = importlib.util.find_spec("xllamacpp")
+    except (ImportError, ValueError):  # half of it is there
+        engine = None
     if engine is None or engine.origin is None:
         raise EngineFailed(
             f"{alias}: the engine is missing; `pip install xllamacpp`, or set LOCAL_MODELS_ENABLED=false. There is "

@@ -132,6 +132,11 @@ class SlotQueue:
         self._serving: asyncio.Task[None] | None = None
         self._closed = False
 
+    @property
+    def idle(self) -> bool:
+        """Say whether no request of this process has a slot or waits for one."""
+        return not self._busy and not self._waiting
+
     async def take(self, caller: str, limit_s: float) -> Slot:
         """Wait for a slot for at most ``limit_s`` seconds.
 

@@ -103,7 +103,7 @@ class EngineSupervisor:
         """``run_dir`` is created with mode 0700 on the first use; processes that share it share engines."""
         self._run_dir = run_dir
         self._settings = settings
-        # One entry per model file that was ever asked for: bounded by the models folder.
+        # One entry per model file that was asked for and not forgotten: bounded by the models folder.
         self._entries: dict[Path, _Entry] = {}
         self._room = Room(settings.max_loaded)
         self._shut = asyncio.Event()
@@ -147,6 +147,17 @@ class EngineSupervisor:
                 entry.hangs = 0 if in_time else entry.hangs + 1
                 if not in_time:
                     entry.checked_at = -math.inf
+
+    def forget(self, model: Path) -> None:
+        """Give up what this process has of a model whose file is gone or another; its engine ends with its last user.
+
+        For models that no request of this process is on its way to.
+        """
+        entry = self._entries.get(model)
+        if entry is not None and entry.task is None:
+            del self._entries[model]
+            if entry.lease is not None:
+                entry.lease.release()
 
     def slot_files(self, model: Path) -> Path:
         """Return what the names of a model's slot files begin with; touches files, and raises EngineFailed."""
