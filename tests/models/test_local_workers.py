@@ -58,7 +58,7 @@ def make_gateway(place: Path, workers: int, **more: Any) -> Gateway:
     """A gateway whose processes meet in ``place``."""
     local = {
         "type": "local", "models_dir": str(place / "models"), "slots": 2, "slot_context": 512,
-        "timeouts": {"idle_s": 3},
+        "timeouts": {"idle_s": 5},
     }  # fmt: skip
     config = json.dumps({"adapters": {"local": local | more}})
     env = {
@@ -131,19 +131,17 @@ def test_twelve_cold_requests_to_three_processes_start_one_engine(gateway: Gatew
 def test_sixteen_streams_at_once_complete_and_no_key_waits_for_all_of_another(gateway: Gateway) -> None:
     ends: list[str] = []
 
-    def stream(key: str) -> list[ChatCompletionChunk]:
-        with (
-            client(gateway, key) as opened,
-            opened.chat.completions.create(model="a", max_tokens=12, **LONG) as chunks,
-        ):
+    keys = ["test-key"] * 12 + ["other-key"] * 4
+
+    def stream(key: str, opened: OpenAI) -> list[ChatCompletionChunk]:
+        with opened, opened.chat.completions.create(model="a", max_tokens=12, **LONG) as chunks:
             found = list(chunks)
         ends.append(key)
         return found
 
+    clients = [client(gateway, key) for key in keys]
     with ThreadPoolExecutor(16) as pool:
-        greedy = [pool.submit(stream, "test-key") for _ in range(12)]
-        modest = [pool.submit(stream, "other-key") for _ in range(4)]
-        answers = [each.result(LIMIT_S) for each in (*greedy, *modest)]
+        answers = list(pool.map(stream, keys, clients))
 
     texts = ["".join(chunk.choices[0].delta.content or "" for chunk in chunks) for chunks in answers]
     assert all(chunks[-1].choices[0].finish_reason == "length" for chunks in answers)

@@ -145,11 +145,11 @@ class Drain:
     def __init__(self, resident: Resident) -> None:
         self._resident = resident
         self._crowd = Crowd(resident.crowd)
-        self._crowd.join()
         self._slots = [SlotFile(path) for path in resident.slots]
 
     def tighten(self) -> bool:
         """Take the slots that are free; end the engine when all are taken, and say whether it has ended."""
+        self._crowd.join()
         taken = [slot.held or slot.take() for slot in self._slots]
         return all(taken) and _end(self._resident)
 

@@ -193,6 +193,7 @@ class SlotQueue:
                 wait_s = max(_POLL_S, self._not_before - time.monotonic())
                 if time.monotonic() < self._not_before or not (slot := self._free_slot(caller)):
                     self._freed.clear()
+                    self._crowd.join()  # again: who looks whether others wait keeps them out for a moment
                     with suppress(TimeoutError):
                         async with asyncio.timeout(wait_s):
                             await self._freed.wait()
