@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,6 +135,34 @@ def own_goals(report: Report, ours: str) -> list[Goal]:
     ]
 
 
+def measure_cache(upstream: Target, plan: Plan, report: Report) -> None:
+    """What an answer from the cache costs, next to one that is looked up in vain, asked for and kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        for hits in (False, True):
+            command = servers.caching_gateway(upstream, Path(folder) / "config.yaml", hits=hits)
+            with running(command) as server:
+                progress(f"{server.name}: warm-up")
+                for kind in (Kind.STREAM, Kind.COMPLETION):  # what is kept first serves both: the longer one
+                    size = load.warm_up(server.target, kind, max(CONNECTIONS), plan.warm_up_s)
+                    progress(f"{server.name}: {kind}, {max(CONNECTIONS)} connections")
+                    run = partial(closed_loop, server, kind, max(CONNECTIONS), plan.run_s, size)
+                    report.load.append(undisturbed(run))
+
+
+def cache_goals(report: Report) -> list[Goal]:
+    """Hits next to misses."""
+    goals = []
+    for kind in Kind:
+        miss, hit = (report.load_of(f"one_api, cache {each}", kind, max(CONNECTIONS)) for each in ("misses", "hits"))
+        cpu = hit.cpu_ms_per_request / miss.cpu_ms_per_request
+        speed = hit.result.requests_per_s / miss.result.requests_per_s
+        goals += [
+            Goal(f"CPU {kind}, cache hit / miss", cpu, 1 / 3),
+            Goal(f"req/s {kind}, cache hit / miss", speed, 2, at_least=True),
+        ]
+    return goals
+
+
 def rival_goals(report: Report, ours: str, rival: str) -> list[Goal]:
     """Our figures divided by the rival's, or the other way round where less is better."""
     most = max(CONNECTIONS)
@@ -173,7 +202,8 @@ def benchmark(plan: Plan, with_litellm: bool) -> Report:
         measure(servers.gateway(upstream.target, workers=1), plan, report)
         two_workers = servers.gateway(upstream.target, workers=2)
         measure(two_workers, plan, report)
-        report.goals += own_goals(report, two_workers.name)
+        measure_cache(upstream.target, plan, report)
+        report.goals += own_goals(report, two_workers.name) + cache_goals(report)
         if with_litellm:
             rival = litellm_proxy.proxy(upstream.target, 2, version)
             measure(rival, plan, report, _RIVAL_FACTOR)

@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench.load import ROOT
 from bench.target import CLIENT_KEY, LOOPBACK, UPSTREAM_KEY, BenchError, Target
@@ -147,3 +148,15 @@ def gateway(upstream_target: Target, workers: int) -> Command:
     argv = [sys.executable, "-m", "gunicorn", "wsgi:app"]
     name = f"one_api, {workers} worker{'s' if workers > 1 else ''}"
     return Command(name, argv, gateway_environment(upstream_target, port, workers), Target(port), "/ready")
+
+
+def caching_gateway(upstream_target: Target, config: Path, *, hits: bool) -> Command:
+    """One worker with its response cache on, whose configuration is written to `config`.
+
+    Without `hits` every answer is too old at once, and none is shared: each request is looked up, asked, and kept.
+    """
+    cache = "{enabled: true}" if hits else "{enabled: true, ttl_s: 1.0e-6, single_flight: false}"
+    config.write_text(f"cache: {cache}\n")
+    command = gateway(upstream_target, 1)
+    name = "one_api, cache hits" if hits else "one_api, cache misses"
+    return replace(command, name=name, env={**command.env, "ONE_API_CONFIG": str(config)})

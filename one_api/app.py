@@ -19,12 +19,13 @@ from one_api.api.service import Service
 from one_api.cli import register_commands
 from one_api.config import Config
 from one_api.models.adapters.base import BaseModelAdapter
+from one_api.models.adapters.claude import ClaudeAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
 from one_api.models.registry import ModelRegistry
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.loop import background, leaving_as_reset
-from one_api.settings import LocalConfig, OpenAIConfig
+from one_api.settings import AdapterConfig, ClaudeConfig, OpenAIConfig
 from one_api.telemetry import LogObserver, set_up_logging
 from one_api.utils.auth import KeyRing
 from one_api.utils.rate_limit import build_limits
@@ -39,10 +40,17 @@ _EXPOSED = [
     "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
-    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings",
+    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings", "x-gateway-cache", "age",
 ]  # fmt: skip
 #: Request headers that browsers may send; official clients add the x-stainless ones.
-_ALLOWED = ["authorization", "content-type", "openai-organization", "openai-project", r"x-stainless-.*"]
+_ALLOWED = [
+    "authorization",
+    "cache-control",
+    "content-type",
+    "openai-organization",
+    "openai-project",
+    r"x-stainless-.*",
+]
 
 
 class _NoSessions(SessionInterface):
@@ -106,8 +114,6 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or Config.load()
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
-    for notice in config.notices:
-        logger.warning("%s", notice)
     app = GatewayFlask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.server.max_body_bytes
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
@@ -139,9 +145,11 @@ def build_registry(config: Config) -> ModelRegistry:
     return registry
 
 
-def _adapter(name: str, settings: OpenAIConfig | LocalConfig) -> BaseModelAdapter:
+def _adapter(name: str, settings: AdapterConfig) -> BaseModelAdapter:
     if isinstance(settings, OpenAIConfig):
         return OpenAIAdapter(name, settings)
+    if isinstance(settings, ClaudeConfig):
+        return ClaudeAdapter(name, settings)
     # Only here, so that a gateway without local models imports nothing of the engine.
     from one_api.models.adapters.local import LocalModelAdapter
 

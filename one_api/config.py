@@ -16,9 +16,11 @@ import msgspec
 from msgspec import Struct
 
 from one_api.settings import (
+    CLAUDE_BASE_URL,
     DEFAULT_MODELS_DIR,
     OPENAI_BASE_URL,
     AdapterConfig,
+    CacheConfig,
     GroupConfig,
     KeyConfig,
     LogConfig,
@@ -41,11 +43,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapters: dict[str, AdapterConfig] = {}
     model_groups: dict[str, GroupConfig] = {}
     rate_limit: RateLimitConfig = RateLimitConfig()
+    cache: CacheConfig = CacheConfig()
     retry: RetryConfig = RetryConfig()
     server: ServerConfig = ServerConfig()
     log: LogConfig = LogConfig()
-    #: Settings that were given and have no effect, in words.
-    notices: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -61,9 +62,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         path, in_file = variables.get("ONE_API_CONFIG", "").strip(), {}
         if path:
             in_file = read_yaml(Path(path), variables, problems)
-        values = Builder(problems, _secret, derived=frozenset({"notices"})).fields(cls, _merged(raw, in_file))
+        values = Builder(problems, _secret).fields(cls, _merged(raw, in_file))
         given_values = {name: value for name, value in values.items() if value is not None}
-        config = cls(**given_values, notices=_notices(variables))
+        config = cls(**given_values)
         _cross_check(config, problems)
         if problems.found:
             raise ConfigError(tuple(_placed(problem, path, in_file) for problem in problems.found))
@@ -124,6 +125,7 @@ _VARIABLES = {
 _ORIGINS = {f"{section}.{field}": name for name, (section, field, _) in _VARIABLES.items()} | {
     "api_keys": "API_KEYS",
     "adapters.openai.base_url": "OPENAI_BASE_URL",
+    "adapters.claude.base_url": "CLAUDE_BASE_URL",
 }
 
 
@@ -138,21 +140,20 @@ def _from_variables(variables: Mapping[str, str], problems: Problems) -> dict[st
     return raw
 
 
-def _notices(variables: Mapping[str, str]) -> tuple[str, ...]:
-    """Say which variables are set and have no effect."""
-    if not variables.get("CLAUDE_API_KEY", "").strip():
-        return ()
-    return ("CLAUDE_API_KEY is set, but this version has no Claude adapter yet: it is ignored",)
+#: Adapter, and its type -> the variables of its key and address, and the address when none is given.
+_PROVIDERS = {
+    "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL", OPENAI_BASE_URL),
+    "claude": ("CLAUDE_API_KEY", "CLAUDE_BASE_URL", CLAUDE_BASE_URL),
+}
 
 
 def _adapters_from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
     """Return the adapters that the article's variables ask for."""
     adapters: dict[str, Any] = {}
-    key, url = variables.get("OPENAI_API_KEY", "").strip(), variables.get("OPENAI_BASE_URL", "").strip()
-    if key or url:
-        adapters["openai"] = {"type": "openai", "base_url": url or OPENAI_BASE_URL}
-        if key:
-            adapters["openai"]["api_key"] = key
+    for name, (key_variable, url_variable, default_url) in _PROVIDERS.items():
+        key, url = variables.get(key_variable, "").strip(), variables.get(url_variable, "").strip()
+        if key or url:
+            adapters[name] = {"type": name, "base_url": url or default_url} | ({"api_key": key} if key else {})
     enabled = variables.get("LOCAL_MODELS_ENABLED", "").strip() or "true"
     if _parse("LOCAL_MODELS_ENABLED", enabled, "bool", problems):
         folder = variables.get("LOCAL_MODELS_DIR", "").strip() or DEFAULT_MODELS_DIR
@@ -204,9 +205,8 @@ def _cross_check(config: Config, problems: Problems) -> None:
     for name in config.adapters:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             problems.add(f"adapters.{name}", "is not a usable name", "Use letters, digits, dots, dashes, underscores")
-    storage = config.rate_limit.storage
-    if storage not in ("auto", "memory", "shared") and not re.match(r"(rediss?|unix)://.", storage):
-        problems.add("rate_limit.storage", "names no storage", "Use auto, memory, shared or redis://HOST:PORT/DB")
+    _check_storage("rate_limit", config.rate_limit, ("auto", "memory", "shared"), problems)
+    _check_storage("cache", config.cache, ("memory",), problems)
     if not config.api_keys and config.server.host not in ("127.0.0.1", "localhost", "::1"):
         fix = "Set API_KEYS before you let others in, or HOST=127.0.0.1"
         problems.add("server.host", "can be reached from elsewhere, and there is no API key", fix)
@@ -216,6 +216,15 @@ def _cross_check(config: Config, problems: Problems) -> None:
             if not slash or not model or adapter_name not in config.adapters:
                 fix = f"Write adapter/model, with an adapter of: {', '.join(config.adapters) or 'none is configured'}"
                 problems.add(f"model_groups.{name}", f"{target.model!r} names no adapter's model", fix)
+
+
+def _check_storage(
+    section: str, settings: RateLimitConfig | CacheConfig | None, known: tuple[str, ...], problems: Problems
+) -> None:
+    storage = settings.storage if settings else None
+    if storage and storage not in known and not re.match(r"(rediss?|unix)://.", storage):
+        fix = f"Use {', '.join(known)} or redis://HOST:PORT/DB"
+        problems.add(f"{section}.storage", "names no storage", fix)
 
 
 def _built(parts: Iterable[T | None]) -> list[T]:

@@ -14,6 +14,7 @@ GatewayError                    status  code
 ├── InternalError               500     internal_error: always a bug of ours
 ├── NoDeployment                503     no_backend_available
 ├── ShuttingDown                503     server_shutdown
+├── ClientTooSlow               503     client_too_slow
 └── UpstreamError
     ├── UpstreamRejected        as upstream said: the caller's request
     ├── UpstreamMisconfigured   502     upstream_authentication_error: our credential or model name
@@ -174,6 +175,13 @@ class ShuttingDown(GatewayError):
     code = "server_shutdown"
 
 
+class ClientTooSlow(GatewayError):
+    """A stream that others share was read so slowly that what waited for this client became too much."""
+
+    status = 503
+    code = "client_too_slow"
+
+
 class UpstreamError(GatewayError):
     """Something went wrong at or on the way to an upstream."""
 
@@ -211,7 +219,7 @@ class UpstreamRejected(UpstreamError):
 class UpstreamMisconfigured(UpstreamError):
     """401, 403 or 404 from an upstream: the operator's credential or model name is wrong there."""
 
-    code = "upstream_authentication_error"
+    code: str | None = "upstream_authentication_error"
     should_retry = False
 
 

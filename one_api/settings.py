@@ -25,11 +25,14 @@ def _check_url(url: str) -> tuple[str, str] | None:
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
+#: What can stand in a header's list.
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
 Address = Annotated[str, checked(_check_url)]
 #: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+(:[0-9]+)?)\Z")]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
+CLAUDE_BASE_URL = "https://api.anthropic.com"
 DEFAULT_MODELS_DIR = "models"
 
 
@@ -112,6 +115,42 @@ class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {name: value for name, value in found.items() if value is not None}
 
 
+class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="claude"):
+    """A server that speaks Anthropic's Messages dialect."""
+
+    #: With or without a ``/v1`` at its end.
+    base_url: Address = CLAUDE_BASE_URL
+    #: Leave it out for a server that asks for none.
+    api_key: Secret | None = None
+    #: How the key is sent. OAuth tokens are sent as a bearer token whatever this says.
+    key_header: Literal["x-api-key", "bearer"] = "x-api-key"
+    #: Sent as ``anthropic-version``; from 2026-10-21 on the API refuses all sampling parameters.
+    version: Token = "2023-06-01"
+    #: Sent as ``anthropic-beta``; a value that the API does not know, or no longer, makes it refuse every request.
+    beta: tuple[Token, ...] = ()
+    #: The upstream's model names. Left out: asked for at the upstream, and refreshed, with what each model can do.
+    models: tuple[str, ...] | None = None
+    #: Share of the traffic among the targets of a group.
+    weight: Weight = 1.0
+    #: Requests in flight at once, per process.
+    max_concurrency: Count = 1000
+    timeouts: Timeouts = Timeouts()
+    #: Seconds between two questions for the model list.
+    discovery_interval_s: Seconds = 300.0
+    #: Refuse with 400 what would else be dropped or altered with a warning.
+    strict: bool = False
+    #: Answer ``n`` > 1 by as many requests, each of which costs the whole prompt; else ``n`` > 1 is refused.
+    emulate_n: bool = False
+    #: The longest answer, in tokens, when neither the request nor what is known of the model sets a limit.
+    default_max_tokens: Count | None = None
+    #: Ask for the thinking in words wherever the model thinks.
+    show_reasoning: bool = True
+    #: Answer tool calls that the history leaves open with an error, instead of refusing the request.
+    repair_history: bool = False
+    #: May clients ask for the prompt cache of one hour? To write it costs more.
+    long_cache: bool = False
+
+
 class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="local"):
     """GGUF files on this machine, run by llama.cpp in a child process."""
 
@@ -140,7 +179,7 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     timeouts: Timeouts = Timeouts(first_event_s=120.0)
 
 
-AdapterConfig = OpenAIConfig | LocalConfig
+AdapterConfig = OpenAIConfig | ClaudeConfig | LocalConfig
 
 
 class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +189,39 @@ class TargetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     weight: Weight | None = None
 
 
+class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers that are kept and shared. Off by default: with it, the same request may get the same answer twice."""
+
+    enabled: bool = False
+    #: How long an answer is kept.
+    ttl_s: Seconds = 300.0
+    #: What answers may take in the memory of one process, in bytes; the limit of Redis is its own ``maxmemory``.
+    max_bytes: Count = 64 * 1024 * 1024
+    #: A larger answer is not kept, and nobody joins it while it is under way.
+    max_answer_bytes: Count = 1024 * 1024
+    #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
+    storage: str = "memory"
+    #: Who shares answers: ``key``, nobody with another key; ``shared``, everyone. Danger: with ``shared``, one caller
+    #: gets what was said to another, and can tell by the time it takes whether somebody has asked the same.
+    scope: Literal["key", "shared"] = "key"
+    #: Keep answers that call tools, too. Danger: a tool may be called twice for one decision of the model.
+    store_tool_calls: bool = False
+    #: Identical requests under way share one upstream call.
+    single_flight: bool = True
+    #: How long a request waits for the answer to an identical one in another process, in seconds; only with Redis.
+    join_wait_s: Seconds = 10.0
+
+
+class GroupCacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model group does differently; what is left out is as in ``cache``."""
+
+    enabled: bool | None = None
+    ttl_s: Seconds | None = None
+    scope: Literal["key", "shared"] | None = None
+    store_tool_calls: bool | None = None
+    single_flight: bool | None = None
+
+
 class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A public model id, and where it is served."""
 
@@ -157,6 +229,7 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Other models, tried in order when no target can answer.
     fallbacks: tuple[TargetConfig | str, ...] = ()
     strategy: Literal["weighted", "ordered", "round_robin", "least_busy"] = "weighted"
+    cache: GroupCacheConfig = GroupCacheConfig()
 
 
 class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -43,23 +43,19 @@ def checked(check: Callable[[Any], tuple[str, str] | None]) -> Meta:
 class Builder:
     """Builds structs; a text where a struct may stand is the struct's first field.
 
-    ``hook`` makes the values of classes that msgspec does not know (its ``dec_hook``); fields named in ``derived``
-    are nobody's to set.
+    ``hook`` makes the values of classes that msgspec does not know (its ``dec_hook``).
     """
 
-    def __init__(
-        self, problems: Problems, hook: Callable[[type, Any], Any], derived: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, problems: Problems, hook: Callable[[type, Any], Any]) -> None:
         self._problems = problems
         self._hook = hook
-        self._derived = derived
 
     def fields(self, kind: type[Struct], raw: Any, where: str = "") -> dict[str, Any]:
         """Return the values of one struct; those that are wrong are None."""
         if not isinstance(raw, dict):
             self._problems.add(where or "the file", f"is {_name(raw)}, not a mapping", "Give it fields")
             return {}
-        fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name not in self._derived}
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
         for key in raw:
             if key not in fields and key != kind.__struct_config__.tag_field:
                 near = difflib.get_close_matches(str(key), fields, 1)

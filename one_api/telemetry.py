@@ -45,9 +45,22 @@ class CallRecord:
     error: str | None = None
     first_event: float | None = None
     ended: float | None = None
+    #: What this request took from upstreams: nothing, when it is ``free``.
     usage: Usage | None = None
+    #: Where the answer came from: "hit", "miss", "joined" or "bypass"; None without a cache.
+    cache: str | None = None
+    #: How old a "hit" is, in seconds.
+    cache_age_s: int | None = None
+    #: No upstream was asked for this request: the answer was kept, or another request stands for its cost.
+    free: bool = False
     attempts: list[AttemptRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    #: Headers of the upstream's last response that the client may see, under the client's names.
+    upstream_headers: dict[str, str] = field(default_factory=dict)
+
+    def used(self, usage: Usage | None) -> None:
+        """Note what the answer took; ``usage`` is None when nobody has told."""
+        self.usage = Usage(0, 0) if self.free else usage
 
     def fields(self) -> dict[str, object]:
         """Return what a log line holds; times in milliseconds."""
@@ -66,6 +79,7 @@ class CallRecord:
             "first_event_ms": None if self.first_event is None else _ms(self.first_event - self.started),
             "prompt_tokens": self.usage and self.usage.prompt_tokens,
             "completion_tokens": self.usage and self.usage.completion_tokens,
+            "cache": self.cache,
             "error": self.error,
         }
         return found

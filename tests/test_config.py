@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 from one_api.cli import as_lines
 from one_api.config import Config, ConfigError
 from one_api.settings import (
+    ClaudeConfig,
     KeyConfig,
     LocalConfig,
     OpenAIConfig,
@@ -88,7 +89,7 @@ def test_without_any_variable_only_local_models_are_served() -> None:
     assert config.api_keys == ()
     assert config.adapters == {"local": LocalConfig(models_dir="models")}
     assert (config.server, config.rate_limit) == (ServerConfig(), RateLimitConfig())
-    assert (config.model_groups, config.notices) == ({}, ())
+    assert config.model_groups == {}
 
 
 def test_the_articles_variables_make_a_working_gateway() -> None:
@@ -143,6 +144,9 @@ def test_an_openai_adapter_needs_a_key_or_an_address(variables: dict[str, str], 
                          "default_max_tokens": 1024, "idle_unload_s": 900, "start_timeout_s": 60}),
         (RateLimitConfig(), {"enabled": True, "requests_per_minute": 100, "tokens_per_minute": None,
                                  "concurrent": None, "storage": "auto"}),
+        (Config().cache, {"enabled": False, "ttl_s": 300, "max_bytes": 67_108_864, "max_answer_bytes": 1_048_576,
+                          "storage": "memory", "join_wait_s": 10, "scope": "key", "store_tool_calls": False,
+                          "single_flight": True}),
         (Config().retry, {"max_attempts": 3, "budget": 0.1}),
         (ServerConfig(), {"host": "127.0.0.1", "port": 8000, "workers": 1, "debug": False, "cors_origins": (),
                           "max_body_bytes": 33_554_432, "body_timeout_s": 30, "head_timeout_s": 10,
@@ -166,19 +170,30 @@ def test_a_switch_may_be_written_in_several_ways(word: str, enabled: bool) -> No
 
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_a_blank_variable_is_no_setting(blank: str) -> None:
-    names = ["API_KEYS", "OPENAI_API_KEY", "OPENAI_BASE_URL", "CLAUDE_API_KEY", "LOCAL_MODELS_ENABLED", "PORT", "DEBUG",
-             "RATE_LIMIT_ENABLED", "LOCAL_MODELS_DIR", "ONE_API_CONFIG", "LOG_LEVEL", "CORS_ORIGINS"]  # fmt: skip
+    names = ["API_KEYS", "OPENAI_API_KEY", "OPENAI_BASE_URL", "CLAUDE_API_KEY", "CLAUDE_BASE_URL", "PORT", "DEBUG",
+             "LOCAL_MODELS_ENABLED", "RATE_LIMIT_ENABLED", "LOCAL_MODELS_DIR", "ONE_API_CONFIG", "LOG_LEVEL",
+             "CORS_ORIGINS"]  # fmt: skip
 
     config = load_variables(**dict.fromkeys(names, blank))
 
     assert structs.asdict(config) == structs.asdict(load_variables())
 
 
-def test_a_claude_key_is_noticed_and_not_shown() -> None:
-    (notice,) = load_variables(CLAUDE_API_KEY=SECRET).notices
+def test_a_claude_key_alone_makes_an_adapter() -> None:
+    claude = load_variables(CLAUDE_API_KEY=SECRET).adapters["claude"]
 
-    assert "CLAUDE_API_KEY" in notice
-    assert SECRET not in notice
+    assert isinstance(claude, ClaudeConfig)
+    assert claude.base_url == "https://api.anthropic.com"
+    assert claude.api_key is not None
+    assert claude.api_key.reveal() == SECRET
+    assert SECRET not in repr(claude)
+
+
+def test_another_server_of_claudes_dialect_may_need_no_key() -> None:
+    claude = load_variables(CLAUDE_BASE_URL="http://here:8080").adapters["claude"]
+
+    assert isinstance(claude, ClaudeConfig)
+    assert (claude.base_url, claude.api_key) == ("http://here:8080", None)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +393,6 @@ UP = "adapters: {up: {type: openai, base_url: 'http://up.example', %s}}"
         ("api_keys: [{key: a}, {kee: b, key: b}]", "api_keys[1].kee", "Did you mean key?"),
         (UP % "models: [m]" + "\nmodel_groups: {g: {targets: [{model: up/m, wait: 1}]}}",
          "model_groups.g.targets[0].wait", "Did you mean weight?"),
-        ("notices: [x]", "notices", "is not a setting"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_an_error_with_a_suggestion(refuse: Refuse, text: str, where: str, says: str) -> None:
@@ -646,7 +660,7 @@ def test_the_configuration_is_printed_as_yaml_with_masked_secrets(load: Load) ->
     assert lines[:5] == ["api_keys:", "  -", "    key: ***", "    name: team", "  -"]
     for line in ("  openai-eu:", "    type: openai", "    base_url: https://eu.example/v1", "    api_key: ***",
                  "    developer_as_system: true", "      first_event_s: 10.0", "    threads: 3", "model_groups:",
-                 "      - gpt-5", "    strategy: ordered", "notices: []", "  debug: false"):  # fmt: skip
+                 "      - gpt-5", "    strategy: ordered", "  debug: false"):  # fmt: skip
         assert line in lines
 
 

@@ -25,6 +25,7 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
     "InternalError": (500, "server_error", "internal_error", None),
     "NoDeployment": (503, "server_error", "no_backend_available", None),
     "ShuttingDown": (503, "server_error", "server_shutdown", None),
+    "ClientTooSlow": (503, "server_error", "client_too_slow", None),
     "UpstreamError": (502, "server_error", "upstream_error", None),
     "UpstreamRejected": (400, "invalid_request_error", None, None),
     "UpstreamMisconfigured": (502, "server_error", "upstream_authentication_error", False),

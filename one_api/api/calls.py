@@ -16,6 +16,8 @@ from one_api.telemetry import CallRecord, current_call
 _UNRECORDED = frozenset({"/health", "/ready"})
 #: What a model's name may bring into a header as it is; all else is percent-encoded.
 _HEADER_SAFE = string.punctuation
+#: Longer lists of warnings are cut, in characters.
+_LONGEST_WARNINGS = 1500
 
 
 def register(app: Flask) -> None:
@@ -37,6 +39,7 @@ def _add_headers(response: Response) -> Response:
         return response
     record.status = response.status_code
     told = {
+        **record.upstream_headers,
         "x-request-id": record.request_id,
         "x-gateway-attempts": str(len(record.attempts)),
         "openai-processing-ms": str(round((time.monotonic() - record.started) * 1000)),
@@ -44,12 +47,22 @@ def _add_headers(response: Response) -> Response:
     }
     if record.deployment is not None:
         told["x-gateway-deployment"] = quote(record.deployment, safe=_HEADER_SAFE)
+    if record.cache is not None:
+        told["x-gateway-cache"] = record.cache
+    if record.cache_age_s is not None:
+        told["age"] = str(record.cache_age_s)
     if record.warnings:
-        told["x-gateway-warnings"] = ", ".join(record.warnings)
+        told["x-gateway-warnings"] = _warnings(record.warnings)
     if "cache-control" not in response.headers:
         told["cache-control"] = "no-store"
     response.headers.extend(told)
     return response
+
+
+def _warnings(found: list[str]) -> str:
+    """Return warnings for a header: each once, without a character that is not safe there, and not too much of it."""
+    told = ", ".join(dict.fromkeys(found))
+    return quote(told if len(told) <= _LONGEST_WARNINGS else f"{told[:_LONGEST_WARNINGS]}...", safe=_HEADER_SAFE + " ")
 
 
 def _end(error: BaseException | None) -> None:

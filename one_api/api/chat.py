@@ -8,6 +8,7 @@ from typing import TypeAlias
 from flask import Blueprint, Response, g, request
 
 from one_api.api.service import Service, service
+from one_api.cache.policy import cache_control
 from one_api.errors import GatewayError, InternalError, InvalidRequest, ShuttingDown, UnsupportedMediaType
 from one_api.models.adapters.base import ChunkStream
 from one_api.patience import Patience
@@ -40,11 +41,12 @@ async def create_completion() -> Response:
     wanted = ChatRequest.read(_body())
     record: CallRecord = g.call
     record.model, record.stream = wanted.model, wanted.stream
+    cache_control.set(request.headers.get("Cache-Control"))
     if wanted.stream:
         return await _stream(wanted, record, service())
     answer = await service().registry.generate_completion(**wanted.body)
     assert isinstance(answer, dict)  # noqa: S101 - not streamed
-    record.usage = Usage.read(answer.get("usage"))
+    record.used(Usage.read(answer.get("usage")))
     return Response(json.encode(answer), content_type="application/json")
 
 
@@ -161,7 +163,7 @@ class ChatEvents(EventBody):
             await self._close_stream()
         finally:
             if self._stream is not None:
-                self._record.usage = self._stream.usage
+                self._record.used(self._stream.usage)
             await self._parts.report(self._record)
 
     async def _close_stream(self) -> None:

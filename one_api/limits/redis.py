@@ -1,34 +1,17 @@
-"""Windows in Redis, for several machines: one script per request, a short deadline, and a breaker.
+"""Windows in Redis, for several machines: one script per request.
 
-A Redis that is dead, slow or frozen costs a few requests its deadline each. Then limits are kept in this process,
-each process with its share, until one probe finds Redis well again.
+While Redis is dead, slow or frozen, limits are kept in this process, each process with its share.
 """
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
-
-import redis.asyncio
-from redis.exceptions import RedisError
+from collections.abc import Sequence
+from typing import Any
 
 from one_api.limits.stores import LimitStore, MemoryStore, Ticket
 from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S, Limits, Verdict
+from one_api.redis_link import RedisLink, RedisUnavailable, Trip
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-#: Deadlines of one call and of a connect, in seconds.
-_CALL_S = 0.05
-_CONNECT_S = 0.25
-#: Commands that one trip takes.
-_TRIP = 64
-#: Turns of the loop in which an answer that has arrived is still taken.
-_LAST_LOOKS = 5
-#: Failures in a row that open the breaker, and how long it stays open, in seconds.
-_FAILURES = 3
-_OPEN_S = 5.0
 
 #: The arithmetic of ``window.Window.take``, in Redis's own time. Fields r<second> and t<second>; leases by their end.
 _TAKE = f"""
@@ -120,59 +103,20 @@ return 1
 """
 
 
-class Breaker:
-    """Stands between us and a service that may be ill: after failures in a row, one probe goes through now and then."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._open_until = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        """Say whether the service was ill when last asked."""
-        return self._failures >= _FAILURES
-
-    def admits(self) -> bool:
-        """Say whether to ask now; while open, the one who is told yes is the probe."""
-        if not self.is_open:
-            return True
-        if self._clock() < self._open_until:
-            return False
-        self._open_until = self._clock() + _OPEN_S
-        return True
-
-    def succeeded(self) -> None:
-        """Close."""
-        self._failures = 0
-
-    def failed(self) -> None:
-        """Count a failure; the third in a row opens."""
-        self._failures += 1
-        if self.is_open:
-            self._open_until = self._clock() + _OPEN_S
-
-
 class RedisStore(LimitStore):
     """Windows in Redis, or, while it is ill, in this process with ``1/processes`` of each limit."""
 
     def __init__(self, url: str, processes: int) -> None:
-        self._client = redis.asyncio.Redis.from_url(
-            url, socket_connect_timeout=_CONNECT_S, socket_timeout=None, retry=None, max_connections=2
+        self._link = RedisLink(
+            url, logger, without="limits are kept per process", forgiving=False, recovered=self._merge
         )
         self._processes = processes
-        #: A connection was used before: no time for making one need be allowed.
-        self._connected = False
-        self._breaker = Breaker()
         self._local = MemoryStore()
-        #: Commands that wait for the next trip; each trip takes all that are there.
-        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._pump: asyncio.Task[None] | None = None
 
     @property
     def degraded(self) -> str | None:
         """See ``LimitStore``."""
-        return "Redis does not answer: limits are kept per process" if self._breaker.is_open else None
+        return "Redis does not answer: limits are kept per process" if self._link.ill else None
 
     async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
         """See ``LimitStore``."""
@@ -210,65 +154,18 @@ class RedisStore(LimitStore):
         await self._local.renew([ticket for ticket in tickets if ticket.counted_at < 0])
 
     async def _ask(self, *command: Any) -> Any:
-        """Return what a script answers, or None when Redis is ill.
-
-        Commands of one moment share a trip: a burst of requests is a few round trips, not one each.
-        """
-        if self._breaker.is_open and not self._breaker.admits():
-            return None
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((command, answer))
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._travel())
-        return await answer
-
-    async def _travel(self) -> None:
-        """Make trips until nobody waits. A caller that has left is not in the way of the others."""
-        while self._waiting:
-            trip, self._waiting = self._waiting[:_TRIP], self._waiting[_TRIP:]
-            answers = await self._trip([command for command, _ in trip])
-            for (_, waiting), answer in zip(trip, answers, strict=True):
-                if not waiting.done():
-                    waiting.set_result(answer)
-            if self._breaker.is_open:
-                for _, waiting in self._waiting:
-                    if not waiting.done():
-                        waiting.set_result(None)
-                self._waiting.clear()
-
-    async def _trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Send commands together, and return their answers; None for each that has none."""
-        was_open = self._breaker.is_open
+        """Return what a script answers, or None when Redis is ill."""
         try:
-            answers = await _within(_CALL_S if self._connected else _CONNECT_S, self._send(commands))
-            self._connected = True
-            if problem := next((answer for answer in answers if isinstance(answer, Exception)), None):
-                raise problem
-        except (RedisError, OSError, TimeoutError) as error:
-            self._breaker.failed()
-            self._connected = False
-            if self._breaker.is_open and not was_open:
-                logger.warning("Redis does not answer (%s): limits are kept per process", type(error).__name__)
-            return [None] * len(commands)
-        self._breaker.succeeded()
-        if was_open:
-            logger.warning("Redis answers again: limits are kept there")
-            await self._merge()
-        return answers
+            return await self._link.ask("EVAL", *command)
+        except RedisUnavailable:
+            return None
 
-    async def _merge(self) -> None:
+    async def _merge(self, trip: Trip) -> None:
         """Add to Redis what was counted here while it was ill, so that nobody's minute begins anew."""
         local = self._local.counted()
-        commands = [(_MERGE, 1, _names(key)[0], *sum(counted, ())) for key, counted in local.items()]
-        if commands and None not in await self._trip(commands):
+        commands = [("EVAL", _MERGE, 1, _names(key)[0], *sum(counted, ())) for key, counted in local.items()]
+        if commands and not any(isinstance(answer, Exception) for answer in await trip(commands)):
             self._local.forget()
-
-    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.eval(*command)
-            answers: list[Any] = await pipeline.execute(raise_on_error=False)
-            return answers
 
     def _share(self, limits: Limits) -> Limits:
         """Return this process's part of the limits."""
@@ -285,29 +182,7 @@ class RedisStore(LimitStore):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._pump is not None:
-            await self._pump
-        await self._client.aclose()
-
-
-async def _within(limit_s: float, call: Coroutine[Any, Any, T]) -> T:
-    """Await ``call`` for so long. An answer that is there counts, even if this process was too busy to look in time.
-
-    Raises:
-        TimeoutError: when there is none.
-    """
-    task = asyncio.ensure_future(call)
-    try:
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-        for _ in range(_LAST_LOOKS):
-            if not done:
-                await asyncio.sleep(0)
-                done = {task} if task.done() else set()
-        if not done:
-            raise TimeoutError
-        return task.result()
-    finally:
-        task.cancel()
+        await self._link.aclose()
 
 
 def _names(key: str) -> tuple[str, str]:

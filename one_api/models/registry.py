@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from one_api.cache.answers import build_answers
 from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
@@ -31,6 +32,8 @@ class ModelRegistry:
         self._deployments: dict[str, Deployment] = {}
         self._routes: dict[str, Route] = {}
         self._failover = Failover(config.retry.max_attempts, RetryBudget(config.retry.budget))
+        #: Answers that are kept and shared; None when nothing of it is on.
+        self._answers = build_answers(config, self._failover.run)
         self._rng = random.Random()
         self._started = False
 
@@ -85,7 +88,10 @@ class ModelRegistry:
             UnknownModel, NoDeployment, UpstreamError: see ``errors``.
         """
         route = await self._route(model)
-        return await self._failover.run(route, {"model": model, "messages": messages, **kwargs})
+        body = {"model": model, "messages": messages, **kwargs}
+        if self._answers is None:
+            return await self._failover.run(route, body)
+        return await self._answers.run(route, body)
 
     @property
     def model_mapping(self) -> dict[str, tuple[str, ...]]:
@@ -206,7 +212,9 @@ class ModelRegistry:
             await self._each(lambda adapter: adapter.settled(_SETTLE_S))
 
     async def aclose(self) -> None:
-        """Close every adapter."""
+        """End the calls that requests share, and close every adapter."""
+        if self._answers is not None:
+            await self._answers.aclose()
         await self._each(lambda adapter: adapter.aclose())
 
     async def _each(self, act: Callable[[BaseModelAdapter], Any]) -> None:

@@ -1,11 +1,36 @@
 """A whole answer, put together from the chunks of a stream."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.wire.json import JSONObject
 
 #: Fields of a delta whose pieces are joined.
 _JOINED = ("content", "refusal", "reasoning_content")
+#: Fields of a delta whose entries are whole, and add up.
+_LISTED = ("thinking_blocks", "annotations", "citations")
+#: Fields of the first chunk that the whole answer has, too.
+_HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call: its opening entry, and the pieces of its arguments or input."""
+
+    entry: JSONObject
+    pieces: list[str]
+
+
+@dataclass(slots=True)
+class _Choice:
+    """The pieces of one choice, joined only at the end: to join as they come would take a square of the time."""
+
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    lists: dict[str, list[Any]] = field(default_factory=dict)
+    calls: list[_Call] = field(default_factory=list)
+    function_call: _Call | None = None
+    logprobs: JSONObject | None = None
+    ends: JSONObject = field(default_factory=lambda: {"finish_reason": None})
 
 
 class Assembler:
@@ -13,61 +38,87 @@ class Assembler:
 
     def __init__(self) -> None:
         self._head: JSONObject = {}
-        self._choices: dict[int, JSONObject] = {}
+        self._usage: Any = None
+        self._choices: dict[int, _Choice] = {}
 
     def add(self, chunk: JSONObject) -> None:
         """Add one chunk, as our streams send them."""
         if not self._head:
-            self._head = {key: chunk[key] for key in ("id", "created", "model") if key in chunk}
+            self._head = {key: chunk[key] for key in _HEAD if key in chunk}
         if chunk.get("usage") is not None:
-            self._head["usage"] = chunk["usage"]
+            self._usage = chunk["usage"]
         for piece in chunk["choices"]:
-            choice = self._choices.setdefault(
-                piece["index"],
-                {
-                    "index": piece["index"],
-                    "message": {"role": "assistant", "content": None, "refusal": None},
-                    "logprobs": None,
-                    "finish_reason": None,
-                },
-            )
-            _add_delta(choice["message"], piece["delta"])
+            choice = self._choices.setdefault(piece["index"], _Choice())
+            _add_delta(choice, piece["delta"])
             _add_logprobs(choice, piece.get("logprobs"))
-            choice["finish_reason"] = piece.get("finish_reason") or choice["finish_reason"]
+            for key in ("finish_reason", "native_finish_reason"):
+                if piece.get(key):
+                    choice.ends[key] = piece[key]
 
     def completion(self) -> JSONObject:
         """Return the completion; call it when the stream has ended well."""
-        head = dict(self._head)
-        usage = {"usage": head.pop("usage")} if "usage" in head else {}
-        choices = [self._choices[index] for index in sorted(self._choices)]
-        return {**head, "object": "chat.completion", "choices": choices, **usage}
+        usage = {"usage": self._usage} if self._usage is not None else {}
+        choices = [
+            {"index": index, "message": _message(choice), "logprobs": choice.logprobs, **choice.ends}
+            for index, choice in sorted(self._choices.items())
+        ]
+        return {**self._head, "object": "chat.completion", "choices": choices, **usage}
 
 
-def _add_delta(message: JSONObject, delta: JSONObject) -> None:
+def _add_delta(choice: _Choice, delta: JSONObject) -> None:
     for key in _JOINED:
         if isinstance(delta.get(key), str):
-            message[key] = (message.get(key) or "") + delta[key]
-    for entry in delta.get("tool_calls", ()):
-        calls: list[Any] = message.setdefault("tool_calls", [])
+            choice.texts.setdefault(key, []).append(delta[key])
+    for key in _LISTED:
+        if delta.get(key):
+            choice.lists.setdefault(key, []).extend(delta[key])
+    for entry in delta.get("tool_calls") or ():
         if "id" in entry:
             kind = entry["type"]
-            calls.append({"id": entry["id"], "type": kind, kind: dict(entry[kind])})
+            opened = _Call({"id": entry["id"], "type": kind, kind: dict(entry[kind])}, [entry[kind][_text_key(kind)]])
+            choice.calls.append(opened)
             continue
-        call = calls[entry["index"]]
-        field = "input" if call["type"] == "custom" else "arguments"
-        body, more = call[call["type"]], entry[call["type"]]
-        if "name" in more:
-            body["name"] = more["name"]
-        body[field] += more[field]
-    if message.get("tool_calls") and message.get("content") == "":
+        call = choice.calls[entry["index"]]
+        kind = call.entry["type"]
+        if "name" in entry[kind]:
+            call.entry[kind]["name"] = entry[kind]["name"]
+        call.pieces.append(entry[kind][_text_key(kind)])
+    if delta.get("function_call"):
+        _add_function_call(choice, delta["function_call"])
+
+
+def _add_function_call(choice: _Choice, piece: JSONObject) -> None:
+    """Add a piece of a call in the deprecated form."""
+    if choice.function_call is None:
+        choice.function_call = _Call({"name": piece["name"]}, [])
+    choice.function_call.pieces.append(piece["arguments"])
+
+
+def _message(choice: _Choice) -> JSONObject:
+    """Return the message that the pieces amount to."""
+    texts = {key: "".join(pieces) for key, pieces in choice.texts.items()}
+    message: JSONObject = {"role": "assistant", "content": None, "refusal": None, **texts, **choice.lists}
+    for call in choice.calls:
+        kind = call.entry["type"]
+        call.entry[kind][_text_key(kind)] = "".join(call.pieces)
+    if choice.calls:
+        message["tool_calls"] = [call.entry for call in choice.calls]
+    if choice.function_call is not None:
+        message["function_call"] = {**choice.function_call.entry, "arguments": "".join(choice.function_call.pieces)}
+    if (choice.calls or choice.function_call) and message["content"] == "":
         message["content"] = None
+    return message
 
 
-def _add_logprobs(choice: JSONObject, piece: Any) -> None:
+def _text_key(kind: str) -> str:
+    return "input" if kind == "custom" else "arguments"
+
+
+def _add_logprobs(choice: _Choice, piece: Any) -> None:
     if not isinstance(piece, dict):
         return
-    if choice["logprobs"] is None:
-        choice["logprobs"] = {"content": None, "refusal": None}
+    if choice.logprobs is None:
+        choice.logprobs = {"content": None, "refusal": None}
     for key in ("content", "refusal"):
         if piece.get(key):
-            choice["logprobs"][key] = (choice["logprobs"][key] or []) + piece[key]
+            choice.logprobs[key] = (choice.logprobs[key] or []) + piece[key]

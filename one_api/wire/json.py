@@ -17,6 +17,7 @@ _MOST_KEYS = 100_000
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_encode_in_order = msgspec.json.Encoder(order="deterministic").encode
 
 
 class InvalidJSON(ValueError):
@@ -56,6 +57,14 @@ def decode_object(data: bytes | bytearray, *, max_depth: int = 64) -> JSONObject
 def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
     return _encode(value)
+
+
+def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
+    """Return the one text of ``value``: equal values of equal types give equal bytes, in whatever order keys came.
+
+    Exact otherwise: ``1`` and ``1.0``, null and nothing, and two forms of one character differ.
+    """
+    return _encode_in_order(value)
 
 
 def _keys(value: Any) -> int:

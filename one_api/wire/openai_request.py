@@ -10,7 +10,7 @@ _EMPTY_ECHOES: tuple[tuple[str, Any], ...] = (
     ("tool_calls", []), ("audio", None), ("function_call", None), ("refusal", None),
 )  # fmt: skip
 #: Keys that only answers have.
-_ECHOES = ("annotations", "parsed", "thinking_blocks")
+_ECHOES = ("annotations", "citations", "parsed", "thinking_blocks")
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,11 +269,15 @@ class Begun:
 
 @contextlib.contextmanager
 def running_bed(
-    server: Body | None = None, settings: Body | None = None, env: Mapping[str, str] | None = None
+    server: Body | None = None,
+    settings: Body | None = None,
+    env: Mapping[str, str] | None = None,
+    **sections: Body,
 ) -> Iterator[Bed]:
     """A gateway over the upstreams a, b and c.
 
-    `server` adds to that section of the configuration, `settings` to each adapter, `env` to the environment.
+    `server` adds to that section of the configuration, `settings` to each adapter, `env` to the environment; `sections`
+    are further ones.
     """
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
@@ -283,7 +287,9 @@ def running_bed(
         }
         gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "100000", **(env or {})})
         address = {"host": gateway.host, "port": gateway.port}
-        gateway.config_yaml = yaml(adapters=adapters, retry={"budget": 1.0}, server=address | (server or {}))
+        gateway.config_yaml = yaml(
+            adapters=adapters, retry={"budget": 1.0}, server=address | (server or {}), **sections
+        )
         yield Bed(held.enter_context(gateway), upstreams)
 
 

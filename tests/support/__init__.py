@@ -1,6 +1,21 @@
 """The test bed: a scripted upstream, a raw client and the real gateway, all over real sockets; no mocks."""
 
 from .actions import Action, Chop, Close, Flood, Hang, Receive, Reset, Script, Send, Wait, WaitFor
+from .claude import (
+    CLAUDE,
+    claude_bytes,
+    claude_error,
+    claude_error_body,
+    claude_events,
+    claude_model,
+    claude_sse,
+    claude_upstream,
+    model_page,
+    redacted_block,
+    text_block,
+    thinking_block,
+    tool_block,
+)
 from .gateway import Gateway, free_port
 from .http1 import Headers, MalformedError, chunk
 from .raw import Head, RawClient, Response, build_request, post_chat
@@ -23,6 +38,7 @@ from .seen import Seen
 from .upstream import ScriptedUpstream, blackhole
 
 __all__ = [
+    "CLAUDE",
     "DONE",
     "Action",
     "Chop",
@@ -47,6 +63,13 @@ __all__ = [
     "build_request",
     "chunk",
     "chunked",
+    "claude_bytes",
+    "claude_error",
+    "claude_error_body",
+    "claude_events",
+    "claude_model",
+    "claude_sse",
+    "claude_upstream",
     "completion",
     "error",
     "error_body",
@@ -54,10 +77,15 @@ __all__ = [
     "free_port",
     "joined",
     "json_reply",
+    "model_page",
     "post_chat",
+    "redacted_block",
     "reply",
     "sse",
+    "text_block",
     "text_chunks",
+    "thinking_block",
     "tokens",
+    "tool_block",
     "tool_chunks",
 ]

@@ -27,9 +27,12 @@ class ScriptedUpstream:
 
     Leaving the context closes every connection and raises what went wrong in the server (`errors`): malformed
     requests, scripts that raised. `send_buffer_bytes` bounds what the kernel holds for a peer that does not read.
+    `default` answers an unknown model instead of the text "Hello".
     """
 
-    def __init__(self, models: Sequence[str] = (), *, send_buffer_bytes: int | None = None) -> None:
+    def __init__(
+        self, models: Sequence[str] = (), *, send_buffer_bytes: int | None = None, default: Answer | None = None
+    ) -> None:
         self.models = list(models)
         self.models_status = 200
         self.requests: list[Seen] = []
@@ -37,6 +40,8 @@ class ScriptedUpstream:
         self.errors: list[Exception] = []
         self.connections = 0
         self._send_buffer_bytes = send_buffer_bytes
+        self._default: Answer = default or say_hello
+        self._lists: list[Answer] = []
         self._answers: dict[str, list[Answer]] = {}
         self._openings: list[Script] = []
         self._changed = threading.Condition()
@@ -53,6 +58,11 @@ class ScriptedUpstream:
             raise ValueError(f"no answer given for {model!r}")
         with self._changed:
             self._answers[model] = list(answers)
+
+    def on_models(self, *answers: Answer) -> None:
+        """Answer consecutive requests for the model list with these, the last one for ever."""
+        with self._changed:
+            self._lists = list(answers)
 
     def on_connect(self, *scripts: Script) -> None:
         """Perform these at the start of the next connections, one each and once, before a request is read."""
@@ -146,14 +156,20 @@ class ScriptedUpstream:
 
     def _choose(self, seen: Seen) -> Script:
         if seen.method == "GET" and seen.path.partition("?")[0].endswith("/models"):
-            self.model_requests.append(seen)
+            with self._changed:
+                self.model_requests.append(seen)
+                if self._lists:
+                    return _next(self._lists, seen)
             return _list_models(self.models) if self.models_status == 200 else error(self.models_status)
         with self._changed:
             self.requests.append(seen)
             self._changed.notify_all()
-            answers = self._answers.get(seen.model, [say_hello])
-            answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        return answer(seen) if callable(answer) else answer
+            return _next(self._answers.get(seen.model, [self._default]), seen)
+
+
+def _next(answers: list[Answer], seen: Seen) -> Script:
+    answer = answers.pop(0) if len(answers) > 1 else answers[0]
+    return answer(seen) if callable(answer) else answer
 
 
 def say_hello(seen: Seen) -> Script:

@@ -4,8 +4,9 @@ import email.utils
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from one_api.errors import (
@@ -123,3 +124,15 @@ def _plausible(seconds: float) -> float | None:
     if math.isnan(seconds):
         return None
     return min(seconds, _LONGEST_REST_S) if seconds > 0 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """How one dialect tells of what went wrong, and which of its response headers clients may see."""
+
+    error_of: Callable[[int, bytes, Mapping[str, str]], UpstreamError] = error_of
+    error_of_payload: Callable[[JSONObject], UpstreamError] = error_of_payload
+    client_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+
+
+OPENAI_REPORTS = Reports()

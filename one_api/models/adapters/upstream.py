@@ -17,10 +17,11 @@ from one_api.errors import (
 )
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.adapters.connections import KeepingConnector, on_kept_connection
-from one_api.models.adapters.reports import error_of, error_of_payload
+from one_api.models.adapters.reports import OPENAI_REPORTS, Reports
 from one_api.patience import Patience
 from one_api.schema import Usage
 from one_api.settings import Secret, Timeouts
+from one_api.telemetry import current_call
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, has_error
@@ -64,11 +65,13 @@ class Upstream:
         timeouts: Timeouts,
         *,
         unix_socket: str | None = None,
+        reports: Reports = OPENAI_REPORTS,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = headers
         self._timeouts = timeouts
         self._unix_socket = unix_socket
+        self._reports = reports
         self._session: aiohttp.ClientSession | None = None
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -114,10 +117,10 @@ class Upstream:
         with _named_errors("the first event", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._request("POST", path, body)
-                stream = UpstreamStream(response, translator, self._timeouts.idle_s, deadline)
+                stream = UpstreamStream(response, translator, self._timeouts.idle_s, deadline, self._reports)
                 try:
                     if response.content_type != "text/event-stream":
-                        raise _not_a_stream(await self._whole(response), response.content_type)
+                        raise self._not_a_stream(await self._whole(response), response.content_type)
                     await stream.wait_for_first()
                 except BaseException:
                     await stream.aclose()
@@ -132,13 +135,16 @@ class Upstream:
             headers["content-type"] = "application/json"
             data = json.encode(body)
         response = await self._send(method, self._base_url + path, data, headers)
+        record = current_call.get() if body is not None else None
+        if record is not None:
+            record.upstream_headers = self._reports.client_headers(response.headers)
         if response.status == 200:
             return response
         async with response:
             text = b""
             with suppress(aiohttp.ClientError, UpstreamBroken):
                 text = await self._whole(response, _MAX_ERROR_BYTES)
-            raise error_of(response.status, text, response.headers)
+            raise self._reports.error_of(response.status, text, response.headers)
 
     async def _send(self, method: str, url: str, data: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request and return its response, once that has begun.
@@ -164,6 +170,14 @@ class Upstream:
                 raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
         return b"".join(pieces)
 
+    def _not_a_stream(self, data: bytes, content_type: str) -> UpstreamError:
+        """Return the error for status 200 without events: often an error report."""
+        with suppress(json.InvalidJSON):
+            payload = json.decode_object(data)
+            if has_error(payload):
+                return self._reports.error_of_payload(payload)
+        return UpstreamBroken(f"The upstream answered with {content_type[:64]} instead of an event stream.")
+
     async def aclose(self) -> None:
         """Close the session and its connections."""
         if self._session is not None:
@@ -175,11 +189,17 @@ class UpstreamStream(ChunkStream):
     """The events of one response, translated; ``idle_s`` is the longest silence between two of them."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, translator: Translator, idle_s: float, deadline: float
+        self,
+        response: aiohttp.ClientResponse,
+        translator: Translator,
+        idle_s: float,
+        deadline: float,
+        reports: Reports = OPENAI_REPORTS,
     ) -> None:
         self._response = response
         self._translator = translator
         self._idle_s = idle_s
+        self._reports = reports
         #: Of the whole stream, in the loop's time.
         self._deadline = deadline
         self._last_event: float | None = None
@@ -192,7 +212,8 @@ class UpstreamStream(ChunkStream):
 
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
-        await self._receive_event()
+        while not self._ready and not self.ended:
+            await self._receive()
         if self._failure is not None:  # nothing of it has been passed on: another deployment may do better
             raise self._failure
 
@@ -200,41 +221,44 @@ class UpstreamStream(ChunkStream):
         """See ``ChunkStream``."""
         if not self._ready and self._failure is not None:
             raise self._failure
-        if not self._ready and not self.ended:
-            loop = asyncio.get_running_loop()
-            # The clock runs from the last event, not from the last byte or call: a trickle is silence, too.
+        loop = asyncio.get_running_loop()
+        # The clock runs from the last event, not from the last byte or call: a trickle is silence, too. An event that
+        # is not for the client counts: a model that thinks in silence sends pings.
+        while not self._ready and not self.ended:
             self._last_event = self._last_event or loop.time()
             limit = min(self._last_event + self._idle_s, self._deadline)
             try:
-                await self._patience.wait(self._receive_event(), limit)
+                if await self._patience.wait(self._receive(), limit):
+                    self._last_event = loop.time()
             except Exception:
                 with _named_errors("the next event", self._idle_s):
                     raise
-            self._last_event = loop.time()
         ready, self._ready = self._ready, []
         return ready
 
-    async def _receive_event(self) -> None:
-        while not self._ready and not self.ended:
-            await self._receive()
+    async def _receive(self) -> bool:
+        """Take what has arrived, and translate it; say whether it held an event.
 
-    async def _receive(self) -> None:
-        """Take what has arrived, and translate it; a fault is kept for later while there is something to read."""
+        A fault is kept for later while there is something to read.
+        """
         received = await self._response.content.read(_PIECE_BYTES)
+        events = 0
         try:
-            self._translate(received)
+            events = self._translate(received)
         except ErrorPayload as error:
-            self._failure = error_of_payload(error.payload)
+            self._failure = self._reports.error_of_payload(error.payload)
         except (InvalidAnswer, sse.EventTooLarge) as error:
             self._failure = UpstreamBroken(f"The upstream's stream cannot be read: {error}.")
         if self._translator.usage is not None:
             self.usage = Usage.read(self._translator.usage)
         if self._failure is not None and not self._ready:
             raise self._failure
+        return events > 0
 
-    def _translate(self, received: bytes) -> None:
-        """Add the chunks that ``received`` amounts to; no bytes are the end of the response."""
-        for event in self._events.feed(received):
+    def _translate(self, received: bytes) -> int:
+        """Add the chunks that ``received`` amounts to, and count its events; no bytes are the end of the response."""
+        events = self._events.feed(received)
+        for event in events:
             self._ready += self._translator.feed(event)
             if self._translator.finished:
                 break
@@ -242,6 +266,7 @@ class UpstreamStream(ChunkStream):
             self._ready += self._translator.end()
             self._failure = None if self._translator.finished else _truncated()
         self.ended = self._translator.finished
+        return len(events)
 
     async def aclose(self) -> None:
         """Close the response; a connection whose stream was read to its very end is used again."""
@@ -283,15 +308,6 @@ def _object(data: bytes) -> JSONObject:
         return json.decode_object(data)
     except json.InvalidJSON as error:
         raise UpstreamBroken(f"The upstream's answer is not a JSON object: {error}.") from None
-
-
-def _not_a_stream(data: bytes, content_type: str) -> UpstreamError:
-    """Return the error for status 200 without events: often an error report."""
-    with suppress(json.InvalidJSON):
-        payload = json.decode_object(data)
-        if has_error(payload):
-            return error_of_payload(payload)
-    return UpstreamBroken(f"The upstream answered with {content_type[:64]} instead of an event stream.")
 
 
 # What went wrong: foreign exceptions and statuses, each named once

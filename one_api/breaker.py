@@ -1,0 +1,41 @@
+"""A circuit breaker for services that we can do without for a while."""
+
+import time
+from collections.abc import Callable
+
+#: Failures in a row that open it, and how long it stays open, in seconds.
+_FAILURES = 3
+_OPEN_S = 5.0
+
+
+class Breaker:
+    """Stands between us and a service that may be ill: after failures in a row, one probe goes through now and then."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._open_until = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether the service was ill when last asked."""
+        return self._failures >= _FAILURES
+
+    def admits(self) -> bool:
+        """Say whether to ask now; while open, the one who is told yes is the probe."""
+        if not self.is_open:
+            return True
+        if self._clock() < self._open_until:
+            return False
+        self._open_until = self._clock() + _OPEN_S
+        return True
+
+    def succeeded(self) -> None:
+        """Close."""
+        self._failures = 0
+
+    def failed(self) -> None:
+        """Count a failure; the third in a row opens."""
+        self._failures += 1
+        if self.is_open:
+            self._open_until = self._clock() + _OPEN_S

@@ -1,0 +1,98 @@
+"""What may be served from the cache, and what may be kept: pure decisions."""
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from one_api.settings import CacheConfig, GroupCacheConfig
+from one_api.wire.json import JSONObject
+
+#: The ``Cache-Control`` header of the request that this context serves.
+cache_control: ContextVar[str | None] = ContextVar("cache_control", default=None)
+
+#: What a delta may hold for the whole stream to be told as one message.
+_PLAIN_DELTA = frozenset({"role", "content", "refusal", "reasoning_content", "tool_calls"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request says of the cache. ``max_age_s`` is how old an answer may be; None is any age."""
+
+    no_store: bool = False
+    no_cache: bool = False
+    max_age_s: int | None = None
+
+    @classmethod
+    def read(cls, header: str | None) -> "Wish":
+        """Read a ``Cache-Control`` header (RFC 9111, 5.2.1). A ``max-age`` that is no number allows no age at all."""
+        if not header:
+            return _ANYTHING
+        said = dict(_directive(part) for part in header.split(","))
+        max_age = said.get("max-age")
+        if max_age is not None:
+            # More digits than any age has are as good as no limit, and cost nothing to read.
+            max_age_s = int(max_age[:12]) if max_age.isascii() and max_age.isdigit() else 0
+            return cls("no-store" in said, "no-cache" in said or max_age_s == 0, max_age_s)
+        return cls("no-store" in said, "no-cache" in said)
+
+
+_ANYTHING = Wish()
+
+
+def _directive(part: str) -> tuple[str, str]:
+    name, _, value = part.partition("=")
+    return name.strip().lower(), value.strip().strip('"')
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How answers of one model are kept; see ``CacheConfig``."""
+
+    enabled: bool
+    ttl_s: float
+    scope: Literal["key", "shared"]
+    store_tool_calls: bool
+    single_flight: bool
+
+    @classmethod
+    def of(cls, common: CacheConfig, own: GroupCacheConfig) -> "Policy":
+        """Return the policy of a group: its own settings, and the common ones where it has none."""
+
+        def either(name: str) -> Any:
+            value = getattr(own, name)
+            return getattr(common, name) if value is None else value
+
+        return cls(*map(either, cls.__slots__))
+
+
+def may_be_kept(answer: JSONObject, *, tool_calls: bool) -> bool:
+    """Say whether a whole answer is complete and good in every choice.
+
+    Not kept: refusals and withheld text, answers that a limit cut short (``length``), that say nothing, that end in
+    a way we do not know, and calls of tools unless ``tool_calls``.
+    """
+    choices = answer.get("choices")
+    return isinstance(choices, list) and bool(choices) and all(_good(choice, tool_calls) for choice in choices)
+
+
+def _good(choice: Any, tool_calls: bool) -> bool:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict) or message.get("refusal"):
+        return False
+    calls = bool(message.get("tool_calls") or message.get("function_call"))
+    if calls and not tool_calls:
+        return False
+    ends = ("stop", "tool_calls", "function_call") if calls else ("stop",)
+    content = message.get("content")
+    return choice.get("finish_reason") in ends and isinstance(content, str | None) and bool(content or calls)
+
+
+def is_plain(chunks: Iterable[JSONObject]) -> bool:
+    """Say whether the chunks of a stream hold nothing that gets lost when they are put together."""
+    return all(
+        value is None or name in _PLAIN_DELTA
+        for chunk in chunks
+        for choice in chunk["choices"]
+        for name, value in choice["delta"].items()
+    )

@@ -1,0 +1,274 @@
+"""The adapter for Anthropic's Messages API, and for any server that speaks it."""
+
+import asyncio
+import hashlib
+import os
+import time
+from datetime import datetime
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout
+from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
+from one_api.models.adapters.choices import SeveralChoices
+from one_api.models.adapters.claude_answers import MessageStream, open_message
+from one_api.models.adapters.claude_reports import CLAUDE_REPORTS
+from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, Discovery
+from one_api.models.adapters.replay import ReplayCache, key_of_message
+from one_api.models.adapters.upstream import Upstream
+from one_api.settings import ClaudeConfig, Secret
+from one_api.telemetry import current_call
+from one_api.wire.assemble import Assembler
+from one_api.wire.claude_models import ModelTraits, corrected, traits_of
+from one_api.wire.claude_request import RequestOptions, Translated, translate
+from one_api.wire.claude_stream import Shape
+from one_api.wire.json import JSONObject
+from one_api.wire.openai_response import Identity
+
+#: Models that one page of the list holds.
+_PAGE = 1000
+#: A conversation with more messages, or an image or file of more characters, is translated beside the loop.
+_SHORT_MESSAGES, _SHORT_DATA = 100, 256 * 1024
+#: The most choices that are emulated.
+_MOST_CHOICES = 16
+#: How keys begin that are accepted as a bearer token only.
+_OAUTH = "sk-ant-oat"
+
+
+class ClaudeAdapter(BaseModelAdapter):
+    """One account at Anthropic, or one server that imitates it.
+
+    The upstream always streams, so that no connection is idle and a client that leaves is noticed. Thinking that
+    clients drop is kept in memory and sent back in the next request of the conversation.
+    """
+
+    def __init__(self, name: str, config: ClaudeConfig) -> None:
+        self._name = name
+        self._config = config
+        base_url = config.base_url.rstrip("/").removesuffix("/v1")
+        self._upstream = Upstream(base_url, _headers(config), config.timeouts, reports=CLAUDE_REPORTS)
+        self._options = _options(name, config)
+        self._replay = ReplayCache()
+        #: What the upstream's list says of its models.
+        self._entries: dict[str, JSONObject] = {}
+        self._discovery = Discovery(name, self._ask_for_models, config.models, config.discovery_interval_s)
+
+    def list_models(self) -> list[ModelInfo]:
+        """Return the configured models, or those that the upstream listed last."""
+        return list(self._discovery.models.values())
+
+    def get_model_info(self, model_id: str) -> ModelInfo | None:
+        """Return what the upstream said of one model."""
+        return self._discovery.models.get(model_id)
+
+    @property
+    def pending(self) -> str | None:
+        """Say why no model list has been had yet."""
+        return self._discovery.pending
+
+    async def start(self) -> None:
+        """Begin to ask for the model list, now and then, unless it is configured."""
+        self._discovery.start()
+
+    async def settled(self, timeout_s: float) -> None:
+        """Wait for the end of the first question."""
+        await self._discovery.settled(timeout_s)
+
+    async def _ask_for_models(self) -> list[ModelInfo]:
+        """Return all pages of the list; models that are retired are not in it."""
+        entries: dict[str, JSONObject] = {}
+        after = ""
+        while len(entries) < MOST_MODELS:
+            page = await self._upstream.get_json(f"/v1/models?limit={_PAGE}{after}", DISCOVERY_TIMEOUT_S)
+            listing, last = page.get("data"), page.get("last_id")
+            if not isinstance(listing, list):
+                raise UpstreamBroken("The upstream's model list holds no `data`.")
+            known = len(entries)
+            entries |= {entry["id"]: entry for entry in listing if _is_model(entry)}
+            if page.get("has_more") is not True or not isinstance(last, str) or len(entries) == known:
+                break
+            after = f"&after_id={quote(last, safe='')}"
+        self._entries = entries
+        return [_model_info(entry, self._name) for entry in entries.values() if entry.get("lifecycle") != "retired"]
+
+    def _traits(self, model: str) -> ModelTraits:
+        return corrected(traits_of(model), self._entries.get(model, {}))
+
+    async def generate_completion(
+        self,
+        /,
+        model: str,
+        messages: list[JSONObject],
+        temperature: float | None = None,
+        top_p: float | None = None,
+        max_tokens: int | None = None,
+        stream: bool | None = False,
+        **kwargs: Any,
+    ) -> JSONObject | ChunkStream:
+        """See ``BaseModelAdapter``. What Anthropic cannot do is refused, or dropped with a warning."""
+        named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream or None}
+        given = {key: value for key, value in named.items() if value is not None}
+        body = {"model": model, "messages": messages, **given, **kwargs}
+        scope = _scope()
+        choices = _choices(body) if self._config.emulate_n else 1
+        work = partial(translate, body, self._traits(model), self._options, partial(self._find, scope, model))
+        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
+        translated = await asyncio.to_thread(work) if _is_long(messages) else work()
+        options = kwargs.get("stream_options") or {}
+        include_usage = bool(options.get("include_usage")) or not stream
+        opened = self._open_all(translated, scope, choices, include_usage)
+        if stream:
+            return await opened
+        limit_s = self._config.timeouts.total_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await _whole(await opened)
+        except TimeoutError:
+            raise UpstreamTimeout(f"The upstream did not send the answer within {limit_s:g} s.") from None
+
+    def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
+        """Return the blocks that an assistant message was told from, when they are still known."""
+        return self._replay.find(key_of_message(scope, model, message))
+
+    async def _open_all(self, translated: Translated, scope: str, choices: int, include_usage: bool) -> ChunkStream:
+        """Open the streams of all choices, and note what was dropped or altered."""
+        opening = [
+            asyncio.ensure_future(self._open(translated, scope, include_usage=include_usage)) for _ in range(choices)
+        ]
+        try:
+            streams = await asyncio.gather(*opening)
+        except BaseException:
+            for each in opening:
+                each.cancel()
+            for outcome in await asyncio.gather(*opening, return_exceptions=True):
+                if isinstance(outcome, MessageStream):
+                    await outcome.aclose()
+            raise
+        record = current_call.get()
+        if record is not None:
+            record.warnings += [*translated.warnings, *streams[0].warnings]
+        return streams[0] if choices == 1 else SeveralChoices(streams, include_usage=include_usage)
+
+    async def _open(self, translated: Translated, scope: str, *, include_usage: bool) -> MessageStream:
+        model = translated.body["model"]
+        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
+        stream = await open_message(
+            partial(self._upstream.post_stream, "/v1/messages"),
+            translated.body,
+            identity,
+            _shape(translated),
+            include_usage=include_usage,
+        )
+        stream.on_end = partial(self._replay.keep_turn, scope, model)
+        return stream
+
+    async def aclose(self) -> None:
+        """Stop asking, and close the session."""
+        await self._discovery.aclose()
+        await self._upstream.aclose()
+
+
+def _headers(config: ClaudeConfig) -> dict[str, Secret]:
+    headers = {"anthropic-version": Secret(config.version)}
+    if config.beta:
+        headers["anthropic-beta"] = Secret(",".join(config.beta))
+    if config.api_key is not None:
+        key = config.api_key.reveal()
+        bearer = config.key_header == "bearer" or key.startswith(_OAUTH)
+        headers |= {"authorization": Secret(f"Bearer {key}")} if bearer else {"x-api-key": config.api_key}
+    return headers
+
+
+def _options(name: str, config: ClaudeConfig) -> RequestOptions:
+    """Return what the operator decided; the key under which end users are hashed is one that only we can have."""
+    known = config.api_key.reveal() if config.api_key else name
+    return RequestOptions(
+        strict=config.strict,
+        version=config.version,
+        default_max_tokens=config.default_max_tokens,
+        user_secret=hashlib.sha256(f"one_api end users {known}".encode()).digest(),
+        show_reasoning=config.show_reasoning,
+        repair_history=config.repair_history,
+        long_cache=config.long_cache,
+    )
+
+
+def _shape(translated: Translated) -> Shape:
+    return Shape(
+        names=translated.names,
+        custom_tools=translated.custom_tools,
+        stops=translated.stops,
+        json_tool=translated.json_tool,
+        forced_tool=translated.forced_tool,
+        json_object=translated.json_object,
+        legacy_functions=translated.legacy_functions,
+    )
+
+
+def _scope() -> str:
+    """Return whose thinking is kept and found: that of one key is never sent for another."""
+    record = current_call.get()
+    return (record and record.caller) or ""
+
+
+def _is_long(messages: list[JSONObject]) -> bool:
+    """Say whether translating these takes more than a moment."""
+    if len(messages) > _SHORT_MESSAGES:
+        return True
+    parts = [part for each in messages if isinstance(each.get("content"), list) for part in each["content"]]
+    holders = [part.get(kind) for part in parts for kind in ("image_url", "file")]
+    data = [each.get(key) for each in holders if isinstance(each, dict) for key in ("url", "file_data")]
+    return any(isinstance(each, str) and len(each) > _SHORT_DATA for each in data)
+
+
+def _choices(body: JSONObject) -> int:
+    """Take ``n`` out of ``body`` and return it."""
+    number = body.pop("n", None)
+    if number is None:
+        return 1
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MOST_CHOICES:
+        raise InvalidRequest(
+            f"`n` must be a whole number from 1 to {_MOST_CHOICES}.", param="n", code="unsupported_value"
+        )
+    return number
+
+
+async def _whole(stream: ChunkStream) -> JSONObject:
+    """Return the completion that a stream amounts to."""
+    assembler = Assembler()
+    async with stream:
+        async for chunk in stream:
+            assembler.add(chunk)
+    answer = assembler.completion()
+    for choice in answer["choices"]:
+        choice["message"].setdefault("annotations", [])
+    return answer
+
+
+def _is_model(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), str) and bool(entry["id"])
+
+
+def _model_info(entry: JSONObject, owner: str) -> ModelInfo:
+    """Read one entry of an upstream's model list, in Anthropic's form or in OpenAI's."""
+    created, retires = entry.get("created"), entry.get("retires_at")
+    window, most = entry.get("max_input_tokens"), entry.get("max_tokens")
+    extra: JSONObject = {"shutdown_date": retires[:10] if isinstance(retires, str) else None}
+    extra |= {key: entry[key] for key in ("display_name", "capabilities") if entry.get(key) is not None}
+    return ModelInfo(
+        id=entry["id"],
+        owned_by="anthropic" if entry.get("type") == "model" else owner,
+        created=created if isinstance(created, int) else _unix(entry.get("created_at")),
+        context_window=window if isinstance(window, int) else None,
+        max_output_tokens=most if isinstance(most, int) else None,
+        extra=extra,
+    )
+
+
+def _unix(moment: Any) -> int:
+    """Return a moment (RFC 3339) in Unix seconds; 0 when it is none."""
+    try:
+        return max(0, int(datetime.fromisoformat(moment).timestamp()))
+    except (TypeError, ValueError, OverflowError):
+        return 0

@@ -1,0 +1,90 @@
+"""What Anthropic says at the end of an answer, in OpenAI's words: finish reasons, usage, citations."""
+
+from typing import Any
+
+from one_api.wire.json import JSONObject
+
+#: Anthropic's stop reasons; ``tool_use`` and ``end_turn`` depend on whether the client's tools were called.
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "tool_use": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "pause_turn": "length",
+    "refusal": "content_filter",
+}
+_TIERS = {"standard": "default", "priority": "priority"}
+
+
+def known_stop(reason: str) -> bool:
+    """Say whether a stop reason is one that we have a word for."""
+    return reason in _FINISH_REASONS
+
+
+def finish_reason(stop_reason: str | None, called: str | None) -> str:
+    """Return OpenAI's word for a stop reason; ``called`` is the word for an answer that ends with calls, or None."""
+    reason = _FINISH_REASONS.get(stop_reason or "", "stop")
+    natural = reason == "stop" and stop_reason != "stop_sequence"
+    return called if called and natural else reason
+
+
+def service_tier(tier: Any) -> str | None:
+    """Return OpenAI's word for the tier that was used; None when it has none."""
+    return _TIERS.get(tier) if isinstance(tier, str) else None
+
+
+def answer_id(message_id: Any, fallback: str) -> str:
+    """Return the completion's id, in which the message's own can be found again."""
+    if not isinstance(message_id, str) or not message_id:
+        return fallback
+    return message_id if message_id.startswith("chatcmpl-") else f"chatcmpl-{message_id.removeprefix('msg_')}"
+
+
+def merge_usage(known: JSONObject, said: Any) -> None:
+    """Take over what ``said`` tells of the usage: counts are cumulative, so they replace; null says nothing."""
+    if isinstance(said, dict):
+        known.update({key: value for key, value in said.items() if value is not None})
+
+
+def usage_of(said: JSONObject) -> JSONObject:
+    """Return OpenAI's usage object for Anthropic's, which counts cached tokens apart."""
+    read, written = _count(said.get("cache_read_input_tokens")), _count(said.get("cache_creation_input_tokens"))
+    details = said.get("output_tokens_details")
+    thinking = _count(details.get("thinking_tokens")) if isinstance(details, dict) else 0
+    prompt, completion = _count(said.get("input_tokens")) + read + written, _count(said.get("output_tokens"))
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
+        "completion_tokens_details": {"reasoning_tokens": thinking},
+    }
+
+
+def sum_usage(one: JSONObject, other: JSONObject) -> JSONObject:
+    """Return the usage of two answers together: counts are added, all else is the later one's."""
+    total = dict(one)
+    for key, value in other.items():
+        known = total.get(key)
+        if isinstance(value, dict) and isinstance(known, dict):
+            total[key] = sum_usage(known, value)
+        elif isinstance(value, int) and isinstance(known, int) and not isinstance(value, bool):
+            total[key] = known + value
+        else:
+            total[key] = value
+    return total
+
+
+def _count(value: Any) -> int:
+    """Return a count; what is none counts nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def annotation(citation: JSONObject, start: int, end: int) -> JSONObject | None:
+    """Return the annotation for a citation of a web page, in characters of the content; None for other kinds."""
+    if citation.get("type") != "web_search_result_location" or not isinstance(citation.get("url"), str):
+        return None
+    title = citation.get("title")
+    cited = {"start_index": start, "end_index": end, "url": citation["url"], "title": title or ""}
+    return {"type": "url_citation", "url_citation": cited}
