@@ -145,8 +145,6 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     default_max_tokens: Count | None = None
     #: Ask for the thinking in words wherever the model thinks.
     show_reasoning: bool = True
-    #: Answer tool calls that the history leaves open with an error, instead of refusing the request.
-    repair_history: bool = False
     #: May clients ask for the prompt cache of one hour? To write it costs more.
     long_cache: bool = False
 
