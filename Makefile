@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help run test check format lint types bench crowd faults soak simulate lock clean
+.PHONY: help run test check format lint types bench bench-local crowd faults soak simulate lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   format, lint and types checked, then every test"
 	@echo "make format  format the code"
 	@echo "make bench   measure speed against the upstream asked directly (LITELLM=1: and against LiteLLM)"
+	@echo "make bench-local  tokens per second of the local model against its engine asked directly"
 	@echo "make crowd   500 slow clients of each kind: do others notice?"
 	@echo "make faults  what failing upstreams cost the clients of a group"
 	@echo "make soak    20,000 requests on new connections: does anything leak?"
@@ -43,6 +44,9 @@ format: $(INSTALLED_DEV)
 
 bench: $(INSTALLED_DEV)
 	$(BIN)/python -m bench
+
+bench-local: $(INSTALLED_DEV)
+	$(BIN)/python -m bench.local
 
 crowd: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.crowd

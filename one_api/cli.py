@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -13,7 +14,8 @@ from flask import Flask, current_app
 from msgspec import Struct
 
 from one_api.api.service import Service
-from one_api.settings import Secret
+from one_api.models.fetch import FetchFailed, fetch_default_model
+from one_api.settings import DEFAULT_MODELS_DIR, LocalConfig, Secret
 from one_api.wire import json
 
 
@@ -21,6 +23,7 @@ def register_commands(app: Flask) -> None:
     """Add our commands to ``app``."""
     app.cli.add_command(_config)
     app.cli.add_command(_route)
+    app.cli.add_command(_models)
 
 
 @click.group("config")
@@ -87,6 +90,42 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return "" if value is None else _scalar(value)
+
+
+@click.group("models")
+def _models() -> None:
+    """The local models."""
+
+
+@_models.command("fetch")
+@click.argument("folder", required=False, type=click.Path(file_okay=False, path_type=Path))
+def _fetch(folder: Path | None) -> None:
+    """Put the small default model into FOLDER, or into that of the first local adapter."""
+    try:
+        fetch_default_model(folder or _model_folders(DEFAULT_MODELS_DIR)[0], click.echo)
+    except FetchFailed as error:
+        raise click.ClickException(str(error)) from None
+
+
+@_models.command("list")
+def _list() -> None:
+    """Print the models in the folders of the local adapters, and what is loaded of them."""
+    # Only here, so that a gateway without local models imports nothing of the engine.
+    from one_api.models.inventory import table
+
+    folders = _model_folders()
+    if not folders:
+        raise click.ClickException("no local adapter is configured: set LOCAL_MODELS_ENABLED=true")
+    for line in table(folders):
+        click.echo(line)
+
+
+def _model_folders(*otherwise: str) -> list[Path]:
+    """Return the folders of the local adapters; ``otherwise`` if there is none."""
+    service: Service = current_app.extensions["one_api"]
+    adapters = service.config.adapters.values()
+    found = [each.models_dir for each in adapters if isinstance(each, LocalConfig)]
+    return [Path(folder) for folder in dict.fromkeys(found or otherwise)]
 
 
 def as_lines(value: Any, indent: int = 0) -> list[str]:

@@ -99,6 +99,24 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     prefill: bool = False
 
 
+class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a local model chooses its words when a request does not say; left out: OpenAI's own defaults."""
+
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    #: Only among so many of the likeliest tokens; 0 for all.
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    #: Only tokens that are at least so likely as this share of the likeliest.
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    #: More than 1 makes repetitions less likely.
+    repeat_penalty: Annotated[float, Meta(ge=0, le=10)] | None = None
+
+    def given(self) -> dict[str, float]:
+        """Return the values that are set."""
+        found = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: value for name, value in found.items() if value is not None}
+
+
 class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="claude"):
     """A server that speaks Anthropic's Messages dialect."""
 
@@ -129,8 +147,6 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     default_max_tokens: Count | None = None
     #: Ask for the thinking in words wherever the model thinks.
     show_reasoning: bool = True
-    #: Answer tool calls that the history leaves open with an error, instead of refusing the request.
-    repair_history: bool = False
     #: May clients ask for the prompt cache of one hour? To write it costs more.
     long_cache: bool = False
 
@@ -140,8 +156,16 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
     models_dir: str = DEFAULT_MODELS_DIR
     weight: Weight = 1.0
-    #: Requests that one engine decodes at once.
-    slots: Count = 4
+    #: Further names of models: alias -> id of a file.
+    aliases: dict[str, str] = {}
+    #: By id of a file.
+    sampling: dict[str, SamplingConfig] = {}
+    #: Requests that one engine decodes at once, from all processes of the machine.
+    slots: Annotated[int, Meta(ge=1, le=64)] = 4
+    #: Requests of one process that may wait for a slot of one model; more are refused with 503.
+    queue: Count = 64
+    #: Models loaded at once on this machine; the least recently used idle one makes room for another.
+    max_loaded: Annotated[int, Meta(ge=1, le=1024)] = 3
     #: Context of one slot, in tokens.
     slot_context: Count = 2048
     #: Threads of one engine; left out: the machine's processors less one, at least one.

@@ -34,10 +34,12 @@ LADDER: dict[float, list[str]] = {
     3.1: ["cache.flight"],
     3: ["models.deployment", "models.adapters.claude", "models.adapters.openai", "models.adapters.local"],
     2.9: ["models.health"],
+    2.6: ["models.adapters.local_door"],
     2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
-    2.45: ["models.adapters.claude_reports"],
-    2.4: ["models.adapters.connections", "models.adapters.discovery", "models.adapters.local_launch",
-          "models.adapters.reports"],
+    2.46: ["models.inventory"],
+    2.45: ["models.adapters.claude_reports", "models.adapters.local_residents"],
+    2.4: ["models.adapters.connections", "models.adapters.discovery", "models.adapters.local_choices",
+          "models.adapters.local_launch", "models.adapters.local_slots", "models.adapters.reports"],
     2.3: ["models.adapters.local_files", "models.adapters.resolver"],
     2.2: ["serving.asgi"],
     2.1: ["models.adapters.choices", "models.adapters.claude_answers", "serving.bridge", "serving.events",
@@ -49,14 +51,15 @@ LADDER: dict[float, list[str]] = {
     1.5: ["wire.claude_messages", "wire.claude_tools", "wire.claude_format"],
     1.4: ["wire.claude_content", "wire.claude_history", "wire.claude_parameters", "wire.claude_reasoning"],
     1.35: ["wire.claude_stream"],
-    1.3: ["wire.claude_blocks"],
-    1.2: ["wire.claude_chunks", "wire.claude_policy", "wire.openai_stream", "cache.backlog", "cache.entry"],
+    1.3: ["wire.claude_blocks", "wire.local_stream"],
+    1.2: ["wire.claude_chunks", "wire.claude_policy", "wire.forced_calls", "wire.openai_stream",
+          "cache.backlog", "cache.entry"],
     1.1: ["config", "schema", "wire.assemble", "wire.claude_models", "wire.claude_names", "wire.claude_response",
-          "wire.claude_schema", "wire.openai_request", "wire.openai_response", "wire.replay", "wire.sse",
-          "cache.keys", "cache.policy"],
+          "wire.claude_schema", "wire.local_request", "wire.openai_request", "wire.openai_response", "wire.replay",
+          "wire.sse", "cache.keys", "cache.policy"],
     1.05: ["redis_link"],
-    1: ["breaker", "cache.lease", "limits.window", "models.circuit", "settings", "sources", "wire.claude_text",
-        "wire.json"],
+    1: ["breaker", "cache.lease", "models.circuit", "settings", "sources", "wire.claude_text", "wire.json",
+        "limits.window", "models.gguf_format"],
     0: ["errors", "patience", "structs", "", "api", "cache", "limits", "models", "models.adapters", "serving",
         "utils", "wire"],
 }  # fmt: skip
@@ -92,6 +95,7 @@ GATES: dict[str, list[str]] = {
 LATE_IMPORTS = {
     ("cache.answers", "one_api.cache.redis"): "a gateway without Redis imports nothing of its client",
     ("utils.rate_limit", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
+    ("cli", "one_api.models.inventory"): "a gateway without local models imports nothing of the engine",
     ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
     (
         "models.adapters.local_engine",
@@ -99,7 +103,7 @@ LATE_IMPORTS = {
     ): "loaded after the fork, so that a fault in it has a process of its own",
 }
 #: Modules of more than 400 lines, each with its limit and its reason.
-LONG = {"models.gguf": (460, "the tables of one file format, and the one reader that they are for")}
+LONG: dict[str, tuple[int, str]] = {}
 MOST_LINES = 400
 
 

@@ -22,8 +22,6 @@ _KNOWN_KEYS = frozenset({
     "id", "annotations", "parsed", "reasoning", "reasoning_content", "reasoning_details", "citations",
     "provider_specific",
 })  # fmt: skip
-#: What the model is told about a call that was never answered, when the operator lets us say so.
-REPAIRED = "The result of this call is missing."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Call:
 class Entry:
     """One message."""
 
-    #: Its place in the client's ``messages``; that of the call when the entry is ours.
+    #: Its place in the client's ``messages``.
     index: int
     #: ``system``, ``user``, ``assistant`` or ``tool``.
     role: str
@@ -56,10 +54,8 @@ class Entry:
         return f"messages[{self.index}]"
 
 
-def read_history(messages: Any, notes: Notes, *, repair: bool = False) -> list[Entry]:
+def read_history(messages: Any, notes: Notes) -> list[Entry]:
     """Return the messages, with calls and results paired.
-
-    ``repair`` answers calls that are left open with an error, and notes it.
 
     Raises:
         InvalidRequest: for a message that cannot be read, a call without a result or a result without its call.
@@ -68,7 +64,7 @@ def read_history(messages: Any, notes: Notes, *, repair: bool = False) -> list[E
         raise InvalidRequest(
             "`messages` must be an array of at least one message.", param="messages", code="empty_array"
         )
-    found = list(_Reader(notes, repair and not notes.strict).read(messages))
+    found = list(_Reader(notes).read(messages))
     names = {str(entry.message["name"]) for entry in found if entry.role == "user" and "name" in entry.message}
     if len(names) > 1:
         notes.warn("messages.name", "This model is not told who of several users speaks.", param="messages")
@@ -78,9 +74,8 @@ def read_history(messages: Any, notes: Notes, *, repair: bool = False) -> list[E
 class _Reader:
     """Walks the messages once."""
 
-    def __init__(self, notes: Notes, repair: bool) -> None:
+    def __init__(self, notes: Notes) -> None:
         self._notes = notes
-        self._repair = repair
         self._ids = CallIds()
         #: Client's id -> ids to send of its calls that are not answered yet; the last assistant message's index.
         self._open: dict[str, deque[str]] = {}
@@ -92,10 +87,10 @@ class _Reader:
             if role == "tool":
                 yield Entry(i, role, clean, answers=self._answered(clean, i))
                 continue
-            yield from self._close()
+            self._close()
             calls = tuple(self._calls(clean, i)) if role == "assistant" else ()
             yield Entry(i, role, clean, calls)
-        yield from self._close()
+        self._close()
 
     def _normal(self, message: Any, i: int) -> tuple[str, JSONObject]:
         """Return the role and the message without what is null or empty."""
@@ -162,19 +157,16 @@ class _Reader:
             param=f"messages.[{i}].role",
         )
 
-    def _close(self) -> Iterator[Entry]:
-        """See to calls that nothing answers: repair them, or refuse."""
-        left = [(client_id, call_id) for client_id, waiting in self._open.items() for call_id in waiting]
+    def _close(self) -> None:
+        """Refuse calls that nothing answers."""
+        left = [client_id for client_id, waiting in self._open.items() for _ in waiting]
         self._open = {}
-        if left and not self._repair:
-            ids = ", ".join(client_id[:64] for client_id, _ in left[:10])
+        if left:
+            ids = ", ".join(client_id[:64] for client_id in left[:10])
             raise InvalidRequest(
                 f"An assistant message with tool calls must be followed by their results. Unanswered: {ids}",
                 param=f"messages.[{self._asked}].role",
             )
-        for _, call_id in left:
-            self._notes.warn("messages", "A tool call of the history has no result.")
-            yield Entry(self._asked, "tool", {"role": "tool", "content": REPAIRED, "is_error": True}, answers=call_id)
 
 
 _NO_CALLS: tuple[str, list[Any]] = ("tool_calls", [])

@@ -30,8 +30,6 @@ class RequestOptions:
     user_secret: bytes = b""
     #: Ask for the thinking in words wherever thinking is sent.
     show_reasoning: bool = True
-    #: Answer tool calls that the history leaves open with an error, instead of refusing the request.
-    repair_history: bool = False
     #: The user turn that is put before a history that starts with the assistant.
     first_user_turn: str = "Continue the conversation below."
     #: Put around a later system message where the model takes none at that place.
@@ -163,7 +161,7 @@ FEATURES: tuple[Policy, ...] = (
             "only older models, and not with a JSON schema"),
     _policy("tool messages", "mapped", "tool_result blocks of one user message", "images too; `is_error` too"),
     _policy("function messages", "mapped", "tool_result", "answer the last `function_call`"),
-    _policy("a tool call without a result, or the reverse", "refused", "", "unless `repair_history` is set"),
+    _policy("a tool call without a result, or the reverse", "refused", "", ""),
     _policy("call ids outside the character set", "mapped", "id",
             "hashed, the same for call and result; repeated ones numbered"),
     _policy("arguments that are no JSON object", "mapped", "input", "kept under `_raw_arguments` or `_value`"),

@@ -67,7 +67,7 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
     limit = max_tokens(body, traits, options, notes)
     marks = CacheMarks(options.long_cache)
     tools = read_tools(body, marks, notes)
-    history = read_history(body.get("messages"), notes, repair=options.repair_history)
+    history = read_history(body.get("messages"), notes)
     used = [call.name for entry in history for call in entry.calls]
     names = tool_names([*(tool.name for tool in tools.tools), *used])
     declared = declarations(tools, names, traits, notes) or from_history(tool_names(used))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from one_api.models import gguf
-from one_api.models.gguf import TENSOR_TYPES, ModelFile, UnreadableModel, discover, read_header
+from one_api.models import gguf_format
+from one_api.models.gguf import ModelFile, UnreadableModel, discover, read_header
+from one_api.models.gguf_format import TENSOR_TYPES
 
 U32, STRING, ARRAY, F32 = 4, 8, 9, 0
 
@@ -242,7 +243,7 @@ def test_no_more_than_the_limit_is_read_of_a_header_that_never_ends(tmp_path: Pa
     with pytest.raises(UnreadableModel, match="larger than 16 MiB"):
         read_header(path)
 
-    assert bytes_read() - before < gguf.HEADER_LIMIT + 64 * 1024
+    assert bytes_read() - before < gguf_format.HEADER_LIMIT + 64 * 1024
     assert time.monotonic() - began < 10
 
 

@@ -45,7 +45,7 @@ def gateway(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     (folder / "broken.gguf").write_bytes(b"not a model")
     local = {
         "type": "local", "models_dir": str(folder), "slots": 1, "slot_context": CONTEXT,
-        "default_max_tokens": DEFAULT_MOST,
+        "default_max_tokens": DEFAULT_MOST, "aliases": {"small": model_file.stem, "ghost": "no-such-file"},
     }  # fmt: skip
     config = json.dumps({"adapters": {"local": local}})
     with Gateway(config_yaml=config, env={"RATE_LIMIT_REQUESTS": "100000"}, ready_path="/ready") as running:
@@ -75,7 +75,7 @@ def text(answer: ChatCompletion) -> str:
 def test_the_models_of_the_folder_are_listed(client: OpenAI, model: str) -> None:
     found = client.models.list().data
 
-    assert [each.id for each in found] == [model, f"local/{model}"]
+    assert sorted(each.id for each in found) == sorted([model, f"local/{model}", "small", "local/small"])
     assert found[0].owned_by == "local"
     assert found[0].created > 0
     assert found[0].to_dict()["context_window"] == CONTEXT
@@ -220,25 +220,212 @@ def test_a_conversation_that_is_too_long(client: OpenAI, model: str, stream: boo
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
+ODD_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"type": "odd"}}}}}
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("more", "param", "code"),
     [
-        ("n", 2),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("tool_choice", {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [TOOL]}}),
+        ({"temperature": -1}, "temperature", "decimal_below_min_value"),
+        ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice",
+         "invalid_value"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "unsupported_value"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "odd"}}}},
+         "response_format", None),
+        ({"tools": [ODD_TOOL], "tool_choice": "required"}, "tools", "invalid_function_parameters"),
     ],
-)
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_the_engine_would_not_do_is_refused(
-    client: OpenAI, model: str, field: str, value: Any, stream: bool
+    client: OpenAI, model: str, more: dict[str, Any], param: str, code: str | None, stream: bool
 ) -> None:
-    more: Any = {field: value, "tools": [TOOL]}
+    body: Any = {"model": model, "messages": HELLO, "stream": stream}
 
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model=model, messages=HELLO, max_tokens=2, stream=stream, **more)
+        client.chat.completions.create(**body, extra_body=more)
 
-    assert (caught.value.code, caught.value.param) == ("unsupported_value", field)
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_what_does_nothing_is_told(client: OpenAI, model: str) -> None:
+    more: Any = {"tools": [TOOL], "guided_json": {}, "top_k": 5, "user": "u", "bad\nname": 1}
+
+    raw = client.chat.completions.with_raw_response.create(model=model, messages=HELLO, max_tokens=2, extra_body=more)
+
+    assert raw.headers["x-gateway-warnings"] == "guided_json, tools"
+
+
+# Tools, schemas, choices
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"$ref": "#/$defs/City"}},
+            "required": ["city"],
+            "$defs": {"City": {"type": "string", "enum": ["Berlin", "Tokyo"]}},
+        },
+    },
+}
+TIME: Any = {"type": "function", "function": {"name": "get_time"}}
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather like in Berlin?"}]
+
+
+def named(name: str) -> dict[str, Any]:
+    """The choice of one function."""
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("required", {"get_weather", "get_time"}),
+        (named("get_time"), {"get_time"}),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named("get_weather")]}},
+         {"get_weather"}),
+    ],
+    ids=["required", "named", "allowed"],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_can_be_forced(client: OpenAI, model: str, choice: Any, expected: set[str], stream: bool) -> None:
+    asked: Any = {
+        "model": model, "messages": ASK, "tools": [WEATHER, TIME], "tool_choice": choice, "temperature": 0,
+        "max_tokens": 120,
+    }  # fmt: skip
+    if stream:
+        with client.chat.completions.stream(**asked) as events:
+            answer: Any = events.get_final_completion()
+    else:
+        answer = client.chat.completions.create(**asked)
+
+    (call,) = answer.choices[0].message.tool_calls
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert answer.choices[0].message.content is None
+    assert call.function.name in expected
+    arguments = json.loads(call.function.arguments)
+    assert arguments == ({} if call.function.name == "get_time" else {"city": arguments["city"]})
+    assert arguments.get("city", "Berlin") in ("Berlin", "Tokyo")
+
+
+def test_a_forced_call_is_streamed_as_one_opening_and_pieces(client: OpenAI, model: str) -> None:
+    with client.chat.completions.create(
+        model=model, messages=ASK, tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=120, stream=True
+    ) as stream:
+        choices = [choice for chunk in stream for choice in chunk.choices]
+
+    deltas = [call for choice in choices for call in choice.delta.tool_calls or ()]
+    assert [bool(call.id) for call in deltas] == [True] + [False] * (len(deltas) - 1)
+    assert [bool(call.function and call.function.name) for call in deltas] == [True] + [False] * (len(deltas) - 1)
+    assert len(deltas) > 2
+    assert {call.index for call in deltas} == {0}
+    assert not [choice for choice in choices if choice.delta.content]
+    assert [choice.finish_reason for choice in choices if choice.finish_reason] == ["tool_calls"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_call_that_is_cut_short_ends_by_length(client: OpenAI, model: str, stream: bool) -> None:
+    asked: Any = {"model": model, "messages": ASK, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 9}
+    if stream:
+        with client.chat.completions.create(**asked, stream=True) as chunks:
+            reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    else:
+        reasons = [client.chat.completions.create(**asked).choices[0].finish_reason]
+
+    assert reasons == ["length"]
+
+
+def test_a_schema_is_kept(client: OpenAI, model: str) -> None:
+    schema = {
+        "type": "object", "properties": {"city": {"enum": ["Berlin", "Rome"]}, "cold": {"type": "boolean"}},
+        "required": ["city", "cold"], "additionalProperties": False,
+    }  # fmt: skip
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "report", "schema": schema, "strict": True}}
+
+    answer = client.chat.completions.create(
+        model=model, messages=ASK, response_format=wanted, max_tokens=120, temperature=0
+    )
+
+    report = json.loads(text(answer))
+    assert report.keys() == {"city", "cold"}
+    assert report["city"] in ("Berlin", "Rome")
+
+
+def test_any_object_can_be_asked_for(client: OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(
+        model=model, messages=ASK, response_format={"type": "json_object"}, max_tokens=120, temperature=0
+    )
+
+    assert isinstance(json.loads(text(answer)), dict)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_choices(client: OpenAI, model: str, stream: bool) -> None:
+    one: Any = {"model": model, "messages": HELLO, "max_tokens": 6, "temperature": 1.5, "seed": 7}
+    alone = client.chat.completions.create(**one).usage
+    if stream:
+        with client.chat.completions.create(
+            **one, n=3, stream=True, stream_options={"include_usage": True}
+        ) as stream_of_all:
+            chunks = list(stream_of_all)
+        texts = [
+            "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices if choice.index == i)
+            for i in range(3)
+        ]
+        usage = chunks[-1].usage
+        assert len({chunk.id for chunk in chunks}) == 1
+        assert [choice.index for chunk in chunks for choice in chunk.choices if choice.delta.role] == [0, 1, 2]
+        assert [bool(chunk.usage) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    else:
+        answer = client.chat.completions.create(**one, n=3)
+        texts, usage = [choice.message.content or "" for choice in answer.choices], answer.usage
+        assert [choice.index for choice in answer.choices] == [0, 1, 2]
+
+    assert len(set(texts)) > 1, "seeds differ"
+    assert alone is not None
+    assert usage is not None
+    assert usage.prompt_tokens == alone.prompt_tokens
+    assert 3 <= usage.completion_tokens <= 18
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities(client: OpenAI, model: str, stream: bool) -> None:
+    asked: Any = {
+        "model": model,
+        "messages": HELLO,
+        "max_tokens": 3,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    if stream:
+        with client.chat.completions.create(**asked, stream=True) as chunks:
+            found = [choice.logprobs for chunk in chunks for choice in chunk.choices if choice.logprobs]
+        tokens = [token for each in found for token in each.content or ()]
+    else:
+        logprobs = client.chat.completions.create(**asked).choices[0].logprobs
+        assert logprobs is not None
+        tokens = logprobs.content or []
+
+    assert len(tokens) >= 2
+    for token in tokens:
+        assert bytes(token.bytes or []).decode() == token.token
+        assert token.logprob <= 0
+        assert len(token.top_logprobs) == 2
+        assert token.to_dict().keys() == {"token", "bytes", "logprob", "top_logprobs"}
+
+
+def test_an_alias_is_a_model(client: OpenAI, model: str) -> None:
+    answer = client.chat.completions.create(model="small", messages=HELLO, max_tokens=2)
+
+    assert answer.model == "small"
+    assert client.models.retrieve("small").to_dict()["context_window"] == CONTEXT
 
 
 @pytest.mark.parametrize("part", ["image_url", "input_audio", "file"])

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from one_api.wire.claude_history import REPAIRED
 from one_api.wire.json import JSONObject
 from tests.wire.claude import (
     HAIKU,
@@ -245,26 +244,6 @@ def test_function_messages_answer_the_last_function_call() -> None:
 )
 def test_a_call_without_its_result_or_the_reverse_is_refused(messages: list[JSONObject], param: str) -> None:
     assert refusal(*messages) == (param, None)
-
-
-def test_repair_answers_open_calls_with_an_error() -> None:
-    made = translated(
-        HI, assistant(None, call("a"), call("b")), result("b"), user("Go"), options={"repair_history": True}
-    )
-
-    assert made.body["messages"][2]["content"] == [
-        {"type": "tool_result", "tool_use_id": "b", "content": "ok"},
-        {"type": "tool_result", "tool_use_id": "a", "content": REPAIRED, "is_error": True},
-        text("Go"),
-    ]
-    assert made.warnings == ("messages",)
-
-
-def test_strict_repairs_nothing_and_a_result_without_call_is_never_repaired() -> None:
-    options = {"repair_history": True}
-
-    assert refusal(HI, assistant(None, call()), HI, options=options | {"strict": True})[0] == "messages.[1].role"
-    assert refusal(HI, result(), options=options)[0] == "messages.[1].role"
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,6 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
         default_max_tokens=config.default_max_tokens,
         user_secret=hashlib.sha256(f"one_api end users {known}".encode()).digest(),
         show_reasoning=config.show_reasoning,
-        repair_history=config.repair_history,
         long_cache=config.long_cache,
     )
 

@@ -29,6 +29,8 @@ from typing import Any, NoReturn, TypedDict
 
 #: How often the lease is looked at, in seconds.
 TICK_S = 0.5
+#: How often the engine tries to lock the file that says that it lives.
+_CLAIMS = 20
 
 
 class EngineConfig(TypedDict):
@@ -190,9 +192,14 @@ def _leave(config: EngineConfig) -> NoReturn:
 def _claim(path: Path) -> None:
     """Lock the file that says that this engine lives, for as long as it does, and write the pid into it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    for _ in range(_CLAIMS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(TICK_S / 10)  # it may be somebody who only wants to know whether an engine lives
+        else:
+            break
+    else:
         _log("another engine serves this model")
         os._exit(1)
     os.ftruncate(descriptor, 0)

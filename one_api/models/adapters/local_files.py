@@ -1,6 +1,7 @@
 """What processes agree on about an engine: settings, locks, and the small files in the run directory."""
 
 import asyncio
+import getpass
 import hashlib
 import importlib.util
 import math
@@ -78,6 +79,10 @@ class EngineSettings:
     #: After more than ``failure_limit`` failures within ``failure_window_s`` seconds nothing is started.
     failure_limit: int = 3
     failure_window_s: float = 60.0
+    #: Pause before a start after the second failure within the window; it doubles with each further one.
+    backoff_s: float = 1.0
+    #: Engines that may be loaded at once on this machine; the least recently used idle one ends for another.
+    max_loaded: int = 3
     log_cap_bytes: int = 1024 * 1024
     #: The engine's environment. It gets no other variables: those of the gateway hold keys.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -90,6 +95,7 @@ class EngineSettings:
             "batch_tokens": (32, 8192),
             "cache_ram_mib": (0, 1_048_576),
             "sleep_idle_s": (-1, 31_536_000),
+            "max_loaded": (1, 1024),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -161,6 +167,8 @@ class Plan:
     model: ModelFile
     alias: str
     base: Path
+    #: The files of its slots begin like this: the same for all versions of the file.
+    slots: Path
     sockets: Path
     context_tokens: int
     package_dir: Path
@@ -174,26 +182,47 @@ class Plan:
         return self.sockets / f"{self.base.name[-10:]}-{secrets.token_hex(2)}.sock"
 
 
+def default_run_dir() -> Path:
+    """Return where the processes of this user meet."""
+    return Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
+
+
 def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -> Plan:
     """Check what can be checked before a start, and name the files; raises EngineFailed with what to do."""
-    if sys.platform == "win32":
-        raise EngineFailed(f"{alias}: local models need Linux or macOS")
-    engine = importlib.util.find_spec("xllamacpp")
-    if engine is None or engine.origin is None:
-        raise EngineFailed(
-            f"{alias}: the engine is missing; `pip install xllamacpp`, or set LOCAL_MODELS_ENABLED=false"
-        )
+    engine = find_engine(alias)
     try:
         header = read_header(model.absolute())
     except UnreadableModel as error:
         raise EngineFailed(f"{alias}: {error}. Put a good copy there, or remove the file") from error
-    traits = {name: getattr(settings, name) for name in _TRAITS} | {"environment": dict(settings.environment)}
-    identity = [str(model.resolve()), header.size_bytes, header.mtime_ns, traits]
-    stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:40]
-    folder = _private_dir(run_dir)
-    base = folder / f"{stem}-{hashlib.sha256(encode(identity)).hexdigest()[:10]}"
+    slots = slots_base(run_dir, settings, model)
+    version = hashlib.sha256(f"{slots.name} {header.size_bytes} {header.mtime_ns}".encode()).hexdigest()[:10]
+    base = slots.with_name(f"{slots.name[:-11]}-{version}")
     context_tokens = min(settings.context_tokens, header.context_length or settings.context_tokens)
-    return Plan(header, alias, base, _socket_dir(folder), context_tokens, Path(engine.origin).parent.parent)
+    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine)
+
+
+def find_engine(alias: str) -> Path:
+    """Return the folder that the engine's package is in; raises EngineFailed where there is none."""
+    if sys.platform == "win32":
+        raise EngineFailed(f"{alias}: local models need Linux or macOS")
+    try:
+        engine = importlib.util.find_spec("xllamacpp")
+    except (ImportError, ValueError):  # half of it is there
+        engine = None
+    if engine is None or engine.origin is None:
+        raise EngineFailed(
+            f"{alias}: the engine is missing; `pip install xllamacpp`, or set LOCAL_MODELS_ENABLED=false. There is "
+            "no wheel for Alpine (use a Debian image) and Windows on ARM"
+        )
+    return Path(engine.origin).parent.parent
+
+
+def slots_base(run_dir: Path, settings: EngineSettings, model: Path) -> Path:
+    """Return what the names of a model's slot files begin with; makes the run directory."""
+    traits = {name: getattr(settings, name) for name in _TRAITS} | {"environment": dict(settings.environment)}
+    stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:40]
+    digest = hashlib.sha256(encode([str(model.resolve()), traits])).hexdigest()[:10]
+    return _private_dir(run_dir) / f"{stem}-{digest}"
 
 
 def _private_dir(path: Path) -> Path:
@@ -231,17 +260,18 @@ def open_log(plan: Plan, cap_bytes: int) -> int:
 
 def read_state(plan: Plan) -> Endpoint | None:
     """Return the endpoint in the ``.state`` file, or None if it is missing or damaged."""
-    state = _read_object(plan.file("state"))
+    state = read_object(plan.file("state"))
     pid, socket_path, api_key = state.get("pid"), state.get("socket"), state.get("key")
     if isinstance(pid, int) and isinstance(socket_path, str) and isinstance(api_key, str):
         return Endpoint(Path(socket_path), api_key, pid, plan.context_tokens)
     return None
 
 
-def write_state(plan: Plan, endpoint: Endpoint) -> None:
-    """Tell the other processes where the engine is."""
+def write_state(plan: Plan, endpoint: Endpoint, slots: int) -> None:
+    """Tell the other processes where the engine is, and what it is."""
     state = {"pid": endpoint.pid, "socket": str(endpoint.socket_path), "key": endpoint.api_key}
-    _write_object(plan.file("state"), state)
+    state |= {"model": str(plan.model.path), "slots": plan.slots.name, "slot_count": slots}
+    write_object(plan.file("state"), state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +284,7 @@ class Failures:
 
 def read_failures(plan: Plan) -> Failures:
     """Return what went wrong lately, as all processes recorded it."""
-    failures = _read_object(plan.file("failures"))
+    failures = read_object(plan.file("failures"))
     times = failures.get("times")
     times = [at for at in times if isinstance(at, int | float)] if isinstance(times, list) else []
     return Failures(times, str(failures.get("reason")))
@@ -264,7 +294,7 @@ def record_failure(plan: Plan, what: str) -> str:
     """Count a failure for all processes, and return its reason: ``what`` and the end of the log."""
     reason = f"{what}{_log_tail(plan.file('log'))}"
     times = [*read_failures(plan).times, time.monotonic()][-_FAILURES_KEPT:]
-    _write_object(plan.file("failures"), {"times": times, "reason": reason})
+    write_object(plan.file("failures"), {"times": times, "reason": reason})
     return reason
 
 
@@ -281,6 +311,15 @@ def refuse_after_failures(plan: Plan, settings: EngineSettings) -> None:
         )
 
 
+def backoff_s(plan: Plan, settings: EngineSettings) -> float:
+    """Return how long to wait before the next start, in seconds: nothing after a single failure."""
+    now = time.monotonic()
+    recent = [at for at in read_failures(plan).times if now - settings.failure_window_s < at <= now]
+    if len(recent) < 2:
+        return 0.0
+    return max(0.0, recent[-1] + settings.backoff_s * 2.0 ** (len(recent) - 2) - now)
+
+
 def _log_tail(path: Path) -> str:
     """Return what the engine printed last since its start, as ``: line; line``, in at most 600 characters."""
     try:
@@ -295,7 +334,7 @@ def _log_tail(path: Path) -> str:
     return f": {tail[:600]}" if tail else ""
 
 
-def _read_object(path: Path) -> JSONObject:
+def read_object(path: Path) -> JSONObject:
     """Return the JSON object in a small file, empty if it is missing or damaged."""
     try:
         return decode_object(path.read_bytes())
@@ -303,7 +342,7 @@ def _read_object(path: Path) -> JSONObject:
         return {}
 
 
-def _write_object(path: Path, value: JSONObject) -> None:
+def write_object(path: Path, value: JSONObject) -> None:
     """Write a JSON object so that readers see the old file or the new one; mode 0600."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:

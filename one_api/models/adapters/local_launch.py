@@ -34,17 +34,37 @@ def default_threads(cgroup_root: Path = Path("/sys/fs/cgroup"), cgroup_of: Path 
 
 def _cgroup_quota(root: Path, own: Path) -> float:
     """Return the smallest ``cpu.max`` of this process's cgroup (version 2) and those above it, in processors."""
+    quota = float("inf")
+    for level in _cgroups(root, own):
+        with contextlib.suppress(OSError, ValueError):
+            limit, period = (level / "cpu.max").read_text().split()
+            quota = min(quota, int(limit) / int(period))
+    return quota
+
+
+def memory_bytes(
+    meminfo: Path = Path("/proc/meminfo"),
+    cgroup_root: Path = Path("/sys/fs/cgroup"),
+    cgroup_of: Path = Path("/proc/self/cgroup"),
+) -> float:
+    """Return the memory that this process may use at most, by the machine and its cgroups; infinite if unknown."""
+    memory = float("inf")
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        memory = int(meminfo.read_text().split("MemTotal:")[1].split()[0]) * 1024.0
+    for level in _cgroups(cgroup_root, cgroup_of):
+        with contextlib.suppress(OSError, ValueError):
+            memory = min(memory, int((level / "memory.max").read_text()))
+    return memory
+
+
+def _cgroups(root: Path, own: Path) -> list[Path]:
+    """Return the folders of this process's cgroup (version 2) and of those above it."""
     try:
         groups = [line.partition("::")[2] for line in own.read_text().splitlines() if line.startswith("0::")]
     except OSError:
         groups = []
-    quota = float("inf")
     group = Path((groups or ["/"])[0].lstrip("/"))
-    for level in (group, *group.parents):
-        with contextlib.suppress(OSError, ValueError):
-            limit, period = (root / level / "cpu.max").read_text().split()
-            quota = min(quota, int(limit) / int(period))
-    return quota
+    return [root / level for level in (group, *group.parents)]
 
 
 def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subprocess.Popen[bytes]":
@@ -74,7 +94,8 @@ def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subproces
     try:
         os.write(source, encode(config) + b"\n")  # Through a pipe, whose buffer holds it: `ps` must not show the key.
         return subprocess.Popen(  # noqa: S603 - our own program, by its path
-            [sys.executable, "-P", str(_ENGINE)],
+            # Without site-packages: the engine's own package is all that the program needs.
+            [sys.executable, "-P", "-S", str(_ENGINE)],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -129,16 +150,23 @@ def runs(plan: Plan) -> bool:
         lock.release()
 
 
+def is_engine(pid: int) -> bool:
+    """Say whether ``pid`` is an engine that runs: in another container's namespace, or later, it may be anybody."""
+    try:
+        if sys.platform == "linux":
+            return _ENGINE.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 def send_signal(plan: Plan, number: int) -> None:
     """Send a signal to the engine that holds the ``.alive`` file, if its pid is known here."""
-    try:
+    with contextlib.suppress(ValueError, FileNotFoundError, ProcessLookupError):
         pid = int(plan.file("alive").read_text())
-        # In another container's namespace, or after the engine has ended, this number may be anybody.
-        command = Path(f"/proc/{pid}/cmdline")
-        if sys.platform != "linux" or _ENGINE.name.encode() in command.read_bytes():
+        if is_engine(pid):
             os.kill(pid, number)
-    except (ValueError, FileNotFoundError, ProcessLookupError):
-        return
 
 
 def clear(plan: Plan) -> None:

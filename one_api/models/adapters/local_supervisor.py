@@ -9,11 +9,15 @@ file as it is now and the settings:
 .alive     held by the engine for its life; its pid is inside. Free means: no engine
 .lease     held (shared) by every process that uses the engine, until it closes or dies; if free, the engine ends
 .state     pid, socket and key of a ready engine; an engine that ends in order removes it, so what is left is a crash
+.starting  held by the process that starts the engine
 .failures  when starts failed and engines crashed, and the last reason
 .log       what the engine printed
+.slot-N    held by the process that has a request at the engine, one for each of its slots
+.waiting   held (shared) by every process that has requests waiting for a slot
 ========== ==============================================================================================
 
-All locks are flocks, which the kernel releases however a process ends. So nothing has to be cleaned up after SIGKILL.
+`room` is held, for a moment, by who counts the engines. All locks are flocks, which the kernel releases however a
+process ends. So nothing has to be cleaned up after SIGKILL.
 """
 
 import asyncio
@@ -23,6 +27,7 @@ import secrets
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,18 +38,32 @@ from one_api.models.adapters.local_files import (
     EngineSettings,
     FileLock,
     Plan,
+    backoff_s,
     plan_for,
     read_failures,
     read_state,
     record_failure,
     refuse_after_failures,
+    slots_base,
     write_state,
 )
-from one_api.models.adapters.local_launch import clear, explain, launch, read_ready, runs, send_signal, stop
+from one_api.models.adapters.local_launch import (
+    clear,
+    explain,
+    launch,
+    memory_bytes,
+    read_ready,
+    runs,
+    send_signal,
+    stop,
+)
+from one_api.models.adapters.local_residents import ROOM_LIMIT_S, Room
 
 #: An answer of ``ensure`` holds for this long, in seconds, before the engine's health is asked again.
 FRESH_S = 1.0
 _LEASE_LIMIT_S = 5.0
+#: After so many requests in a row that the engine did not answer in time it is ended, though it says that it is well.
+_HANGS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,8 @@ class _Entry:
     lease: FileLock | None = None
     lease_name: str = ""
     failure: str | None = None
+    #: Requests in a row that were not answered in time.
+    hangs: int = 0
     task: asyncio.Task[Endpoint | EngineFailed] | None = None
 
 
@@ -82,9 +103,10 @@ class EngineSupervisor:
         """``run_dir`` is created with mode 0700 on the first use; processes that share it share engines."""
         self._run_dir = run_dir
         self._settings = settings
-        # One entry per model file that was ever asked for: bounded by the models folder.
+        # One entry per model file that was asked for and not forgotten: bounded by the models folder.
         self._entries: dict[Path, _Entry] = {}
-        self._closing = False
+        self._room = Room(settings.max_loaded)
+        self._shut = asyncio.Event()
 
     async def ensure(self, model: Path, alias: str) -> Endpoint:
         """Return the engine of ``model``, started if need be; all who ask at once share one start.
@@ -96,7 +118,7 @@ class EngineSupervisor:
         Raises:
             EngineFailed: if there is none and none can be started.
         """
-        if self._closing:
+        if self._shut.is_set():
             raise EngineFailed(f"{alias}: the gateway is shutting down")
         entry = self._entries.setdefault(model, _Entry(alias))
         if entry.endpoint is not None and _is_fresh(entry):
@@ -114,6 +136,33 @@ class EngineSupervisor:
             if entry.endpoint == endpoint:
                 entry.checked_at = -math.inf
 
+    def report_answer(self, endpoint: Endpoint, *, in_time: bool) -> None:
+        """Tell whether ``endpoint`` began to answer a request in time.
+
+        One that does not, twice in a row, is replaced by the next ``ensure``: a chat template without an end keeps a
+        thread of the engine busy for ever.
+        """
+        for entry in self._entries.values():
+            if entry.endpoint == endpoint:
+                entry.hangs = 0 if in_time else entry.hangs + 1
+                if not in_time:
+                    entry.checked_at = -math.inf
+
+    def forget(self, model: Path) -> None:
+        """Give up what this process has of a model whose file is gone or another; its engine ends with its last user.
+
+        For models that no request of this process is on its way to.
+        """
+        entry = self._entries.get(model)
+        if entry is not None and entry.task is None:
+            del self._entries[model]
+            if entry.lease is not None:
+                entry.lease.release()
+
+    def slot_files(self, model: Path) -> Path:
+        """Return what the names of a model's slot files begin with; touches files, and raises EngineFailed."""
+        return slots_base(self._run_dir, self._settings, model)
+
     def status(self) -> list[EngineStatus]:
         """Return what this process knows, one entry per model that was asked for. Touches no file."""
         return [
@@ -123,7 +172,7 @@ class EngineSupervisor:
 
     async def close(self) -> None:
         """Give up starts under way and release all leases; engines that nobody else uses end ``lease_rest_s`` later."""
-        self._closing = True
+        self._shut.set()
         tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=10.0)
@@ -135,17 +184,19 @@ class EngineSupervisor:
             entry.endpoint = entry.lease = None
 
     def _is_closing(self) -> bool:
-        return self._closing
+        return self._shut.is_set()
 
     async def _refresh(self, model: Path, entry: _Entry) -> Endpoint | EngineFailed:
         """Bring ``entry`` up to date. Returns the error, because a task that nobody awaits must not raise."""
         try:
             known = endpoint = entry.endpoint
-            if endpoint is None or not await _healthy(endpoint.socket_path, self._settings.health_limit_s):
+            hangs = entry.hangs >= _HANGS
+            if endpoint is None or hangs or not await _healthy(endpoint.socket_path, self._settings.health_limit_s):
                 entry.endpoint = None
                 plan = await asyncio.to_thread(plan_for, self._run_dir, self._settings, model, entry.alias)
                 await self._take_lease(plan, entry)
-                endpoint = await self._find_or_start(plan, known)
+                endpoint = await self._find_or_start(plan, known, hangs)
+                entry.hangs = 0
             entry.endpoint, entry.checked_at, entry.failure = endpoint, time.monotonic(), None
             return endpoint
         except EngineFailed as error:
@@ -168,34 +219,46 @@ class EngineSupervisor:
         if not await entry.lease.acquire(_LEASE_LIMIT_S, self._is_closing):
             raise EngineFailed(f"{plan.alias}: its engine does not end; look into {plan.file('log')}")
 
-    async def _find_or_start(self, plan: Plan, doubted: Endpoint | None) -> Endpoint:
+    async def _find_or_start(self, plan: Plan, doubted: Endpoint | None, hangs: bool) -> Endpoint:
         """Return the engine that runs, or start it; other processes wait meanwhile and share what comes of it."""
         lock = FileLock(plan.file("lock"))
         began = time.monotonic()
         try:
-            if not await lock.acquire(self._settings.start_limit_s + 15.0, self._is_closing):
+            if not await lock.acquire(self._settings.start_limit_s + ROOM_LIMIT_S + 15.0, self._is_closing):
                 raise EngineFailed(f"{plan.alias}: another process has been starting its engine for too long", 1.0)
             meanwhile = await asyncio.to_thread(read_failures, plan)
-            endpoint = await self._find(plan, doubted)
+            endpoint = await self._find(plan, doubted, hangs)
             if endpoint is not None:
                 return endpoint
             if meanwhile.times and meanwhile.times[-1] >= began:
                 raise EngineFailed(f"{plan.alias}: {meanwhile.reason}", 1.0)
             await asyncio.to_thread(refuse_after_failures, plan, self._settings)
+            await self._pause(await asyncio.to_thread(backoff_s, plan, self._settings))
             return await self._start(plan)
         finally:
             lock.release()
 
-    async def _find(self, plan: Plan, doubted: Endpoint | None) -> Endpoint | None:
+    async def _pause(self, pause_s: float) -> None:
+        """Let time pass before the next start, unless the gateway ends."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._shut.wait()
+
+    async def _find(self, plan: Plan, doubted: Endpoint | None, hangs: bool) -> Endpoint | None:
         """Return the running engine, or None after clearing away what is left of one that crashed or hangs.
 
-        It hangs if it does not answer twice; ``doubted`` has been asked once already.
+        It hangs if it does not answer twice; ``doubted`` has been asked once already, and ``hangs`` says that it did
+        not answer requests.
         """
         state = await asyncio.to_thread(read_state, plan)
         crash = "it ended unexpectedly"
         if await asyncio.to_thread(runs, plan):
             for _ in range(1 if state == doubted else 2):
-                if state is not None and await _healthy(state.socket_path, self._settings.health_limit_s):
+                if (
+                    state is not None
+                    and not (hangs and state == doubted)
+                    and await _healthy(state.socket_path, self._settings.health_limit_s)
+                ):
                     return state
             await _end(plan)
             crash = "it did not answer any more and was ended"
@@ -206,28 +269,42 @@ class EngineSupervisor:
 
     async def _start(self, plan: Plan) -> Endpoint:
         """Start the engine and wait until it is ready; a failure is recorded for all processes."""
+        memory = await asyncio.to_thread(memory_bytes)
+        if plan.model.size_bytes > memory:
+            raise EngineFailed(
+                f"{plan.alias}: its file has {plan.model.size_bytes // 1_000_000} MB, and this machine "
+                f"{memory / 1e6:.0f} MB of memory; use a smaller one"
+            )
         target = Endpoint(plan.new_socket(), secrets.token_urlsafe(32), 0, plan.context_tokens)
-        launcher = await asyncio.to_thread(launch, plan, self._settings, target)
+        starting = await self._room.reserve(plan)
         try:
-            code = await self._exit_code(launcher)
-            endpoint = replace(target, pid=await asyncio.to_thread(read_ready, launcher)) if code == 0 else target
+            code, endpoint = await self._launch(plan, target)
         finally:
-            await asyncio.to_thread(stop, launcher)
+            starting.release()
         if endpoint.pid and await _healthy(endpoint.socket_path, self._settings.health_limit_s):
-            await asyncio.to_thread(write_state, plan, endpoint)
+            await asyncio.to_thread(write_state, plan, endpoint, self._settings.slots)
             return endpoint
         await _end(plan)
-        if self._closing:
+        if self._shut.is_set():
             raise EngineFailed(f"{plan.alias}: the gateway is shutting down")
         what = f"it was not ready within {self._settings.start_limit_s:g} s" if code is None else explain(code)
         reason = await asyncio.to_thread(record_failure, plan, what)
         raise EngineFailed(f"{plan.alias}: {reason}", 1.0)
 
+    async def _launch(self, plan: Plan, target: Endpoint) -> tuple[int | None, Endpoint]:
+        """Start the program and wait for it; returns its exit status and ``target`` with the engine's pid, or 0."""
+        launcher = await asyncio.to_thread(launch, plan, self._settings, target)
+        try:
+            code = await self._exit_code(launcher)
+            return code, replace(target, pid=await asyncio.to_thread(read_ready, launcher)) if code == 0 else target
+        finally:
+            await asyncio.to_thread(stop, launcher)
+
     async def _exit_code(self, launcher: "subprocess.Popen[bytes]") -> int | None:
         """Wait for the launcher, which ends when the engine is ready or has failed; None if it takes too long."""
         deadline = time.monotonic() + self._settings.start_limit_s
         while launcher.poll() is None:
-            if self._closing or time.monotonic() >= deadline:
+            if self._shut.is_set() or time.monotonic() >= deadline:
                 return None
             await asyncio.sleep(POLL_S)
         return launcher.returncode

@@ -80,7 +80,8 @@ class Upstream:
         """Return the session; made on first use, so that it belongs to the loop that uses it."""
         if self._session is None:
             connector = (
-                aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=30)
+                # A new connection costs nothing here, and the engine closes those that are kept.
+                aiohttp.UnixConnector(self._unix_socket, limit=0, force_close=True)
                 if self._unix_socket
                 else KeepingConnector()
             )
