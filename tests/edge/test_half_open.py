@@ -79,7 +79,7 @@ def far_host() -> Iterator[FarHost]:
                          ids=["silent", "talking"])  # fmt: skip
 def test_c05_a_client_that_the_network_has_lost(far_host: FarHost, talk: list[Any]) -> None:
     with ScriptedUpstream() as upstream:
-        upstream.on("m", sse(text_chunks("one")[0], *talk, Hang(), done=False))
+        upstream.on("m", sse(*text_chunks("one")[:2], *talk, Hang(), done=False))
         with Gateway(config_yaml=CONFIG.format(url=upstream.base_url), env={"HOST": "0.0.0.0"}) as gateway:
             command = far_host.run(sys.executable, "-c", CLIENT, NEAR, str(gateway.port))
             client = subprocess.Popen(command, stdout=subprocess.PIPE)
