@@ -34,7 +34,7 @@ LADDER: dict[float, list[str]] = {
     3.1: ["cache.flight"],
     3: ["models.deployment", "models.adapters.claude", "models.adapters.openai", "models.adapters.local"],
     2.9: ["models.health"],
-    2.6: ["models.adapters.local_door"],
+    2.6: ["models.adapters.local_door", "models.adapters.remote"],
     2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
     2.46: ["models.inventory"],
     2.45: ["models.adapters.claude_reports", "models.adapters.local_residents"],

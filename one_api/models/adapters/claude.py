@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout
-from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
+from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.choices import SeveralChoices
 from one_api.models.adapters.claude_answers import MessageStream, open_message
 from one_api.models.adapters.claude_reports import CLAUDE_REPORTS
-from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, Discovery
+from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
+from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.replay import ReplayCache, key_of_message
 from one_api.models.adapters.upstream import Upstream
 from one_api.settings import ClaudeConfig, Secret
@@ -36,7 +37,7 @@ _MOST_CHOICES = 16
 _OAUTH = "sk-ant-oat"
 
 
-class ClaudeAdapter(BaseModelAdapter):
+class ClaudeAdapter(RemoteAdapter):
     """One account at Anthropic, or one server that imitates it.
 
     The upstream always streams, so that no connection is idle and a client that leaves is noticed. Thinking that
@@ -44,36 +45,14 @@ class ClaudeAdapter(BaseModelAdapter):
     """
 
     def __init__(self, name: str, config: ClaudeConfig) -> None:
-        self._name = name
-        self._config = config
         base_url = config.base_url.rstrip("/").removesuffix("/v1")
-        self._upstream = Upstream(base_url, _headers(config), config.timeouts, reports=CLAUDE_REPORTS)
+        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=CLAUDE_REPORTS)
+        super().__init__(name, upstream, config.models, config.discovery_interval_s)
+        self._config = config
         self._options = _options(name, config)
         self._replay = ReplayCache()
         #: What the upstream's list says of its models.
         self._entries: dict[str, JSONObject] = {}
-        self._discovery = Discovery(name, self._ask_for_models, config.models, config.discovery_interval_s)
-
-    def list_models(self) -> list[ModelInfo]:
-        """Return the configured models, or those that the upstream listed last."""
-        return list(self._discovery.models.values())
-
-    def get_model_info(self, model_id: str) -> ModelInfo | None:
-        """Return what the upstream said of one model."""
-        return self._discovery.models.get(model_id)
-
-    @property
-    def pending(self) -> str | None:
-        """Say why no model list has been had yet."""
-        return self._discovery.pending
-
-    async def start(self) -> None:
-        """Begin to ask for the model list, now and then, unless it is configured."""
-        self._discovery.start()
-
-    async def settled(self, timeout_s: float) -> None:
-        """Wait for the end of the first question."""
-        await self._discovery.settled(timeout_s)
 
     async def _ask_for_models(self) -> list[ModelInfo]:
         """Return all pages of the list; models that are retired are not in it."""
@@ -162,11 +141,6 @@ class ClaudeAdapter(BaseModelAdapter):
         )
         stream.on_end = partial(self._replay.keep_turn, scope, model)
         return stream
-
-    async def aclose(self) -> None:
-        """Stop asking, and close the session."""
-        await self._discovery.aclose()
-        await self._upstream.aclose()
 
 
 def _headers(config: ClaudeConfig) -> dict[str, Secret]:

@@ -5,8 +5,9 @@ import time
 from typing import Any
 
 from one_api.errors import UpstreamBroken
-from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
-from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, Discovery
+from one_api.models.adapters.base import ChunkStream, ModelInfo
+from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
+from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.reports import error_of_payload
 from one_api.models.adapters.upstream import Upstream
 from one_api.settings import OpenAIConfig, Secret
@@ -19,37 +20,14 @@ from one_api.wire.openai_stream import OpenAIStream
 _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
 
 
-class OpenAIAdapter(BaseModelAdapter):
+class OpenAIAdapter(RemoteAdapter):
     """One account at OpenAI, or one server that imitates it."""
 
     def __init__(self, name: str, config: OpenAIConfig) -> None:
-        self._name = name
-        self._config = config
         headers = {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
-        self._upstream = Upstream(config.base_url, headers, config.timeouts)
+        upstream = Upstream(config.base_url, headers, config.timeouts)
+        super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
-        self._discovery = Discovery(name, self._ask_for_models, config.models, config.discovery_interval_s)
-
-    def list_models(self) -> list[ModelInfo]:
-        """Return the configured models, or those that the upstream listed last."""
-        return list(self._discovery.models.values())
-
-    def get_model_info(self, model_id: str) -> ModelInfo | None:
-        """Return what the upstream said of one model."""
-        return self._discovery.models.get(model_id)
-
-    @property
-    def pending(self) -> str | None:
-        """Say why no model list has been had yet."""
-        return self._discovery.pending
-
-    async def start(self) -> None:
-        """Begin to ask for the model list, now and then, unless it is configured."""
-        self._discovery.start()
-
-    async def settled(self, timeout_s: float) -> None:
-        """Wait for the end of the first question."""
-        await self._discovery.settled(timeout_s)
 
     async def _ask_for_models(self) -> list[ModelInfo]:
         listing = (await self._upstream.get_json("/models", DISCOVERY_TIMEOUT_S)).get("data")
@@ -84,11 +62,6 @@ class OpenAIAdapter(BaseModelAdapter):
             raise error_of_payload(error.payload) from None
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
-
-    async def aclose(self) -> None:
-        """Stop asking, and close the session."""
-        await self._discovery.aclose()
-        await self._upstream.aclose()
 
 
 def _model_info(entry: Any, owner: str) -> ModelInfo | None:
