@@ -30,6 +30,8 @@ OTHERS_ALLOWED = 0.1
 _SETTLE_S = 1.0
 _IMPORTS = 5
 _TRIES = 3
+_ROUNDS = 7
+"""Runs of each of two servers that are measured in turns."""
 _RIVAL_FACTOR = 3
 """Answers under way when wrk stops are lost: next to nothing for us, several per cent for a server of 30 req/s."""
 
@@ -135,19 +137,27 @@ def own_goals(report: Report, ours: str) -> list[Goal]:
     ]
 
 
-def group_goals(report: Report, single: str, group: str) -> list[Goal]:
-    """What the choice among three deployments may cost."""
+def side_by_side(first: Command, second: Command, plan: Plan) -> dict[Kind, float]:
+    """Requests per second of the second server over the first's: medians of runs in turns, on the same machine."""
     most = max(CONNECTIONS)
-    rows = {(kind, name): report.load_of(name, kind, most).result for kind in Kind for name in (single, group)}
-    return [
-        Goal(
-            f"req/s {kind}, {most} connections, group of three / one deployment",
-            rows[kind, group].requests_per_s / rows[kind, single].requests_per_s,
-            0.9,
-            at_least=True,
-        )
-        for kind in Kind
-    ]
+    ratios = {}
+    with running(first) as one, running(second) as other:
+        for kind in Kind:
+            progress(f"{one.name} and {other.name} in turns: {kind}, {most} connections")
+            sizes = [load.warm_up(server.target, kind, most, plan.warm_up_s) for server in (one, other)]
+            rates: tuple[list[float], list[float]] = ([], [])
+            for _ in range(_ROUNDS):
+                for server, size, found in zip((one, other), sizes, rates, strict=True):
+                    result = load.closed_loop(server.target, kind, most, plan.run_s / 2, size)
+                    found.append(result.requests_per_s)
+            ratios[kind] = statistics.median(rates[1]) / statistics.median(rates[0])
+    return ratios
+
+
+def group_goals(ratios: dict[Kind, float]) -> list[Goal]:
+    """What the choice among three deployments may cost."""
+    name = f"{max(CONNECTIONS)} connections, group of three / one deployment"
+    return [Goal(f"req/s {kind}, {name}", ratio, 0.9, at_least=True) for kind, ratio in ratios.items()]
 
 
 def measure_cache(upstream: Target, plan: Plan, report: Report) -> None:
@@ -217,7 +227,7 @@ def benchmark(plan: Plan, with_litellm: bool) -> Report:
         one_worker, group = servers.gateway(upstream.target, workers=1), servers.group(upstream.target)
         measure(one_worker, plan, report)
         measure(group, plan, report)
-        report.goals += group_goals(report, one_worker.name, group.name)
+        report.goals += group_goals(side_by_side(one_worker, group, plan))
         two_workers = servers.gateway(upstream.target, workers=2)
         measure(two_workers, plan, report)
         measure_cache(upstream.target, plan, report)
