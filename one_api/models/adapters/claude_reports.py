@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from one_api.errors import (
     UpstreamError,
+    UpstreamExhausted,
     UpstreamFailed,
     UpstreamMisconfigured,
     UpstreamOverloaded,
@@ -18,7 +19,7 @@ from one_api.errors import (
     UpstreamTimeout,
 )
 from one_api.models.adapters import reports
-from one_api.models.adapters.reports import Reports, retry_after, scrub
+from one_api.models.adapters.reports import NO_CREDIT_REST_S, Reports, retry_after, scrub
 from one_api.wire import json
 from one_api.wire.json import JSONObject
 
@@ -105,7 +106,7 @@ def _invalid(report: _Report) -> UpstreamError:
 def _no_credit(_: _Report) -> UpstreamError:
     """The operator's account is empty: the client can do nothing, and must not try again."""
     message = "The gateway's account at the upstream has no credit left: its operator has to add some."
-    error = UpstreamMisconfigured(message, code="insufficient_quota")
+    error = UpstreamExhausted(message, code="insufficient_quota", retry_after_s=NO_CREDIT_REST_S)
     return _told_as(error, 429, "insufficient_quota")
 
 

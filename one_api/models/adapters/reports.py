@@ -26,7 +26,7 @@ from one_api.wire.json import JSONObject
 #: The longest wait that is taken over from an upstream, in seconds.
 _LONGEST_REST_S = 300.0
 #: How long an upstream without credit is left alone, in seconds.
-_NO_CREDIT_REST_S = 300.0
+NO_CREDIT_REST_S = 300.0
 #: What upstreams call it in the type or code of a 429.
 _NO_CREDIT = frozenset({"insufficient_quota", "enforced_spend_limit_reached", "contract_spend_limit_reached"})
 
@@ -42,10 +42,10 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamEr
         if status != 429:
             return UpstreamOverloaded(report.message or "The upstream is overloaded.", retry_after_s=rest_s)
         if _NO_CREDIT & {report.code, report.type}:
-            return UpstreamExhausted("The upstream's quota is used up.", retry_after_s=_NO_CREDIT_REST_S)
+            return UpstreamExhausted("The upstream's quota is used up.", retry_after_s=NO_CREDIT_REST_S)
         return UpstreamRateLimited(report.message or "The upstream's rate limit is reached.", retry_after_s=rest_s)
     if status == 402:
-        return UpstreamExhausted("The upstream asks for payment.", retry_after_s=_NO_CREDIT_REST_S)
+        return UpstreamExhausted("The upstream asks for payment.", retry_after_s=NO_CREDIT_REST_S)
     if status in (401, 403):
         return UpstreamMisconfigured("The upstream refused this gateway's credential.")
     if status == 404:
