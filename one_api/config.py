@@ -28,6 +28,7 @@ from one_api.settings import (
     RetryConfig,
     Secret,
     ServerConfig,
+    Storage,
     targets,
 )
 from one_api.sources import read_env_file, read_yaml
@@ -185,9 +186,9 @@ def _split(text: str) -> list[str]:
 
 
 def _secret(kind: type, raw: Any) -> Any:
-    """Let texts become secrets (a hook of msgspec)."""
-    if kind is Secret and isinstance(raw, str) and raw:
-        return Secret(raw)
+    """Let texts become what hides itself (a hook of msgspec)."""
+    if kind in (Secret, Storage) and isinstance(raw, str) and raw:
+        return kind(raw)
     raise msgspec.ValidationError("expected a text that is not empty")
 
 

@@ -1,5 +1,6 @@
 """What can be set: one frozen struct per section of the configuration, with its default, unit and danger."""
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -52,6 +53,15 @@ class Secret:
         return "Secret('***')"
 
     __str__ = __repr__
+
+
+class Storage(str):
+    """Where something is kept: a word, or an address whose password never shows itself in ``repr``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(re.sub(r"//[^/]*@", "//***@", str(self)))
 
 
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -229,7 +239,7 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: A larger answer is not kept, and nobody joins it while it is under way.
     max_answer_bytes: Count = 1024 * 1024
     #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
-    storage: str = "memory"
+    storage: Storage = Storage("memory")
     #: Who shares answers: ``key``, nobody with another key; ``shared``, everyone. Danger: with ``shared``, one caller
     #: gets what was said to another, and can tell by the time it takes whether somebody has asked the same.
     scope: Literal["key", "shared"] = "key"
@@ -279,7 +289,7 @@ class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     #: Requests at a time. Left out: no limit.
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
     #: auto (memory, or with several processes a file that they share), memory, shared, or redis://HOST:PORT/DB.
-    storage: str = "auto"
+    storage: Storage = Storage("auto")
 
 
 class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -134,7 +134,7 @@ class RateLimits:
 def build_limits(config: Config, names: list[str], folder: Path) -> RateLimits:
     """Return the limits of the keys called ``names``; a file that processes share lies in ``folder``."""
     settings = config.rate_limit
-    storage = settings.storage
+    storage: str = settings.storage
     if storage == "auto":
         storage = "memory" if config.server.workers == 1 else "shared"
     store: LimitStore

@@ -14,13 +14,18 @@ CANARIES = {
     "upstream": "sk-canary-upstream-51bd07ee",
     "redis": "canary-redis-9c44aa10",
     "openai": "sk-canary-env-e08d2f66",
+    "anthropic": "sk-ant-canary-anthropic-2b6d90f1",
+    "claude": "sk-ant-canary-env-77c1e5aa",
+    "cache": "canary-cache-30f9d4b8",
 }
 CONFIG = """
 api_keys: [{{name: alice, key: "${{CLIENT}}"}}]
 adapters:
   a: {{type: openai, base_url: '{url}', api_key: "${{UPSTREAM}}", models: [m, echo, refused]}}
+  c: {{type: claude, base_url: '{url}', api_key: "${{ANTHROPIC}}", models: [c-echo, c-refused], default_max_tokens: 9}}
   down: {{type: openai, base_url: 'http://127.0.0.1:9/v1', api_key: "${{UPSTREAM}}"}}
 rate_limit: {{storage: "redis://:${{REDIS}}@127.0.0.1:9/0"}}
+cache: {{enabled: true, storage: "redis://:${{CACHE}}@127.0.0.1:9/1"}}
 """
 
 
@@ -35,7 +40,10 @@ def variables() -> dict[str, str]:
         "CLIENT": CANARIES["client"],
         "UPSTREAM": CANARIES["upstream"],
         "REDIS": CANARIES["redis"],
+        "ANTHROPIC": CANARIES["anthropic"],
+        "CACHE": CANARIES["cache"],
         "OPENAI_API_KEY": CANARIES["openai"],
+        "CLAUDE_API_KEY": CANARIES["claude"],
         "LOG_LEVEL": "debug",
     }
 
@@ -47,30 +55,36 @@ def test_no_log_line_and_no_answer_holds_a_secret() -> None:
             lambda seen: error(400, f'{{"error": {{"message": "bad key {seen.headers.first("authorization")}"}}}}'),
         )
         upstream.on("refused", error(401, f"Incorrect API key provided: {CANARIES['upstream']}"))
+        upstream.on(
+            "c-echo", lambda seen: error(400, f'{{"error": {{"message": "bad {seen.headers.first("x-api-key")}"}}}}')
+        )
+        upstream.on("c-refused", error(401, f"invalid x-api-key: {CANARIES['anthropic']}"))
         with Gateway(config_yaml=CONFIG.format(url=upstream.base_url), env=variables()) as gateway:
             answers = []
-            for model in ("m", "echo", "refused", "nope"):
+            for model in ("m", "echo", "refused", "c-echo", "c-refused", "nope"):
                 for key in (CANARIES["client"], "wrong", None):
                     body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
                     with RawClient(gateway.host, gateway.port, timeout_s=10) as client:
                         client.send(post_chat(gateway.host, gateway.port, body, key))
                         response = client.read_response()
                         answers.append(f"{response.headers}{response.body!r}")
-            for path in ("/ready", "/health", "/openapi.json", "/nope"):
+            key_header = [("Authorization", f"Bearer {CANARIES['client']}")]
+            for path in ("/ready", "/health", "/openapi.json", "/nope", "/admin/routes/c-echo", "/v1/models"):
                 with RawClient(gateway.host, gateway.port, timeout_s=10) as client:
-                    client.send(build_request("GET", path, gateway.host, gateway.port))
+                    client.send(build_request("GET", path, gateway.host, gateway.port, headers=key_header))
                     answers.append(repr(client.read_response().body))
-            gateway.call_records(12)
+            gateway.call_records(18)
             assert found("".join(answers)) == []
             assert found(gateway.log) == []
         assert any(
             seen.headers.first("authorization") == f"Bearer {CANARIES['upstream']}" for seen in upstream.requests
         )
+        assert any(seen.headers.first("x-api-key") == CANARIES["anthropic"] for seen in upstream.requests)
 
 
 def test_no_object_tells_a_secret(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text(CONFIG.format(url="http://127.0.0.1:9/v1").replace("redis://:${REDIS}@127.0.0.1:9/0", "memory"))
+    path.write_text(CONFIG.format(url="http://127.0.0.1:9/v1"))
     config = Config.load({**variables(), "ONE_API_CONFIG": str(path), "ONE_API_ENV_FILE": "/dev/null"})
     app = create_app(config)
     seen: set[int] = set()
