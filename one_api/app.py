@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from functools import lru_cache
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,10 @@ _ALLOWED = [
 ]
 
 
+#: Asked for each view and hook of each request; functions may also be made for one request, so not all are kept.
+_is_async = lru_cache(maxsize=256)(iscoroutinefunction)
+
+
 class _NoSessions(SessionInterface):
     """There are no cookies: one empty session stands for all."""
 
@@ -78,17 +84,9 @@ class GatewayFlask(Flask):
             return super().create_url_adapter(None)
         return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        #: What ``ensure_sync`` has found out; as many as there are views and hooks.
-        self._synchronous: dict[Callable[..., Any], Callable[..., Any]] = {}
-
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``func``, or its synchronous form, which is found out once; an override point of Flask."""
-        known = self._synchronous.get(func)
-        if known is None:
-            known = self._synchronous[func] = super().ensure_sync(func)
-        return known
+        """Return ``func``, in its synchronous form if it is a coroutine function; an override point of Flask."""
+        return self.async_to_sync(func) if _is_async(func) else func
 
     def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
         """Return ``func`` for synchronous callers; an override point of Flask."""
