@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_read_is_told_in_the_log(gateway: Gateway) -> None
 
 
 def test_a_completion(client: OpenAI, model: str) -> None:
-    answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=8)
+    answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=8, temperature=0)
 
     assert text(answer).strip()
     assert (answer.object, answer.model) == ("chat.completion", model)
@@ -109,7 +109,7 @@ def test_a_completion(client: OpenAI, model: str) -> None:
 def test_a_stream(client: OpenAI, model: str) -> None:
     options: Any = {"include_usage": True}
     with client.chat.completions.create(
-        model=model, messages=HELLO, max_tokens=8, stream=True, stream_options=options
+        model=model, messages=HELLO, max_tokens=8, temperature=0, stream=True, stream_options=options
     ) as stream:
         *chunks, last = list(stream)
 
@@ -165,7 +165,7 @@ def test_either_name_of_the_limit_is_obeyed(client: OpenAI, model: str, name: st
     limit: Any = {name: DEFAULT_MOST + 6}
 
     answer = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": "Count from 1 to 100: 1, 2, 3,"}], **limit
+        model=model, messages=[{"role": "user", "content": "Count from 1 to 100: 1, 2, 3,"}], temperature=0, **limit
     )
 
     assert answer.usage is not None
@@ -189,7 +189,7 @@ def test_developer_messages_and_parts_are_understood(client: OpenAI, model: str)
         {"role": "user", "content": [{"type": "text", "text": "Say yes."}]},
     ]
 
-    assert text(client.chat.completions.create(model=model, messages=messages, max_tokens=3))
+    assert text(client.chat.completions.create(model=model, messages=messages, max_tokens=3, temperature=0))
 
 
 def test_the_log_has_the_tokens(gateway: Gateway, client: OpenAI, model: str) -> None:

@@ -81,9 +81,10 @@ def client(gateway: Gateway, key: str = "test-key") -> OpenAI:
 
 
 def ask(gateway: Gateway, model: str, key: str = "test-key", **more: Any) -> str:
-    """A short answer."""
+    """A short answer; the likeliest words, since two tokens drawn by chance may hold no whole character."""
+    asked = {"messages": HELLO, "max_tokens": 2, "temperature": 0, "logit_bias": LONG["logit_bias"]}
     with client(gateway, key) as opened:
-        answer: Any = opened.chat.completions.create(model=model, messages=HELLO, **{"max_tokens": 2} | more)
+        answer: Any = opened.chat.completions.create(model=model, **asked | more)
     return answer.choices[0].message.content or ""
 
 
