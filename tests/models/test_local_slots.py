@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from one_api.models.adapters.local_slots import QueueFull, Slot, SlotQueue
+from one_api.models.adapters.local_slots import Lines, QueueFull, Slot, SlotQueue, tag_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no flocks")
 
@@ -134,6 +134,50 @@ async def test_a_process_does_not_keep_a_slot_that_others_wait_for(make: Make) -
     await served(tasks)
 
     assert order.index("b") < 25
+
+
+async def test_keys_take_turns_among_processes(make: Make) -> None:
+    """The greedy key has a request at work all the time; whoever has none comes first, whichever process it is in."""
+    one, two, three = make(slots=2), make(slots=2), make(slots=2)
+    long, short = await one.take("greedy", LIMIT_S), await two.take("greedy", LIMIT_S)
+    order: list[str] = []
+    tasks = [asking(queue, "greedy", order) for queue in (one, two, three) for _ in range(5)]
+    tasks += [asking(queue, "modest", order) for queue in (two, three, three)]
+    await settled()
+
+    short.release()
+    await served(tasks)
+
+    assert order == ["modest"] * 3 + ["greedy"] * 15
+    long.release()
+
+
+async def test_a_newcomer_of_a_greedy_key_lines_up_behind_those_who_wait_elsewhere(make: Make) -> None:
+    one, two = make(slots=2), make(slots=2)
+    long, short = await one.take("greedy", LIMIT_S), await one.take("greedy", LIMIT_S)
+    order: list[str] = []
+    modest = asking(two, "modest", order)
+    await settled()
+    short.release()
+
+    greedy = asking(one, "greedy", order)
+    await served([modest, greedy])
+
+    assert order == ["modest", "greedy"]
+    long.release()
+
+
+async def test_a_process_that_takes_no_turn_is_not_waited_for(make: Make, tmp_path: Path) -> None:
+    """It is stopped, say: it holds its place in the line, and never comes."""
+    queue = make(slots=2)
+    long = await queue.take("greedy", LIMIT_S)
+    stopped = Lines(tmp_path / "tiny-1")
+    stopped.keep({tag_of("modest")})
+
+    (await queue.take("greedy", LIMIT_S)).release()
+
+    stopped.keep(set())
+    long.release()
 
 
 async def test_a_full_queue_refuses(make: Make) -> None:

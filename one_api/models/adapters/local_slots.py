@@ -1,10 +1,12 @@
 """Who may talk to an engine: never more requests at once than it has slots, over all processes, and fair by key.
 
 The engine must not queue by itself, for it would not notice who leaves. Each slot is a file, and to have the slot is to
-hold a flock on it, which the kernel releases however a process ends.
+hold a flock on it, which the kernel releases however a process ends. The file names the key whose request is at work,
+and for each key there is a file that processes lock in which its requests wait: so all of them know whose turn it is.
 """
 
 import asyncio
+import hashlib
 import os
 import sys
 import time
@@ -21,6 +23,11 @@ if sys.platform != "win32":
 _POLL_S = 0.01
 #: How long a process leaves a slot to others that wait, in seconds: longer than they take to look.
 _YIELD_S = 3 * _POLL_S
+#: How often a slot that is free is left to a key with fewer requests at work, before the process that has those is
+#: taken for dead.
+_PATIENCE = 50
+#: Bytes that stand for a key in files.
+_TAG_BYTES = 16
 #: When to come back to a full queue, in seconds.
 _COME_BACK_S = 5.0
 
@@ -44,22 +51,39 @@ class SlotFile:
         """Say whether this process has it."""
         return self._held
 
-    def take(self) -> bool:
-        """Take the slot if it is free now, and say whether it was. Takes microseconds."""
+    @property
+    def tag(self) -> str:
+        """Return the tag that it was taken for; "" when it is free. Of a process that was killed, the tag remains."""
+        return os.pread(self._descriptor, _TAG_BYTES, 0).decode("ascii", "replace").strip()
+
+    def take(self, tag: str = "") -> bool:
+        """Take the slot if it is free now, and say whether it was; ``tag`` says for whom. Takes microseconds."""
         if self._held or not try_lock(self._descriptor):
             return False
         self._held = True
+        self._say(tag)
         os.utime(self._descriptor)  # when it was last used
         return True
 
     def give_back(self) -> None:
         """Let others have it."""
+        self._say("")
         self._held = False
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file, and give the slot back with it."""
+        if self._held:
+            self._say("")
         os.close(self._descriptor)
+
+    def _say(self, tag: str) -> None:
+        os.pwrite(self._descriptor, tag.ljust(_TAG_BYTES).encode(), 0)
+
+
+def tag_of(caller: str) -> str:
+    """Return what stands for a key in files: its name may hold anything."""
+    return hashlib.blake2b(caller.encode(), digest_size=_TAG_BYTES // 2).hexdigest()
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
@@ -91,9 +115,60 @@ class Crowd:
         self.join()
         return not alone
 
+    def anybody(self) -> bool:
+        """Say whether a process waits; this one does not."""
+        nobody = try_lock(self._descriptor)
+        self.leave()
+        return not nobody
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+class Lines:
+    """For which keys requests wait for a slot of one engine, in this process and in others: a ``Crowd`` for each key.
+
+    There are no more files than the configuration has keys.
+    """
+
+    def __init__(self, base: Path) -> None:
+        """``base`` with an ending names the files."""
+        self._folder = base.parent
+        self._prefix = f"{base.name}.line-"
+        self._mine: dict[str, Crowd] = {}
+
+    def keep(self, tags: set[str]) -> None:
+        """Say that requests of these keys wait in this process, and no others. Say it again now and then: who looks
+        whether others wait keeps them out for a moment."""
+        for tag in self._mine.keys() - tags:
+            self._mine.pop(tag).close()
+        for tag in tags:
+            with suppress(OSError):  # no descriptor is left, say: without a line it is served, but not as fairly
+                if tag not in self._mine:
+                    self._mine[tag] = Crowd(self._folder / f"{self._prefix}{tag}")
+                self._mine[tag].join()
+
+    def elsewhere(self) -> list[str]:
+        """Return the keys whose requests wait in other processes."""
+        found = []
+        for entry in os.scandir(self._folder):
+            if entry.name.startswith(self._prefix):
+                tag = entry.name.removeprefix(self._prefix)
+                if self._mine[tag].others() if tag in self._mine else self._anybody(entry.path):
+                    found.append(tag)
+        return found
+
+    @staticmethod
+    def _anybody(path: str) -> bool:
+        try:
+            crowd = Crowd(Path(path))
+        except OSError:
+            return False
+        try:
+            return crowd.anybody()
+        finally:
+            crowd.close()
 
 
 class Slot:
@@ -114,8 +189,9 @@ class Slot:
 class SlotQueue:
     """Where the requests of one process wait for the slots of one engine.
 
-    Of those that wait, the next is one of the key that has the fewest requests at the engine, and among such keys of
-    the one that has waited longest for its turn. A queue that is full refuses whoever has the most in it.
+    Of those that wait, in all processes, the next is one of the key that has the fewest requests at the engine; among
+    such keys of one process it is the one that has waited longest for its turn, and processes share the slots about
+    evenly. A queue that is full refuses whoever has the most in it.
     """
 
     def __init__(self, model: str, base: Path, slots: int, limit: int) -> None:
@@ -124,6 +200,9 @@ class SlotQueue:
         self._limit = limit
         self._files = [SlotFile(base.with_name(f"{base.name}.slot-{number}")) for number in range(slots)]
         self._crowd = Crowd(base.with_name(f"{base.name}.waiting"))
+        self._lines = Lines(base)
+        #: How often in a row a free slot was left to another process.
+        self._left = 0
         #: By caller, in the order of their turns.
         self._waiting: dict[str, deque[asyncio.Future[Slot]]] = {}
         self._busy: Counter[str] = Counter()
@@ -143,7 +222,8 @@ class SlotQueue:
         Raises:
             QueueFull: if too many wait, or it takes too long.
         """
-        if not self._waiting and time.monotonic() >= self._not_before and (slot := self._free_slot(caller)):
+        may = not self._waiting and time.monotonic() >= self._not_before and not self._behind(caller)
+        if may and (slot := self._free_slot(caller)):
             return slot
         place = self._line_up(caller)
         try:
@@ -190,8 +270,10 @@ class SlotQueue:
         self._crowd.join()
         try:
             while (caller := self._next()) is not None:
+                self._lines.keep({tag_of(each) for each in self._waiting})
                 wait_s = max(_POLL_S, self._not_before - time.monotonic())
-                if time.monotonic() < self._not_before or not (slot := self._free_slot(caller)):
+                waits = time.monotonic() < self._not_before or self._behind(caller)
+                if waits or not (slot := self._free_slot(caller)):
                     self._freed.clear()
                     self._crowd.join()  # again: who looks whether others wait keeps them out for a moment
                     with suppress(TimeoutError):
@@ -201,11 +283,36 @@ class SlotQueue:
                 self._hand(caller, slot)
         finally:
             self._crowd.leave()
+            self._lines.keep(set())
             self._serving = None
 
     def _next(self) -> str | None:
         """Return the caller whose turn it is; None if nobody waits. The first of those with the fewest at work."""
-        return min(self._waiting, key=lambda each: self._busy[each], default=None)
+        at_work = self._at_work()
+        return min(self._waiting, key=lambda each: at_work[tag_of(each)], default=None)
+
+    def _at_work(self) -> Counter[str]:
+        """Return how many requests each key has at the engine, from all processes, by tag."""
+        return Counter(file.tag for file in self._files)
+
+    def _behind(self, caller: str) -> bool:
+        """Say whether the next slot is for a request in another process, whose key has fewer at work than ``caller``.
+
+        When that one does not take a slot that is free, it is not waited for any longer.
+        """
+        at_work = self._at_work()
+        mine = at_work[tag_of(caller)]
+        if not mine or all(at_work[tag] >= mine for tag in self._lines.elsewhere()):
+            self._left = 0
+            return False
+        self._left = self._left + 1 if at_work[""] else 0
+        return self._left <= _PATIENCE
+
+    def _ahead(self) -> bool:
+        """Say whether this process has a request whose key has fewer at work than all that wait in others."""
+        at_work = self._at_work()
+        fewest = min(at_work[tag_of(each)] for each in self._waiting)
+        return all(at_work[tag] > fewest for tag in self._lines.elsewhere())
 
     def _hand(self, caller: str, slot: Slot) -> None:
         places = self._waiting.pop(caller)
@@ -219,7 +326,7 @@ class SlotQueue:
 
     def _free_slot(self, caller: str) -> Slot | None:
         for file in self._files:
-            if file.take():
+            if file.take(tag_of(caller)):
                 self._busy[caller] += 1
                 return Slot(self, file, caller)
         return None
@@ -233,7 +340,7 @@ class SlotQueue:
             file.close()
             return
         file.give_back()
-        if self._waiting and self._crowd.others():
+        if self._waiting and self._crowd.others() and not self._ahead():
             self._not_before = time.monotonic() + _YIELD_S
         self._freed.set()
 

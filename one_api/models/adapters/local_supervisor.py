@@ -14,6 +14,7 @@ file as it is now and the settings:
 .log       what the engine printed
 .slot-N    held by the process that has a request at the engine, one for each of its slots
 .waiting   held (shared) by every process that has requests waiting for a slot
+.line-TAG  the same, for the requests of one key
 ========== ==============================================================================================
 
 `room` is held, for a moment, by who counts the engines. All locks are flocks, which the kernel releases however a
