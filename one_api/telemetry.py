@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TextIO
 
+import msgspec
+
 from one_api.schema import Usage
 from one_api.wire import json
 
@@ -152,6 +154,12 @@ def _ms(seconds: float) -> float:
 current_call: ContextVar[CallRecord | None] = ContextVar("current_call", default=None)
 
 
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(CallRecord).decode
+#: A kept record is no larger: names and warnings are as long as clients and upstreams make them.
+_MOST_PACKED_BYTES = 16 * 1024
+
+
 class Observer(Protocol):
     """Told of every request once, when it has ended."""
 
@@ -160,19 +168,22 @@ class Observer(Protocol):
 
 
 class RecentCalls:
-    """Keeps the last chat requests of this process, for people who ask what happened."""
+    """Keeps the last chat requests of this process, for people who ask what happened.
+
+    Each record is kept in one piece of bytes: small objects that stay would pin the memory of those that do not.
+    """
 
     def __init__(self, capacity: int = 1000) -> None:
-        self._records: deque[CallRecord] = deque(maxlen=capacity)
+        self._packed: deque[bytes] = deque(maxlen=capacity)
 
     def on_call(self, record: CallRecord) -> None:
-        """Keep the record of a request that named a model."""
-        if record.model is not None:
-            self._records.append(record)
+        """Keep the record of a request that named a model, unless somebody has made it absurdly large."""
+        if record.model is not None and len(packed := _pack(record)) <= _MOST_PACKED_BYTES:
+            self._packed.append(packed)
 
     def of(self, model: str, most: int) -> list[CallRecord]:
         """Return the last ones for a model, newest first."""
-        found = (record for record in reversed(self._records) if record.model == model)
+        found = (record for record in map(_unpack, reversed(self._packed)) if record.model == model)
         return list(islice(found, most))
 
 

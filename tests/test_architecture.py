@@ -80,7 +80,7 @@ GATES: dict[str, list[str]] = {
     "uvloop": ["serving"],
     "httptools": ["serving"],
     "xllamacpp": ["models.adapters.local_engine"],
-    "msgspec": ["wire.json", "config", "settings", "structs", "cli"],
+    "msgspec": ["wire.json", "config", "settings", "structs", "cli", "telemetry"],
     "yaml": ["sources", "api.openapi"],
     "dotenv": ["sources"],
     # JSON goes through wire.json. The engine is a program of its own that imports nothing of ours.
