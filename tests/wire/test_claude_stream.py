@@ -382,6 +382,13 @@ def test_what_is_unknown_is_ignored() -> None:
     assert tell(claude_bytes(*events)).message["content"] == "Hi"
 
 
+def test_a_stop_reason_that_is_new_to_us_is_a_stop_also_after_calls() -> None:
+    told = of(tool_block("toolu_a", "f", '{"a":1}'), stop="compaction")
+
+    assert (told.reason, told.stream.finished) == ("stop", True)
+    assert told.message["tool_calls"] == [call("toolu_a", "f", '{"a":1}')]
+
+
 def test_a_stream_that_ends_after_its_stop_reason_is_whole() -> None:
     told = tell(claude_bytes(*claude_events(tool_block("t", "f"), stop="tool_use")[:-1]))
 
