@@ -199,5 +199,6 @@ FEATURES: tuple[Policy, ...] = (
     _policy("response_format: text", "ignored", "", ""),
     _policy("response_format: json_schema", "mapped emulated warned refused", "output_config.format",
             "else a forced tool; else, unless strict, an instruction"),
-    _policy("response_format: json_object", "emulated warned", "system", "an instruction; a Markdown fence is removed"),
+    _policy("response_format: json_object", "emulated warned", "system",
+            "an instruction; a fence is removed, any other answer fails"),
 )  # fmt: skip

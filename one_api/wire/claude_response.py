@@ -23,12 +23,17 @@ def known_stop(reason: str) -> bool:
     return reason in _FINISH_REASONS
 
 
+def ends_of_itself(stop_reason: str | None) -> bool:
+    """Say whether the model had said all that it wanted to: nothing stopped it."""
+    return stop_reason in _NATURAL
+
+
 def finish_reason(stop_reason: str | None, called: str | None) -> str:
     """Return OpenAI's word for a stop reason; ``called`` is the word for an answer that ends with calls, or None.
 
     One that is new to us is ``stop``, also after calls: what it means for them is not known.
     """
-    return called if called and stop_reason in _NATURAL else _FINISH_REASONS.get(stop_reason or "", "stop")
+    return called if called and ends_of_itself(stop_reason) else _FINISH_REASONS.get(stop_reason or "", "stop")
 
 
 def service_tier(tier: Any) -> str | None:

@@ -15,6 +15,7 @@ from one_api.wire.claude_chunks import ChunkWriter
 from one_api.wire.claude_response import (
     annotation,
     answer_id,
+    ends_of_itself,
     finish_reason,
     known_stop,
     merge_usage,
@@ -22,9 +23,9 @@ from one_api.wire.claude_response import (
     sum_usage,
     usage_of,
 )
-from one_api.wire.claude_text import FenceStripper, StopScanner
+from one_api.wire.claude_text import FenceStripper, StopScanner, is_json_object
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, has_error, own_call_id
+from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, UnfitAnswer, has_error, own_call_id
 from one_api.wire.sse import Event
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class Shape:
     #: The client's name of the tool whose arguments the text really is.
     forced_tool: str | None = None
     #: Take a Markdown fence around the whole answer away.
+    unfence: bool = False
+    #: An answer without calls that is no JSON object, and was not stopped, is unfit.
     json_object: bool = False
     legacy_functions: bool = False
 
@@ -85,7 +88,7 @@ class ClaudeStream:
         self._earlier_usage: JSONObject | None = None
         self._stop_details: Any = None
         self._scanner = StopScanner(self._shape.stops)
-        self._fence = FenceStripper(self._shape.json_object)
+        self._fence = FenceStripper(self._shape.unfence)
         self._json_said = False
         self._before_json: list[str] = []
         self._annotations: list[JSONObject] = []
@@ -108,6 +111,7 @@ class ClaudeStream:
         Raises:
             ErrorPayload: when the event reports an error.
             InvalidAnswer: when it is none of a message.
+            UnfitAnswer: when it ends an answer that has not the form asked for.
         """
         if self.finished or event.data == b"[DONE]":
             return []
@@ -305,6 +309,8 @@ class ClaudeStream:
 
     def _finish(self) -> list[JSONObject]:
         chunks = self._writer.open("") + self._tell_held()
+        if self._shape.json_object and not self._writer.calls and ends_of_itself(self.stop_reason):
+            self._check_json()
         if self._annotations:
             chunks += self._writer.delta({"annotations": self._annotations})
         if self._citations:
@@ -316,6 +322,10 @@ class ClaudeStream:
         if reason == "content_filter" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
             chunks += self._writer.delta({"refusal": details["explanation"]})
         return chunks + self._writer.finish(reason, self.stop_reason, self.usage or usage_of({}))
+
+    def _check_json(self) -> None:
+        if not is_json_object(self._writer.text):
+            raise UnfitAnswer("the model has not answered with a JSON object; give a JSON schema to hold it to one")
 
     def _cut_short(self) -> list[JSONObject]:
         """End the answer at a stop string of ours; the upstream's count of it will never be known."""

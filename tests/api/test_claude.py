@@ -270,6 +270,30 @@ def test_an_answer_that_is_only_said_to_be_json(claude: ClaudeBed, sdk: OpenAI) 
     assert json.loads(answer.choices[0].message.content or "") == {"a": 1}
 
 
+def test_an_answer_that_is_not_the_json_asked_for_is_told(claude: ClaudeBed, sdk: OpenAI) -> None:
+    model = claude.answered(text("Sure: ", '{"a":1}'))
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        sdk.chat.completions.create(model=model, messages=USER, response_format={"type": "json_object"})
+
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_invalid_json")
+
+
+def test_a_stream_that_is_not_the_json_asked_for_ends_with_an_error(claude: ClaudeBed) -> None:
+    gate, events = threading.Event(), claude_events(text_block("Sure: ", '{"a":1}'))
+    model = claude.answered(claude_sse(*events[:4], WaitFor(gate), *events[4:]))
+
+    with claude.begin(model, response_format={"type": "json_object"}) as begun:
+        first = [begun.next(), begun.next()]
+        gate.set()
+        answer = begun.answer([*first, *begun.rest()])
+
+    assert answer.text == 'Sure: {"a":1}'
+    assert answer.stream_error is not None
+    assert answer.stream_error["code"] == "upstream_invalid_json"
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in answer.chunks)
+
+
 def test_an_answer_by_a_schema_from_a_model_that_knows_none(claude: ClaudeBed, sdk: OpenAI) -> None:
     def answer(seen: Seen) -> Any:
         name = seen.json["tool_choice"]["name"]

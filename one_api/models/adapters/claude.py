@@ -174,6 +174,7 @@ def _shape(translated: Translated) -> Shape:
         stops=translated.stops,
         json_tool=translated.json_tool,
         forced_tool=translated.forced_tool,
+        unfence=translated.unfence,
         json_object=translated.json_object,
         legacy_functions=translated.legacy_functions,
     )
