@@ -159,6 +159,8 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     show_reasoning: bool = True
     #: May clients ask for the prompt cache of one hour? To write it costs more.
     long_cache: bool = False
+    #: Families that can (before 4.6) may go on with the text of a stream that broke elsewhere.
+    prefill: bool = False
 
 
 class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="local"):

@@ -37,6 +37,7 @@ from tests.support import (
     tool_block,
 )
 
+from .bed import Answer as Reply
 from .bed import Bed, user, yaml
 
 USER = cast(list[ChatCompletionMessageParam], user())
@@ -44,6 +45,8 @@ UPSTREAM_KEY = "sk-ant-api03-0123456789"
 #: The model families that tests ask for; each test takes models of its own from one.
 OPUS, HAIKU = "claude-opus-5", "claude-haiku-4-5"
 LISTED = [f"{family}-{20260000 + number}" for number in range(200) for family in (OPUS, HAIKU)]
+#: Models of two accounts, one of a family that goes on from a begun answer and one of a family that does not.
+RESUMED = ["claude-sonnet-4-5-20250929", "claude-opus-4-6-20260205"]
 #: 1 x 1 pixel.
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
 
@@ -109,10 +112,17 @@ def claude() -> Iterator[ClaudeBed]:
             "claude": common,
             "strict": common | {"models": ["claude-opus-5-strict"], "strict": True},
             "several": common | {"models": ["claude-opus-5-several"], "emulate_n": True},
+            "elder": common | {"models": RESUMED, "prefill": True},
+            "younger": common | {"models": RESUMED, "prefill": True},
             "named": common | {"models": ["claude-3-5-haiku", "claude-opus-5-5"]},
         }
         gateway = Gateway(env={"RATE_LIMIT_ENABLED": "false"}, ready_path="/ready")
-        gateway.config_yaml = yaml(adapters=adapters, retry={"budget": 1.0})
+        groups = {
+            model: {"targets": [f"elder/{model}", f"younger/{model}"], "strategy": "ordered",
+                    "on_stream_failure": "resume"}
+            for model in RESUMED
+        }  # fmt: skip
+        gateway.config_yaml = yaml(adapters=adapters, model_groups=groups, retry={"budget": 1.0})
         running = ClaudeBed(held.enter_context(gateway), {"a": upstream})
         yield running
         running.check_settled()
@@ -594,6 +604,33 @@ def test_a_stream_that_is_cut(claude: ClaudeBed, sdk: OpenAI) -> None:
     assert all(chunk["choices"][0]["finish_reason"] is None for chunk in answer.chunks)
     assert answer.stream_error is not None
     assert claude.ask(claude.answered(script)).status == 502
+
+
+def broken_in_the_middle(claude: ClaudeBed, model: str, *rest: Any) -> Reply:
+    """The answer to a stream that says "One two " and breaks; ``rest`` is what the other account says."""
+    gate = threading.Event()
+    claude.a.on(model, claude_sse(*claude_events(text_block("One ", "two "))[:5], WaitFor(gate), Close()), *rest)
+    with claude.begin(model, max_tokens=50) as begun:
+        first = [begun.next() for _ in range(3)]
+        gate.set()
+        return begun.answer([*first, *begun.rest()])
+
+
+def test_a_broken_stream_goes_on_at_another_account(claude: ClaudeBed) -> None:
+    answer = broken_in_the_middle(claude, RESUMED[0], text("Other"), text(" three", "."))
+
+    assert (answer.text, answer.stream_error) == ("One two three.", None)
+    *_, last = claude.requests(RESUMED[0])
+    assert last["messages"][-1] == {"role": "assistant", "content": [{"type": "text", "text": "One two"}]}
+    assert last["max_tokens"] == 48
+
+
+def test_a_family_that_takes_no_begun_answer_is_not_asked_for_one(claude: ClaudeBed) -> None:
+    answer = broken_in_the_middle(claude, RESUMED[1], text("Other"))
+
+    assert answer.stream_error is not None
+    assert (answer.text, answer.stream_error["code"]) == ("One two ", "upstream_stream_truncated")
+    assert len(claude.requests(RESUMED[1])) == 2
 
 
 # Headers and models

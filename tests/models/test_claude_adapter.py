@@ -192,6 +192,18 @@ async def test_a_client_that_leaves_frees_the_upstream(make: Make, upstream: Scr
     assert await asyncio.to_thread(upstream.requests[-1].closed.wait, 5)
 
 
+@pytest.mark.parametrize(
+    ("model", "able", "start"),
+    [(HAIKU, True, "One"), ("claude-3-5-haiku", True, "One"), (HAIKU, False, None), (OPUS, True, None),
+     ("claude-sonnet-4-6", True, None), ("claude-nope", True, None), ("llama", True, None)],
+)  # fmt: skip
+def test_who_goes_on_from_a_begun_answer(model: str, able: bool, start: str | None) -> None:
+    adapter = ClaudeAdapter("claude", ClaudeConfig(prefill=able))
+
+    assert adapter.goes_on_from(model, "One \n") == start
+    assert adapter.goes_on_from(model, " ") is None
+
+
 # Several choices
 
 

@@ -74,6 +74,11 @@ class ClaudeAdapter(RemoteAdapter):
     def _traits(self, model: str) -> ModelTraits:
         return corrected(traits_of(model), self._entries.get(model, {}))
 
+    def goes_on_from(self, model: str, text: str) -> str | None:
+        """See ``BaseModelAdapter``: the upstream takes no white space at the end, and newer families take none."""
+        able = self._config.prefill and self._traits(model).prefill
+        return (text.rstrip() or None) if able else None
+
     async def generate_completion(
         self,
         /,
