@@ -140,7 +140,8 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     version: Token = "2023-06-01"
     #: Sent as ``anthropic-beta``; a value that the API does not know, or no longer, makes it refuse every request.
     beta: tuple[Token, ...] = ()
-    #: The upstream's model names. Left out: asked for at the upstream, and refreshed, with what each model can do.
+    #: The upstream's model names. Left out: asked for at the upstream, and refreshed. What the upstream says that each
+    #: model can do counts in any case.
     models: tuple[str, ...] | None = None
     #: Share of the traffic among the targets of a group.
     weight: Weight = 1.0

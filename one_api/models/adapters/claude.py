@@ -21,7 +21,7 @@ from one_api.models.adapters.upstream import Upstream
 from one_api.settings import ClaudeConfig, Secret
 from one_api.telemetry import current_call
 from one_api.wire.assemble import Assembler
-from one_api.wire.claude_models import ModelTraits, corrected, traits_of
+from one_api.wire.claude_models import ModelTraits, corrected, entry_of, traits_of
 from one_api.wire.claude_request import RequestOptions, Translated, translate
 from one_api.wire.claude_stream import Shape
 from one_api.wire.json import JSONObject
@@ -43,6 +43,8 @@ class ClaudeAdapter(RemoteAdapter):
     The upstream always streams, so that no connection is idle and a client that leaves is noticed. Thinking that
     clients drop is kept in memory and sent back in the next request of the conversation.
     """
+
+    list_tells_more = True
 
     def __init__(self, name: str, config: ClaudeConfig) -> None:
         base_url = config.base_url.rstrip("/").removesuffix("/v1")
@@ -72,7 +74,7 @@ class ClaudeAdapter(RemoteAdapter):
         return [_model_info(entry, self._name) for entry in entries.values() if entry.get("lifecycle") != "retired"]
 
     def _traits(self, model: str) -> ModelTraits:
-        return corrected(traits_of(model), self._entries.get(model, {}))
+        return corrected(traits_of(model), entry_of(model, self._entries))
 
     def goes_on_from(self, model: str, text: str) -> str | None:
         """See ``BaseModelAdapter``: the upstream takes no white space at the end, and newer families take none."""
