@@ -160,6 +160,9 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     show_reasoning: bool = True
     #: May clients ask for the prompt cache of one hour? To write it costs more.
     long_cache: bool = False
+    #: The type of Anthropic's tool that ``web_search_options`` becomes, such as ``web_search_20250305``. Left out: such
+    #: requests are refused. Each search costs.
+    web_search: Token | None = None
     #: Families that can (before 4.6) may go on with the text of a stream that broke elsewhere.
     prefill: bool = False
 

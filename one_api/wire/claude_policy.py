@@ -36,6 +36,8 @@ class RequestOptions:
     system_marker: tuple[str, str] = ("<system_message>\n", "\n</system_message>")
     #: May the client ask for the cache of one hour, which costs more to write?
     long_cache: bool = False
+    #: The type of the upstream's tool that ``web_search_options`` becomes; None: refused.
+    web_search: str | None = None
 
     def __repr__(self) -> str:
         return f"RequestOptions(strict={self.strict}, version={self.version!r})"
@@ -140,7 +142,8 @@ PARAMETERS: tuple[Policy, ...] = (
     _policy("modalities", "ignored refused", "", "text only"),
     _policy("audio", "refused", "", ""),
     _policy("moderation", "warned refused", "", "refused when it is to block, else dropped"),
-    _policy("web_search_options", "refused", "", ""),
+    _policy("web_search_options", "mapped warned refused", "tools",
+            "refused unless the operator names the tool; dropped while tools are forced or forbidden"),
 )  # fmt: skip
 
 #: What stands inside messages, tools and formats.

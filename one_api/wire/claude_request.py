@@ -17,6 +17,7 @@ from one_api.wire.claude_names import tool_names
 from one_api.wire.claude_parameters import check_unsupported, max_tokens, service_tier, stops, user_id
 from one_api.wire.claude_policy import Notes, RequestOptions
 from one_api.wire.claude_reasoning import reasoning, sampling
+from one_api.wire.claude_search import search_tool
 from one_api.wire.claude_tools import Chosen, Tools, choose, declarations, from_history, read_tools
 from one_api.wire.json import JSONObject
 
@@ -78,6 +79,7 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
         history, json_format=wish.format.by_schema or wish.emulates
     )
     json_tool = _form(wish.format, conversation, declared)
+    choice = wish.choice(json_tool, declared)
     begun = _is_begun(conversation)
     limit_marks(declared, conversation.system, conversation.messages, notes)
     upstream = {
@@ -85,8 +87,8 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
         "max_tokens": limit,
         **_thought(body, limit, wish.begun() if begun else wish, terms),
         **_envelope(body, options, notes),
-        "tools": declared,
-        "tool_choice": wish.choice(json_tool, declared),
+        "tools": declared + search_tool(body, declared, choice, options, notes),
+        "tool_choice": choice,
         "system": conversation.system,
         "messages": conversation.messages,
         "stream": True,

@@ -154,6 +154,12 @@ async def test_a_long_conversation_is_told_the_same_way(
         await ask(adapter, turns, logprobs=True)
 
 
+async def test_a_search_where_the_operator_allows_it(make: Make, upstream: ScriptedUpstream) -> None:
+    await ask(make(web_search="web_search_20250305"), web_search_options={})
+
+    assert upstream.requests[-1].json["tools"] == [{"type": "web_search_20250305", "name": "web_search"}]
+
+
 async def test_what_was_altered_is_noted(make: Make, record: CallRecord) -> None:
     await ask(make(), seed=7)
 

@@ -171,6 +171,7 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
         user_secret=hashlib.sha256(f"one_api end users {known}".encode()).digest(),
         show_reasoning=config.show_reasoning,
         long_cache=config.long_cache,
+        web_search=config.web_search,
     )
 
 
