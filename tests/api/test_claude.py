@@ -111,6 +111,7 @@ def claude() -> Iterator[ClaudeBed]:
         adapters = {
             "claude": common,
             "strict": common | {"models": ["claude-opus-5-strict"], "strict": True},
+            "busy": common | {"models": ["claude-opus-5-busy"], "keep_529": True},
             "several": common | {"models": ["claude-opus-5-several"], "emulate_n": True},
             "elder": common | {"models": RESUMED, "prefill": True},
             "younger": common | {"models": RESUMED, "prefill": True},
@@ -534,6 +535,15 @@ def test_an_error_of_the_upstream(claude: ClaudeBed, sdk: OpenAI, case: str, str
     assert (found.status_code, found.type, found.code) == (status, error_type, code)
     assert UPSTREAM_KEY not in str(found)
     assert found.request_id
+
+
+def test_the_status_of_an_overloaded_upstream_can_be_kept(claude: ClaudeBed, sdk: OpenAI) -> None:
+    claude.a.on("claude-opus-5-busy", claude_error(529, "overloaded_error", PLAIN))
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        sdk.chat.completions.create(model="claude-opus-5-busy", messages=USER)
+
+    assert (caught.value.status_code, caught.value.code) == (529, "overloaded")
 
 
 def test_when_to_come_back_is_passed_on(claude: ClaudeBed) -> None:

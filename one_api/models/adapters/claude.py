@@ -13,7 +13,7 @@ from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.choices import SeveralChoices
 from one_api.models.adapters.claude_answers import MessageStream, open_message
-from one_api.models.adapters.claude_reports import CLAUDE_REPORTS
+from one_api.models.adapters.claude_reports import CLAUDE_REPORTS, KEEPING_529
 from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
 from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.replay import ReplayCache, key_of_message
@@ -48,7 +48,8 @@ class ClaudeAdapter(RemoteAdapter):
 
     def __init__(self, name: str, config: ClaudeConfig) -> None:
         base_url = config.base_url.rstrip("/").removesuffix("/v1")
-        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=CLAUDE_REPORTS)
+        reports = KEEPING_529 if config.keep_529 else CLAUDE_REPORTS
+        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._config = config
         self._options = _options(name, config)
