@@ -163,6 +163,9 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: The type of Anthropic's tool that ``web_search_options`` becomes, such as ``web_search_20250305``. Left out: such
     #: requests are refused. Each search costs.
     web_search: Token | None = None
+    #: Files of the account that clients may refer to: the id that they send -> Anthropic's own. Danger: anyone with a
+    #: key may ask what is in them.
+    file_ids: dict[str, str] = {}
     #: Tell clients of an overloaded upstream with its own status 529, not with 503.
     keep_529: bool = False
     #: Families that can (before 4.6) may go on with the text of a stream that broke elsewhere.

@@ -4,7 +4,8 @@ docs/claude.md shows the same table; a test compares the two.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from one_api.errors import InvalidRequest
@@ -38,6 +39,8 @@ class RequestOptions:
     long_cache: bool = False
     #: The type of the upstream's tool that ``web_search_options`` becomes; None: refused.
     web_search: str | None = None
+    #: The clients' ids of files -> the upstream's.
+    file_ids: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"RequestOptions(strict={self.strict}, version={self.version!r})"
@@ -179,7 +182,9 @@ FEATURES: tuple[Policy, ...] = (
     _policy("part: image_url detail", "ignored", "", ""),
     _policy("part: file with a PDF", "mapped", "document, base64", "`filename` becomes the title"),
     _policy("part: file with text", "mapped", "document, text", "UTF-8"),
-    _policy("part: file with another type, or a file_id", "refused", "", ""),
+    _policy("part: file with a file_id", "mapped refused", "document, file",
+            "refused unless the operator lists the id"),
+    _policy("part: file with another type", "refused", "", ""),
     _policy("part: input_audio", "refused", "", ""),
     _policy("part: refusal", "mapped", "text", ""),
     _policy("part: any other", "refused", "", ""),

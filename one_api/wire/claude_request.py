@@ -75,7 +75,7 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
     names = tool_names([*(tool.name for tool in tools.tools), *used])
     declared = declarations(tools, names, traits, notes) or from_history(tool_names(used))
     wish = _wish(body, tools, choose(tools, names, traits, notes), terms)
-    conversation = Translator(Content(traits, marks), options, notes, names, replay).conversation(
+    conversation = Translator(Content(traits, marks, options.file_ids), options, notes, names, replay).conversation(
         history, json_format=wish.format.by_schema or wish.emulates
     )
     json_tool = _form(wish.format, conversation, declared)

@@ -154,6 +154,15 @@ async def test_a_long_conversation_is_told_the_same_way(
         await ask(adapter, turns, logprobs=True)
 
 
+async def test_a_file_that_the_operator_has_stored(make: Make, upstream: ScriptedUpstream) -> None:
+    part = {"type": "file", "file": {"file_id": "file-1"}}
+
+    await ask(make(file_ids={"file-1": "file_011C"}), [{"role": "user", "content": [part]}])
+
+    (block,) = upstream.requests[-1].json["messages"][0]["content"]
+    assert block == {"type": "document", "source": {"type": "file", "file_id": "file_011C"}}
+
+
 async def test_a_search_where_the_operator_allows_it(make: Make, upstream: ScriptedUpstream) -> None:
     await ask(make(web_search="web_search_20250305"), web_search_options={})
 

@@ -173,6 +173,7 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
         show_reasoning=config.show_reasoning,
         long_cache=config.long_cache,
         web_search=config.web_search,
+        file_ids=config.file_ids,
     )
 
 
