@@ -166,6 +166,8 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Files of the account that clients may refer to: the id that they send -> Anthropic's own. Danger: anyone with a
     #: key may ask what is in them.
     file_ids: dict[str, str] = {}
+    #: Tell clients the blocks that OpenAI's format has no place for, such as results of searches, as they came.
+    provider_blocks: bool = False
     #: Tell clients of an overloaded upstream with its own status 529, not with 503.
     keep_529: bool = False
     #: Families that can (before 4.6) may go on with the text of a stream that broke elsewhere.

@@ -59,6 +59,8 @@ class Shape:
     #: An answer without calls that is no JSON object, and was not stopped, is unfit.
     json_object: bool = False
     legacy_functions: bool = False
+    #: Tell the blocks that have no place in OpenAI's format, as they came.
+    provider_blocks: bool = False
 
 
 class ClaudeStream:
@@ -93,6 +95,7 @@ class ClaudeStream:
         self._before_json: list[str] = []
         self._annotations: list[JSONObject] = []
         self._citations: list[JSONObject] = []
+        self._provider_blocks: list[JSONObject] = []
 
     @property
     def text(self) -> str:
@@ -291,6 +294,8 @@ class ClaudeStream:
             return self._close_call(block)
         if block.kind in ("thinking", "redacted_thinking") and kept is not None:
             return self._writer.thinking_block(kept)
+        if block.kind != "text" and kept is not None and self._shape.provider_blocks:
+            self._provider_blocks.append(kept)
         for citation in block.citations:
             found = annotation(citation, block.at, self._writer.length)
             (self._annotations if found else self._citations).append(found or citation)
@@ -315,6 +320,8 @@ class ClaudeStream:
             chunks += self._writer.delta({"annotations": self._annotations})
         if self._citations:
             chunks += self._writer.delta({"citations": self._citations})
+        if self._provider_blocks:
+            chunks += self._writer.delta({"provider_specific": {"content": self._provider_blocks}})
         if self.stop_reason is None or not known_stop(self.stop_reason):
             logger.warning("an upstream ended a message with the stop reason %r: told as `stop`", self.stop_reason)
         reason = finish_reason(self.stop_reason, self._writer.called)

@@ -111,6 +111,7 @@ def claude() -> Iterator[ClaudeBed]:
         adapters = {
             "claude": common,
             "strict": common | {"models": ["claude-opus-5-strict"], "strict": True},
+            "open": common | {"models": ["claude-opus-5-open"], "provider_blocks": True},
             "busy": common | {"models": ["claude-opus-5-busy"], "keep_529": True},
             "several": common | {"models": ["claude-opus-5-several"], "emulate_n": True},
             "elder": common | {"models": RESUMED, "prefill": True},
@@ -378,6 +379,23 @@ def test_names_that_the_upstream_refuses(claude: ClaudeBed, sdk: OpenAI) -> None
     assert made is not None
     assert made[0].type == "function"
     assert made[0].function.name == "a.b/c"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_blocks_of_the_providers_own_tools(claude: ClaudeBed, sdk: OpenAI, streamed: bool) -> None:
+    block = tool_block("srvtoolu_1", "web_search", '{"query":', '"sky"}', kind="server_tool_use")
+    claude.a.on("claude-opus-5-open", claude_sse(*claude_events(block, text_block("Blue."))))
+
+    if streamed:
+        with sdk.chat.completions.stream(model="claude-opus-5-open", messages=USER) as stream:
+            message: Any = stream.get_final_completion().choices[0].message
+    else:
+        message = sdk.chat.completions.create(model="claude-opus-5-open", messages=USER).choices[0].message
+
+    assert (message.content, message.tool_calls or None) == ("Blue.", None)
+    assert message.model_extra["provider_specific"]["content"] == [
+        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "sky"}}
+    ]
 
 
 def test_a_custom_tool(claude: ClaudeBed, sdk: OpenAI) -> None:

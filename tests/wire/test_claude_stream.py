@@ -397,6 +397,20 @@ def test_the_deprecated_form_of_a_call() -> None:
     assert told.reason == "function_call"
 
 
+def test_blocks_of_the_providers_own_tools() -> None:
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [{"url": "https://a.example/"}]}
+    blocks: tuple[Any, ...] = (SERVER_TOOL, (found, []), text_block("Blue."), tool_block("toolu_a", "f"))
+    call_of_search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "sky"}}
+
+    told = of(*blocks, stop="tool_use", shape=Shape(provider_blocks=True))
+
+    assert told.message["provider_specific"] == {"content": [call_of_search, found]}
+    assert [entry["id"] for entry in told.message["tool_calls"]] == ["toolu_a"]
+    assert sum("provider_specific" in delta for delta in told.deltas) == 1
+    assert "provider_specific" not in of(*blocks, stop="tool_use").message
+    assert "provider_specific" not in of(text_block("Hi"), shape=Shape(provider_blocks=True)).message
+
+
 # Odd streams
 
 

@@ -144,7 +144,7 @@ class ClaudeAdapter(RemoteAdapter):
             partial(self._upstream.post_stream, "/v1/messages"),
             translated.body,
             identity,
-            _shape(translated),
+            _shape(translated, self._config),
             include_usage=include_usage,
         )
         stream.on_end = partial(self._replay.keep_turn, scope, model)
@@ -177,7 +177,7 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
     )
 
 
-def _shape(translated: Translated) -> Shape:
+def _shape(translated: Translated, config: ClaudeConfig) -> Shape:
     return Shape(
         names=translated.names,
         custom_tools=translated.custom_tools,
@@ -187,6 +187,7 @@ def _shape(translated: Translated) -> Shape:
         unfence=translated.unfence,
         json_object=translated.json_object,
         legacy_functions=translated.legacy_functions,
+        provider_blocks=config.provider_blocks,
     )
 
 
