@@ -24,7 +24,8 @@ GatewayError                    status  code
     ├── UpstreamFailed          502     upstream_error
     ├── UpstreamOverloaded      503     overloaded
     ├── UpstreamTimeout         504     upstream_timeout
-    └── UpstreamBroken          502     upstream_invalid_response, upstream_stream_truncated
+    ├── UpstreamBroken          502     upstream_invalid_response, upstream_stream_truncated
+    └── UpstreamUnfit           502     upstream_invalid_json: whole, and not in the form that was asked for
 
 An upstream error answers two questions for the attempt loop: may another deployment be tried (``try_another``),
 and does it count against this one (``blames``).
@@ -268,3 +269,10 @@ class UpstreamBroken(UpstreamError):
     """The upstream's answer is not what it claims to be: bad JSON, bad events, or a stream without its end."""
 
     code = "upstream_invalid_response"
+
+
+class UpstreamUnfit(UpstreamError):
+    """The answer is whole and not in the form that was asked for: another may be, and the deployment is well."""
+
+    blames = False
+    code = "upstream_invalid_json"

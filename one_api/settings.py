@@ -140,7 +140,8 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     version: Token = "2023-06-01"
     #: Sent as ``anthropic-beta``; a value that the API does not know, or no longer, makes it refuse every request.
     beta: tuple[Token, ...] = ()
-    #: The upstream's model names. Left out: asked for at the upstream, and refreshed, with what each model can do.
+    #: The upstream's model names. Left out: asked for at the upstream, and refreshed. What the upstream says that each
+    #: model can do counts in any case.
     models: tuple[str, ...] | None = None
     #: Share of the traffic among the targets of a group.
     weight: Weight = 1.0
@@ -159,6 +160,18 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     show_reasoning: bool = True
     #: May clients ask for the prompt cache of one hour? To write it costs more.
     long_cache: bool = False
+    #: The type of Anthropic's tool that ``web_search_options`` becomes, such as ``web_search_20250305``. Left out: such
+    #: requests are refused. Each search costs.
+    web_search: Token | None = None
+    #: Files of the account that clients may refer to: the id that they send -> Anthropic's own. Danger: anyone with a
+    #: key may ask what is in them.
+    file_ids: dict[str, str] = {}
+    #: Tell clients the blocks that OpenAI's format has no place for, such as results of searches, as they came.
+    provider_blocks: bool = False
+    #: Tell clients of an overloaded upstream with its own status 529, not with 503.
+    keep_529: bool = False
+    #: Families that can (before 4.6) may go on with the text of a stream that broke elsewhere.
+    prefill: bool = False
 
 
 class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="local"):

@@ -21,8 +21,6 @@ class Deployment:
     max_concurrency: int = 1000
     #: How long its first event may take, in seconds, where the configuration says so; the adapter keeps to it.
     first_event_s: float | None = None
-    #: It goes on with a last message of the assistant's.
-    prefill: bool = False
     health: Health = field(default_factory=Health)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from one_api.errors import UpstreamError, UpstreamTimeout
+from one_api.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.attempts import Trip, Try
 from one_api.models.delivery import Answered, Delivery, Opened
@@ -184,7 +184,7 @@ class Failover:
                 break
             try:
                 return await self._go_on_at(trip, Step(chosen.deployment, found, others_left=False), sent, limit_s)
-            except (UpstreamError, Diverged):
+            except (UpstreamError, InvalidRequest, Diverged):
                 continue
         raise error
 
@@ -193,16 +193,22 @@ class Failover:
         deployment = step.deployment
         attempt = trip.begin(deployment, step.candidates)
         try:
-            found = await _tried(trip, attempt, trip.body, limit_s, lambda stream: after_the_same(stream, sent))
+            found = await _tried(trip, attempt, trip.body, limit_s, lambda stream: after_the_same(stream, sent.said))
         except Diverged:
-            body = sent.prefilled(trip.body) if deployment.prefill else None
-            if body is None or len(trip.tries) >= trip.most_attempts or not self.budget.take():
+            text = sent.text
+            start = deployment.adapter.goes_on_from(deployment.model, text) if text else None
+            if not text or start is None or len(trip.tries) >= trip.most_attempts or not self.budget.take():
                 raise
             attempt = trip.begin(deployment, step.candidates)
-            found = await _tried(trip, attempt, body, limit_s, until_content)
+            found = await _tried(trip, attempt, sent.prefilled(trip.body, start), limit_s, _after(text[len(start) :]))
         assert isinstance(found, Opened)  # noqa: S101 - a stream was asked for
         trip.answered_by(deployment)
         return found
+
+
+def _after(text: str) -> Begin:
+    """Return how to read a stream that goes on just before ``text``, which was sent."""
+    return (lambda stream: after_the_same(stream, [("content", text)])) if text else until_content
 
 
 def _look(trip: Trip) -> list[Candidate]:

@@ -176,7 +176,6 @@ class ModelRegistry:
                 weight=settings.weight if settings else 1.0,
                 max_concurrency=getattr(settings, "max_concurrency", 1000),
                 first_event_s=settings.timeouts.first_event_s if settings else None,
-                prefill=getattr(settings, "prefill", False),
                 health=Health(self._rng),
             )
         if weight is None or weight == known.weight:

@@ -4,11 +4,15 @@ Nothing is said twice and nothing is left out: another answer is taken only if i
 was sent, or if its deployment goes on from that text itself (``prefill``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from one_api.models.adapters.base import ChunkStream
 from one_api.wire.json import JSONObject
 
+#: A field of deltas, and what it says in one go.
+Run: TypeAlias = tuple[str, str]
 #: The fields of a delta that are text; any other content ends what can be resumed.
 _TEXTS = ("content", "reasoning_content")
 #: A longer answer is not kept for this, in characters.
@@ -63,11 +67,18 @@ class Sent:
         plain = not others and choice.get("index") == 0 and choice.get("finish_reason") is None
         return plain and not choice.get("logprobs") and self._size <= _MOST_SENT
 
-    def prefilled(self, body: JSONObject) -> JSONObject | None:
-        """Return ``body`` so that the answer goes on from the text sent; None when more than content was sent."""
-        if [name for name, _ in self.runs] != ["content"]:
-            return None
-        text = "".join(self.runs[0][1])
+    @property
+    def said(self) -> list[Run]:
+        """The runs, each text in one."""
+        return [(name, "".join(texts)) for name, texts in self.runs]
+
+    @property
+    def text(self) -> str | None:
+        """The text sent; None when more than content was sent."""
+        return self.said[0][1] if [name for name, _ in self.runs] == ["content"] else None
+
+    def prefilled(self, body: JSONObject, text: str) -> JSONObject:
+        """Return ``body`` so that the answer goes on from ``text``, which what was sent begins with."""
         longer = body | {"messages": [*body["messages"], {"role": "assistant", "content": text}]}
         for limit in ("max_tokens", "max_completion_tokens"):
             if isinstance(longer.get(limit), int):
@@ -86,14 +97,14 @@ class Sent:
         return found
 
 
-async def after_the_same(stream: ChunkStream, sent: Sent) -> list[JSONObject]:
-    """Read ``stream`` past the text that was sent, and return what follows it, as far as it has come.
+async def after_the_same(stream: ChunkStream, sent: Sequence[Run]) -> list[JSONObject]:
+    """Read ``stream`` past what was sent, and return what follows it, as far as it has come.
 
     Raises:
         Diverged: when it says anything else.
         UpstreamError: when it fails before that.
     """
-    left = [(name, "".join(texts)) for name, texts in sent.runs]
+    left = list(sent)
     chunks: list[JSONObject] = []
     while left:
         if stream.ended:
@@ -106,7 +117,7 @@ async def after_the_same(stream: ChunkStream, sent: Sent) -> list[JSONObject]:
     return chunks
 
 
-def _strip(chunk: JSONObject, left: list[tuple[str, str]]) -> bool:
+def _strip(chunk: JSONObject, left: list[Run]) -> bool:
     """Take what was sent out of a chunk; say whether anything of the chunk is left then."""
     for choice in chunk["choices"]:
         delta = choice.get("delta", {})
@@ -122,7 +133,7 @@ def _strip(chunk: JSONObject, left: list[tuple[str, str]]) -> bool:
     return False
 
 
-def _rest(name: str, text: str, left: list[tuple[str, str]]) -> str:
+def _rest(name: str, text: str, left: list[Run]) -> str:
     """Return what of ``text`` goes beyond what was sent."""
     while text and left:
         expected_name, expected = left[0]

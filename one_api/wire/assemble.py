@@ -9,6 +9,8 @@ from one_api.wire.json import JSONObject
 _JOINED = ("content", "refusal", "reasoning_content")
 #: Fields of a delta whose entries are whole, and add up.
 _LISTED = ("thinking_blocks", "annotations", "citations")
+#: Fields of a delta that are told once, whole.
+_WHOLE = ("provider_specific",)
 #: Fields of the first chunk that the whole answer has, too.
 _HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
 
@@ -27,6 +29,7 @@ class _Choice:
 
     texts: dict[str, list[str]] = field(default_factory=dict)
     lists: dict[str, list[Any]] = field(default_factory=dict)
+    wholes: JSONObject = field(default_factory=dict)
     calls: list[_Call] = field(default_factory=list)
     function_call: _Call | None = None
     logprobs: JSONObject | None = None
@@ -72,6 +75,7 @@ def _add_delta(choice: _Choice, delta: JSONObject) -> None:
     for key in _LISTED:
         if delta.get(key):
             choice.lists.setdefault(key, []).extend(delta[key])
+    choice.wholes |= {key: delta[key] for key in _WHOLE if delta.get(key)}
     for entry in delta.get("tool_calls") or ():
         if "id" in entry:
             kind = entry["type"]
@@ -97,7 +101,14 @@ def _add_function_call(choice: _Choice, piece: JSONObject) -> None:
 def _message(choice: _Choice) -> JSONObject:
     """Return the message that the pieces amount to."""
     texts = {key: "".join(pieces) for key, pieces in choice.texts.items()}
-    message: JSONObject = {"role": "assistant", "content": None, "refusal": None, **texts, **choice.lists}
+    message: JSONObject = {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        **texts,
+        **choice.lists,
+        **choice.wholes,
+    }
     for call in choice.calls:
         kind = call.entry["type"]
         call.entry[kind][_text_key(kind)] = "".join(call.pieces)

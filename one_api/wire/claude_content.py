@@ -3,7 +3,8 @@
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -51,6 +52,8 @@ class Content:
 
     traits: ModelTraits
     marks: CacheMarks
+    #: The clients' ids of files -> the upstream's.
+    file_ids: Mapping[str, str] = field(default_factory=dict)
 
     def blocks(self, content: Any, role: str, where: str) -> list[JSONObject]:
         """Return the blocks for a string or for parts; blank texts are left out, as the upstream refuses them.
@@ -115,15 +118,24 @@ class Content:
     def _file(self, file: Any, where: str) -> JSONObject:
         if not isinstance(file, dict):
             raise wrong_type(where, "an object", file)
-        data = file.get("file_data")
-        if data is None and file.get("file_id") is not None:
-            message = "Files by id are not known here: send the file itself as `file_data`."
-            raise refused(message, f"{where}.file_id", "unsupported_parameter")
-        if not isinstance(data, str):
+        data, file_id = file.get("file_data"), file.get("file_id")
+        if data is None and file_id is not None:
+            source = self._stored(file_id, f"{where}.file_id")
+        elif isinstance(data, str):
+            source = self._document(data, f"{where}.file_data")
+        else:
             raise wrong_type(f"{where}.file_data", "a string", data)
-        source = self._document(data, f"{where}.file_data")
         name = file.get("filename")
         return {"type": "document", "source": source, **({"title": name} if isinstance(name, str) and name else {})}
+
+    def _stored(self, file_id: Any, param: str) -> JSONObject:
+        """Return the source of a document that the operator has stored at the upstream."""
+        if not isinstance(file_id, str):
+            raise wrong_type(param, "a string", file_id)
+        if file_id not in self.file_ids:
+            message = "No file of this id is known here: send the file itself as `file_data`."
+            raise refused(message, param, "unsupported_parameter")
+        return {"type": "file", "file_id": self.file_ids[file_id]}
 
     def _document(self, data: str, param: str) -> JSONObject:
         """Return the source of a document: a PDF by its bytes, else text by its label."""

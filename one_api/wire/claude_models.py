@@ -5,6 +5,7 @@ all there is. Source: Anthropic's model pages and the types of its Python SDK 2.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -95,6 +96,7 @@ FAMILIES: dict[str, ModelTraits] = {
     "claude-fable-5-2": replace(_ALWAYS_ON, forced_tool=False),
     "claude-mythos-5-2": replace(_ALWAYS_ON, forced_tool=False),
 }
+_DATE = re.compile(r"-\d{8}")
 #: A family followed by this is another family: "claude-sonnet-4" and "-9", but not "-20250514".
 _FURTHER_VERSION = re.compile(r"-\d{1,2}(?!\d)")
 
@@ -118,6 +120,15 @@ def _belongs(name: str, family: str) -> bool:
     if not name.startswith(family) or rest[:1].isalnum():
         return False
     return not _FURTHER_VERSION.match(rest)
+
+
+def entry_of(model: str, entries: Mapping[str, JSONObject]) -> JSONObject:
+    """Return what the upstream lists of ``model``, or, as it lists no short names, of its newest date; else nothing."""
+    known = entries.get(model)
+    if known is None:
+        dated = [name for name in entries if name.startswith(f"{model}-") and _DATE.fullmatch(name, len(model))]
+        known = entries[max(dated)] if dated else {}
+    return known
 
 
 def corrected(traits: ModelTraits, listing_entry: JSONObject) -> ModelTraits:

@@ -24,7 +24,6 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "top_logprobs": ((0,), "This model does not tell probabilities."),
     "modalities": ((["text"], []), "This model answers in text only."),
     "audio": ((), "This model answers in text only."),
-    "web_search_options": ((), "This model is not set up for web search."),
 }
 
 

@@ -4,7 +4,8 @@ docs/claude.md shows the same table; a test compares the two.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from one_api.errors import InvalidRequest
@@ -36,6 +37,10 @@ class RequestOptions:
     system_marker: tuple[str, str] = ("<system_message>\n", "\n</system_message>")
     #: May the client ask for the cache of one hour, which costs more to write?
     long_cache: bool = False
+    #: The type of the upstream's tool that ``web_search_options`` becomes; None: refused.
+    web_search: str | None = None
+    #: The clients' ids of files -> the upstream's.
+    file_ids: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"RequestOptions(strict={self.strict}, version={self.version!r})"
@@ -140,7 +145,8 @@ PARAMETERS: tuple[Policy, ...] = (
     _policy("modalities", "ignored refused", "", "text only"),
     _policy("audio", "refused", "", ""),
     _policy("moderation", "warned refused", "", "refused when it is to block, else dropped"),
-    _policy("web_search_options", "refused", "", ""),
+    _policy("web_search_options", "mapped warned refused", "tools",
+            "refused unless the operator names the tool; dropped while tools are forced or forbidden"),
 )  # fmt: skip
 
 #: What stands inside messages, tools and formats.
@@ -176,7 +182,9 @@ FEATURES: tuple[Policy, ...] = (
     _policy("part: image_url detail", "ignored", "", ""),
     _policy("part: file with a PDF", "mapped", "document, base64", "`filename` becomes the title"),
     _policy("part: file with text", "mapped", "document, text", "UTF-8"),
-    _policy("part: file with another type, or a file_id", "refused", "", ""),
+    _policy("part: file with a file_id", "mapped refused", "document, file",
+            "refused unless the operator lists the id"),
+    _policy("part: file with another type", "refused", "", ""),
     _policy("part: input_audio", "refused", "", ""),
     _policy("part: refusal", "mapped", "text", ""),
     _policy("part: any other", "refused", "", ""),
@@ -199,5 +207,6 @@ FEATURES: tuple[Policy, ...] = (
     _policy("response_format: text", "ignored", "", ""),
     _policy("response_format: json_schema", "mapped emulated warned refused", "output_config.format",
             "else a forced tool; else, unless strict, an instruction"),
-    _policy("response_format: json_object", "emulated warned", "system", "an instruction; a Markdown fence is removed"),
+    _policy("response_format: json_object", "emulated warned", "system",
+            "an instruction; a fence is removed, any other answer fails"),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from one_api.wire.claude_content import CacheMarks, Content
-from one_api.wire.claude_format import Format, free_name, read_format
+from one_api.wire.claude_format import JSON_OBJECT, Format, free_name, read_format
 from one_api.wire.claude_history import read_history
 from one_api.wire.claude_messages import Conversation, Replay, Translator, limit_marks
 from one_api.wire.claude_models import ModelTraits
@@ -17,6 +17,7 @@ from one_api.wire.claude_names import tool_names
 from one_api.wire.claude_parameters import check_unsupported, max_tokens, service_tier, stops, user_id
 from one_api.wire.claude_policy import Notes, RequestOptions
 from one_api.wire.claude_reasoning import reasoning, sampling
+from one_api.wire.claude_search import search_tool
 from one_api.wire.claude_tools import Chosen, Tools, choose, declarations, from_history, read_tools
 from one_api.wire.json import JSONObject
 
@@ -42,6 +43,8 @@ class Translated:
     #: The client's name of the tool whose arguments are the answer's text.
     forced_tool: str | None
     #: Was JSON only asked for, so that a Markdown fence around the whole answer is to be removed?
+    unfence: bool
+    #: Must the answer be a JSON object that was only asked for, so that it is to be looked at?
     json_object: bool
     #: Did the client ask with ``functions``, so that a call goes back as ``function_call``?
     legacy_functions: bool
@@ -72,18 +75,20 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
     names = tool_names([*(tool.name for tool in tools.tools), *used])
     declared = declarations(tools, names, traits, notes) or from_history(tool_names(used))
     wish = _wish(body, tools, choose(tools, names, traits, notes), terms)
-    conversation = Translator(Content(traits, marks), options, notes, names, replay).conversation(
+    conversation = Translator(Content(traits, marks, options.file_ids), options, notes, names, replay).conversation(
         history, json_format=wish.format.by_schema or wish.emulates
     )
     json_tool = _form(wish.format, conversation, declared)
+    choice = wish.choice(json_tool, declared)
+    begun = _is_begun(conversation)
     limit_marks(declared, conversation.system, conversation.messages, notes)
     upstream = {
         "model": body["model"],
         "max_tokens": limit,
-        **_thought(body, limit, wish.begun() if _is_begun(conversation) else wish, terms),
+        **_thought(body, limit, wish.begun() if begun else wish, terms),
         **_envelope(body, options, notes),
-        "tools": declared,
-        "tool_choice": wish.choice(json_tool, declared),
+        "tools": declared + search_tool(body, declared, choice, options, notes),
+        "tool_choice": choice,
         "system": conversation.system,
         "messages": conversation.messages,
         "stream": True,
@@ -96,7 +101,9 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
         stops=stops(body)[1],
         json_tool=json_tool,
         forced_tool=wish.chosen.emulated,
-        json_object=wish.format.instruction is not None,
+        unfence=wish.format.instruction is not None,
+        # Of an answer that the client has begun itself, what comes is only the rest.
+        json_object=wish.format.instruction == JSON_OBJECT and not begun,
         legacy_functions=tools.legacy,
     )
 

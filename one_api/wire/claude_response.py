@@ -4,7 +4,7 @@ from typing import Any
 
 from one_api.wire.json import JSONObject
 
-#: Anthropic's stop reasons; ``tool_use`` and ``end_turn`` depend on whether the client's tools were called.
+#: Anthropic's stop reasons; those of ``_NATURAL`` depend on whether the client's tools were called.
 _FINISH_REASONS = {
     "end_turn": "stop",
     "tool_use": "stop",
@@ -14,6 +14,7 @@ _FINISH_REASONS = {
     "pause_turn": "length",
     "refusal": "content_filter",
 }
+_NATURAL = ("end_turn", "tool_use")
 _TIERS = {"standard": "default", "priority": "priority"}
 
 
@@ -22,11 +23,17 @@ def known_stop(reason: str) -> bool:
     return reason in _FINISH_REASONS
 
 
+def ends_of_itself(stop_reason: str | None) -> bool:
+    """Say whether the model had said all that it wanted to: nothing stopped it."""
+    return stop_reason in _NATURAL
+
+
 def finish_reason(stop_reason: str | None, called: str | None) -> str:
-    """Return OpenAI's word for a stop reason; ``called`` is the word for an answer that ends with calls, or None."""
-    reason = _FINISH_REASONS.get(stop_reason or "", "stop")
-    natural = reason == "stop" and stop_reason != "stop_sequence"
-    return called if called and natural else reason
+    """Return OpenAI's word for a stop reason; ``called`` is the word for an answer that ends with calls, or None.
+
+    One that is new to us is ``stop``, also after calls: what it means for them is not known.
+    """
+    return called if called and ends_of_itself(stop_reason) else _FINISH_REASONS.get(stop_reason or "", "stop")
 
 
 def service_tier(tier: Any) -> str | None:

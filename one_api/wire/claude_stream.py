@@ -15,6 +15,7 @@ from one_api.wire.claude_chunks import ChunkWriter
 from one_api.wire.claude_response import (
     annotation,
     answer_id,
+    ends_of_itself,
     finish_reason,
     known_stop,
     merge_usage,
@@ -22,9 +23,9 @@ from one_api.wire.claude_response import (
     sum_usage,
     usage_of,
 )
-from one_api.wire.claude_text import FenceStripper, StopScanner
+from one_api.wire.claude_text import FenceStripper, StopScanner, is_json_object
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, has_error, own_call_id
+from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, UnfitAnswer, has_error, own_call_id
 from one_api.wire.sse import Event
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,12 @@ class Shape:
     #: The client's name of the tool whose arguments the text really is.
     forced_tool: str | None = None
     #: Take a Markdown fence around the whole answer away.
+    unfence: bool = False
+    #: An answer without calls that is no JSON object, and was not stopped, is unfit.
     json_object: bool = False
     legacy_functions: bool = False
+    #: Tell the blocks that have no place in OpenAI's format, as they came.
+    provider_blocks: bool = False
 
 
 class ClaudeStream:
@@ -85,11 +90,12 @@ class ClaudeStream:
         self._earlier_usage: JSONObject | None = None
         self._stop_details: Any = None
         self._scanner = StopScanner(self._shape.stops)
-        self._fence = FenceStripper(self._shape.json_object)
+        self._fence = FenceStripper(self._shape.unfence)
         self._json_said = False
         self._before_json: list[str] = []
         self._annotations: list[JSONObject] = []
         self._citations: list[JSONObject] = []
+        self._provider_blocks: list[JSONObject] = []
 
     @property
     def text(self) -> str:
@@ -108,6 +114,7 @@ class ClaudeStream:
         Raises:
             ErrorPayload: when the event reports an error.
             InvalidAnswer: when it is none of a message.
+            UnfitAnswer: when it ends an answer that has not the form asked for.
         """
         if self.finished or event.data == b"[DONE]":
             return []
@@ -287,6 +294,8 @@ class ClaudeStream:
             return self._close_call(block)
         if block.kind in ("thinking", "redacted_thinking") and kept is not None:
             return self._writer.thinking_block(kept)
+        if block.kind != "text" and kept is not None and self._shape.provider_blocks:
+            self._provider_blocks.append(kept)
         for citation in block.citations:
             found = annotation(citation, block.at, self._writer.length)
             (self._annotations if found else self._citations).append(found or citation)
@@ -305,10 +314,14 @@ class ClaudeStream:
 
     def _finish(self) -> list[JSONObject]:
         chunks = self._writer.open("") + self._tell_held()
+        if self._shape.json_object and not self._writer.calls and ends_of_itself(self.stop_reason):
+            self._check_json()
         if self._annotations:
             chunks += self._writer.delta({"annotations": self._annotations})
         if self._citations:
             chunks += self._writer.delta({"citations": self._citations})
+        if self._provider_blocks:
+            chunks += self._writer.delta({"provider_specific": {"content": self._provider_blocks}})
         if self.stop_reason is None or not known_stop(self.stop_reason):
             logger.warning("an upstream ended a message with the stop reason %r: told as `stop`", self.stop_reason)
         reason = finish_reason(self.stop_reason, self._writer.called)
@@ -316,6 +329,10 @@ class ClaudeStream:
         if reason == "content_filter" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
             chunks += self._writer.delta({"refusal": details["explanation"]})
         return chunks + self._writer.finish(reason, self.stop_reason, self.usage or usage_of({}))
+
+    def _check_json(self) -> None:
+        if not is_json_object(self._writer.text):
+            raise UnfitAnswer("the model has not answered with a JSON object; give a JSON schema to hold it to one")
 
     def _cut_short(self) -> list[JSONObject]:
         """End the answer at a stop string of ours; the upstream's count of it will never be known."""

@@ -1,8 +1,23 @@
-"""What is done to an answer's text on its way: stop strings that the upstream refuses, and a fence around JSON."""
+"""What is done to an answer's text on its way: stop strings that the upstream refuses, and JSON only asked for."""
 
 import re
 
+from one_api.wire import json
+
 _FENCED = re.compile(r"\s*```[A-Za-z0-9_-]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*", re.DOTALL)
+
+
+#: A model may nest as deeply as it likes; this is what can be read.
+_DEEPEST = 500
+
+
+def is_json_object(text: str) -> bool:
+    """Say whether a whole text is one JSON object."""
+    try:
+        json.decode_object(text.encode(), max_depth=_DEEPEST)
+    except json.InvalidJSON:
+        return False
+    return True
 
 
 class StopScanner:

@@ -24,6 +24,10 @@ class InvalidAnswer(ValueError):
     """What the upstream sent is no answer; the message says why."""
 
 
+class UnfitAnswer(InvalidAnswer):
+    """The answer is whole and can be read, but it has not the form that the client asked for."""
+
+
 class StrayEvent(InvalidAnswer):
     """One event of a stream is no chunk, and the answer can be trusted without it: so far it is nothing but text."""
 

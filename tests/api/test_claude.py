@@ -37,6 +37,7 @@ from tests.support import (
     tool_block,
 )
 
+from .bed import Answer as Reply
 from .bed import Bed, user, yaml
 
 USER = cast(list[ChatCompletionMessageParam], user())
@@ -44,6 +45,8 @@ UPSTREAM_KEY = "sk-ant-api03-0123456789"
 #: The model families that tests ask for; each test takes models of its own from one.
 OPUS, HAIKU = "claude-opus-5", "claude-haiku-4-5"
 LISTED = [f"{family}-{20260000 + number}" for number in range(200) for family in (OPUS, HAIKU)]
+#: Models of two accounts, one of a family that goes on from a begun answer and one of a family that does not.
+RESUMED = ["claude-sonnet-4-5-20250929", "claude-opus-4-6-20260205"]
 #: 1 x 1 pixel.
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
 
@@ -108,11 +111,20 @@ def claude() -> Iterator[ClaudeBed]:
         adapters = {
             "claude": common,
             "strict": common | {"models": ["claude-opus-5-strict"], "strict": True},
+            "open": common | {"models": ["claude-opus-5-open"], "provider_blocks": True},
+            "busy": common | {"models": ["claude-opus-5-busy"], "keep_529": True},
             "several": common | {"models": ["claude-opus-5-several"], "emulate_n": True},
+            "elder": common | {"models": RESUMED, "prefill": True},
+            "younger": common | {"models": RESUMED, "prefill": True},
             "named": common | {"models": ["claude-3-5-haiku", "claude-opus-5-5"]},
         }
         gateway = Gateway(env={"RATE_LIMIT_ENABLED": "false"}, ready_path="/ready")
-        gateway.config_yaml = yaml(adapters=adapters, retry={"budget": 1.0})
+        groups = {
+            model: {"targets": [f"elder/{model}", f"younger/{model}"], "strategy": "ordered",
+                    "on_stream_failure": "resume"}
+            for model in RESUMED
+        }  # fmt: skip
+        gateway.config_yaml = yaml(adapters=adapters, model_groups=groups, retry={"budget": 1.0})
         running = ClaudeBed(held.enter_context(gateway), {"a": upstream})
         yield running
         running.check_settled()
@@ -270,6 +282,30 @@ def test_an_answer_that_is_only_said_to_be_json(claude: ClaudeBed, sdk: OpenAI) 
     assert json.loads(answer.choices[0].message.content or "") == {"a": 1}
 
 
+def test_an_answer_that_is_not_the_json_asked_for_is_told(claude: ClaudeBed, sdk: OpenAI) -> None:
+    model = claude.answered(text("Sure: ", '{"a":1}'))
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        sdk.chat.completions.create(model=model, messages=USER, response_format={"type": "json_object"})
+
+    assert (caught.value.status_code, caught.value.code) == (502, "upstream_invalid_json")
+
+
+def test_a_stream_that_is_not_the_json_asked_for_ends_with_an_error(claude: ClaudeBed) -> None:
+    gate, events = threading.Event(), claude_events(text_block("Sure: ", '{"a":1}'))
+    model = claude.answered(claude_sse(*events[:4], WaitFor(gate), *events[4:]))
+
+    with claude.begin(model, response_format={"type": "json_object"}) as begun:
+        first = [begun.next(), begun.next()]
+        gate.set()
+        answer = begun.answer([*first, *begun.rest()])
+
+    assert answer.text == 'Sure: {"a":1}'
+    assert answer.stream_error is not None
+    assert answer.stream_error["code"] == "upstream_invalid_json"
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in answer.chunks)
+
+
 def test_an_answer_by_a_schema_from_a_model_that_knows_none(claude: ClaudeBed, sdk: OpenAI) -> None:
     def answer(seen: Seen) -> Any:
         name = seen.json["tool_choice"]["name"]
@@ -343,6 +379,23 @@ def test_names_that_the_upstream_refuses(claude: ClaudeBed, sdk: OpenAI) -> None
     assert made is not None
     assert made[0].type == "function"
     assert made[0].function.name == "a.b/c"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_blocks_of_the_providers_own_tools(claude: ClaudeBed, sdk: OpenAI, streamed: bool) -> None:
+    block = tool_block("srvtoolu_1", "web_search", '{"query":', '"sky"}', kind="server_tool_use")
+    claude.a.on("claude-opus-5-open", claude_sse(*claude_events(block, text_block("Blue."))))
+
+    if streamed:
+        with sdk.chat.completions.stream(model="claude-opus-5-open", messages=USER) as stream:
+            message: Any = stream.get_final_completion().choices[0].message
+    else:
+        message = sdk.chat.completions.create(model="claude-opus-5-open", messages=USER).choices[0].message
+
+    assert (message.content, message.tool_calls or None) == ("Blue.", None)
+    assert message.model_extra["provider_specific"]["content"] == [
+        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "sky"}}
+    ]
 
 
 def test_a_custom_tool(claude: ClaudeBed, sdk: OpenAI) -> None:
@@ -502,6 +555,15 @@ def test_an_error_of_the_upstream(claude: ClaudeBed, sdk: OpenAI, case: str, str
     assert found.request_id
 
 
+def test_the_status_of_an_overloaded_upstream_can_be_kept(claude: ClaudeBed, sdk: OpenAI) -> None:
+    claude.a.on("claude-opus-5-busy", claude_error(529, "overloaded_error", PLAIN))
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        sdk.chat.completions.create(model="claude-opus-5-busy", messages=USER)
+
+    assert (caught.value.status_code, caught.value.code) == (529, "overloaded")
+
+
 def test_when_to_come_back_is_passed_on(claude: ClaudeBed) -> None:
     model = claude.answered(claude_error(429, "rate_limit_error", PLAIN, {"retry-after": "7"}))
 
@@ -570,6 +632,33 @@ def test_a_stream_that_is_cut(claude: ClaudeBed, sdk: OpenAI) -> None:
     assert all(chunk["choices"][0]["finish_reason"] is None for chunk in answer.chunks)
     assert answer.stream_error is not None
     assert claude.ask(claude.answered(script)).status == 502
+
+
+def broken_in_the_middle(claude: ClaudeBed, model: str, *rest: Any) -> Reply:
+    """The answer to a stream that says "One two " and breaks; ``rest`` is what the other account says."""
+    gate = threading.Event()
+    claude.a.on(model, claude_sse(*claude_events(text_block("One ", "two "))[:5], WaitFor(gate), Close()), *rest)
+    with claude.begin(model, max_tokens=50) as begun:
+        first = [begun.next() for _ in range(3)]
+        gate.set()
+        return begun.answer([*first, *begun.rest()])
+
+
+def test_a_broken_stream_goes_on_at_another_account(claude: ClaudeBed) -> None:
+    answer = broken_in_the_middle(claude, RESUMED[0], text("Other"), text(" three", "."))
+
+    assert (answer.text, answer.stream_error) == ("One two three.", None)
+    *_, last = claude.requests(RESUMED[0])
+    assert last["messages"][-1] == {"role": "assistant", "content": [{"type": "text", "text": "One two"}]}
+    assert last["max_tokens"] == 48
+
+
+def test_a_family_that_takes_no_begun_answer_is_not_asked_for_one(claude: ClaudeBed) -> None:
+    answer = broken_in_the_middle(claude, RESUMED[1], text("Other"))
+
+    assert answer.stream_error is not None
+    assert (answer.text, answer.stream_error["code"]) == ("One two ", "upstream_stream_truncated")
+    assert len(claude.requests(RESUMED[1])) == 2
 
 
 # Headers and models

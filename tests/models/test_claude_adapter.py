@@ -23,6 +23,8 @@ from tests.support import (
     claude_model,
     claude_sse,
     claude_upstream,
+    error,
+    json_reply,
     model_page,
     text_block,
     thinking_block,
@@ -152,6 +154,21 @@ async def test_a_long_conversation_is_told_the_same_way(
         await ask(adapter, turns, logprobs=True)
 
 
+async def test_a_file_that_the_operator_has_stored(make: Make, upstream: ScriptedUpstream) -> None:
+    part = {"type": "file", "file": {"file_id": "file-1"}}
+
+    await ask(make(file_ids={"file-1": "file_011C"}), [{"role": "user", "content": [part]}])
+
+    (block,) = upstream.requests[-1].json["messages"][0]["content"]
+    assert block == {"type": "document", "source": {"type": "file", "file_id": "file_011C"}}
+
+
+async def test_a_search_where_the_operator_allows_it(make: Make, upstream: ScriptedUpstream) -> None:
+    await ask(make(web_search="web_search_20250305"), web_search_options={})
+
+    assert upstream.requests[-1].json["tools"] == [{"type": "web_search_20250305", "name": "web_search"}]
+
+
 async def test_what_was_altered_is_noted(make: Make, record: CallRecord) -> None:
     await ask(make(), seed=7)
 
@@ -190,6 +207,18 @@ async def test_a_client_that_leaves_frees_the_upstream(make: Make, upstream: Scr
     await answer.aclose()
 
     assert await asyncio.to_thread(upstream.requests[-1].closed.wait, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "able", "start"),
+    [(HAIKU, True, "One"), ("claude-3-5-haiku", True, "One"), (HAIKU, False, None), (OPUS, True, None),
+     ("claude-sonnet-4-6", True, None), ("claude-nope", True, None), ("llama", True, None)],
+)  # fmt: skip
+def test_who_goes_on_from_a_begun_answer(model: str, able: bool, start: str | None) -> None:
+    adapter = ClaudeAdapter("claude", ClaudeConfig(prefill=able))
+
+    assert adapter.goes_on_from(model, "One \n") == start
+    assert adapter.goes_on_from(model, " ") is None
 
 
 # Several choices
@@ -433,6 +462,49 @@ async def test_a_list_that_never_ends_is_left(make: Make, upstream: ScriptedUpst
 
     assert [info.id for info in adapter.list_models()] == ["claude-a"]
     assert len(upstream.model_requests) == 2
+
+
+async def test_the_list_corrects_what_is_known_of_configured_models_and_adds_none(
+    make: Make, upstream: ScriptedUpstream
+) -> None:
+    upstream.on_models(model_page(claude_model(f"{OPUS}-20260101", max_tokens=777), claude_model("claude-other")))
+    adapter = make(models=(OPUS,))
+    await adapter.start()
+    async with asyncio.timeout(5):
+        while await sent_limit(adapter, upstream) != 777:
+            pass
+
+    assert [info.id for info in adapter.list_models()] == [OPUS]
+
+
+@pytest.mark.parametrize("listing", [error(404), error(200, "<html>"), json_reply({"object": "list"})])
+async def test_an_upstream_without_a_list_changes_nothing_for_configured_models(
+    make: Make, upstream: ScriptedUpstream, listing: Any
+) -> None:
+    upstream.on_models(listing)
+    adapter = make(models=(OPUS,))
+    await adapter.start()
+    async with asyncio.timeout(5):
+        while not upstream.model_requests or not upstream.model_requests[-1].ended.is_set():
+            await asyncio.sleep(0.01)
+
+    assert await sent_limit(adapter, upstream) == 128_000
+    assert (adapter.pending, [info.id for info in adapter.list_models()]) == (None, [OPUS])
+
+
+async def test_nobody_waits_for_a_list_that_only_corrects(make: Make, upstream: ScriptedUpstream) -> None:
+    upstream.on_models([Hang()])
+    adapter = make(models=(OPUS,))
+    await adapter.start()
+
+    async with asyncio.timeout(2):
+        await adapter.settled(60)
+
+
+async def sent_limit(adapter: ClaudeAdapter, upstream: ScriptedUpstream) -> int:
+    """The limit of an answer, in tokens, that the upstream gets when the client gives none."""
+    await ask(adapter)
+    return int(upstream.requests[-1].json["max_tokens"])
 
 
 async def test_what_the_list_says_of_a_model_counts(make: Make, upstream: ScriptedUpstream) -> None:

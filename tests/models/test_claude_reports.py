@@ -2,14 +2,16 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from one_api.errors import UpstreamError
-from one_api.models.adapters.claude_reports import client_headers, error_of, error_of_payload
+from one_api.errors import UpstreamError, UpstreamOverloaded
+from one_api.models.adapters.claude_reports import ERRORS, KEEPING_529, client_headers, error_of, error_of_payload
 from one_api.wire import json
 from tests.support import claude_error_body
 
+PAGE = Path(__file__).parents[2] / "docs/claude.md"
 TYPES = {
     "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
     "not_found_error": 404, "conflict_error": 409, "request_too_large": 413, "rate_limit_error": 429,
@@ -41,6 +43,63 @@ def test_any_other_envelope_is_read_too(body: bytes, status: int) -> None:
 
     assert error.status == {401: 502, 404: 502, 500: 502, 529: 503}.get(status, status)
     assert error.message
+
+
+# The page
+
+
+def errors_on_the_page() -> dict[str, tuple[str, str]]:
+    """What the page says becomes of each error: its status and code, and what else there is to know."""
+    table = PAGE.read_text(encoding="utf-8").partition("## Errors\n\n")[2].partition("\n\n")[0]
+    return {row[0]: (row[1], row[2]) for row in re.findall(r"^\| (`.*?) \| (\d.*?) \| (.*?) ?\|$", table, re.M)}
+
+
+#: What an error's message says, by the words that the page has for it.
+MESSAGES = {
+    "": "odd",
+    "the prompt is too long": "prompt is too long: 210000 tokens > 200000 maximum",
+    "no credit": "Your credit balance is too low",
+    "a model or feature is closed to the account": "Your account has no access to this model.",
+    "the model": "model: claude-nope",
+    "a spend limit": "You have reached your spend limit",
+}
+
+
+@pytest.mark.parametrize("case", errors_on_the_page())
+def test_an_error_is_told_as_the_page_says(case: str) -> None:
+    kind, _, condition = case.partition(": ")
+    status_and_code, remark = errors_on_the_page()[case]
+
+    error = error_of_payload(claude_error_body(kind.strip("`"), MESSAGES[condition]))
+
+    assert f"{error.status} `{error.code}`".removesuffix(" `None`") == status_and_code
+    assert (error.should_retry is False) == remark.startswith("no retry")
+
+
+def test_the_page_has_every_type_of_error() -> None:
+    assert {re.sub("`|:.*", "", case) for case in errors_on_the_page()} == set(ERRORS)
+
+
+@pytest.mark.parametrize("status", [402, 409, 418, 422])
+def test_a_type_that_is_new_to_us_keeps_its_name_and_status(status: int) -> None:
+    error = error_of(status, json.encode(claude_error_body("teapot_error")), {})
+
+    assert (error.status, error.type, error.code) == (status, "teapot_error", None)
+
+
+def test_the_status_of_an_overloaded_upstream_can_be_kept() -> None:
+    payload = claude_error_body("overloaded_error", "Busy")
+    kept = [
+        KEEPING_529.error_of(529, json.encode(payload), {"retry-after": "3"}),
+        KEEPING_529.error_of_payload(payload),
+    ]
+
+    assert [(type(error), error.status, error.code) for error in kept] == [(UpstreamOverloaded, 529, "overloaded")] * 2
+    assert kept[0].retry_after_s == 3
+    assert [KEEPING_529.error_of(status, b"", {}).status for status in (503, 529, 500)] == [503, 529, 502]
+
+
+# Messages and headers
 
 
 def test_a_key_in_a_message_is_removed() -> None:

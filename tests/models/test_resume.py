@@ -2,11 +2,12 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from one_api.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamRejected
+from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamRejected
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.deployment import Deployment
 from one_api.models.failover import Failover
@@ -30,11 +31,15 @@ def think(text: str) -> JSONObject:
 class Groups:
     """A group of targets a, b and c that resumes; some of them go on from a prefill."""
 
-    def __init__(self, *answers: list[Scripted], prefill: str = "", fallbacks: int = 0) -> None:
+    def __init__(
+        self, *answers: list[Scripted], prefill: str = "", fallbacks: int = 0,
+        start_of: Callable[[str], str | None] = str,
+    ) -> None:  # fmt: skip
         self.targets = [
-            Deployment(name, FakeAdapter(*scripts), "m", prefill=name in prefill)
-            for name, scripts in zip("abc", answers, strict=False)
+            Deployment(name, FakeAdapter(*scripts), "m") for name, scripts in zip("abc", answers, strict=False)
         ]
+        for name in prefill:
+            adapter(self.targets["abc".index(name)]).start_of = start_of
         cut = len(self.targets) - fallbacks
         self.route = Route("m", self.targets[:cut], self.targets[cut:], "ordered", Policy(resume=True))
         self.record = CallRecord("id", "POST", "/")
@@ -159,6 +164,31 @@ async def test_a_differing_answer_is_replaced_by_a_prefill() -> None:
 
 async def test_a_prefill_that_is_refused_does_not_hide_the_first_error() -> None:
     groups = Groups([BEGUN], [[say("other"), END], UpstreamRejected("no prefill here")], prefill="b")
+
+    assert await groups.told() == ("one two ", CUT)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[ROLE, say(" "), say("three"), END], [say(" three"), END], [ROLE, say(""), say(" th"), say("ree"), END]],
+    ids=["apart", "whole", "pieces"],
+)
+async def test_a_model_that_goes_on_from_a_shorter_text_says_the_rest_of_it_once(pieces: list[Piece]) -> None:
+    groups = Groups([BEGUN], [[say("other"), END], pieces], prefill="b", start_of=str.rstrip)
+
+    assert await groups.told() == ("one two three", None)
+    assert adapter(groups.targets[1]).calls[-1]["messages"][-1]["content"] == "one two"
+
+
+async def test_a_model_that_goes_on_otherwise_than_was_sent_is_not_taken() -> None:
+    groups = Groups([BEGUN], [[say("other"), END], [ROLE, say("\nthree"), END]], prefill="b", start_of=str.rstrip)
+
+    assert await groups.told() == ("one two ", CUT)
+    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "diverged"), ("b", "diverged")]
+
+
+async def test_a_target_that_cannot_express_the_request_does_not_hide_the_first_error() -> None:
+    groups = Groups([BEGUN], [InvalidRequest("not here")])
 
     assert await groups.told() == ("one two ", CUT)
 

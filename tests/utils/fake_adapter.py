@@ -1,7 +1,7 @@
 """An adapter that answers as a test has scripted it: a real subclass, no mock."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
@@ -58,6 +58,8 @@ class FakeAdapter(BaseModelAdapter):
         self._answers = list(answers) or [{"model": "m", "text": "well"}]
         self.models = [ModelInfo(name, owner) for name in models]
         self.reason = pending
+        #: What ``goes_on_from`` makes of a text.
+        self.start_of: Callable[[str], str | None] = lambda text: None
         self.calls: list[dict[str, Any]] = []
         self.streams: list[FakeStream] = []
         self.asked = asyncio.Event()
@@ -66,6 +68,10 @@ class FakeAdapter(BaseModelAdapter):
     def list_models(self) -> list[ModelInfo]:
         """See ``BaseModelAdapter``."""
         return list(self.models)
+
+    def goes_on_from(self, model: str, text: str) -> str | None:
+        """See ``BaseModelAdapter``."""
+        return self.start_of(text)
 
     @property
     def pending(self) -> str | None:

@@ -132,7 +132,9 @@ def test_87_xhigh_on_opus_4_6() -> None:
 
 
 def test_89_a_json_object_is_to_be_bared() -> None:
-    assert translated(response_format={"type": "json_object"}).json_object
+    made = translated(response_format={"type": "json_object"})
+
+    assert (made.unfence, made.json_object) == (True, True)
 
 
 def test_91_two_answers() -> None:

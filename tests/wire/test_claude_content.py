@@ -115,10 +115,23 @@ def test_a_text_file_is_a_document_of_text() -> None:
         assert block(file(file_data=uri)) == {"type": "document", "source": source}
 
 
+def test_a_file_that_the_operator_has_stored() -> None:
+    part = file(file_id="file-1", filename="a.pdf")
+
+    (turn,) = turns(user([part]), options={"file_ids": {"file-1": "file_011C"}})
+
+    assert turn["content"] == [
+        {"type": "document", "source": {"type": "file", "file_id": "file_011C"}, "title": "a.pdf"}
+    ]
+    unknown = refusal(user([file(file_id="file_011C")]), options={"file_ids": {"file-1": "file_011C"}})
+    assert unknown == ("messages[0].content[0].file.file_id", "unsupported_parameter")
+
+
 @pytest.mark.parametrize(
     ("given", "place", "code"),
     [
         ({"file_id": "file-1"}, "file_id", "unsupported_parameter"),
+        ({"file_id": ["file-1"]}, "file_id", "invalid_type"),
         ({}, "file_data", "invalid_type"),
         ({"file_data": 5}, "file_data", "invalid_type"),
         ({"file_data": b64(b"PK\x03\x04")}, "file_data", "unsupported_content_part"),

@@ -13,6 +13,8 @@ PAGE = Path(__file__).parents[2] / "docs/claude.md"
 TOOLS = [function("f", {"type": "object", "properties": {"a": {"type": "string"}}})]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 
+SEARCH = {"web_search": "web_search_20250305"}
+
 #: Parameter -> handling -> a request that shows it. What a request shows by its answer only is not here.
 SHOWN: dict[str, dict[str, dict[str, Any]]] = {
     "max_completion_tokens": {"mapped": {"max_completion_tokens": 5}},
@@ -65,7 +67,11 @@ SHOWN: dict[str, dict[str, dict[str, Any]]] = {
         "warned": {"moderation": {"model": "m"}},
         "refused": {"moderation": {"policy": {"input": {"mode": "block"}}}},
     },
-    "web_search_options": {"refused": {"web_search_options": {}}},
+    "web_search_options": {
+        "mapped": {"web_search_options": {}, "options": SEARCH},
+        "warned": {"web_search_options": {"search_context_size": "high"}, "options": SEARCH},
+        "refused": {"web_search_options": {}},
+    },
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from one_api.wire import json
 from one_api.wire.claude_format import JSON_OBJECT, JSON_SCHEMA
-from tests.wire.claude import FORCELESS, HAIKU, OPUS, function, refusal, system, text, translated, user
+from tests.wire.claude import FORCELESS, HAIKU, OPUS, assistant, function, refusal, system, text, translated, user
 
 OLD = "claude-sonnet-4"
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
@@ -27,7 +27,7 @@ def test_a_schema_is_the_upstreams_own_format(model: str, is_strict: bool | None
     made = translated(response_format=form(SCHEMA, strict=is_strict), model=model)
 
     assert made.body["output_config"]["format"] == {"type": "json_schema", "schema": CLOSED}
-    assert (made.json_tool, made.json_object, made.warnings) == (None, False, ())
+    assert (made.json_tool, made.unfence, made.warnings) == (None, False, ())
     assert "tools" not in made.body
 
 
@@ -105,7 +105,7 @@ def test_else_the_model_is_only_asked(schema: Any, model: str) -> None:
 
     said = JSON_SCHEMA + json.encode(schema or {}).decode()
     assert made.body["system"] == [text("S"), text(said)]
-    assert (made.json_object, made.warnings) == (True, ("response_format",))
+    assert (made.unfence, made.json_object, made.warnings) == (True, False, ("response_format",))
     assert "output_config" not in made.body and "tools" not in made.body
     strict = refusal(response_format=form(schema), model=model, options={"strict": True})
     assert strict == ("response_format", "unsupported_value")
@@ -115,11 +115,17 @@ def test_a_json_object_is_asked_for_at_the_end_of_system() -> None:
     made = translated(system("S"), user("Hi"), response_format={"type": "json_object"})
 
     assert made.body["system"] == [text("S"), text(JSON_OBJECT)]
-    assert (made.json_object, made.warnings) == (True, ("response_format",))
+    assert (made.unfence, made.json_object, made.warnings) == (True, True, ("response_format",))
     assert refusal(response_format={"type": "json_object"}, options={"strict": True}) == (
         "response_format",
         "unsupported_value",
     )
+
+
+def test_a_json_object_that_the_client_begins_itself_is_not_looked_at() -> None:
+    made = translated(user("Hi"), assistant("{"), response_format={"type": "json_object"})
+
+    assert (made.unfence, made.json_object) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from one_api.wire.claude_models import EFFORTS, FAMILIES, ModelTraits, corrected, traits_of
+from one_api.wire.claude_models import EFFORTS, FAMILIES, ModelTraits, corrected, entry_of, traits_of
 from one_api.wire.json import JSONObject
 
 #: Family -> context, most output, sampling, prefill, thinking, thinks, efforts, forced tool, mid system.
@@ -144,3 +144,17 @@ def test_each_capability_is_read_on_its_own(
     found = corrected(ModelTraits(), {"capabilities": capabilities})
 
     assert (found.thinking, found.effort) == (thinking, effort)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("claude-haiku-4-5-20251001", 1), ("claude-haiku-4-5", 2), ("claude-haiku-4", None), ("claude-haiku", None),
+        ("claude-haiku-4-5-2025", None), ("claude-opus-5", 4), ("claude-sonnet-5", None),
+    ],
+)  # fmt: skip
+def test_a_short_name_has_the_entry_of_its_newest_date(model: str, expected: int | None) -> None:
+    names = ["claude-haiku-4-5-20251001", "claude-haiku-4-5-20260101", "claude-haiku-4-5-20260101-x", "claude-opus-5"]
+    entries: dict[str, JSONObject] = {name: {"max_tokens": n} for n, name in enumerate(names, 1)}
+
+    assert entry_of(model, entries).get("max_tokens") == expected

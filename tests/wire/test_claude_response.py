@@ -28,7 +28,7 @@ def test_calls_change_only_a_natural_end(called: str) -> None:
 @pytest.mark.parametrize("stop", [None, "", "something_new"])
 def test_a_stop_reason_that_is_new_to_us(stop: str | None) -> None:
     assert not known_stop(stop or "")
-    assert (finish_reason(stop, None), finish_reason(stop, "tool_calls")) == ("stop", "tool_calls")
+    assert (finish_reason(stop, None), finish_reason(stop, "tool_calls")) == ("stop", "stop")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.claude_stream import ClaudeStream, Shape
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer
+from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, UnfitAnswer
 from one_api.wire.sse import EventReader
 from tests.support import (
     claude_bytes,
@@ -98,7 +98,10 @@ WHOLE = {
         None,
     ),
     "a blank stop string": (claude_events(text_block("one\n", "\ntwo")), Shape(stops=("\n\n",))),
-    "fenced JSON": (claude_events(text_block("```js", 'on\n{"a"', ":1}\n", "```\n")), Shape(json_object=True)),
+    "fenced JSON": (
+        claude_events(text_block("```js", 'on\n{"a"', ":1}\n", "```\n")),
+        Shape(unfence=True, json_object=True),
+    ),
     "the content is a tool's input": (
         claude_events(tool_block("toolu_a", "answer", '{"a"', ":1}"), stop="tool_use"),
         Shape(json_tool="answer"),
@@ -322,7 +325,30 @@ def test_what_follows_an_emulated_stop_string_is_not_read() -> None:
 def test_a_fence_around_the_whole_answer_goes(text: str, expected: str, size: int) -> None:
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
 
-    assert of(text_block(*pieces), shape=Shape(json_object=True)).message["content"] == expected
+    assert of(text_block(*pieces), shape=Shape(unfence=True)).message["content"] == expected
+
+
+JSON = Shape(unfence=True, json_object=True)
+
+
+@pytest.mark.parametrize("said", [' {"a": 1}\n', "```\n{}\n```", '{"a":' * 300 + "1" + "}" * 300])
+def test_a_json_object_that_was_asked_for(said: str) -> None:
+    assert of(text_block(said), shape=JSON).reason == "stop"
+
+
+@pytest.mark.parametrize("said", ["", "Sure: {}", "{} {}", '{"a":', "[1]", "```json\n{\n```", '{"a": NaN}'])
+def test_an_answer_that_is_not_the_json_object_asked_for_is_unfit(said: str) -> None:
+    with pytest.raises(UnfitAnswer):
+        of(text_block(said), shape=JSON)
+
+
+@pytest.mark.parametrize("stop", ["max_tokens", "refusal", "stop_sequence", "model_context_window_exceeded"])
+def test_an_answer_that_was_stopped_need_not_be_json(stop: str) -> None:
+    assert of(text_block('{"a":'), stop=stop, shape=JSON).message["content"] == '{"a":'
+
+
+def test_an_answer_that_calls_a_tool_need_not_be_json() -> None:
+    assert of(text_block("See:"), tool_block("t", "f"), stop="tool_use", shape=JSON).reason == "tool_calls"
 
 
 def test_a_tool_whose_input_is_the_content() -> None:
@@ -371,6 +397,20 @@ def test_the_deprecated_form_of_a_call() -> None:
     assert told.reason == "function_call"
 
 
+def test_blocks_of_the_providers_own_tools() -> None:
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [{"url": "https://a.example/"}]}
+    blocks: tuple[Any, ...] = (SERVER_TOOL, (found, []), text_block("Blue."), tool_block("toolu_a", "f"))
+    call_of_search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "sky"}}
+
+    told = of(*blocks, stop="tool_use", shape=Shape(provider_blocks=True))
+
+    assert told.message["provider_specific"] == {"content": [call_of_search, found]}
+    assert [entry["id"] for entry in told.message["tool_calls"]] == ["toolu_a"]
+    assert sum("provider_specific" in delta for delta in told.deltas) == 1
+    assert "provider_specific" not in of(*blocks, stop="tool_use").message
+    assert "provider_specific" not in of(text_block("Hi"), shape=Shape(provider_blocks=True)).message
+
+
 # Odd streams
 
 
@@ -380,6 +420,13 @@ def test_what_is_unknown_is_ignored() -> None:
     events[3:3] = [{"type": "future_event", "error": None}, odd]
 
     assert tell(claude_bytes(*events)).message["content"] == "Hi"
+
+
+def test_a_stop_reason_that_is_new_to_us_is_a_stop_also_after_calls() -> None:
+    told = of(tool_block("toolu_a", "f", '{"a":1}'), stop="compaction")
+
+    assert (told.reason, told.stream.finished) == ("stop", True)
+    assert told.message["tool_calls"] == [call("toolu_a", "f", '{"a":1}')]
 
 
 def test_a_stream_that_ends_after_its_stop_reason_is_whole() -> None:

@@ -13,7 +13,7 @@ from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.choices import SeveralChoices
 from one_api.models.adapters.claude_answers import MessageStream, open_message
-from one_api.models.adapters.claude_reports import CLAUDE_REPORTS
+from one_api.models.adapters.claude_reports import CLAUDE_REPORTS, KEEPING_529
 from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
 from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.replay import ReplayCache, key_of_message
@@ -21,7 +21,7 @@ from one_api.models.adapters.upstream import Upstream
 from one_api.settings import ClaudeConfig, Secret
 from one_api.telemetry import current_call
 from one_api.wire.assemble import Assembler
-from one_api.wire.claude_models import ModelTraits, corrected, traits_of
+from one_api.wire.claude_models import ModelTraits, corrected, entry_of, traits_of
 from one_api.wire.claude_request import RequestOptions, Translated, translate
 from one_api.wire.claude_stream import Shape
 from one_api.wire.json import JSONObject
@@ -44,9 +44,12 @@ class ClaudeAdapter(RemoteAdapter):
     clients drop is kept in memory and sent back in the next request of the conversation.
     """
 
+    list_tells_more = True
+
     def __init__(self, name: str, config: ClaudeConfig) -> None:
         base_url = config.base_url.rstrip("/").removesuffix("/v1")
-        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=CLAUDE_REPORTS)
+        reports = KEEPING_529 if config.keep_529 else CLAUDE_REPORTS
+        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._config = config
         self._options = _options(name, config)
@@ -72,7 +75,12 @@ class ClaudeAdapter(RemoteAdapter):
         return [_model_info(entry, self._name) for entry in entries.values() if entry.get("lifecycle") != "retired"]
 
     def _traits(self, model: str) -> ModelTraits:
-        return corrected(traits_of(model), self._entries.get(model, {}))
+        return corrected(traits_of(model), entry_of(model, self._entries))
+
+    def goes_on_from(self, model: str, text: str) -> str | None:
+        """See ``BaseModelAdapter``: the upstream takes no white space at the end, and newer families take none."""
+        able = self._config.prefill and self._traits(model).prefill
+        return (text.rstrip() or None) if able else None
 
     async def generate_completion(
         self,
@@ -136,7 +144,7 @@ class ClaudeAdapter(RemoteAdapter):
             partial(self._upstream.post_stream, "/v1/messages"),
             translated.body,
             identity,
-            _shape(translated),
+            _shape(translated, self._config),
             include_usage=include_usage,
         )
         stream.on_end = partial(self._replay.keep_turn, scope, model)
@@ -164,18 +172,22 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
         user_secret=hashlib.sha256(f"one_api end users {known}".encode()).digest(),
         show_reasoning=config.show_reasoning,
         long_cache=config.long_cache,
+        web_search=config.web_search,
+        file_ids=config.file_ids,
     )
 
 
-def _shape(translated: Translated) -> Shape:
+def _shape(translated: Translated, config: ClaudeConfig) -> Shape:
     return Shape(
         names=translated.names,
         custom_tools=translated.custom_tools,
         stops=translated.stops,
         json_tool=translated.json_tool,
         forced_tool=translated.forced_tool,
+        unfence=translated.unfence,
         json_object=translated.json_object,
         legacy_functions=translated.legacy_functions,
+        provider_blocks=config.provider_blocks,
     )
 
 

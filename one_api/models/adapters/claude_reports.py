@@ -89,7 +89,7 @@ _STATUS_OF_TYPE = {
 
 
 def _error_of(report: _Report) -> UpstreamError:
-    known = _ERRORS.get(report.type)
+    known = ERRORS.get(report.type)
     return known(report) if known else _unknown(report)
 
 
@@ -157,7 +157,8 @@ def _unknown(report: _Report) -> UpstreamError:
     return UpstreamFailed(report.message)
 
 
-_ERRORS: dict[str, Callable[[_Report], UpstreamError]] = {
+#: The types that we know. Any other is told by its status.
+ERRORS: dict[str, Callable[[_Report], UpstreamError]] = {
     "invalid_request_error": _invalid,
     "authentication_error": _credential,
     "billing_error": _no_credit,
@@ -225,3 +226,14 @@ def _until(moment: str) -> str | None:
 
 
 CLAUDE_REPORTS = Reports(error_of, error_of_payload, client_headers)
+#: The same, with the status that an overloaded upstream gives.
+KEEPING_529 = Reports(
+    lambda status, body, headers: _kept(error_of(status, body, headers), status),
+    lambda payload: _kept(error_of_payload(payload), 529),
+    client_headers,
+)
+
+
+def _kept(error: UpstreamError, status: int) -> UpstreamError:
+    """Give an overloaded upstream's error the status that it came with."""
+    return _told_as(error, status, error.type) if isinstance(error, UpstreamOverloaded) else error

@@ -22,6 +22,7 @@ class Discovery:
     """The models of the adapter ``name``: those of ``configured``, or what ``ask`` returned last.
 
     ``ask`` raises UpstreamError; what was known stays when it does. ``pending`` says why nothing is known yet.
+    With ``ask_anyway`` it is called for what else it learns when the models are configured, too: nobody waits for that.
     """
 
     def __init__(
@@ -30,10 +31,13 @@ class Discovery:
         ask: Callable[[], Awaitable[list[ModelInfo]]],
         configured: Iterable[str] | None,
         interval_s: float,
+        *,
+        ask_anyway: bool = False,
     ) -> None:
         self._name = name
         self._ask = ask
         self._wanted = configured is None
+        self._asks = self._wanted or ask_anyway
         self._interval_s = interval_s
         self.models = {model: ModelInfo(model, name) for model in configured or ()}
         self.pending: str | None = "its models are not known yet" if self._wanted else None
@@ -41,13 +45,13 @@ class Discovery:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to ask, on the running loop, unless the models are configured."""
-        if self._wanted and self._task is None:
+        """Begin to ask, on the running loop, unless there is nothing to learn."""
+        if self._asks and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep_asking())
 
     async def settled(self, timeout_s: float) -> None:
-        """Wait for the end of the first question, at most ``timeout_s``."""
-        if self._task is not None:
+        """Wait for the end of the first question that the models depend on, at most ``timeout_s``."""
+        if self._wanted and self._task is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._tried.wait()
@@ -62,10 +66,13 @@ class Discovery:
                     self.pending = error.message
                     logger.warning("adapter %s: its model list cannot be had: %s", self._name, error.message)
                 wait_s, pause_s = pause_s, min(pause_s * 2, longest_s)
+                if not self._wanted:  # many servers have no list: they are not to be pestered
+                    wait_s = self._interval_s
             else:
                 if self.pending is not None:
                     logger.info("adapter %s: %d models", self._name, len(found))
-                self.models, self.pending = {info.id: info for info in found[:MOST_MODELS]}, None
+                if self._wanted:
+                    self.models, self.pending = {info.id: info for info in found[:MOST_MODELS]}, None
                 wait_s, pause_s = self._interval_s, _RETRY_S[0]
             self._tried.set()
             await asyncio.sleep(wait_s)

@@ -27,6 +27,7 @@ class OpenAIAdapter(RemoteAdapter):
         headers = {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
         upstream = Upstream(config.base_url, headers, config.timeouts)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
+        self._prefill = config.prefill
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
 
     async def _ask_for_models(self) -> list[ModelInfo]:
@@ -34,6 +35,10 @@ class OpenAIAdapter(RemoteAdapter):
         if not isinstance(listing, list):
             raise UpstreamBroken("The upstream's model list holds no `data`.")
         return [info for entry in listing[:MOST_MODELS] if (info := _model_info(entry, self._name))]
+
+    def goes_on_from(self, model: str, text: str) -> str | None:
+        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        return text if self._prefill else None
 
     async def generate_completion(
         self,

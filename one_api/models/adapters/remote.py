@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import ClassVar
 
 from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
 from one_api.models.adapters.discovery import Discovery
@@ -11,10 +12,13 @@ from one_api.models.adapters.upstream import Upstream
 class RemoteAdapter(BaseModelAdapter):
     """An adapter whose models are those of ``configured``, or what the upstream lists, asked every ``interval_s``."""
 
+    #: Does the list tell more than which models there are, so that it is asked for when they are configured, too?
+    list_tells_more: ClassVar[bool] = False
+
     def __init__(self, name: str, upstream: Upstream, configured: Iterable[str] | None, interval_s: float) -> None:
         self._name = name
         self._upstream = upstream
-        self._discovery = Discovery(name, self._ask_for_models, configured, interval_s)
+        self._discovery = Discovery(name, self._ask_for_models, configured, interval_s, ask_anyway=self.list_tells_more)
 
     @abstractmethod
     async def _ask_for_models(self) -> list[ModelInfo]:

@@ -13,6 +13,7 @@ from one_api.errors import (
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
+    UpstreamUnfit,
     UpstreamUnreachable,
 )
 from one_api.models.adapters.base import ChunkStream
@@ -24,7 +25,7 @@ from one_api.settings import Secret, Timeouts
 from one_api.telemetry import current_call
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, StrayEvent, has_error
+from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, StrayEvent, UnfitAnswer, has_error
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -249,6 +250,8 @@ class UpstreamStream(ChunkStream):
             events = self._translate(received)
         except ErrorPayload as error:
             self._failure = self._reports.error_of_payload(error.payload)
+        except UnfitAnswer as error:
+            self._failure = UpstreamUnfit(f"The upstream's answer is not what was asked for: {error}.")
         except (InvalidAnswer, sse.EventTooLarge) as error:
             self._failure = UpstreamBroken(f"The upstream's stream cannot be read: {error}.")
         if self._translator.usage is not None:
