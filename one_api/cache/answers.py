@@ -135,6 +135,11 @@ class Answers:
         await self._store.put(request.key, value, request.policy.ttl_s)
         return True
 
+    @property
+    def degraded(self) -> str | None:
+        """Say why less is kept than could be; None when all is well."""
+        return self._store.degraded
+
     async def aclose(self) -> None:
         """End the calls under way, and close the store."""
         await self._flights.aclose()

@@ -9,6 +9,8 @@ from one_api.redis_link import RedisLink, RedisRefusal, RedisUnavailable
 
 logger = logging.getLogger(__name__)
 
+#: What an ill Redis means here.
+_WITHOUT = "answers are neither kept nor found"
 _ALONE = "-"
 #: KEYS: the answer, the lease. ARGV: token, milliseconds.
 _TAKE = f"""
@@ -37,7 +39,12 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
     """Answers that all processes share. How much room they have is Redis's own setting (``maxmemory``)."""
 
     def __init__(self, url: str) -> None:
-        self._link = RedisLink(url, logger, without="answers are neither kept nor found", forgiving=True)
+        self._link = RedisLink(url, logger, without=_WITHOUT, forgiving=True)
+
+    @property
+    def degraded(self) -> str | None:
+        """See ``AnswerStore``."""
+        return f"Redis does not answer: {_WITHOUT}" if self._link.ill else None
 
     async def get(self, key: bytes) -> bytes | None:
         """See ``AnswerStore``."""

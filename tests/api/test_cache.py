@@ -458,6 +458,27 @@ def test_workers_share_answers_and_calls_through_redis_and_do_without(own_redis:
         running.check_settled()
 
 
+def test_an_ill_redis_is_told_by_ready_and_makes_nothing_unready(own_redis: OwnRedis) -> None:
+    url, process = own_redis
+    with running_bed(cache={"enabled": True, "storage": url}) as running:
+        model = running.model()
+        running.ask(model)
+        well = running.get("/ready", key=None)
+        process.send_signal(signal.SIGSTOP)
+        for number in range(3):
+            assert where_from(running.ask(model, seed=number)) == "miss"
+        ill = running.get("/ready", key=None)
+        process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 20
+        while "cache" in (again := running.get("/ready", key=None)).json:
+            assert time.monotonic() < deadline
+            running.ask(model)
+
+    assert [answer.status for answer in (well, ill, again)] == [200, 200, 200]
+    assert ill.json == {**well.json, "cache": "Redis does not answer: answers are neither kept nor found"}
+    assert again.json == well.json
+
+
 # Groups, and without
 
 
