@@ -298,6 +298,28 @@ def test_two_callers_never_share(cached: Bed, stream: bool) -> None:
     assert cached.asked(model) == {"a": 2}
 
 
+def test_a_second_caller_waits_for_the_upstream_as_the_first_did(cached: Bed, stream: bool) -> None:
+    """Timing tells nothing: the answer is kept for the first, and the second is asked for upstream all the same."""
+    model, gate = cached.model(), threading.Event()
+    script = sse(*text_chunks("a", usage=USAGE)) if stream else json_reply(completion("a"))
+    cached.a.on(model, script, [WaitFor(gate), *script])
+    first = cached.ask(model, stream=stream)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(cached.ask, model, stream=stream, key=OTHER)
+        until_asked(cached, model, 2)
+        # Meanwhile the first one has its hit, and the second has nothing before its upstream speaks.
+        assert where_from(cached.ask(model, stream=stream)) == "hit"
+        assert not asked.done()
+        gate.set()
+        second = asked.result(10)
+
+    assert (where_from(first), where_from(second)) == ("miss", "miss")
+    assert {name for name, _ in second.headers} == {name for name, _ in first.headers}
+    assert second.header("x-gateway-attempts") == "1"
+    assert second.body == first.body
+    assert cached.asked(model) == {"a": 2}
+
+
 def test_two_callers_do_not_share_what_is_under_way_either(cached: Bed) -> None:
     model, gate = cached.model(), threading.Event()
     cached.a.on(model, sse(*text_chunks("a")[:2], WaitFor(gate), *text_chunks("a")[2:]))
