@@ -92,6 +92,7 @@ class Claim:
                 told = await self._tell_stream(seat)
         except Exception:  # whatever it is, the clients of this process hear of it from their own seats
             told = await self._put(seat, complete=False) if self._parts.number else True
+            await self._keeper.release(self._call, self._token, forget=False)
         if not told:
             await self._hush(seat)
 

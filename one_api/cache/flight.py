@@ -193,7 +193,7 @@ class Flight:
     async def _open(self) -> JSONObject | ChunkStream:
         """Ask. When the upstream fails, the leader is told, and one other tries once more for all who are left."""
         for last in (False, True):
-            leader = self._seats[0]
+            leader = next(seat for seat in self._seats if seat.local)
             current_call.set(leader.record)
             try:
                 answer = await self._call.ask(self)

@@ -136,6 +136,28 @@ async def test_when_the_upstream_fails_one_process_after_the_other_tries(own_red
         assert sum(len(each.calls) for each in others) == 1
 
 
+async def test_when_the_upstream_fails_clients_of_the_same_process_come_first(
+    own_redis: OwnRedis, operator: Any
+) -> None:
+    gate = asyncio.Event()
+    asked, never = Upstreams(UpstreamFailed("down"), stream("well"), gate=gate), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        first = one.ask(stream=True)
+        await asked.asked.wait()
+        outside = asyncio.create_task(two.open())
+        (flight,) = one.answers._flights._listed.values()
+        while all(seat.local for seat in flight._seats):
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(one.open())
+        await asyncio.sleep(0)
+        gate.set()
+        with pytest.raises(UpstreamFailed):
+            await first
+        assert [text(await read_all(await each)) for each in (second, outside)] == ["well", "well"]
+        assert [len(record.attempts) for record in one.records] == [1, 1]
+        assert never.calls == []
+
+
 async def test_a_stream_that_breaks_is_told_after_what_came(own_redis: OwnRedis) -> None:
     broken = asyncio.Event()
     asked = Upstreams([chunk("a"), broken, UpstreamRejected("cut")], stream("well"))
