@@ -74,10 +74,11 @@ def test_the_tail_is_live_across_gateways(pair: tuple[Bed, Bed]) -> None:
 
     assert [(answer.text, answer.stream_error) for answer in answers] == [("abcd", None)] * 3
     assert answers[1].chunks[-1]["usage"] == USAGE
-    assert [answer.header("x-gateway-cache") for answer in answers] == ["miss", "joined", "joined"]
-    assert answers[1].header("x-gateway-deployment") == "a/m"
     assert one.asked("m") == {"a": 1}
-    assert two.record_of(answers[1])["completion_tokens"] == 0
+    # In the log, not in the heads: those may be sent before anything has come from the other gateway.
+    records = [two.record_of(answer) for answer in answers[1:]]
+    assert [(record["cache"], record["deployment"]) for record in records] == [("joined", "a/m")] * 2
+    assert [(record["attempts"], record["completion_tokens"]) for record in records] == [(0, 0)] * 2
 
 
 def test_the_leaders_client_may_leave_and_its_gateway_goes_on(pair: tuple[Bed, Bed]) -> None:
