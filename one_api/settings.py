@@ -260,7 +260,8 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     store_tool_calls: bool = False
     #: Identical requests under way share one upstream call.
     single_flight: bool = True
-    #: How long a request waits for the answer to an identical one in another process, in seconds; only with Redis.
+    #: How long a request waits for the first of the answer to an identical one in another process, in seconds; only
+    #: with Redis.
     join_wait_s: Seconds = 10.0
 
 

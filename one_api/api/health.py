@@ -16,11 +16,15 @@ def alive() -> Response:
 
 @health.get("/ready")
 async def ready() -> Response:
-    """Answer 200 when a model can be served, else 503 with the reason; ``pending`` names upstreams not heard of."""
+    """Answer 200 when a model can be served, else 503 with the reason; ``pending`` names upstreams not heard of.
+
+    What works less well than it could is told, too (``limits``, ``cache``), and makes nothing unready.
+    """
     parts = service()
     await parts.registry.start()
     reason = "draining: the process is about to end" if parts.draining else parts.registry.unready
     body = {"status": "unready" if reason else "ready", "reason": reason, "pending": parts.registry.pending}
-    if parts.limits.degraded:
-        body["limits"] = parts.limits.degraded
+    for part, degraded in (("limits", parts.limits.degraded), ("cache", parts.registry.cache_degraded)):
+        if degraded:
+            body[part] = degraded
     return Response(json.encode(body), 503 if reason else 200, content_type="application/json")

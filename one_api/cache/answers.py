@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from one_api.cache.claim import Claim
 from one_api.cache.entry import Entry, InvalidEntry
-from one_api.cache.flight import Call, Flights, Source
+from one_api.cache.flight import Call, Flight, Flights, Source
 from one_api.cache.keys import Place, key_of
-from one_api.cache.lease import Lease, LeaseKeeper
+from one_api.cache.lease import LeaseKeeper, Shared
 from one_api.cache.policy import Policy, Wish, cache_control, may_be_kept
 from one_api.cache.stores import AnswerStore, MemoryAnswers
+from one_api.cache.tail import Tail
 from one_api.config import Config
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.deployment import Deployment
@@ -70,9 +72,9 @@ class Answers:
         self._reticent = {
             name for name, settings in config.adapters.items() if not getattr(settings, "stream_usage", True)
         }
-        self._most_bytes = config.cache.max_answer_bytes
+        self.most_bytes = config.cache.max_answer_bytes
         self._store = store
-        self._flights = Flights(self._most_bytes)
+        self._flights = Flights(self.most_bytes)
 
     async def run(self, route: Route, body: JSONObject) -> Answer:
         """Return an answer to ``body``, and note in the current call's record where it came from.
@@ -130,10 +132,15 @@ class Answers:
         if not may_be_kept(answer, tool_calls=request.policy.store_tool_calls):
             return False
         value = Entry(answer, self.now(), source.deployment, list(source.warnings)).encode(request.key)
-        if len(value) > self._most_bytes:
+        if len(value) > self.most_bytes:
             return False
         await self._store.put(request.key, value, request.policy.ttl_s)
         return True
+
+    @property
+    def degraded(self) -> str | None:
+        """Say why less is kept than could be; None when all is well."""
+        return self._store.degraded
 
     async def aclose(self) -> None:
         """End the calls under way, and close the store."""
@@ -194,18 +201,32 @@ class _Asking(Call):
             options = self._body.get("stream_options") or {}
             self._body = self._body | {"stream_options": {**options, "include_usage": True}}
         leases = answers.leases if request.joins else None
-        self._lease = Lease(leases, request.key, answers.join_wait_s) if leases is not None else None
+        form = ("usage" if with_usage else "stream") if request.streams else "whole"
+        shared = Shared(request.key, form)
+        self._claim = Claim(leases, shared, answers.join_wait_s, answers.most_bytes) if leases is not None else None
         #: The answer is in the store, by us or by another process.
         self._kept = False
 
-    async def ask(self) -> Answer:
-        """See ``Call``. Another process that asks the same already is waited for."""
-        if self._lease is not None and (entry := await self._lease.win(self._read)) is not None:
+    async def ask(self, flight: Flight) -> Answer:
+        """See ``Call``. Another process that asks the same already is listened to, or waited for."""
+        found = await self._claim.win(flight) if self._claim is not None else None
+        if isinstance(found, Tail):
+            return self._followed(found)
+        if found is not None and (entry := self._read(found)) is not None:
             self._kept = True
             record = current_call.get() or self._request.record
             led = replace(self._request, record=record, body=self._body)
             return led.served(entry, "joined", self._answers.now())
         return await self._answers.ask(self._request.route, self._body)
+
+    def _followed(self, tail: Tail) -> Answer:
+        """Return what another process is getting, and write down that it costs nothing here."""
+        self._kept = True
+        record, part = current_call.get() or self._request.record, tail.part
+        record.cache, record.free = "joined", True
+        record.deployment = part.deployment
+        record.warnings += part.warnings
+        return part.whole if part.whole is not None else tail
 
     def _read(self, data: bytes) -> Entry | None:
         """Return what another process has kept, if it can be used."""
@@ -226,8 +247,8 @@ class _Asking(Call):
 
     async def aclose(self, *, complete: bool) -> None:
         """See ``Call``."""
-        if self._lease is not None:
-            await self._lease.release(unshared=complete and not self._kept)
+        if self._claim is not None:
+            await self._claim.release(unkept=complete and not self._kept)
 
 
 def _deployments(route: Route) -> tuple[Deployment, ...]:

@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from one_api.cache.backlog import Backlog
+from one_api.cache.inbox import Inbox
 from one_api.cache.policy import is_plain
-from one_api.errors import ClientTooSlow, ShuttingDown, UpstreamError
+from one_api.errors import ShuttingDown, UpstreamError
 from one_api.models.adapters.base import ChunkStream
 from one_api.telemetry import CallRecord, current_call
 from one_api.wire import json
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 #: The upstream is read while the fastest client is no further behind than this, in bytes: it sets the pace.
 _AHEAD_BYTES = 256 * 1024
-#: A client that is further behind the fastest than this is let go.
-_BEHIND_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Call(ABC):
     """What a flight is made of: how to ask, and what to do with a whole answer."""
 
     @abstractmethod
-    async def ask(self) -> JSONObject | ChunkStream:
+    async def ask(self, flight: "Flight") -> JSONObject | ChunkStream:
         """Ask; the current call's record is that of whoever leads. It may be called a second time after an error."""
 
     @abstractmethod
@@ -52,55 +51,25 @@ class Call(ABC):
 
 
 class Seat(ChunkStream):
-    """One request's part in a flight."""
+    """One request's part in a flight; or, if it is not ``local``, the part of all who listen in other processes."""
 
-    def __init__(self, flight: "Flight", record: CallRecord, *, include_usage: bool) -> None:
+    def __init__(self, flight: "Flight", record: CallRecord, *, include_usage: bool, local: bool = True) -> None:
         self.record = record
+        self.local = local
+        self.inbox = Inbox()
         self._flight = flight
         self._include_usage = include_usage
-        self._backlog = Backlog()
-        self._wake = asyncio.Event()
-        self._failure: Exception | None = None
         self._whole: JSONObject | None = None
-        #: No more will come.
-        self.over = False
-
-    # Told by the flight
-
-    @property
-    def behind_bytes(self) -> int:
-        """Return how much waits to be read."""
-        return self._backlog.size_bytes
-
-    def catch_up(self, history: Backlog) -> None:
-        """Take what had come before it was there."""
-        self._backlog = history.copy()
-        self._wake.set()
-
-    def push(self, chunk: JSONObject, size_bytes: int) -> None:
-        """Take the next chunk."""
-        self._backlog.add(chunk, size_bytes)
-        self._wake.set()
 
     def finish(self, whole: JSONObject | None) -> None:
         """Learn that the answer is complete; ``whole`` if it is no stream."""
-        self._whole, self.over = whole, True
-        self._wake.set()
-
-    def fail(self, error: Exception) -> None:
-        """Learn that there will be no more, once what has come is read."""
-        if not self.over:
-            self._failure, self.over = error, True
-            self._wake.set()
-
-    # Asked by the request
+        self._whole = whole
+        self.inbox.finish()
 
     async def answer(self) -> JSONObject | ChunkStream:
         """Wait for the whole answer, or for the first chunks of a stream; raises what a call raises."""
         try:
-            await self._come()
-            if self._failure is not None and not self._backlog:
-                raise self._failure
+            await self.inbox.wait()
         except BaseException:
             await self.aclose()
             raise
@@ -114,19 +83,12 @@ class Seat(ChunkStream):
         """See ``ChunkStream``."""
         shown: list[JSONObject] = []
         while not shown and not self.ended:
-            await self._come()
-            if self._failure is not None and not self._backlog:
-                raise self._failure
-            shown = [*map(self._shown, filter(self._wanted, self._backlog.take()))]
+            await self.inbox.wait()
+            shown = [*map(self._shown, filter(self._wanted, self.inbox.take()))]
             self._flight.room.set()
-            self.ended = self.over and self._failure is None
+            self.ended = self.inbox.complete
             self.usage, self.skipped_events = self._flight.usage, self._flight.skipped_events
         return shown
-
-    async def _come(self) -> None:
-        while not self._backlog and not self.over:
-            self._wake.clear()
-            await self._wake.wait()
 
     def _wanted(self, chunk: JSONObject) -> bool:
         return self._include_usage or bool(chunk["choices"]) or chunk.get("usage") is None
@@ -138,8 +100,8 @@ class Seat(ChunkStream):
 
     async def aclose(self) -> None:
         """See ``ChunkStream``; the last one who leaves closes the upstream call."""
-        self.over = self.ended = True
-        self._backlog.take()
+        self.ended = True
+        self.inbox.close()
         await self._flight.leave(self)
 
 
@@ -168,9 +130,20 @@ class Flight:
 
     def join(self, record: CallRecord, *, include_usage: bool) -> Seat:
         """Return a seat for one more request."""
-        seat = Seat(self, record, include_usage=include_usage)
+        return self._take(Seat(self, record, include_usage=include_usage))
+
+    def join_from_outside(self) -> Seat:
+        """Return the seat of all who listen in other processes: it gets everything, and stands for nobody's cost."""
+        outside = CallRecord("", "", "", free=True)
+        return self._take(Seat(self, outside, include_usage=True, local=False))
+
+    def has_only(self, seat: Seat) -> bool:
+        """Say whether all others have left."""
+        return self._seats == [seat]
+
+    def _take(self, seat: Seat) -> Seat:
         if self._history:
-            seat.catch_up(self._history)
+            seat.inbox.catch_up(self._history)
         if self._complete:
             seat.finish(self._whole)
         self._seats.append(seat)
@@ -195,7 +168,8 @@ class Flight:
         if self._complete or self._failed or self._task is None:
             return
         if self._seats:
-            self._seats[0].record.free = self._seats[0].record.free and seat.record.free
+            if heir := next((each.record for each in self._seats if each.local), None):
+                heir.free = heir.free and seat.record.free
             return
         self._failed = True
         self._task.cancel()
@@ -213,21 +187,22 @@ class Flight:
                 logger.exception("an answer could not be kept")
             self._fail(error)
         finally:
+            self.abandon()
             await self._call.aclose(complete=self._complete)
 
     async def _open(self) -> JSONObject | ChunkStream:
         """Ask. When the upstream fails, the leader is told, and one other tries once more for all who are left."""
         for last in (False, True):
-            leader = self._seats[0]
+            leader = next(seat for seat in self._seats if seat.local)
             current_call.set(leader.record)
             try:
-                answer = await self._call.ask()
+                answer = await self._call.ask(self)
             except UpstreamError as error:
-                others = [seat for seat in self._seats if seat is not leader]
+                others = [seat for seat in self._seats if seat is not leader and seat.local]
                 if last or not error.try_another or not others:
                     raise
-                leader.fail(error)
-                self._seats = others
+                leader.inbox.fail(error)
+                self._seats = [seat for seat in self._seats if seat is not leader]
                 others[0].record.cache, others[0].record.free = "miss", False
             else:
                 self._source = Source(leader.record.deployment, tuple(leader.record.warnings))
@@ -245,7 +220,7 @@ class Flight:
                     self._history = None
                 if stream.ended:
                     break
-                while self._seats and all(seat.behind_bytes > _AHEAD_BYTES for seat in self._seats):
+                while self._seats and all(seat.inbox.size_bytes > _AHEAD_BYTES for seat in self._seats):
                     self.room.clear()
                     await self.room.wait()
             await self._finish(None)
@@ -257,11 +232,7 @@ class Flight:
             if self._history.size_bytes > self._most_bytes:
                 self._history = None
         for seat in self._seats:
-            if seat.over:
-                continue
-            seat.push(chunk, size_bytes)
-            if seat.behind_bytes > _BEHIND_BYTES:
-                seat.fail(ClientTooSlow("This stream was read too slowly: read it as it comes, or ask again."))
+            seat.inbox.push(chunk, size_bytes)
 
     async def _finish(self, whole: JSONObject | None) -> None:
         self._whole, self._complete = whole, True
@@ -276,7 +247,7 @@ class Flight:
     def _fail(self, error: Exception) -> None:
         self._failed = not self._complete
         for seat in self._seats:
-            seat.fail(error)
+            seat.inbox.fail(error)
 
     async def _keep(self) -> None:
         answer = self._whole

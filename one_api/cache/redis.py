@@ -3,32 +3,49 @@
 import logging
 from typing import Any
 
-from one_api.cache.lease import LEASE_S, UNSHARED_S, LeaseKeeper, Standing
+from one_api.cache.lease import LEASE_S, LISTENING_S, REST_S, LeaseKeeper, Shared, Standing, Taken
 from one_api.cache.stores import AnswerStore
 from one_api.redis_link import RedisLink, RedisRefusal, RedisUnavailable
 
 logger = logging.getLogger(__name__)
 
-_ALONE = "-"
+#: What an ill Redis means here.
+_WITHOUT = "answers are neither kept nor found"
+#: Parts that one look returns.
+_PARTS = 64
+
 #: KEYS: the answer, the lease. ARGV: token, milliseconds.
 _TAKE = f"""
 local kept = redis.call('GET', KEYS[1])
 if kept then return {{'{Standing.HELD}', kept}} end
 local holder = redis.call('GET', KEYS[2])
-if holder == '{_ALONE}' then return {{'{Standing.ALONE}'}} end
-if holder and holder ~= ARGV[1] then return {{'{Standing.HELD}'}} end
+if holder and holder ~= ARGV[1] then return {{'{Standing.HELD}', false, holder}} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return {{'{Standing.WON}'}}
 """
+#: KEYS: the lease, what was told, the mark that somebody listens. ARGV: token, milliseconds.
 _RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 1
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return redis.call('EXISTS', KEYS[3])
 """
-#: ARGV: token, milliseconds for which it is known that nothing is shared; 0 for not at all.
-_RELEASE = f"""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
-redis.call('SET', KEYS[1], '{_ALONE}', 'PX', ARGV[2])
+#: KEYS: what was told. ARGV: number, part, the oldest number that stays, milliseconds. A second try changes nothing.
+_TELL = """
+local done = redis.pcall('XADD', KEYS[1], 'MINID', ARGV[3], ARGV[1], 'part', ARGV[2])
+if type(done) == 'table' and not string.find(done.err, 'equal or smaller') then return done end
+return redis.call('PEXPIRE', KEYS[1], ARGV[4])
+"""
+#: KEYS: the lease, what was told, the mark that somebody listens. ARGV: token, first number, parts, milliseconds.
+_HEAR = f"""
+redis.call('SET', KEYS[3], '', 'PX', ARGV[4])
+local parts = redis.call('XRANGE', KEYS[2], ARGV[2], '+', 'COUNT', ARGV[3])
+local there = redis.call('EXISTS', KEYS[2]) == 1 or redis.call('GET', KEYS[1]) == ARGV[1]
+return {{there and '{Standing.HELD}' or '{Standing.GONE}', parts}}
+"""
+#: KEYS: the lease, what was told. ARGV: token, 1 to drop what was told.
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if ARGV[2] == '1' then redis.call('DEL', KEYS[2]) end
 return 1
 """
 
@@ -37,7 +54,13 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
     """Answers that all processes share. How much room they have is Redis's own setting (``maxmemory``)."""
 
     def __init__(self, url: str) -> None:
-        self._link = RedisLink(url, logger, without="answers are neither kept nor found", forgiving=True)
+        super().__init__()
+        self._link = RedisLink(url, logger, without=_WITHOUT, forgiving=True)
+
+    @property
+    def degraded(self) -> str | None:
+        """See ``AnswerStore``."""
+        return f"Redis does not answer: {_WITHOUT}" if self._link.ill else None
 
     async def get(self, key: bytes) -> bytes | None:
         """See ``AnswerStore``."""
@@ -58,21 +81,37 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
         """See ``AnswerStore``."""
         await self._try("DEL", _answer(key))
 
-    async def take(self, key: bytes, token: str) -> tuple[Standing, bytes | None]:
+    async def take(self, call: Shared, token: str) -> Taken:
         """See ``LeaseKeeper``."""
-        found = await self._try("EVAL", _TAKE, 2, _answer(key), _lease(key), token, _ms(LEASE_S))
-        if not isinstance(found, list):
-            return Standing.ALONE, None
-        standing = Standing(found[0].decode())
-        return standing, found[1] if len(found) > 1 else None
+        found = await self._try("EVAL", _TAKE, 2, _answer(call.key), _lease(call), token, _ms(LEASE_S))
+        if found is None:
+            return Taken(Standing.ALONE)
+        standing, kept, holder = [*found, None, None][:3]
+        return Taken(Standing(standing.decode()), kept, holder.decode(errors="replace") if holder else "")
 
-    async def renew(self, key: bytes, token: str) -> None:
+    async def renew(self, call: Shared, token: str) -> bool | None:
         """See ``LeaseKeeper``."""
-        await self._try("EVAL", _RENEW, 1, _lease(key), token, _ms(LEASE_S))
+        found = await self._try("EVAL", _RENEW, 3, *_names(call, token), token, _ms(LEASE_S))
+        return None if found is None else bool(found)
 
-    async def release(self, key: bytes, token: str, *, unshared: bool) -> None:
+    async def tell(self, call: Shared, token: str, number: int, part: bytes, *, oldest: int, last: bool) -> bool:
         """See ``LeaseKeeper``."""
-        await self._try("EVAL", _RELEASE, 1, _lease(key), token, _ms(UNSHARED_S) if unshared else 0)
+        _, told, _ = _names(call, token)
+        life_ms = _ms(REST_S if last else LEASE_S)
+        return await self._try("EVAL", _TELL, 1, told, number, part, oldest, life_ms) is not None
+
+    async def hear(self, call: Shared, holder: str, after: int) -> tuple[Standing, list[tuple[int, bytes]]]:
+        """See ``LeaseKeeper``."""
+        found = await self._try("EVAL", _HEAR, 3, *_names(call, holder), holder, after + 1, _PARTS, _ms(LISTENING_S))
+        if found is None:
+            return Standing.ALONE, []
+        standing, parts = found
+        return Standing(standing.decode()), [(int(number.partition(b"-")[0]), part) for number, (_, part) in parts]
+
+    async def release(self, call: Shared, token: str, *, forget: bool) -> None:
+        """See ``LeaseKeeper``."""
+        lease, told, _ = _names(call, token)
+        await self._try("EVAL", _RELEASE, 2, lease, told, token, int(forget))
 
     async def _try(self, *command: Any) -> Any:
         try:
@@ -85,12 +124,21 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
         await self._link.aclose()
 
 
+# The braces keep all that belongs to one answer on one node of a cluster.
+
+
 def _answer(key: bytes) -> str:
-    return f"one_api:answer:{{{key.hex()}}}"  # the braces keep answer and lease on one node of a cluster
+    return f"one_api:answer:{{{key.hex()}}}"
 
 
-def _lease(key: bytes) -> str:
-    return f"one_api:asking:{{{key.hex()}}}"
+def _lease(call: Shared) -> str:
+    return f"one_api:asking:{{{call.key.hex()}}}:{call.form}"
+
+
+def _names(call: Shared, token: str) -> tuple[str, str, str]:
+    """Return where the lease lies, what its holder tells, and the mark that somebody listens."""
+    own = f"{{{call.key.hex()}}}:{call.form}:{token}"
+    return _lease(call), f"one_api:told:{own}", f"one_api:listening:{own}"
 
 
 def _ms(seconds: float) -> int:

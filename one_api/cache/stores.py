@@ -24,6 +24,11 @@ class AnswerStore(ABC):
     async def delete(self, key: bytes) -> None:
         """Forget what is kept under ``key``."""
 
+    @property
+    def degraded(self) -> str | None:
+        """Say why less is kept than could be; None when all is well."""
+        return None
+
     async def aclose(self) -> None:  # noqa: B027 - some have nothing open
         """Let go of what is open."""
 

@@ -212,6 +212,11 @@ class ModelRegistry:
         )
         return f"no model can be served: {reasons}"
 
+    @property
+    def cache_degraded(self) -> str | None:
+        """Say why the cache keeps less than it could; None when all is well, or nothing is kept."""
+        return self._answers.degraded if self._answers is not None else None
+
     async def start(self) -> None:
         """Start the adapters' background work on this loop; does nothing the second time."""
         if not self._started:

@@ -298,6 +298,28 @@ def test_two_callers_never_share(cached: Bed, stream: bool) -> None:
     assert cached.asked(model) == {"a": 2}
 
 
+def test_a_second_caller_waits_for_the_upstream_as_the_first_did(cached: Bed, stream: bool) -> None:
+    """Timing tells nothing: the answer is kept for the first, and the second is asked for upstream all the same."""
+    model, gate = cached.model(), threading.Event()
+    script = sse(*text_chunks("a", usage=USAGE)) if stream else json_reply(completion("a"))
+    cached.a.on(model, script, [WaitFor(gate), *script])
+    first = cached.ask(model, stream=stream)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(cached.ask, model, stream=stream, key=OTHER)
+        until_asked(cached, model, 2)
+        # Meanwhile the first one has its hit, and the second has nothing before its upstream speaks.
+        assert where_from(cached.ask(model, stream=stream)) == "hit"
+        assert not asked.done()
+        gate.set()
+        second = asked.result(10)
+
+    assert (where_from(first), where_from(second)) == ("miss", "miss")
+    assert {name for name, _ in second.headers} == {name for name, _ in first.headers}
+    assert second.header("x-gateway-attempts") == "1"
+    assert second.body == first.body
+    assert cached.asked(model) == {"a": 2}
+
+
 def test_two_callers_do_not_share_what_is_under_way_either(cached: Bed) -> None:
     model, gate = cached.model(), threading.Event()
     cached.a.on(model, sse(*text_chunks("a")[:2], WaitFor(gate), *text_chunks("a")[2:]))
@@ -456,6 +478,27 @@ def test_workers_share_answers_and_calls_through_redis_and_do_without(own_redis:
         other = running.model()
         assert {where_from(running.ask(other, seed=number)) for number in range(12)} == {"miss"}
         running.check_settled()
+
+
+def test_an_ill_redis_is_told_by_ready_and_makes_nothing_unready(own_redis: OwnRedis) -> None:
+    url, process = own_redis
+    with running_bed(cache={"enabled": True, "storage": url}) as running:
+        model = running.model()
+        running.ask(model)
+        well = running.get("/ready", key=None)
+        process.send_signal(signal.SIGSTOP)
+        for number in range(3):
+            assert where_from(running.ask(model, seed=number)) == "miss"
+        ill = running.get("/ready", key=None)
+        process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 20
+        while "cache" in (again := running.get("/ready", key=None)).json:
+            assert time.monotonic() < deadline
+            running.ask(model)
+
+    assert [answer.status for answer in (well, ill, again)] == [200, 200, 200]
+    assert ill.json == {**well.json, "cache": "Redis does not answer: answers are neither kept nor found"}
+    assert again.json == well.json
 
 
 # Groups, and without

@@ -4,14 +4,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import redis.asyncio
 
 from one_api.cache.keys import Place, key_of
-from one_api.cache.lease import Lease, Standing
+from one_api.cache.lease import Shared, Standing, Taken
 from one_api.cache.redis import RedisAnswers
 from one_api.errors import UpstreamFailed
 from tests.support.gateway import free_port
@@ -22,15 +20,8 @@ from .conftest import OwnRedis
 #: The key of the request that ``Caching.ask`` makes.
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 KEY = key_of("alice", Place("m", [("a/m", "https://api.openai.com/v1")], 1), BODY)
+CALL = Shared(KEY, "whole")
 NAME = f"one_api:answer:{{{KEY.hex()}}}"
-
-
-@pytest.fixture
-async def operator(own_redis: OwnRedis) -> AsyncIterator[Any]:
-    """The operator's own client."""
-    client: Any = redis.asyncio.Redis.from_url(own_redis[0])
-    yield client
-    await client.aclose()
 
 
 def caching(url: str, upstreams: Upstreams, **settings: Any) -> Caching:
@@ -69,11 +60,10 @@ async def test_processes_share_a_call(own_redis: OwnRedis) -> None:
     first = processes[0].ask()
     await until_asked(upstreams)
     others = [each.ask() for each in processes[1:] for _ in range(5)]
-    streamed = asyncio.create_task(processes[2].open())
     await asyncio.sleep(0.2)  # long enough for a second call, if there were to be one
     gate.set()
     assert await asyncio.gather(first, *others) == [whole()] * 11
-    assert text(await read_all(await streamed)) == "Hello"
+    assert text(await read_all(await processes[2].open())) == "Hello"
     assert len(upstreams.calls) == 1
     assert set(processes[1].where_from()) <= {"joined", "hit"}
     assert all(record.free for record in processes[1].records)
@@ -129,22 +119,38 @@ async def test_one_who_has_waited_long_enough_asks(own_redis: OwnRedis) -> None:
 
 async def test_a_lease_ends_with_the_process_that_held_it(own_redis: OwnRedis, operator: Any) -> None:
     store = RedisAnswers(own_redis[0])
-    assert await store.take(KEY, "dead") == (Standing.WON, None)
-    assert await store.take(KEY, "other") == (Standing.HELD, None)
-    lease = f"one_api:asking:{{{KEY.hex()}}}"
+    assert await store.take(CALL, "dead") == Taken(Standing.WON)
+    assert await store.take(CALL, "other") == Taken(Standing.HELD, holder="dead")
+    lease = f"one_api:asking:{{{KEY.hex()}}}:whole"
     assert 0 < await operator.pttl(lease) <= 5000
     await operator.pexpire(lease, 100)
-    await store.renew(KEY, "other")
+    await store.renew(CALL, "other")
     assert await operator.pttl(lease) <= 100
-    await store.renew(KEY, "dead")
+    await store.renew(CALL, "dead")
     assert await operator.pttl(lease) > 1000
-    await operator.pexpire(lease, 100)
-    claim = Lease(store, KEY, wait_s=20)
-    assert await claim.win(bytes) is None
-    await store.release(KEY, "dead", unshared=True)  # no longer its own
-    assert await store.take(KEY, "other") == (Standing.HELD, None)
-    await claim.release(unshared=True)
-    assert await store.take(KEY, "other") == (Standing.ALONE, None)
+    await store.release(CALL, "other", forget=True)
+    assert await store.take(CALL, "other") == Taken(Standing.HELD, holder="dead")
+    await store.release(CALL, "dead", forget=True)
+    assert await store.take(CALL, "other") == Taken(Standing.WON)
+    await store.aclose()
+
+
+async def test_what_is_told_is_heard_once_and_in_its_order(own_redis: OwnRedis, operator: Any) -> None:
+    store = RedisAnswers(own_redis[0])
+    assert await store.hear(CALL, "me", 0) == (Standing.GONE, [])
+    await store.take(CALL, "me")
+    assert await store.hear(CALL, "me", 0) == (Standing.HELD, [])
+    assert await store.renew(CALL, "me") is True
+    for number in (1, 2, 2, 3):
+        assert await store.tell(CALL, "me", number, b"%d" % number, oldest=1, last=False)
+    assert await store.hear(CALL, "me", 0) == (Standing.HELD, [(1, b"1"), (2, b"2"), (3, b"3")])
+    assert await store.tell(CALL, "me", 4, b"4", oldest=3, last=True)
+    await store.release(CALL, "me", forget=False)
+    assert await store.hear(CALL, "me", 3) == (Standing.HELD, [(4, b"4")])
+    assert await store.hear(CALL, "me", 1) == (Standing.HELD, [(3, b"3"), (4, b"4")])
+    assert {name async for name in operator.scan_iter("one_api:*") if await operator.pttl(name) < 0} == set()
+    await store.release(CALL, "me", forget=True)
+    assert await store.hear(CALL, "me", 4) == (Standing.GONE, [])
     await store.aclose()
 
 

@@ -1,0 +1,73 @@
+"""What one reader of a stream has not read yet."""
+
+import asyncio
+
+from one_api.cache.backlog import Backlog
+from one_api.errors import ClientTooSlow
+from one_api.wire.json import JSONObject
+
+#: A reader that is further behind than this is let go, in bytes.
+_BEHIND_BYTES = 1024 * 1024
+
+
+class Inbox:
+    """Chunks on their way to one reader, and how they end."""
+
+    def __init__(self) -> None:
+        self._backlog = Backlog()
+        self._wake = asyncio.Event()
+        self._failure: Exception | None = None
+        #: No more will come.
+        self.over = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how much waits to be read."""
+        return self._backlog.size_bytes
+
+    @property
+    def complete(self) -> bool:
+        """Say whether all has come, and all is well."""
+        return self.over and self._failure is None
+
+    def catch_up(self, history: Backlog) -> None:
+        """Take what had come before the reader was there."""
+        self._backlog = history.copy()
+        self._wake.set()
+
+    def push(self, chunk: JSONObject, size_bytes: int) -> None:
+        """Take the next chunk, which takes so much as JSON. A reader that is too slow gets an error after it."""
+        if self.over:
+            return
+        self._backlog.add(chunk, size_bytes)
+        self._wake.set()
+        if self.size_bytes > _BEHIND_BYTES:
+            self.fail(ClientTooSlow("This stream was read too slowly: read it as it comes, or ask again."))
+
+    def finish(self) -> None:
+        """Take note that all has come."""
+        self.over = True
+        self._wake.set()
+
+    def fail(self, error: Exception) -> None:
+        """Take note that there will be no more, once what has come is read."""
+        if not self.over:
+            self._failure = error
+            self.finish()
+
+    def close(self) -> None:
+        """Drop everything: nobody reads any more."""
+        self._backlog.take()
+        self.finish()
+
+    async def wait(self) -> None:
+        """Return when there is something to read, or when all has come; raises the error that it ends with."""
+        while not self._backlog and not self.over:
+            self._wake.clear()
+            await self._wake.wait()
+        if self._failure is not None and not self._backlog:
+            raise self._failure
+
+    def take(self) -> list[JSONObject]:
+        """Return all that is there."""
+        return self._backlog.take()

@@ -1,0 +1,287 @@
+"""The live tail of a call: processes that share a Redis share what comes, as it comes."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from one_api.cache.claim import _Parts
+from one_api.cache.redis import RedisAnswers
+from one_api.cache.tail import InvalidPart, Part
+from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
+from one_api.models.adapters.base import ChunkStream
+
+from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, whole
+from .conftest import OwnRedis
+
+
+@asynccontextmanager
+async def processes(url: str, *upstreams: Upstreams, **settings: Any) -> AsyncIterator[list[Caching]]:
+    """Caches that share a Redis, as of several processes; each has its own way to upstreams."""
+    stores = [RedisAnswers(url) for _ in upstreams]
+    found = [Caching(each, store, store, **settings) for each, store in zip(upstreams, stores, strict=True)]
+    try:
+        async with asyncio.timeout(30):
+            yield found
+    finally:
+        for each in found:
+            await each.answers.aclose()
+
+
+async def until(stream: ChunkStream, said: str) -> None:
+    """Read until exactly so much has been said."""
+    found = ""
+    while found != said:
+        found += text(await stream.read())
+        assert said.startswith(found), found
+
+
+async def until_listening(operator: Any) -> None:
+    """Wait until a process listens to another."""
+    while not [name async for name in operator.scan_iter("one_api:listening:*")]:
+        await asyncio.sleep(0.01)
+
+
+async def test_another_process_gets_what_was_sent_and_then_the_live_tail(own_redis: OwnRedis) -> None:
+    more, end = asyncio.Event(), asyncio.Event()
+    asked, never = Upstreams(stream("a", "b", more, "c", end, "d")), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        first = await one.open()
+        await until(first, "ab")
+        late = await two.open(stream_options={"include_usage": True})
+        await until(late, "ab")
+        more.set()
+        await until(late, "c")
+        later = await two.open()
+        await until(later, "abc")
+        end.set()
+        rests = [await read_all(each) for each in (first, late, later)]
+
+        assert [text(rest) for rest in rests] == ["cd", "d", "d"]
+        assert rests[1][-1]["usage"] == USAGE
+        assert "usage" not in rests[2][-1]
+        assert never.calls == []
+        assert two.where_from() == ["joined", "joined"]
+        assert [(record.free, record.deployment) for record in two.records] == [(True, "a/m")] * 2
+
+
+async def test_what_is_not_kept_is_shared_all_the_same(own_redis: OwnRedis, operator: Any) -> None:
+    refused, gate = whole(), asyncio.Event()
+    refused["choices"][0]["message"]["refusal"] = "No."
+    asked, never = Upstreams(refused, gate=gate), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        first = one.ask()
+        await asked.asked.wait()
+        second = two.ask()
+        await until_listening(operator)
+        gate.set()
+        assert [await first, await second] == [refused, refused]
+
+
+async def test_the_leaders_clients_may_leave_and_those_of_other_processes_go_on(own_redis: OwnRedis) -> None:
+    end = asyncio.Event()
+    asked, never = Upstreams(stream("a", end, "b")), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        leader = await one.open()
+        follower = await two.open()
+        await until(follower, "a")
+        await leader.aclose()
+        assert asked.streams[0].closed == 0
+        end.set()
+        assert text(await read_all(follower)) == "b"
+
+
+async def test_when_the_last_one_leaves_in_whatever_process_the_upstream_is_closed(own_redis: OwnRedis) -> None:
+    asked, again = Upstreams(stream("a", asyncio.Event())), Upstreams(stream("well"))
+    async with processes(own_redis[0], asked, again) as (one, two):
+        leader = await one.open()
+        follower = await two.open()
+        await until(follower, "a")
+        await leader.aclose()
+        await follower.aclose()
+        while not asked.streams[0].closed:
+            await asyncio.sleep(0.01)
+        assert text(await read_all(await two.open())) == "well"
+
+
+async def test_one_who_leaves_in_another_process_changes_nothing(own_redis: OwnRedis) -> None:
+    end = asyncio.Event()
+    asked, never = Upstreams(stream("a", end, "b")), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        leader, follower = await one.open(), await two.open()
+        await until(follower, "a")
+        await follower.aclose()
+        end.set()
+        assert text(await read_all(leader)) == "ab"
+
+
+async def test_when_the_upstream_fails_one_process_after_the_other_tries(own_redis: OwnRedis, operator: Any) -> None:
+    gate, go = asyncio.Event(), asyncio.Event()
+    go.set()
+    failing = Upstreams(UpstreamFailed("down"), gate=gate)
+    others = [Upstreams(stream("well"), gate=go) for _ in range(3)]
+    async with processes(own_redis[0], failing, *others) as (one, *rest):
+        first = one.ask(stream=True)
+        await failing.asked.wait()
+        asked = [asyncio.create_task(each.open()) for each in rest for _ in range(4)]
+        await until_listening(operator)
+        gate.set()
+        with pytest.raises(UpstreamFailed):
+            await first
+        assert {text(await read_all(await each)) for each in asked} == {"well"}
+        assert sum(len(each.calls) for each in others) == 1
+
+
+async def test_when_the_upstream_fails_clients_of_the_same_process_come_first(
+    own_redis: OwnRedis, operator: Any
+) -> None:
+    gate = asyncio.Event()
+    asked, never = Upstreams(UpstreamFailed("down"), stream("well"), gate=gate), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        first = one.ask(stream=True)
+        await asked.asked.wait()
+        outside = asyncio.create_task(two.open())
+        (flight,) = one.answers._flights._listed.values()
+        while all(seat.local for seat in flight._seats):
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(one.open())
+        await asyncio.sleep(0)
+        gate.set()
+        with pytest.raises(UpstreamFailed):
+            await first
+        assert [text(await read_all(await each)) for each in (second, outside)] == ["well", "well"]
+        assert [len(record.attempts) for record in one.records] == [1, 1]
+        assert never.calls == []
+
+
+async def test_a_stream_that_breaks_is_told_after_what_came(own_redis: OwnRedis) -> None:
+    broken = asyncio.Event()
+    asked = Upstreams([chunk("a"), broken, UpstreamRejected("cut")], stream("well"))
+    never = Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        leader, follower = await one.open(), await two.open()
+        await until(follower, "a")
+        broken.set()
+        with pytest.raises(UpstreamBroken):
+            await read_all(follower)
+        with pytest.raises(UpstreamRejected):
+            await read_all(leader)
+        assert never.calls == []
+
+
+async def test_a_leader_whose_lease_has_ended_is_followed_no_more(own_redis: OwnRedis, operator: Any) -> None:
+    asked, again = Upstreams(stream("a", asyncio.Event())), Upstreams(stream("well"))
+    async with processes(own_redis[0], asked, again) as (one, two):
+        await one.open()
+        follower = await two.open()
+        await until(follower, "a")
+        await operator.delete(*[name async for name in operator.scan_iter("one_api:[at]*")])
+        with pytest.raises(UpstreamBroken):
+            await read_all(follower)
+        assert text(await read_all(await two.open())) == "well"
+
+
+@pytest.mark.parametrize("ill", [signal.SIGSTOP, signal.SIGKILL])
+async def test_an_ill_redis_amid_a_stream_ends_it_for_those_who_listen_only(
+    own_redis: OwnRedis, ill: signal.Signals
+) -> None:
+    end = asyncio.Event()
+    asked, again = Upstreams(stream("a", end, "b")), Upstreams(stream("well"))
+    async with processes(own_redis[0], asked, again) as (one, two):
+        leader, follower = await one.open(), await two.open()
+        await until(follower, "a")
+        os.kill(own_redis[1].pid, ill)
+        late = await two.ask(stream=True, seed=1)
+        assert isinstance(late, ChunkStream)
+        assert text(await read_all(late)) == "well"
+        end.set()
+        assert text(await read_all(leader)) == "ab"
+        with pytest.raises(UpstreamBroken):
+            await read_all(follower)
+
+
+async def test_one_who_waits_for_the_first_piece_asks_when_redis_falls_ill(own_redis: OwnRedis, operator: Any) -> None:
+    gate, go = asyncio.Event(), asyncio.Event()
+    go.set()
+    asked, again = Upstreams(stream("a"), gate=gate), Upstreams(stream("own"), gate=go)
+    async with processes(own_redis[0], asked, again) as (one, two):
+        first = one.ask(stream=True)
+        await asked.asked.wait()
+        second = asyncio.create_task(two.open())
+        await until_listening(operator)
+        own_redis[1].send_signal(signal.SIGSTOP)
+        assert text(await read_all(await second)) == "own"
+        gate.set()
+        answer = await first
+        assert isinstance(answer, ChunkStream)
+        assert text(await read_all(answer)) == "a"
+
+
+async def test_a_redis_that_stumbles_loses_nothing(own_redis: OwnRedis) -> None:
+    gates = [asyncio.Event() for _ in range(6)]
+    pieces = [piece for number, gate in enumerate(gates) for piece in (gate, str(number))]
+    asked, never = Upstreams(stream("a", *pieces)), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        leader, follower = await one.open(), await two.open()
+        await until(follower, "a")
+        for number, gate in enumerate(gates):
+            own_redis[1].send_signal(signal.SIGSTOP)
+            gate.set()
+            await until(leader, "a0" if number == 0 else str(number))
+            await asyncio.sleep(0.06)  # more than a call may take, less than three of them
+            own_redis[1].send_signal(signal.SIGCONT)
+            await until(follower, str(number))
+        await leader.aclose()
+
+
+async def test_a_long_stream_is_bounded_in_redis_and_whole_for_all(own_redis: OwnRedis, operator: Any) -> None:
+    gates = [asyncio.Event() for _ in range(30)]
+    pieces = [piece for gate in gates for piece in (gate, "x" * 50_000)]
+    asked, never = Upstreams(stream("a", *pieces)), Upstreams(stream("own"))
+    async with processes(own_redis[0], asked, never, max_answer_bytes=300_000) as (one, two):
+        leader, follower = await one.open(), await two.open()
+        for each in (leader, follower):
+            await until(each, "a")
+        sizes = []
+        for gate in gates:
+            gate.set()
+            for each in (leader, follower):
+                await until(each, "x" * 50_000)
+            sizes += [await operator.memory_usage(name) async for name in operator.scan_iter("one_api:told:*")]
+        assert [text(await read_all(each)) for each in (leader, follower)] == ["", ""]
+        assert len(sizes) == 30
+        assert max(sizes) < 500_000
+        # It is too late to join, so the next one asks anew.
+        assert never.calls == []
+        assert text(await read_all(await two.open())) == "own"
+
+
+def test_parts_are_bounded_in_bytes() -> None:
+    parts, oldest = _Parts(100), []
+    for size in (40, 40, 20, 1, 300, 40):
+        parts.add(size)
+        oldest.append(parts.oldest)
+    assert oldest == [1, 1, 1, 2, 5, 6]
+    assert parts.dropped
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"[]", b"{", b"\xff", b'{"surprise": 1}', b'{"chunks": 1}', b'{"chunks": [1]}', b'{"chunks": [{}]}',
+        b'{"chunks": [{"choices": [{}]}]}', b'{"whole": []}', b'{"complete": 1}', b'{"warnings": "x"}',
+        b'{"deployment": 1}', b'{"skipped_events": "x"}',
+    ],
+)  # fmt: skip
+def test_what_is_no_part_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidPart):
+        Part.decode(data)
+
+
+def test_a_part_is_read_as_it_was_written() -> None:
+    part = Part([chunk("é")], whole(), "a/m", ["dropped"], 2, True)
+    assert Part.decode(part.encode()) == part
