@@ -10,8 +10,8 @@ from flask import Blueprint, Response, request
 
 from one_api.api.service import service
 from one_api.errors import Forbidden
+from one_api.serving.responses import JSONResponse
 from one_api.utils.auth import verify_api_key
-from one_api.wire import json
 
 admin = Blueprint("admin", __name__)
 
@@ -49,4 +49,4 @@ def explain_route(model: str) -> Response:
     recent = [record.as_dict() for record in parts.recent.of(model, _MOST_RECENT)]
     tables = [parts.registry.explain(model, stream=stream) for stream in (True, False)]
     body = {"process": os.getpid(), "processes": parts.server.workers, "tables": tables, "recent": recent}
-    return Response(json.encode(body), content_type="application/json")
+    return JSONResponse(body)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from flask import Blueprint, Response, g, request
@@ -14,6 +15,7 @@ from one_api.models.adapters.base import ChunkStream
 from one_api.patience import Patience
 from one_api.schema import ChatRequest, Usage
 from one_api.serving.events import EventBody, EventResponse
+from one_api.serving.responses import JSONResponse
 from one_api.telemetry import CallRecord
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit
@@ -47,22 +49,26 @@ async def create_completion() -> Response:
     answer = await service().registry.generate_completion(**wanted.body)
     assert isinstance(answer, dict)  # noqa: S101 - not streamed
     record.used(Usage.read(answer.get("usage")))
-    return Response(json.encode(answer), content_type="application/json")
+    return JSONResponse(answer)
 
 
 def _body() -> JSONObject:
     """Return the request's body: a JSON object in UTF-8."""
-    mimetype = request.mimetype
-    if mimetype and mimetype != "application/json":
-        raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
-    if request.mimetype_params.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
-        raise UnsupportedMediaType("Send JSON in UTF-8.")
+    if request.content_type != "application/json":
+        _check_media_type(request.mimetype, request.mimetype_params)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     try:
         return json.decode_object(request.get_data())
     except json.InvalidJSON as error:
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
+
+
+def _check_media_type(mimetype: str, parameters: Mapping[str, str]) -> None:
+    if mimetype and mimetype != "application/json":
+        raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
+    if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("Send JSON in UTF-8.")
 
 
 async def _stream(wanted: ChatRequest, record: CallRecord, parts: Service) -> Response:

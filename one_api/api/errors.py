@@ -15,8 +15,8 @@ from one_api.errors import (
     RequestTooLarge,
     UnknownPath,
 )
+from one_api.serving.responses import JSONResponse
 from one_api.telemetry import CallRecord
-from one_api.wire import json
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def _answer(error: GatewayError) -> Response:
     record: CallRecord | None = g.get("call")
     if record is not None:
         record.error = error.code or error.type
-    response = Response(json.encode(error.to_openai()), error.status, content_type="application/json")
+    response = JSONResponse(error.to_openai(), error.status)
     response.headers.update(error.headers())
     return response
 

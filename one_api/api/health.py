@@ -3,7 +3,7 @@
 from flask import Blueprint, Response
 
 from one_api.api.service import service
-from one_api.wire import json
+from one_api.serving.responses import JSONResponse
 
 health = Blueprint("health", __name__)
 
@@ -11,7 +11,7 @@ health = Blueprint("health", __name__)
 @health.get("/health")
 def alive() -> Response:
     """Answer that the process is alive."""
-    return Response(json.encode({"status": "healthy"}), content_type="application/json")
+    return JSONResponse({"status": "healthy"})
 
 
 @health.get("/ready")
@@ -27,4 +27,4 @@ async def ready() -> Response:
     for part, degraded in (("limits", parts.limits.degraded), ("cache", parts.registry.cache_degraded)):
         if degraded:
             body[part] = degraded
-    return Response(json.encode(body), 503 if reason else 200, content_type="application/json")
+    return JSONResponse(body, 503 if reason else 200)

@@ -4,9 +4,9 @@ from flask import Blueprint, Response
 
 from one_api.api.service import service
 from one_api.errors import UnknownModel
+from one_api.serving.responses import JSONResponse
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit
-from one_api.wire import json
 
 models = Blueprint("models", __name__)
 
@@ -17,7 +17,7 @@ models = Blueprint("models", __name__)
 async def list_models() -> Response:
     """List all of them; there is one page."""
     data = await service().registry.list_all_models()
-    return Response(json.encode({"object": "list", "data": data}), content_type="application/json")
+    return JSONResponse({"object": "list", "data": data})
 
 
 @models.get("/v1/models/<path:model_id>")
@@ -30,4 +30,4 @@ async def get_model(model_id: str) -> Response:
     except UnknownModel as error:
         error.param = "model"
         raise
-    return Response(json.encode(entry), content_type="application/json")
+    return JSONResponse(entry)

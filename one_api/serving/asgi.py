@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from flask import Flask
@@ -315,8 +316,13 @@ def _environ(scope: Scope, body: io.RawIOBase) -> dict[str, Any]:
     for raw_name, raw_value in scope["headers"]:
         if b"_" in raw_name:
             continue  # it would pass for the header with a dash
-        name = raw_name.decode("latin-1").upper().replace("-", "_")
-        key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
-        value = raw_value.decode("latin-1")
+        key, value = _variable(raw_name), raw_value.decode("latin-1")
         environ[key] = f"{environ[key]},{value}" if key in environ else value
     return environ
+
+
+@lru_cache(maxsize=256)
+def _variable(raw_name: bytes) -> str:
+    """Return the name that a header has in a WSGI environ; clients use the same few again and again."""
+    name = raw_name.decode("latin-1").upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"

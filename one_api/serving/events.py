@@ -5,9 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from flask import Response
-
 from one_api.serving.loop import background, client_of, leaving_as_reset
+from one_api.serving.responses import PlainResponse
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -32,7 +31,7 @@ class EventBody(ABC):
         """Return the last piece for a client whose answer the end of this process cuts short."""
 
 
-class EventResponse(Response):
+class EventResponse(PlainResponse):
     """A Flask response whose body is an ``EventBody``."""
 
     def __init__(self, body: EventBody, **kwargs: Any) -> None:

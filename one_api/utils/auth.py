@@ -11,6 +11,7 @@ from flask import Flask, current_app, g, request
 
 from one_api.errors import Unauthorized
 from one_api.schema import Caller
+from one_api.serving.bridge import async_to_sync
 from one_api.settings import KeyConfig
 from one_api.telemetry import current_call
 
@@ -61,14 +62,14 @@ class KeyRing:
 def verify_api_key(view: Callable[..., Any]) -> Callable[..., Any]:
     """Let only known keys through; ``g.caller`` says whose it was."""
 
-    is_async = iscoroutinefunction(view)
+    run = async_to_sync(view) if iscoroutinefunction(view) else view
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         ring: KeyRing = current_app.extensions[_EXTENSION]
-        g.caller = ring.authenticate(request.headers.get("Authorization"))
+        g.caller = caller = ring.authenticate(request.headers.get("Authorization"))
         if (record := current_call.get()) is not None:
-            record.caller = g.caller.name
-        return (current_app.async_to_sync(view) if is_async else view)(*args, **kwargs)
+            record.caller = caller.name
+        return run(*args, **kwargs)
 
     return guarded

@@ -17,7 +17,7 @@ from one_api.config import Config
 from one_api.errors import RateLimited
 from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import LEASE_S, Limits, Verdict
-from one_api.serving.bridge import await_
+from one_api.serving.bridge import async_to_sync, await_
 from one_api.settings import RateLimitConfig
 from one_api.telemetry import CallRecord
 
@@ -170,16 +170,15 @@ def duration(seconds: float) -> str:
 def check_rate_limit(view: Callable[..., Any]) -> Callable[..., Any]:
     """Let a caller through as often as its limits allow; goes below ``verify_api_key``."""
 
-    is_async = iscoroutinefunction(view)
+    run = async_to_sync(view) if iscoroutinefunction(view) else view
 
     @wraps(view)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # a look through the proxy costs
-        limits: RateLimits = app.extensions[_EXTENSION]
+        limits: RateLimits = current_app.extensions[_EXTENSION]
         if limits.enabled:
             # The body is read for its size only where tokens count, and not before the caller is known.
             size = len(request.get_data()) if limits.limits.tokens_per_minute is not None else 0
             g.limit_headers = await_(limits.admit(g.caller.name, g.call.request_id, size))
-        return (app.async_to_sync(view) if is_async else view)(*args, **kwargs)
+        return run(*args, **kwargs)
 
     return limited

@@ -1,0 +1,27 @@
+"""Responses whose headers go out as they are."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from flask import Response
+from werkzeug.datastructures import Headers
+
+from one_api.wire import json
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class PlainResponse(Response):
+    """A response with a body that does not redirect: nothing in its headers needs mending, so they are not copied."""
+
+    def get_wsgi_headers(self, environ: "WSGIEnvironment") -> Headers:
+        """Return them; an override point of Werkzeug."""
+        return self.headers
+
+
+class JSONResponse(PlainResponse):
+    """A JSON value, compact and in UTF-8."""
+
+    def __init__(self, value: Mapping[str, Any], status: int = 200) -> None:
+        super().__init__(json.encode(value), status, content_type="application/json")
