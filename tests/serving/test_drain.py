@@ -298,7 +298,7 @@ def test_a_reload_finishes_what_is_under_way(
         assert [list(events)[-1] for events in streams] == [DONE] * STREAMS
         assert whole.read_response().status == 200
         wait_until(lambda: old not in gateway.worker_pids(), "the old worker to end")
-        assert get(gateway, "/ready").status == 200
+        wait_until(lambda: get(gateway, "/ready").status == 200, "the new worker to have heard of its models")
 
 
 def test_a_lost_worker_is_replaced(upstream: ScriptedUpstream, clients: Clients) -> None:
