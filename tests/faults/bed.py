@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.api.bed import UPSTREAM_KEYS, Bed, Body, adapter, yaml
-from tests.support import Gateway, ScriptedUpstream, free_port
+from tests.api.bed import UPSTREAM_KEYS, Bed, Body, adapter, user, yaml
+from tests.support import Gateway, RawClient, ScriptedUpstream, free_port, post_chat
 
 CERTIFICATES = Path(__file__).parent / "certificates"
 
@@ -48,6 +48,16 @@ class FaultBed(Bed):
         model = self.model()
         for _ in range(5):
             assert self.ask(model).status == 200
+
+    @contextlib.contextmanager
+    def crowd(self, model: str, count: int, **fields: Any) -> Iterator[list[RawClient]]:
+        """So many clients that have asked at once; none of them has read anything."""
+        request = post_chat(self.gateway.host, self.gateway.port, {"model": model, "messages": user(), **fields})
+        with contextlib.ExitStack() as held:
+            clients = [held.enter_context(self.connect()) for _ in range(count)]
+            for client in clients:
+                client.send(request)
+            yield clients
 
 
 def _group(kind: str, number: int) -> Body:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.api.bed import Answer
-from tests.support import Reset, Script, Seen, completion, error, json_reply, sse, text_chunks
+from tests.support import Reset, Script, Seen, WaitFor, completion, error, json_reply, sse, text_chunks
 
 from .bed import FaultBed, running_faults
 
@@ -53,6 +53,20 @@ def test_g01_g03_an_outage_that_ends_is_over_within_five_seconds(thrifty: FaultB
         statuses = Counter(answer.status for answer in crowd.map(lambda _: thrifty.ask(model), range(200)))
 
     assert statuses == {200: 200}
+
+
+def test_one_that_dies_with_50_requests_in_flight_takes_none_with_it(thrifty: FaultBed, stream: bool) -> None:
+    model, gate, dying = thrifty.model("three"), threading.Event(), 50
+    with ThreadPoolExecutor(20) as crowd:
+        list(crowd.map(thrifty.ask, [model] * 600))
+    before = len(thrifty.a.requests)
+    thrifty.a.on(model, [WaitFor(gate), Reset()])
+    with thrifty.crowd(model, dying, stream=stream) as waiting:
+        thrifty.a.wait_for(before + dying)
+        gate.set()
+        statuses = Counter(client.read_response().status for client in waiting)
+
+    assert statuses == {200: dying}
 
 
 def test_g02_one_of_three_that_flaps_is_not_noticed(thrifty: FaultBed) -> None:
