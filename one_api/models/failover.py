@@ -155,7 +155,8 @@ class Failover:
                 trip, attempt, trip.body, limit_s, lambda stream: until_content(stream, policy.hold_back)
             )
         except UpstreamError as error:
-            trip.errors.append(error)
+            # Without its frames: they hold all that was read, and lead back here, so only the collector would free it.
+            trip.errors.append(error.with_traceback(None))
             trip.silences += isinstance(error, UpstreamTimeout)
             if overflows(error):
                 trip.overflowed = step.deployment

@@ -29,7 +29,7 @@ KINDS: dict[str, Body] = {
     "spread": {"targets": "abc", "strategy": "adaptive"},
 }
 #: How many groups of each kind there are.
-_POOL = dict.fromkeys(KINDS, 60) | {"spare": 200, "only": 100}
+_POOL = dict.fromkeys(KINDS, 60) | {"twins": 300, "spare": 200, "only": 100}
 #: Adapters that are other views of an upstream: b goes on from a prefill, under the name p.
 _VIEWS = {"p": "b"}
 
