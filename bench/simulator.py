@@ -15,7 +15,7 @@ from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
 from one_api.models.deployment import Attempt, Deployment
 from one_api.models.health import TYPICAL_TOKENS, Health
 from one_api.models.retries import RetryBudget, costs_budget
-from one_api.models.routing import Route, candidates, choose
+from one_api.models.routing import Route, candidates, choose, hurry_others
 
 _ATTEMPTS = 3
 _NOISE = 0.4
@@ -217,8 +217,8 @@ class Simulation:
             if now.error is not None and now.cuts:
                 self._fail(served, tried, attempt, now.error())
                 return
-            if self._stream:
-                attempt.answered()
+            if self._stream and attempt.answered():
+                hurry_others(self._route, self.clock())
             served.cost_s += condition.answer_s * load
             served.ok = error is None
             self._at(self._now + rest_s, lambda: attempt.settle(error or "ok", tokens))

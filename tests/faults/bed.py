@@ -60,31 +60,34 @@ class FaultBed(Bed):
             yield clients
 
 
-def _group(kind: str, number: int) -> Body:
+def _group(kind: str, number: int, patience: float) -> Body:
     """The settings of one group."""
     settings: dict[str, Any] = {"strategy": "ordered", **KINDS[kind]}
     for places in ("targets", "fallbacks"):
         settings[places] = [f"{each}/{kind}-{number}" for each in settings.get(places, "")]
-    return settings | {"timeouts": {"first_event_s": 0.5, "total_s": 0.5}}
+    return settings | {"timeouts": {"first_event_s": 0.5 * patience, "total_s": 0.5 * patience}}
 
 
 @contextlib.contextmanager
-def running_faults(**sections: Any) -> Iterator[FaultBed]:
-    """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone."""
+def running_faults(patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]:
+    """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone.
+
+    ``patience`` multiplies them, but for connects and silence amid a stream.
+    """
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
         models = [f"{kind}-{number}" for kind in KINDS for number in range(_POOL[kind])]
         urls = {name: upstream.base_url for name, upstream in upstreams.items()}
         urls |= {name: urls[known] for name, known in _VIEWS.items()}
         urls |= {"r": f"http://127.0.0.1:{free_port()}/v1", "n": "http://nowhere.invalid/v1"}
-        timeouts = {"connect_s": 0.5, "first_event_s": 1.0, "total_s": 1.0, "idle_s": 0.5}
+        timeouts = {"connect_s": 0.5, "first_event_s": patience, "total_s": patience, "idle_s": 0.5}
         config: Body = {
             "adapters": {
                 name: adapter(url, models, api_key=f"sk-upstream-{name}", timeouts=timeouts, prefill=name in _VIEWS)
                 for name, url in urls.items()
             },
             "model_groups": {
-                f"{kind}-{number}": _group(kind, number) for kind in KINDS for number in range(_POOL[kind])
+                f"{kind}-{number}": _group(kind, number, patience) for kind in KINDS for number in range(_POOL[kind])
             },
         }
         gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"})
