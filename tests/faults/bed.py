@@ -26,6 +26,7 @@ KINDS: dict[str, Body] = {
     "prefill": {"targets": "ap", "on_stream_failure": "resume"},
     "hold": {"targets": "ab", "hold_back": {"ms": 60_000, "tokens": 3}},
     "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
+    "brief": {"targets": "ab", "timeouts": {"idle_s": 0.4}},
     "spread": {"targets": "abc", "strategy": "adaptive"},
 }
 #: How many groups of each kind there are.
@@ -65,7 +66,8 @@ def _group(kind: str, number: int, patience: float) -> Body:
     settings: dict[str, Any] = {"strategy": "ordered", **KINDS[kind]}
     for places in ("targets", "fallbacks"):
         settings[places] = [f"{each}/{kind}-{number}" for each in settings.get(places, "")]
-    return settings | {"timeouts": {"first_event_s": 0.5 * patience, "total_s": 0.5 * patience}}
+    timeouts = {"first_event_s": 0.5 * patience, "total_s": 0.5 * patience, **settings.get("timeouts", {})}
+    return settings | {"timeouts": timeouts}
 
 
 @contextlib.contextmanager
