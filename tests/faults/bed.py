@@ -27,6 +27,7 @@ KINDS: dict[str, Body] = {
     "hold": {"targets": "ab", "hold_back": {"ms": 60_000, "tokens": 3}},
     "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
     "brief": {"targets": "ab", "timeouts": {"idle_s": 0.4}},
+    "even": {"targets": "abc", "strategy": "weighted"},
     "spread": {"targets": "abc", "strategy": "adaptive"},
 }
 #: How many groups of each kind there are.
@@ -74,7 +75,7 @@ def _group(kind: str, number: int, patience: float) -> Body:
 def running_faults(patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]:
     """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone.
 
-    ``patience`` multiplies them, but for connects and silence amid a stream.
+    ``patience`` multiplies them, so that a crowd on a busy machine keeps them.
     """
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
@@ -82,7 +83,8 @@ def running_faults(patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]
         urls = {name: upstream.base_url for name, upstream in upstreams.items()}
         urls |= {name: urls[known] for name, known in _VIEWS.items()}
         urls |= {"r": f"http://127.0.0.1:{free_port()}/v1", "n": "http://nowhere.invalid/v1"}
-        timeouts = {"connect_s": 0.5, "first_event_s": patience, "total_s": patience, "idle_s": 0.5}
+        timeouts = {"connect_s": 0.5, "first_event_s": 1.0, "total_s": 1.0, "idle_s": 0.5}
+        timeouts = {name: seconds * patience for name, seconds in timeouts.items()}
         config: Body = {
             "adapters": {
                 name: adapter(url, models, api_key=f"sk-upstream-{name}", timeouts=timeouts, prefill=name in _VIEWS)

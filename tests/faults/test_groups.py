@@ -93,7 +93,7 @@ CROWD = 500
 
 
 def test_g03_each_that_comes_back_gets_one_probe_of_a_crowd_and_then_a_ramp(patient: FaultBed, stream: bool) -> None:
-    model, gate = patient.model("spread"), threading.Event()
+    model, gate = patient.model("even"), threading.Event()
     fail_until_open(patient, model, "bc")
     for upstream, first in ((patient.a, []), (patient.b, [WaitFor(gate)]), (patient.c, [WaitFor(gate)])):
         upstream.on(model, well(stream, *first))
@@ -117,7 +117,7 @@ def test_g03_each_that_comes_back_gets_one_probe_of_a_crowd_and_then_a_ramp(pati
 
 
 def test_g03_all_that_come_back_at_once_share_the_crowd(patient: FaultBed, stream: bool) -> None:
-    model = patient.model("spread")
+    model = patient.model("even")
     fail_until_open(patient, model, "abc")
     before = patient.asked(model)
     for upstream in patient.upstreams.values():
