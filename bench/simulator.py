@@ -14,8 +14,8 @@ from one_api.errors import UpstreamError, UpstreamRateLimited
 from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
 from one_api.models.deployment import Attempt, Deployment
 from one_api.models.health import TYPICAL_TOKENS, Health
-from one_api.models.retries import RetryBudget
-from one_api.models.routing import Route, candidates, choose
+from one_api.models.retries import RetryBudget, costs_budget
+from one_api.models.routing import Route, candidates, choose, hurry_others
 
 _ATTEMPTS = 3
 _NOISE = 0.4
@@ -147,7 +147,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._counted = 0
         self._now = 0.0
-        self._budget = RetryBudget(0.1)
+        self._budget = RetryBudget(0.1, clock=self.clock)
         adapter = Nowhere()
         self._deployments = [
             Deployment(place.name, adapter, "m", place.weight, health=Health(self._rng)) for place in places
@@ -182,11 +182,14 @@ class Simulation:
         self._budget.pay_in()
         self._try(served, [])
 
-    def _try(self, served: Served, tried: list[Deployment]) -> None:
+    def _try(self, served: Served, tried: list[Deployment], last: UpstreamError | None = None) -> None:
+        """Begin the next attempt, if there is to be one; as `one_api.models.failover` does it."""
         found = candidates(self._route, tried, self.clock(), self._stream)
-        chosen = choose(found, self._route.strategy, self._route.turn, self._rng)
+        eligible = found if last is None else [each for each in found if each.excluded is None]
+        chosen = choose(eligible, self._route.strategy, self._route.turn, self._rng)
         self._route.turn += 1
-        if len(tried) == _ATTEMPTS or chosen is None or (tried and not self._budget.take()):
+        retries = last is not None and costs_budget(last)
+        if len(tried) == _ATTEMPTS or chosen is None or (retries and not self._budget.take()):
             return
         served.tries += 1
         number = self._deployments.index(chosen.deployment)
@@ -214,8 +217,8 @@ class Simulation:
             if now.error is not None and now.cuts:
                 self._fail(served, tried, attempt, now.error())
                 return
-            if self._stream:
-                attempt.answered()
+            if self._stream and attempt.answered():
+                hurry_others(self._route, self.clock())
             served.cost_s += condition.answer_s * load
             served.ok = error is None
             self._at(self._now + rest_s, lambda: attempt.settle(error or "ok", tokens))
@@ -224,7 +227,7 @@ class Simulation:
 
     def _fail(self, served: Served, tried: list[Deployment], attempt: Attempt, error: UpstreamError) -> None:
         attempt.settle(error)
-        self._try(served, tried)
+        self._try(served, tried, error)
 
     def _noise(self) -> float:
         return self._rng.lognormvariate(-_NOISE * _NOISE / 2, _NOISE)

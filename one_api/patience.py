@@ -13,7 +13,7 @@ class Patience:
     Whoever has it calls ``close()``, or the timer goes off once more, for nothing.
     """
 
-    __slots__ = ("_expired", "_rings", "_task", "_timer", "_until")
+    __slots__ = ("_expired", "_rings", "_task", "_timer", "_until", "waited_s")
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
@@ -22,10 +22,13 @@ class Patience:
         self._task: asyncio.Task[Any] | None = None
         self._until = 0.0
         self._expired = False
+        #: How long all waits together took, in seconds, since this was last set to 0.
+        self.waited_s = 0.0
 
     async def wait(self, coroutine: Coroutine[Any, Any, T], until: float) -> T:
         """Await ``coroutine`` until then, in the loop's time; raises TimeoutError, after cancelling it."""
-        task = asyncio.current_task()
+        clock = asyncio.get_running_loop().time
+        task, began = asyncio.current_task(), clock()
         assert task is not None  # noqa: S101 - a coroutine runs in one
         cancellations = task.cancelling()
         self._task, self._until, self._expired = task, until, False
@@ -39,6 +42,7 @@ class Patience:
             raise
         finally:
             self._task = None
+            self.waited_s += clock() - began
             if self._expired:
                 task.uncancel()
 

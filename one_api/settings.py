@@ -312,7 +312,7 @@ class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_attempts: Count = 3
     #: All attempts together, up to the whole answer or the first content of a stream.
     deadline_s: Seconds = 600.0
-    #: Retries as a share of the requests, beyond a reserve of three.
+    #: Retries as a share of the requests of late, beyond a reserve of three.
     budget: Annotated[float, Meta(ge=0, le=1)] = 0.1
 
 

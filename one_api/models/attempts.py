@@ -28,10 +28,10 @@ class Try:
         self._clock = clock
         self._began = clock()
 
-    def answered(self) -> None:
-        """Note that the first content, or the whole answer, is there."""
-        self._attempt.answered()
+    def answered(self) -> bool:
+        """Note that the first content, or the whole answer, is there; say whether this ends an illness."""
         self.record.first_s = self._clock() - self._began
+        return self._attempt.answered()
 
     def settle(self, outcome: UpstreamError | str, usage: Usage | None = None) -> None:
         """Close the books: ``outcome`` is "ok", "cancelled", "diverged", or what went wrong."""

@@ -90,6 +90,11 @@ class Circuit:
         left_s = self.ramped_at - now
         return 1.0 if left_s <= 0 else max(RAMP_START, 1 - (1 - RAMP_START) * left_s / RAMP_S)
 
+    def hurry(self, now: float) -> None:
+        """Note a reason to believe that it is well again: its probe is due now."""
+        if self._open_until:
+            self._open_until = min(self._open_until, now)
+
     def begin(self, now: float) -> bool:
         """Note that an attempt begins, and return whether it is the probe, which is leased to it."""
         if not self._open_until or self.state(now, hurried=True) is not State.HALF_OPEN:

@@ -63,7 +63,6 @@ class Delivery(ChunkStream):
         self._skipped_before = 0
         self._resuming: asyncio.Task[Opened] | None = None
         self._patience = Patience()
-        self._last_event = _now()
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``; the end and an error settle the attempt."""
@@ -85,7 +84,7 @@ class Delivery(ChunkStream):
             chunks, opened.chunks = opened.chunks, []
         else:
             chunks = await self._within_idle(opened.stream)
-            self._last_event = _now()
+            self._patience.waited_s = 0.0
         self._take_note(opened.stream)
         self.ended = opened.stream.ended
         if self.ended:
@@ -99,9 +98,10 @@ class Delivery(ChunkStream):
     async def _within_idle(self, stream: ChunkStream) -> list[JSONObject]:
         if self._idle_s is None:
             return await stream.read()
-        # The clock runs from the last event: this may be called again and again meanwhile, for heartbeats.
+        # What counts is all the waiting since the last event: this may be called again meanwhile, for heartbeats.
+        limit = asyncio.get_running_loop().time() + self._idle_s - self._patience.waited_s
         try:
-            return await self._patience.wait(stream.read(), self._last_event + self._idle_s)
+            return await self._patience.wait(stream.read(), limit)
         except TimeoutError:
             message = f"The upstream did not send the next event within {self._idle_s:g} s."
             raise UpstreamTimeout(message) from None
@@ -132,7 +132,7 @@ class Delivery(ChunkStream):
         self._resuming = None
         self._skipped_before = self.skipped_events
         await self._opened.drop("cancelled")
-        self._opened, self._resumed, self._last_event = opened, True, _now()
+        self._opened, self._resumed, self._patience.waited_s = opened, True, 0.0
 
     async def aclose(self) -> None:
         """Let go of the upstream; a stream that had not ended counts as cancelled."""
@@ -144,10 +144,6 @@ class Delivery(ChunkStream):
         finally:
             self._take_note(self._opened.stream)
             await self._opened.drop("cancelled")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 async def _give_up(resuming: asyncio.Task[Opened]) -> None:

@@ -50,15 +50,17 @@ class Attempt:
         self._timing.begin(self._began)
         self._probe = self._health.circuit.begin(self._began)
 
-    def answered(self) -> None:
-        """Note that the first event, or the whole answer, is there."""
+    def answered(self) -> bool:
+        """Note that the first event, or the whole answer, is there; say whether this ends an illness."""
         if not self._open or self._answered is not None:
-            return
+            return False
         now = self._answered = self._clock()
         self._timing.end(self._began)
+        was_out = self._health.circuit.open_until > 0
         self._mark = self._health.succeeded(self._began, now)
         if self._stream:
             self._timing.answered(now - self._began, self._load, now)
+        return was_out and not self._health.circuit.open_until
 
     def settle(self, outcome: UpstreamError | str, tokens: int | None = None) -> None:
         """Close the books.

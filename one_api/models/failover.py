@@ -17,7 +17,7 @@ from one_api.models.opening import until_content
 from one_api.models.policy import Policy
 from one_api.models.resume import Diverged, Sent, after_the_same, resumable
 from one_api.models.retries import RetryBudget, costs_budget, has_room, overflows, wait_before_again, worst_news
-from one_api.models.routing import Candidate, Route, candidates, choose
+from one_api.models.routing import Candidate, Route, candidates, choose, hurry_others
 from one_api.schema import Usage
 from one_api.wire.json import JSONObject
 
@@ -155,7 +155,8 @@ class Failover:
                 trip, attempt, trip.body, limit_s, lambda stream: until_content(stream, policy.hold_back)
             )
         except UpstreamError as error:
-            trip.errors.append(error)
+            # Without its frames: they hold all that was read, and lead back here, so only the collector would free it.
+            trip.errors.append(error.with_traceback(None))
             trip.silences += isinstance(error, UpstreamTimeout)
             if overflows(error):
                 trip.overflowed = step.deployment
@@ -240,7 +241,8 @@ async def _tried(trip: Trip, attempt: Try, body: JSONObject, limit_s: float | No
             found = await _answer(trip, attempt, body)
             if isinstance(found, Opened):
                 found.chunks = await begin(found.stream)
-        attempt.answered()
+        if attempt.answered():
+            hurry_others(trip.route, time.monotonic())
         outcome = "ok"
     except TimeoutError:
         outcome = _too_late(trip, limit_s)

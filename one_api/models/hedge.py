@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -19,9 +20,9 @@ _SAMPLES, _FEWEST = 100, 20
 class Hedging:
     """When a group's requests are asked twice: after which time, and how many of them."""
 
-    def __init__(self, config: HedgeConfig) -> None:
+    def __init__(self, config: HedgeConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._after = config.after
-        self._budget = RetryBudget(config.budget, reserve=1.0)
+        self._budget = RetryBudget(config.budget, reserve=1.0, clock=clock)
         self._times_s: deque[float] = deque(maxlen=_SAMPLES)
 
     def pay_in(self) -> None:

@@ -1,7 +1,8 @@
 """How many retries there may be, whom they may go to after an error, and how long to wait before one."""
 
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from one_api.errors import (
     NoDeployment,
@@ -14,9 +15,12 @@ from one_api.errors import (
     UpstreamUnreachable,
 )
 from one_api.models.deployment import Deployment
+from one_api.models.health import HALF_LIFE_S
 
 #: Retries that are always there, on top of the share of the traffic.
 _RESERVE = 3.0
+#: Less than this part of a retry is nothing.
+_EPSILON = 0.001
 #: Bounds of a back-off, in seconds.
 _BACKOFF_S = (0.05, 1.0)
 #: The longest wait for an upstream that says when it will be ready, in seconds.
@@ -24,28 +28,42 @@ _LONGEST_WAIT_S = 5.0
 
 
 class RetryBudget:
-    """Retries as a share of the traffic: each request pays ``ratio`` in, each retry takes one out."""
+    """Retries as a share of the traffic of late, beyond a reserve: ``ratio`` of the requests, and ``reserve`` more.
 
-    def __init__(self, ratio: float, reserve: float = _RESERVE) -> None:
+    Both are counted with the half-life of everything that is known of deployments, so what was saved up in good
+    times pays for the requests that a deployment takes with it as it dies, and is not there for an outage that lasts.
+    """
+
+    def __init__(self, ratio: float, reserve: float = _RESERVE, clock: Callable[[], float] = time.monotonic) -> None:
         self._ratio = ratio
         self._reserve = reserve
-        self._balance = reserve
+        self._clock = clock
+        self._requests = self._retries = self._at = 0.0
 
     def pay_in(self) -> None:
         """Note a request."""
-        self._balance = min(self._balance + self._ratio, self._reserve + 100 * self._ratio)
+        self._fade()
+        self._requests += 1
 
     def holds(self, retries: int) -> bool:
         """Say whether so many could be taken out."""
-        # An epsilon, since ten payments of a tenth are a little less than one.
-        return self._balance >= retries - 1e-9
+        self._fade()
+        # An epsilon, since a tenth of ten requests that have faded by nothing worth mentioning is less than one.
+        return self._retries + retries <= self._reserve + self._ratio * self._requests + _EPSILON
 
     def take(self) -> bool:
         """Take one retry out; False when there is none."""
         if not self.holds(1):
             return False
-        self._balance -= 1
+        self._retries += 1
         return True
+
+    def _fade(self) -> None:
+        now = self._clock()
+        factor = 0.5 ** ((now - self._at) / HALF_LIFE_S)
+        self._requests *= factor
+        self._retries *= factor
+        self._at = now
 
 
 def costs_budget(error: UpstreamError) -> bool:

@@ -111,6 +111,15 @@ def _mostly_out(everyone: Sequence[Deployment], now: float) -> bool:
     return 2 * out > len(everyone)
 
 
+def hurry_others(route: Route, now: float) -> None:
+    """Note that one has come back: where most were out the others may be probed at once, or it would bear all alone."""
+    everyone = [*route.targets, *route.fallbacks]
+    out = [each for each in everyone if each.health.circuit.open_until > 0]
+    if 2 * (len(out) + 1) > len(everyone):
+        for each in out:
+            each.health.circuit.hurry(now)
+
+
 def _look_at_circuit(candidate: Candidate, now: float, hurried: bool) -> None:
     circuit = candidate.deployment.health.circuit
     candidate.state = circuit.state(now, hurried)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.api.bed import UPSTREAM_KEYS, Bed, Body, adapter, yaml
-from tests.support import Gateway, ScriptedUpstream, free_port
+from tests.api.bed import UPSTREAM_KEYS, Bed, Body, adapter, user, yaml
+from tests.support import Gateway, RawClient, ScriptedUpstream, free_port, post_chat
 
 CERTIFICATES = Path(__file__).parent / "certificates"
 
@@ -26,10 +26,12 @@ KINDS: dict[str, Body] = {
     "prefill": {"targets": "ap", "on_stream_failure": "resume"},
     "hold": {"targets": "ab", "hold_back": {"ms": 60_000, "tokens": 3}},
     "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
+    "brief": {"targets": "ab", "timeouts": {"idle_s": 0.4}},
+    "even": {"targets": "abc", "strategy": "weighted"},
     "spread": {"targets": "abc", "strategy": "adaptive"},
 }
 #: How many groups of each kind there are.
-_POOL = dict.fromkeys(KINDS, 60) | {"spare": 200, "only": 100}
+_POOL = dict.fromkeys(KINDS, 60) | {"twins": 300, "spare": 200, "only": 100}
 #: Adapters that are other views of an upstream: b goes on from a prefill, under the name p.
 _VIEWS = {"p": "b"}
 
@@ -49,18 +51,32 @@ class FaultBed(Bed):
         for _ in range(5):
             assert self.ask(model).status == 200
 
+    @contextlib.contextmanager
+    def crowd(self, model: str, count: int, **fields: Any) -> Iterator[list[RawClient]]:
+        """So many clients that have asked at once; none of them has read anything."""
+        request = post_chat(self.gateway.host, self.gateway.port, {"model": model, "messages": user(), **fields})
+        with contextlib.ExitStack() as held:
+            clients = [held.enter_context(self.connect()) for _ in range(count)]
+            for client in clients:
+                client.send(request)
+            yield clients
 
-def _group(kind: str, number: int) -> Body:
+
+def _group(kind: str, number: int, patience: float) -> Body:
     """The settings of one group."""
     settings: dict[str, Any] = {"strategy": "ordered", **KINDS[kind]}
     for places in ("targets", "fallbacks"):
         settings[places] = [f"{each}/{kind}-{number}" for each in settings.get(places, "")]
-    return settings | {"timeouts": {"first_event_s": 0.5, "total_s": 0.5}}
+    timeouts = {"first_event_s": 0.5 * patience, "total_s": 0.5 * patience, **settings.get("timeouts", {})}
+    return settings | {"timeouts": timeouts}
 
 
 @contextlib.contextmanager
-def running_faults(**sections: Any) -> Iterator[FaultBed]:
-    """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone."""
+def running_faults(patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]:
+    """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone.
+
+    ``patience`` multiplies them, so that a crowd on a busy machine keeps them.
+    """
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
         models = [f"{kind}-{number}" for kind in KINDS for number in range(_POOL[kind])]
@@ -68,13 +84,14 @@ def running_faults(**sections: Any) -> Iterator[FaultBed]:
         urls |= {name: urls[known] for name, known in _VIEWS.items()}
         urls |= {"r": f"http://127.0.0.1:{free_port()}/v1", "n": "http://nowhere.invalid/v1"}
         timeouts = {"connect_s": 0.5, "first_event_s": 1.0, "total_s": 1.0, "idle_s": 0.5}
+        timeouts = {name: seconds * patience for name, seconds in timeouts.items()}
         config: Body = {
             "adapters": {
                 name: adapter(url, models, api_key=f"sk-upstream-{name}", timeouts=timeouts, prefill=name in _VIEWS)
                 for name, url in urls.items()
             },
             "model_groups": {
-                f"{kind}-{number}": _group(kind, number) for kind in KINDS for number in range(_POOL[kind])
+                f"{kind}-{number}": _group(kind, number, patience) for kind in KINDS for number in range(_POOL[kind])
             },
         }
         gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"})

@@ -5,6 +5,7 @@ What they are without a group, and M03 to M11, is in ``tests/api/test_stream_err
 """
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from tests.support import (
     Action,
     Close,
     Hang,
+    RawClient,
     Reset,
     Script,
     WaitFor,
     error,
     error_body,
     event,
+    post_chat,
     sse,
     text_chunks,
     tokens,
@@ -219,4 +222,24 @@ def test_m05_a_junk_event_is_skipped_and_noted(faults: FaultBed) -> None:
 
     assert (answer.text, answer.stream_error) == (WHOLE, None)
     assert faults.record_of(answer)["skipped_events"] == 1
+    assert faults.asked(model) == {"a": 1}
+
+
+@pytest.mark.parametrize("kind", ["twins", "resume", "brief"])
+def test_m11_a_client_slower_than_any_deadline_is_waited_for(faults: FaultBed, kind: str) -> None:
+    model, text = faults.model(kind), "x" * 100_000
+    faults.a.on(model, sse(*text_chunks(*[f"{number} {text}" for number in range(300)])))
+    request = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    address = (faults.gateway.host, faults.gateway.port)
+
+    with RawClient(*address, timeout_s=20, receive_buffer_bytes=4096) as client:
+        client.send(post_chat(*address, request))
+        events = client.iter_events(client.read_head())
+        begun = [next(events)]
+        time.sleep(1.5)  # three times as long as an upstream may be silent
+        held = faults.last(model).sent_bytes
+        begun += events
+
+    assert held < 15_000_000, "half of it had not been taken yet"
+    assert (begun[-1], len(begun)) == ("data: [DONE]", 303)
     assert faults.asked(model) == {"a": 1}

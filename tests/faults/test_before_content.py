@@ -319,16 +319,17 @@ def test_u06_a_large_request_is_sent_again_whole(faults: FaultBed) -> None:
 # Slow ones
 
 
-def test_u31_one_that_is_ten_times_slower_gets_little(faults: FaultBed) -> None:
+def test_u31_one_that_is_ten_times_slower_gets_little(faults: FaultBed, stream: bool) -> None:
     model = faults.model("spread")
     for upstream, wait_s in zip(faults.upstreams.values(), (0.2, 0.02, 0.02), strict=True):
-        upstream.on(model, [Wait(wait_s), *json_reply(completion("Hi", usage=tokens(1, 2)))])
+        answer = sse(*text_chunks("Hi")) if stream else json_reply(completion("Hi", usage=tokens(1, 2)))
+        upstream.on(model, [Wait(wait_s), *answer])
 
     for _ in range(60):
-        faults.ask(model)
+        faults.ask(model, stream=stream)
     before = faults.asked(model).get("a", 0)
     for _ in range(100):
-        faults.ask(model)
+        faults.ask(model, stream=stream)
 
     assert faults.asked(model)["a"] - before < 10
 

@@ -14,12 +14,12 @@ from tests.support import Hang, Script, WaitFor, error, post_chat, sse, text_chu
 from .bed import FaultBed, running_faults
 
 
-def test_c01_a_client_that_leaves_while_it_waits_for_a_retry(faults: FaultBed) -> None:
+def test_c01_a_client_that_leaves_while_it_waits_for_a_retry(faults: FaultBed, stream: bool) -> None:
     faults.pay_in()
     model = faults.model("spare")
     faults.a.on(model, error(503, headers={"retry-after-ms": "1500"}))
     before = len(faults.a.requests)
-    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
     with faults.connect() as client:
         client.send(post_chat(faults.gateway.host, faults.gateway.port, body))
         faults.a.wait_for(before + 1)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.api.bed import Answer
-from tests.support import Reset, Script, Seen, completion, error, json_reply, sse, text_chunks
+from tests.support import Action, Reset, Script, Seen, WaitFor, completion, error, json_reply, sse, text_chunks
 
 from .bed import FaultBed, running_faults
 
@@ -53,6 +53,99 @@ def test_g01_g03_an_outage_that_ends_is_over_within_five_seconds(thrifty: FaultB
         statuses = Counter(answer.status for answer in crowd.map(lambda _: thrifty.ask(model), range(200)))
 
     assert statuses == {200: 200}
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[FaultBed]:
+    """The same with deadlines that a crowd keeps."""
+    with running_faults(patience=20, retry={}) as running:
+        yield running
+
+
+def states(bed: FaultBed, model: str) -> dict[str, str]:
+    """The state of each deployment of a group, by the name of its adapter."""
+    candidates = bed.get(f"/admin/routes/{model}").json["tables"][0]["candidates"]
+    return {each["deployment"].partition("/")[0]: each["state"] for each in candidates}
+
+
+def wait_for_states(bed: FaultBed, model: str, expected: dict[str, str]) -> None:
+    """Return once the deployments are in these states; a rest takes about five seconds."""
+    deadline = time.monotonic() + 10
+    while (found := states(bed, model)) != expected:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+def well(stream: bool, *before: Action) -> Script:
+    """A good answer, after what is to come before it."""
+    return [*before, *(sse(*text_chunks("well")) if stream else json_reply(completion("well")))]
+
+
+def fail_until_open(bed: FaultBed, model: str, names: str) -> None:
+    """Let these upstreams fail until their circuits are open."""
+    for name in names:
+        bed.upstreams[name].on(model, error(500))
+    while any(states(bed, model)[name] != "open" for name in names):
+        bed.ask(model)
+
+
+CROWD = 500
+
+
+def test_g03_each_that_comes_back_gets_one_probe_of_a_crowd_and_then_a_ramp(patient: FaultBed, stream: bool) -> None:
+    model, gate = patient.model("even"), threading.Event()
+    fail_until_open(patient, model, "bc")
+    for upstream, first in ((patient.a, []), (patient.b, [WaitFor(gate)]), (patient.c, [WaitFor(gate)])):
+        upstream.on(model, well(stream, *first))
+    wait_for_states(patient, model, {"a": "closed", "b": "half-open", "c": "half-open"})
+    failed, before = patient.asked(model), len(patient.a.requests)
+
+    with patient.crowd(model, CROWD, stream=stream) as waiting:
+        patient.a.wait_for(before + CROWD - 2, 20)
+        probed = patient.asked(model)
+        gate.set()
+        statuses = Counter(client.read_response().status for client in waiting)
+    assert {name: probed[name] - failed[name] for name in "abc"} == {"a": CROWD - 2, "b": 1, "c": 1}
+    assert statuses == {200: CROWD}
+    assert states(patient, model) == {"a": "closed", "b": "ramping", "c": "ramping"}
+
+    with patient.crowd(model, CROWD, stream=stream) as waiting:
+        statuses = Counter(client.read_response().status for client in waiting)
+    assert statuses == {200: CROWD}
+    ramped = patient.asked(model)
+    assert 0 < ramped["b"] + ramped["c"] - probed["b"] - probed["c"] < CROWD / 2
+
+
+def test_g03_all_that_come_back_at_once_share_the_crowd(patient: FaultBed, stream: bool) -> None:
+    model = patient.model("even")
+    fail_until_open(patient, model, "abc")
+    before = patient.asked(model)
+    for upstream in patient.upstreams.values():
+        upstream.on(model, well(stream))
+
+    assert [patient.ask(model, stream=stream).status for _ in range(3)] == [200] * 3
+    assert states(patient, model) == dict.fromkeys("abc", "ramping"), "who is back first does not carry all alone"
+    with patient.crowd(model, CROWD, stream=stream) as waiting:
+        statuses = Counter(client.read_response().status for client in waiting)
+
+    assert statuses == {200: CROWD}
+    shares = {name: count - before[name] for name, count in patient.asked(model).items()}
+    assert sum(shares.values()) == CROWD + 3, "one call for each request"
+    assert max(shares.values()) < 0.5 * CROWD
+
+
+def test_one_that_dies_with_50_requests_in_flight_takes_none_with_it(thrifty: FaultBed, stream: bool) -> None:
+    model, gate, dying = thrifty.model("three"), threading.Event(), 50
+    with ThreadPoolExecutor(20) as crowd:
+        list(crowd.map(thrifty.ask, [model] * 600))
+    before = len(thrifty.a.requests)
+    thrifty.a.on(model, [WaitFor(gate), Reset()])
+    with thrifty.crowd(model, dying, stream=stream) as waiting:
+        thrifty.a.wait_for(before + dying)
+        gate.set()
+        statuses = Counter(client.read_response().status for client in waiting)
+
+    assert statuses == {200: dying}
 
 
 def test_g02_one_of_three_that_flaps_is_not_noticed(thrifty: FaultBed) -> None:

@@ -235,28 +235,61 @@ async def test_no_retry_goes_to_one_that_is_not_well(make: Make, failover: Failo
     assert asked(a, b) == [1, 0]
 
 
-def test_the_budget_is_a_share_of_the_traffic_beyond_a_reserve() -> None:
-    budget = RetryBudget(0.1)
+class Clock:
+    """A clock that stands until it is moved."""
 
-    reserve = [budget.take() for _ in range(4)]
-    for _ in range(25):
-        budget.pay_in()
-    earned = [budget.take() for _ in range(4)]
+    now = 1000.0
 
-    assert reserve == [True, True, True, False]
-    assert earned == [True, True, False, False]
+    def __call__(self) -> float:
+        return self.now
 
 
-def test_the_budget_does_not_grow_without_end() -> None:
-    budget = RetryBudget(0.1)
-    for _ in range(100_000):
-        budget.pay_in()
-
+def taken_from(budget: RetryBudget) -> int:
+    """How many retries it gives."""
     taken = 0
     while budget.take():
         taken += 1
+    return taken
 
-    assert taken == 13
+
+def test_the_budget_is_a_share_of_the_traffic_beyond_a_reserve() -> None:
+    budget = RetryBudget(0.1, clock=Clock())
+
+    reserve = taken_from(budget)
+    for _ in range(25):
+        budget.pay_in()
+
+    assert (reserve, taken_from(budget)) == (3, 2)
+
+
+@pytest.mark.parametrize(("requests", "retries"), [(500, 53), (50, 8)])
+def test_what_one_may_take_with_it_as_it_dies(requests: int, retries: int) -> None:
+    budget = RetryBudget(0.1, clock=Clock())
+    for _ in range(requests):
+        budget.pay_in()
+
+    assert taken_from(budget) == retries
+
+
+def test_the_budget_is_that_of_the_last_traffic() -> None:
+    clock = Clock()
+    budget = RetryBudget(0.1, clock=clock)
+    for _ in range(1000):
+        budget.pay_in()
+
+    clock.now += 300
+
+    assert taken_from(budget) == 3
+
+
+def test_the_reserve_comes_back() -> None:
+    clock = Clock()
+    budget = RetryBudget(0.0, clock=clock)
+    taken_from(budget)
+
+    clock.now += 60
+
+    assert taken_from(budget) == 2
 
 
 class Hasty(asyncio.SelectorEventLoop):

@@ -104,7 +104,7 @@ async def test_a_client_that_leaves_ends_both() -> None:
 
 
 def test_at_most_a_share_is_asked_twice() -> None:
-    hedging = Hedging(HedgeConfig(after=1.0, budget=0.05))
+    hedging = Hedging(HedgeConfig(after=1.0, budget=0.05), clock=lambda: 0.0)
     taken = 0
     for _ in range(1000):
         hedging.pay_in()

@@ -205,7 +205,6 @@ class UpstreamStream(ChunkStream):
         self._reports = reports
         #: Of the whole stream, in the loop's time.
         self._deadline = deadline
-        self._last_event: float | None = None
         self._patience = Patience()
         self._events = sse.EventReader()
         self._ready: list[JSONObject] = []
@@ -225,14 +224,14 @@ class UpstreamStream(ChunkStream):
         if not self._ready and self._failure is not None:
             raise self._failure
         loop = asyncio.get_running_loop()
-        # The clock runs from the last event, not from the last byte or call: a trickle is silence, too. An event that
-        # is not for the client counts: a model that thinks in silence sends pings.
+        # What counts is the waiting since the last event, not since the last byte or call: a trickle is silence, too.
+        # Not the time that the client takes in between. An event that is not for the client counts: a model that
+        # thinks in silence sends pings.
         while not self._ready and not self.ended:
-            self._last_event = self._last_event or loop.time()
-            limit = min(self._last_event + self._idle_s, self._deadline)
+            limit = min(loop.time() + self._idle_s - self._patience.waited_s, self._deadline)
             try:
                 if await self._patience.wait(self._receive(), limit):
-                    self._last_event = loop.time()
+                    self._patience.waited_s = 0.0
             except Exception:
                 with _named_errors("the next event", self._idle_s):
                     raise
