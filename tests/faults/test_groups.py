@@ -137,7 +137,7 @@ def test_g03_all_that_come_back_at_once_share_the_crowd(patient: FaultBed, strea
 def test_one_that_dies_with_50_requests_in_flight_takes_none_with_it(thrifty: FaultBed, stream: bool) -> None:
     model, gate, dying = thrifty.model("three"), threading.Event(), 50
     with ThreadPoolExecutor(20) as crowd:
-        list(crowd.map(thrifty.ask, [model] * 600))
+        list(crowd.map(thrifty.ask, [model] * 1000))
     before = len(thrifty.a.requests)
     thrifty.a.on(model, [WaitFor(gate), Reset()])
     with thrifty.crowd(model, dying, stream=stream) as waiting:
