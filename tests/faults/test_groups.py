@@ -134,14 +134,14 @@ def test_g03_all_that_come_back_at_once_share_the_crowd(patient: FaultBed, strea
     assert max(shares.values()) < 0.5 * CROWD
 
 
-def test_one_that_dies_with_50_requests_in_flight_takes_none_with_it(thrifty: FaultBed, stream: bool) -> None:
-    model, gate, dying = thrifty.model("three"), threading.Event(), 50
+def test_one_that_dies_with_50_requests_in_flight_takes_none_with_it(patient: FaultBed, stream: bool) -> None:
+    model, gate, dying = patient.model("three"), threading.Event(), 50
     with ThreadPoolExecutor(20) as crowd:
-        list(crowd.map(thrifty.ask, [model] * 1000))
-    before = len(thrifty.a.requests)
-    thrifty.a.on(model, [WaitFor(gate), Reset()])
-    with thrifty.crowd(model, dying, stream=stream) as waiting:
-        thrifty.a.wait_for(before + dying)
+        list(crowd.map(patient.ask, [model] * 1000))
+    before = len(patient.a.requests)
+    patient.a.on(model, [WaitFor(gate), Reset()])
+    with patient.crowd(model, dying, stream=stream) as waiting:
+        patient.a.wait_for(before + dying)
         gate.set()
         statuses = Counter(client.read_response().status for client in waiting)
 
