@@ -1,5 +1,7 @@
 """What has to be there before the first test."""
 
+import signal
+
 import pytest
 from hypothesis import strategies as st
 
@@ -11,3 +13,13 @@ def table_of_characters() -> None:
     Else the first test that draws a text makes it, and Hypothesis takes that for data that are slow to generate.
     """
     st.text().validate()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """Let servers that the tests start end on SIGINT.
+
+    A shell that runs the tests in the background ignores it, and every process below inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
