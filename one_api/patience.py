@@ -13,7 +13,7 @@ class Patience:
     Whoever has it calls ``close()``, or the timer goes off once more, for nothing.
     """
 
-    __slots__ = ("_expired", "_rings", "_task", "_timer", "_until", "waited_s")
+    __slots__ = ("_expired", "_rings", "_task", "_timer", "_until", "_waited_s")
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
@@ -22,8 +22,15 @@ class Patience:
         self._task: asyncio.Task[Any] | None = None
         self._until = 0.0
         self._expired = False
-        #: How long all waits together took, in seconds, since this was last set to 0.
-        self.waited_s = 0.0
+        self._waited_s = 0.0
+
+    def until(self, limit_s: float) -> float:
+        """Return by when, in the loop's time, a wait from now on and those since ``begin_anew`` take ``limit_s``."""
+        return asyncio.get_running_loop().time() + limit_s - self._waited_s
+
+    def begin_anew(self) -> None:
+        """Forget how long the waits took: what was waited for has come."""
+        self._waited_s = 0.0
 
     async def wait(self, coroutine: Coroutine[Any, Any, T], until: float) -> T:
         """Await ``coroutine`` until then, in the loop's time; raises TimeoutError, after cancelling it."""
@@ -42,7 +49,7 @@ class Patience:
             raise
         finally:
             self._task = None
-            self.waited_s += clock() - began
+            self._waited_s += clock() - began
             if self._expired:
                 task.uncancel()
 

@@ -84,7 +84,7 @@ class Delivery(ChunkStream):
             chunks, opened.chunks = opened.chunks, []
         else:
             chunks = await self._within_idle(opened.stream)
-            self._patience.waited_s = 0.0
+            self._patience.begin_anew()
         self._take_note(opened.stream)
         self.ended = opened.stream.ended
         if self.ended:
@@ -99,9 +99,8 @@ class Delivery(ChunkStream):
         if self._idle_s is None:
             return await stream.read()
         # What counts is all the waiting since the last event: this may be called again meanwhile, for heartbeats.
-        limit = asyncio.get_running_loop().time() + self._idle_s - self._patience.waited_s
         try:
-            return await self._patience.wait(stream.read(), limit)
+            return await self._patience.wait(stream.read(), self._patience.until(self._idle_s))
         except TimeoutError:
             message = f"The upstream did not send the next event within {self._idle_s:g} s."
             raise UpstreamTimeout(message) from None
@@ -132,7 +131,8 @@ class Delivery(ChunkStream):
         self._resuming = None
         self._skipped_before = self.skipped_events
         await self._opened.drop("cancelled")
-        self._opened, self._resumed, self._patience.waited_s = opened, True, 0.0
+        self._opened, self._resumed = opened, True
+        self._patience.begin_anew()
 
     async def aclose(self) -> None:
         """Let go of the upstream; a stream that had not ended counts as cancelled."""

@@ -223,15 +223,14 @@ class UpstreamStream(ChunkStream):
         """See ``ChunkStream``."""
         if not self._ready and self._failure is not None:
             raise self._failure
-        loop = asyncio.get_running_loop()
         # What counts is the waiting since the last event, not since the last byte or call: a trickle is silence, too.
         # Not the time that the client takes in between. An event that is not for the client counts: a model that
         # thinks in silence sends pings.
         while not self._ready and not self.ended:
-            limit = min(loop.time() + self._idle_s - self._patience.waited_s, self._deadline)
+            limit = min(self._patience.until(self._idle_s), self._deadline)
             try:
                 if await self._patience.wait(self._receive(), limit):
-                    self._patience.waited_s = 0.0
+                    self._patience.begin_anew()
             except Exception:
                 with _named_errors("the next event", self._idle_s):
                     raise
