@@ -29,8 +29,8 @@ PRIOR_GOOD, PRIOR_BAD = 4.0, 0.2
 RATE_LIMITED_S = 5.0
 #: How long a deployment with a bad credential or model name is left alone, in seconds.
 MISCONFIGURED_S = 1800.0
-
-_FADE = -math.log(2) / HALF_LIFE_S
+#: Of what is known, exp(FADE * seconds) is left after so many.
+FADE = -math.log(2) / HALF_LIFE_S
 
 
 class Timing:
@@ -84,7 +84,7 @@ class Timing:
 
     def expected_s(self, median_s: float, now: float) -> float:
         """Return the seconds to be expected per typical answer, in a group whose median is ``median_s``."""
-        factor = math.exp(_FADE * (now - self._at))
+        factor = math.exp(FADE * (now - self._at))
         kept = self.answers * factor if self.answer_s else 0.0
         spent_s = kept * self.answer_s if self.answers else self._first_s * factor
         mean_s = (spent_s + CREDIT * median_s) / (kept + CREDIT)
@@ -130,7 +130,7 @@ class Timing:
         self.answer_s = self._usual_s = self.usual_load = 0.0
 
     def _fade(self, now: float) -> None:
-        factor = math.exp(_FADE * (now - self._at))
+        factor = math.exp(FADE * (now - self._at))
         if self.answers * factor > MEMORY:
             factor = MEMORY / self.answers
         self._at = now
@@ -177,7 +177,7 @@ class Health:
 
     def success(self, now: float) -> float:
         """Return how likely an answer is at least: one deviation below the mean of the Beta posterior."""
-        factor = math.exp(_FADE * (now - self._at))
+        factor = math.exp(FADE * (now - self._at))
         good = self._good * factor + PRIOR_GOOD
         total = good + self._bad * factor + PRIOR_BAD
         mean = good / total
@@ -220,7 +220,7 @@ class Health:
             self.resting_until, self._rested_at = now + seconds, now
 
     def _count(self, good: int, bad: int, now: float) -> None:
-        factor = math.exp(_FADE * (now - self._at))
+        factor = math.exp(FADE * (now - self._at))
         self._at = now
         self._good = max(0.0, self._good * factor + good)
         self._bad = self._bad * factor + bad

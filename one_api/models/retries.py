@@ -1,5 +1,6 @@
 """How many retries there may be, whom they may go to after an error, and how long to wait before one."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from one_api.errors import (
     UpstreamUnreachable,
 )
 from one_api.models.deployment import Deployment
-from one_api.models.health import HALF_LIFE_S
+from one_api.models.health import FADE
 
 #: Retries that are always there, on top of the share of the traffic.
 _RESERVE = 3.0
@@ -60,7 +61,7 @@ class RetryBudget:
 
     def _fade(self) -> None:
         now = self._clock()
-        factor = 0.5 ** ((now - self._at) / HALF_LIFE_S)
+        factor = math.exp(FADE * (now - self._at))
         self._requests *= factor
         self._retries *= factor
         self._at = now

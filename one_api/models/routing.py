@@ -78,7 +78,7 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
         elif now < health.resting_until:
             candidate.state, candidate.excluded = _RESTING, f"it rests for {health.resting_until - now:.0f} s more"
         elif not health.circuit.sound:
-            _look_at_circuit(candidate, now, _mostly_out(everyone, now))
+            _look_at_circuit(candidate, now, hurried=2 * len(_out(everyone)) > len(everyone))
         found.append(candidate)
     return found
 
@@ -105,16 +105,15 @@ def _median(known: list[float]) -> float:
     return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
 
 
-def _mostly_out(everyone: Sequence[Deployment], now: float) -> bool:
-    """Say whether more than half are kept out by their circuits."""
-    out = sum(each.health.circuit.open_until > 0 for each in everyone)
-    return 2 * out > len(everyone)
+def _out(everyone: Sequence[Deployment]) -> list[Deployment]:
+    """Return those that their circuits keep out."""
+    return [each for each in everyone if each.health.circuit.open_until > 0]
 
 
 def hurry_others(route: Route, now: float) -> None:
     """Note that one has come back: where most were out the others may be probed at once, or it would bear all alone."""
     everyone = [*route.targets, *route.fallbacks]
-    out = [each for each in everyone if each.health.circuit.open_until > 0]
+    out = _out(everyone)
     if 2 * (len(out) + 1) > len(everyone):
         for each in out:
             each.health.circuit.hurry(now)

@@ -5,8 +5,6 @@ import re
 from one_api.wire import json
 
 _FENCED = re.compile(r"\s*```[A-Za-z0-9_-]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*", re.DOTALL)
-
-
 #: A model may nest as deeply as it likes; this is what can be read.
 _DEEPEST = 500
 
