@@ -163,6 +163,11 @@ class Simulation:
             event()
         return self.outcome
 
+    def crowd(self, at: float, requests: int) -> None:
+        """Have so many requests arrive in one instant."""
+        for _ in range(requests):
+            self._at(at, lambda: self._arrive(0))
+
     def clock(self) -> float:
         """The virtual time."""
         return _START_S + self._now
@@ -217,11 +222,20 @@ class Simulation:
             if now.error is not None and now.cuts:
                 self._fail(served, tried, attempt, now.error())
                 return
-            if self._stream and attempt.answered():
-                hurry_others(self._route, self.clock())
             served.cost_s += condition.answer_s * load
             served.ok = error is None
-            self._at(self._now + rest_s, lambda: attempt.settle(error or "ok", tokens))
+            if self._stream:
+                answered()
+            self._at(self._now + rest_s, ended)
+
+        def answered() -> None:
+            if attempt.answered():
+                hurry_others(self._route, self.clock())
+
+        def ended() -> None:
+            if error is None:
+                answered()
+            attempt.settle(error or "ok", tokens)
 
         self._at(self._now + condition.first_s * load * self._noise(), first_event)
 

@@ -22,7 +22,7 @@ ALERT = 25.0
 #: a slow deployment is asked seldom, and has to be seen to recover.
 THIN, SURPRISE, FORGET = 20.0, 0.4, 0.2
 #: How many answers of the group's median speed everyone is credited with; what is known less well is nearer to it.
-CREDIT = 1.0
+CREDIT = 2.0
 #: Successes and failures that everyone is credited with.
 PRIOR_GOOD, PRIOR_BAD = 4.0, 0.2
 #: How long a deployment rests that asks for it without saying how long, in seconds.
@@ -191,8 +191,10 @@ class Health:
         was_open = self.circuit.open_until > 0
         mark = self.circuit.succeeded(began, now)
         if was_open and not self.circuit.open_until:
+            # What went before is the illness: how much of it each had says nothing of how they will do from now on.
             self.streamed.forget()
             self.whole.forget()
+            self._good, self._bad = 1.0, 0.0
         return mark
 
     def failed(

@@ -65,12 +65,14 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
     everyone = [*route.targets, *route.fallbacks] if route.fallbacks else route.targets
     timings = [each.health.streamed if stream else each.health.whole for each in everyone]
     median_s = _median([timing.answer_s for timing in timings if timing.answer_s])
+    per_weight = _per_weight(everyone)
     done = [each.health for each in tried]
     targets = len(route.targets)
     found = []
     for index, (each, timing) in enumerate(zip(everyone, timings, strict=True)):
         health = each.health
-        candidate = Candidate(each, index >= targets, State.CLOSED, cost_s(each, timing, median_s, now))
+        cost = cost_s(each, timing, median_s, each.weight * per_weight, now)
+        candidate = Candidate(each, index >= targets, State.CLOSED, cost)
         if done and health in done:
             candidate.state, candidate.excluded = _TRIED, "it was tried for this request"
         elif health.in_flight >= each.max_concurrency:
@@ -83,18 +85,28 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
     return found
 
 
-def cost_s(deployment: Deployment, timing: Timing, median_s: float, now: float) -> float:
+def cost_s(deployment: Deployment, timing: Timing, median_s: float, fair_load: float, now: float) -> float:
     """Return what a typical answer costs there: expected seconds, by load, by how likely it is to come at all.
 
     Times that were measured under the usual load are old news when there is more in flight: what queues up shows at
-    once, in what is in flight, and only later in times. One that comes back has no usual load yet.
+    once, in what is in flight, and only later in times. One that is out or coming back has no usual load, and its
+    times are few and long ago: there all that is above its fair part of what is in flight in the group counts.
     """
     health = deployment.health
     in_flight = health.in_flight
     load = 1 + in_flight / (deployment.max_concurrency or 1)
-    if in_flight >= timing.usual_load > 0 and health.circuit.sound:
+    if not health.circuit.sound:
+        if in_flight >= fair_load:
+            load *= (in_flight + 1 + CALM) / (fair_load + CALM)
+    elif in_flight >= timing.usual_load > 0:
         load *= math.sqrt((in_flight + 1 + CALM) / (timing.usual_load + CALM))
     return (timing.expected_s(median_s, now) + UNNOTICED_S) * load / health.success(now)
+
+
+def _per_weight(everyone: Sequence[Deployment]) -> float:
+    """Return how many requests are in flight for each unit of weight."""
+    in_flight = sum([each.health.in_flight for each in everyone])
+    return in_flight / sum([each.weight for each in everyone]) if in_flight else 0.0
 
 
 def _median(known: list[float]) -> float:

@@ -51,6 +51,11 @@ class FaultBed(Bed):
         for _ in range(5):
             assert self.ask(model).status == 200
 
+    @property
+    def arrived(self) -> int:
+        """How many requests the upstreams have seen."""
+        return sum(len(upstream.requests) for upstream in self.upstreams.values())
+
     @contextlib.contextmanager
     def crowd(self, model: str, count: int, **fields: Any) -> Iterator[list[RawClient]]:
         """So many clients that have asked at once; none of them has read anything."""

@@ -15,7 +15,7 @@ from one_api.errors import (
 )
 from one_api.models.circuit import State
 from one_api.models.deployment import Attempt, Deployment
-from one_api.models.health import HALF_LIFE_S, TYPICAL_TOKENS, Health, Timing
+from one_api.models.health import CREDIT, HALF_LIFE_S, TYPICAL_TOKENS, Health, Timing
 from tests.utils.fake_adapter import FakeAdapter
 
 NOW = 1000.0
@@ -115,7 +115,7 @@ def test_what_is_idle_drifts_to_the_median() -> None:
     expected = [timing.expected_s(1.0, NOW + wait) for wait in (0, 60, 120, 300, 900)]
 
     assert expected == sorted(expected, reverse=True)
-    assert (expected[0], expected[-1]) == pytest.approx((9.57, 1.0), abs=0.01)
+    assert (expected[0], expected[-1]) == pytest.approx(((20 * 10 + CREDIT) / (20 + CREDIT), 1.0), abs=0.02)
 
 
 def test_silence_shows_before_it_ends() -> None:
@@ -206,6 +206,18 @@ def test_whoever_leaves_and_whose_request_is_refused_moves_nothing(
         Attempt(place, wants_stream, clock).settle(outcome)
 
     assert seen(place.health, NOW) == before
+
+
+def test_all_that_are_well_again_are_equals_however_ill_they_were() -> None:
+    chances = []
+    for failures in (3, 30):
+        health = Health()
+        for _ in range(failures):
+            health.failed(UpstreamFailed("x"), NOW)
+        health.succeeded(NOW + 1, NOW + 2)
+        chances.append(health.success(NOW + 2))
+
+    assert chances[0] == chances[1] > Health().success(NOW + 2)
 
 
 @pytest.mark.parametrize(("retry_after_s", "rest_s"), [(7.0, 7), (None, 5), (300.0, 300)])

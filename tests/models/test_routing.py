@@ -260,6 +260,18 @@ def test_one_that_is_busier_than_usual_gets_less() -> None:
     assert second < first / 100
 
 
+@pytest.mark.parametrize(("weight", "in_flight", "dearer"), [(1, 10, False), (1, 30, True), (3, 30, False)])
+def test_one_that_is_out_gets_less_beyond_its_fair_part(weight: float, in_flight: int, dearer: bool) -> None:
+    busy, others = opened("a"), [opened("b"), opened("c")]
+    busy.weight, busy.health.in_flight = weight, in_flight
+    for other in others:
+        other.health.in_flight = 10
+
+    first, second, _ = shares(look([busy, *others]))
+
+    assert (first < second * weight / 10) == dearer
+
+
 def test_one_that_nobody_knows_is_taken_for_the_median() -> None:
     found = look([well("a", answer_s=1.0), well("b", answer_s=5.0), well("c", answer_s=1.0), well("new")])
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from bench import picture
-from bench.scenarios import BEGIN_S, END_S, SCENARIOS, UNTIL_S
-from bench.simulator import Outcome
+from bench.scenarios import BEGIN_S, END_S, SCENARIOS, UNTIL_S, all_out
+from bench.simulator import Outcome, Simulation
 
 SEEDS = [1, 2]
 EVERY_SEED = pytest.mark.parametrize("seed", SEEDS)
@@ -23,6 +23,10 @@ def played(name: str, seed: int, rate: float, strategy: str) -> Outcome:
 def run(name: str, seed: int = 1, rate: float | None = None, strategy: str = "adaptive") -> Outcome:
     """One scenario, at its own rate if none is given."""
     return played(name, seed, rate or SCENARIOS[name].rate, strategy)
+
+
+#: Three that were down together have been back for a few seconds.
+AFTER_S = BEGIN_S + 37.0
 
 
 def first_openings(outcome: Outcome) -> int:
@@ -136,6 +140,18 @@ def test_equals_are_not_herded(seed: int) -> None:
     shares = [outcome.share(place, *span) for span in spans(10) for place in range(3)]
 
     assert max(shares) <= 0.45
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_crowd_that_comes_after_an_outage_is_shared_out(stream: bool) -> None:
+    most = []
+    for seed in range(1, 9):
+        simulation = Simulation(all_out(), 20.0, stream=stream, seed=seed)
+        simulation.crowd(AFTER_S, 500)
+        outcome = simulation.run(AFTER_S + 1)
+        most.append(max(outcome.share(place, AFTER_S, AFTER_S + 0.001) for place in range(3)))
+
+    assert max(most) <= 0.45
 
 
 def test_adaptive_does_better_than_others_when_one_is_slow() -> None:
