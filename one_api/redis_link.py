@@ -19,8 +19,7 @@ T = TypeVar("T")
 #: Sends commands together, and returns their answers; an exception stands for one that there is none to.
 Trip: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
 
-#: Deadlines of one trip and of a connect, in seconds.
-_CALL_S = 0.05
+#: The deadline of a connect, in seconds, and of a trip that needs one; of every trip if its own is longer.
 _CONNECT_S = 0.25
 #: Commands that one trip takes.
 _TRIP = 64
@@ -44,6 +43,7 @@ class RedisLink:
     Args:
         url: where it is.
         logger: who is told when it falls ill, and when it is well again.
+        call_s: the deadline of one trip, in seconds.
         without: what is done meanwhile, for the log.
         forgiving: a command that Redis refuses is that command's failure, not Redis's.
         recovered: called when Redis is well again, before anybody else gets an answer.
@@ -53,13 +53,16 @@ class RedisLink:
         self,
         url: str,
         logger: logging.Logger,
+        call_s: float,
         *,
         without: str,
         forgiving: bool,
         recovered: Callable[[Trip], Awaitable[None]] | None = None,
     ) -> None:
+        self._call_s = call_s
+        self._connect_s = max(call_s, _CONNECT_S)
         self._client = redis.asyncio.Redis.from_url(
-            url, socket_connect_timeout=_CONNECT_S, socket_timeout=None, retry=None, max_connections=2
+            url, socket_connect_timeout=self._connect_s, socket_timeout=None, retry=None, max_connections=2
         )
         self._logger = logger
         self._without = without
@@ -117,7 +120,7 @@ class RedisLink:
         """Send commands together, and return their answers; an exception for each that has none."""
         was_open = self._breaker.is_open
         try:
-            answers = await _within(_CALL_S if self._connected else _CONNECT_S, self._send(commands))
+            answers = await _within(self._call_s if self._connected else self._connect_s, self._send(commands))
             self._connected = True
             if problem := next((answer for answer in answers if self._is_illness(answer)), None):
                 raise problem

@@ -24,6 +24,7 @@ def _check_url(url: str) -> tuple[str, str] | None:
 
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
+StorageSeconds = Annotated[float, Meta(gt=0, le=5)]
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
 #: What can stand in a header's list.
@@ -253,6 +254,8 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_answer_bytes: Count = 1024 * 1024
     #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
     storage: Storage = Storage("memory")
+    #: How long one trip to Redis may take, in seconds; what takes longer is a miss.
+    storage_timeout_s: StorageSeconds = 0.05
     #: Who shares answers: ``key``, nobody with another key; ``shared``, everyone. Danger: with ``shared``, one caller
     #: gets what was said to another, and can tell by the time it takes whether somebody has asked the same.
     scope: Literal["key", "shared"] = "key"
@@ -304,6 +307,8 @@ class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     concurrent: Annotated[int, Meta(ge=1, le=1024)] | None = None
     #: auto (memory, or with several processes a file that they share), memory, shared, or redis://HOST:PORT/DB.
     storage: Storage = Storage("auto")
+    #: How long one trip to Redis may take, in seconds; what takes longer is decided without it.
+    storage_timeout_s: StorageSeconds = 0.05
 
 
 class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

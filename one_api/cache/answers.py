@@ -264,5 +264,5 @@ def build_answers(config: Config, ask: Ask) -> Answers | None:
     # Only here, so that a gateway without Redis imports nothing of its client.
     from one_api.cache.redis import RedisAnswers
 
-    shared = RedisAnswers(config.cache.storage)
+    shared = RedisAnswers(config.cache.storage, config.cache.storage_timeout_s)
     return Answers(config, ask, shared, leases=shared)

@@ -53,9 +53,9 @@ return 1
 class RedisAnswers(AnswerStore, LeaseKeeper):
     """Answers that all processes share. How much room they have is Redis's own setting (``maxmemory``)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, call_s: float = 0.05) -> None:
         super().__init__()
-        self._link = RedisLink(url, logger, without=_WITHOUT, forgiving=True)
+        self._link = RedisLink(url, logger, call_s, without=_WITHOUT, forgiving=True)
 
     @property
     def degraded(self) -> str | None:

@@ -106,9 +106,9 @@ return 1
 class RedisStore(LimitStore):
     """Windows in Redis, or, while it is ill, in this process with ``1/processes`` of each limit."""
 
-    def __init__(self, url: str, processes: int) -> None:
+    def __init__(self, url: str, processes: int, call_s: float = 0.05) -> None:
         self._link = RedisLink(
-            url, logger, without="limits are kept per process", forgiving=False, recovered=self._merge
+            url, logger, call_s, without="limits are kept per process", forgiving=False, recovered=self._merge
         )
         self._processes = processes
         self._local = MemoryStore()

@@ -147,7 +147,7 @@ def build_limits(config: Config, names: list[str], folder: Path) -> RateLimits:
         # Only here, so that a gateway without Redis imports nothing of its client.
         from one_api.limits.redis import RedisStore
 
-        store = RedisStore(storage, config.server.workers)
+        store = RedisStore(storage, config.server.workers, settings.storage_timeout_s)
     return RateLimits(settings, store)
 
 

@@ -181,6 +181,17 @@ async def test_a_slow_redis_is_waited_for_once_however_many_ask(own_redis: OwnRe
         await store.aclose()
 
 
+async def test_a_redis_that_is_far_away_is_waited_for_as_long_as_the_settings_say(own_redis: OwnRedis) -> None:
+    url, _ = own_redis
+    async with slow_way(url, delay_s=0.3) as slow_url:
+        for call_s, degraded in ((5.0, False), (0.05, True)):
+            store = RedisStore(slow_url, 1, call_s)
+            for lease in range(3):
+                await store.take("k", Limits(10), 0, lease)
+            assert (store.degraded is not None) == degraded
+            await store.aclose()
+
+
 @contextlib.asynccontextmanager
 async def slow_way(url: str, delay_s: float) -> AsyncIterator[str]:
     """A port that leads to Redis; what Redis says arrives so much later."""
