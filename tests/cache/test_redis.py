@@ -198,7 +198,8 @@ async def test_a_redis_that_refuses_is_a_miss(name: str, own_redis: OwnRedis, op
 async def test_a_frozen_redis_costs_a_few_requests_a_moment_and_then_nothing(own_redis: OwnRedis) -> None:
     url, process = own_redis
     upstreams = Upstreams(whole())
-    cache = caching(url, upstreams)
+    store = RedisAnswers(url)
+    cache = Caching(upstreams, store, store)
     assert await cache.ask() == whole()
     process.send_signal(signal.SIGSTOP)
     waits = []
@@ -210,6 +211,7 @@ async def test_a_frozen_redis_costs_a_few_requests_a_moment_and_then_nothing(own
     assert max(waits) < 1, waits
 
     process.send_signal(signal.SIGCONT)
+    store._link._breaker._open_until = 0.0  # it is probed now, not in five seconds
     async with asyncio.timeout(20):
         while cache.where_from()[-1] != "hit":
             await cache.ask(seed=99)

@@ -91,7 +91,7 @@ def ask(gateway: Gateway, upstream: ScriptedUpstream) -> Callable[[bytes], int]:
     return send
 
 
-@settings(max_examples=3000, **MANY)
+@settings(max_examples=2000, **MANY)
 @given(body=BODIES)
 def test_any_json_body(body: dict[str, Any], ask: Callable[[bytes], int], gateway: Gateway) -> None:
     payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -30,19 +30,22 @@ KINDS: dict[str, Body] = {
     "even": {"targets": "abc", "strategy": "weighted"},
     "spread": {"targets": "abc", "strategy": "adaptive"},
 }
-#: How many groups of each kind there are.
-_POOL = dict.fromkeys(KINDS, 60) | {"twins": 300, "spare": 200, "only": 100}
+#: How many groups of each kind there are, for the whole matrix and for a few tests.
+_MANY = dict.fromkeys(KINDS, 60) | {"twins": 300, "spare": 200, "only": 100}
+FEW = dict.fromkeys(KINDS, 12)
 #: Adapters that are other views of an upstream: b goes on from a prefill, under the name p.
 _VIEWS = {"p": "b"}
 
 
 class FaultBed(Bed):
-    """A bed with many groups of every kind."""
+    """A bed with groups of every kind."""
+
+    pool = _MANY
 
     def model(self, kind: str = "only") -> str:
         """A group that no other test has used, so its deployments are in good health."""
         number = next(self._numbers.setdefault(kind, itertools.count()))
-        assert number < _POOL[kind], "every group is used"
+        assert number < self.pool[kind], "every group is used"
         return f"{kind}-{number}"
 
     def pay_in(self) -> None:
@@ -77,14 +80,15 @@ def _group(kind: str, number: int, patience: float) -> Body:
 
 
 @contextlib.contextmanager
-def running_faults(patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]:
+def running_faults(pool: dict[str, int] = _MANY, patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]:
     """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone.
 
-    ``patience`` multiplies them, so that a crowd on a busy machine keeps them.
+    ``pool`` says how many groups there are of each kind; ``patience`` multiplies the deadlines, so that a crowd on a
+    busy machine keeps them.
     """
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
-        models = [f"{kind}-{number}" for kind in KINDS for number in range(_POOL[kind])]
+        models = [f"{kind}-{number}" for kind in KINDS for number in range(pool[kind])]
         urls = {name: upstream.base_url for name, upstream in upstreams.items()}
         urls |= {name: urls[known] for name, known in _VIEWS.items()}
         urls |= {"r": f"http://127.0.0.1:{free_port()}/v1", "n": "http://nowhere.invalid/v1"}
@@ -96,10 +100,12 @@ def running_faults(patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]
                 for name, url in urls.items()
             },
             "model_groups": {
-                f"{kind}-{number}": _group(kind, number, patience) for kind in KINDS for number in range(_POOL[kind])
+                f"{kind}-{number}": _group(kind, number, patience) for kind in KINDS for number in range(pool[kind])
             },
         }
         gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"})
-        server = {"host": gateway.host, "port": gateway.port, "heartbeat_s": 0.1, "commit_s": 0.2}
+        server = {"host": gateway.host, "port": gateway.port, **sections.pop("server", {})}
         gateway.config_yaml = yaml(**config, **({"retry": {"budget": 1.0}} | sections), server=server)
-        yield FaultBed(held.enter_context(gateway), upstreams)
+        bed = FaultBed(held.enter_context(gateway), upstreams)
+        bed.pool = pool
+        yield bed

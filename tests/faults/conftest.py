@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .bed import FaultBed, running_faults
+from .bed import FEW, FaultBed, running_faults
 
 
 @pytest.fixture(scope="package")
@@ -14,13 +14,21 @@ def faults() -> Iterator[FaultBed]:
         yield running
 
 
+@pytest.fixture(scope="package")
+def eager() -> Iterator[FaultBed]:
+    """One that sends heartbeats early, and so the status line of a stream that has no content yet."""
+    with running_faults(FEW, server={"heartbeat_s": 0.1, "commit_s": 0.2}) as running:
+        yield running
+
+
 @pytest.fixture(autouse=True)
 def settled(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test no exchange is open, and the gateway met no bug of its own."""
     yield
-    if "faults" in request.fixturenames:
-        running: FaultBed = request.getfixturevalue("faults")
-        running.check_settled()
+    for name in ("faults", "eager"):
+        if name in request.fixturenames:
+            running: FaultBed = request.getfixturevalue(name)
+            running.check_settled()
 
 
 @pytest.fixture(params=[False, True], ids=["whole", "stream"])

@@ -171,12 +171,12 @@ def test_m02_a_stream_may_break_twice(faults: FaultBed) -> None:
     assert (answer.text, answer.stream_error) == (WHOLE, None)
 
 
-def test_m02_heartbeats_go_on_while_another_is_asked(faults: FaultBed) -> None:
-    model, gate, late = faults.model("resume"), threading.Event(), threading.Event()
-    faults.a.on(model, breaking(gate, [Close()]))
-    faults.b.on(model, sse(WaitFor(late), *text_chunks(*WORDS)))
+def test_m02_heartbeats_go_on_while_another_is_asked(eager: FaultBed) -> None:
+    model, gate, late = eager.model("resume"), threading.Event(), threading.Event()
+    eager.a.on(model, breaking(gate, [Close()]))
+    eager.b.on(model, sse(WaitFor(late), *text_chunks(*WORDS)))
 
-    with faults.begin(model) as begun:
+    with eager.begin(model) as begun:
         events = [begun.next() for _ in range(41)]
         gate.set()
         while events[-1] != ": keep-alive":

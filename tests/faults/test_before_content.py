@@ -181,16 +181,16 @@ def test_u03_another_deployment_answers_instead(over_tls: FaultBed, certificate:
 
 
 @pytest.mark.parametrize("count", [0, 1], ids=["headers", "role"])
-def test_u08_silence_after_the_head_is_filled_by_another_deployment(faults: FaultBed, count: int) -> None:
-    model = faults.model("twins")
-    faults.a.on(model, sse(b": hello\n\n", *text_chunks(finish=None)[:count], Hang(), done=False))
+def test_u08_silence_after_the_head_is_filled_by_another_deployment(eager: FaultBed, count: int) -> None:
+    model = eager.model("twins")
+    eager.a.on(model, sse(b": hello\n\n", *text_chunks(finish=None)[:count], Hang(), done=False))
 
-    answer = faults.ask(model, stream=True)
+    answer = eager.ask(model, stream=True)
 
     assert said(answer, stream=True) == "Hello"
     assert answer.events[0] == ": keep-alive", "the status line went out before there was content"
     assert sum("role" in delta for delta in answer.deltas) == 1, "nothing of the silent answer is seen"
-    assert faults.asked(model) == {"a": 1, "b": 1}
+    assert eager.asked(model) == {"a": 1, "b": 1}
 
 
 @pytest.mark.parametrize("ending", [[Close()], [Reset()], [b"data: junk\n\n"], [error_body()]], ids=str)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import Hang, Script, WaitFor, error, post_chat, sse, text_chunks
 
-from .bed import FaultBed, running_faults
+from .bed import FEW, FaultBed, running_faults
 
 
 def test_c01_a_client_that_leaves_while_it_waits_for_a_retry(faults: FaultBed, stream: bool) -> None:
@@ -72,7 +72,7 @@ def test_c04_a_client_that_leaves_after_the_last_token_is_settled_in_full(faults
 
 @pytest.mark.parametrize("script", [error(500), error(503), error(429)], ids=["500", "503", "429"])
 def test_c16_clients_that_retry_do_not_multiply_with_ours(script: Script) -> None:
-    with running_faults(retry={}) as bed:
+    with running_faults(FEW, retry={}) as bed:
         models = [bed.model("three") for _ in range(10)]
         for upstream in bed.upstreams.values():
             for model in models:

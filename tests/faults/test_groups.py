@@ -11,13 +11,13 @@ import pytest
 from tests.api.bed import Answer
 from tests.support import Action, Reset, Script, Seen, WaitFor, completion, error, json_reply, sse, text_chunks
 
-from .bed import FaultBed, running_faults
+from .bed import FEW, FaultBed, running_faults
 
 
 @pytest.fixture(scope="module")
 def thrifty() -> Iterator[FaultBed]:
     """A gateway with the budget for retries that is the default."""
-    with running_faults(retry={}) as running:
+    with running_faults(FEW, retry={}) as running:
         yield running
 
 
@@ -58,7 +58,7 @@ def test_g01_g03_an_outage_that_ends_is_over_within_five_seconds(thrifty: FaultB
 @pytest.fixture(scope="module")
 def patient() -> Iterator[FaultBed]:
     """The same with deadlines that a crowd keeps."""
-    with running_faults(patience=20, retry={}) as running:
+    with running_faults(FEW, patience=20, retry={}) as running:
         yield running
 
 
