@@ -1,5 +1,6 @@
 """What has to be there before the first test."""
 
+import gc
 import signal
 
 import pytest
@@ -23,3 +24,9 @@ def interrupts() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what thousands of collected tests hold: it stays to the end."""
+    gc.collect()
+    gc.freeze()
