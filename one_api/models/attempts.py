@@ -1,5 +1,6 @@
 """One request on its way through the deployments of its route, and each try that is made for it."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Try:
         return self._attempt.answered()
 
     def settle(self, outcome: UpstreamError | str, usage: Usage | None = None) -> None:
-        """Close the books: ``outcome`` is "ok", "cancelled", "diverged", or what went wrong."""
+        """Close the books: ``outcome`` is as ``Attempt.settle`` has it, "diverged", or the name of our own refusal."""
         if self.record.seconds is not None:
             return
         self.record.seconds = self._clock() - self._began
@@ -56,6 +57,8 @@ class Trip:
     route: Route
     body: JSONObject
     most_attempts: int
+    #: For all tries together, in seconds.
+    deadline_s: float
     record: CallRecord | None = field(default_factory=current_call.get)
     tries: list[Try] = field(default_factory=list)
     errors: list[UpstreamError] = field(default_factory=list)
@@ -63,6 +66,13 @@ class Trip:
     silences: int = 0
     #: The deployment whose context was too small for the request.
     overflowed: Deployment | None = None
+    #: When it began, in the loop's time.
+    _began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+    @property
+    def left_s(self) -> float:
+        """Return how much of the time for all tries is left, in seconds."""
+        return self._began + self.deadline_s - asyncio.get_running_loop().time()
 
     @property
     def stream(self) -> bool:

@@ -5,11 +5,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from one_api.errors import UpstreamError, UpstreamTimeout
+from one_api.errors import UpstreamError
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.attempts import Try
 from one_api.models.resume import Sent
-from one_api.patience import Patience
 from one_api.wire.json import JSONObject
 
 
@@ -48,21 +47,16 @@ Resume = Callable[[Sent, UpstreamError], Coroutine[Any, Any, Opened]]
 
 
 class Delivery(ChunkStream):
-    """What the client gets: a deployment's stream, and if it breaks and ``resume`` finds one, what goes on from it.
+    """What the client gets: a deployment's stream, and if it breaks and ``resume`` finds one, what goes on from it."""
 
-    ``idle_s`` is the longest silence between two events, where it is shorter than the adapter's.
-    """
-
-    def __init__(self, opened: Opened, idle_s: float | None = None, resume: Resume | None = None) -> None:
+    def __init__(self, opened: Opened, resume: Resume | None = None) -> None:
         self._opened = opened
-        self._idle_s = idle_s
         self._resume = resume
         self._sent = Sent()
         self._resumed = False
         #: Events that streams before this one have left out.
         self._skipped_before = 0
         self._resuming: asyncio.Task[Opened] | None = None
-        self._patience = Patience()
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``; the end and an error settle the attempt."""
@@ -83,8 +77,7 @@ class Delivery(ChunkStream):
         if opened.chunks:
             chunks, opened.chunks = opened.chunks, []
         else:
-            chunks = await self._within_idle(opened.stream)
-            self._patience.begin_anew()
+            chunks = await opened.stream.read()
         self._take_note(opened.stream)
         self.ended = opened.stream.ended
         if self.ended:
@@ -94,16 +87,6 @@ class Delivery(ChunkStream):
     def _take_note(self, stream: ChunkStream) -> None:
         self.usage = stream.usage
         self.skipped_events = self._skipped_before + stream.skipped_events
-
-    async def _within_idle(self, stream: ChunkStream) -> list[JSONObject]:
-        if self._idle_s is None:
-            return await stream.read()
-        # What counts is all the waiting since the last event: this may be called again meanwhile, for heartbeats.
-        try:
-            return await self._patience.wait(stream.read(), self._patience.until(self._idle_s))
-        except TimeoutError:
-            message = f"The upstream did not send the next event within {self._idle_s:g} s."
-            raise UpstreamTimeout(message) from None
 
     def _given(self, chunks: list[JSONObject]) -> list[JSONObject]:
         """Return chunks as the client is to see them."""
@@ -132,11 +115,9 @@ class Delivery(ChunkStream):
         self._skipped_before = self.skipped_events
         await self._opened.drop("cancelled")
         self._opened, self._resumed = opened, True
-        self._patience.begin_anew()
 
     async def aclose(self) -> None:
         """Let go of the upstream; a stream that had not ended counts as cancelled."""
-        self._patience.close()
         try:
             if self._resuming is not None:
                 await _give_up(self._resuming)

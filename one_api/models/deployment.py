@@ -66,7 +66,8 @@ class Attempt:
         """Close the books.
 
         Args:
-            outcome: "ok", "cancelled", or what went wrong. Whoever leaves and whose request is refused moves nothing.
+            outcome: "ok", "cancelled", what went wrong, or "outrun" when another has answered first, which is time
+                without an answer. Whoever leaves and whose request is refused moves nothing.
             tokens: the length of the answer, where it is known.
         """
         if not self._open:
@@ -82,9 +83,13 @@ class Attempt:
             if outcome.blames and self._answered is None:
                 self._timing.wasted(now - self._began, now)
             self._health.failed(outcome, now, self._probe, self._mark)
-        elif outcome == "ok":
+            return
+        if outcome == "ok":
             self._finish(now, tokens)
-        elif self._probe and self._mark is None:
+            return
+        if outcome == "outrun":
+            self._timing.wasted(now - self._began, now)
+        if self._probe and self._mark is None:
             self._health.circuit.release()
 
     def _finish(self, now: float, tokens: int | None) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream
@@ -13,7 +14,7 @@ from one_api.models.attempts import Trip, Try
 from one_api.models.delivery import Answered, Delivery, Opened
 from one_api.models.deployment import Deployment
 from one_api.models.hedge import Hedging, first_to_speak
-from one_api.models.opening import until_content
+from one_api.models.opening import Heard, until_content
 from one_api.models.policy import Policy
 from one_api.models.resume import Diverged, Sent, after_the_same, resumable
 from one_api.models.retries import RetryBudget, costs_budget, has_room, overflows, wait_before_again, worst_news
@@ -29,8 +30,8 @@ _SMALL = "small"
 
 #: What a try comes to: a whole answer, or a stream that has begun.
 Found: TypeAlias = Answered | Opened
-#: Reads a stream up to where the client is to have it from.
-Begin: TypeAlias = Callable[[ChunkStream], Awaitable[list[JSONObject]]]
+#: Reads a stream up to where the client is to have it from, and tells when it has first content.
+Begin: TypeAlias = Callable[[ChunkStream, Heard], Awaitable[list[JSONObject]]]
 
 
 class Step(NamedTuple):
@@ -51,8 +52,8 @@ class Failover:
     rng: random.Random = field(default_factory=random.Random)
     #: For all attempts of a request together, up to its answer or the first content of its stream.
     deadline_s: float = 600.0
-    #: By model id; bounded by the groups that are configured to hedge.
-    _hedging: dict[str, Hedging] = field(default_factory=dict)
+    #: By model id and by kind, streamed or whole; bounded by the groups that are configured to hedge.
+    _hedging: dict[tuple[str, bool], Hedging] = field(default_factory=dict)
 
     async def run(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
         """Return the first answer to be had for ``body``; a stream has come to its first content.
@@ -62,12 +63,8 @@ class Failover:
             NoDeployment: when none may be tried.
         """
         self.budget.pay_in()
-        trip = Trip(route, body, self.max_attempts)
-        try:
-            async with asyncio.timeout(self.deadline_s):
-                found = await self._find(trip)
-        except TimeoutError:
-            raise UpstreamTimeout(f"No upstream has answered within {self.deadline_s:g} s.") from None
+        trip = Trip(route, body, self.max_attempts, self.deadline_s)
+        found = await self._find(trip)
         trip.answered_by(found.attempt.deployment)
         return self._deliver(trip, found) if isinstance(found, Opened) else found.payload
 
@@ -80,6 +77,12 @@ class Failover:
                 return await self._ask_or_hedge(trip, step)
             except UpstreamError:
                 continue
+            except InvalidRequest:
+                # Only this one cannot express the request: that does not hide what became of it elsewhere.
+                if not trip.errors:
+                    raise
+        if trip.left_s <= 0:
+            raise UpstreamTimeout(f"No upstream has answered within {self.deadline_s:g} s.")
         raise worst_news(trip.errors, trip.route.model)
 
     # Choosing
@@ -87,7 +90,7 @@ class Failover:
     def _next(self, trip: Trip) -> Step | None:
         """Return what to try next, if anything may be tried."""
         last = trip.errors[-1] if trip.errors else None
-        if trip.spent or (last is not None and not (last.try_another or overflows(last))):
+        if trip.spent or trip.left_s <= 0 or (last is not None and not (last.try_another or overflows(last))):
             return None
         chosen = self._again(trip) or self._another(trip)
         retries = last is not None and costs_budget(last)
@@ -100,7 +103,7 @@ class Failover:
             return None
         wait_s = wait_before_again(trip.errors[-1], len(trip.errors), self.rng)
         # When one retry is all that is left, the fallback has it.
-        if wait_s is None or trip.tried != route.targets or not self.budget.holds(2):
+        if wait_s is None or wait_s >= trip.left_s or trip.tried != route.targets or not self.budget.holds(2):
             return None
         return Step(route.targets[0], _look(trip), self._others_left(trip, len(route.fallbacks)), wait_s)
 
@@ -116,43 +119,61 @@ class Failover:
         others = sum(each.excluded is None for each in found if each is not chosen)
         return Step(chosen.deployment, found, self._others_left(trip, others))
 
-    @staticmethod
-    def _others_left(trip: Trip, others: int) -> bool:
+    def _others_left(self, trip: Trip, others: int) -> bool:
         """Say whether one of so many others would be tried if the next try falls silent."""
-        return others > 0 and len(trip.tries) + 1 < trip.most_attempts and not trip.silences
+        allowed = len(trip.tries) + 1 < trip.most_attempts and not trip.silences
+        return allowed and others > 0 and self.budget.holds(1)
 
     # Trying
 
     async def _ask_or_hedge(self, trip: Trip, step: Step) -> Found:
-        hedging = self._hedging_of(trip.route)
+        hedging = self._hedging_of(trip)
         after_s = hedging.after_s if hedging else None
         if hedging is None or after_s is None:
-            return await self._ask(trip, step)
+            return await self._ask(trip, step, trip.begin(step.deployment, step.candidates))
+        begun: list[Try] = []
 
-        def second() -> Coroutine[Any, Any, Found] | None:
-            found = [each for each in _look(trip) if each.excluded is None]
+        def start(step: Step) -> asyncio.Future[Found]:
+            # Its books are open at once, for whoever chooses next, and closed also if the task never runs.
+            attempt = trip.begin(step.deployment, step.candidates)
+            begun.append(attempt)
+            asking = asyncio.ensure_future(self._ask(trip, step, attempt))
+            asking.add_done_callback(lambda done: attempt.settle("cancelled") if done.cancelled() else None)
+            return asking
+
+        def second() -> asyncio.Future[Found] | None:
+            # A fallback is another model: slowness alone does not lead to it.
+            found = [each for each in _look(trip) if each.excluded is None and not each.fallback]
             other = None if trip.spent else choose(found, trip.route.strategy, trip.route.turn, self.rng)
             if other is None or not hedging.take():
                 return None
-            return self._ask(trip, Step(other.deployment, found, others_left=False))
+            return start(Step(other.deployment, found, others_left=False))
 
-        return await first_to_speak(self._ask(trip, step), after_s, second, _drop)
+        def outrun() -> None:
+            for each in begun:
+                if each.record.first_s is None:
+                    each.settle("outrun")
 
-    def _hedging_of(self, route: Route) -> Hedging | None:
-        if route.policy.hedge is None:
+        return await first_to_speak(start(step), after_s, second, outrun, _drop)
+
+    def _hedging_of(self, trip: Trip) -> Hedging | None:
+        config = trip.route.policy.hedge
+        if config is None:
             return None
-        hedging = self._hedging.setdefault(route.model, Hedging(route.policy.hedge))
+        hedging = self._hedging.setdefault((trip.route.model, trip.stream), Hedging(config))
         hedging.pay_in()
         return hedging
 
-    async def _ask(self, trip: Trip, step: Step) -> Found:
+    async def _ask(self, trip: Trip, step: Step, attempt: Try) -> Found:
         """Try one deployment; notes in ``trip`` what goes wrong."""
         policy = trip.route.policy
-        limit_s = _limit_s(trip, step, policy)
-        attempt = trip.begin(step.deployment, step.candidates)
+        own_s, left_s = _limit_s(trip, step, policy), trip.left_s
+        limit_s = left_s if own_s is None else min(own_s, left_s)
+        # Who is asked late in the time of a request is not to blame for its end.
+        blamed = limit_s == own_s or 2 * limit_s >= trip.deadline_s
         try:
             return await _tried(
-                trip, attempt, trip.body, limit_s, lambda stream: until_content(stream, policy.hold_back)
+                trip, attempt, trip.body, limit_s, partial(until_content, hold_back=policy.hold_back), blamed=blamed
             )
         except UpstreamError as error:
             # Without its frames: they hold all that was read, and lead back here, so only the collector would free it.
@@ -162,8 +183,9 @@ class Failover:
                 trip.overflowed = step.deployment
             raise
         finally:
-            if trip.route.model in self._hedging and attempt.record.first_s is not None:
-                self._hedging[trip.route.model].note(attempt.record.first_s)
+            hedging = self._hedging.get((trip.route.model, trip.stream))
+            if hedging is not None and attempt.record.first_s is not None:
+                hedging.note(attempt.record.first_s)
 
     # After content
 
@@ -173,7 +195,7 @@ class Failover:
         async def resume(sent: Sent, error: UpstreamError) -> Opened:
             return await self._resume(trip, sent, error)
 
-        return Delivery(opened, policy.idle_s, resume if policy.resume and resumable(trip.body) else None)
+        return Delivery(opened, resume if policy.resume and resumable(trip.body) else None)
 
     async def _resume(self, trip: Trip, sent: Sent, error: UpstreamError) -> Opened:
         """Return a stream of another target that goes on from what was sent; raises ``error`` when there is none."""
@@ -194,7 +216,7 @@ class Failover:
         deployment = step.deployment
         attempt = trip.begin(deployment, step.candidates)
         try:
-            found = await _tried(trip, attempt, trip.body, limit_s, lambda stream: after_the_same(stream, sent.said))
+            found = await _tried(trip, attempt, trip.body, limit_s, partial(after_the_same, sent=sent.said))
         except Diverged:
             text = sent.text
             start = deployment.adapter.goes_on_from(deployment.model, text) if text else None
@@ -209,7 +231,7 @@ class Failover:
 
 def _after(text: str) -> Begin:
     """Return how to read a stream that goes on just before ``text``, which was sent."""
-    return (lambda stream: after_the_same(stream, [("content", text)])) if text else until_content
+    return partial(after_the_same, sent=[("content", text)]) if text else until_content
 
 
 def _look(trip: Trip) -> list[Candidate]:
@@ -232,23 +254,32 @@ def _limit_s(trip: Trip, step: Step, policy: Policy) -> float | None:
     return policy.first_event_s or (_FIRST_EVENT_S if own is None else None)
 
 
-async def _tried(trip: Trip, attempt: Try, body: JSONObject, limit_s: float | None, begin: Begin) -> Found:
-    """Ask one deployment; the attempt is settled here unless a stream takes it along."""
+async def _tried(
+    trip: Trip, attempt: Try, body: JSONObject, limit_s: float, begin: Begin, *, blamed: bool = True
+) -> Found:
+    """Ask one deployment; the attempt is settled here unless a stream takes it along.
+
+    It has ``limit_s`` for its answer or its first content; ``blamed`` says whether it is to blame if there is none.
+    """
     found: Found | None = None
     outcome: UpstreamError | str = "cancelled"
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s) as limit:
             found = await _answer(trip, attempt, body)
             if isinstance(found, Opened):
-                found.chunks = await begin(found.stream)
+                found.chunks = await begin(found.stream, lambda: limit.reschedule(None))
         if attempt.answered():
             hurry_others(trip.route, time.monotonic())
         outcome = "ok"
     except TimeoutError:
-        outcome = _too_late(trip, limit_s)
-        raise outcome from None
+        error = _too_late(trip, limit_s)
+        outcome = error if blamed else "cancelled"
+        raise error from None
     except Diverged:
         outcome = "diverged"
+        raise
+    except InvalidRequest as error:
+        outcome = type(error).__name__
         raise
     except UpstreamError as error:
         outcome = error
@@ -267,13 +298,14 @@ async def _answer(trip: Trip, attempt: Try, body: JSONObject) -> Found:
     shown_model = trip.shown_model(deployment)
     answer = await deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
     if isinstance(answer, ChunkStream):
+        answer.idle_s = trip.route.policy.idle_s
         return Opened(answer, attempt, shown_model)
     return Answered(answer if shown_model is None else answer | {"model": shown_model}, attempt)
 
 
-def _too_late(trip: Trip, limit_s: float | None) -> UpstreamTimeout:
+def _too_late(trip: Trip, limit_s: float) -> UpstreamTimeout:
     awaited = "the first content" if trip.stream else "the answer"
-    return UpstreamTimeout(f"The upstream did not send {awaited} within {limit_s or 0:g} s.")
+    return UpstreamTimeout(f"The upstream did not send {awaited} within {limit_s:g} s.")
 
 
 async def _drop(found: Found) -> None:

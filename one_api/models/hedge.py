@@ -4,10 +4,10 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from one_api.errors import UpstreamError
+from one_api.errors import InvalidRequest, UpstreamError
 from one_api.models.retries import RetryBudget
 from one_api.settings import HedgeConfig
 
@@ -48,27 +48,30 @@ class Hedging:
 
 
 async def first_to_speak(
-    first: Coroutine[Any, Any, T],
+    first: "asyncio.Future[T]",
     after_s: float,
-    second: Callable[[], Coroutine[Any, Any, T] | None],
+    second: "Callable[[], asyncio.Future[T] | None]",
+    outrun: Callable[[], None],
     drop: Callable[[T], Awaitable[None]],
 ) -> T:
     """Return the first answer to be had; the other question is withdrawn, and its answer, if any, dropped.
 
-    ``second`` is called once ``after_s`` has passed, and may decline.
+    ``second`` is called once ``after_s`` has passed, and may decline; ``outrun`` once there is an answer.
 
     Raises:
         UpstreamError: when all that were asked have failed.
     """
-    racing: list[asyncio.Future[T]] = [asyncio.ensure_future(first)]
+    racing = [first]
+    answers: list[T] = []
     try:
         await asyncio.wait(racing, timeout=after_s)
-        if not racing[0].done() and (other := second()) is not None:
-            racing.append(asyncio.ensure_future(other))
-        return await _winner(racing)
+        if not first.done() and (other := second()) is not None:
+            racing.append(other)
+        answers.append(await _winner(racing))
+        outrun()
+        return answers[0]
     finally:
-        for each in racing:
-            await _withdraw(each, drop)
+        await _withdraw(racing, answers, drop)
 
 
 async def _winner(racing: "list[asyncio.Future[T]]") -> T:
@@ -80,13 +83,28 @@ async def _winner(racing: "list[asyncio.Future[T]]") -> T:
         racing.remove(well)
         try:
             return well.result()
-        except UpstreamError:
+        except (UpstreamError, InvalidRequest):
             if not racing:
                 raise
 
 
-async def _withdraw(asked: "asyncio.Future[T]", drop: Callable[[T], Awaitable[None]]) -> None:
-    asked.cancel()
-    await asyncio.wait([asked])
-    if not asked.cancelled() and asked.exception() is None:
-        await drop(asked.result())
+async def _withdraw(racing: "list[asyncio.Future[T]]", answers: list[T], drop: Callable[[T], Awaitable[None]]) -> None:
+    """Let go of those that have not won; if the client leaves meanwhile, of the answers as well."""
+    if not racing:
+        return
+    letting_go = asyncio.ensure_future(_let_go(racing, drop))
+    try:
+        await asyncio.shield(letting_go)
+    except asyncio.CancelledError:
+        for answer in answers:
+            await drop(answer)
+        raise
+
+
+async def _let_go(racing: "list[asyncio.Future[T]]", drop: Callable[[T], Awaitable[None]]) -> None:
+    for each in racing:
+        each.cancel()
+    await asyncio.wait(racing)
+    for each in racing:
+        if not each.cancelled() and each.exception() is None:
+            await drop(each.result())

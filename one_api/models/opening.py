@@ -1,13 +1,16 @@
 """Where a stream begins for the client: at its first content. Until then another deployment may take its place."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import TypeAlias
 
 from one_api.models.adapters.base import ChunkStream
 from one_api.settings import HoldBackConfig
 from one_api.wire.json import JSONObject
 
+#: Is told, perhaps more than once, that a stream has spoken.
+Heard: TypeAlias = Callable[[], None]
 #: More chunks without content than this are passed on as they come.
 _MOST_SILENT = 1000
 
@@ -22,7 +25,7 @@ def speaks(chunk: JSONObject) -> bool:
     return False
 
 
-async def until_content(stream: ChunkStream, hold_back: HoldBackConfig | None = None) -> list[JSONObject]:
+async def until_content(stream: ChunkStream, heard: Heard, hold_back: HoldBackConfig | None = None) -> list[JSONObject]:
     """Read ``stream`` up to its first content, or as far as ``hold_back`` says, and return what has come.
 
     Raises:
@@ -34,6 +37,7 @@ async def until_content(stream: ChunkStream, hold_back: HoldBackConfig | None = 
         came = await stream.read()
         spoken += _count(came)
         chunks += came
+    heard()
     if hold_back is None:
         return chunks
     with suppress(TimeoutError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from one_api.models.adapters.base import ChunkStream
+from one_api.models.opening import Heard, speaks
 from one_api.wire.json import JSONObject
 
 #: A field of deltas, and what it says in one go.
@@ -97,7 +98,7 @@ class Sent:
         return found
 
 
-async def after_the_same(stream: ChunkStream, sent: Sequence[Run]) -> list[JSONObject]:
+async def after_the_same(stream: ChunkStream, heard: Heard, sent: Sequence[Run]) -> list[JSONObject]:
     """Read ``stream`` past what was sent, and return what follows it, as far as it has come.
 
     Raises:
@@ -110,6 +111,8 @@ async def after_the_same(stream: ChunkStream, sent: Sequence[Run]) -> list[JSONO
         if stream.ended:
             raise Diverged
         chunks = await stream.read()
+        if any(map(speaks, chunks)):
+            heard()
         while left and chunks:
             if _strip(chunks[0], left):
                 break

@@ -68,8 +68,11 @@ class RetryBudget:
 
 
 def costs_budget(error: UpstreamError) -> bool:
-    """Say whether a retry after ``error`` adds to what upstreams have to bear: not if nothing was sent."""
-    return not isinstance(error, UpstreamUnreachable)
+    """Say whether a retry after ``error`` adds to what upstreams have to bear.
+
+    Not if nothing was sent, nor if the request is too long for a model and goes to one that has the room.
+    """
+    return not isinstance(error, UpstreamUnreachable) and not overflows(error)
 
 
 def overflows(error: UpstreamError) -> bool:

@@ -123,6 +123,14 @@ async def test_after_a_refusal_nobody_else_is_asked(make: Make, failover: Failov
     assert a.health.failures == 0
 
 
+async def test_one_that_cannot_express_a_request_does_not_hide_a_failure(make: Make, failover: Failover) -> None:
+    a, b, c = make(UpstreamFailed("down")), make(InvalidRequest("not here")), make({"text": "from c"})
+
+    assert await failover.run(ordered([a, b, c]), dict(BODY)) == {"text": "from c"}
+    assert (await failure(failover, ordered([a, b]))).message == "down"
+    assert b.health.failures == 0
+
+
 async def test_targets_come_before_fallbacks_and_each_is_asked_once(make: Make) -> None:
     deployments = [make(UpstreamFailed(name)) for name in "abcd"]
     failover = Failover(max_attempts=9, budget=RetryBudget(1.0))
@@ -360,6 +368,37 @@ def test_all_attempts_together_have_a_deadline(make: Make) -> None:
     assert (asked(b), failover.budget.take()) == ([0], True)
 
 
+def test_who_was_silent_for_all_the_time_that_a_request_has_is_to_blame(make: Make) -> None:
+    a = make(asyncio.Event())
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        error = runner.run(waits(Failover(deadline_s=100), ordered([a]), BODY, 101))
+
+    assert isinstance(error, UpstreamTimeout)
+    assert a.health.failures == 1
+
+
+def test_who_was_asked_late_in_the_time_that_a_request_has_is_not(make: Make) -> None:
+    a, b = make(asyncio.Event()), make(asyncio.Event())
+    route = Route("m", [a, b], [], "ordered", Policy(total_s=60))
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        error = runner.run(waits(Failover(deadline_s=100), route, BODY, 101))
+
+    assert isinstance(error, UpstreamTimeout)
+    assert (asked(a, b), [a.health.failures, b.health.failures]) == ([1, 1], [1, 0])
+
+
+def test_with_no_retry_left_the_last_one_has_all_the_time(make: Make) -> None:
+    a, b = make(asyncio.Event()), make()
+    failover = Failover(budget=RetryBudget(0.0, reserve=0.0))
+
+    with asyncio.Runner(loop_factory=Hasty) as runner:
+        answer = runner.run(waits(failover, ordered([a, b]), STREAM, 300))
+
+    assert isinstance(answer, asyncio.CancelledError)
+
+
 async def test_one_takes_over_from_a_silent_deployment_and_not_two(make: Make, failover: Failover) -> None:
     a, b, c = make(UpstreamTimeout("a")), make(UpstreamTimeout("b")), make()
 
@@ -466,6 +505,13 @@ async def test_a_context_that_is_too_small_leads_to_a_larger_one(
     assert a.health.failures == 0
 
 
+async def test_the_way_to_a_larger_context_is_no_retry(make: Make) -> None:
+    a, b = sized(make, 4, OVERFLOW), sized(make, 8, {"model": "b"})
+    failover = Failover(budget=RetryBudget(0.0, reserve=0.0))
+
+    assert [await failover.run(ordered([a], [b]), dict(BODY)) for _ in range(20)] == [{"model": "b"}] * 20
+
+
 async def test_a_refusal_by_the_larger_one_is_final(make: Make, failover: Failover) -> None:
     a, b, c = sized(make, 4, OVERFLOW), sized(make, 8, UpstreamRejected("no")), sized(make, 8, {"model": "c"})
 
@@ -520,6 +566,18 @@ async def test_holding_back_ends_with_its_time_or_its_tokens(
     assert isinstance(stream, ChunkStream)
     async with stream:
         assert (await stream.read())[:2] == [say("1"), say("2")]
+
+
+async def test_what_is_held_back_has_its_own_time(make: Make, failover: Failover) -> None:
+    a, b = make([say("1"), asyncio.Event()]), make()
+    policy = Policy(first_event_s=0.05, hold_back=HoldBackConfig(ms=200, tokens=9))
+
+    stream = await failover.run(Route("m", [a, b], [], "ordered", policy), dict(STREAM))
+
+    assert isinstance(stream, ChunkStream)
+    async with stream:
+        assert await stream.read() == [say("1")]
+    assert (asked(a, b), a.health.failures) == ([1, 0], 0)
 
 
 async def test_a_group_may_have_less_patience_between_events_than_its_adapter(make: Make, failover: Failover) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+import time
 
 import pytest
 
 from one_api.errors import UpstreamError, UpstreamFailed
+from one_api.models.adapters.base import ChunkStream
 from one_api.models.deployment import Deployment
 from one_api.models.failover import Failover
 from one_api.models.hedge import Hedging
@@ -14,7 +16,7 @@ from one_api.models.retries import RetryBudget
 from one_api.models.routing import Route
 from one_api.settings import HedgeConfig
 from one_api.telemetry import CallRecord, current_call
-from tests.utils.fake_adapter import FakeAdapter, Scripted
+from tests.utils.fake_adapter import FakeAdapter, FakeStream, Scripted, say
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -42,7 +44,7 @@ async def test_the_second_answers_when_the_first_is_slow() -> None:
     answer, tries = await ask(place("a", asyncio.Event()), place("b", {"text": "b"}))
 
     assert answer == {"text": "b"}
-    assert tries == [("a/m", "cancelled"), ("b/m", "ok")]
+    assert tries == [("a/m", "outrun"), ("b/m", "ok")]
 
 
 async def test_a_first_that_is_quick_is_the_only_one() -> None:
@@ -61,7 +63,7 @@ async def test_the_first_may_still_win() -> None:
 
     gate.set()
 
-    assert await asking == ({"text": "a"}, [("a/m", "ok"), ("b/m", "cancelled")])
+    assert await asking == ({"text": "a"}, [("a/m", "ok"), ("b/m", "outrun")])
 
 
 async def test_a_second_that_fails_leaves_it_to_the_first() -> None:
@@ -101,6 +103,97 @@ async def test_a_client_that_leaves_ends_both() -> None:
         await asking
 
     assert (a.health.in_flight, b.health.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open(turns: int) -> None:
+    gate = asyncio.Event()
+    a, b = place("a", asyncio.Event()), place("b", gate, [say("x"), asyncio.Event()])
+    policy = Policy(hedge=HedgeConfig(after=0.001, budget=1.0))
+    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
+    asking = asyncio.create_task(failover.run(Route("m", [a, b], [], "ordered", policy), BODY | {"stream": True}))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+    gate.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    asking.cancel()
+    (answer,) = await asyncio.gather(asking, return_exceptions=True)
+
+    if isinstance(answer, ChunkStream):
+        await answer.aclose()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (a.health.in_flight, b.health.in_flight) == (0, 0)
+    assert all(stream.closed for stream in b.adapter.streams)
+
+
+async def test_both_spoke_and_the_client_leaves_while_one_is_let_go() -> None:
+    gate = asyncio.Event()
+    a, b = place("a", gate, [say("a"), asyncio.Event()]), place("b", gate, [say("b"), asyncio.Event()])
+    closing = asyncio.Event()
+
+    class Slow(FakeStream):
+        async def aclose(self) -> None:
+            closing.set()
+            await asyncio.sleep(0.05)
+            await super().aclose()
+
+    for each in (a, b):
+        assert isinstance(each.adapter, FakeAdapter)
+        each.adapter.make_stream = Slow
+    policy = Policy(hedge=HedgeConfig(after=0.001, budget=1.0))
+    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
+    asking = asyncio.create_task(failover.run(Route("m", [a, b], [], "ordered", policy), BODY | {"stream": True}))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+    gate.set()
+    await closing.wait()
+
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+    await asyncio.sleep(0.1)
+    assert (a.health.in_flight, b.health.in_flight) == (0, 0)
+
+
+async def test_who_chooses_at_the_same_moment_sees_who_has_been_asked() -> None:
+    small, large = place("a", asyncio.Event()), place("b", asyncio.Event())
+    small.max_concurrency = 2
+    policy = Policy(hedge=HedgeConfig(after=60, budget=1.0))
+    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
+    route = Route("m", [small, large], [], "ordered", policy)
+    asking = [asyncio.create_task(failover.run(route, dict(BODY))) for _ in range(10)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (small.health.in_flight, large.health.in_flight) == (2, 8)
+
+    for each in asking:
+        each.cancel()  # some before they have begun
+    await asyncio.gather(*asking, return_exceptions=True)
+    assert (small.health.in_flight, large.health.in_flight) == (0, 0)
+
+
+async def test_a_fallback_is_not_asked_because_a_target_is_slow() -> None:
+    gate = asyncio.Event()
+    a, b = place("a", gate, {"text": "a"}), place("b", {"text": "b"})
+    policy = Policy(hedge=HedgeConfig(after=0.001, budget=1.0))
+    asyncio.get_running_loop().call_later(0.05, gate.set)
+
+    answer = await Failover(budget=RetryBudget(1.0)).run(Route("m", [a], [b], "ordered", policy), dict(BODY))
+
+    assert answer == {"text": "a"}
+
+
+async def test_who_is_outrun_seems_slower() -> None:
+    a, b = place("a", asyncio.Event()), place("b", {"text": "b"})
+    await ask(a, b, after=0.05)
+
+    now = time.monotonic()
+    assert a.health.whole.expected_s(0.01, now) > 2 * b.health.whole.expected_s(0.01, now)
+    assert a.health.failures == 0
 
 
 def test_at_most_a_share_is_asked_twice() -> None:

@@ -193,6 +193,24 @@ async def test_a_target_that_cannot_express_the_request_does_not_hide_the_first_
     assert await groups.told() == ("one two ", CUT)
 
 
+async def test_a_target_that_speaks_in_time_may_take_its_time_to_come_to_the_place() -> None:
+    gate = asyncio.Event()
+    groups = Groups([[say("a"), say("b"), CUT]], [[say("a"), gate, say("b"), say("c"), END]])
+    groups.route.policy = Policy(resume=True, first_event_s=0.05)
+    asyncio.get_running_loop().call_later(0.2, gate.set)
+
+    assert await groups.told() == ("abc", None)
+    assert groups.targets[1].health.failures == 0
+
+
+async def test_a_target_that_says_nothing_in_time_is_not_waited_for() -> None:
+    groups = Groups([[say("a"), CUT]], [[asyncio.Event()]], [[say("a"), say("b"), END]])
+    groups.route.policy = Policy(resume=True, first_event_s=0.05)
+
+    assert await groups.told() == ("ab", None)
+    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "UpstreamTimeout"), ("c", "ok")]
+
+
 async def test_a_stream_is_resumed_more_than_once_within_the_attempts() -> None:
     groups = Groups([BEGUN], [[say("one two three "), CUT]], [[say("one two three four"), END]])
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from one_api.errors import UpstreamTimeout
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
 from one_api.schema import Usage
 from one_api.wire.json import JSONObject
@@ -39,7 +40,11 @@ class FakeStream(ChunkStream):
         if isinstance(piece, Exception):
             raise piece
         if isinstance(piece, asyncio.Event):
-            await piece.wait()
+            try:
+                async with asyncio.timeout(self.idle_s):
+                    await piece.wait()
+            except TimeoutError:
+                raise UpstreamTimeout("The upstream did not send the next event.") from None
             return await self.read()
         self.ended, self.usage = not self._pieces, Usage(1, 2)
         return [piece]
@@ -62,6 +67,7 @@ class FakeAdapter(BaseModelAdapter):
         self.start_of: Callable[[str], str | None] = lambda text: None
         self.calls: list[dict[str, Any]] = []
         self.streams: list[FakeStream] = []
+        self.make_stream: type[FakeStream] = FakeStream
         self.asked = asyncio.Event()
         self.started = self.closed = 0
 
@@ -108,7 +114,7 @@ class FakeAdapter(BaseModelAdapter):
         if isinstance(answer, Exception):
             raise answer
         if isinstance(answer, list):
-            self.streams.append(FakeStream(answer))
+            self.streams.append(self.make_stream(answer))
             return self.streams[-1]
         assert isinstance(answer, dict)
         return dict(answer)

@@ -20,6 +20,8 @@ class ChunkStream(ABC):
     skipped_events: int = 0
     #: True once ``read`` would return the end without waiting.
     ended: bool = False
+    #: The longest silence between two events of the upstream, in seconds, where it is shorter than the adapter's own.
+    idle_s: float | None = None
 
     @abstractmethod
     async def read(self) -> list[JSONObject]:

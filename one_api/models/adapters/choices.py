@@ -28,6 +28,7 @@ class SeveralChoices(ChunkStream):
         while not chunks and not self.ended:
             for index, stream in enumerate(self._streams):
                 if index not in self._reading and not stream.ended:
+                    stream.idle_s = self.idle_s
                     self._reading[index] = asyncio.ensure_future(stream.read())
             await self._wait()
             for index in sorted(self._reading):

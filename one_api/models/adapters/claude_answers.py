@@ -65,6 +65,7 @@ class MessageStream(ChunkStream):
         while not chunks and not self.ended:
             if self._paused:
                 await self._go_on()
+            self._current.idle_s = self.idle_s
             try:
                 chunks = await self._current.read()
             finally:

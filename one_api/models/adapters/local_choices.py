@@ -53,6 +53,7 @@ class ChoicesStream(ChunkStream):
         """Read one choice to its end; an empty batch is the end."""
         try:
             async with turns, await self._open(index) as stream:
+                stream.idle_s = self.idle_s
                 while chunks := await stream.read():
                     await self._ready.put((index, chunks))
                 self._count(stream)

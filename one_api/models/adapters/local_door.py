@@ -151,6 +151,7 @@ class SlotStream(ChunkStream):
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
+        self._stream.idle_s = self.idle_s
         try:
             return await self._stream.read()
         except UpstreamError:

@@ -201,7 +201,7 @@ class UpstreamStream(ChunkStream):
     ) -> None:
         self._response = response
         self._translator = translator
-        self._idle_s = idle_s
+        self._own_idle_s = idle_s
         self._reports = reports
         #: Of the whole stream, in the loop's time.
         self._deadline = deadline
@@ -226,13 +226,14 @@ class UpstreamStream(ChunkStream):
         # What counts is the waiting since the last event, not since the last byte or call: a trickle is silence, too.
         # Not the time that the client takes in between. An event that is not for the client counts: a model that
         # thinks in silence sends pings.
+        idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
         while not self._ready and not self.ended:
-            limit = min(self._patience.until(self._idle_s), self._deadline)
+            limit = min(self._patience.until(idle_s), self._deadline)
             try:
                 if await self._patience.wait(self._receive(), limit):
                     self._patience.begin_anew()
             except Exception:
-                with _named_errors("the next event", self._idle_s):
+                with _named_errors("the next event", idle_s):
                     raise
         ready, self._ready = self._ready, []
         return ready
