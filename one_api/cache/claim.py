@@ -99,6 +99,8 @@ class Claim:
     async def _tell_stream(self, seat: Seat) -> bool:
         while True:
             chunks = join(await seat.read())
+            if seat.ended and not chunks and not self._parts.number:
+                return False  # a stream of nothing is no answer: those who listen ask for themselves
             told = await self._put(seat, chunks=chunks, complete=True if seat.ended else None)
             if seat.ended or not told:
                 return told
@@ -129,11 +131,18 @@ class Claim:
         await self._keeper.release(self._call, self._token, forget=True)
         await seat.aclose()
 
+    async def _is_late_news(self, flight: Flight) -> bool:
+        """Say whether somebody listens who has been told nothing yet, and can still be told everything."""
+        if self._telling is not None or not flight.open:
+            return False
+        listened = await self._keeper.renew(self._call, self._token)
+        return bool(listened) and self._telling is None
+
     async def release(self, *, unkept: bool) -> None:
         """Give it back, whether it was won or not; ``unkept`` when an answer came that those who wait cannot find."""
         if self._flight is None or self._holding is None:
             return
-        if unkept and self._telling is None and await self._keeper.renew(self._call, self._token):
+        if unkept and await self._is_late_news(self._flight):
             self._begin_telling(self._flight)
         if self._telling is not None and not self._silent:
             await asyncio.wait({self._telling}, timeout=_LAST_WORDS_S)

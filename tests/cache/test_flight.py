@@ -19,14 +19,12 @@ from one_api.errors import (
     UpstreamRejected,
 )
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.routing import Route
 from one_api.schema import Usage
 from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.json import JSONObject
-from tests.utils.fake_adapter import FakeStream
 
-from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, turns, whole
+from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, turns, whole
 
 
 async def test_two_hundred_identical_misses_are_one_call() -> None:
@@ -246,16 +244,6 @@ async def test_a_stream_that_has_become_too_large_is_neither_joined_nor_kept() -
 
 
 async def test_a_stream_that_has_left_something_out_is_neither_joined_nor_kept() -> None:
-    class Lossy(FakeStream):
-        skipped_events = 1
-
-    class LossyUpstreams(Upstreams):
-        async def __call__(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
-            answer = await super().__call__(route, body)
-            assert isinstance(answer, FakeStream)
-            answer.__class__ = Lossy
-            return answer
-
     upstreams = LossyUpstreams(stream("x"), stream("y"))
     cache = Caching(upstreams)
 

@@ -10,19 +10,22 @@ from typing import Any
 import pytest
 
 from one_api.cache.claim import _Parts
+from one_api.cache.lease import Shared
 from one_api.cache.redis import RedisAnswers
 from one_api.cache.tail import InvalidPart, Part
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
 from one_api.models.adapters.base import ChunkStream
 
-from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, whole
+from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, whole
 from .conftest import OwnRedis
 
 
 @asynccontextmanager
-async def processes(url: str, *upstreams: Upstreams, **settings: Any) -> AsyncIterator[list[Caching]]:
+async def processes(
+    url: str, *upstreams: Upstreams, redis: type[RedisAnswers] = RedisAnswers, **settings: Any
+) -> AsyncIterator[list[Caching]]:
     """Caches that share a Redis, as of several processes; each has its own way to upstreams."""
-    stores = [RedisAnswers(url) for _ in upstreams]
+    stores = [redis(url) for _ in upstreams]
     found = [Caching(each, store, store, **settings) for each, store in zip(upstreams, stores, strict=True)]
     try:
         async with asyncio.timeout(30):
@@ -80,6 +83,42 @@ async def test_what_is_not_kept_is_shared_all_the_same(own_redis: OwnRedis, oper
         await until_listening(operator)
         gate.set()
         assert [await first, await second] == [refused, refused]
+
+
+class Inattentive(RedisAnswers):
+    """Whoever holds a lease here learns that others listen only when the test says so."""
+
+    attentive = False
+
+    async def renew(self, call: Shared, token: str) -> bool | None:
+        """See ``LeaseKeeper``."""
+        return await super().renew(call, token) and self.attentive
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [Upstreams(stream("x" * 3000)), LossyUpstreams(stream("x")), Upstreams([])],
+    ids=["too large", "lossy", "nothing"],
+)
+async def test_one_who_is_seen_too_late_to_be_told_everything_asks(
+    asked: Upstreams, own_redis: OwnRedis, operator: Any
+) -> None:
+    gate = asked.gate = asyncio.Event()
+    again = Upstreams(stream("own"))
+    async with processes(own_redis[0], asked, again, redis=Inattentive, max_answer_bytes=2000) as (one, two):
+        first = one.ask(stream=True)
+        await asked.asked.wait()
+        second = asyncio.create_task(two.open())
+        await until_listening(operator)
+        assert isinstance(one.answers.leases, Inattentive)
+        one.answers.leases.attentive = True
+        gate.set()
+
+        answer = await first
+        assert isinstance(answer, ChunkStream)
+        await read_all(answer)
+        assert text(await read_all(await second)) == "own"
+        assert two.where_from() == ["miss"]
 
 
 async def test_the_leaders_clients_may_leave_and_those_of_other_processes_go_on(own_redis: OwnRedis) -> None:
