@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from one_api.cache.lease import LEASE_S, LISTENING_S, REST_S, LeaseKeeper, Shared, Standing, Taken
+from one_api.cache.lease import LEASE_S, LISTENING_S, PARTS, REST_S, LeaseKeeper, Shared, Standing, Taken
 from one_api.cache.stores import AnswerStore
 from one_api.redis_link import RedisLink, RedisRefusal, RedisUnavailable
 
@@ -11,8 +11,6 @@ logger = logging.getLogger(__name__)
 
 #: What an ill Redis means here.
 _WITHOUT = "answers are neither kept nor found"
-#: Parts that one look returns.
-_PARTS = 64
 
 #: KEYS: the answer, the lease. ARGV: token, milliseconds.
 _TAKE = f"""
@@ -102,7 +100,7 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
 
     async def hear(self, call: Shared, holder: str, after: int) -> tuple[Standing, list[tuple[int, bytes]]]:
         """See ``LeaseKeeper``."""
-        found = await self._try("EVAL", _HEAR, 3, *_names(call, holder), holder, after + 1, _PARTS, _ms(LISTENING_S))
+        found = await self._try("EVAL", _HEAR, 3, *_names(call, holder), holder, after + 1, PARTS, _ms(LISTENING_S))
         if found is None:
             return Standing.ALONE, []
         standing, parts = found

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from one_api.cache.claim import _Parts
-from one_api.cache.lease import Shared
+from one_api.cache.lease import PARTS, Shared, Standing
 from one_api.cache.redis import RedisAnswers
-from one_api.cache.tail import InvalidPart, Part
+from one_api.cache.tail import InvalidPart, Part, Tail
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
 from one_api.models.adapters.base import ChunkStream
 
@@ -297,6 +297,41 @@ async def test_a_long_stream_is_bounded_in_redis_and_whole_for_all(own_redis: Ow
         # It is too late to join, so the next one asks anew.
         assert never.calls == []
         assert text(await read_all(await two.open())) == "own"
+
+
+async def test_one_who_comes_late_from_another_process_is_not_behind_for_what_had_come(own_redis: OwnRedis) -> None:
+    end = asyncio.Event()
+    asked, never = Upstreams(stream(*["x" * 50_000] * 40, end, "tail")), Upstreams(stream("never"))
+    async with processes(own_redis[0], asked, never, max_answer_bytes=8_000_000) as (one, two):
+        for store in (one.answers.leases, two.answers.leases):
+            assert isinstance(store, RedisAnswers)
+            store._link._call_s = 5.0  # two megabytes are on their way
+        leader = await one.open()
+        found = 0
+        while found < 2_000_000:
+            found += len(text(await leader.read()))
+        late = await two.open()
+        asyncio.get_running_loop().call_later(0.2, end.set)
+        assert len(text(await read_all(late))) == 2_000_004
+        await leader.aclose()
+
+
+async def test_a_past_that_takes_several_looks_leaves_no_time_to_read(own_redis: OwnRedis) -> None:
+    store = RedisAnswers(own_redis[0], call_s=5.0)
+    call = Shared(b"key", "stream")
+    await store.take(call, "me")
+    texts = ["x" * 2_000_000, *["x"] * PARTS, "y" * 1_200_000, "z"]
+    for number, said in enumerate(texts, 1):
+        last = number == len(texts)
+        part = Part([chunk(said)], complete=True if last else None)
+        assert await store.tell(call, "me", number, part.encode(), oldest=1, last=last)
+    tail = Tail(store, call, "me")
+    assert await tail.begin(0.0) is Standing.HELD
+    async with asyncio.timeout(10):
+        while not tail._inbox.over:
+            await asyncio.sleep(0.01)
+    assert text(await read_all(tail)) == "".join(texts)
+    await store.aclose()
 
 
 def test_parts_are_bounded_in_bytes() -> None:
