@@ -23,6 +23,7 @@ from one_api.schema import Usage
 from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.json import JSONObject
+from tests.utils.fake_adapter import Piece
 
 from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, turns, whole
 
@@ -240,6 +241,28 @@ async def test_a_reader_that_is_a_little_slow_gets_everything_in_few_pieces() ->
     assert len(chunks) < 200
 
 
+async def test_a_reader_that_is_a_little_slow_gets_what_stands_beside_the_text_too() -> None:
+    pieces: list[Piece] = [chunk(f"{number} ") for number in range(100)]
+    for number, piece in enumerate(pieces):
+        assert isinstance(piece, dict)
+        piece["choices"][0]["token_ids"] = [number]
+    cache = Caching(Upstreams(stream(*pieces)))
+    opened = await cache.open()
+    await turns(400)
+    chunks = await read_all(opened)
+    assert [each for got in chunks for one in got["choices"] for each in one.get("token_ids", ())] == [*range(100)]
+
+
+@pytest.mark.parametrize("where", ["delta", "choice", "chunk"])
+async def test_a_stream_that_one_message_cannot_hold_is_not_kept(where: str) -> None:
+    odd = chunk("a")
+    {"delta": odd["choices"][0]["delta"], "choice": odd["choices"][0], "chunk": odd}[where]["citations"] = ["https://a"]
+    cache = Caching(Upstreams(stream(odd)))
+    for _ in range(2):
+        assert odd in await read_all(await cache.open(stream_options={"include_usage": True}))
+    assert cache.where_from() == ["miss", "miss"]
+
+
 async def test_the_upstream_is_not_read_faster_than_the_fastest_client() -> None:
     upstreams = Upstreams(stream(*["x" * 10_000 for _ in range(500)]))
     cache = Caching(upstreams)
@@ -325,6 +348,16 @@ DELTAS: list[dict[str, Any]] = [
     {"tool_calls": [{"index": 1, "id": "c1", "type": "custom", "custom": {"name": "g", "input": ""}}]},
     {"tool_calls": [{"index": 1, "custom": {"input": "2"}}]},
 ]  # fmt: skip
+
+
+def test_what_chunks_hold_beside_text_keeps_them_apart() -> None:
+    padded = [chunk("x") | {"obfuscation": "abc", "service_tier": "flex"} for _ in range(3)]
+    assert len(join(padded)) == 1
+    for odd in ({"citations": ["https://a"]}, {"service_tier": "default"}):
+        assert join([padded[0], padded[1] | odd, padded[2]]) == [padded[0], padded[1] | odd, padded[2]]
+    beside = chunk("x")
+    beside["choices"][0]["native_finish_reason"] = "end_turn"
+    assert join([beside] * 3) == [beside] * 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from(DELTAS[:7]), st.booleans()), max_size=40), st.booleans())
