@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from one_api.cache.claim import _Parts
-from one_api.cache.lease import PARTS, Shared, Standing
+from one_api.cache.lease import LEASE_S, PARTS, Shared, Standing, Taken
 from one_api.cache.redis import RedisAnswers
 from one_api.cache.tail import InvalidPart, Part, Tail
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
@@ -258,6 +259,65 @@ async def test_one_who_waits_for_the_first_piece_asks_when_redis_falls_ill(own_r
         answer = await first
         assert isinstance(answer, ChunkStream)
         assert text(await read_all(answer)) == "a"
+
+
+class Stumbling(RedisAnswers):
+    """One that stops its Redis when it asks for a lease; the test lets it go on."""
+
+    def __init__(self, url: str, call_s: float = 0.05) -> None:
+        super().__init__(url, call_s)
+        self.pid: int | None = None
+        self.stopped = asyncio.Event()
+
+    async def take(self, call: Shared, token: str) -> Taken:
+        """See ``LeaseKeeper``."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGSTOP)
+            self.stopped.set()
+        return await super().take(call, token)
+
+
+async def stumbling(url: str, pid: int, call_s: float, upstreams: Upstreams) -> tuple[Caching, Stumbling]:
+    """A cache that will stumble, once it is connected."""
+    store = Stumbling(url, call_s)
+    await store.get(b"")
+    store.pid = pid
+    return Caching(upstreams, store, store), store
+
+
+async def test_one_who_leaves_while_the_lease_is_being_taken_leaves_no_lease(own_redis: OwnRedis) -> None:
+    url, process = own_redis
+    one, store = await stumbling(url, process.pid, 5.0, Upstreams(stream("never")))
+    async with processes(url, Upstreams(stream("own"))) as (two,):
+        first = one.ask(stream=True)
+        await store.stopped.wait()
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGCONT)
+        await asyncio.wait([first])
+        began = time.monotonic()
+        assert text(await read_all(await two.open())) == "own"
+        assert time.monotonic() - began < LEASE_S / 2
+        await one.answers.aclose()
+
+
+async def test_a_lease_that_is_granted_late_is_held_all_the_same(own_redis: OwnRedis, operator: Any) -> None:
+    url, process = own_redis
+    end = asyncio.Event()
+    one, _ = await stumbling(url, process.pid, 0.05, Upstreams(stream("a", end, "b")))
+    async with processes(url, Upstreams(stream("never"))) as (two,):
+        asyncio.get_running_loop().call_later(0.09, process.send_signal, signal.SIGCONT)
+        first = await one.open()
+        await until(first, "a")
+        while not [name async for name in operator.scan_iter("one_api:asking:*")]:
+            await asyncio.sleep(0.01)
+        second = await two.open()
+        await until(second, "a")
+        end.set()
+        assert [text(await read_all(each)) for each in (first, second)] == ["b", "b"]
+        assert two.where_from() == ["joined"]
+        await one.answers.aclose()
 
 
 async def test_a_redis_that_stumbles_loses_nothing(own_redis: OwnRedis) -> None:
