@@ -37,6 +37,9 @@ class Source:
 class Call(ABC):
     """What a flight is made of: how to ask, and what to do with a whole answer."""
 
+    #: No upstream was asked: nobody here stands for the cost.
+    free = False
+
     @abstractmethod
     async def ask(self, flight: "Flight") -> JSONObject | ChunkStream:
         """Ask; the current call's record is that of whoever leads. It may be called a second time after an error."""
@@ -168,8 +171,9 @@ class Flight:
         if self._complete or self._failed or self._task is None:
             return
         if self._seats:
-            if heir := next((each.record for each in self._seats if each.local), None):
-                heir.free = heir.free and seat.record.free
+            heir = next((each.record for each in self._seats if each.local), None)
+            if heir is not None and not seat.record.free:
+                heir.free, seat.record.free = False, True
             return
         self._failed = True
         self._task.cancel()
@@ -205,6 +209,9 @@ class Flight:
                 self._seats = [seat for seat in self._seats if seat is not leader]
                 others[0].record.cache, others[0].record.free = "miss", False
             else:
+                if self._call.free:  # whoever leads by now
+                    for seat in self._seats:
+                        seat.record.free = True
                 self._source = Source(leader.record.deployment, tuple(leader.record.warnings))
                 return answer
         raise AssertionError("unreachable")

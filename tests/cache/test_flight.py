@@ -101,7 +101,7 @@ async def test_any_client_may_leave_and_somebody_pays() -> None:
 
     assert text(await read_all(second)) == "ab"
     assert upstreams.streams[0].closed == 1
-    assert [record.free for record in cache.records] == [False, False, True]
+    assert [record.free for record in cache.records] == [True, False, True]
     assert second.usage == Usage(1, 2)
     await cache.ask()
     assert cache.where_from()[-1] == "hit"
@@ -131,7 +131,7 @@ async def test_one_who_waits_for_a_whole_answer_may_leave() -> None:
     gate.set()
     assert await other == whole()
     assert len(upstreams.calls) == 1
-    assert [record.free for record in cache.records] == [False, False]
+    assert [record.free for record in cache.records] == [True, False]
 
 
 async def test_when_the_leaders_call_fails_one_other_tries_once_more() -> None:

@@ -17,7 +17,7 @@ from one_api.cache.tail import InvalidPart, Part, Tail
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
 from one_api.models.adapters.base import ChunkStream
 
-from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, whole
+from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, turns, whole
 from .conftest import OwnRedis
 
 
@@ -133,6 +133,24 @@ async def test_the_leaders_clients_may_leave_and_those_of_other_processes_go_on(
         assert asked.streams[0].closed == 0
         end.set()
         assert text(await read_all(follower)) == "b"
+
+
+async def test_who_follows_another_process_pays_nothing_whoever_leaves(own_redis: OwnRedis, operator: Any) -> None:
+    gate = asyncio.Event()
+    asked, never = Upstreams(whole(), gate=gate), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        first = one.ask()
+        await asked.asked.wait()
+        leaving = two.ask()
+        await turns()
+        staying = two.ask()
+        await until_listening(operator)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        gate.set()
+        assert [await first, await staying] == [whole(), whole()]
+        assert never.calls == []
+        assert [record.free for record in (*one.records, *two.records)] == [False, True, True]
 
 
 async def test_when_the_last_one_leaves_in_whatever_process_the_upstream_is_closed(own_redis: OwnRedis) -> None:
