@@ -75,8 +75,8 @@ class Policy:
 def may_be_kept(answer: JSONObject, *, tool_calls: bool) -> bool:
     """Say whether a whole answer is complete and good in every choice.
 
-    Not kept: refusals and withheld text, answers that a limit cut short (``length``), that say nothing, that end in
-    a way we do not know, and calls of tools unless ``tool_calls``.
+    Not kept: refusals and withheld text, answers that a limit cut short (``length``), that say nothing, that end with a
+    word we do not know, and calls of tools unless ``tool_calls``. What an adapter has told as ``stop`` is one.
     """
     choices = answer.get("choices")
     return isinstance(choices, list) and bool(choices) and all(_good(choice, tool_calls) for choice in choices)
