@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
 import redis.asyncio
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from one_api.breaker import Breaker
 
@@ -124,7 +124,7 @@ class RedisLink:
             self._connected = True
             if problem := next((answer for answer in answers if self._is_illness(answer)), None):
                 raise problem
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:  # the client's parser raises anything; who waits would wait for ever
             self._breaker.failed()
             self._connected = False
             if self._breaker.is_open and not was_open:

@@ -213,7 +213,7 @@ class _Asking(Call):
         if isinstance(found, Tail):
             return self._followed(found)
         if found is not None and (entry := self._read(found)) is not None:
-            self._kept = True
+            self._kept = self.free = True
             record = current_call.get() or self._request.record
             led = replace(self._request, record=record, body=self._body)
             return led.served(entry, "joined", self._answers.now())
@@ -221,7 +221,7 @@ class _Asking(Call):
 
     def _followed(self, tail: Tail) -> Answer:
         """Return what another process is getting, and write down that it costs nothing here."""
-        self._kept = True
+        self._kept = self.free = True
         record, part = current_call.get() or self._request.record, tail.part
         record.cache, record.free = "joined", True
         record.deployment = part.deployment

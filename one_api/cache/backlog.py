@@ -1,15 +1,19 @@
 """Chunks that wait to be read. Where many wait, those that only add text are joined."""
 
 from itertools import groupby
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from one_api.wire import json
+from one_api.wire.assemble import HEAD, PADDING, has_only
 from one_api.wire.json import JSONObject
 
 #: From this many waiting chunks on, neighbours are joined.
 _MANY = 64
 #: Fields of a delta that are text, in pieces.
 _TEXTS = frozenset({"content", "reasoning_content", "refusal"})
+#: Fields of a chunk, and of its choice, of which one stands for those of all its neighbours.
+_CHUNK = frozenset({"object", "choices", *HEAD, *PADDING})
+_CHOICE = frozenset({"index", "delta"})
 
 #: Where a chunk adds text: the choice, the field, and in a tool call its number, kind and field.
 Slot: TypeAlias = tuple[int, str] | tuple[int, str, int, str, str]
@@ -59,7 +63,7 @@ class Backlog:
 def join(chunks: list[JSONObject]) -> list[JSONObject]:
     """Return chunks that amount to the same, with runs that add text in one place as one chunk each."""
     joined: list[JSONObject] = []
-    for slot, group in groupby(chunks, key=_slot):
+    for (slot, _), group in groupby(chunks, key=lambda chunk: (_slot(chunk), _head(chunk))):
         run = list(group)
         if slot is None or len(run) == 1:
             joined += run
@@ -70,11 +74,11 @@ def join(chunks: list[JSONObject]) -> list[JSONObject]:
 
 def _slot(chunk: JSONObject) -> Slot | None:
     """Say where a chunk adds text, if that is all it does."""
-    if len(chunk["choices"]) != 1 or chunk.get("usage") is not None:
+    if len(chunk["choices"]) != 1 or not has_only(_CHUNK, chunk) or not has_only(_CHOICE, chunk["choices"][0]):
         return None
     choice = chunk["choices"][0]
     said = [(name, value) for name, value in choice["delta"].items() if value is not None]
-    if len(said) != 1 or choice.get("finish_reason") is not None or choice.get("logprobs") is not None:
+    if len(said) != 1:
         return None
     ((name, value),) = said
     if name in _TEXTS and isinstance(value, str):
@@ -86,6 +90,10 @@ def _slot(chunk: JSONObject) -> Slot | None:
         if isinstance(body, dict) and len(body) == 1 and next(iter(body)) in ("arguments", "input"):
             return choice["index"], name, value[0]["index"], kind, next(iter(body))
     return None
+
+
+def _head(chunk: JSONObject) -> list[Any]:
+    return [chunk.get(name) for name in HEAD]
 
 
 def _text(chunk: JSONObject, slot: Slot) -> str:

@@ -27,6 +27,8 @@ class Claim:
         self._token = secrets.token_hex(8)
         self._most_bytes = most_bytes
         self._tried = False
+        #: We have the lease, or Redis was asked for it and has not said no.
+        self._perhaps_ours = False
         self._flight: Flight | None = None
         self._holding: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
@@ -38,20 +40,22 @@ class Claim:
         """Return the answer that is kept meanwhile, or that another process is getting; None when it is ours to ask.
 
         That is so when the lease is won, when there is nothing to wait for, and when nothing has come for ``wait_s``.
-        While the lease is held, others are told what comes to ``flight``.
+        While the lease is held, or may be, others are told what comes to ``flight``.
         """
         if self._tried:
             return None  # asked before, and failed: it is still for us to ask
         self._tried = True
         deadline = time.monotonic() + self._wait_s
         while True:
+            self._perhaps_ours = True
             taken = await self._keeper.take(self._call, self._token)
+            self._perhaps_ours = taken.standing is not Standing.HELD
             if taken.kept is not None:
                 return taken.kept
-            if taken.standing is Standing.WON:
+            if self._perhaps_ours:
+                # Also when there was no answer in time: the wish may have been granted all the same.
                 self._flight = flight
                 self._holding = asyncio.create_task(self._hold(flight))
-            if taken.standing is not Standing.HELD:
                 return None
             tail = Tail(self._keeper, self._call, taken.holder)
             standing = await tail.begin(deadline)
@@ -62,7 +66,7 @@ class Claim:
             await self._keeper.tick(TICK_S)
 
     async def _hold(self, flight: Flight) -> None:
-        """Renew the lease. All who listen in other processes have one seat: while it is taken, the call goes on."""
+        """Renew the lease, if it is ours. All who listen in other processes have one seat: it keeps the call going."""
         seat, heard, leased = None, 0.0, True
         while not self._silent:
             await self._keeper.tick(_RENEW_S)
@@ -99,6 +103,8 @@ class Claim:
     async def _tell_stream(self, seat: Seat) -> bool:
         while True:
             chunks = join(await seat.read())
+            if seat.ended and not chunks and not self._parts.number:
+                return False  # a stream of nothing is no answer: those who listen ask for themselves
             told = await self._put(seat, chunks=chunks, complete=True if seat.ended else None)
             if seat.ended or not told:
                 return told
@@ -129,11 +135,20 @@ class Claim:
         await self._keeper.release(self._call, self._token, forget=True)
         await seat.aclose()
 
+    async def _is_late_news(self, flight: Flight) -> bool:
+        """Say whether somebody listens who has been told nothing yet, and can still be told everything."""
+        if self._telling is not None or not flight.open:
+            return False
+        listened = await self._keeper.renew(self._call, self._token)
+        return bool(listened) and self._telling is None
+
     async def release(self, *, unkept: bool) -> None:
         """Give it back, whether it was won or not; ``unkept`` when an answer came that those who wait cannot find."""
         if self._flight is None or self._holding is None:
+            if self._perhaps_ours:  # all have left before Redis had answered
+                await self._keeper.release(self._call, self._token, forget=False)
             return
-        if unkept and self._telling is None and await self._keeper.renew(self._call, self._token):
+        if unkept and await self._is_late_news(self._flight):
             self._begin_telling(self._flight)
         if self._telling is not None and not self._silent:
             await asyncio.wait({self._telling}, timeout=_LAST_WORDS_S)

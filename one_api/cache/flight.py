@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from one_api.cache.backlog import Backlog
-from one_api.cache.inbox import Inbox
+from one_api.cache.inbox import Inbox, Sized
 from one_api.cache.policy import is_plain
 from one_api.errors import ShuttingDown, UpstreamError
 from one_api.models.adapters.base import ChunkStream
@@ -36,6 +36,9 @@ class Source:
 
 class Call(ABC):
     """What a flight is made of: how to ask, and what to do with a whole answer."""
+
+    #: No upstream was asked: nobody here stands for the cost.
+    free = False
 
     @abstractmethod
     async def ask(self, flight: "Flight") -> JSONObject | ChunkStream:
@@ -168,8 +171,9 @@ class Flight:
         if self._complete or self._failed or self._task is None:
             return
         if self._seats:
-            if heir := next((each.record for each in self._seats if each.local), None):
-                heir.free = heir.free and seat.record.free
+            heir = next((each.record for each in self._seats if each.local), None)
+            if heir is not None and not seat.record.free:
+                heir.free, seat.record.free = False, True
             return
         self._failed = True
         self._task.cancel()
@@ -205,6 +209,9 @@ class Flight:
                 self._seats = [seat for seat in self._seats if seat is not leader]
                 others[0].record.cache, others[0].record.free = "miss", False
             else:
+                if self._call.free:  # whoever leads by now
+                    for seat in self._seats:
+                        seat.record.free = True
                 self._source = Source(leader.record.deployment, tuple(leader.record.warnings))
                 return answer
         raise AssertionError("unreachable")
@@ -213,8 +220,7 @@ class Flight:
         """Pass a stream on to every seat, as fast as the fastest takes it."""
         async with stream:
             while chunks := await stream.read():
-                for chunk in chunks:
-                    self._pass_on(chunk)
+                self._pass_on([(chunk, len(json.encode(chunk))) for chunk in chunks])
                 self.usage, self.skipped_events = stream.usage, stream.skipped_events
                 if self.skipped_events:  # good enough for those who wait, but not for others later
                     self._history = None
@@ -225,14 +231,14 @@ class Flight:
                     await self.room.wait()
             await self._finish(None)
 
-    def _pass_on(self, chunk: JSONObject) -> None:
-        size_bytes = len(json.encode(chunk))
-        if self._history is not None:
-            self._history.add(chunk, size_bytes)
-            if self._history.size_bytes > self._most_bytes:
-                self._history = None
+    def _pass_on(self, chunks: list[Sized]) -> None:
+        for chunk, size_bytes in chunks:
+            if self._history is not None:
+                self._history.add(chunk, size_bytes)
+                if self._history.size_bytes > self._most_bytes:
+                    self._history = None
         for seat in self._seats:
-            seat.inbox.push(chunk, size_bytes)
+            seat.inbox.push(chunks)
 
     async def _finish(self, whole: JSONObject | None) -> None:
         self._whole, self._complete = whole, True

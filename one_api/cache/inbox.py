@@ -1,6 +1,8 @@
 """What one reader of a stream has not read yet."""
 
 import asyncio
+from collections.abc import Iterable
+from typing import TypeAlias
 
 from one_api.cache.backlog import Backlog
 from one_api.errors import ClientTooSlow
@@ -9,14 +11,22 @@ from one_api.wire.json import JSONObject
 #: A reader that is further behind than this is let go, in bytes.
 _BEHIND_BYTES = 1024 * 1024
 
+#: A chunk, and what it takes as JSON.
+Sized: TypeAlias = tuple[JSONObject, int]
+
 
 class Inbox:
-    """Chunks on their way to one reader, and how they end."""
+    """Chunks on their way to one reader, and how they end.
+
+    It holds what had come before the reader was there, a megabyte, and what came at once after that: no more.
+    """
 
     def __init__(self) -> None:
         self._backlog = Backlog()
         self._wake = asyncio.Event()
         self._failure: Exception | None = None
+        #: How much of what waits had come before the reader was there: for that it is not behind.
+        self._past_bytes = 0
         #: No more will come.
         self.over = False
 
@@ -32,17 +42,23 @@ class Inbox:
 
     def catch_up(self, history: Backlog) -> None:
         """Take what had come before the reader was there."""
-        self._backlog = history.copy()
+        self._backlog, self._past_bytes = history.copy(), history.size_bytes
         self._wake.set()
 
-    def push(self, chunk: JSONObject, size_bytes: int) -> None:
-        """Take the next chunk, which takes so much as JSON. A reader that is too slow gets an error after it."""
+    def push(self, chunks: Iterable[Sized], *, past: bool = False) -> None:
+        """Take chunks that come at once; ``past`` when they had come before the reader was there.
+
+        A reader that was too slow before them gets an error in their place: there was no time to read themselves.
+        """
         if self.over:
             return
-        self._backlog.add(chunk, size_bytes)
-        self._wake.set()
-        if self.size_bytes > _BEHIND_BYTES:
+        if self.size_bytes - self._past_bytes > _BEHIND_BYTES:
             self.fail(ClientTooSlow("This stream was read too slowly: read it as it comes, or ask again."))
+            return
+        for chunk, size_bytes in chunks:
+            self._backlog.add(chunk, size_bytes)
+            self._past_bytes += size_bytes if past else 0
+        self._wake.set()
 
     def finish(self) -> None:
         """Take note that all has come."""
@@ -70,4 +86,5 @@ class Inbox:
 
     def take(self) -> list[JSONObject]:
         """Return all that is there."""
+        self._past_bytes = 0
         return self._backlog.take()

@@ -12,6 +12,8 @@ LEASE_S = 5.0
 REST_S = 30.0
 #: How long it is known that somebody listens, in seconds.
 LISTENING_S = 1.0
+#: Parts of a call that are heard at once.
+PARTS = 64
 
 
 class Standing(StrEnum):
@@ -74,7 +76,8 @@ class LeaseKeeper(ABC):
     async def hear(self, call: Shared, holder: str, after: int) -> tuple[Standing, list[tuple[int, bytes]]]:
         """Return what follows part ``after``, and say that somebody listens.
 
-        HELD: these are the next parts, if there are any yet. GONE: there will be none. ALONE: nobody knows.
+        HELD: these are the next parts, ``PARTS`` at most, and perhaps none yet. GONE: there will be none. ALONE: nobody
+        knows.
         """
 
     @abstractmethod

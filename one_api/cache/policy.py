@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from one_api.settings import CacheConfig, GroupCacheConfig
+from one_api.wire.assemble import HEAD, PADDING, has_only
 from one_api.wire.json import JSONObject
 
 #: The ``Cache-Control`` header of the request that this context serves.
 cache_control: ContextVar[str | None] = ContextVar("cache_control", default=None)
 
-#: What a delta may hold for the whole stream to be told as one message.
-_PLAIN_DELTA = frozenset({"role", "content", "refusal", "reasoning_content", "tool_calls"})
+#: What chunks, their choices and their deltas may hold for the whole stream to be told as one message: these of a delta
+#: as text, and nothing else but padding and labels (Groq's: its id of the request, and usage once more).
+_TEXTS = frozenset({"role", "content", "refusal", "reasoning_content"})
+_PLAIN_DELTA = _TEXTS | {"tool_calls"}
+_PLAIN_CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason", "native_finish_reason"})
+_PLAIN_LOGPROBS = frozenset({"content", "refusal"})
+_PLAIN_CHUNK = frozenset({"object", "choices", "usage", "x_groq", *HEAD, *PADDING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class Policy:
 def may_be_kept(answer: JSONObject, *, tool_calls: bool) -> bool:
     """Say whether a whole answer is complete and good in every choice.
 
-    Not kept: refusals and withheld text, answers that a limit cut short (``length``), that say nothing, that end in
-    a way we do not know, and calls of tools unless ``tool_calls``.
+    Not kept: refusals and withheld text, answers that a limit cut short (``length``), that say nothing, that end with a
+    word we do not know, and calls of tools unless ``tool_calls``. What an adapter has told as ``stop`` is one.
     """
     choices = answer.get("choices")
     return isinstance(choices, list) and bool(choices) and all(_good(choice, tool_calls) for choice in choices)
@@ -91,8 +97,16 @@ def _good(choice: Any, tool_calls: bool) -> bool:
 def is_plain(chunks: Iterable[JSONObject]) -> bool:
     """Say whether the chunks of a stream hold nothing that gets lost when they are put together."""
     return all(
-        value is None or name in _PLAIN_DELTA
+        has_only(_PLAIN_CHUNK, chunk) and all(_is_plain_choice(choice) for choice in chunk["choices"])
         for chunk in chunks
-        for choice in chunk["choices"]
-        for name, value in choice["delta"].items()
+    )
+
+
+def _is_plain_choice(choice: JSONObject) -> bool:
+    delta, logprobs = choice["delta"], choice.get("logprobs")
+    return (
+        has_only(_PLAIN_CHOICE, choice)
+        and has_only(_PLAIN_DELTA, delta)
+        and all(isinstance(delta.get(name), str | None) for name in _TEXTS)
+        and (logprobs is None or (isinstance(logprobs, dict) and has_only(_PLAIN_LOGPROBS, logprobs)))
     )

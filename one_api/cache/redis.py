@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from one_api.cache.lease import LEASE_S, LISTENING_S, REST_S, LeaseKeeper, Shared, Standing, Taken
+from one_api.cache.lease import LEASE_S, LISTENING_S, PARTS, REST_S, LeaseKeeper, Shared, Standing, Taken
 from one_api.cache.stores import AnswerStore
 from one_api.redis_link import RedisLink, RedisRefusal, RedisUnavailable
 
@@ -11,8 +11,6 @@ logger = logging.getLogger(__name__)
 
 #: What an ill Redis means here.
 _WITHOUT = "answers are neither kept nor found"
-#: Parts that one look returns.
-_PARTS = 64
 
 #: KEYS: the answer, the lease. ARGV: token, milliseconds.
 _TAKE = f"""
@@ -84,10 +82,7 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
     async def take(self, call: Shared, token: str) -> Taken:
         """See ``LeaseKeeper``."""
         found = await self._try("EVAL", _TAKE, 2, _answer(call.key), _lease(call), token, _ms(LEASE_S))
-        if found is None:
-            return Taken(Standing.ALONE)
-        standing, kept, holder = [*found, None, None][:3]
-        return Taken(Standing(standing.decode()), kept, holder.decode(errors="replace") if holder else "")
+        return _taken(found)
 
     async def renew(self, call: Shared, token: str) -> bool | None:
         """See ``LeaseKeeper``."""
@@ -102,11 +97,8 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
 
     async def hear(self, call: Shared, holder: str, after: int) -> tuple[Standing, list[tuple[int, bytes]]]:
         """See ``LeaseKeeper``."""
-        found = await self._try("EVAL", _HEAR, 3, *_names(call, holder), holder, after + 1, _PARTS, _ms(LISTENING_S))
-        if found is None:
-            return Standing.ALONE, []
-        standing, parts = found
-        return Standing(standing.decode()), [(int(number.partition(b"-")[0]), part) for number, (_, part) in parts]
+        found = await self._try("EVAL", _HEAR, 3, *_names(call, holder), holder, after + 1, PARTS, _ms(LISTENING_S))
+        return _heard(found)
 
     async def release(self, call: Shared, token: str, *, forget: bool) -> None:
         """See ``LeaseKeeper``."""
@@ -122,6 +114,37 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
     async def aclose(self) -> None:
         """Close the connections."""
         await self._link.aclose()
+
+
+# What makes no sense comes from no script of ours, and is as good as no answer.
+
+
+def _taken(found: Any) -> Taken:
+    """Read the answer of ``_TAKE``."""
+    match found:
+        case [b"won"]:
+            return Taken(Standing.WON)
+        case [b"held", bytes(kept)]:
+            return Taken(Standing.HELD, kept)
+        case [b"held", None, bytes(holder)]:
+            return Taken(Standing.HELD, holder=holder.decode(errors="replace"))
+    return Taken(Standing.ALONE)
+
+
+def _heard(found: Any) -> tuple[Standing, list[tuple[int, bytes]]]:
+    """Read the answer of ``_HEAR``."""
+    match found:
+        case [b"held" | b"gone" as standing, [*parts]] if all(map(_is_part, parts)):
+            numbered = [(int(number.partition(b"-")[0]), part) for number, [_, part] in parts]
+            return Standing(standing.decode()), numbered
+    return Standing.ALONE, []
+
+
+def _is_part(found: Any) -> bool:
+    match found:
+        case [bytes(number), [_, bytes()]]:
+            return number.partition(b"-")[0].isdigit()
+    return False
 
 
 # The braces keep all that belongs to one answer on one node of a cluster.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from one_api.cache.inbox import Inbox
-from one_api.cache.lease import LEASE_S, LeaseKeeper, Shared, Standing
+from one_api.cache.lease import LEASE_S, PARTS, LeaseKeeper, Shared, Standing
 from one_api.errors import UpstreamBroken
 from one_api.models.adapters.base import ChunkStream
 from one_api.wire import json
@@ -80,6 +80,8 @@ class Tail(ChunkStream):
         self._holder = holder
         self._number = 0
         self._inbox = Inbox()
+        #: What is heard had been told before somebody listened here.
+        self._past = True
         self._following: asyncio.Task[None] | None = None
         #: The last part that was heard; the answer, if it is no stream, is there from the first one on.
         self.part = Part()
@@ -114,22 +116,30 @@ class Tail(ChunkStream):
                 self._break()
 
     def _took(self, parts: list[tuple[int, bytes]]) -> bool:
-        """Take parts; False if one is missing, or is none of ours."""
+        """Take the parts of one look; False if one is missing, or is none of ours."""
+        fresh = self._read(parts)
+        chunks = [chunk for part in fresh for chunk in part.chunks]
+        self._inbox.push([(chunk, len(json.encode(chunk))) for chunk in chunks], past=self._past)
+        self._past = self._past and len(parts) == PARTS
+        if self.part.complete:
+            self._inbox.finish()
+        elif self.part.complete is False:
+            self._break()
+        return len(fresh) == len(parts)
+
+    def _read(self, parts: list[tuple[int, bytes]]) -> list[Part]:
+        """Return the parts that follow those that were heard, up to one that is missing or none of ours."""
+        fresh: list[Part] = []
         for number, data in parts:
             if number != self._number + 1:
-                return False
+                break
             try:
-                self.part = part = Part.decode(data)
+                self.part = Part.decode(data)
             except InvalidPart:
-                return False
-            self._number, self.skipped_events = number, part.skipped_events
-            for chunk in part.chunks:
-                self._inbox.push(chunk, len(json.encode(chunk)))
-            if part.complete:
-                self._inbox.finish()
-            elif part.complete is False:
-                self._break()
-        return True
+                break
+            self._number, self.skipped_events = number, self.part.skipped_events
+            fresh.append(self.part)
+        return fresh
 
     def _break(self) -> None:
         self._inbox.fail(

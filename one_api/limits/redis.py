@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from one_api.limits.stores import LimitStore, MemoryStore, Ticket
-from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S, Limits, Verdict
+from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S, Kind, Limits, Verdict
 from one_api.redis_link import RedisLink, RedisUnavailable, Trip
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,15 @@ return 1
 """
 
 
+#: What stands in a request's way, in the words of ``_TAKE``.
+_KINDS: dict[bytes, Kind | None] = {
+    b"": None,
+    b"requests": "requests",
+    b"tokens": "tokens",
+    b"concurrent": "concurrent",
+}
+
+
 class RedisStore(LimitStore):
     """Windows in Redis, or, while it is ill, in this process with ``1/processes`` of each limit."""
 
@@ -122,19 +131,10 @@ class RedisStore(LimitStore):
         """See ``LimitStore``."""
         bounds = [limits.requests_per_minute, _bound(limits.tokens_per_minute), _bound(limits.concurrent)]
         found = await self._ask(_TAKE, 2, *_names(key), *bounds, tokens, lease)
-        if found is None:
+        if (taken := _taken(found, limits)) is None:
             verdict, ticket = await self._local.take(key, self._share(limits), tokens, lease)
             return verdict, Ticket(key, lease, tokens, -ticket.counted_at)  # negative: it was counted here
-        refused, wait_s, used, reset_s, used_tokens, reset_tokens_s, second = found
-        most = limits.tokens_per_minute
-        verdict = Verdict(
-            refused.decode() or None,
-            float(wait_s),
-            max(0, limits.requests_per_minute - used),
-            float(reset_s),
-            None if most is None else max(0, most - used_tokens),
-            float(reset_tokens_s),
-        )
+        verdict, second = taken
         return verdict, Ticket(key, lease, tokens, second)
 
     async def settle(self, ticket: Ticket, tokens: int) -> None:
@@ -183,6 +183,24 @@ class RedisStore(LimitStore):
     async def aclose(self) -> None:
         """Close the connections."""
         await self._link.aclose()
+
+
+def _taken(found: Any, limits: Limits) -> tuple[Verdict, int] | None:
+    """Read the answer of ``_TAKE``: what it says, in which second; None when there is none that makes sense."""
+    try:
+        refused, wait_s, used, reset_s, used_tokens, reset_tokens_s, second = found
+        most = limits.tokens_per_minute
+        verdict = Verdict(
+            _KINDS[refused],
+            float(wait_s),
+            max(0, limits.requests_per_minute - used),
+            float(reset_s),
+            None if most is None else max(0, most - used_tokens),
+            float(reset_tokens_s),
+        )
+        return verdict, int(second)
+    except (TypeError, ValueError, KeyError):
+        return None
 
 
 def _names(key: str) -> tuple[str, str]:

@@ -104,7 +104,9 @@ class RateLimits:
         ticket = self._tickets.pop(record.request_id, None)
         if ticket is None:
             return
-        if record.usage is not None:
+        if record.free:
+            tokens = 0  # also when its client has left and nobody knows more
+        elif record.usage is not None:
             tokens = record.usage.prompt_tokens + record.usage.completion_tokens
         else:
             # An error before any answer used nothing; an answer that was cut is taken as estimated.

@@ -1,5 +1,6 @@
 """A whole answer, put together from the chunks of a stream."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,10 @@ _JOINED = ("content", "refusal", "reasoning_content")
 _LISTED = ("thinking_blocks", "annotations", "citations")
 #: Fields of a delta that are told once, whole.
 _WHOLE = ("provider_specific",)
-#: Fields of the first chunk that the whole answer has, too.
-_HEAD = ("id", "created", "model", "system_fingerprint", "service_tier")
+#: Fields of the chunks that the whole answer has, too; each is told in one chunk or in all of them.
+HEAD = ("id", "created", "model", "system_fingerprint", "service_tier", "provider")
+#: Fields of a chunk that say nothing: they hide how long it is (OpenAI's, Mistral's).
+PADDING = frozenset({"obfuscation", "p"})
 
 
 @dataclass(slots=True)
@@ -36,6 +39,11 @@ class _Choice:
     ends: JSONObject = field(default_factory=lambda: {"finish_reason": None})
 
 
+def has_only(names: Collection[str], found: JSONObject) -> bool:
+    """Say whether an object holds nothing but these; what is null is not there."""
+    return all(name in names or value is None for name, value in found.items())
+
+
 class Assembler:
     """Takes the chunks of one answer, in order, and returns the completion that they amount to."""
 
@@ -46,8 +54,9 @@ class Assembler:
 
     def add(self, chunk: JSONObject) -> None:
         """Add one chunk, as our streams send them."""
-        if not self._head:
-            self._head = {key: chunk[key] for key in _HEAD if key in chunk}
+        for key in HEAD:
+            if key in chunk and self._head.get(key) is None:
+                self._head[key] = chunk[key]
         if chunk.get("usage") is not None:
             self._usage = chunk["usage"]
         for piece in chunk["choices"]:

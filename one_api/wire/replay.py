@@ -1,12 +1,13 @@
 """A whole answer, told again as the chunks of a stream."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from one_api.wire.json import JSONObject
 
 #: What stands elsewhere in a stream, or is told once.
 _NOT_COPIED = frozenset({"object", "choices", "usage"})
+#: Fields of a choice that have a place of their own in the chunks.
+_PLACED = frozenset({"index", "message", "logprobs", "finish_reason"})
 #: Fields of a message that have a place of their own in the deltas.
 _TOLD_APART = frozenset({"role", "content", "refusal", "tool_calls", "reasoning_content"})
 
@@ -21,29 +22,31 @@ def chunks_of(completion: JSONObject, *, include_usage: bool) -> list[JSONObject
     usage = completion.get("usage")
     said = {"usage": None} if include_usage and usage is not None else {}
     chunks = [
-        {**head, "choices": [{"index": choice["index"], "delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
-        | said
+        {**head, "choices": [{"index": choice["index"], "logprobs": None, "finish_reason": None, **piece}]} | said
         for choice in sorted(completion["choices"], key=lambda choice: int(choice["index"]))
-        for delta, logprobs, finish in _deltas(choice)
+        for piece in _pieces(choice)
     ]
     return [*chunks, {**head, "choices": [], "usage": usage}] if said else chunks
 
 
-def _deltas(choice: JSONObject) -> Iterator[tuple[JSONObject, Any, str | None]]:
-    """Give the deltas of one choice, each with its logprobs and finish reason."""
-    message, logprobs = choice["message"], choice.get("logprobs")
-    content = message.get("content")
-    reasoning = message.get("reasoning_content")
+def _pieces(choice: JSONObject) -> Iterator[JSONObject]:
+    """Give what the chunks of one choice hold: each a delta, and what belongs beside it."""
+    message = choice["message"]
+    content, refusal = message.get("content"), message.get("refusal")
+    # Told once: with the text that they are of, if there is any.
+    logprobs = {"logprobs": choice.get("logprobs")}
     # An answer that begins with a call has no text, not an empty one: clients see the difference.
-    yield {"role": "assistant", "content": None if content is None else "", "refusal": None}, None, None
-    if reasoning:
-        yield {"reasoning_content": reasoning}, None, None
+    yield {"delta": {"role": "assistant", "content": None if content is None else "", "refusal": None}}
+    if reasoning := message.get("reasoning_content"):
+        yield {"delta": {"reasoning_content": reasoning}}
     if content:
-        yield {"content": content}, logprobs, None
-    if message.get("refusal"):
-        yield {"refusal": message["refusal"]}, None if content else logprobs, None
+        yield {"delta": {"content": content}, **logprobs}
+    if refusal:
+        yield {"delta": {"refusal": refusal}, **({} if content else logprobs)}
     if calls := message.get("tool_calls"):
-        yield {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}, None, None
+        yield {"delta": {"tool_calls": [{"index": index, **call} for index, call in enumerate(calls)]}}
     if rest := {key: value for key, value in message.items() if key not in _TOLD_APART and value is not None}:
-        yield rest, None, None
-    yield {}, None, choice.get("finish_reason")
+        yield {"delta": rest}
+    end = {} if content or refusal else logprobs
+    others = {key: value for key, value in choice.items() if key not in _PLACED}
+    yield {"delta": {}, **end, "finish_reason": choice.get("finish_reason"), **others}

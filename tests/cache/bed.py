@@ -55,7 +55,7 @@ class Upstreams:
 
     def __init__(self, *scripts: Scripted, gate: asyncio.Event | None = None) -> None:
         self._scripts = list(scripts)
-        self._gate = gate
+        self.gate = gate
         self.calls: list[JSONObject] = []
         self.streams: list[FakeStream] = []
         self.asked = asyncio.Event()
@@ -70,8 +70,8 @@ class Upstreams:
         record = current_call.get()
         assert record is not None
         record.attempts.append(AttemptRecord(self.name, "tried", 0.0))
-        if self._gate is not None:
-            await self._gate.wait()
+        if self.gate is not None:
+            await self.gate.wait()
         if isinstance(script, Exception):
             raise script
         record.deployment = self.name
@@ -79,6 +79,23 @@ class Upstreams:
             return dict(script)
         self.streams.append(FakeStream(script))
         return self.streams[-1]
+
+
+class LossyStream(FakeStream):
+    """One that has left an event out."""
+
+    skipped_events = 1
+
+
+class LossyUpstreams(Upstreams):
+    """Upstreams whose streams leave something out."""
+
+    async def __call__(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
+        """See ``Upstreams``."""
+        answer = await super().__call__(route, body)
+        assert isinstance(answer, FakeStream)
+        answer.__class__ = LossyStream
+        return answer
 
 
 class Caching:

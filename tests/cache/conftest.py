@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from tests.limits.conftest import OwnRedis, own_redis
+from tests.limits.conftest import OwnRedis, odd_redis, own_redis
 
-__all__ = ["OwnRedis", "own_redis"]
+__all__ = ["OwnRedis", "odd_redis", "own_redis"]
 
 
 @pytest.fixture

@@ -19,14 +19,13 @@ from one_api.errors import (
     UpstreamRejected,
 )
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.routing import Route
 from one_api.schema import Usage
 from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.json import JSONObject
-from tests.utils.fake_adapter import FakeStream
+from tests.utils.fake_adapter import Piece
 
-from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, turns, whole
+from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, turns, whole
 
 
 async def test_two_hundred_identical_misses_are_one_call() -> None:
@@ -102,7 +101,7 @@ async def test_any_client_may_leave_and_somebody_pays() -> None:
 
     assert text(await read_all(second)) == "ab"
     assert upstreams.streams[0].closed == 1
-    assert [record.free for record in cache.records] == [False, False, True]
+    assert [record.free for record in cache.records] == [True, False, True]
     assert second.usage == Usage(1, 2)
     await cache.ask()
     assert cache.where_from()[-1] == "hit"
@@ -132,7 +131,7 @@ async def test_one_who_waits_for_a_whole_answer_may_leave() -> None:
     gate.set()
     assert await other == whole()
     assert len(upstreams.calls) == 1
-    assert [record.free for record in cache.records] == [False, False]
+    assert [record.free for record in cache.records] == [True, False]
 
 
 async def test_when_the_leaders_call_fails_one_other_tries_once_more() -> None:
@@ -207,10 +206,29 @@ async def test_a_slow_reader_holds_nobody_back_and_is_let_go() -> None:
     fast, slow = await cache.open(), await cache.open()
     assert len(text(await read_all(fast))) == 1_500_000
     chunks = await slow.read()
-    assert 1_000_000 < len(text(chunks)) < 1_200_000
+    assert 1_000_000 < len(text(chunks)) < 1_400_000
     with pytest.raises(ClientTooSlow):
         await slow.read()
     await slow.aclose()
+
+
+async def test_one_event_of_more_than_a_megabyte_is_no_fault_of_who_reads_it() -> None:
+    cache = Caching(Upstreams(stream("x" * 1_200_000, "tail")), max_answer_bytes=10_000_000)
+    assert len(text(await read_all(await cache.open()))) == 1_200_004
+
+
+async def test_a_late_one_is_not_behind_for_what_had_come_before_it() -> None:
+    end = asyncio.Event()
+    cache = Caching(Upstreams(stream(*["x" * 65_000] * 30, end, *["y"] * 3)), max_answer_bytes=4_000_000)
+    first = await cache.open()
+    found = 0
+    while found < 30 * 65_000:
+        found += len(text(await first.read()))
+    late = await cache.open()
+    end.set()
+    await turns(30)
+    assert len(text(await read_all(late))) == 30 * 65_000 + 3
+    await first.aclose()
 
 
 async def test_a_reader_that_is_a_little_slow_gets_everything_in_few_pieces() -> None:
@@ -221,6 +239,28 @@ async def test_a_reader_that_is_a_little_slow_gets_everything_in_few_pieces() ->
     chunks = await read_all(slow)
     assert text(chunks) == "".join(pieces)
     assert len(chunks) < 200
+
+
+async def test_a_reader_that_is_a_little_slow_gets_what_stands_beside_the_text_too() -> None:
+    pieces: list[Piece] = [chunk(f"{number} ") for number in range(100)]
+    for number, piece in enumerate(pieces):
+        assert isinstance(piece, dict)
+        piece["choices"][0]["token_ids"] = [number]
+    cache = Caching(Upstreams(stream(*pieces)))
+    opened = await cache.open()
+    await turns(400)
+    chunks = await read_all(opened)
+    assert [each for got in chunks for one in got["choices"] for each in one.get("token_ids", ())] == [*range(100)]
+
+
+@pytest.mark.parametrize("where", ["delta", "choice", "chunk"])
+async def test_a_stream_that_one_message_cannot_hold_is_not_kept(where: str) -> None:
+    odd = chunk("a")
+    {"delta": odd["choices"][0]["delta"], "choice": odd["choices"][0], "chunk": odd}[where]["citations"] = ["https://a"]
+    cache = Caching(Upstreams(stream(odd)))
+    for _ in range(2):
+        assert odd in await read_all(await cache.open(stream_options={"include_usage": True}))
+    assert cache.where_from() == ["miss", "miss"]
 
 
 async def test_the_upstream_is_not_read_faster_than_the_fastest_client() -> None:
@@ -246,16 +286,6 @@ async def test_a_stream_that_has_become_too_large_is_neither_joined_nor_kept() -
 
 
 async def test_a_stream_that_has_left_something_out_is_neither_joined_nor_kept() -> None:
-    class Lossy(FakeStream):
-        skipped_events = 1
-
-    class LossyUpstreams(Upstreams):
-        async def __call__(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
-            answer = await super().__call__(route, body)
-            assert isinstance(answer, FakeStream)
-            answer.__class__ = Lossy
-            return answer
-
     upstreams = LossyUpstreams(stream("x"), stream("y"))
     cache = Caching(upstreams)
 
@@ -318,6 +348,16 @@ DELTAS: list[dict[str, Any]] = [
     {"tool_calls": [{"index": 1, "id": "c1", "type": "custom", "custom": {"name": "g", "input": ""}}]},
     {"tool_calls": [{"index": 1, "custom": {"input": "2"}}]},
 ]  # fmt: skip
+
+
+def test_what_chunks_hold_beside_text_keeps_them_apart() -> None:
+    padded = [chunk("x") | {"obfuscation": "abc", "service_tier": "flex"} for _ in range(3)]
+    assert len(join(padded)) == 1
+    for odd in ({"citations": ["https://a"]}, {"service_tier": "default"}):
+        assert join([padded[0], padded[1] | odd, padded[2]]) == [padded[0], padded[1] | odd, padded[2]]
+    beside = chunk("x")
+    beside["choices"][0]["native_finish_reason"] = "end_turn"
+    assert join([beside] * 3) == [beside] * 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from(DELTAS[:7]), st.booleans()), max_size=40), st.booleans())

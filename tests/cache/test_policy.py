@@ -103,9 +103,40 @@ def test_calls_of_tools_are_kept_when_asked_for() -> None:
     assert not may_be_kept(answer(choice(None, "tool_calls")), tool_calls=True)
 
 
-def test_a_stream_with_more_than_a_message_holds_is_told() -> None:
-    def chunk(**delta: Any) -> dict[str, Any]:
-        return {"choices": [{"index": 0, "delta": delta}]}
+def chunk(delta: dict[str, Any], choice: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    """A chunk with one choice, and what else it holds."""
+    return {"id": "x", "choices": [{"index": 0, "delta": delta, **(choice or {})}], **fields}
 
-    assert is_plain([chunk(role="assistant", content=""), chunk(content="a", audio=None), {"choices": []}])
-    assert not is_plain([chunk(content="a"), chunk(audio={"data": "x"})])
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "role": chunk({"role": "assistant", "content": ""}),
+    "text": chunk({"content": "a", "reasoning_content": None, "audio": None}),
+    "reasoning": chunk({"reasoning_content": "hm"}),
+    "calls": chunk({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}),
+    "logprobs": chunk({"content": "a"}, {"logprobs": {"content": [{"token": "a"}], "refusal": None}}),
+    "end": chunk({}, {"finish_reason": "stop", "native_finish_reason": "end_turn", "stop_reason": None}),
+    "usage": {"id": "x", "choices": [], "usage": {"prompt_tokens": 1}},
+    "head": chunk({}, object="o", created=7, model="m", system_fingerprint="f", service_tier="t", provider="p"),
+    "padding": chunk({"content": "a"}, obfuscation="xyz", p="abc", x_groq={"id": "r"}),
+}
+NOT_PLAIN: dict[str, dict[str, Any]] = {
+    "audio": chunk({"audio": {"data": "x"}}),
+    "content in parts": chunk({"content": [{"type": "thinking", "thinking": []}]}),
+    "reasoning in parts": chunk({"reasoning_content": [{"type": "text"}]}),
+    "filters": chunk({"content": "a"}, {"content_filter_results": {"hate": {"filtered": False}}}),
+    "filters of the prompt": {"choices": [], "prompt_filter_results": [{}]},
+    "token ids": chunk({"content": "a"}, {"token_ids": [1]}),
+    "citations": chunk({"content": "a"}, citations=["https://a"]),
+    "search results": chunk({"content": "a"}, search_results=[{}]),
+    "logprobs of another form": chunk({"content": "a"}, {"logprobs": {"tokens": ["a"]}}),
+    "logprobs of no form": chunk({"content": "a"}, {"logprobs": [1]}),
+}
+
+
+def test_a_stream_that_one_message_holds_is_told() -> None:
+    assert is_plain(PLAIN.values())
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_a_stream_with_more_than_a_message_holds_is_told(name: str) -> None:
+    assert not is_plain([*PLAIN.values(), NOT_PLAIN[name]])

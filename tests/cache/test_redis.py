@@ -15,7 +15,7 @@ from one_api.errors import UpstreamFailed
 from tests.support.gateway import free_port
 
 from .bed import Caching, Upstreams, read_all, stream, text, whole
-from .conftest import OwnRedis
+from .conftest import OwnRedis, odd_redis
 
 #: The key of the request that ``Caching.ask`` makes.
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -193,6 +193,30 @@ async def test_a_redis_that_refuses_is_a_miss(name: str, own_redis: OwnRedis, op
     for _ in range(5):
         assert await cache.ask() == whole()
     await cache.answers.aclose()
+
+
+#: Well-formed answers that none of our scripts gives.
+SENSELESS = [
+    b":1\r\n", b"$-1\r\n", b"$3\r\nabc\r\n", b"*0\r\n", b"*1\r\n:1\r\n", b"*1\r\n$3\r\nyes\r\n",
+    b"*1\r\n$4\r\nheld\r\n",
+    b"*2\r\n$4\r\nheld\r\n:1\r\n", b"*3\r\n$4\r\nheld\r\n$-1\r\n:1\r\n", b"*2\r\n$4\r\nheld\r\n*1\r\n:1\r\n",
+    b"*2\r\n$4\r\nheld\r\n*1\r\n*2\r\n$1\r\nx\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n",
+    b"*2\r\n$4\r\nheld\r\n*1\r\n*2\r\n$1\r\n1\r\n*2\r\n$1\r\na\r\n:1\r\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("says", SENSELESS)
+async def test_an_answer_that_makes_no_sense_is_as_good_as_none(says: bytes) -> None:
+    async with odd_redis() as server, asyncio.timeout(10):
+        store = RedisAnswers(server.url)
+        await store.get(KEY)
+        server.says = says
+        assert await store.take(CALL, "me") == Taken(Standing.ALONE)
+        assert await store.hear(CALL, "other", 0) == (Standing.ALONE, [])
+        cache = Caching(Upstreams(whole()), store, store)
+        assert await cache.ask() == whole()
+        assert cache.where_from() == ["miss"]
+        await cache.answers.aclose()
 
 
 async def test_a_frozen_redis_costs_a_few_requests_a_moment_and_then_nothing(own_redis: OwnRedis) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,19 +11,22 @@ from typing import Any
 import pytest
 
 from one_api.cache.claim import _Parts
+from one_api.cache.lease import LEASE_S, PARTS, Shared, Standing, Taken
 from one_api.cache.redis import RedisAnswers
-from one_api.cache.tail import InvalidPart, Part
+from one_api.cache.tail import InvalidPart, Part, Tail
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
 from one_api.models.adapters.base import ChunkStream
 
-from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, whole
+from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, turns, whole
 from .conftest import OwnRedis
 
 
 @asynccontextmanager
-async def processes(url: str, *upstreams: Upstreams, **settings: Any) -> AsyncIterator[list[Caching]]:
+async def processes(
+    url: str, *upstreams: Upstreams, redis: type[RedisAnswers] = RedisAnswers, **settings: Any
+) -> AsyncIterator[list[Caching]]:
     """Caches that share a Redis, as of several processes; each has its own way to upstreams."""
-    stores = [RedisAnswers(url) for _ in upstreams]
+    stores = [redis(url) for _ in upstreams]
     found = [Caching(each, store, store, **settings) for each, store in zip(upstreams, stores, strict=True)]
     try:
         async with asyncio.timeout(30):
@@ -82,6 +86,42 @@ async def test_what_is_not_kept_is_shared_all_the_same(own_redis: OwnRedis, oper
         assert [await first, await second] == [refused, refused]
 
 
+class Inattentive(RedisAnswers):
+    """Whoever holds a lease here learns that others listen only when the test says so."""
+
+    attentive = False
+
+    async def renew(self, call: Shared, token: str) -> bool | None:
+        """See ``LeaseKeeper``."""
+        return await super().renew(call, token) and self.attentive
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [Upstreams(stream("x" * 3000)), LossyUpstreams(stream("x")), Upstreams([])],
+    ids=["too large", "lossy", "nothing"],
+)
+async def test_one_who_is_seen_too_late_to_be_told_everything_asks(
+    asked: Upstreams, own_redis: OwnRedis, operator: Any
+) -> None:
+    gate = asked.gate = asyncio.Event()
+    again = Upstreams(stream("own"))
+    async with processes(own_redis[0], asked, again, redis=Inattentive, max_answer_bytes=2000) as (one, two):
+        first = one.ask(stream=True)
+        await asked.asked.wait()
+        second = asyncio.create_task(two.open())
+        await until_listening(operator)
+        assert isinstance(one.answers.leases, Inattentive)
+        one.answers.leases.attentive = True
+        gate.set()
+
+        answer = await first
+        assert isinstance(answer, ChunkStream)
+        await read_all(answer)
+        assert text(await read_all(await second)) == "own"
+        assert two.where_from() == ["miss"]
+
+
 async def test_the_leaders_clients_may_leave_and_those_of_other_processes_go_on(own_redis: OwnRedis) -> None:
     end = asyncio.Event()
     asked, never = Upstreams(stream("a", end, "b")), Upstreams(whole("never"))
@@ -93,6 +133,24 @@ async def test_the_leaders_clients_may_leave_and_those_of_other_processes_go_on(
         assert asked.streams[0].closed == 0
         end.set()
         assert text(await read_all(follower)) == "b"
+
+
+async def test_who_follows_another_process_pays_nothing_whoever_leaves(own_redis: OwnRedis, operator: Any) -> None:
+    gate = asyncio.Event()
+    asked, never = Upstreams(whole(), gate=gate), Upstreams(whole("never"))
+    async with processes(own_redis[0], asked, never) as (one, two):
+        first = one.ask()
+        await asked.asked.wait()
+        leaving = two.ask()
+        await turns()
+        staying = two.ask()
+        await until_listening(operator)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        gate.set()
+        assert [await first, await staying] == [whole(), whole()]
+        assert never.calls == []
+        assert [record.free for record in (*one.records, *two.records)] == [False, True, True]
 
 
 async def test_when_the_last_one_leaves_in_whatever_process_the_upstream_is_closed(own_redis: OwnRedis) -> None:
@@ -221,6 +279,65 @@ async def test_one_who_waits_for_the_first_piece_asks_when_redis_falls_ill(own_r
         assert text(await read_all(answer)) == "a"
 
 
+class Stumbling(RedisAnswers):
+    """One that stops its Redis when it asks for a lease; the test lets it go on."""
+
+    def __init__(self, url: str, call_s: float = 0.05) -> None:
+        super().__init__(url, call_s)
+        self.pid: int | None = None
+        self.stopped = asyncio.Event()
+
+    async def take(self, call: Shared, token: str) -> Taken:
+        """See ``LeaseKeeper``."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGSTOP)
+            self.stopped.set()
+        return await super().take(call, token)
+
+
+async def stumbling(url: str, pid: int, call_s: float, upstreams: Upstreams) -> tuple[Caching, Stumbling]:
+    """A cache that will stumble, once it is connected."""
+    store = Stumbling(url, call_s)
+    await store.get(b"")
+    store.pid = pid
+    return Caching(upstreams, store, store), store
+
+
+async def test_one_who_leaves_while_the_lease_is_being_taken_leaves_no_lease(own_redis: OwnRedis) -> None:
+    url, process = own_redis
+    one, store = await stumbling(url, process.pid, 5.0, Upstreams(stream("never")))
+    async with processes(url, Upstreams(stream("own"))) as (two,):
+        first = one.ask(stream=True)
+        await store.stopped.wait()
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGCONT)
+        await asyncio.wait([first])
+        began = time.monotonic()
+        assert text(await read_all(await two.open())) == "own"
+        assert time.monotonic() - began < LEASE_S / 2
+        await one.answers.aclose()
+
+
+async def test_a_lease_that_is_granted_late_is_held_all_the_same(own_redis: OwnRedis, operator: Any) -> None:
+    url, process = own_redis
+    end = asyncio.Event()
+    one, _ = await stumbling(url, process.pid, 0.05, Upstreams(stream("a", end, "b")))
+    async with processes(url, Upstreams(stream("never"))) as (two,):
+        asyncio.get_running_loop().call_later(0.09, process.send_signal, signal.SIGCONT)
+        first = await one.open()
+        await until(first, "a")
+        while not [name async for name in operator.scan_iter("one_api:asking:*")]:
+            await asyncio.sleep(0.01)
+        second = await two.open()
+        await until(second, "a")
+        end.set()
+        assert [text(await read_all(each)) for each in (first, second)] == ["b", "b"]
+        assert two.where_from() == ["joined"]
+        await one.answers.aclose()
+
+
 async def test_a_redis_that_stumbles_loses_nothing(own_redis: OwnRedis) -> None:
     gates = [asyncio.Event() for _ in range(6)]
     pieces = [piece for number, gate in enumerate(gates) for piece in (gate, str(number))]
@@ -258,6 +375,41 @@ async def test_a_long_stream_is_bounded_in_redis_and_whole_for_all(own_redis: Ow
         # It is too late to join, so the next one asks anew.
         assert never.calls == []
         assert text(await read_all(await two.open())) == "own"
+
+
+async def test_one_who_comes_late_from_another_process_is_not_behind_for_what_had_come(own_redis: OwnRedis) -> None:
+    end = asyncio.Event()
+    asked, never = Upstreams(stream(*["x" * 50_000] * 40, end, "tail")), Upstreams(stream("never"))
+    async with processes(own_redis[0], asked, never, max_answer_bytes=8_000_000) as (one, two):
+        for store in (one.answers.leases, two.answers.leases):
+            assert isinstance(store, RedisAnswers)
+            store._link._call_s = 5.0  # two megabytes are on their way
+        leader = await one.open()
+        found = 0
+        while found < 2_000_000:
+            found += len(text(await leader.read()))
+        late = await two.open()
+        asyncio.get_running_loop().call_later(0.2, end.set)
+        assert len(text(await read_all(late))) == 2_000_004
+        await leader.aclose()
+
+
+async def test_a_past_that_takes_several_looks_leaves_no_time_to_read(own_redis: OwnRedis) -> None:
+    store = RedisAnswers(own_redis[0], call_s=5.0)
+    call = Shared(b"key", "stream")
+    await store.take(call, "me")
+    texts = ["x" * 2_000_000, *["x"] * PARTS, "y" * 1_200_000, "z"]
+    for number, said in enumerate(texts, 1):
+        last = number == len(texts)
+        part = Part([chunk(said)], complete=True if last else None)
+        assert await store.tell(call, "me", number, part.encode(), oldest=1, last=last)
+    tail = Tail(store, call, "me")
+    assert await tail.begin(0.0) is Standing.HELD
+    async with asyncio.timeout(10):
+        while not tail._inbox.over:
+            await asyncio.sleep(0.01)
+    assert text(await read_all(tail)) == "".join(texts)
+    await store.aclose()
 
 
 def test_parts_are_bounded_in_bytes() -> None:

@@ -1,9 +1,11 @@
-"""A Redis of our own, that may be frozen, broken and killed."""
+"""A Redis of our own, that may be frozen, broken and killed, and one that talks nonsense."""
 
+import asyncio
+import contextlib
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,30 @@ def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
         process.kill()
         process.wait(5)
         process.stdout.close()
+
+
+class OddRedis:
+    """Answers each command with ``says``; None is OK. It asks for no greeting of its clients."""
+
+    def __init__(self) -> None:
+        self.says: bytes | None = None
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        with contextlib.suppress(ConnectionError):
+            while said := await reader.read(65536):
+                greeting = b"CLIENT" in said or b"HELLO" in said
+                writer.write(b"+OK\r\n" * said.count(b"*") if greeting or self.says is None else self.says)
+                await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def odd_redis() -> AsyncIterator[OddRedis]:
+    """Start one."""
+    found = OddRedis()
+    server = await asyncio.start_server(found.serve, "127.0.0.1", 0)
+    found.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    async with server:
+        yield found

@@ -22,7 +22,7 @@ from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, 
 from one_api.limits.window import Limits
 from tests.support.gateway import free_port
 
-from .conftest import OwnRedis
+from .conftest import OwnRedis, odd_redis
 
 REDIS = "redis://127.0.0.1:6379/0"
 
@@ -135,6 +135,24 @@ async def test_limits_are_shared_out_while_redis_is_away() -> None:
     assert store.degraded
     await store.settle(answers[0][1], 0)
     await store.aclose()
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b":1\r\n", b"$3\r\nabc\r\n", b"*0\r\n", b"*7\r\n" + b":1\r\n" * 7,
+        b"*7\r\n$3\r\nodd\r\n" + b"$1\r\n0\r\n:1\r\n" * 3,
+        b"*7\r\n$0\r\n\r\n" + b"$1\r\nx\r\n:1\r\n" * 3,
+        b"*7\r\n$0\r\n\r\n" + b"$1\r\n0\r\n$1\r\n1\r\n" * 3,
+    ],
+)  # fmt: skip
+async def test_an_answer_that_makes_no_sense_is_as_good_as_none(says: bytes) -> None:
+    async with odd_redis() as server, asyncio.timeout(10):
+        server.says = says
+        store = RedisStore(server.url, processes=4)
+        answers = [await store.take("k", Limits(40, tokens_per_minute=1000), 0, 1) for _ in range(30)]
+        assert sum(verdict.refused_by is None for verdict, _ in answers) == 10
+        await store.aclose()
 
 
 async def test_what_was_counted_while_redis_was_away_is_added_to_what_it_knows(own_redis: OwnRedis) -> None:

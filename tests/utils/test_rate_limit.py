@@ -1,8 +1,12 @@
-"""Durations in OpenAI's notation; the limit itself is tested through the gateway."""
+"""Durations in OpenAI's notation, and what is settled; the limit itself is tested through the gateway."""
 
 import pytest
 
-from one_api.utils.rate_limit import duration
+from one_api.limits.stores import MemoryStore
+from one_api.schema import Usage
+from one_api.settings import RateLimitConfig
+from one_api.telemetry import CallRecord
+from one_api.utils.rate_limit import RateLimits, duration
 
 
 @pytest.mark.parametrize(
@@ -18,3 +22,22 @@ def test_a_duration_as_openai_writes_it(seconds: float, text: str) -> None:
 
 def test_no_duration_below_a_second_is_a_thousand_milliseconds() -> None:
     assert duration(0.9999) == "1s"
+
+
+@pytest.mark.parametrize(
+    "free, usage, left, counted",
+    [
+        (False, Usage(2, 3), False, 5),
+        (False, None, True, 100),
+        (False, None, False, 0),
+        (True, Usage(0, 0), False, 0),
+        (True, None, True, 0),
+    ],
+)
+async def test_a_request_is_settled_to_what_it_used(free: bool, usage: Usage | None, left: bool, counted: int) -> None:
+    limits = RateLimits(RateLimitConfig(tokens_per_minute=1000), MemoryStore())
+    await limits.admit("alice", "r", 400)
+    record = CallRecord("r", "POST", "/", status=499 if left else 200, free=free, usage=usage)
+    await limits.settle(record)
+    told = await limits.admit("alice", "next", 0)
+    assert told["x-ratelimit-remaining-tokens"] == str(1000 - counted)

@@ -110,6 +110,15 @@ def test_a_text_is_put_together() -> None:
     }
 
 
+def test_what_one_chunk_alone_says_of_the_whole_is_not_lost() -> None:
+    first, last = chunk({"content": "a"}), chunk({}, "stop")
+    first["service_tier"], last["service_tier"], last["system_fingerprint"] = None, "flex", "fp"
+
+    completion = assemble(first, last)
+
+    assert (completion["service_tier"], completion["system_fingerprint"]) == ("flex", "fp")
+
+
 def test_empty_text_before_a_tool_call_is_no_text() -> None:
     raw = stream(chunk({"role": "assistant", "content": ""}), chunk(opened("a", "f", "{}")), chunk({}, "stop"))
 

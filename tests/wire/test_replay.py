@@ -33,9 +33,12 @@ ANSWERS = {
     "reasoning": completion(choice(content="4", reasoning_content="2+2"), usage=USAGE),
     "logprobs": completion(choice(content="Hi", logprobs=LOGPROBS), usage=USAGE),
     "refusal": completion(choice(refusal="No."), usage=USAGE),
+    "logprobs of a refusal": completion(choice(refusal="No.", logprobs=LOGPROBS), usage=USAGE),
+    "logprobs of calls": completion(choice(finish="tool_calls", tool_calls=[CALL], logprobs=LOGPROBS)),
+    "the upstream's word": completion(choice(content="Hi") | {"native_finish_reason": "end_turn"}, usage=USAGE),
     "calls": completion(choice(finish="tool_calls", tool_calls=[CALL, CUSTOM]), usage=USAGE),
     "text and calls": completion(choice(finish="tool_calls", content="Look:", tool_calls=[CALL]), usage=USAGE),
-    "head": completion(choice(content="Hi"), usage=USAGE, system_fingerprint="fp", service_tier="default"),
+    "head": completion(choice(content="Hi"), usage=USAGE, system_fingerprint="fp", provider="p"),
 }
 
 
@@ -79,3 +82,19 @@ def test_calls_are_opened_as_clients_read_them() -> None:
 def test_what_we_do_not_know_of_a_message_is_told_too() -> None:
     chunks = chunks_of(completion(choice(content="Hi", annotations=[{"type": "url_citation"}])), include_usage=False)
     assert chunks[2]["choices"][0]["delta"] == {"annotations": [{"type": "url_citation"}]}
+
+
+def test_what_we_do_not_know_of_a_choice_is_told_at_its_end() -> None:
+    found = choice(content="Hi") | {"native_finish_reason": "end_turn", "content_filter_results": {"hate": {}}}
+    *others, last = chunks_of(completion(found), include_usage=False)
+    assert last["choices"] == [
+        {
+            "index": 0,
+            "delta": {},
+            "logprobs": None,
+            "finish_reason": "stop",
+            "native_finish_reason": "end_turn",
+            "content_filter_results": {"hate": {}},
+        }
+    ]
+    assert all(set(each["choices"][0]) == {"index", "delta", "logprobs", "finish_reason"} for each in others)
