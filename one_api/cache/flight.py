@@ -11,12 +11,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from one_api.cache.backlog import Backlog
-from one_api.cache.inbox import Inbox, Sized
+from one_api.cache.inbox import Inbox, Sized, sized
 from one_api.cache.policy import is_plain
 from one_api.errors import ShuttingDown, UpstreamError
 from one_api.models.adapters.base import ChunkStream
 from one_api.telemetry import CallRecord, current_call
-from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.json import JSONObject
 
@@ -220,7 +219,7 @@ class Flight:
         """Pass a stream on to every seat, as fast as the fastest takes it."""
         async with stream:
             while chunks := await stream.read():
-                self._pass_on([(chunk, len(json.encode(chunk))) for chunk in chunks])
+                self._pass_on(sized(chunks))
                 self.usage, self.skipped_events = stream.usage, stream.skipped_events
                 if self.skipped_events:  # good enough for those who wait, but not for others later
                     self._history = None

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from one_api.cache.backlog import Backlog
 from one_api.errors import ClientTooSlow
+from one_api.wire import json
 from one_api.wire.json import JSONObject
 
 #: A reader that is further behind than this is let go, in bytes.
@@ -13,6 +14,11 @@ _BEHIND_BYTES = 1024 * 1024
 
 #: A chunk, and what it takes as JSON.
 Sized: TypeAlias = tuple[JSONObject, int]
+
+
+def sized(chunks: Iterable[JSONObject]) -> list[Sized]:
+    """Return chunks with what they take."""
+    return [(chunk, len(json.encode(chunk))) for chunk in chunks]
 
 
 class Inbox:

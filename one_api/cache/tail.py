@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from one_api.cache.inbox import Inbox
+from one_api.cache.inbox import Inbox, sized
 from one_api.cache.lease import LEASE_S, PARTS, LeaseKeeper, Shared, Standing
 from one_api.errors import UpstreamBroken
 from one_api.models.adapters.base import ChunkStream
@@ -118,8 +118,7 @@ class Tail(ChunkStream):
     def _took(self, parts: list[tuple[int, bytes]]) -> bool:
         """Take the parts of one look; False if one is missing, or is none of ours."""
         fresh = self._read(parts)
-        chunks = [chunk for part in fresh for chunk in part.chunks]
-        self._inbox.push([(chunk, len(json.encode(chunk))) for chunk in chunks], past=self._past)
+        self._inbox.push(sized(chunk for part in fresh for chunk in part.chunks), past=self._past)
         self._past = self._past and len(parts) == PARTS
         if self.part.complete:
             self._inbox.finish()

@@ -65,13 +65,13 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
     everyone = [*route.targets, *route.fallbacks] if route.fallbacks else route.targets
     timings = [each.health.streamed if stream else each.health.whole for each in everyone]
     median_s = _median([timing.answer_s for timing in timings if timing.answer_s])
-    per_weight = _per_weight(everyone)
     done = [each.health for each in tried]
     targets = len(route.targets)
     found = []
     for index, (each, timing) in enumerate(zip(everyone, timings, strict=True)):
         health = each.health
-        cost = cost_s(each, timing, median_s, each.weight * per_weight, now)
+        fair_load = 0.0 if health.circuit.sound else each.weight * _per_weight(everyone)
+        cost = cost_s(each, timing, median_s, fair_load, now)
         candidate = Candidate(each, index >= targets, State.CLOSED, cost)
         if done and health in done:
             candidate.state, candidate.excluded = _TRIED, "it was tried for this request"
@@ -90,7 +90,8 @@ def cost_s(deployment: Deployment, timing: Timing, median_s: float, fair_load: f
 
     Times that were measured under the usual load are old news when there is more in flight: what queues up shows at
     once, in what is in flight, and only later in times. One that is out or coming back has no usual load, and its
-    times are few and long ago: there all that is above its fair part of what is in flight in the group counts.
+    times are few and long ago: there all that is above ``fair_load``, its part of what is in flight in the group,
+    counts.
     """
     health = deployment.health
     in_flight = health.in_flight

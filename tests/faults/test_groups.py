@@ -3,12 +3,13 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.api.bed import Answer
+from tests.serving.clients import wait_until
 from tests.support import Action, Reset, Script, Seen, WaitFor, completion, error, json_reply, sse, text_chunks
 
 from .bed import FEW, FaultBed, running_faults
@@ -68,14 +69,6 @@ def states(bed: FaultBed, model: str) -> dict[str, str]:
     return {each["deployment"].partition("/")[0]: each["state"] for each in candidates}
 
 
-def wait_until(done: Callable[[], bool]) -> None:
-    """Return once this is so; a rest takes about five seconds."""
-    deadline = time.monotonic() + 10
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def well(stream: bool, *before: Action) -> Script:
     """A good answer, after what is to come before it."""
     return [*before, *(sse(*text_chunks("well")) if stream else json_reply(completion("well")))]
@@ -97,7 +90,8 @@ def test_g03_each_that_comes_back_gets_one_probe_of_a_crowd_and_then_a_ramp(pati
     fail_until_open(patient, model, "bc")
     for upstream, first in ((patient.a, []), (patient.b, [WaitFor(gate)]), (patient.c, [WaitFor(gate)])):
         upstream.on(model, well(stream, *first))
-    wait_until(lambda: states(patient, model) == {"a": "closed", "b": "half-open", "c": "half-open"})
+    rested = {"a": "closed", "b": "half-open", "c": "half-open"}
+    wait_until(lambda: states(patient, model) == rested, "the end of a rest of about five seconds")
     failed, before = patient.asked(model), len(patient.a.requests)
 
     with patient.crowd(model, CROWD, stream=stream) as waiting:
@@ -130,7 +124,7 @@ def test_g03_all_that_come_back_at_once_share_the_crowd(patient: FaultBed, kind:
         upstream.on(model, well(stream, WaitFor(gate)))
     arrived = patient.arrived
     with patient.crowd(model, CROWD, stream=stream) as waiting:
-        wait_until(lambda: patient.arrived == arrived + CROWD)
+        wait_until(lambda: patient.arrived == arrived + CROWD, "all of the crowd")
         gate.set()
         statuses = Counter(client.read_response().status for client in waiting)
 

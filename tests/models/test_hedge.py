@@ -26,14 +26,29 @@ def place(name: str, *answers: Scripted) -> Deployment:
     return Deployment(name, FakeAdapter(*answers), "m")
 
 
+def hedged(*targets: Deployment, after: float = 0.001, budget: float = 1.0) -> tuple[Failover, Route]:
+    """What tries the targets of a route in order, the second once the first has been silent for so many seconds."""
+    policy = Policy(hedge=HedgeConfig(after=after, budget=budget))
+    route = Route("m", list(targets), [], "ordered", policy)
+    return Failover(budget=RetryBudget(1.0), rng=random.Random(0)), route
+
+
+async def begin_both(a: Deployment, b: Deployment) -> "asyncio.Task[object]":
+    """Ask for a stream, and return once both have been asked for it."""
+    failover, route = hedged(a, b)
+    asking: asyncio.Task[object] = asyncio.create_task(failover.run(route, BODY | {"stream": True}))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+    return asking
+
+
 async def ask(*targets: Deployment, after: float = 0.01, budget: float = 1.0) -> tuple[object, list[tuple[str, str]]]:
     """The answer to a request, or the error; and what became of each try."""
     record = CallRecord("id", "POST", "/")
     current_call.set(record)
-    policy = Policy(hedge=HedgeConfig(after=after, budget=budget))
-    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
+    failover, route = hedged(*targets, after=after, budget=budget)
     try:
-        answer: object = await failover.run(Route("m", list(targets), [], "ordered", policy), dict(BODY))
+        answer: object = await failover.run(route, dict(BODY))
     except UpstreamError as error:
         answer = error
     assert [each.health.in_flight for each in targets] == [0] * len(targets)
@@ -109,11 +124,7 @@ async def test_a_client_that_leaves_ends_both() -> None:
 async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open(turns: int) -> None:
     gate = asyncio.Event()
     a, b = place("a", asyncio.Event()), place("b", gate, [say("x"), asyncio.Event()])
-    policy = Policy(hedge=HedgeConfig(after=0.001, budget=1.0))
-    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
-    asking = asyncio.create_task(failover.run(Route("m", [a, b], [], "ordered", policy), BODY | {"stream": True}))
-    assert isinstance(b.adapter, FakeAdapter)
-    await b.adapter.asked.wait()
+    asking = await begin_both(a, b)
     gate.set()
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -126,6 +137,7 @@ async def test_a_client_that_leaves_at_any_moment_leaves_nothing_open(turns: int
     for _ in range(5):
         await asyncio.sleep(0)
     assert (a.health.in_flight, b.health.in_flight) == (0, 0)
+    assert isinstance(b.adapter, FakeAdapter)
     assert all(stream.closed for stream in b.adapter.streams)
 
 
@@ -143,11 +155,7 @@ async def test_both_spoke_and_the_client_leaves_while_one_is_let_go() -> None:
     for each in (a, b):
         assert isinstance(each.adapter, FakeAdapter)
         each.adapter.make_stream = Slow
-    policy = Policy(hedge=HedgeConfig(after=0.001, budget=1.0))
-    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
-    asking = asyncio.create_task(failover.run(Route("m", [a, b], [], "ordered", policy), BODY | {"stream": True}))
-    assert isinstance(b.adapter, FakeAdapter)
-    await b.adapter.asked.wait()
+    asking = await begin_both(a, b)
     gate.set()
     await closing.wait()
 
@@ -162,9 +170,7 @@ async def test_both_spoke_and_the_client_leaves_while_one_is_let_go() -> None:
 async def test_who_chooses_at_the_same_moment_sees_who_has_been_asked() -> None:
     small, large = place("a", asyncio.Event()), place("b", asyncio.Event())
     small.max_concurrency = 2
-    policy = Policy(hedge=HedgeConfig(after=60, budget=1.0))
-    failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
-    route = Route("m", [small, large], [], "ordered", policy)
+    failover, route = hedged(small, large, after=60)
     asking = [asyncio.create_task(failover.run(route, dict(BODY))) for _ in range(10)]
     for _ in range(5):
         await asyncio.sleep(0)
@@ -179,12 +185,11 @@ async def test_who_chooses_at_the_same_moment_sees_who_has_been_asked() -> None:
 async def test_a_fallback_is_not_asked_because_a_target_is_slow() -> None:
     gate = asyncio.Event()
     a, b = place("a", gate, {"text": "a"}), place("b", {"text": "b"})
-    policy = Policy(hedge=HedgeConfig(after=0.001, budget=1.0))
+    failover, route = hedged(a)
+    route.fallbacks = [b]
     asyncio.get_running_loop().call_later(0.05, gate.set)
 
-    answer = await Failover(budget=RetryBudget(1.0)).run(Route("m", [a], [b], "ordered", policy), dict(BODY))
-
-    assert answer == {"text": "a"}
+    assert await failover.run(route, dict(BODY)) == {"text": "a"}
 
 
 async def test_who_is_outrun_seems_slower() -> None:
