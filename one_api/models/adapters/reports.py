@@ -17,6 +17,7 @@ from one_api.errors import (
     UpstreamMisconfigured,
     UpstreamOverloaded,
     UpstreamRateLimited,
+    UpstreamRedirected,
     UpstreamRejected,
     UpstreamTimeout,
 )
@@ -55,9 +56,7 @@ def error_of(status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamEr
         message = report.message or "The upstream refused the request."
         return UpstreamRejected(message, status=status, type=report.type, param=report.param, code=code)
     if 300 <= status < 400:
-        return UpstreamFailed(
-            "The upstream answered with a redirect, which is never followed.", code="upstream_redirect"
-        )
+        return UpstreamRedirected("The upstream answered with a redirect, which is never followed.")
     if status in (408, 504):
         return UpstreamTimeout("The upstream timed out.")
     return UpstreamFailed(f"The upstream failed with status {status}.")

@@ -13,6 +13,7 @@ from one_api.errors import (
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
+    UpstreamTruncated,
     UpstreamUnfit,
     UpstreamUnreachable,
 )
@@ -306,9 +307,7 @@ def _limit_kernel(response: aiohttp.ClientResponse) -> None:
 
 
 def _truncated() -> UpstreamBroken:
-    return UpstreamBroken(
-        "The upstream's stream stopped before the answer was complete.", code="upstream_stream_truncated"
-    )
+    return UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
 
 
 def _object(data: bytes) -> JSONObject:
