@@ -19,6 +19,7 @@ GatewayError                    status  code
     ├── UpstreamRejected        as upstream said: the caller's request
     │   └── UpstreamUnsuitable  as upstream said: this deployment cannot serve this request, another may
     ├── UpstreamMisconfigured   502     upstream_authentication_error: our credential or model name
+    │   └── UpstreamClosed      403     the account may not use this model
     ├── UpstreamExhausted       503     upstream_quota_exhausted: the account there has no credit
     ├── UpstreamRateLimited     429     rate_limit_exceeded
     ├── UpstreamUnreachable     502     upstream_error, upstream_tls: nothing was sent
@@ -41,10 +42,8 @@ Nothing changes an error after it was made: whatever differs from its class goes
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
-
-#: The longest text taken over from an upstream, in characters.
-MESSAGE_LIMIT = 2000
 
 
 class GatewayError(Exception):
@@ -65,12 +64,14 @@ class GatewayError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> None:
-        """What is None stays as the class has it."""
+        """What is None stays as the class has it; ``more_headers`` go with the answer."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self._more_headers = dict(more_headers or {})
         if status is not None:
             self.status = status
         if type is not None:
@@ -84,8 +85,8 @@ class GatewayError(Exception):
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that steer the client's retries."""
-        found = {}
+        """Return the headers that go with the answer; most of them steer the client's retries."""
+        found = dict(self._more_headers)
         if self.retry_after_s is not None:
             found["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
             if self.retry_after_s < 1:
@@ -243,6 +244,14 @@ class UpstreamMisconfigured(UpstreamError):
     counts_as_failure = False
     default_cooldown_s = 1800.0
     should_retry = False
+
+
+class UpstreamClosed(UpstreamMisconfigured):
+    """The operator's account at the upstream may not use this model, and clients are to know."""
+
+    status = 403
+    type = "permission_error"
+    code = None
 
 
 class UpstreamExhausted(UpstreamError):

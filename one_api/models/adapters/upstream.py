@@ -141,7 +141,7 @@ class Upstream:
         response = await self._send(method, self._base_url + path, data, headers)
         record = current_call.get() if body is not None else None
         if record is not None:
-            record.upstream_headers = self._reports.client_headers(response.headers)
+            record.upstream_headers = self._reports.seen_headers(response.headers)
         if response.status == 200:
             return response
         async with response:
@@ -180,7 +180,8 @@ class Upstream:
             payload = json.decode_object(data)
             if has_error(payload):
                 return self._reports.error_of_payload(payload)
-        return UpstreamBroken(f"The upstream answered with {content_type[:64]} instead of an event stream.")
+        shown = self._reports.scrubber.clean(content_type[:64])
+        return UpstreamBroken(f"The upstream answered with {shown} instead of an event stream.")
 
     async def aclose(self) -> None:
         """Close the session and its connections."""
