@@ -31,7 +31,7 @@ _KEY_LIKE = re.compile(
     r"(?:\b(?:sk|pk|rk|key|xai|gsk|org|proj|hf|nvapi|pplx|csk|fw)[-_](?:[-_A-Za-z0-9*]|\.(?=[.\w])){6,}"
     r"|\bAIza[-_A-Za-z0-9*]{6,}|\bAKIA[A-Z0-9]{12,}|\beyJ[-_A-Za-z0-9]{6,}(?:\.[-_A-Za-z0-9]+)*"
     r"|\b(?!req_)(?=\w*[0-9])(?=\w*[A-Za-z])[A-Za-z0-9_]{32,}"
-    r"|[^\s*'\"`(]*\*{3,}[^\s*'\"`)]*"  # masked by the upstream itself
+    r"|[^\s*'\"`(]{0,64}\*{3,}[^\s*'\"`)]{0,64}"  # masked by the upstream itself
     r"|\b(?i:bearer|basic)\s+[-._~+/=A-Za-z0-9*]{6,})"
 )
 #: Ends of host names. Without a list, ``tools.function.parameters`` would be one.
@@ -41,12 +41,12 @@ _ENDS = (
 )
 _ADDRESS = re.compile(
     r"\b[a-z][a-z0-9+.-]{1,20}://[^\s\"'<>`]+"  # an address with its scheme
-    r"|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"  # a mail address
+    r"|\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"  # a mail address
     r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d{1,5})?\b"  # IPv4
     r"|(?<![\w:.])\[?(?=[0-9a-f:]*::|(?:[0-9a-f]{1,4}:){7})(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:%\w+)?(?:\]:\d{1,5}|\])?(?![\w:])"
-    rf"|\b(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?\.)+(?:{_ENDS})\b\.?(?::\d{{1,5}})?(?:/[^\s\"'<>`]*)?"  # a host
+    rf"|\b(?:[a-z0-9_][a-z0-9_-]{{0,62}}\.){{1,8}}(?:{_ENDS})\b\.?(?::\d{{1,5}})?(?:/[^\s\"'<>`]*)?"  # a host
     r"|\blocalhost\b(?::\d{1,5})?(?:/[^\s\"'<>`]*)?"
-    r"|\b[a-z][a-z0-9]*(?:-[a-z0-9]+)+:\d{2,5}\b"  # a host of a container network, with its port
+    r"|\b[a-z][a-z0-9]{0,62}(?:-[a-z0-9]{1,62}){1,8}:\d{2,5}\b"  # a host of a container network, with its port
     r"|\bhost='[^']*'",
     re.IGNORECASE,
 )
@@ -61,13 +61,13 @@ class Scrubber:
     """
 
     def __init__(self, secrets: Iterable[str] = (), addresses: Iterable[str] = ()) -> None:
-        plain = {secret.translate(_LOWER) for secret in secrets if len(secret) >= _MIN_SECRET}
-        forms = {form for secret in secrets if len(secret) >= _MIN_SECRET for form in _forms(secret)}
+        known = {secret for secret in secrets if len(secret) >= _MIN_SECRET}
+        forms = {form for secret in known for form in _forms(secret)}
         self._short = {form for form in forms if len(form) < _FRAGMENT}
         self._fragments = {
             form[at : at + _FRAGMENT] for form in forms for at in range(max(0, len(form) - _FRAGMENT + 1))
         }
-        self._starts = {secret[:length] for secret in plain for length in range(_MIN_CUT, _FRAGMENT)}
+        self._starts = {secret.translate(_LOWER)[:length] for secret in known for length in range(_MIN_CUT, _FRAGMENT)}
         self._hosts = _hosts(addresses)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from one_api.settings import CacheConfig, KeyConfig, OpenAIConfig, Secret, Stora
 
 KEY = "qV7+bN2/xK9~wL4.tR8="
 PASSWORD = "hunter2"
-SCRUBBER = Scrubber([KEY, PASSWORD], ["http://vllm:8000/v1", "https://llm.corp-7.acme/v1"])
+SCRUBBER = Scrubber(iter([KEY, PASSWORD]), ["http://vllm:8000/v1", "https://llm.corp-7.acme/v1"])
 
 FORMS = {
     "whole": KEY,

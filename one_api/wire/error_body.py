@@ -23,6 +23,8 @@ _MAX_DEPTH = 6
 _MAX_ERRORS = 5
 #: What is read of a body that is no JSON, in characters: more than anybody is shown.
 _MAX_TEXT = 16 * 1024
+#: The longest words, in characters: longer than what anybody is shown, so that the cut is noticed.
+_MAX_WORDS = 4096
 
 #: Where the words are, the best first.
 _WORDS = (
@@ -31,8 +33,6 @@ _WORDS = (
 )  # fmt: skip
 #: Where reports lie in reports.
 _INNER = ("error", "Error", "errors", "base_resp", "response")
-#: A report inside a sentence: `Error from provider (404): {"error": ...}`.
-_EMBEDDED = re.compile(r"[{\[].*[}\]]", re.DOTALL)
 #: "Please try again in 9m38.016s", "try again in 850ms" (Groq, OpenAI).
 _TRY_AGAIN = re.compile(
     r"(?:try again|retry) (?:in|after) (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(ms|s(?:ec(?:ond)?s?)?\b))?", re.I
@@ -109,15 +109,15 @@ class _Reader:
 
     def _read_text(self, text: str, depth: int) -> None:
         """Read words, or a report that was written into a string."""
-        if (match := _EMBEDDED.search(text[:_MAX_TEXT])) is not None:
+        if (embedded := _embedded(text)) is not None:
             inner = ErrorReport()
             with suppress(json.InvalidJSON, UnicodeEncodeError):
-                _Reader(inner).read(json.decode(match[0].encode()), depth + 1)
+                _Reader(inner).read(json.decode(embedded.encode()), depth + 1)
             if inner.message:
                 self._take(inner)
                 return
         if not self._report.message:
-            self._report.message = _from_page(text) if _is_page(text) else _printable(text)
+            self._report.message = (_from_page(text) if _is_page(text) else _printable(text))[:_MAX_WORDS]
 
     def _read_list(self, values: list[Any], depth: int) -> None:
         """Read several errors: their words together, all else of the first."""
@@ -130,7 +130,7 @@ class _Reader:
                 inner.message = ""
             self._take(inner)
         if messages and not self._report.message:
-            self._report.message = "; ".join(dict.fromkeys(messages))
+            self._report.message = "; ".join(dict.fromkeys(messages))[:_MAX_WORDS]
 
     def _read_object(self, value: JSONObject, depth: int) -> None:
         report = self._report
@@ -161,7 +161,7 @@ class _Reader:
         place = ".".join(str(part) for part in value["loc"] if part != "body")
         words = value.get("msg")
         if isinstance(words, str) and not self._report.message:
-            self._report.message = f"{place}: {words}" if place else words
+            self._report.message = (f"{place}: {words}" if place else words)[:_MAX_WORDS]
         if place and self._report.param is None:
             self._report.param = place
 
@@ -247,13 +247,20 @@ def _text(value: Any) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
+def _embedded(text: str) -> str | None:
+    """Return a report inside a sentence: `Error from provider (404): {"error": ...}`."""
+    starts = [at for at in (text.find("{", 0, _MAX_TEXT), text.find("[{", 0, _MAX_TEXT)) if at >= 0]
+    end = max(text.rfind("}"), text.rfind("]"))
+    return text[min(starts) : end + 1] if starts and end - min(starts) < 4 * _MAX_TEXT else None
+
+
 def _is_page(text: str) -> bool:
     return re.match(r"\s*<(?:!doctype|html|head|body|\?xml|center|h1|title)\b", text, re.IGNORECASE) is not None
 
 
 def _from_page(text: str) -> str:
     """Return the words of a page: its title and its first heading, else its text."""
-    found = re.findall(r"<(title|h1)\b[^>]*>(.*?)</\1>", text[:_MAX_TEXT], re.IGNORECASE | re.DOTALL)
+    found = re.findall(r"<(title|h1)\b[^>]{0,500}>(.{0,1000}?)</\1>", text[:_MAX_TEXT], re.IGNORECASE | re.DOTALL)
     words = dict.fromkeys(_bare(part) for _, part in found[:2])
     told = ": ".join(part for part in words if part)
     return told or _bare(
@@ -263,7 +270,7 @@ def _from_page(text: str) -> str:
 
 def _bare(markup: str) -> str:
     """Return the text between tags."""
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
+    return " ".join(html.unescape(re.sub(r"<[^<>]*>", " ", markup)).split())
 
 
 def _printable(text: str) -> str:
