@@ -24,7 +24,9 @@ from one_api.config import Config
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.adapters.claude import ClaudeAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
+from one_api.models.adapters.reports import Reports
 from one_api.models.registry import ModelRegistry
+from one_api.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.loop import background, leaving_as_reset
@@ -139,16 +141,18 @@ def create_app(config: Config | None = None) -> Flask:
 def build_registry(config: Config) -> ModelRegistry:
     """Return a registry with an adapter for each one that ``config`` names."""
     registry = ModelRegistry(config)
+    scrubber = Scrubber(secrets_in(config), addresses_in(config))
     for name, settings in config.adapters.items():
-        registry.register_adapter(name, _adapter(name, settings))
+        reports = Reports(name, scrubber, show_text=config.errors.upstream_text == "show")
+        registry.register_adapter(name, _adapter(name, settings, reports))
     return registry
 
 
-def _adapter(name: str, settings: AdapterConfig) -> BaseModelAdapter:
+def _adapter(name: str, settings: AdapterConfig, reports: Reports) -> BaseModelAdapter:
     if isinstance(settings, OpenAIConfig):
-        return OpenAIAdapter(name, settings)
+        return OpenAIAdapter(name, settings, reports)
     if isinstance(settings, ClaudeConfig):
-        return ClaudeAdapter(name, settings)
+        return ClaudeAdapter(name, settings, reports)
     # Only here, so that a gateway without local models imports nothing of the engine.
     from one_api.models.adapters.local import LocalModelAdapter
 

@@ -21,6 +21,7 @@ from one_api.settings import (
     OPENAI_BASE_URL,
     AdapterConfig,
     CacheConfig,
+    ErrorsConfig,
     GroupConfig,
     KeyConfig,
     LogConfig,
@@ -47,6 +48,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache: CacheConfig = CacheConfig()
     retry: RetryConfig = RetryConfig()
     server: ServerConfig = ServerConfig()
+    errors: ErrorsConfig = ErrorsConfig()
     log: LogConfig = LogConfig()
 
     @classmethod

@@ -17,25 +17,33 @@ GatewayError                    status  code
 ├── ClientTooSlow               503     client_too_slow
 └── UpstreamError
     ├── UpstreamRejected        as upstream said: the caller's request
+    │   └── UpstreamUnsuitable  as upstream said: this deployment cannot serve this request, another may
     ├── UpstreamMisconfigured   502     upstream_authentication_error: our credential or model name
+    │   └── UpstreamClosed      403     the account may not use this model
     ├── UpstreamExhausted       503     upstream_quota_exhausted: the account there has no credit
     ├── UpstreamRateLimited     429     rate_limit_exceeded
     ├── UpstreamUnreachable     502     upstream_error, upstream_tls: nothing was sent
     ├── UpstreamFailed          502     upstream_error
+    │   └── UpstreamRedirected  502     upstream_redirect
     ├── UpstreamOverloaded      503     overloaded
     ├── UpstreamTimeout         504     upstream_timeout
-    ├── UpstreamBroken          502     upstream_invalid_response, upstream_stream_truncated
+    ├── UpstreamBroken          502     upstream_invalid_response
+    │   └── UpstreamTruncated   502     upstream_stream_truncated: a stream without its end
     └── UpstreamUnfit           502     upstream_invalid_json: whole, and not in the form that was asked for
 
-An upstream error answers two questions for the attempt loop: may another deployment be tried (``try_another``),
-and does it count against this one (``blames``).
+An upstream error carries its rule for the attempt loop:
+
+- ``retry_same``: the same deployment may be asked again, after a short wait;
+- ``retry_elsewhere``: another deployment may be asked;
+- ``cooldown_s``: how long the deployment gets no request, whatever its circuit breaker says;
+- ``counts_as_failure``: the circuit breaker and the success rate of the deployment count it.
+
+Nothing changes an error after it was made: whatever differs from its class goes into the constructor.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
-
-#: The longest text taken over from an upstream, in characters.
-MESSAGE_LIMIT = 2000
 
 
 class GatewayError(Exception):
@@ -51,14 +59,23 @@ class GatewayError(Exception):
         self,
         message: str,
         *,
+        status: int | None = None,
+        type: str | None = None,
         param: str | None = None,
         code: str | None = None,
         retry_after_s: float | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> None:
+        """What is None stays as the class has it; ``more_headers`` go with the answer."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self._more_headers = dict(more_headers or {})
+        if status is not None:
+            self.status = status
+        if type is not None:
+            self.type = type
         if code is not None:
             self.code = code
 
@@ -68,8 +85,8 @@ class GatewayError(Exception):
         return {"error": error}
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that steer the client's retries."""
-        found = {}
+        """Return the headers that go with the answer; most of them steer the client's retries."""
+        found = dict(self._more_headers)
         if self.retry_after_s is not None:
             found["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
             if self.retry_after_s < 1:
@@ -185,62 +202,77 @@ class ClientTooSlow(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """Something went wrong at or on the way to an upstream."""
+    """Something went wrong at or on the way to an upstream; ``retry_after_s`` is its cool-down too."""
 
     status = 502
     code: str | None = "upstream_error"
-    #: May another deployment be tried?
-    try_another: ClassVar[bool] = True
+    #: May the same deployment be asked again, after a short wait?
+    retry_same: ClassVar[bool] = False
+    #: May another deployment be asked?
+    retry_elsewhere: ClassVar[bool] = True
     #: Does it count against the health of this one?
-    blames: ClassVar[bool] = True
+    counts_as_failure: ClassVar[bool] = True
+    #: How long this one gets no request when the upstream gave no time, in seconds.
+    default_cooldown_s: ClassVar[float] = 0.0
+
+    @property
+    def cooldown_s(self) -> float:
+        """How long this deployment gets no request, in seconds; 0 leaves it to its circuit breaker."""
+        return self.default_cooldown_s if self.retry_after_s is None else self.retry_after_s
 
 
 class UpstreamRejected(UpstreamError):
     """The upstream refused the caller's request (400, 413, 422): its status, code and message are passed on."""
 
-    code = None
-    try_another = False
-    blames = False
+    status = 400
     type = "invalid_request_error"
+    code = None
+    retry_elsewhere = False
+    counts_as_failure = False
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        type: str | None = None,
-        param: str | None = None,
-        code: str | None = None,
-    ) -> None:
-        super().__init__(message, param=param, code=code)
-        self.status = status
-        if type is not None:
-            self.type = type
+
+class UpstreamUnsuitable(UpstreamRejected):
+    """This deployment cannot serve this one request and another may: no tools there, or too little credit for it."""
+
+    retry_elsewhere = True
 
 
 class UpstreamMisconfigured(UpstreamError):
-    """401, 403 or 404 from an upstream: the operator's credential or model name is wrong there."""
+    """The operator's credential, model name or address is wrong at the upstream."""
 
     code: str | None = "upstream_authentication_error"
+    counts_as_failure = False
+    default_cooldown_s = 1800.0
     should_retry = False
 
 
-class UpstreamExhausted(UpstreamError):
-    """The operator's account at the upstream has no credit: it rests for ``retry_after_s`` and is not blamed."""
+class UpstreamClosed(UpstreamMisconfigured):
+    """The operator's account at the upstream may not use this model, and clients are to know."""
 
-    blames = False
+    status = 403
+    type = "permission_error"
+    code = None
+
+
+class UpstreamExhausted(UpstreamError):
+    """The operator's account at the upstream has no credit."""
+
     status = 503
     code = "upstream_quota_exhausted"
+    counts_as_failure = False
+    default_cooldown_s = 300.0
     should_retry = False
 
 
 class UpstreamRateLimited(UpstreamError):
-    """429 from an upstream: it rests for ``retry_after_s`` and is not blamed."""
+    """A limit of the operator's account at the upstream is reached for now."""
 
-    blames = False
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
+    retry_same = True
+    counts_as_failure = False
+    default_cooldown_s = 5.0
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -250,12 +282,22 @@ class UpstreamUnreachable(UpstreamError):
 class UpstreamFailed(UpstreamError):
     """The upstream answered 5xx, or hung up."""
 
+    retry_same = True
+
+
+class UpstreamRedirected(UpstreamFailed):
+    """The upstream answered with a redirect, which is never followed."""
+
+    code = "upstream_redirect"
+    retry_same = False
+
 
 class UpstreamOverloaded(UpstreamError):
-    """503 or 529 from an upstream: it rests for ``retry_after_s`` if it said so."""
+    """503 or 529 from an upstream."""
 
     status = 503
     code = "overloaded"
+    retry_same = True
 
 
 class UpstreamTimeout(UpstreamError):
@@ -266,13 +308,20 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamBroken(UpstreamError):
-    """The upstream's answer is not what it claims to be: bad JSON, bad events, or a stream without its end."""
+    """The upstream's answer is not what it claims to be: bad JSON, or bad events."""
 
     code = "upstream_invalid_response"
 
 
-class UpstreamUnfit(UpstreamError):
-    """The answer is whole and not in the form that was asked for: another may be, and the deployment is well."""
+class UpstreamTruncated(UpstreamBroken):
+    """A stream stopped before the upstream said that the answer was complete."""
 
-    blames = False
+    code = "upstream_stream_truncated"
+    retry_same = True
+
+
+class UpstreamUnfit(UpstreamError):
+    """The answer is whole and not in the form that was asked for: another may be, and the deployment is healthy."""
+
     code = "upstream_invalid_json"
+    counts_as_failure = False

@@ -352,6 +352,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     backlog: Count = 2048
 
 
+class ErrorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What clients read of the errors of upstreams."""
+
+    #: show: what the upstream said, after our own sentence, without keys and addresses; hide: our own sentence alone.
+    upstream_text: Literal["show", "hide"] = "show"
+
+
 class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line per request."""
 

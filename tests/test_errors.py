@@ -28,28 +28,36 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
     "ClientTooSlow": (503, "server_error", "client_too_slow", None),
     "UpstreamError": (502, "server_error", "upstream_error", None),
     "UpstreamRejected": (400, "invalid_request_error", None, None),
+    "UpstreamUnsuitable": (400, "invalid_request_error", None, None),
     "UpstreamMisconfigured": (502, "server_error", "upstream_authentication_error", False),
+    "UpstreamClosed": (403, "permission_error", None, False),
     "UpstreamExhausted": (503, "server_error", "upstream_quota_exhausted", False),
     "UpstreamRateLimited": (429, "requests", "rate_limit_exceeded", None),
     "UpstreamUnreachable": (502, "server_error", "upstream_error", None),
     "UpstreamFailed": (502, "server_error", "upstream_error", None),
+    "UpstreamRedirected": (502, "server_error", "upstream_redirect", None),
     "UpstreamOverloaded": (503, "server_error", "overloaded", None),
     "UpstreamTimeout": (504, "server_error", "upstream_timeout", None),
     "UpstreamBroken": (502, "server_error", "upstream_invalid_response", None),
+    "UpstreamTruncated": (502, "server_error", "upstream_stream_truncated", None),
     "UpstreamUnfit": (502, "server_error", "upstream_invalid_json", None),
 }
-#: Class -> may another deployment be tried, does it count against this one; the table of the design.
-DECISIONS: dict[str, tuple[bool, bool]] = {
-    "UpstreamRejected": (False, False),
-    "UpstreamMisconfigured": (True, True),
-    "UpstreamExhausted": (True, False),
-    "UpstreamRateLimited": (True, False),
-    "UpstreamUnreachable": (True, True),
-    "UpstreamFailed": (True, True),
-    "UpstreamOverloaded": (True, True),
-    "UpstreamTimeout": (True, True),
-    "UpstreamBroken": (True, True),
-    "UpstreamUnfit": (True, False),
+#: Class -> may the same deployment be asked again, may another, how long does this one cool down, does it count.
+RULES: dict[str, tuple[bool, bool, float, bool]] = {
+    "UpstreamRejected": (False, False, 0, False),
+    "UpstreamUnsuitable": (False, True, 0, False),
+    "UpstreamMisconfigured": (False, True, 1800, False),
+    "UpstreamClosed": (False, True, 1800, False),
+    "UpstreamExhausted": (False, True, 300, False),
+    "UpstreamRateLimited": (True, True, 5, False),
+    "UpstreamUnreachable": (False, True, 0, True),
+    "UpstreamFailed": (True, True, 0, True),
+    "UpstreamRedirected": (False, True, 0, True),
+    "UpstreamOverloaded": (True, True, 0, True),
+    "UpstreamTimeout": (False, True, 0, True),
+    "UpstreamBroken": (False, True, 0, True),
+    "UpstreamTruncated": (True, True, 0, True),
+    "UpstreamUnfit": (False, True, 0, False),
 }
 CLASSES: dict[str, type[GatewayError]] = {
     name: found
@@ -66,7 +74,7 @@ def headers(retry_after_s: float) -> dict[str, str]:
 
 def test_the_tables_hold_every_class() -> None:
     assert set(TABLE) == set(CLASSES)
-    assert set(DECISIONS) == {name for name in CLASSES if issubclass(CLASSES[name], UpstreamError)} - {"UpstreamError"}
+    assert set(RULES) == {name for name in CLASSES if issubclass(CLASSES[name], UpstreamError)} - {"UpstreamError"}
 
 
 @EVERY_CLASS
@@ -76,12 +84,28 @@ def test_a_class_has_its_status_type_and_code(name: str) -> None:
     assert (error.status, error.type, error.code, error.should_retry) == TABLE[name]
 
 
-@pytest.mark.parametrize("name", DECISIONS)
-def test_an_upstream_error_decides_for_the_attempt_loop(name: str) -> None:
+@pytest.mark.parametrize("name", RULES)
+def test_an_upstream_error_carries_its_rule(name: str) -> None:
     error = CLASSES[name]("No.")
 
     assert isinstance(error, UpstreamError)
-    assert (error.try_another, error.blames) == DECISIONS[name]
+    assert (error.retry_same, error.retry_elsewhere, error.cooldown_s, error.counts_as_failure) == RULES[name]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_wait_that_an_upstream_asks_for_is_its_cool_down(name: str) -> None:
+    error = CLASSES[name]("No.", retry_after_s=7)
+
+    assert isinstance(error, UpstreamError)
+    assert error.cooldown_s == 7
+
+
+@EVERY_CLASS
+def test_what_differs_from_the_class_goes_into_the_constructor(name: str) -> None:
+    error = CLASSES[name]("No.", status=418, type="own_type", param="tools", code="own_code")
+
+    assert (error.status, error.type, error.param, error.code) == (418, "own_type", "tools", "own_code")
+    assert (CLASSES[name]("No.").status, CLASSES[name]("No.").type) == TABLE[name][:2]
 
 
 def test_the_drawing_shows_every_class_under_its_parent() -> None:

@@ -55,9 +55,7 @@ def _answer_http(error: HTTPException) -> Response:
     if status == 413:
         return _answer(RequestTooLarge("The request's body is too large."))
     if status < 500:
-        found = InvalidRequest(error.description or "The request cannot be understood.")
-        found.status = status
-        return _answer(found)
+        return _answer(InvalidRequest(error.description or "The request cannot be understood.", status=status))
     return _answer_bug(error)
 
 

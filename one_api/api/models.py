@@ -28,6 +28,5 @@ async def get_model(model_id: str) -> Response:
     try:
         entry = await service().registry.get_model(model_id)
     except UnknownModel as error:
-        error.param = "model"
-        raise
+        raise UnknownModel(error.message, param="model") from None
     return JSONResponse(entry)

@@ -202,7 +202,7 @@ class Flight:
                 answer = await self._call.ask(self)
             except UpstreamError as error:
                 others = [seat for seat in self._seats if seat is not leader and seat.local]
-                if last or not error.try_another or not others:
+                if last or not error.retry_elsewhere or not others:
                     raise
                 leader.inbox.fail(error)
                 self._seats = [seat for seat in self._seats if seat is not leader]

@@ -8,7 +8,7 @@ from typing import Any
 
 from one_api.cache.inbox import Inbox, sized
 from one_api.cache.lease import LEASE_S, PARTS, LeaseKeeper, Shared, Standing
-from one_api.errors import UpstreamBroken
+from one_api.errors import UpstreamTruncated
 from one_api.models.adapters.base import ChunkStream
 from one_api.wire import json
 from one_api.wire.json import JSONObject
@@ -141,11 +141,7 @@ class Tail(ChunkStream):
         return fresh
 
     def _break(self) -> None:
-        self._inbox.fail(
-            UpstreamBroken(
-                "The answer broke off in the process that asked for it: ask again.", code="upstream_stream_truncated"
-            )
-        )
+        self._inbox.fail(UpstreamTruncated("The answer broke off in the process that asked for it: ask again."))
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""

@@ -104,7 +104,7 @@ class Delivery(ChunkStream):
         """Settle a stream that has failed; raises ``error`` unless the answer may go on elsewhere."""
         self._take_note(self._opened.stream)
         self._opened.attempt.settle(error, self.usage)
-        if self._resume is None or not self._sent.whole or not error.try_another:
+        if self._resume is None or not self._sent.whole or not error.retry_elsewhere:
             raise error
         self._resuming = asyncio.create_task(self._resume(self._sent, error))
 

@@ -80,7 +80,7 @@ class Attempt:
         if self._answered is None:
             self._timing.end(self._began)
         if isinstance(outcome, UpstreamError):
-            if outcome.blames and self._answered is None:
+            if outcome.counts_as_failure and self._answered is None:
                 self._timing.wasted(now - self._began, now)
             self._health.failed(outcome, now, self._probe, self._mark)
             return

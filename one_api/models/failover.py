@@ -90,7 +90,7 @@ class Failover:
     def _next(self, trip: Trip) -> Step | None:
         """Return what to try next, if anything may be tried."""
         last = trip.errors[-1] if trip.errors else None
-        if trip.spent or trip.left_s <= 0 or (last is not None and not (last.try_another or overflows(last))):
+        if trip.spent or trip.left_s <= 0 or (last is not None and not (last.retry_elsewhere or overflows(last))):
             return None
         chosen = self._again(trip) or self._another(trip)
         retries = last is not None and costs_budget(last)

@@ -6,7 +6,7 @@ Everything fades with a half-life of 30 s, and is faded only when it is looked a
 import math
 import random
 
-from one_api.errors import UpstreamError, UpstreamExhausted, UpstreamMisconfigured, UpstreamRateLimited
+from one_api.errors import UpstreamError
 from one_api.models.circuit import Circuit
 
 HALF_LIFE_S = 30.0
@@ -25,10 +25,6 @@ THIN, SURPRISE, FORGET = 20.0, 0.4, 0.2
 CREDIT = 2.0
 #: Successes and failures that everyone is credited with.
 PRIOR_GOOD, PRIOR_BAD = 4.0, 0.2
-#: How long a deployment rests that asks for it without saying how long, in seconds.
-RATE_LIMITED_S = 5.0
-#: How long a deployment with a bad credential or model name is left alone, in seconds.
-MISCONFIGURED_S = 1800.0
 #: Of what is known, exp(FADE * seconds) is left after so many.
 FADE = -math.log(2) / HALF_LIFE_S
 
@@ -200,20 +196,15 @@ class Health:
     def failed(
         self, error: UpstreamError, now: float, probe: bool = False, mark: tuple[int, int] | None = None
     ) -> None:
-        """Note a failure: the error's class decides whether it is blamed, and how long it rests.
+        """Note an error: its class decides whether it counts as a failure, and how long the deployment cools down.
 
         ``mark`` is that of the success which the same attempt was taken for, until it broke.
         """
-        if isinstance(error, UpstreamMisconfigured):
-            self._rest(MISCONFIGURED_S, now)
-        elif error.blames:
+        self._rest(error.cooldown_s, now)
+        if error.counts_as_failure:
             self._count(-1 if mark is not None else 0, 1, now)
             self.circuit.failed(now, probe, mark)
-            self._rest(error.retry_after_s or 0.0, now)
-            return
-        elif isinstance(error, (UpstreamRateLimited, UpstreamExhausted)):
-            self._rest(RATE_LIMITED_S if error.retry_after_s is None else error.retry_after_s, now)
-        if probe:
+        elif probe:
             self.circuit.release()
 
     def _rest(self, seconds: float, now: float) -> None:

@@ -7,10 +7,7 @@ from collections.abc import Callable, Sequence
 
 from one_api.errors import (
     NoDeployment,
-    UpstreamBroken,
     UpstreamError,
-    UpstreamFailed,
-    UpstreamOverloaded,
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamUnreachable,
@@ -97,14 +94,14 @@ def wait_before_again(error: UpstreamError, failures: int, rng: random.Random) -
     It may be asked after what it asks for itself, if that is short, and after a back-off when it failed or hung up.
     One that was silent, that cannot be reached, or that does not speak sense is left alone.
     """
-    if isinstance(error, (UpstreamRateLimited, UpstreamOverloaded)) and error.retry_after_s is not None:
+    if not error.retry_same:
+        return None
+    if error.retry_after_s is not None:
         return error.retry_after_s if error.retry_after_s <= _LONGEST_WAIT_S else None
-    hung_up = isinstance(error, UpstreamBroken) and error.code == "upstream_stream_truncated"
-    redirected = error.code == "upstream_redirect"
-    if hung_up or (isinstance(error, (UpstreamFailed, UpstreamOverloaded)) and not redirected):
-        least, most = _BACKOFF_S
-        return rng.uniform(least, min(most, 2 * least * 2.0 ** min(failures, 10)))
-    return None
+    if error.cooldown_s:  # a limit is reached, and nobody knows for how long
+        return None
+    least, most = _BACKOFF_S
+    return rng.uniform(least, min(most, 2 * least * 2.0 ** min(failures, 10)))
 
 
 def worst_news(errors: Sequence[UpstreamError], model: str) -> Exception:

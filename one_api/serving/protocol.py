@@ -159,14 +159,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @staticmethod
     def _too_large() -> InvalidRequest:
-        error = InvalidRequest("The request has too many header fields, or too large ones.")
-        error.status = 431
-        return error
+        return InvalidRequest("The request has too many header fields, or too large ones.", status=431)
 
     def _remember(self, status: int, message: str) -> ValueError:
         """Note why the request is refused; the parser turns any exception into one of its own."""
-        self._refusal = InvalidRequest(message)
-        self._refusal.status = status
+        self._refusal = InvalidRequest(message, status=status)
         return ValueError(message)
 
     def _refuse(self, error: GatewayError) -> None:

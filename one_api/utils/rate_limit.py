@@ -91,13 +91,12 @@ class RateLimits:
             "tokens": self.limits.tokens_per_minute,
             "concurrent": self.limits.concurrent,
         }[kind]
-        error = RateLimited(
+        return RateLimited(
             f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. "
             f"Try again in {duration(verdict.retry_after_s)}.",
+            type="tokens" if kind == "tokens" else "requests",
             retry_after_s=max(1.0, verdict.retry_after_s),
         )
-        error.type = "tokens" if kind == "tokens" else "requests"
-        return error
 
     async def settle(self, record: CallRecord) -> None:
         """End what was counted for a request: estimated tokens become those that it used, as far as is known."""

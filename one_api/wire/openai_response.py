@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from one_api.wire import json
+from one_api.wire.error_body import reports_error
 from one_api.wire.json import JSONObject
 
 #: What other servers say, in OpenAI's words.
@@ -43,7 +44,7 @@ class Identity:
 
 def has_error(payload: JSONObject) -> bool:
     """Say whether a payload reports an error, in any of the shapes seen."""
-    return bool(payload.get("error")) or payload.get("object") == "error"
+    return reports_error(payload)
 
 
 def normalise(answer: JSONObject, identity: Identity) -> JSONObject:

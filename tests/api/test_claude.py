@@ -512,6 +512,15 @@ CASES: dict[str, tuple[Any, type[openai.APIStatusError], int, str, str | None]] 
                      openai.PermissionDeniedError, 403, "permission_error", None),
     "closed account": (claude_error(403, "permission_error", "Your organization is disabled."),
                        openai.InternalServerError, 502, "server_error", "upstream_authentication_error"),
+    "closed feature": (claude_error(403, "permission_error", "The long context beta is not open to you."),
+                       openai.PermissionDeniedError, 403, "invalid_request_error", None),
+    "flagged": (claude_error(400, "invalid_request_error", "Output blocked by content filtering policy"),
+                openai.BadRequestError, 400, "invalid_request_error", "content_filter"),
+    "closed account, as a bad request": (
+        claude_error(400, "invalid_request_error", "This organization has been disabled."),
+        openai.InternalServerError, 502, "server_error", "upstream_authentication_error"),
+    "a proxy's bill": (error(402, {"detail": "pay"}),
+                       openai.InternalServerError, 503, "server_error", "upstream_quota_exhausted"),
     "unknown model": (claude_error(404, "not_found_error", "model: claude-nope"),
                       openai.NotFoundError, 404, "invalid_request_error", "model_not_found"),
     "conflict": (claude_error(409, "conflict_error", PLAIN),
@@ -553,6 +562,30 @@ def test_an_error_of_the_upstream(claude: ClaudeBed, sdk: OpenAI, case: str, str
     assert (found.status_code, found.type, found.code) == (status, error_type, code)
     assert UPSTREAM_KEY not in str(found)
     assert found.request_id
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [(claude_error(500, "api_error", "Out of memory at 10.0.0.7"),
+      "The upstream failed with status 500. It said: Out of memory at [removed]"),
+     (claude_error(529, "overloaded_error", "Busy"), "The upstream is overloaded. It said: Busy"),
+     (error(500, '{"error": "text"}'), "The upstream failed with status 500. It said: text"),
+     (error(400, {"detail": [{"loc": ["body", "top_p"], "msg": "odd", "type": "x"}]}), "top_p: odd")],
+)  # fmt: skip
+def test_the_client_reads_what_the_upstream_said(claude: ClaudeBed, script: Any, message: str, streamed: bool) -> None:
+    assert claude.ask(claude.answered(script), stream=streamed).error["message"] == message
+
+
+def test_the_limits_of_the_upstream_come_with_its_429_under_a_name_of_their_own(claude: ClaudeBed) -> None:
+    limits = {"anthropic-ratelimit-requests-limit": "50", "anthropic-ratelimit-input-tokens-remaining": "0"}
+    model = claude.answered(claude_error(429, "rate_limit_error", PLAIN, limits))
+
+    answer = claude.ask(model)
+
+    assert answer.header("x-upstream-ratelimit-limit-requests") == "50"
+    assert answer.header("x-upstream-ratelimit-remaining-tokens") == "0"
+    assert answer.header("anthropic-ratelimit-requests-limit") == "50"
 
 
 def test_the_status_of_an_overloaded_upstream_can_be_kept(claude: ClaudeBed, sdk: OpenAI) -> None:
@@ -614,7 +647,8 @@ def test_an_error_in_the_middle_ends_the_stream(claude: ClaudeBed, sdk: OpenAI) 
         with pytest.raises(openai.APIError) as caught:
             list(stream)
 
-    assert (type(caught.value), caught.value.code, caught.value.message) == (openai.APIError, "overloaded", "Busy")
+    assert (type(caught.value), caught.value.code) == (openai.APIError, "overloaded")
+    assert caught.value.message == "The upstream is overloaded. It said: Busy"
 
 
 def test_a_stream_that_is_cut(claude: ClaudeBed, sdk: OpenAI) -> None:

@@ -30,7 +30,7 @@ def test_what_looks_like_a_key_is_cut_out(bed: Bed, leak: str, status: int, stre
 
     answer = bed.ask(model, stream=stream)
 
-    assert answer.status == status
+    assert answer.status == (502 if status < 429 and "Incorrect API key" in leak else status)
     assert "[removed]" in answer.error["message"]
     assert not [secret for secret in SECRETS if secret in answer.error["message"]]
 
@@ -59,7 +59,7 @@ def test_a_long_message_is_cut(bed: Bed) -> None:
     model = bed.model()
     bed.a.on(model, error(400, error_body("x" * 50_000)))
 
-    assert bed.ask(model).error["message"] == "x" * 2000
+    assert bed.ask(model).error["message"] == "x" * 500
 
 
 def test_an_endless_message_is_not_read(bed: Bed) -> None:

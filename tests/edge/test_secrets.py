@@ -3,11 +3,23 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from one_api.app import create_app
 from one_api.config import Config
-from tests.support import Gateway, RawClient, ScriptedUpstream, build_request, error, post_chat
+from tests.support import (
+    Gateway,
+    RawClient,
+    Script,
+    ScriptedUpstream,
+    build_request,
+    error,
+    event,
+    json_reply,
+    post_chat,
+    sse,
+)
 
 CANARIES = {
     "client": "sk-canary-client-7f3a91c2",
@@ -21,8 +33,9 @@ CANARIES = {
 CONFIG = """
 api_keys: [{{name: alice, key: "${{CLIENT}}"}}]
 adapters:
-  a: {{type: openai, base_url: '{url}', api_key: "${{UPSTREAM}}", models: [m, echo, refused]}}
-  c: {{type: claude, base_url: '{url}', api_key: "${{ANTHROPIC}}", models: [c-echo, c-refused], default_max_tokens: 9}}
+  a: {{type: openai, base_url: '{url}', api_key: "${{UPSTREAM}}", models: [m, echo, refused, leak]}}
+  c: {{type: claude, base_url: '{url}', api_key: "${{ANTHROPIC}}", models: [c-echo, c-refused, c-leak],
+      default_max_tokens: 9}}
   down: {{type: openai, base_url: 'http://127.0.0.1:9/v1', api_key: "${{UPSTREAM}}"}}
 rate_limit: {{storage: "redis://:${{REDIS}}@127.0.0.1:9/0"}}
 cache: {{enabled: true, storage: "redis://:${{CACHE}}@127.0.0.1:9/1"}}
@@ -80,6 +93,67 @@ def test_no_log_line_and_no_answer_holds_a_secret() -> None:
             seen.headers.first("authorization") == f"Bearer {CANARIES['upstream']}" for seen in upstream.requests
         )
         assert any(seen.headers.first("x-api-key") == CANARIES["anthropic"] for seen in upstream.requests)
+
+
+#: Secrets of this configuration; the others are replaced by its file.
+CONFIGURED = ("client", "upstream", "redis", "anthropic", "cache")
+FIELDS = ("message", "code", "param", "type")
+
+
+def leaks(secret: str, envelope: Mapping[str, object]) -> Iterator[Script]:
+    """Every way in which an upstream may put a secret into an error: by field, whole, cut, in parts."""
+    half = len(secret) // 2
+    for field in FIELDS:
+        for form in (secret, secret.upper(), f"x{secret}y", secret[:half], "\n".join(secret)):
+            yield json_reply({**envelope, "error": {"message": "m", "type": "api_error", field: form}}, 400)
+    for before in (490, 485, 3999, 3990):
+        yield json_reply({**envelope, "error": {"message": "." * before + secret, "type": "api_error"}}, 500)
+    yield error(503, {"error": {"message": f"one {secret[:half]}", "code": secret[half:], "type": "api_error"}})
+    yield error(500, f"<html><title>{secret}</title></html>")
+    yield error(
+        429, {"detail": secret}, {"x-ratelimit-limit-tokens": secret, "anthropic-ratelimit-tokens-limit": secret}
+    )
+    yield error(402, {"error": {"message": f"no credit for {secret}"}})
+    yield sse(event({"error": {"message": secret, "code": secret, "type": secret}}), done=False)
+    yield [*error(400, b"", {"request-id": secret})]
+
+
+def shown(text: str) -> list[str]:
+    """Return the parts of secrets in a text, whatever stands between their characters."""
+    bare = re.sub(r"\\+n|\s", "", text).lower()
+    return [part for name in CONFIGURED for part in _parts(CANARIES[name]) if part in bare]
+
+
+def _parts(secret: str) -> list[str]:
+    return [secret[at : at + 10] for at in range(len(secret) - 9)]
+
+
+def test_no_upstream_can_make_the_gateway_show_a_secret() -> None:
+    scripts = [
+        (model, script)
+        for name in CONFIGURED
+        for model, envelope in (("leak", {}), ("c-leak", {"type": "error"}))
+        for script in leaks(CANARIES[name], envelope)
+    ]
+    with ScriptedUpstream() as upstream:
+        for model in ("leak", "c-leak"):
+            upstream.on(model, *[script for each, script in scripts if each == model])
+        config = CONFIG.format(url=upstream.base_url) + "retry: {max_attempts: 1}\n"
+        with Gateway(config_yaml=config, env={**variables(), "RATE_LIMIT_ENABLED": "false"}) as gateway:
+            answers = [_ask(gateway, {"model": model, "stream": stream}) for stream, (model, _) in enumerate(scripts)]
+            gateway.call_records(len(scripts))
+            assert shown("".join(answers)) == []
+            assert shown(gateway.log) == []
+        assert len(upstream.requests) == len(scripts)
+
+
+def _ask(gateway: Gateway, fields: dict[str, object]) -> str:
+    """Return the head and the body of an answer."""
+    body = {**fields, "stream": bool(int(str(fields["stream"])) % 2), "messages": [{"role": "user", "content": "x"}]}
+    with RawClient(gateway.host, gateway.port, timeout_s=10) as client:
+        client.send(post_chat(gateway.host, gateway.port, body, CANARIES["client"]))
+        response = client.read_response()
+        return f"{response.headers}{response.body!r}"
 
 
 def test_no_object_tells_a_secret(tmp_path: Path) -> None:

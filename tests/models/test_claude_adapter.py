@@ -542,7 +542,7 @@ async def test_a_refused_credential(make: Make, upstream: ScriptedUpstream) -> N
     await adapter.start()
     await adapter.settled(5)
 
-    assert adapter.pending == "The upstream refused this gateway's credential."
+    assert adapter.pending == "The upstream refused this gateway's credential. It said: invalid x-api-key [removed]"
     upstream.on(OPUS, claude_error(401, "authentication_error", "invalid x-api-key"))
     with pytest.raises(UpstreamMisconfigured):
         await ask(adapter)

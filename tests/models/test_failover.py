@@ -19,8 +19,10 @@ from one_api.errors import (
     UpstreamMisconfigured,
     UpstreamOverloaded,
     UpstreamRateLimited,
+    UpstreamRedirected,
     UpstreamRejected,
     UpstreamTimeout,
+    UpstreamTruncated,
     UpstreamUnreachable,
 )
 from one_api.models.adapters.base import ChunkStream, ModelInfo
@@ -426,7 +428,7 @@ def patience(error: UpstreamError) -> float | None:
     ("error", "least", "most"),
     [
         (UpstreamFailed("x"), 0.05, 0.2), (UpstreamOverloaded("x"), 0.05, 0.2),
-        (UpstreamBroken("x", code="upstream_stream_truncated"), 0.05, 0.2),
+        (UpstreamTruncated("x"), 0.05, 0.2),
         (UpstreamOverloaded("x", retry_after_s=2), 2, 2), (UpstreamRateLimited("x", retry_after_s=5), 5, 5),
     ],
 )  # fmt: skip
@@ -442,7 +444,7 @@ def test_the_only_target_is_asked_again_after_a_wait(error: UpstreamError, least
     [
         UpstreamTimeout("x"), UpstreamUnreachable("x"), UpstreamBroken("x"), UpstreamMisconfigured("x"),
         UpstreamExhausted("x", retry_after_s=1), UpstreamRateLimited("x"), UpstreamRateLimited("x", retry_after_s=6),
-        UpstreamFailed("x", code="upstream_redirect"),
+        UpstreamRedirected("x"),
     ],
 )  # fmt: skip
 def test_the_only_target_is_not_asked_again(error: UpstreamError) -> None:

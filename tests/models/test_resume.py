@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamRejected
+from one_api.errors import InvalidRequest, UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTruncated
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.deployment import Deployment
 from one_api.models.failover import Failover
@@ -19,7 +19,7 @@ from one_api.telemetry import CallRecord, current_call
 from one_api.wire.json import JSONObject
 from tests.utils.fake_adapter import END, ROLE, FakeAdapter, Piece, Scripted, say
 
-CUT = UpstreamBroken("cut", code="upstream_stream_truncated")
+CUT = UpstreamTruncated("cut")
 TOOL: JSONObject = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "c"}]}}]}
 
 
@@ -98,7 +98,7 @@ async def test_an_answer_that_begins_the_same_gives_the_rest(pieces: list[Piece]
     groups = Groups([BEGUN], [pieces])
 
     assert await groups.told() == ("one two three", None)
-    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "ok")]
+    assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "ok")]
     assert groups.record.deployment == "b/m"
 
 
@@ -139,7 +139,7 @@ async def test_an_answer_that_differs_is_not_taken(pieces: list[Piece]) -> None:
     groups = Groups([BEGUN], [pieces])
 
     assert await groups.told() == ("one two ", CUT)
-    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "diverged")]
+    assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "diverged")]
     assert groups.targets[1].health.failures == 0
 
 
@@ -159,7 +159,7 @@ async def test_a_differing_answer_is_replaced_by_a_prefill() -> None:
     last = adapter(groups.targets[1]).calls[-1]
     assert last["messages"][-1] == {"role": "assistant", "content": "one two "}
     assert last["max_tokens"] == 8
-    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "diverged"), ("b", "ok")]
+    assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "diverged"), ("b", "ok")]
 
 
 async def test_a_prefill_that_is_refused_does_not_hide_the_first_error() -> None:
@@ -184,7 +184,7 @@ async def test_a_model_that_goes_on_otherwise_than_was_sent_is_not_taken() -> No
     groups = Groups([BEGUN], [[say("other"), END], [ROLE, say("\nthree"), END]], prefill="b", start_of=str.rstrip)
 
     assert await groups.told() == ("one two ", CUT)
-    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "diverged"), ("b", "diverged")]
+    assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "diverged"), ("b", "diverged")]
 
 
 async def test_a_target_that_cannot_express_the_request_does_not_hide_the_first_error() -> None:
@@ -208,7 +208,7 @@ async def test_a_target_that_says_nothing_in_time_is_not_waited_for() -> None:
     groups.route.policy = Policy(resume=True, first_event_s=0.05)
 
     assert await groups.told() == ("ab", None)
-    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "UpstreamTimeout"), ("c", "ok")]
+    assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "UpstreamTimeout"), ("c", "ok")]
 
 
 async def test_a_stream_is_resumed_more_than_once_within_the_attempts() -> None:
@@ -295,7 +295,7 @@ async def test_a_client_that_leaves_during_the_search_ends_it() -> None:
     await stream.aclose()
 
     assert [each.health.in_flight for each in groups.targets] == [0, 0]
-    assert groups.outcomes == [("a", "UpstreamBroken"), ("b", "cancelled")]
+    assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "cancelled")]
 
 
 def test_a_text_that_grows_too_long_is_not_kept() -> None:

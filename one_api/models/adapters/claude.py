@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import time
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -13,11 +14,13 @@ from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.choices import SeveralChoices
 from one_api.models.adapters.claude_answers import MessageStream, open_message
-from one_api.models.adapters.claude_reports import CLAUDE_REPORTS, KEEPING_529
 from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
+from one_api.models.adapters.limit_headers import claude_headers
 from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.replay import ReplayCache, key_of_message
+from one_api.models.adapters.reports import Reports
 from one_api.models.adapters.upstream import Upstream
+from one_api.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.settings import ClaudeConfig, Secret
 from one_api.telemetry import current_call
 from one_api.wire.assemble import Assembler
@@ -46,9 +49,14 @@ class ClaudeAdapter(RemoteAdapter):
 
     list_tells_more = True
 
-    def __init__(self, name: str, config: ClaudeConfig) -> None:
+    def __init__(self, name: str, config: ClaudeConfig, reports: Reports | None = None) -> None:
+        """``reports`` reads the upstream's errors; by default one that knows this adapter's own secrets."""
         base_url = config.base_url.rstrip("/").removesuffix("/v1")
-        reports = KEEPING_529 if config.keep_529 else CLAUDE_REPORTS
+        reports = replace(
+            reports or Reports(name, Scrubber(secrets_in(config), addresses_in(config))),
+            keep_529=config.keep_529,
+            client_headers=claude_headers,
+        )
         upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._config = config

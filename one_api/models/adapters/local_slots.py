@@ -33,9 +33,14 @@ _COME_BACK_S = 5.0
 
 
 class QueueFull(UpstreamOverloaded):
-    """Too many wait for the model, or this request has waited for too long. The model is well."""
+    """Too many wait for the model, or this request has waited for too long. The model is healthy."""
 
-    blames = False
+    counts_as_failure = False
+
+    @property
+    def cooldown_s(self) -> float:
+        """None: the queue is ordered by client, and another client may have its turn at once."""
+        return 0.0
 
 
 class SlotFile:

@@ -8,8 +8,9 @@ from one_api.errors import UpstreamBroken
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
 from one_api.models.adapters.remote import RemoteAdapter
-from one_api.models.adapters.reports import error_of_payload
+from one_api.models.adapters.reports import Reports
 from one_api.models.adapters.upstream import Upstream
+from one_api.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.settings import OpenAIConfig, Secret
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_request import Dialect, prepare
@@ -23,9 +24,11 @@ _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "roo
 class OpenAIAdapter(RemoteAdapter):
     """One account at OpenAI, or one server that imitates it."""
 
-    def __init__(self, name: str, config: OpenAIConfig) -> None:
+    def __init__(self, name: str, config: OpenAIConfig, reports: Reports | None = None) -> None:
+        """``reports`` reads the upstream's errors; by default one that knows this adapter's own secrets."""
+        self._reports = reports or Reports(name, Scrubber(secrets_in(config), addresses_in(config)))
         headers = {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
-        upstream = Upstream(config.base_url, headers, config.timeouts)
+        upstream = Upstream(config.base_url, headers, config.timeouts, reports=self._reports)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._prefill = config.prefill
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
@@ -64,7 +67,7 @@ class OpenAIAdapter(RemoteAdapter):
         try:
             return normalise(answer, identity)
         except ErrorPayload as error:
-            raise error_of_payload(error.payload) from None
+            raise self._reports.error_of_payload(error.payload) from None
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 

@@ -1,115 +1,245 @@
-"""What an upstream reports as an error, in any of the shapes seen, as one of our classes."""
+"""What an upstream reports as an error, as one of our classes: read, judged by the table, and put into words."""
 
 import email.utils
+import logging
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.errors import (
-    MESSAGE_LIMIT,
+    UpstreamClosed,
     UpstreamError,
     UpstreamExhausted,
     UpstreamFailed,
     UpstreamMisconfigured,
     UpstreamOverloaded,
     UpstreamRateLimited,
+    UpstreamRedirected,
     UpstreamRejected,
     UpstreamTimeout,
+    UpstreamUnsuitable,
 )
-from one_api.wire import json
+from one_api.models.adapters.error_table import STATUS_OF_NAME, Fault, fault_of, status_of
+from one_api.models.adapters.limit_headers import refused_limits
+from one_api.scrubbing import Scrubber
+from one_api.wire import error_body
+from one_api.wire.error_body import ErrorReport
 from one_api.wire.json import JSONObject
 
+logger = logging.getLogger(__name__)
+
 #: The longest wait that is taken over from an upstream, in seconds.
-_LONGEST_REST_S = 300.0
+_MAX_REST_S = 300.0
 #: How long an upstream without credit is left alone, in seconds.
 NO_CREDIT_REST_S = 300.0
-#: What upstreams call it in the type or code of a 429.
-_NO_CREDIT = frozenset({"insufficient_quota", "enforced_spend_limit_reached", "contract_spend_limit_reached"})
+#: Where a message of Anthropic's says that the fault is, by the name that the client knows.
+_CLAUDE_PARAMS = {
+    "messages": "messages", "system": "messages", "tools": "tools", "tool_choice": "tool_choice", "model": "model",
+    "max_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "stop_sequences": "stop",
+    "thinking": "reasoning_effort", "output_config": "response_format", "metadata": "user",
+    "service_tier": "service_tier",
+}  # fmt: skip
 
 
-def error_of(status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
-    """Return the error that an upstream's status, body and headers stand for."""
-    payload: JSONObject = {}
-    with suppress(json.InvalidJSON):
-        payload = json.decode_object(body)
-    report = _Report(payload)
-    if status in (429, 529, 503):
-        rest_s = retry_after(headers)
-        if status != 429:
-            return UpstreamOverloaded(report.message or "The upstream is overloaded.", retry_after_s=rest_s)
-        if _NO_CREDIT & {report.code, report.type}:
-            return UpstreamExhausted("The upstream's quota is used up.", retry_after_s=NO_CREDIT_REST_S)
-        return UpstreamRateLimited(report.message or "The upstream's rate limit is reached.", retry_after_s=rest_s)
-    if status == 402:
-        return UpstreamExhausted("The upstream asks for payment.", retry_after_s=NO_CREDIT_REST_S)
-    if status in (401, 403):
-        return UpstreamMisconfigured("The upstream refused this gateway's credential.")
-    if status == 404:
-        return UpstreamMisconfigured("The upstream does not know this model or address.", code="upstream_error")
-    if status in (400, 413, 422):
-        code = "request_too_large" if status == 413 and not report.code else report.code
-        message = report.message or "The upstream refused the request."
-        return UpstreamRejected(message, status=status, type=report.type, param=report.param, code=code)
-    if 300 <= status < 400:
-        return UpstreamFailed(
-            "The upstream answered with a redirect, which is never followed.", code="upstream_redirect"
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One report with what came around it; names are clean, ``text`` is what clients may read of its words."""
+
+    report: ErrorReport
+    status: int
+    type: str | None
+    code: str | None
+    param: str | None
+    text: str
+    retry_after_s: float | None
+    limits: dict[str, str]
+    #: The status that an overloaded upstream is reported with; None for ours.
+    kept_status: int | None
+
+    def after(self, sentence: str) -> str:
+        """Return our sentence, and after it what the upstream said."""
+        return f"{sentence} It said: {self.text}" if self.text else sentence
+
+    def words(self, sentence: str) -> str:
+        """Return what the upstream said of the client's own request, or our sentence where it may not be read."""
+        return self.text or sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """How the errors of one upstream are read, and which of its response headers clients may see."""
+
+    #: The adapter, for the log.
+    name: str = "upstream"
+    scrubber: Scrubber = field(default_factory=Scrubber)
+    #: May clients read what the upstream said?
+    show_text: bool = True
+    #: Report an overloaded upstream with its own 529.
+    keep_529: bool = False
+    client_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+
+    def error_of(self, status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
+        """Return the error that an answer's status, body and headers stand for."""
+        return self._error(error_body.read(body), status, headers)
+
+    def error_of_payload(self, payload: JSONObject) -> UpstreamError:
+        """Return the error for a report that came with status 200, or inside a stream."""
+        return self._error(error_body.read_value(payload), None, {})
+
+    def seen_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return what a client may see of the response headers of any answer; none that holds a secret."""
+        return {name: value for name, value in self.client_headers(headers).items() if self.scrubber.is_clean(value)}
+
+    def _error(self, report: ErrorReport, given: int | None, headers: Mapping[str, str]) -> UpstreamError:
+        status = status_of(report, given)
+        fault = fault_of(report, status)
+        text = self.scrubber.clean(report.message)
+        if fault is Fault.NO_CREDIT:
+            logger.warning("adapter %s: the account at the upstream has no credit: %s", self.name, text or status)
+        limits = refused_limits(headers) if fault is Fault.LIMIT else {}
+        kept = (given or 529) if self.keep_529 and given in (None, 503, 529) else None
+        case = _Case(
+            report,
+            status,
+            self.scrubber.name(report.type),
+            self.scrubber.name(report.code if report.code and ":" not in report.code else None),
+            self.scrubber.name(report.param),
+            text if self.show_text else "",
+            _rest(headers, report),
+            {name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
+            kept,
         )
-    if status in (408, 504):
-        return UpstreamTimeout("The upstream timed out.")
-    return UpstreamFailed(f"The upstream failed with status {status}.")
+        return _BUILDERS[fault](case)
 
 
-def error_of_payload(payload: JSONObject) -> UpstreamError:
-    """Return the error for a report that came with status 200, or inside a stream."""
-    report = _Report(payload)
-    status = int(report.code) if report.code and report.code.isdigit() and 400 <= int(report.code) <= 599 else None
-    if status is None:
-        status = _STATUS_OF_TYPE.get(report.type or "", 502)
-    return error_of(status, json.encode(payload), {})
+# One builder for each fault
 
 
-_STATUS_OF_TYPE = {
-    "invalid_request_error": 400,
-    "rate_limit_error": 429,
-    "requests": 429,
-    "tokens": 429,
-    "insufficient_quota": 429,
-    "overloaded_error": 529,
+def _request(case: _Case) -> UpstreamError:
+    code = case.code or ("request_too_large" if case.status == 413 else None)
+    message = case.words("The upstream refused the request.")
+    if not case.report.is_claude:
+        status = case.status if case.status in (400, 413, 422) else 400
+        return UpstreamRejected(message, status=status, type=case.type, param=case.param, code=code)
+    kind = None if case.type in STATUS_OF_NAME else case.type
+    return UpstreamRejected(message, status=case.status, type=kind, param=_claude_param(case), code=code)
+
+
+def _too_long(case: _Case) -> UpstreamError:
+    return UpstreamRejected(
+        case.words("The request is longer than the model's context: shorten it."),
+        status=case.status if case.status in (413, 422) else 400,
+        param=case.param or "messages",
+        code="context_length_exceeded",
+    )
+
+
+def _refused(case: _Case) -> UpstreamError:
+    return UpstreamRejected(
+        case.words("The upstream refuses what the request says."),
+        status=case.status if 400 <= case.status < 500 else 400,
+        type=case.type,
+        param=case.param,
+        code=case.code if case.code and not case.code.isdigit() else "content_filter",
+    )
+
+
+def _unsuitable(case: _Case) -> UpstreamError:
+    # 401 would say that the client's own key is wrong.
+    return UpstreamUnsuitable(
+        case.words("The upstream cannot serve this request."),
+        status=case.status if case.status in (402, 403, 404, 422) else 400,
+        param=case.param,
+        code=case.code if case.code and not case.code.isdigit() else None,
+    )
+
+
+def _credential(case: _Case) -> UpstreamError:
+    return UpstreamMisconfigured(case.after("The upstream refused this gateway's credential."))
+
+
+def _closed(case: _Case) -> UpstreamError:
+    if not case.report.is_claude:
+        return UpstreamMisconfigured(case.after("The upstream does not let this gateway's account use the model."))
+    message = case.words("The upstream does not let this gateway's account use the model.")
+    return UpstreamClosed(message, code=case.code)
+
+
+def _model(case: _Case) -> UpstreamError:
+    if case.report.is_claude and "model" in case.report.message:
+        message = case.words("The upstream does not know this model.")
+        return UpstreamMisconfigured(
+            message, status=404, type="invalid_request_error", param="model", code="model_not_found"
+        )
+    return UpstreamMisconfigured(case.after("The upstream does not know this model or address."), code="upstream_error")
+
+
+def _no_credit(case: _Case) -> UpstreamError:
+    """Return the error of an account without credit: the client can do nothing, and reads nothing of the account."""
+    rest_s = case.retry_after_s if case.status == 402 and case.retry_after_s is not None else NO_CREDIT_REST_S
+    message = "The gateway's account at the upstream has no credit left: its operator has to add some."
+    if case.report.is_claude:
+        given: dict[str, Any] = {"status": 429, "type": "insufficient_quota", "code": "insufficient_quota"}
+        return UpstreamExhausted(message, retry_after_s=rest_s, **given)
+    return UpstreamExhausted(message, retry_after_s=rest_s)
+
+
+def _limit(case: _Case) -> UpstreamError:
+    is_tokens = case.report.type == "tokens" or "token" in case.report.message.lower()
+    return UpstreamRateLimited(
+        case.after("The upstream's rate limit is reached."),
+        type="tokens" if is_tokens else "requests",
+        retry_after_s=case.retry_after_s,
+        more_headers=case.limits,
+    )
+
+
+def _overloaded(case: _Case) -> UpstreamError:
+    message = case.after("The upstream is overloaded.")
+    return UpstreamOverloaded(message, status=case.kept_status, retry_after_s=case.retry_after_s)
+
+
+def _failed(case: _Case) -> UpstreamError:
+    if case.report.is_claude and 400 <= case.status < 500:
+        if case.type == "conflict_error":
+            return UpstreamFailed(case.after("The upstream met a conflict."), status=case.status, type=case.type)
+        message = case.words("The upstream refused the request.")
+        return UpstreamRejected(message, status=case.status, type=case.type, code=case.code)
+    return UpstreamFailed(case.after(f"The upstream failed with status {case.status}."))
+
+
+_BUILDERS: dict[Fault, Callable[[_Case], UpstreamError]] = {
+    Fault.REQUEST: _request,
+    Fault.TOO_LONG: _too_long,
+    Fault.REFUSED: _refused,
+    Fault.UNSUITABLE: _unsuitable,
+    Fault.CREDENTIAL: _credential,
+    Fault.CLOSED: _closed,
+    Fault.MODEL: _model,
+    Fault.NO_CREDIT: _no_credit,
+    Fault.LIMIT: _limit,
+    Fault.OVERLOADED: _overloaded,
+    Fault.TIMEOUT: lambda case: UpstreamTimeout(case.after("The upstream timed out.")),
+    Fault.REDIRECT: lambda _: UpstreamRedirected("The upstream answered with a redirect, which is never followed."),
+    Fault.FAILED: _failed,
 }
 
 
-class _Report:
-    """The parts of an error body, whichever of the shapes seen it has."""
-
-    def __init__(self, payload: JSONObject) -> None:
-        error: Any = payload.get("error", payload)
-        if not isinstance(error, dict):
-            error = {"message": error}
-        message = error.get("message") or payload.get("message") or payload.get("detail")
-        self.message = scrub(message) if isinstance(message, str) else None
-        self.type = _short(error.get("type"))
-        self.param = _short(error.get("param"))
-        self.code = _short(error.get("code"))
-        if self.code == "exceed_context_size_error" or self.type == "exceed_context_size_error":
-            self.type, self.code, self.param = "invalid_request_error", "context_length_exceeded", "messages"
+def _claude_param(case: _Case) -> str | None:
+    """Return the parameter that a message of Anthropic's begins with: `messages.0.content: ...`."""
+    place, colon, _ = case.report.message.partition(": ")
+    return _CLAUDE_PARAMS.get(place.partition(".")[0]) if colon else None
 
 
-def _short(value: Any) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value[:128] if isinstance(value, str) else None
+# Waits
 
 
-_KEY_LIKE = re.compile(r"\b(?:(?:sk|pk|rk|key|xai|gsk)[-_]|AIza)[-_A-Za-z0-9*]{6,}|(?i:bearer)\s+\S+")
-
-
-def scrub(text: str) -> str:
-    """Return an upstream's text without what looks like a key, and not longer than we pass on."""
-    return _KEY_LIKE.sub("[removed]", text[:MESSAGE_LIMIT])
+def _rest(headers: Mapping[str, str], report: ErrorReport) -> float | None:
+    found = retry_after(headers)
+    return found if found is not None or report.retry_after_s is None else _plausible(report.retry_after_s)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -128,16 +258,7 @@ def _plausible(seconds: float) -> float | None:
     """Keep a plausible wait; one that is over is a second, and NaN is none."""
     if math.isnan(seconds):
         return None
-    return min(seconds, _LONGEST_REST_S) if seconds > 0 else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """How one dialect tells of what went wrong, and which of its response headers clients may see."""
-
-    error_of: Callable[[int, bytes, Mapping[str, str]], UpstreamError] = error_of
-    error_of_payload: Callable[[JSONObject], UpstreamError] = error_of_payload
-    client_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+    return min(seconds, _MAX_REST_S) if seconds > 0 else 1.0
 
 
 OPENAI_REPORTS = Reports()

@@ -13,6 +13,7 @@ from one_api.errors import (
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
+    UpstreamTruncated,
     UpstreamUnfit,
     UpstreamUnreachable,
 )
@@ -140,7 +141,7 @@ class Upstream:
         response = await self._send(method, self._base_url + path, data, headers)
         record = current_call.get() if body is not None else None
         if record is not None:
-            record.upstream_headers = self._reports.client_headers(response.headers)
+            record.upstream_headers = self._reports.seen_headers(response.headers)
         if response.status == 200:
             return response
         async with response:
@@ -179,7 +180,8 @@ class Upstream:
             payload = json.decode_object(data)
             if has_error(payload):
                 return self._reports.error_of_payload(payload)
-        return UpstreamBroken(f"The upstream answered with {content_type[:64]} instead of an event stream.")
+        shown = self._reports.scrubber.clean(content_type[:64])
+        return UpstreamBroken(f"The upstream answered with {shown} instead of an event stream.")
 
     async def aclose(self) -> None:
         """Close the session and its connections."""
@@ -306,9 +308,7 @@ def _limit_kernel(response: aiohttp.ClientResponse) -> None:
 
 
 def _truncated() -> UpstreamBroken:
-    return UpstreamBroken(
-        "The upstream's stream stopped before the answer was complete.", code="upstream_stream_truncated"
-    )
+    return UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
 
 
 def _object(data: bytes) -> JSONObject:
