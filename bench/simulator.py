@@ -1,7 +1,7 @@
 """Routing under a virtual clock: the real health, circuits and choice, before deployments that are only numbers.
 
 One run is decided by its seed. Requests arrive at random, at a steady rate; each is tried as the gateway would try it:
-at most three times, each time elsewhere, within the same budget of retries.
+at most three times, each time elsewhere, within the same limit to retries.
 """
 
 import heapq
@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from one_api.errors import UpstreamError, UpstreamRateLimited
+from one_api.errors import UpstreamError, UpstreamRateLimited, UpstreamUnreachable
 from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
-from one_api.models.deployment import Attempt, Deployment
+from one_api.models.attempts import Attempt, RetryLimit
+from one_api.models.deployment import Deployment
 from one_api.models.health import TYPICAL_TOKENS, Health
-from one_api.models.retries import RetryBudget, costs_budget
-from one_api.models.routing import Route, candidates, choose, hurry_others
+from one_api.models.routing import Route, candidates, choose, probe_others_now
+from one_api.schema import Usage
 
 _ATTEMPTS = 3
+_TURN_S = 0.05
+"""How often a request that waits for its turn to retry looks."""
 _NOISE = 0.4
 """Standard deviation of the logarithm of every duration."""
 
@@ -88,6 +91,8 @@ class Served:
     tries: int = 0
     cost_s: float = 0.0
     best_s: float = 0.0
+    retrying: bool = False
+    """Whether it is one of those that the retry limit counts."""
 
 
 @dataclass
@@ -147,7 +152,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._counted = 0
         self._now = 0.0
-        self._budget = RetryBudget(0.1, clock=self.clock)
+        self._retries = RetryLimit()
         adapter = Nowhere()
         self._deployments = [
             Deployment(place.name, adapter, "m", place.weight, health=Health(self._rng)) for place in places
@@ -184,18 +189,24 @@ class Simulation:
         well = [each.answer_s for each in conditions if each.error is None]
         served = Served(self._now, best_s=min(well) if well else 0.0)
         self.outcome.requests.append(served)
-        self._budget.pay_in()
+        self._retries.begin()
         self._try(served, [])
 
     def _try(self, served: Served, tried: list[Deployment], last: UpstreamError | None = None) -> None:
         """Begin the next attempt, if there is to be one; as `one_api.models.failover` does it."""
         found = candidates(self._route, tried, self.clock(), self._stream)
         eligible = found if last is None else [each for each in found if each.excluded is None]
-        chosen = choose(eligible, self._route.strategy, self._route.turn, self._rng)
+        may_probe = len(tried) + 1 < _ATTEMPTS and (served.retrying or self._retries.has_room)
+        chosen = choose(eligible, self._route.strategy, self._route.turn, self._rng, may_probe=may_probe)
         self._route.turn += 1
-        retries = last is not None and costs_budget(last)
-        if len(tried) == _ATTEMPTS or chosen is None or (retries and not self._budget.take()):
+        if len(tried) == _ATTEMPTS or chosen is None:
+            self._end(served)
             return
+        if not (last is None or isinstance(last, UpstreamUnreachable) or served.retrying):
+            served.retrying = self._retries.enter()
+            if not served.retrying:
+                self._at(self._now + _TURN_S, lambda: self._try(served, tried, last))
+                return
         served.tries += 1
         number = self._deployments.index(chosen.deployment)
         attempt = Attempt(chosen.deployment, self._stream, self.clock)
@@ -229,19 +240,30 @@ class Simulation:
             self._at(self._now + rest_s, ended)
 
         def answered() -> None:
+            self._leave_retry(served)
             if attempt.answered():
-                hurry_others(self._route, self.clock())
+                probe_others_now(self._route, self.clock())
 
         def ended() -> None:
             if error is None:
                 answered()
-            attempt.settle(error or "ok", tokens)
+            attempt.settle(error or "ok", Usage(0, tokens))
+            self._end(served)
 
         self._at(self._now + condition.first_s * load * self._noise(), first_event)
 
     def _fail(self, served: Served, tried: list[Deployment], attempt: Attempt, error: UpstreamError) -> None:
         attempt.settle(error)
         self._try(served, tried, error)
+
+    def _leave_retry(self, served: Served) -> None:
+        if served.retrying:
+            served.retrying = False
+            self._retries.leave()
+
+    def _end(self, served: Served) -> None:
+        self._leave_retry(served)
+        self._retries.end()
 
     def _noise(self) -> float:
         return self._rng.lognormvariate(-_NOISE * _NOISE / 2, _NOISE)

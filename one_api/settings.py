@@ -312,13 +312,15 @@ class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How often one request is tried, and how much of the traffic may be retries."""
+    """How often one request is tried, and how many requests may be in a retry at one time."""
 
     max_attempts: Count = 3
     #: All attempts together, up to the whole answer or the first content of a stream.
     deadline_s: Seconds = 600.0
-    #: Retries as a share of the requests of late, beyond a reserve of three.
-    budget: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    #: Requests that may be in a retry at one time, as a share of those in flight; others wait for their turn.
+    budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    #: So many may always be in a retry. With 0, and a budget of 0, nothing is retried.
+    min_concurrent: Annotated[int, Meta(ge=0, le=1000)] = 3
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,8 @@
 """The circuit breaker of one deployment: when it is left alone after failures, and how it comes back.
 
 closed -> open        after 3 failures in a row, or when half of at least 10 outcomes of the last 30 s are failures
-open -> half-open     after 5 s, doubling with each opening in a row to 300 s, give or take 15 %
+open -> half-open     after 5 s, doubling with each opening in a row, give or take 15 %; at most 15 s after a probe that
+                      failed at once, at most 300 s after one that was silent: ten times what the probe took
 half-open -> ramping  when its one probe succeeds; -> open when it fails
 ramping -> closed     after 30 s, in which its share of the traffic grows from a tenth to the whole; -> open as above
 
@@ -16,8 +17,11 @@ FAILURES_IN_A_ROW = 3
 #: Outcomes of the last ``WINDOW_S`` seconds of which half must be failures.
 WINDOW_OUTCOMES = 10
 WINDOW_S = 30.0
-#: The first rest, and the longest, in seconds.
-FIRST_REST_S, LONGEST_REST_S = 5.0, 300.0
+#: The first rest, in seconds.
+FIRST_REST_S = 5.0
+#: The longest rest follows what a failed probe costs its client: so many times what the probe took, within these
+#: bounds in seconds. With its jitter the lower one is less than 15 s.
+REST_PER_PROBE, MAX_REST_S = 10.0, (13.0, 300.0)
 #: How much a rest may differ, so that circuits which opened together do not close together.
 JITTER = 0.15
 #: How long a probe keeps others away at most, in seconds; one that is lost does not keep them away for ever.
@@ -67,8 +71,8 @@ class Circuit:
         self._buckets = [[-1, 0, 0] for _ in range(_BUCKETS)]
 
     @property
-    def sound(self) -> bool:
-        """Say whether it has been closed for long, whatever the time: nobody need ask for its state."""
+    def is_closed(self) -> bool:
+        """Say whether it has been closed for long, whatever the time: its state need not be looked at."""
         return not self._open_until and not self.ramped_at
 
     @property
@@ -76,12 +80,12 @@ class Circuit:
         """When its rest ends; 0 if it has none."""
         return self._open_until
 
-    def state(self, now: float, hurried: bool = False) -> State:
-        """Return what it lets through; ``hurried`` cuts every rest to the shortest, for a group that is mostly out."""
+    def state(self, now: float, short_cooldown: bool = False) -> State:
+        """Return what it lets through; ``short_cooldown`` cuts rests to the shortest: the group is mostly out."""
         if self._open_until:
             if now < self._leased_until:
                 return State.PROBING
-            until = min(self._open_until, self._opened_at + FIRST_REST_S) if hurried else self._open_until
+            until = min(self._open_until, self._opened_at + FIRST_REST_S) if short_cooldown else self._open_until
             return State.OPEN if now < until else State.HALF_OPEN
         return State.RAMPING if now < self.ramped_at else State.CLOSED
 
@@ -90,20 +94,20 @@ class Circuit:
         left_s = self.ramped_at - now
         return 1.0 if left_s <= 0 else max(RAMP_START, 1 - (1 - RAMP_START) * left_s / RAMP_S)
 
-    def hurry(self, now: float) -> None:
-        """Note a reason to believe that it is well again: its probe is due now."""
+    def probe_now(self, now: float) -> None:
+        """Note a reason to believe that it is healthy again: its probe is due now."""
         if self._open_until:
             self._open_until = min(self._open_until, now)
 
     def begin(self, now: float) -> bool:
         """Note that an attempt begins, and return whether it is the probe, which is leased to it."""
-        if not self._open_until or self.state(now, hurried=True) is not State.HALF_OPEN:
+        if not self._open_until or self.state(now, short_cooldown=True) is not State.HALF_OPEN:
             return False
         self._leased_until = now + LEASE_S
         return True
 
     def release(self) -> None:
-        """Note that the probe has ended without telling anything: the next attempt may be one."""
+        """Note that the probe has ended without a result: the next attempt may be one."""
         self._leased_until = 0.0
 
     def succeeded(self, began: float, now: float) -> tuple[int, int]:
@@ -130,8 +134,8 @@ class Circuit:
             self._confirmed += 1
             self.failures = 0
 
-    def failed(self, now: float, probe: bool = False, mark: tuple[int, int] | None = None) -> None:
-        """Note a failure; ``mark`` is that of a success which it takes back.
+    def failed(self, now: float, probe: bool = False, mark: tuple[int, int] | None = None, took_s: float = 0.0) -> None:
+        """Note a failure that took ``took_s`` seconds; ``mark`` is that of a success which it takes back.
 
         What else fails while the circuit is open changes nothing: it was known.
         """
@@ -144,17 +148,19 @@ class Circuit:
         self.failures += 1
         self._failed_at = now
         if self._open_until:
-            tips = probe
+            opens = probe
         else:
-            tips = (probe and now < self.ramped_at) or self.failures >= FAILURES_IN_A_ROW or self._half_fail(now)
-        if tips:
-            self._open(now)
+            opens = (probe and now < self.ramped_at) or self.failures >= FAILURES_IN_A_ROW or self._half_fail(now)
+        if opens:
+            self._open(now, took_s)
 
-    def _open(self, now: float) -> None:
+    def _open(self, now: float, took_s: float) -> None:
         if not self._open_until and now >= self.ramped_at:
             self._row = 0
         self._row += 1
-        rest_s = min(FIRST_REST_S * 2.0 ** min(self._row - 1, 16), LONGEST_REST_S)
+        shortest_s, longest_s = MAX_REST_S
+        max_rest_s = min(max(shortest_s, REST_PER_PROBE * took_s), longest_s)
+        rest_s = min(FIRST_REST_S * 2.0 ** min(self._row - 1, 16), max_rest_s)
         self._opened_at = now
         self._open_until = now + rest_s * (1 + JITTER * (2 * self._rng.random() - 1))
         self._leased_until = self.ramped_at = 0.0

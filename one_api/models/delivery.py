@@ -2,61 +2,35 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.errors import UpstreamError
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.attempts import Try
+from one_api.models.attempts import Attempt, RequestState
 from one_api.models.resume import Sent
 from one_api.wire.json import JSONObject
 
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A whole answer, as the client is to see it."""
-
-    payload: JSONObject
-    attempt: Try
-
-    async def drop(self, outcome: UpstreamError | str) -> None:
-        """Close the books."""
-        self.attempt.settle(outcome)
-
-
-@dataclass(slots=True)
-class Opened:
-    """A deployment's stream that has begun: ``chunks`` were read from it and have not been sent."""
-
-    stream: ChunkStream
-    attempt: Try
-    #: The model's name for the client; None leaves the upstream's own.
-    shown_model: str | None = None
-    chunks: list[JSONObject] = field(default_factory=list)
-
-    async def drop(self, outcome: UpstreamError | str) -> None:
-        """Let go of the upstream, and close the books."""
-        try:
-            await self.stream.aclose()
-        finally:
-            self.attempt.settle(outcome, self.stream.usage)
-
-
-#: Finds a stream that goes on from what was sent; raises the error it is given when there is none.
-Resume = Callable[[Sent, UpstreamError], Coroutine[Any, Any, Opened]]
+#: Finds an attempt whose stream goes on from what was sent; raises the error it is given when there is none.
+Resume = Callable[[Sent, UpstreamError], Coroutine[Any, Any, Attempt]]
 
 
 class Delivery(ChunkStream):
-    """What the client gets: a deployment's stream, and if it breaks and ``resume`` finds one, what goes on from it."""
+    """What the client gets: an attempt's stream, and if it breaks and ``resume`` finds one, what goes on from it."""
 
-    def __init__(self, opened: Opened, resume: Resume | None = None) -> None:
-        self._opened = opened
+    def __init__(self, state: RequestState, attempt: Attempt, resume: Resume | None = None) -> None:
+        self._state = state
         self._resume = resume
         self._sent = Sent()
         self._resumed = False
         #: Events that streams before this one have left out.
         self._skipped_before = 0
-        self._resuming: asyncio.Task[Opened] | None = None
+        self._resuming: asyncio.Task[Attempt] | None = None
+        self._use(attempt)
+
+    def _use(self, attempt: Attempt) -> None:
+        assert isinstance(attempt.answer, ChunkStream)  # noqa: S101 - a stream was asked for
+        self._attempt, self._stream = attempt, attempt.answer
+        self._shown_model = self._state.shown_model(attempt.deployment)
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``; the end and an error settle the attempt."""
@@ -64,7 +38,7 @@ class Delivery(ChunkStream):
             if self._resuming is not None:
                 await self._change_over(self._resuming)
             try:
-                chunks = self._given(await self._next())
+                chunks = self._as_seen(await self._next())
             except UpstreamError as error:
                 self._break(error)
                 continue
@@ -73,26 +47,27 @@ class Delivery(ChunkStream):
 
     async def _next(self) -> list[JSONObject]:
         """Return what the current stream has, settled if that is its end."""
-        opened = self._opened
-        if opened.chunks:
-            chunks, opened.chunks = opened.chunks, []
+        attempt = self._attempt
+        if attempt.chunks:
+            chunks, attempt.chunks = attempt.chunks, []
         else:
-            chunks = await opened.stream.read()
-        self._take_note(opened.stream)
-        self.ended = opened.stream.ended
+            chunks = await self._stream.read()
+        self._take_note()
+        self.ended = self._stream.ended
         if self.ended:
-            opened.attempt.settle("ok", self.usage)
+            attempt.settle("ok", self.usage)
+            self._state.end()
         return chunks
 
-    def _take_note(self, stream: ChunkStream) -> None:
-        self.usage = stream.usage
-        self.skipped_events = self._skipped_before + stream.skipped_events
+    def _take_note(self) -> None:
+        self.usage = self._stream.usage
+        self.skipped_events = self._skipped_before + self._stream.skipped_events
 
-    def _given(self, chunks: list[JSONObject]) -> list[JSONObject]:
+    def _as_seen(self, chunks: list[JSONObject]) -> list[JSONObject]:
         """Return chunks as the client is to see them."""
-        if self._opened.shown_model is not None:
+        if self._shown_model is not None:
             for chunk in chunks:
-                chunk["model"] = self._opened.shown_model
+                chunk["model"] = self._shown_model
         if self._resumed:
             chunks = self._sent.as_continuation(chunks)
         if self._resume is not None:
@@ -101,20 +76,24 @@ class Delivery(ChunkStream):
         return chunks
 
     def _break(self, error: UpstreamError) -> None:
-        """Settle a stream that has failed; raises ``error`` unless the answer may go on elsewhere."""
-        self._take_note(self._opened.stream)
-        self._opened.attempt.settle(error, self.usage)
-        if self._resume is None or not self._sent.whole or not error.retry_elsewhere:
+        """Settle a stream that has failed, and look for one that goes on; raises ``error`` if none ever may."""
+        self._take_note()
+        self._attempt.settle(error, self.usage)
+        if self._resume is None:
             raise error
         self._resuming = asyncio.create_task(self._resume(self._sent, error))
 
-    async def _change_over(self, resuming: asyncio.Task[Opened]) -> None:
+    async def _change_over(self, resuming: asyncio.Task[Attempt]) -> None:
         """Take over the stream that goes on; this may be cancelled for a heartbeat, the search goes on meanwhile."""
-        opened = await asyncio.shield(resuming)
+        attempt = await asyncio.shield(resuming)
         self._resuming = None
         self._skipped_before = self.skipped_events
-        await self._opened.drop("cancelled")
-        self._opened, self._resumed = opened, True
+        await self._attempt.drop("cancelled")
+        targets = self._state.route.targets
+        if not (attempt.deployment in targets and self._attempt.deployment in targets):
+            self._sent.changes_model()
+        self._use(attempt)
+        self._resumed = True
 
     async def aclose(self) -> None:
         """Let go of the upstream; a stream that had not ended counts as cancelled."""
@@ -123,11 +102,12 @@ class Delivery(ChunkStream):
                 await _give_up(self._resuming)
                 self._resuming = None
         finally:
-            self._take_note(self._opened.stream)
-            await self._opened.drop("cancelled")
+            self._take_note()
+            self._state.end()
+            await self._attempt.drop("cancelled")
 
 
-async def _give_up(resuming: asyncio.Task[Opened]) -> None:
+async def _give_up(resuming: asyncio.Task[Attempt]) -> None:
     """End a search, and let go of what it may have found."""
     resuming.cancel()
     await asyncio.wait([resuming])

@@ -1,4 +1,4 @@
-"""The attempt loop: choose a deployment, try it, and decide whether to go on."""
+"""The attempt loop: ask a deployment, and after an error do what ``retries.next_step`` says."""
 
 import asyncio
 import random
@@ -6,49 +6,35 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.attempts import Trip, Try
-from one_api.models.delivery import Answered, Delivery, Opened
-from one_api.models.deployment import Deployment
-from one_api.models.hedge import Hedging, first_to_speak
-from one_api.models.opening import Heard, until_content
-from one_api.models.policy import Policy
+from one_api.models.attempts import Attempt, RequestState, RetryLimit
+from one_api.models.delivery import Delivery
+from one_api.models.hedge import Hedging, first_to_answer
+from one_api.models.opening import OnFirstContent, read_to_first_content
 from one_api.models.resume import Diverged, Sent, after_the_same, resumable
-from one_api.models.retries import RetryBudget, costs_budget, has_room, overflows, wait_before_again, worst_news
-from one_api.models.routing import Candidate, Route, candidates, choose, hurry_others
+from one_api.models.retries import NextAttempt, error_for_client, first_step, look, next_step, overflows
+from one_api.models.routing import Route, choose, probe_others_now
 from one_api.schema import Usage
 from one_api.wire.json import JSONObject
 
 #: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
 _FIRST_EVENT_S = 30.0
+#: How long a retry waits for its turn at most, in seconds.
+_MAX_TURN_S = 30.0
 
-#: The state of a candidate whose context is too small for the request.
-_SMALL = "small"
-
-#: What a try comes to: a whole answer, or a stream that has begun.
-Found: TypeAlias = Answered | Opened
-#: Reads a stream up to where the client is to have it from, and tells when it has first content.
-Begin: TypeAlias = Callable[[ChunkStream, Heard], Awaitable[list[JSONObject]]]
-
-
-class Step(NamedTuple):
-    """What to try next, out of which candidates, after which wait, and whether another could be tried after it."""
-
-    deployment: Deployment
-    candidates: list[Candidate]
-    others_left: bool
-    wait_s: float = 0.0
+#: Reads a stream up to where the client is to have it from, and calls back once it has content.
+Begin: TypeAlias = Callable[[ChunkStream, OnFirstContent], Awaitable[list[JSONObject]]]
 
 
 @dataclass(slots=True)
 class Failover:
-    """Tries the deployments of a route until one answers."""
+    """Asks the deployments of a route until one answers."""
 
     max_attempts: int = 3
-    budget: RetryBudget = field(default_factory=lambda: RetryBudget(0.1))
+    retries: RetryLimit = field(default_factory=RetryLimit)
     rng: random.Random = field(default_factory=random.Random)
     #: For all attempts of a request together, up to its answer or the first content of its stream.
     deadline_s: float = 600.0
@@ -59,221 +45,189 @@ class Failover:
         """Return the first answer to be had for ``body``; a stream has come to its first content.
 
         Raises:
-            UpstreamError: when no deployment answers; see ``worst_news``.
-            NoDeployment: when none may be tried.
+            UpstreamError: when no deployment answers; see ``error_for_client``.
+            NoDeployment: when none may be asked.
         """
-        self.budget.pay_in()
-        trip = Trip(route, body, self.max_attempts, self.deadline_s)
-        found = await self._find(trip)
-        trip.answered_by(found.attempt.deployment)
-        return self._deliver(trip, found) if isinstance(found, Opened) else found.payload
+        state = RequestState(route, body, self.max_attempts, self.deadline_s, self.retries)
+        answer: JSONObject | ChunkStream | None = None
+        try:
+            attempt = await self._find(state)
+            state.answered_by(attempt.deployment)
+            answer = self._deliver(state, attempt) if isinstance(attempt.answer, ChunkStream) else attempt.answer
+            assert answer is not None  # noqa: S101 - an attempt that was found has one
+            return answer
+        finally:
+            state.leave_retry()
+            if not isinstance(answer, ChunkStream):
+                state.end()
 
-    async def _find(self, trip: Trip) -> Found:
+    async def _find(self, state: RequestState) -> Attempt:
         """Go through the candidates until one answers."""
-        while (step := self._next(trip)) is not None:
-            if step.wait_s:
-                await asyncio.sleep(step.wait_s)
+        last: UpstreamError | InvalidRequest | None = None
+        step = first_step(state, self.rng)
+        while step is not None:
             try:
-                return await self._ask_or_hedge(trip, step)
-            except UpstreamError:
-                continue
-            except InvalidRequest:
-                # Only this one cannot express the request: that does not hide what became of it elsewhere.
-                if not trip.errors:
-                    raise
-        if trip.left_s <= 0:
-            raise UpstreamTimeout(f"No upstream has answered within {self.deadline_s:g} s.")
-        raise worst_news(trip.errors, trip.route.model)
+                return await self._ask_or_hedge(state, step)
+            except (UpstreamError, InvalidRequest) as error:
+                last = error
+            step = await self._step_after(state, last)
+        raise error_for_client(state, last)
 
-    # Choosing
-
-    def _next(self, trip: Trip) -> Step | None:
-        """Return what to try next, if anything may be tried."""
-        last = trip.errors[-1] if trip.errors else None
-        if trip.spent or trip.left_s <= 0 or (last is not None and not (last.retry_elsewhere or overflows(last))):
+    async def _step_after(self, state: RequestState, error: UpstreamError | InvalidRequest) -> NextAttempt | None:
+        """Return what ``next_step`` says, once its wait is over and the retry limit has room."""
+        step = next_step(state, error, self.rng)
+        if step is not None and step.wait_s:
+            await asyncio.sleep(step.wait_s)
+        if step is None or not step.limited:
+            return step
+        waits = not self.retries.has_room
+        max_turn_s = _MAX_TURN_S if state.sent is not None else min(_MAX_TURN_S, state.left_s)
+        if not await state.enter_retry(max_turn_s):
             return None
-        chosen = self._again(trip) or self._another(trip)
-        retries = last is not None and costs_budget(last)
-        return None if chosen is None or (retries and not self.budget.take()) else chosen
+        return next_step(state, error, self.rng) if waits else step
 
-    def _again(self, trip: Trip) -> Step | None:
-        """Return the group's only target once more, before a fallback brings another model into it."""
-        route = trip.route
-        if trip.overflowed or not trip.errors or len(trip.tries) != 1 or len(route.targets) != 1 or not route.fallbacks:
-            return None
-        wait_s = wait_before_again(trip.errors[-1], len(trip.errors), self.rng)
-        # When one retry is all that is left, the fallback has it.
-        if wait_s is None or wait_s >= trip.left_s or trip.tried != route.targets or not self.budget.holds(2):
-            return None
-        return Step(route.targets[0], _look(trip), self._others_left(trip, len(route.fallbacks)), wait_s)
+    # Asking
 
-    def _another(self, trip: Trip) -> Step | None:
-        """Return one that has not been tried: a target by the group's strategy, then a fallback in order."""
-        found = _look(trip)
-        # The least bad serves when nobody is well, but as a first try only: in an outage retries would add to it.
-        eligible = [each for each in found if each.excluded is None] if trip.errors else found
-        chosen = choose(eligible, trip.route.strategy, trip.route.turn, self.rng)
-        trip.route.turn += 1
-        if chosen is None:
-            return None
-        others = sum(each.excluded is None for each in found if each is not chosen)
-        return Step(chosen.deployment, found, self._others_left(trip, others))
-
-    def _others_left(self, trip: Trip, others: int) -> bool:
-        """Say whether one of so many others would be tried if the next try falls silent."""
-        allowed = len(trip.tries) + 1 < trip.most_attempts and not trip.silences
-        return allowed and others > 0 and self.budget.holds(1)
-
-    # Trying
-
-    async def _ask_or_hedge(self, trip: Trip, step: Step) -> Found:
-        hedging = self._hedging_of(trip)
+    async def _ask_or_hedge(self, state: RequestState, step: NextAttempt) -> Attempt:
+        hedging = self._hedging_of(state)
         after_s = hedging.after_s if hedging else None
         if hedging is None or after_s is None:
-            return await self._ask(trip, step, trip.begin(step.deployment, step.candidates))
-        begun: list[Try] = []
+            return await self._ask(state, step, state.begin(step.deployment, step.candidates))
+        begun: list[Attempt] = []
 
-        def start(step: Step) -> asyncio.Future[Found]:
-            # Its books are open at once, for whoever chooses next, and closed also if the task never runs.
-            attempt = trip.begin(step.deployment, step.candidates)
+        def start(step: NextAttempt) -> asyncio.Future[Attempt]:
+            # Its books are open at once, for the next choice, and closed also if the task never runs.
+            attempt = state.begin(step.deployment, step.candidates)
             begun.append(attempt)
-            asking = asyncio.ensure_future(self._ask(trip, step, attempt))
+            asking = asyncio.ensure_future(self._ask(state, step, attempt))
             asking.add_done_callback(lambda done: attempt.settle("cancelled") if done.cancelled() else None)
             return asking
 
-        def second() -> asyncio.Future[Found] | None:
+        def second() -> asyncio.Future[Attempt] | None:
             # A fallback is another model: slowness alone does not lead to it.
-            found = [each for each in _look(trip) if each.excluded is None and not each.fallback]
-            other = None if trip.spent else choose(found, trip.route.strategy, trip.route.turn, self.rng)
+            found = [each for each in look(state) if each.excluded is None and not each.fallback]
+            route = state.route
+            other = choose(found, route.strategy, route.turn, self.rng) if state.attempts_left else None
             if other is None or not hedging.take():
                 return None
-            return start(Step(other.deployment, found, others_left=False))
+            return start(NextAttempt(other.deployment, found, others_left=False))
 
-        def outrun() -> None:
+        def hedge_lost() -> None:
             for each in begun:
                 if each.record.first_s is None:
-                    each.settle("outrun")
+                    each.settle("hedge_lost")
 
-        return await first_to_speak(start(step), after_s, second, outrun, _drop)
+        return await first_to_answer(start(step), after_s, second, hedge_lost, _drop)
 
-    def _hedging_of(self, trip: Trip) -> Hedging | None:
-        config = trip.route.policy.hedge
+    def _hedging_of(self, state: RequestState) -> Hedging | None:
+        config = state.route.policy.hedge
         if config is None:
             return None
-        hedging = self._hedging.setdefault((trip.route.model, trip.stream), Hedging(config))
+        hedging = self._hedging.setdefault((state.route.model, state.stream), Hedging(config))
         hedging.pay_in()
         return hedging
 
-    async def _ask(self, trip: Trip, step: Step, attempt: Try) -> Found:
-        """Try one deployment; notes in ``trip`` what goes wrong."""
-        policy = trip.route.policy
-        own_s, left_s = _limit_s(trip, step, policy), trip.left_s
+    async def _ask(self, state: RequestState, step: NextAttempt, attempt: Attempt) -> Attempt:
+        """Ask one deployment; notes in ``state`` what goes wrong."""
+        policy = state.route.policy
+        own_s, left_s = _limit_s(state, step), state.left_s
         limit_s = left_s if own_s is None else min(own_s, left_s)
-        # Who is asked late in the time of a request is not to blame for its end.
-        blamed = limit_s == own_s or 2 * limit_s >= trip.deadline_s
+        # A deployment that is asked late in the time of a request has not failed when that time ends.
+        counts = limit_s == own_s or 2 * limit_s >= state.deadline_s
+        begin = partial(read_to_first_content, hold_back=policy.hold_back)
         try:
-            return await _tried(
-                trip, attempt, trip.body, limit_s, partial(until_content, hold_back=policy.hold_back), blamed=blamed
-            )
+            await _try(state, attempt, state.body, _Limit(limit_s, counts), begin)
+            return attempt
         except UpstreamError as error:
             # Without its frames: they hold all that was read, and lead back here, so only the collector would free it.
-            trip.errors.append(error.with_traceback(None))
-            trip.silences += isinstance(error, UpstreamTimeout)
+            state.errors.append(error.with_traceback(None))
+            state.silences += isinstance(error, UpstreamTimeout)
             if overflows(error):
-                trip.overflowed = step.deployment
+                state.overflowed = step.deployment
             raise
         finally:
-            hedging = self._hedging.get((trip.route.model, trip.stream))
+            hedging = self._hedging.get((state.route.model, state.stream))
             if hedging is not None and attempt.record.first_s is not None:
                 hedging.note(attempt.record.first_s)
 
     # After content
 
-    def _deliver(self, trip: Trip, opened: Opened) -> Delivery:
-        policy = trip.route.policy
-
-        async def resume(sent: Sent, error: UpstreamError) -> Opened:
-            return await self._resume(trip, sent, error)
-
-        return Delivery(opened, resume if policy.resume and resumable(trip.body) else None)
-
-    async def _resume(self, trip: Trip, sent: Sent, error: UpstreamError) -> Opened:
-        """Return a stream of another target that goes on from what was sent; raises ``error`` when there is none."""
-        limit_s = trip.route.policy.first_event_s or _FIRST_EVENT_S
-        while len(trip.tries) < trip.most_attempts:
-            found = [each for each in _look(trip) if each.excluded is None and not each.fallback]
-            chosen = choose(found, trip.route.strategy, trip.route.turn, self.rng)
-            if chosen is None or not self.budget.take():
-                break
+    def _deliver(self, state: RequestState, attempt: Attempt) -> Delivery:
+        async def resume(sent: Sent, error: UpstreamError) -> Attempt:
+            state.sent = sent
             try:
-                return await self._go_on_at(trip, Step(chosen.deployment, found, others_left=False), sent, limit_s)
+                return await self._resume(state, sent, error)
+            finally:
+                state.leave_retry()
+
+        may_resume = state.route.policy.resume and resumable(state.body)
+        return Delivery(state, attempt, resume if may_resume else None)
+
+    async def _resume(self, state: RequestState, sent: Sent, error: UpstreamError) -> Attempt:
+        """Return an attempt elsewhere that goes on from what was sent; raises ``error`` when there is none."""
+        while (step := await self._step_after(state, error)) is not None:
+            try:
+                return await self._continue_at(state, step, sent)
             except (UpstreamError, InvalidRequest, Diverged):
                 continue
         raise error
 
-    async def _go_on_at(self, trip: Trip, step: Step, sent: Sent, limit_s: float) -> Opened:
+    async def _continue_at(self, state: RequestState, step: NextAttempt, sent: Sent) -> Attempt:
         """Ask a deployment afresh, and if it says something else, to go on from what was sent."""
         deployment = step.deployment
-        attempt = trip.begin(deployment, step.candidates)
+        limit = _Limit(state.route.policy.first_event_s or _FIRST_EVENT_S)
+        attempt = state.begin(deployment, step.candidates)
         try:
-            found = await _tried(trip, attempt, trip.body, limit_s, partial(after_the_same, sent=sent.said))
+            await _try(state, attempt, state.body, limit, partial(after_the_same, sent=sent.said))
         except Diverged:
             text = sent.text
-            start = deployment.adapter.goes_on_from(deployment.model, text) if text else None
-            if not text or start is None or len(trip.tries) >= trip.most_attempts or not self.budget.take():
+            start = deployment.adapter.prefill_start(deployment.model, text) if text else None
+            if not text or start is None or state.attempts_left == 0:
                 raise
-            attempt = trip.begin(deployment, step.candidates)
-            found = await _tried(trip, attempt, sent.prefilled(trip.body, start), limit_s, _after(text[len(start) :]))
-        assert isinstance(found, Opened)  # noqa: S101 - a stream was asked for
-        trip.answered_by(deployment)
-        return found
+            attempt = state.begin(deployment, step.candidates)
+            await _try(state, attempt, sent.prefilled(state.body, start), limit, _after(text[len(start) :]))
+        state.answered_by(deployment)
+        return attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """How long an attempt has for its answer or its first content, and whether it counts as a failure to exceed it."""
+
+    seconds: float
+    counts: bool = True
 
 
 def _after(text: str) -> Begin:
     """Return how to read a stream that goes on just before ``text``, which was sent."""
-    return partial(after_the_same, sent=[("content", text)]) if text else until_content
+    return partial(after_the_same, sent=[("content", text)]) if text else read_to_first_content
 
 
-def _look(trip: Trip) -> list[Candidate]:
-    """Return how every deployment looks for the request now; one that is too small for it cannot be chosen."""
-    found = candidates(trip.route, trip.tried, time.monotonic(), trip.stream)
-    if trip.overflowed is not None:
-        for each in found:
-            if not each.fallback or not has_room(each.deployment, trip.overflowed):
-                each.state, each.excluded = _SMALL, "the request is too long for its context"
-    return found
-
-
-def _limit_s(trip: Trip, step: Step, policy: Policy) -> float | None:
-    """Return how long a try may take to its content, in seconds; None: as long as its adapter says."""
+def _limit_s(state: RequestState, step: NextAttempt) -> float | None:
+    """Return how long an attempt may take to its content, in seconds; None: as long as its adapter says."""
+    policy = state.route.policy
     if not step.others_left:
         return None
-    if not trip.stream:
+    if not state.stream:
         return policy.total_s
     own = step.deployment.first_event_s
     return policy.first_event_s or (_FIRST_EVENT_S if own is None else None)
 
 
-async def _tried(
-    trip: Trip, attempt: Try, body: JSONObject, limit_s: float, begin: Begin, *, blamed: bool = True
-) -> Found:
-    """Ask one deployment; the attempt is settled here unless a stream takes it along.
-
-    It has ``limit_s`` for its answer or its first content; ``blamed`` says whether it is to blame if there is none.
-    """
-    found: Found | None = None
+async def _try(state: RequestState, attempt: Attempt, body: JSONObject, limit: _Limit, begin: Begin) -> None:
+    """Have one deployment answer into ``attempt``, which is settled here unless a stream takes it along."""
     outcome: UpstreamError | str = "cancelled"
     try:
-        async with asyncio.timeout(limit_s) as limit:
-            found = await _answer(trip, attempt, body)
-            if isinstance(found, Opened):
-                found.chunks = await begin(found.stream, lambda: limit.reschedule(None))
+        async with asyncio.timeout(limit.seconds) as timer:
+            answer = attempt.answer = await _answer(state, attempt, body)
+            if isinstance(answer, ChunkStream):
+                attempt.chunks = await begin(answer, lambda: timer.reschedule(None))
         if attempt.answered():
-            hurry_others(trip.route, time.monotonic())
+            probe_others_now(state.route, time.monotonic())
         outcome = "ok"
     except TimeoutError:
-        error = _too_late(trip, limit_s)
-        outcome = error if blamed else "cancelled"
+        error = _too_late(state, limit.seconds)
+        outcome = error if limit.counts else "cancelled"
         raise error from None
     except Diverged:
         outcome = "diverged"
@@ -286,28 +240,27 @@ async def _tried(
         raise
     finally:
         if outcome != "ok":
-            await found.drop(outcome) if found is not None else attempt.settle(outcome)
-    if isinstance(found, Answered):
-        attempt.settle("ok", Usage.read(found.payload.get("usage")))
-    return found
+            await attempt.drop(outcome)
+    if not isinstance(answer, ChunkStream):
+        attempt.settle("ok", Usage.read(answer.get("usage")))
 
 
-async def _answer(trip: Trip, attempt: Try, body: JSONObject) -> Found:
-    """Have one deployment answer, under the name that the client is to see."""
+async def _answer(state: RequestState, attempt: Attempt, body: JSONObject) -> JSONObject | ChunkStream:
+    """Have one deployment answer, under the name that the client is to see; a stream shows it as it is delivered."""
     deployment = attempt.deployment
-    shown_model = trip.shown_model(deployment)
     answer = await deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
     if isinstance(answer, ChunkStream):
-        answer.idle_s = trip.route.policy.idle_s
-        return Opened(answer, attempt, shown_model)
-    return Answered(answer if shown_model is None else answer | {"model": shown_model}, attempt)
+        answer.idle_s = state.route.policy.idle_s
+        return answer
+    shown_model = state.shown_model(deployment)
+    return answer if shown_model is None else answer | {"model": shown_model}
 
 
-def _too_late(trip: Trip, limit_s: float) -> UpstreamTimeout:
-    awaited = "the first content" if trip.stream else "the answer"
+def _too_late(state: RequestState, limit_s: float) -> UpstreamTimeout:
+    awaited = "the first content" if state.stream else "the answer"
     return UpstreamTimeout(f"The upstream did not send {awaited} within {limit_s:g} s.")
 
 
-async def _drop(found: Found) -> None:
+async def _drop(attempt: Attempt) -> None:
     """Let go of an answer that came second."""
-    await found.drop("cancelled")
+    await attempt.drop("cancelled")

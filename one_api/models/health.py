@@ -15,12 +15,12 @@ TYPICAL_TOKENS = 128
 #: What the fixed part of an answer that is not streamed costs, in tokens; it keeps short answers from seeming slow.
 FIXED_TOKENS = 32
 #: How many answers a memory of times holds at most: so many later ones outvote it, however fast they come.
-MEMORY = 200.0
+MAX_ANSWERS = 200.0
 #: The same for what open attempts have waited: this many answers at most speak against it.
-ALERT = 25.0
+MAX_PENDING_WEIGHT = 25.0
 #: With fewer answers than this, one that took less than this part of the mean leaves this part of what went before:
 #: a slow deployment is asked seldom, and has to be seen to recover.
-THIN, SURPRISE, FORGET = 20.0, 0.4, 0.2
+FEW_ANSWERS, OUTLIER_FRACTION, OUTLIER_MEMORY = 20.0, 0.4, 0.2
 #: How many answers of the group's median speed everyone is credited with; what is known less well is nearer to it.
 CREDIT = 2.0
 #: Successes and failures that everyone is credited with.
@@ -85,7 +85,7 @@ class Timing:
         spent_s = kept * self.answer_s if self.answers else self._first_s * factor
         mean_s = (spent_s + CREDIT * median_s) / (kept + CREDIT)
         overdue_s = self.pending * (now - self._usual_s) - self._asked_s
-        return mean_s + overdue_s / (min(kept, ALERT) + CREDIT) if overdue_s > 0 else mean_s
+        return mean_s + overdue_s / (min(kept, MAX_PENDING_WEIGHT) + CREDIT) if overdue_s > 0 else mean_s
 
     def begin(self, now: float) -> None:
         """Note that an attempt begins to wait."""
@@ -100,8 +100,8 @@ class Timing:
     def answered(self, first_s: float, load: int, now: float) -> None:
         """Note the time to a first event, or of a whole answer, and how many were in flight when it was asked for."""
         self._fade(now)
-        if self.answers < THIN and first_s * self.answers < SURPRISE * self._first_s:
-            self._scale(FORGET)
+        if self.answers < FEW_ANSWERS and first_s * self.answers < OUTLIER_FRACTION * self._first_s:
+            self._scale(OUTLIER_MEMORY)
         self._first_s += first_s
         self._load += load
         self.answers += 1
@@ -127,8 +127,8 @@ class Timing:
 
     def _fade(self, now: float) -> None:
         factor = math.exp(FADE * (now - self._at))
-        if self.answers * factor > MEMORY:
-            factor = MEMORY / self.answers
+        if self.answers * factor > MAX_ANSWERS:
+            factor = MAX_ANSWERS / self.answers
         self._at = now
         self._scale(factor)
 
@@ -194,16 +194,23 @@ class Health:
         return mark
 
     def failed(
-        self, error: UpstreamError, now: float, probe: bool = False, mark: tuple[int, int] | None = None
+        self,
+        error: UpstreamError,
+        now: float,
+        probe: bool = False,
+        mark: tuple[int, int] | None = None,
+        took_s: float = 0.0,
     ) -> None:
         """Note an error: its class decides whether it counts as a failure, and how long the deployment cools down.
 
-        ``mark`` is that of the success which the same attempt was taken for, until it broke.
+        ``mark`` is that of the success which the same attempt was taken for, until it broke; ``took_s`` is how long
+        the client had waited for nothing.
         """
         self._rest(error.cooldown_s, now)
         if error.counts_as_failure:
             self._count(-1 if mark is not None else 0, 1, now)
-            self.circuit.failed(now, probe, mark)
+            # A stream that breaks after its content costs more than time: its client has half an answer.
+            self.circuit.failed(now, probe, mark, took_s if mark is None else math.inf)
         elif probe:
             self.circuit.release()
 

@@ -1,4 +1,4 @@
-"""Two at a time: when the first candidate is slow the next is asked as well, and whichever speaks first is kept."""
+"""Two at a time: when the first candidate is slow the next is asked as well, and whichever answers first is kept."""
 
 import asyncio
 import math
@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from one_api.errors import InvalidRequest, UpstreamError
-from one_api.models.retries import RetryBudget
+from one_api.models.health import FADE
 from one_api.settings import HedgeConfig
 
 T = TypeVar("T")
 
 #: Answers whose times are kept, and how many of them a p95 needs.
-_SAMPLES, _FEWEST = 100, 20
+_SAMPLES, _MIN_SAMPLES = 100, 20
+#: Less than this part of a hedge is nothing.
+_EPSILON = 0.001
 
 
 class Hedging:
@@ -22,12 +24,16 @@ class Hedging:
 
     def __init__(self, config: HedgeConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._after = config.after
-        self._budget = RetryBudget(config.budget, reserve=1.0, clock=clock)
+        self._budget = config.budget
+        self._clock = clock
+        #: Faded counts, as of the last change.
+        self._requests = self._hedges = self._at = 0.0
         self._times_s: deque[float] = deque(maxlen=_SAMPLES)
 
     def pay_in(self) -> None:
         """Note a request."""
-        self._budget.pay_in()
+        self._fade()
+        self._requests += 1
 
     def note(self, first_s: float) -> None:
         """Note how long an answer took to its first content, in seconds."""
@@ -38,25 +44,40 @@ class Hedging:
         """Return how long to wait for the first; None as long as too little is known."""
         if not isinstance(self._after, str):
             return self._after
-        if len(self._times_s) < _FEWEST:
+        if len(self._times_s) < _MIN_SAMPLES:
             return None
         return sorted(self._times_s)[math.ceil(0.95 * len(self._times_s)) - 1]
 
     def take(self) -> bool:
-        """Take one second question out of the budget; False when there is none."""
-        return self._budget.take()
+        """Take one second question out of the budget; False when there is none.
+
+        A second question costs tokens and rescues nothing, so it is counted over time: at most the configured share of
+        the requests of late, with the half-life of all that is known of deployments, and one.
+        """
+        self._fade()
+        if self._hedges + 1 > 1 + self._budget * self._requests + _EPSILON:
+            return False
+        self._hedges += 1
+        return True
+
+    def _fade(self) -> None:
+        now = self._clock()
+        factor = math.exp(FADE * (now - self._at))
+        self._requests *= factor
+        self._hedges *= factor
+        self._at = now
 
 
-async def first_to_speak(
+async def first_to_answer(
     first: "asyncio.Future[T]",
     after_s: float,
     second: "Callable[[], asyncio.Future[T] | None]",
-    outrun: Callable[[], None],
+    hedge_lost: Callable[[], None],
     drop: Callable[[T], Awaitable[None]],
 ) -> T:
     """Return the first answer to be had; the other question is withdrawn, and its answer, if any, dropped.
 
-    ``second`` is called once ``after_s`` has passed, and may decline; ``outrun`` once there is an answer.
+    ``second`` is called once ``after_s`` has passed, and may decline; ``hedge_lost`` once there is an answer.
 
     Raises:
         UpstreamError: when all that were asked have failed.
@@ -68,7 +89,7 @@ async def first_to_speak(
         if not first.done() and (other := second()) is not None:
             racing.append(other)
         answers.append(await _winner(racing))
-        outrun()
+        hedge_lost()
         return answers[0]
     finally:
         await _withdraw(racing, answers, drop)
@@ -79,10 +100,10 @@ async def _winner(racing: "list[asyncio.Future[T]]") -> T:
     while True:
         await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
         done = [each for each in racing if each.done()]
-        well = next((each for each in done if each.exception() is None), done[0])
-        racing.remove(well)
+        first = next((each for each in done if each.exception() is None), done[0])
+        racing.remove(first)
         try:
-            return well.result()
+            return first.result()
         except (UpstreamError, InvalidRequest):
             if not racing:
                 raise

@@ -10,12 +10,12 @@ from one_api.settings import HoldBackConfig
 from one_api.wire.json import JSONObject
 
 #: Is told, perhaps more than once, that a stream has spoken.
-Heard: TypeAlias = Callable[[], None]
+OnFirstContent: TypeAlias = Callable[[], None]
 #: More chunks without content than this are passed on as they come.
-_MOST_SILENT = 1000
+_MAX_CHUNKS_WITHOUT_CONTENT = 1000
 
 
-def speaks(chunk: JSONObject) -> bool:
+def has_content(chunk: JSONObject) -> bool:
     """Say whether a chunk holds something of the answer: more than a role, or an end."""
     for choice in chunk.get("choices", ()):
         if choice.get("finish_reason") is not None:
@@ -25,7 +25,9 @@ def speaks(chunk: JSONObject) -> bool:
     return False
 
 
-async def until_content(stream: ChunkStream, heard: Heard, hold_back: HoldBackConfig | None = None) -> list[JSONObject]:
+async def read_to_first_content(
+    stream: ChunkStream, on_first_content: OnFirstContent, hold_back: HoldBackConfig | None = None
+) -> list[JSONObject]:
     """Read ``stream`` up to its first content, or as far as ``hold_back`` says, and return what has come.
 
     Raises:
@@ -33,11 +35,11 @@ async def until_content(stream: ChunkStream, heard: Heard, hold_back: HoldBackCo
     """
     chunks: list[JSONObject] = []
     spoken = 0
-    while not spoken and not stream.ended and len(chunks) < _MOST_SILENT:
+    while not spoken and not stream.ended and len(chunks) < _MAX_CHUNKS_WITHOUT_CONTENT:
         came = await stream.read()
         spoken += _count(came)
         chunks += came
-    heard()
+    on_first_content()
     if hold_back is None:
         return chunks
     with suppress(TimeoutError):
@@ -50,4 +52,4 @@ async def until_content(stream: ChunkStream, heard: Heard, hold_back: HoldBackCo
 
 
 def _count(chunks: Iterable[JSONObject]) -> int:
-    return sum(map(speaks, chunks))
+    return sum(map(has_content, chunks))

@@ -11,12 +11,12 @@ from one_api.cache.answers import build_answers
 from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
+from one_api.models.attempts import RetryLimit
 from one_api.models.deployment import Deployment
 from one_api.models.explain import explain
 from one_api.models.failover import Failover
 from one_api.models.health import Health
 from one_api.models.policy import Policy
-from one_api.models.retries import RetryBudget
 from one_api.models.routing import Route, candidates, choose
 from one_api.settings import GroupConfig, targets
 from one_api.wire.json import JSONObject
@@ -36,7 +36,9 @@ class ModelRegistry:
         self._deployments: dict[str, Deployment] = {}
         self._routes: dict[str, Route] = {}
         retry = config.retry
-        self._failover = Failover(retry.max_attempts, RetryBudget(retry.budget), deadline_s=retry.deadline_s)
+        self._failover = Failover(
+            retry.max_attempts, RetryLimit(retry.budget, retry.min_concurrent), deadline_s=retry.deadline_s
+        )
         #: Answers that are kept and shared; None when nothing of it is on.
         self._answers = build_answers(config, self._failover.run)
         self._rng = random.Random()

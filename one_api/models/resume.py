@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.opening import Heard, speaks
+from one_api.models.opening import OnFirstContent, has_content
 from one_api.wire.json import JSONObject
 
 #: A field of deltas, and what it says in one go.
@@ -17,7 +17,7 @@ Run: TypeAlias = tuple[str, str]
 #: The fields of a delta that are text; any other content ends what can be resumed.
 _TEXTS = ("content", "reasoning_content")
 #: A longer answer is not kept for this, in characters.
-_MOST_SENT = 2_000_000
+_MAX_SENT = 2_000_000
 
 
 class Diverged(Exception):
@@ -66,7 +66,7 @@ class Sent:
             self._size += len(text)
         self.events += bool(texts)
         plain = not others and choice.get("index") == 0 and choice.get("finish_reason") is None
-        return plain and not choice.get("logprobs") and self._size <= _MOST_SENT
+        return plain and not choice.get("logprobs") and self._size <= _MAX_SENT
 
     @property
     def said(self) -> list[Run]:
@@ -86,6 +86,10 @@ class Sent:
                 longer[limit] = max(1, longer[limit] - self.events)
         return longer
 
+    def changes_model(self) -> None:
+        """Note that what follows is another model's: its chunks keep their own model name."""
+        self.envelope.pop("model", None)
+
     def as_continuation(self, chunks: list[JSONObject]) -> list[JSONObject]:
         """Return chunks of another stream as parts of this one: under its envelope, without a second opening."""
         found = []
@@ -98,7 +102,9 @@ class Sent:
         return found
 
 
-async def after_the_same(stream: ChunkStream, heard: Heard, sent: Sequence[Run]) -> list[JSONObject]:
+async def after_the_same(
+    stream: ChunkStream, on_first_content: OnFirstContent, sent: Sequence[Run]
+) -> list[JSONObject]:
     """Read ``stream`` past what was sent, and return what follows it, as far as it has come.
 
     Raises:
@@ -111,8 +117,8 @@ async def after_the_same(stream: ChunkStream, heard: Heard, sent: Sequence[Run])
         if stream.ended:
             raise Diverged
         chunks = await stream.read()
-        if any(map(speaks, chunks)):
-            heard()
+        if any(map(has_content, chunks)):
+            on_first_content()
         while left and chunks:
             if _strip(chunks[0], left):
                 break

@@ -21,9 +21,9 @@ EXPLORE = 0.005
 #: How much dearer than the best one may be, as a factor, without getting less.
 TOLERANCE = 1.1
 #: Added to what is in flight and to what usually is, so that one or two more make no difference.
-CALM = 3.0
+LOAD_SLACK = 3.0
 #: Added to every time, in seconds: nobody notices smaller differences.
-UNNOTICED_S = 0.02
+LATENCY_FLOOR_S = 0.02
 #: The expected time where nobody in the group has answered yet, in seconds; only its ratio to others counts.
 _UNKNOWN_S = 1.0
 
@@ -70,7 +70,7 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
     found = []
     for index, (each, timing) in enumerate(zip(everyone, timings, strict=True)):
         health = each.health
-        fair_load = 0.0 if health.circuit.sound else each.weight * _per_weight(everyone)
+        fair_load = 0.0 if health.circuit.is_closed else each.weight * _per_weight(everyone)
         cost = cost_s(each, timing, median_s, fair_load, now)
         candidate = Candidate(each, index >= targets, State.CLOSED, cost)
         if done and health in done:
@@ -79,8 +79,8 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
             candidate.state, candidate.excluded = _FULL, f"{health.in_flight} requests are in flight there"
         elif now < health.resting_until:
             candidate.state, candidate.excluded = _RESTING, f"it rests for {health.resting_until - now:.0f} s more"
-        elif not health.circuit.sound:
-            _look_at_circuit(candidate, now, hurried=2 * len(_out(everyone)) > len(everyone))
+        elif not health.circuit.is_closed:
+            _look_at_circuit(candidate, now, short_cooldown=2 * len(_out(everyone)) > len(everyone))
         found.append(candidate)
     return found
 
@@ -96,12 +96,12 @@ def cost_s(deployment: Deployment, timing: Timing, median_s: float, fair_load: f
     health = deployment.health
     in_flight = health.in_flight
     load = 1 + in_flight / (deployment.max_concurrency or 1)
-    if not health.circuit.sound:
+    if not health.circuit.is_closed:
         if in_flight >= fair_load:
-            load *= (in_flight + 1 + CALM) / (fair_load + CALM)
+            load *= (in_flight + 1 + LOAD_SLACK) / (fair_load + LOAD_SLACK)
     elif in_flight >= timing.usual_load > 0:
-        load *= math.sqrt((in_flight + 1 + CALM) / (timing.usual_load + CALM))
-    return (timing.expected_s(median_s, now) + UNNOTICED_S) * load / health.success(now)
+        load *= math.sqrt((in_flight + 1 + LOAD_SLACK) / (timing.usual_load + LOAD_SLACK))
+    return (timing.expected_s(median_s, now) + LATENCY_FLOOR_S) * load / health.success(now)
 
 
 def _per_weight(everyone: Sequence[Deployment]) -> float:
@@ -123,18 +123,18 @@ def _out(everyone: Sequence[Deployment]) -> list[Deployment]:
     return [each for each in everyone if each.health.circuit.open_until > 0]
 
 
-def hurry_others(route: Route, now: float) -> None:
+def probe_others_now(route: Route, now: float) -> None:
     """Note that one has come back: where most were out the others may be probed at once, or it would bear all alone."""
     everyone = [*route.targets, *route.fallbacks]
     out = _out(everyone)
     if 2 * (len(out) + 1) > len(everyone):
         for each in out:
-            each.health.circuit.hurry(now)
+            each.health.circuit.probe_now(now)
 
 
-def _look_at_circuit(candidate: Candidate, now: float, hurried: bool) -> None:
+def _look_at_circuit(candidate: Candidate, now: float, short_cooldown: bool) -> None:
     circuit = candidate.deployment.health.circuit
-    candidate.state = circuit.state(now, hurried)
+    candidate.state = circuit.state(now, short_cooldown)
     if candidate.state is State.OPEN:
         candidate.excluded = f"its circuit is open for {circuit.open_until - now:.0f} s more"
     elif candidate.state is State.PROBING:
@@ -143,13 +143,18 @@ def _look_at_circuit(candidate: Candidate, now: float, hurried: bool) -> None:
         candidate.ramp = circuit.share(now)
 
 
-def choose(found: Sequence[Candidate], strategy: str, turn: int, rng: random.Random) -> Candidate | None:
+def choose(
+    found: Sequence[Candidate], strategy: str, turn: int, rng: random.Random, *, may_probe: bool = True
+) -> Candidate | None:
     """Choose one of ``candidates``; None when each is full or was tried.
 
-    A target comes before a fallback, and a fallback that is well before a target that is not. When nobody is well, the
-    least bad serves: one whose circuit is open before one that rests, of those the one whose rest ends first.
+    A target comes before a fallback, and a healthy fallback before a target that is not. When nobody is healthy, the
+    least bad serves: one whose circuit is open before one that rests, of those the one whose rest ends first. Without
+    ``may_probe`` a probe is left to another request, as long as there is anybody else.
     """
     usable = [each for each in found if each.excluded is None]
+    if not may_probe:
+        usable = [each for each in usable if each.state is not State.HALF_OPEN] or usable
     targets = [each for each in usable if not each.fallback]
     if targets:
         return _pick(targets, strategy, turn, rng)

@@ -12,9 +12,10 @@ from tests.support import Gateway, RawClient, ScriptedUpstream, free_port, post_
 CERTIFICATES = Path(__file__).parent / "certificates"
 
 #: By kind of group, its settings; "X" stands for a model of upstream X. Each kind has many groups, one for each test.
+#: Those that are least busy are asked from left to right, as in order, but none of them is preferred to the others.
 KINDS: dict[str, Body] = {
     "only": {"targets": "a"},
-    "twins": {"targets": "ab"},
+    "twins": {"targets": "ab", "strategy": "least_busy"},
     "three": {"targets": "abc"},
     "spare": {"targets": "a", "fallbacks": "b"},
     "spares": {"targets": "a", "fallbacks": "bc"},
@@ -24,7 +25,7 @@ KINDS: dict[str, Body] = {
     "nameless": {"targets": "n"},
     "resume": {"targets": "abc", "on_stream_failure": "resume"},
     "prefill": {"targets": "ap", "on_stream_failure": "resume"},
-    "hold": {"targets": "ab", "hold_back": {"ms": 60_000, "tokens": 3}},
+    "hold": {"targets": "ab", "strategy": "least_busy", "hold_back": {"ms": 60_000, "tokens": 3}},
     "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
     "brief": {"targets": "ab", "timeouts": {"idle_s": 0.4}},
     "even": {"targets": "abc", "strategy": "weighted"},

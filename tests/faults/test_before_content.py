@@ -342,4 +342,4 @@ def test_a_slow_first_is_overtaken_by_the_next(faults: FaultBed, stream: bool) -
 
     assert said(answer, stream) == "Hello"
     assert faults.last(model).closed.wait(2), "the slow question is withdrawn"
-    assert faults.record_of(answer)["failed"].startswith(f"a/{model}:outrun:")
+    assert faults.record_of(answer)["failed"].startswith(f"a/{model}:hedge_lost:")

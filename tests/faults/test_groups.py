@@ -34,7 +34,7 @@ def test_g01_a_total_outage_is_not_made_worse(thrifty: FaultBed, script: Script,
     assert {answer.status for answer in answers} <= {502, 503}
     assert (time.monotonic() - began) / calls < 0.1
     asked = thrifty.asked(model)
-    assert sum(asked.values()) <= 1.1 * calls
+    assert sum(asked.values()) <= 1.2 * calls
     assert len(asked) == 3, "none is left out for good"
 
 

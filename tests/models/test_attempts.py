@@ -1,7 +1,7 @@
-"""What is kept of a try at one deployment."""
+"""What is kept of an attempt at one deployment."""
 
 from one_api.errors import UpstreamTimeout
-from one_api.models.attempts import Try
+from one_api.models.attempts import Attempt
 from one_api.models.deployment import Deployment
 from one_api.schema import Usage
 from tests.utils.fake_adapter import FakeAdapter
@@ -18,12 +18,12 @@ class Clock:
         return self.now
 
 
-def started(clock: Clock) -> Try:
-    """A try that has just begun."""
-    return Try(Deployment("a", FakeAdapter(), "m"), clock=clock)
+def started(clock: Clock) -> Attempt:
+    """An attempt that has just begun."""
+    return Attempt(Deployment("a", FakeAdapter(), "m"), clock=clock)
 
 
-def test_a_try_is_recorded_with_its_times_and_tokens() -> None:
+def test_an_attempt_is_recorded_with_its_times_and_tokens() -> None:
     clock = Clock()
     attempt = started(clock)
     assert (attempt.record.deployment, attempt.record.outcome) == ("a/m", "pending")
@@ -37,7 +37,7 @@ def test_a_try_is_recorded_with_its_times_and_tokens() -> None:
     assert (record.outcome, record.first_s, record.seconds, record.usage) == ("ok", 0.25, 9.25, Usage(3, 4))
 
 
-def test_a_try_is_settled_once_by_whichever_end_comes_first() -> None:
+def test_an_attempt_is_settled_once_by_whichever_end_comes_first() -> None:
     clock = Clock()
     attempt = started(clock)
 

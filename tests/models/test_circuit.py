@@ -1,5 +1,6 @@
 """The circuit breaker: what opens it, how long it rests, its one probe, and its way back."""
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -120,16 +121,44 @@ def test_what_is_older_than_half_a_minute_does_not_count(circuit: Circuit) -> No
     assert circuit.state(NOW + 200) is CLOSED
 
 
-def test_each_probe_that_fails_doubles_the_rest_up_to_five_minutes(circuit: Circuit) -> None:
+@pytest.mark.parametrize(
+    ("took_s", "expected"),
+    [
+        (0.0, [5, 10, 13, 13, 13, 13, 13, 13, 13]),
+        (1.0, [5, 10, 13, 13, 13, 13, 13, 13, 13]),
+        (4.0, [5, 10, 20, 40, 40, 40, 40, 40, 40]),
+        (30.0, [5, 10, 20, 40, 80, 160, 300, 300, 300]),
+        (600.0, [5, 10, 20, 40, 80, 160, 300, 300, 300]),
+    ],
+)
+def test_each_probe_that_fails_doubles_the_rest_up_to_ten_times_what_it_took(
+    circuit: Circuit, took_s: float, expected: list[float]
+) -> None:
     now, rests = NOW, []
     fail(circuit, now, 3)
     for _ in range(9):
         rests.append(circuit.open_until - now)
         now = circuit.open_until
         assert circuit.begin(now)
-        circuit.failed(now, probe=True)
+        circuit.failed(now, probe=True, took_s=took_s)
 
-    assert rests == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert rests == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("down_s", [30.0, 60.0, 600.0])
+def test_one_that_fails_at_once_is_asked_again_within_20_s_of_its_recovery(down_s: float, seed: int) -> None:
+    circuit = Circuit(random.Random(seed))
+    back = NOW + down_s
+    for now in itertools.count(NOW, 4.0):
+        if circuit.state(now) in (OPEN, PROBING):
+            continue
+        probe = circuit.begin(now)
+        if now >= back:
+            break
+        circuit.failed(now, probe, took_s=0.05)
+
+    assert now - back <= 20
 
 
 def test_a_whole_way_back_makes_the_next_rest_short_again(circuit: Circuit) -> None:
@@ -172,9 +201,9 @@ def test_in_a_group_that_is_mostly_out_a_probe_is_due_after_the_shortest_rest(ci
     probing(circuit)
     probe_fails(circuit)
 
-    assert (circuit.state(NOW + 12), circuit.state(NOW + 12, hurried=True)) == (OPEN, HALF_OPEN)
+    assert (circuit.state(NOW + 12), circuit.state(NOW + 12, short_cooldown=True)) == (OPEN, HALF_OPEN)
     assert circuit.begin(NOW + 12)
-    assert circuit.state(NOW + 12, hurried=True) is PROBING
+    assert circuit.state(NOW + 12, short_cooldown=True) is PROBING
 
 
 def test_streams_that_always_break_after_their_first_event_open_it(circuit: Circuit) -> None:

@@ -235,8 +235,8 @@ async def test_a_client_that_leaves_frees_the_upstream(make: Make, upstream: Scr
 def test_who_goes_on_from_a_begun_answer(model: str, able: bool, start: str | None) -> None:
     adapter = ClaudeAdapter("claude", ClaudeConfig(prefill=able))
 
-    assert adapter.goes_on_from(model, "One \n") == start
-    assert adapter.goes_on_from(model, " ") is None
+    assert adapter.prefill_start(model, "One \n") == start
+    assert adapter.prefill_start(model, " ") is None
 
 
 # Several choices

@@ -13,9 +13,11 @@ from one_api.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from one_api.models.attempts import Attempt
 from one_api.models.circuit import State
-from one_api.models.deployment import Attempt, Deployment
+from one_api.models.deployment import Deployment
 from one_api.models.health import CREDIT, HALF_LIFE_S, TYPICAL_TOKENS, Health, Timing
+from one_api.schema import Usage
 from tests.utils.fake_adapter import FakeAdapter
 
 NOW = 1000.0
@@ -49,7 +51,7 @@ def stream(place: Deployment, clock: Clock, first_s: float, rest_s: float, token
     clock.now += first_s
     attempt.answered()
     clock.now += rest_s
-    attempt.settle("ok", tokens)
+    attempt.settle("ok", None if tokens is None else Usage(0, tokens))
 
 
 def seen(health: Health, now: float) -> list[object]:
@@ -93,7 +95,7 @@ def test_a_whole_answer_counts_by_its_length(
     attempt = Attempt(place, False, clock)
     clock.now += 3.0
     attempt.answered()
-    attempt.settle("ok", tokens)
+    attempt.settle("ok", None if tokens is None else Usage(0, tokens))
 
     assert place.health.whole.answer_s == pytest.approx(expected)
 

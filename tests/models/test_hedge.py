@@ -8,11 +8,11 @@ import pytest
 
 from one_api.errors import UpstreamError, UpstreamFailed
 from one_api.models.adapters.base import ChunkStream
+from one_api.models.attempts import RetryLimit
 from one_api.models.deployment import Deployment
 from one_api.models.failover import Failover
 from one_api.models.hedge import Hedging
 from one_api.models.policy import Policy
-from one_api.models.retries import RetryBudget
 from one_api.models.routing import Route
 from one_api.settings import HedgeConfig
 from one_api.telemetry import CallRecord, current_call
@@ -30,7 +30,7 @@ def hedged(*targets: Deployment, after: float = 0.001, budget: float = 1.0) -> t
     """What tries the targets of a route in order, the second once the first has been silent for so many seconds."""
     policy = Policy(hedge=HedgeConfig(after=after, budget=budget))
     route = Route("m", list(targets), [], "ordered", policy)
-    return Failover(budget=RetryBudget(1.0), rng=random.Random(0)), route
+    return Failover(retries=RetryLimit(1.0), rng=random.Random(0)), route
 
 
 async def begin_both(a: Deployment, b: Deployment) -> "asyncio.Task[object]":
@@ -59,7 +59,7 @@ async def test_the_second_answers_when_the_first_is_slow() -> None:
     answer, tries = await ask(place("a", asyncio.Event()), place("b", {"text": "b"}))
 
     assert answer == {"text": "b"}
-    assert tries == [("a/m", "outrun"), ("b/m", "ok")]
+    assert tries == [("a/m", "hedge_lost"), ("b/m", "ok")]
 
 
 async def test_a_first_that_is_quick_is_the_only_one() -> None:
@@ -78,7 +78,7 @@ async def test_the_first_may_still_win() -> None:
 
     gate.set()
 
-    assert await asking == ({"text": "a"}, [("a/m", "ok"), ("b/m", "outrun")])
+    assert await asking == ({"text": "a"}, [("a/m", "ok"), ("b/m", "hedge_lost")])
 
 
 async def test_a_second_that_fails_leaves_it_to_the_first() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTruncated
 from one_api.models.adapters.base import ChunkStream
+from one_api.models.attempts import RetryLimit
 from one_api.models.deployment import Deployment
 from one_api.models.failover import Failover
 from one_api.models.policy import Policy
 from one_api.models.resume import Sent, resumable
-from one_api.models.retries import RetryBudget
 from one_api.models.routing import Route
 from one_api.telemetry import CallRecord, current_call
 from one_api.wire.json import JSONObject
@@ -43,7 +43,7 @@ class Groups:
         cut = len(self.targets) - fallbacks
         self.route = Route("m", self.targets[:cut], self.targets[cut:], "ordered", Policy(resume=True))
         self.record = CallRecord("id", "POST", "/")
-        self.failover = Failover(budget=RetryBudget(1.0), rng=random.Random(0))
+        self.failover = Failover(retries=RetryLimit(1.0), rng=random.Random(0))
 
     async def ask(self, **fields: Any) -> ChunkStream:
         """A stream of the group."""
@@ -223,18 +223,66 @@ async def test_after_the_last_attempt_the_first_error_is_told() -> None:
     assert await groups.told() == ("one two ", CUT)
 
 
-async def test_without_a_budget_nothing_is_resumed() -> None:
+async def test_without_retries_nothing_is_resumed() -> None:
     groups = Groups([BEGUN], [[say("one two three"), END]])
-    groups.failover = Failover(budget=RetryBudget(0.0, reserve=0.0))
+    groups.failover = Failover(retries=RetryLimit(0.0, 0))
 
     assert await groups.told() == ("one two ", CUT)
 
 
-async def test_a_fallback_never_goes_on_with_the_answer_of_another_model() -> None:
-    groups = Groups([BEGUN], [[say("one two three"), END]], fallbacks=1)
+async def test_a_fallback_goes_on_when_no_target_does() -> None:
+    groups = Groups([BEGUN], [UpstreamFailed("b")], [[say("one two three"), END]], fallbacks=1)
+
+    assert await groups.told() == ("one two three", None)
+    assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "UpstreamFailed"), ("c", "ok")]
+    assert groups.record.deployment == "c/m"
+
+
+async def test_a_fallback_that_says_something_else_goes_on_by_prefill_where_it_is_declared() -> None:
+    groups = Groups([BEGUN], [[say("other"), END], [ROLE, say("three"), END]], prefill="b", fallbacks=1)
+
+    assert await groups.told() == ("one two three", None)
+
+
+async def test_a_fallback_that_says_something_else_and_knows_no_prefill_does_not_hide_the_first_error() -> None:
+    groups = Groups([BEGUN], [[say("other"), END]], fallbacks=1)
 
     assert await groups.told() == ("one two ", CUT)
-    assert adapter(groups.targets[1]).calls == []
+
+
+@pytest.mark.parametrize("alias", ["m", "alias"])
+async def test_the_model_changes_where_a_fallback_goes_on(alias: str) -> None:
+    first = [chunk | {"id": "1", "created": 1, "model": "first"} for chunk in (ROLE, say("one "))]
+    second = [chunk | {"id": "2", "created": 2, "model": "second"} for chunk in (say("one "), say("two"), END)]
+    groups = Groups([[*first, CUT]], [list(second)], fallbacks=1)
+    groups.route.model = alias
+
+    async with await groups.ask() as stream:
+        chunks = [chunk async for chunk in stream]
+
+    shown = "first" if alias == "m" else alias
+    assert [each["model"] for each in chunks] == [shown, shown, "second", "second"]
+    assert {each["id"] for each in chunks} == {"1"}
+
+
+@pytest.mark.parametrize("fallbacks", [0, 1], ids=["target", "fallback"])
+async def test_a_stream_that_stalls_is_resumed_like_one_that_is_cut(fallbacks: int) -> None:
+    groups = Groups([[say("one "), asyncio.Event()]], [[say("one two"), END]], fallbacks=fallbacks)
+    groups.route.policy = Policy(resume=True, idle_s=0.05)
+
+    assert await groups.told() == ("one two", None)
+    assert groups.outcomes == [("a", "UpstreamTimeout"), ("b", "ok")]
+
+
+async def test_a_request_is_in_flight_until_the_end_of_what_goes_on() -> None:
+    groups = Groups([BEGUN], [[say("one two three"), END]])
+
+    async with await groups.ask() as stream:
+        await stream.read()
+        assert groups.failover.retries.in_flight == 1
+        _ = [chunk async for chunk in stream]
+
+    assert (groups.failover.retries.in_flight, groups.failover.retries.retrying) == (0, 0)
 
 
 @pytest.mark.parametrize(

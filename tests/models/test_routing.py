@@ -10,7 +10,7 @@ import pytest
 from one_api.errors import UpstreamFailed
 from one_api.models.circuit import State
 from one_api.models.deployment import Deployment
-from one_api.models.routing import Candidate, Route, candidates, choose, hurry_others, shares
+from one_api.models.routing import Candidate, Route, candidates, choose, probe_others_now, shares
 from tests.utils.fake_adapter import FakeAdapter
 
 NOW = 1000.0
@@ -150,19 +150,19 @@ def test_when_one_of_most_that_were_out_is_back_the_others_are_probed_at_once(so
     out = opened("z")
     route = Route("m", [*(well(name) for name in "abc"[:sound]), out])
 
-    hurry_others(route, NOW)
+    probe_others_now(route, NOW)
 
     assert out.health.circuit.state(NOW) is state
 
 
 def test_who_was_probed_in_a_hurry_and_failed_rests_as_ever() -> None:
     out = opened("z")
-    hurry_others(Route("m", [well("a"), out]), NOW)
+    probe_others_now(Route("m", [well("a"), out]), NOW)
     probe = out.health.circuit.begin(NOW)
 
     out.health.circuit.failed(NOW, probe)
 
-    assert (probe, out.health.circuit.state(NOW + 4, hurried=True)) == (True, State.OPEN)
+    assert (probe, out.health.circuit.state(NOW + 4, short_cooldown=True)) == (True, State.OPEN)
 
 
 def test_when_all_are_out_all_share_what_comes() -> None:

@@ -63,7 +63,7 @@ class FakeAdapter(BaseModelAdapter):
         self._answers = list(answers) or [{"model": "m", "text": "well"}]
         self.models = [ModelInfo(name, owner) for name in models]
         self.reason = pending
-        #: What ``goes_on_from`` makes of a text.
+        #: What ``prefill_start`` makes of a text.
         self.start_of: Callable[[str], str | None] = lambda text: None
         self.calls: list[dict[str, Any]] = []
         self.streams: list[FakeStream] = []
@@ -75,7 +75,7 @@ class FakeAdapter(BaseModelAdapter):
         """See ``BaseModelAdapter``."""
         return list(self.models)
 
-    def goes_on_from(self, model: str, text: str) -> str | None:
+    def prefill_start(self, model: str, text: str) -> str | None:
         """See ``BaseModelAdapter``."""
         return self.start_of(text)
 

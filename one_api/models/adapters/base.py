@@ -110,7 +110,7 @@ class BaseModelAdapter(ABC):
         """Return what is known of one model, or None."""
         return next((model for model in self.list_models() if model.id == model_id), None)
 
-    def goes_on_from(self, model: str, text: str) -> str | None:
+    def prefill_start(self, model: str, text: str) -> str | None:
         """Return the beginning of ``text`` that ``model`` goes on from when it is the last message, an assistant's.
 
         All of it, or what is left of it there; None when the model would begin anew, or refuse.

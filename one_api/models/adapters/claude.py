@@ -85,7 +85,7 @@ class ClaudeAdapter(RemoteAdapter):
     def _traits(self, model: str) -> ModelTraits:
         return corrected(traits_of(model), entry_of(model, self._entries))
 
-    def goes_on_from(self, model: str, text: str) -> str | None:
+    def prefill_start(self, model: str, text: str) -> str | None:
         """See ``BaseModelAdapter``: the upstream takes no white space at the end, and newer families take none."""
         able = self._config.prefill and self._traits(model).prefill
         return (text.rstrip() or None) if able else None

@@ -39,7 +39,7 @@ class OpenAIAdapter(RemoteAdapter):
             raise UpstreamBroken("The upstream's model list holds no `data`.")
         return [info for entry in listing[:MOST_MODELS] if (info := _model_info(entry, self._name))]
 
-    def goes_on_from(self, model: str, text: str) -> str | None:
+    def prefill_start(self, model: str, text: str) -> str | None:
         """See ``BaseModelAdapter``: nothing but the configuration tells."""
         return text if self._prefill else None
 
