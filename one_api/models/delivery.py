@@ -22,8 +22,6 @@ class Delivery(ChunkStream):
         self._resume = resume
         self._sent = Sent()
         self._resumed = False
-        #: Events that streams before this one have left out.
-        self._skipped_before = 0
         self._resuming: asyncio.Task[Attempt] | None = None
         self._use(attempt)
 
@@ -52,16 +50,12 @@ class Delivery(ChunkStream):
             chunks, attempt.chunks = attempt.chunks, []
         else:
             chunks = await self._stream.read()
-        self._take_note()
+        self.usage = self._stream.usage
         self.ended = self._stream.ended
         if self.ended:
             attempt.settle("ok", self.usage)
             self._state.end()
         return chunks
-
-    def _take_note(self) -> None:
-        self.usage = self._stream.usage
-        self.skipped_events = self._skipped_before + self._stream.skipped_events
 
     def _as_seen(self, chunks: list[JSONObject]) -> list[JSONObject]:
         """Return chunks as the client is to see them."""
@@ -77,7 +71,7 @@ class Delivery(ChunkStream):
 
     def _break(self, error: UpstreamError) -> None:
         """Settle a stream that has failed, and look for one that goes on; raises ``error`` if none ever may."""
-        self._take_note()
+        self.usage = self._stream.usage
         self._attempt.settle(error, self.usage)
         if self._resume is None:
             raise error
@@ -87,7 +81,6 @@ class Delivery(ChunkStream):
         """Take over the stream that goes on; this may be cancelled for a heartbeat, the search goes on meanwhile."""
         attempt = await asyncio.shield(resuming)
         self._resuming = None
-        self._skipped_before = self.skipped_events
         await self._attempt.drop("cancelled")
         targets = self._state.route.targets
         if not (attempt.deployment in targets and self._attempt.deployment in targets):
@@ -102,7 +95,7 @@ class Delivery(ChunkStream):
                 await _give_up(self._resuming)
                 self._resuming = None
         finally:
-            self._take_note()
+            self.usage = self._stream.usage
             self._state.end()
             await self._attempt.drop("cancelled")
 

@@ -25,7 +25,9 @@ from one_api.wire.claude_response import (
 )
 from one_api.wire.claude_text import FenceStripper, StopScanner, is_json_object
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, UnfitAnswer, has_error, own_call_id
+from one_api.wire.openai_calls import own_call_id
+from one_api.wire.openai_response import Identity
+from one_api.wire.payloads import InvalidAnswer, UnfitAnswer, check_error
 from one_api.wire.sse import Event
 
 logger = logging.getLogger(__name__)
@@ -125,9 +127,13 @@ class ClaudeStream:
         handler = _HANDLERS.get(str(payload.get("type") or event.name))
         if handler is not None:
             return handler(self, payload)
-        if has_error(payload):
-            raise ErrorPayload(payload)
+        check_error(payload)
         return []
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether the message has its stop reason: only its end may follow."""
+        return self.stop_reason is not None
 
     def end(self) -> list[JSONObject]:
         """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
