@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from one_api import errors, settings
+from one_api import errors, settings, variables
 from one_api.app import create_app
 from one_api.config import Config
 
@@ -21,6 +21,7 @@ LADDER: dict[float, list[str]] = {
     9.2: ["__main__"],
     9.1: ["app"],
     9: ["cli", "setup", "serving.worker"],
+    8.3: ["startup"],
     8.2: ["api.admin", "api.chat", "api.health", "api.models", "api.openapi"],
     8.1: ["api.calls", "api.errors"],
     8: ["api.service"],
@@ -59,14 +60,15 @@ LADDER: dict[float, list[str]] = {
     1.25: ["cache.inbox"],
     1.2: ["wire.claude_chunks", "wire.claude_policy", "wire.forced_calls", "wire.openai_stream",
           "cache.backlog", "cache.entry", "cache.policy"],
-    1.1: ["config", "schema", "wire.assemble", "wire.claude_models", "wire.claude_names", "wire.claude_response",
+    1.15: ["config"],
+    1.1: ["checks", "schema", "wire.assemble", "wire.claude_models", "wire.claude_names", "wire.claude_response",
           "wire.claude_schema", "wire.claude_text", "wire.local_request", "wire.openai_request",
           "wire.openai_response", "wire.replay", "wire.sse", "cache.keys"],
-    1.05: ["redis_link"],
+    1.05: ["groups", "redis_link", "variables"],
     1: ["breaker", "cache.lease", "models.circuit", "settings", "sources", "wire.json",
         "limits.window", "models.gguf_format"],
-    0: ["errors", "patience", "structs", "", "api", "cache", "limits", "models", "models.adapters", "serving",
-        "utils", "wire"],
+    0: ["addresses", "errors", "install", "patience", "structs", "", "api", "cache", "limits", "models",
+        "models.adapters", "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 
@@ -85,7 +87,7 @@ GATES: dict[str, list[str]] = {
     "uvloop": ["serving"],
     "httptools": ["serving"],
     "xllamacpp": ["models.adapters.local_engine"],
-    "msgspec": ["wire.json", "config", "settings", "structs", "cli", "telemetry"],
+    "msgspec": ["wire.json", "config", "groups", "settings", "structs", "cli", "telemetry"],
     "yaml": ["sources", "api.openapi"],
     "dotenv": ["sources"],
     # JSON goes through wire.json. The engine is a program of its own that imports nothing of ours.
@@ -251,8 +253,7 @@ def documents() -> str:
 
 def variables_read() -> set[str]:
     """The environment variables that the configuration knows."""
-    texts = {node.value for node in ast.walk(TREES["config"]) if isinstance(node, ast.Constant)}
-    return {text for text in texts if isinstance(text, str) and re.fullmatch(r"[A-Z_]{4,}", text)}
+    return set(variables.KNOWN)
 
 
 def variables_shown() -> dict[str, str]:
