@@ -7,12 +7,18 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 # Two processes; the tests of one file stay together, because they share a gateway.
 PARALLEL := -n 2 --dist loadfile
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+PIP_INSTALL := $(BIN)/python -m one_api.install
+# The locks are made on the oldest Python that the project runs on: newer ones need a part of its packages.
+LOCK_PYTHON ?= /usr/bin/python3
+LOCK := .lock-venv
+PIP_COMPILE = $(LOCK)/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
+	--no-emit-find-links
 
-.PHONY: help run test test-long check check-long format lint types bench bench-local crowd faults soak simulate lock clean
+.PHONY: help install run test test-long check check-long format lint types bench bench-local crowd faults soak simulate lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
+	@echo "make install only make the environment in .venv"
 	@echo "make test    set up, and run every test"
 	@echo "make check   format, lint and types checked, then every test"
 	@echo "make check-long  the same, with many more examples for each property test"
@@ -24,6 +30,8 @@ help:
 	@echo "make soak    20,000 requests on new connections: does anything leak?"
 	@echo "make simulate  who is chosen in a group when something befalls it, as a table and simulation.png"
 	@echo "make lock    pin the dependencies of pyproject.toml anew, with hashes"
+
+install: $(INSTALLED)
 
 run: $(INSTALLED)
 	@$(BIN)/python -m one_api.setup
@@ -68,27 +76,33 @@ soak: $(INSTALLED_DEV)
 simulate: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.simulate
 
-lock: $(INSTALLED_DEV)
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
-		--no-emit-find-links --output-file requirements.txt pyproject.toml
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
-		--no-emit-find-links --extra dev --output-file requirements-dev.txt pyproject.toml
+lock:
+	@$(LOCK_PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 11, 3))' || \
+		{ echo "the locks need Python 3.11.0 to 3.11.2: make lock LOCK_PYTHON=/path/to/python3.11"; exit 1; }
+	@$(LOCK_PYTHON) -m venv $(LOCK)
+	@$(LOCK)/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
+	$(PIP_COMPILE) --output-file requirements.txt pyproject.toml
+	$(PIP_COMPILE) --extra dev --output-file requirements-dev.txt pyproject.toml
+	@rm -rf $(LOCK)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOCK) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "one_api needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "no environment could be made: on Debian and Ubuntu install python3-venv first"; exit 1; }
+	@# Python 3.11 puts an old setuptools there, which nothing needs; pip is brought up to date by the locks.
+	@$(BIN)/python -m pip uninstall --quiet --yes --disable-pip-version-check setuptools
 
 $(INSTALLED): $(VENV)/pyvenv.cfg requirements.txt
-	@echo "installing requirements.txt"
-	@$(PIP_INSTALL) -r requirements.txt
+	@echo "installing requirements.txt, which takes up to a minute"
+	@$(PIP_INSTALL) requirements.txt
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED) requirements-dev.txt
-	@echo "installing requirements-dev.txt"
-	@$(PIP_INSTALL) -r requirements-dev.txt
+	@echo "installing requirements-dev.txt, which takes up to a minute"
+	@$(PIP_INSTALL) requirements-dev.txt
 	@touch $@

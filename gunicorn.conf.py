@@ -1,14 +1,24 @@
 """How gunicorn serves one_api; read by ``gunicorn wsgi:app``. All settings come from the gateway's configuration."""
 
+import os
 import sys
+from typing import Any
 
-from one_api.config import Config, ConfigError
-from one_api.setup import banner
+from one_api.config import ConfigError, load
+from one_api.startup import (
+    Listening,
+    address_problem,
+    announcement,
+    announcement_as_json,
+    machine_warnings,
+    warning_as_json,
+)
 
 try:
-    _config = Config.load()
+    _loaded = load()
 except ConfigError as error:
     sys.exit(str(error))
+_config = _loaded.config
 _server = _config.server
 
 bind = f"[{_server.host}]:{_server.port}" if ":" in _server.host else f"{_server.host}:{_server.port}"
@@ -23,7 +33,32 @@ loglevel = "warning"
 control_socket_disable = True
 
 
-def when_ready(server: object) -> None:
-    """Say where the gateway is, once it accepts connections."""
-    if _config.log.format == "text":
-        print(banner(_config), flush=True)
+def on_starting(server: Any) -> None:
+    """End in one sentence when the address cannot be had; not where a socket is inherited or shared."""
+    if server.cfg.reuse_port or {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
+        return
+    for address in server.address:
+        if isinstance(address, tuple) and (problem := address_problem(*address)):
+            sys.exit(problem)
+
+
+def when_ready(server: Any) -> None:
+    """Report what is served and where, once, when connections are accepted."""
+    listening = Listening(_url(server), server.cfg.workers)
+    for warning in [*_loaded.warnings, *machine_warnings(_loaded)]:
+        as_json = _config.log.format == "json"
+        print(warning_as_json(warning) if as_json else f"warning: {warning}", file=sys.stderr, flush=True)
+    if _config.log.format == "json":
+        print(announcement_as_json(_loaded, listening), file=sys.stderr, flush=True)
+    else:
+        print(announcement(_loaded, listening), flush=True)
+
+
+def _url(server: Any) -> str | None:
+    """Return where a program on this machine reaches the gateway; None for a socket that is a file."""
+    for listener in server.LISTENERS:
+        name = listener.sock.getsockname()
+        if isinstance(name, tuple):
+            host = str({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name[0], name[0]))  # noqa: S104 - where it listens
+            return f"http://[{host}]:{name[1]}" if ":" in host else f"http://{host}:{name[1]}"
+    return None

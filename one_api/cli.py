@@ -1,6 +1,5 @@
 """Commands on ``flask --app wsgi``, and the same on ``python -m one_api``."""
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import click
-import msgspec
 from flask import Flask, current_app
-from msgspec import Struct
 
 from one_api.api.service import Service
+from one_api.config import Config, ConfigError, Loaded, load, masked
 from one_api.models.fetch import FetchFailed, fetch_default_model
-from one_api.settings import DEFAULT_MODELS_DIR, LocalConfig, Secret
+from one_api.settings import DEFAULT_MODELS_DIR, LocalConfig, key_names
+from one_api.sources import as_yaml
 from one_api.wire import json
 
 
@@ -32,10 +31,61 @@ def _config() -> None:
 
 
 @_config.command("check")
-def _check() -> None:
-    """Print the effective configuration with secrets masked, or everything that is wrong with it."""
-    service: Service = current_app.extensions["one_api"]
-    click.echo("\n".join(as_lines(service.config)))
+@click.option("--strict", is_flag=True, help="Take warnings for errors.")
+def _check(strict: bool) -> None:
+    """Print the effective configuration as YAML with secrets masked, or everything that is wrong with it.
+
+    What is probably a mistake is a warning on standard error.
+    """
+    loaded = _load()
+    click.echo(f"# read: {loaded.sources}")
+    click.echo(printed(loaded.config), nl=False)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if strict and loaded.warnings:
+        raise click.ClickException("there are warnings, which --strict takes for errors")
+
+
+def printed(config: Config) -> str:
+    """Return a configuration as YAML, secrets masked; each key has the name that stands for it in the log.
+
+    Masked keys that look the same differ in the number of their stars: no key may be given twice.
+    """
+    shown = masked(config)
+    seen: set[str] = set()
+    for entry, name in zip(shown["api_keys"], key_names(config.api_keys), strict=True):
+        while entry["key"] in seen:
+            entry["key"] = f"*{entry['key']}"
+        seen.add(entry["key"])
+        entry["name"] = name
+    return as_yaml(shown)
+
+
+@click.command("key")
+@click.argument("name", required=False)
+def key_command(name: str | None) -> None:
+    """Print the first API key, or that of NAME, for use in a command line. Danger: it is a secret."""
+    loaded = _load()
+    keys = dict(zip(key_names(loaded.config.api_keys), loaded.config.api_keys, strict=True))
+    entry = keys.get(name) if name else next(iter(keys.values()), None)
+    if entry is None:
+        raise click.ClickException(f"there is no API key{f' named {name}' if name else ''}: set API_KEYS")
+    click.echo(entry.key.reveal())
+
+
+def _load() -> Loaded:
+    """Read the configuration; raises ClickException with everything that is wrong."""
+    try:
+        return load()
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _say_sources() -> None:
+    """Say on standard error which files the configuration comes from, when there are any."""
+    loaded = load()
+    if loaded.files:
+        click.echo(f"configuration: {loaded.sources}", err=True)
 
 
 @click.group("route")
@@ -51,6 +101,7 @@ def _explain(model: str, recent: int) -> None:
 
     Asks the gateway that this configuration describes, which must run on this machine.
     """
+    _say_sources()
     service: Service = current_app.extensions["one_api"]
     found = _ask_gateway(service, f"/admin/routes/{quote(model)}")
     click.echo(f"process {found['process']}, one of {found['processes']}: each has counts of its own")
@@ -89,7 +140,7 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else _scalar(value)
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @click.group("models")
@@ -113,6 +164,7 @@ def _list() -> None:
     # Only here, so that a gateway without local models imports nothing of the engine.
     from one_api.models.inventory import table
 
+    _say_sources()
     folders = _model_folders()
     if not folders:
         raise click.ClickException("no local adapter is configured: set LOCAL_MODELS_ENABLED=true")
@@ -126,39 +178,3 @@ def _model_folders(*otherwise: str) -> list[Path]:
     adapters = service.config.adapters.values()
     found = [each.models_dir for each in adapters if isinstance(each, LocalConfig)]
     return [Path(folder) for folder in dict.fromkeys(found or otherwise)]
-
-
-def as_lines(value: Any, indent: int = 0) -> list[str]:
-    """Return any part of a configuration as YAML-like lines, secrets masked."""
-    pad = "  " * indent
-    if isinstance(value, Struct):
-        value = (
-            {"type": value.__struct_config__.tag} | msgspec.structs.asdict(value)
-            if value.__struct_config__.tag
-            else (msgspec.structs.asdict(value))
-        )
-    if isinstance(value, dict):
-        entries = [(f"{pad}{key}:", child) for key, child in value.items()]
-    elif isinstance(value, (tuple, list)):
-        entries = [(f"{pad}-", child) for child in value]
-    else:
-        return [pad + _scalar(value)]
-    lines = []
-    for head, child in entries:
-        if isinstance(child, (Struct, dict, tuple, list)) and child:
-            lines += [head, *as_lines(child, indent + 1)]
-        else:
-            lines.append(f"{head} {_scalar(child)}")
-    return lines
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, Secret):
-        return "***"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return re.sub(r"(?<=://)[^/@\s]*@", "***@", value)
-    return "[]" if value == () else "{}" if value == {} else str(value)

@@ -7,18 +7,17 @@ at once, with its place and what to do. This is the only module that reads the e
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from one_api.checks import MASK, check_adapters, check_groups, check_keys, check_server, check_storage
+from one_api.groups import expanded
 from one_api.settings import (
-    CLAUDE_BASE_URL,
-    DEFAULT_MODELS_DIR,
-    OPENAI_BASE_URL,
     AdapterConfig,
     CacheConfig,
     ErrorsConfig,
@@ -30,12 +29,14 @@ from one_api.settings import (
     Secret,
     ServerConfig,
     Storage,
-    targets,
 )
-from one_api.sources import read_env_file, read_yaml
+from one_api.sources import loaded_by_flask, read_env_file, read_yaml, variables_in
 from one_api.structs import Builder, Problem, Problems
+from one_api.variables import ORIGINS, from_variables, warn_of_near_misses
 
-T = TypeVar("T")
+DEFAULT_ENV_FILE = ".env"
+#: Of keys with so many characters the last four are shown.
+_LONG_KEY = 8
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,26 +53,77 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log: LogConfig = LogConfig()
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read the environment (the process's own by default), its ``.env`` file and the YAML file it names.
+    def load(cls, environ: Mapping[str, str] | None = None) -> "Config":
+        """Return what ``load`` reads, without its warnings; raises ConfigError."""
+        return load(environ).config
 
-        Raises:
-            ConfigError: with every problem that was found.
-        """
-        given = dict(os.environ if environ is None else environ)
-        problems = Problems()
-        variables = read_env_file(given.get("ONE_API_ENV_FILE", ".env"), problems) | given
-        raw = _from_variables(variables, problems)
-        path, in_file = variables.get("ONE_API_CONFIG", "").strip(), {}
-        if path:
-            in_file = read_yaml(Path(path), variables, problems)
-        values = Builder(problems, _secret).fields(cls, _merged(raw, in_file))
-        given_values = {name: value for name, value in values.items() if value is not None}
-        config = cls(**given_values)
-        _cross_check(config, problems)
-        if problems.found:
-            raise ConfigError(tuple(_placed(problem, path, in_file) for problem in problems.found))
-        return config
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and how it came about."""
+
+    config: Config
+    #: What can be used, but is probably a mistake.
+    warnings: tuple[Problem, ...]
+    #: The files that were read, in order.
+    files: tuple[Path, ...]
+    #: The variables of the environment that name those files.
+    named_files: dict[str, str]
+
+    @property
+    def sources(self) -> str:
+        """Return in words where the configuration comes from."""
+        return ", ".join(["the environment", *map(str, self.files)])
+
+
+def load(environ: Mapping[str, str] | None = None) -> Loaded:
+    """Read the environment (the process's own by default), its ``.env`` file and the YAML file it names.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    given = dict(environ) if environ is not None else _environment()
+    problems = Problems()
+    env_file = given.get("ONE_API_ENV_FILE", "").strip() or DEFAULT_ENV_FILE
+    variables = read_env_file(env_file, problems) | given
+    if "ONE_API_ENV_FILE" in given and not Path(env_file).exists():
+        problems.warn("ONE_API_ENV_FILE", f"there is no file {env_file}", "Name a file that is there, or leave it out")
+    raw, path = from_variables(variables, problems), variables.get("ONE_API_CONFIG", "").strip()
+    in_file = read_yaml(Path(path), variables, problems) if path else {}
+    warn_of_near_misses(variables, in_file, variables_in(in_file), problems)
+    values = Builder(problems, _secret).fields(Config, _merged(raw, in_file))
+    config = Config(**{name: value for name, value in values.items() if value is not None})
+    _check(config, problems)
+    if problems.found:
+        raise ConfigError(tuple(_placed(problem, path, in_file) for problem in problems.found))
+    warnings = tuple(_placed(problem, path, in_file) for problem in problems.warnings)
+    files = [Path(each).resolve() for each in (env_file, path) if each and Path(each).is_file()]
+    groups = expanded(config.model_groups, config.adapters)
+    named = {name: given[name] for name in ("ONE_API_ENV_FILE", "ONE_API_CONFIG") if given.get(name, "").strip()}
+    return Loaded(structs.replace(config, model_groups=groups), warnings, tuple(files), named)
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, without what Flask's command line put there from files of its own choice.
+
+    It reads ``.env`` before anything of ours, also when ``ONE_API_ENV_FILE`` names another file.
+    """
+    given = dict(os.environ)
+    if "FLASK_RUN_FROM_CLI" not in given:
+        return given
+    # The child of Flask's reloader inherits what its parent has put there.
+    started = {} if "WERKZEUG_RUN_MAIN" in given else _started_with()
+    theirs = {name for name, value in loaded_by_flask().items() if given.get(name) == value and name not in started}
+    return {name: value for name, value in given.items() if name not in theirs}
+
+
+def _started_with() -> dict[str, str]:
+    """Return the environment that this process was started with, where the system keeps it."""
+    try:
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    return {name: value for name, _, value in (os.fsdecode(entry).partition("=") for entry in entries)}
 
 
 #: Sections whose fields stand for themselves: the file's win one by one. Of the others it replaces the whole.
@@ -80,6 +132,10 @@ _BY_FIELD = frozenset({"server", "rate_limit", "log"})
 
 def _merged(raw: dict[str, Any], in_file: dict[str, Any]) -> dict[str, Any]:
     """Put what the file says over what the variables say."""
+    if isinstance(groups := in_file.get("model_groups"), dict):
+        # A group that is written as a text is an alias.
+        whole = {name: {"targets": [group]} if isinstance(group, str) else group for name, group in groups.items()}
+        in_file = in_file | {"model_groups": whole}
     by_field = {
         name: raw[name] | said
         for name, said in in_file.items()
@@ -95,7 +151,8 @@ def _placed(problem: Problem, path: str, in_file: dict[str, Any]) -> Problem:
     by_field = section in _BY_FIELD and isinstance(said.get(section), dict)
     if section in said and not (by_field and rest and rest[0] not in said[section]):
         return replace(problem, where=f"{path}: {problem.where}")
-    return replace(problem, where=_ORIGINS.get(problem.where, problem.where))
+    place = "api_keys" if section == "api_keys" else problem.where
+    return replace(problem, where=ORIGINS.get(place, place))
 
 
 class ConfigError(Exception):
@@ -106,129 +163,43 @@ class ConfigError(Exception):
         self.problems = problems
 
 
-# From variables
-
-_TRUE = {"true", "1", "yes", "on"}
-_FALSE = {"false", "0", "no", "off", ""}
-
-#: variable -> (section, field, kind); kinds: str, int, float, bool, list
-_VARIABLES = {
-    "HOST": ("server", "host", "str"),
-    "PORT": ("server", "port", "int"),
-    "DEBUG": ("server", "debug", "bool"),
-    "WEB_CONCURRENCY": ("server", "workers", "int"),
-    "CORS_ORIGINS": ("server", "cors_origins", "list"),
-    "DRAIN_SECONDS": ("server", "drain_s", "float"),
-    "RATE_LIMIT_ENABLED": ("rate_limit", "enabled", "bool"),
-    "RATE_LIMIT_REQUESTS": ("rate_limit", "requests_per_minute", "int"),
-    "LOG_FORMAT": ("log", "format", "str"),
-    "LOG_LEVEL": ("log", "level", "str"),
-}
-#: place -> the variable that it comes from
-_ORIGINS = {f"{section}.{field}": name for name, (section, field, _) in _VARIABLES.items()} | {
-    "api_keys": "API_KEYS",
-    "adapters.openai.base_url": "OPENAI_BASE_URL",
-    "adapters.claude.base_url": "CLAUDE_BASE_URL",
-}
-
-
-def _from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
-    """Turn the variables into the shape of the file."""
-    raw: dict[str, Any] = {}
-    for name, (section, field, kind) in _VARIABLES.items():
-        if (text := variables.get(name, "").strip()) and (value := _parse(name, text, kind, problems)) is not None:
-            raw.setdefault(section, {})[field] = value
-    raw["api_keys"] = [{"key": key} for key in _split(variables.get("API_KEYS", ""))]
-    raw["adapters"] = _adapters_from_variables(variables, problems)
-    return raw
-
-
-#: Adapter, and its type -> the variables of its key and address, and the address when none is given.
-_PROVIDERS = {
-    "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL", OPENAI_BASE_URL),
-    "claude": ("CLAUDE_API_KEY", "CLAUDE_BASE_URL", CLAUDE_BASE_URL),
-}
-
-
-def _adapters_from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
-    """Return the adapters that the article's variables ask for."""
-    adapters: dict[str, Any] = {}
-    for name, (key_variable, url_variable, default_url) in _PROVIDERS.items():
-        key, url = variables.get(key_variable, "").strip(), variables.get(url_variable, "").strip()
-        if key or url:
-            adapters[name] = {"type": name, "base_url": url or default_url} | ({"api_key": key} if key else {})
-    enabled = variables.get("LOCAL_MODELS_ENABLED", "").strip() or "true"
-    if _parse("LOCAL_MODELS_ENABLED", enabled, "bool", problems):
-        folder = variables.get("LOCAL_MODELS_DIR", "").strip() or DEFAULT_MODELS_DIR
-        adapters["local"] = {"type": "local", "models_dir": folder}
-    return adapters
-
-
-def _parse(name: str, text: str, kind: str, problems: Problems) -> Any:
-    """Return the value of one variable, or None after noting why it has none."""
-    if kind == "list":
-        return _split(text)
-    if kind == "bool":
-        if text.lower() not in _TRUE | _FALSE:
-            problems.add(name, "is neither true nor false", "Set it to true or false")
-            return None
-        return text.lower() in _TRUE
-    if kind in ("int", "float"):
-        try:
-            return int(text) if kind == "int" else float(text)
-        except ValueError:
-            problems.add(name, "is not a number", f"Set it to {'a whole' if kind == 'int' else 'a'} number")
-            return None
-    return text
-
-
-def _split(text: str) -> list[str]:
-    """Return the non-empty entries of a comma-separated list."""
-    return [entry.strip() for entry in text.split(",") if entry.strip()]
+# What is reported, and what is not
 
 
 def _secret(kind: type, raw: Any) -> Any:
     """Let texts become what hides itself (a hook of msgspec)."""
     if kind in (Secret, Storage) and isinstance(raw, str) and raw:
-        return kind(raw)
+        return kind(str(raw))
     raise msgspec.ValidationError("expected a text that is not empty")
 
 
-# What no single field can tell
-
-
-def _cross_check(config: Config, problems: Problems) -> None:
+def _check(config: Config, problems: Problems) -> None:
     """Check what concerns several fields together; parts that could not be built are None."""
-    keys = [entry.key.reveal() for entry in _built(config.api_keys)]
-    if len(set(keys)) < len(keys):
-        problems.add("api_keys", "the same key is given twice", "Remove one")
-    for entry in keys:
-        if not entry.isascii() or not entry.isprintable() or " " in entry:
-            problems.add("api_keys", "a key holds a space or a character outside ASCII", "Use letters, digits and -_.")
-    for name in config.adapters:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            problems.add(f"adapters.{name}", "is not a usable name", "Use letters, digits, dots, dashes, underscores")
-    _check_storage("rate_limit", config.rate_limit, ("auto", "memory", "shared"), problems)
-    _check_storage("cache", config.cache, ("memory",), problems)
-    if not config.api_keys and config.server.host not in ("127.0.0.1", "localhost", "::1"):
-        fix = "Set API_KEYS before you let others in, or HOST=127.0.0.1"
-        problems.add("server.host", "can be reached from elsewhere, and there is no API key", fix)
-    for name, group in config.model_groups.items():
-        for target in targets(group.targets + group.fallbacks) if group else ():
-            adapter_name, slash, model = target.model.partition("/")
-            if not slash or not model or adapter_name not in config.adapters:
-                fix = f"Write adapter/model, with an adapter of: {', '.join(config.adapters) or 'none is configured'}"
-                problems.add(f"model_groups.{name}", f"{target.model!r} names no adapter's model", fix)
+    check_keys(config.api_keys, problems)
+    check_adapters(config.adapters, problems)
+    check_storage("rate_limit", config.rate_limit, ("auto", "memory", "shared"), problems)
+    check_storage("cache", config.cache, ("memory",), problems)
+    check_server(config.server, config.api_keys, problems)
+    check_groups(config.model_groups, config.adapters, problems)
 
 
-def _check_storage(
-    section: str, settings: RateLimitConfig | CacheConfig | None, known: tuple[str, ...], problems: Problems
-) -> None:
-    storage = settings.storage if settings else None
-    if storage and storage not in known and not re.match(r"(rediss?|unix)://.", storage):
-        fix = f"Use {', '.join(known)} or redis://HOST:PORT/DB"
-        problems.add(f"{section}.storage", "names no storage", fix)
+def masked(value: Any) -> Any:
+    """Return any part of a configuration as plain values, secrets masked.
 
-
-def _built(parts: Iterable[T | None]) -> list[T]:
-    return [part for part in parts if part is not None]
+    Of a client's key its last four characters are shown when it is long enough, so that people can tell keys apart.
+    """
+    if isinstance(value, KeyConfig):
+        key = value.key.reveal()
+        shown = key if key.startswith(MASK) else MASK + (key[-4:] if len(key) >= _LONG_KEY else "")
+        return {"key": shown, "name": value.name}
+    if isinstance(value, Secret):
+        return MASK
+    if isinstance(value, Struct):
+        fields = {name: masked(getattr(value, name)) for name in value.__struct_fields__}
+        tag = value.__struct_config__.tag
+        return ({"type": tag} if tag else {}) | fields
+    if isinstance(value, dict):
+        return {str(key): masked(child) for key, child in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [masked(child) for child in value]
+    return re.sub(r"(?<=://)[^/@\s]*@", f"{MASK}@", str(value)) if isinstance(value, str) else value

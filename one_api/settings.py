@@ -1,27 +1,15 @@
 """What can be set: one frozen struct per section of the configuration, with its default, unit and danger."""
 
+import hashlib
+import hmac
 import re
+from collections import Counter
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from one_api.structs import checked
-
-
-def _check_url(url: str) -> tuple[str, str] | None:
-    """Tell what keeps an upstream's address from being one that we can build on."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    else:
-        if parts.username or parts.password:
-            return "holds a user name or a password", "Put the credential into api_key"
-        usable = usable and not parts.query and not parts.fragment
-    return None if usable else ("is not an http(s) address", "Write it like https://host:port/v1, without a query")
-
+from one_api.addresses import CLAUDE, OPENAI, check_credential, check_host, mend_credential, mend_host
+from one_api.structs import checked, mended
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 StorageSeconds = Annotated[float, Meta(gt=0, le=5)]
@@ -29,7 +17,11 @@ Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
 #: What can stand in a header's list.
 Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
-Address = Annotated[str, checked(_check_url)]
+#: The address of an upstream, up to what its dialect adds.
+OpenAIAddress = Annotated[str, mended(OPENAI.mend), checked(OPENAI.check)]
+ClaudeAddress = Annotated[str, mended(CLAUDE.mend), checked(CLAUDE.check)]
+#: Where the gateway listens: a host's name, or an IP address with or without brackets.
+Host = Annotated[str, mended(mend_host), checked(check_host)]
 #: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+(:[0-9]+)?)\Z")]
 
@@ -50,10 +42,25 @@ class Secret:
         """Return the value, for the one place that sends or compares it."""
         return self._value
 
+    def __eq__(self, other: object) -> bool:
+        """Compare in constant time."""
+        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
     def __repr__(self) -> str:
         return "Secret('***')"
 
     __str__ = __repr__
+
+
+def _check_credential(secret: Secret) -> tuple[str, str] | None:
+    return check_credential(secret.reveal())
+
+
+#: What is sent to an upstream in a header.
+Credential = Annotated[Secret | None, mended(mend_credential), checked(_check_credential)]
 
 
 class Storage(str):
@@ -68,8 +75,19 @@ class Storage(str):
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key that clients may use; ``name`` stands for it in logs."""
 
-    key: Secret
+    key: Annotated[Secret, mended(mend_credential)]
     name: str = ""
+
+
+def key_names(keys: tuple[KeyConfig, ...]) -> list[str]:
+    """Return what each key is called: its name, else one made of its digest; no two keys share one.
+
+    Keys of one name get a part of their digests added, whatever their order: limits, the cache and records go by name.
+    """
+    digests = [hashlib.sha256(entry.key.reveal().encode()).hexdigest() for entry in keys]
+    names = [entry.name or f"key-{digest[:8]}" for entry, digest in zip(keys, digests, strict=True)]
+    taken = Counter(names)
+    return [f"{name}-{digest[:16]}" if taken[name] > 1 else name for name, digest in zip(names, digests, strict=True)]
 
 
 class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,9 +108,9 @@ class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="openai"):
     """A server that speaks OpenAI's Chat Completions dialect."""
 
-    base_url: Address = OPENAI_BASE_URL
+    base_url: OpenAIAddress = OPENAI_BASE_URL
     #: Sent as a bearer token; leave it out for a server that asks for none.
-    api_key: Secret | None = None
+    api_key: Credential = None
     #: The upstream's model names. Left out: asked for at the upstream, and refreshed.
     models: tuple[str, ...] | None = None
     #: Share of the traffic among the targets of a group.
@@ -132,9 +150,9 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A server that speaks Anthropic's Messages dialect."""
 
     #: With or without a ``/v1`` at its end.
-    base_url: Address = CLAUDE_BASE_URL
+    base_url: ClaudeAddress = CLAUDE_BASE_URL
     #: Leave it out for a server that asks for none.
-    api_key: Secret | None = None
+    api_key: Credential = None
     #: How the key is sent. OAuth tokens are sent as a bearer token whatever this says.
     key_header: Literal["x-api-key", "bearer"] = "x-api-key"
     #: Sent as ``anthropic-version``; from 2026-10-21 on the API refuses all sampling parameters.
@@ -326,7 +344,7 @@ class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The listening side."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     #: Processes. Health is counted in each; limits are shared.
     workers: Count = 1

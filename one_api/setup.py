@@ -4,15 +4,12 @@ import secrets
 import sys
 from pathlib import Path
 
-from one_api import __version__
 from one_api.config import Config, ConfigError
 from one_api.models.fetch import FetchFailed, fetch_default_model
 from one_api.settings import LocalConfig
 
 _ENV = Path(".env")
 _EXAMPLE = Path(".env.example")
-#: The model that ``make run`` fetches; see ``models.fetch``.
-DEFAULT_MODEL = "SmolLM2-135M-Instruct.Q4_1"
 
 
 def make_env_file(target: Path, example: Path) -> bool:
@@ -26,32 +23,6 @@ def make_env_file(target: Path, example: Path) -> bool:
     partial.write_text(text, encoding="utf-8")
     partial.rename(target)
     return True
-
-
-def banner(config: Config) -> str:
-    """Return what to tell whoever starts the gateway: where it is, where the key is, and a first request."""
-    host = config.server.host if config.server.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
-    address = f"http://[{host}]:{config.server.port}" if ":" in host else f"http://{host}:{config.server.port}"
-    lines = [f"one_api {__version__} is listening on {address}"]
-    if not config.api_keys:
-        return "\n".join([*lines, "No API key is set: put one into API_KEYS, or every call is answered with 401."])
-    if not _ENV.is_file():
-        return "\n".join(lines)
-    lines.append(f"The API key is in {_ENV.resolve()}. A first request:")
-    return "\n".join(lines) + "\n\n" + first_request(config, address) + "\n"
-
-
-def first_request(config: Config, address: str) -> str:
-    """Return a curl line that works as it stands, in the folder of ``.env``."""
-    local = any(isinstance(adapter, LocalConfig) for adapter in config.adapters.values())
-    model = DEFAULT_MODEL if local else "MODEL"
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello! Who are you?"}}]}}'
-    return (
-        f"curl {address}/v1/chat/completions \\\n"
-        f'  -H "Authorization: Bearer $(sed -n s/^API_KEYS=//p .env | cut -d, -f1)" \\\n'
-        f"  -H 'Content-Type: application/json' \\\n"
-        f"  -d '{body}'"
-    )
 
 
 def _fetch_model(folder: Path) -> None:

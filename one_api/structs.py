@@ -4,7 +4,7 @@ import difflib
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,19 +25,47 @@ class Problem:
 
 
 class Problems:
-    """Collects what is wrong, so that all of it can be said at once."""
+    """Collects errors (``found``) and ``warnings``, so that all of them can be reported at once."""
 
     def __init__(self) -> None:
         self.found: list[Problem] = []
+        self.warnings: list[Problem] = []
 
     def add(self, where: str, what: str, fix: str) -> None:
-        """Note one problem."""
+        """Note one error."""
         self.found.append(Problem(where, what, fix))
+
+    def warn(self, where: str, what: str, fix: str) -> None:
+        """Note what can be used, but is probably not what was meant."""
+        self.warnings.append(Problem(where, what, fix))
+
+
+class Substituted(str):
+    """A text of the file after its ``${VARIABLES}`` were filled in.
+
+    ``names`` are the variables. ``scalar`` is the value that YAML gives to the same text without quotes; a ``quoted``
+    one stays a text.
+    """
+
+    names: tuple[str, ...]
+    quoted: bool
+    scalar: Any
+
+    def __new__(cls, text: str, names: tuple[str, ...], quoted: bool, scalar: Any) -> Self:
+        """Make one."""
+        made = super().__new__(cls, text)
+        made.names, made.quoted, made.scalar = names, quoted, scalar
+        return made
 
 
 def checked(check: Callable[[Any], tuple[str, str] | None]) -> Meta:
-    """Return an annotation for a plain field; ``check`` tells what is wrong with a value, and the fix."""
+    """Return an annotation for a field; ``check`` returns what is wrong with a value, and the fix, or None."""
     return Meta(extra={"check": check})
+
+
+def mended(mend: Callable[[str], tuple[str, tuple[str, str] | None]]) -> Meta:
+    """Return an annotation for a text; ``mend`` returns the text to use, and a warning (what, fix) if it differs."""
+    return Meta(extra={"mend": mend})
 
 
 class Builder:
@@ -80,6 +108,8 @@ class Builder:
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin is Annotated:
             return self._annotated(kind, raw, where)
+        if raw is None and type(None) in arguments:
+            return None
         structs = [each for each in arguments or (kind,) if isinstance(each, type) and issubclass(each, Struct)]
         if arguments and structs == list(arguments):
             return self._tagged(structs, raw, where)
@@ -95,23 +125,44 @@ class Builder:
     def _annotated(self, kind: Any, raw: Any, where: str) -> Any:
         """Convert a value that must keep to more than its type."""
         inner, *notes = typing.get_args(kind)
-        if inner not in (int, float, str):
-            value = self._value(inner, raw, where)
-            if value == () and any(note.min_length for note in notes):
-                self._problems.add(where, "is empty", "Give at least one")
-            return value
-        value = self._plain(kind, raw, where)
-        for note in notes:
-            if value is not None and note.extra and (wrong := note.extra["check"](value)):
-                self._problems.add(where, *wrong)
+        extras = [note.extra for note in notes if note.extra]
+        given = raw
+        if isinstance(raw, str):
+            for extra in extras:
+                raw = self._mended(extra["mend"], raw, where) if "mend" in extra else raw
+        value = self._plain(kind, raw, where) if inner in (int, float, str) else self._value(inner, raw, where)
+        if value == () and any(note.min_length for note in notes):
+            self._problems.add(where, "is empty", "Give at least one")
+        for extra in extras:
+            if value is not None and "check" in extra and (wrong := extra["check"](value)):
+                self._problems.add(where, wrong[0] + _origin(given), wrong[1])
         return value
 
+    def _mended(self, mend: Callable[[str], tuple[str, tuple[str, str] | None]], raw: str, where: str) -> str:
+        """Return a text as it was probably meant; a warning says what was changed."""
+        text, warning = mend(raw)
+        if warning:
+            self._problems.warn(where, warning[0] + _origin(raw), warning[1])
+        return raw if text == raw else text
+
     def _plain(self, kind: Any, raw: Any, where: str) -> Any:
-        try:
-            return msgspec.convert(raw, kind, dec_hook=self._hook)
-        except msgspec.ValidationError as error:
-            self._problems.add(where, f"has a bad value: {error}", "Change it as the message says")
-            return None
+        choices = _choices(kind)
+        if isinstance(raw, str) and raw.lower() in choices:
+            return raw.lower()
+        complaint = ""
+        for reading, strict in _readings(raw):
+            try:
+                return msgspec.convert(reading, kind, strict=strict, dec_hook=self._hook)
+            except msgspec.ValidationError as error:
+                complaint = complaint if not strict else str(error)
+        if choices:
+            fix = f"Use one of: {', '.join(choices)}{', or a number' if _numeric(kind) else ''}"
+        elif isinstance(raw, str) and _converts(raw, kind):
+            fix = "Write it without quotes"
+        else:
+            fix = "Change it as the message says"
+        self._problems.add(where, f"has a bad value: {complaint}{_origin(raw)}", fix)
+        return None
 
     def _tagged(self, kinds: list[type[Struct]], raw: Any, where: str) -> Struct | None:
         """Build the struct that the tag names."""
@@ -130,3 +181,40 @@ def _join(where: str, key: object) -> str:
 
 def _name(raw: Any) -> str:
     return {list: "a list", str: "a text", type(None): "empty"}.get(type(raw), "a " + type(raw).__name__)
+
+
+def _readings(raw: Any) -> list[tuple[Any, bool]]:
+    """Return what a value may stand for, in order, each with whether its type is decided.
+
+    A variable that is filled in without quotes has the type that its field asks for.
+    """
+    if not isinstance(raw, Substituted):
+        return [(raw, True)]
+    text = str(raw)
+    return [(text, True)] if raw.quoted else [(text, True), (raw.scalar, True), (text.strip(), False)]
+
+
+def _converts(text: str, kind: Any) -> bool:
+    """Return whether a text is a number or a switch of that kind, in quotes."""
+    try:
+        msgspec.convert(text.strip(), kind, strict=False)
+    except (msgspec.ValidationError, TypeError):
+        return False
+    return True
+
+
+def _choices(kind: Any) -> list[str]:
+    """Return the words that a field may hold, when they are a closed list."""
+    if typing.get_origin(kind) is Literal:
+        return [str(choice) for choice in typing.get_args(kind)]
+    return [choice for part in typing.get_args(kind) for choice in _choices(part)]
+
+
+def _numeric(kind: Any) -> bool:
+    """Return whether a number may stand there, beside words."""
+    return kind in (int, float) or any(_numeric(part) for part in typing.get_args(kind))
+
+
+def _origin(raw: Any) -> str:
+    """Name the variables that a value was made of."""
+    return f" (from {', '.join(raw.names)})" if isinstance(raw, Substituted) else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from one_api import errors, settings
+from one_api import errors, settings, variables
 from one_api.app import create_app
 from one_api.config import Config
 
@@ -21,6 +21,7 @@ LADDER: dict[float, list[str]] = {
     9.2: ["__main__"],
     9.1: ["app"],
     9: ["cli", "setup", "serving.worker"],
+    8.3: ["startup"],
     8.2: ["api.admin", "api.chat", "api.health", "api.models", "api.openapi"],
     8.1: ["api.calls", "api.errors"],
     8: ["api.service"],
@@ -91,7 +92,7 @@ GATES: dict[str, list[str]] = {
     "uvloop": ["serving"],
     "httptools": ["serving"],
     "xllamacpp": ["models.adapters.local_engine"],
-    "msgspec": ["wire.json", "config", "settings", "structs", "cli", "telemetry"],
+    "msgspec": ["wire.json", "config", "groups", "settings", "structs", "cli", "telemetry"],
     "yaml": ["sources", "api.openapi"],
     "dotenv": ["sources"],
     # JSON goes through wire.json, which reads with it what its own decoder refuses. The engine is a program of its own
@@ -267,8 +268,7 @@ def documents() -> str:
 
 def variables_read() -> set[str]:
     """The environment variables that the configuration knows."""
-    texts = {node.value for node in ast.walk(TREES["config"]) if isinstance(node, ast.Constant)}
-    return {text for text in texts if isinstance(text, str) and re.fullmatch(r"[A-Z_]{4,}", text)}
+    return set(variables.KNOWN)
 
 
 def variables_shown() -> dict[str, str]:

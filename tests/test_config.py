@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from msgspec import Struct, structs
 
-from one_api.cli import as_lines
-from one_api.config import Config, ConfigError
+from one_api.cli import printed
+from one_api.config import Config, ConfigError, masked
 from one_api.settings import (
     ClaudeConfig,
     KeyConfig,
@@ -632,7 +633,7 @@ def test_a_secret_never_shows_itself() -> None:
 def test_a_configuration_never_shows_its_secrets(load: Load) -> None:
     config = load(WHOLE, TEAM_KEY=SECRET, REGION="eu", OPENAI_EU_KEY=SECRET + "2")
 
-    for shown in (repr(config), str(config), f"{config}", "\n".join(as_lines(config)), repr(structs.asdict(config))):
+    for shown in (repr(config), str(config), f"{config}", printed(config), repr(structs.asdict(config))):
         assert SECRET not in shown
         assert "openai-eu" in shown
 
@@ -656,27 +657,41 @@ def test_an_error_never_shows_a_secret(refuse: Refuse) -> None:
 
 
 def test_the_configuration_is_printed_as_yaml_with_masked_secrets(load: Load) -> None:
-    lines = as_lines(load(WHOLE, **WHOLE_VARIABLES))
+    shown = yaml.safe_load(printed(load(WHOLE, **WHOLE_VARIABLES)))
 
-    assert lines[:5] == ["api_keys:", "  -", "    key: ***", "    name: team", "  -"]
-    for line in ("  openai-eu:", "    type: openai", "    base_url: https://eu.example/v1", "    api_key: ***",
-                 "    developer_as_system: true", "      first_event_s: 10.0", "    threads: 3", "model_groups:",
-                 "      - gpt-5", "    strategy: ordered", "  debug: false"):  # fmt: skip
-        assert line in lines
+    assert shown["api_keys"] == [{"key": "***3a9c", "name": "team"}, {"key": "***", "name": "key-a116c9ed"}]
+    assert shown["adapters"]["openai-eu"]["type"] == "openai"
+    assert shown["adapters"]["openai-eu"]["api_key"] == "***"
+    assert shown["model_groups"]["fast"]["strategy"] == "ordered"
+    assert shown["server"]["debug"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "variables"),
+    [
+        (WHOLE, WHOLE_VARIABLES),
+        ("log: {level: debug}", {"API_KEYS": "a,b,c,dddddddd,eeeedddd", "CLAUDE_API_KEY": SECRET}),
+        ("cache: {enabled: true, storage: 'redis://user:pass@h/0'}", {}),
+    ],
+    ids=["whole", "short keys", "password"],
+)
+def test_what_is_printed_can_be_read_again(load: Load, text: str, variables: dict[str, str]) -> None:
+    first = printed(load(text, **variables))
+
+    again = printed(load(first))
+
+    assert again == first
+    assert "pass@" not in first
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (True, ["true"]),
-        (None, ["null"]),
-        (1.5, ["1.5"]),
-        (Secret("x"), ["***"]),
-        ((), []),
-        ({"a": ()}, ["a: []"]),
-        ({"a": {}}, ["a: {}"]),
-        (KeyConfig(key=Secret("x")), ["key: ***", "name: "]),
+        (Secret("x"), "***"),
+        (KeyConfig(key=Secret("sk-12345678")), {"key": "***5678", "name": ""}),
+        (KeyConfig(key=Secret("1234567")), {"key": "***", "name": ""}),
+        ({"a": (1, None, "redis://u:p@h")}, {"a": [1, None, "redis://***@h"]}),
     ],
 )
-def test_a_part_of_it_can_be_printed(value: object, expected: list[str]) -> None:
-    assert as_lines(value) == expected
+def test_secrets_are_masked_wherever_they_stand(value: object, expected: object) -> None:
+    assert masked(value) == expected

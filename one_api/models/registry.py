@@ -10,6 +10,7 @@ from typing import Any
 from one_api.cache.answers import build_answers
 from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel
+from one_api.groups import expanded
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
 from one_api.models.attempts import RetryLimit
 from one_api.models.deployment import Deployment
@@ -30,7 +31,7 @@ class ModelRegistry:
 
     def __init__(self, config: Config) -> None:
         self.adapters: dict[str, BaseModelAdapter] = {}
-        self.model_groups: dict[str, GroupConfig] = dict(config.model_groups)
+        self.model_groups: dict[str, GroupConfig] = expanded(config.model_groups, config.adapters)
         self._config = config
         #: By "adapter/upstream model"; bounded by what adapters list and groups name.
         self._deployments: dict[str, Deployment] = {}

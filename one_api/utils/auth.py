@@ -12,7 +12,7 @@ from flask import Flask, current_app, g, request
 from one_api.errors import Unauthorized
 from one_api.schema import Caller
 from one_api.serving.bridge import async_to_sync
-from one_api.settings import KeyConfig
+from one_api.settings import KeyConfig, key_names
 from one_api.telemetry import current_call
 
 _EXTENSION = "one_api_keys"
@@ -23,8 +23,7 @@ class KeyRing:
 
     def __init__(self, keys: tuple[KeyConfig, ...]) -> None:
         digests = [hashlib.sha256(entry.key.reveal().encode()).digest() for entry in keys]
-        names = [entry.name or f"key-{digest.hex()[:8]}" for entry, digest in zip(keys, digests, strict=True)]
-        self._callers = [(digest, Caller(name)) for digest, name in zip(digests, names, strict=True)]
+        self._callers = [(digest, Caller(name)) for digest, name in zip(digests, key_names(keys), strict=True)]
 
     @property
     def names(self) -> list[str]:

@@ -59,7 +59,7 @@ def test_check_reads_the_file_and_its_variables(tmp_path: Path) -> None:
     done = run("config", "check", env={**env, "EU_URL": "https://eu.example/v1", "EU_KEY": "sk-eu-secret"})
 
     assert (done.returncode, done.stderr) == (0, "")
-    for line in ("base_url: https://eu.example/v1", "strategy: ordered", "api_key: ***"):
+    for line in ("base_url: https://eu.example/v1", "strategy: ordered", "api_key: '***'"):
         assert line in done.stdout
     assert "sk-eu-secret" not in done.stdout
 

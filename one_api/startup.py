@@ -1,0 +1,252 @@
+"""What the gateway reports once when it starts: what it serves, where, what is doubtful, and a first request."""
+
+import contextlib
+import errno
+import os
+import re
+import shlex
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import one_api
+from one_api import __version__
+from one_api.config import ConfigError, Loaded, load
+from one_api.models.fetch import DEFAULT_MODEL
+from one_api.models.gguf import discover
+from one_api.settings import AdapterConfig, KeyConfig, LocalConfig, TargetConfig, key_names, targets
+from one_api.structs import Problem
+from one_api.wire import json
+
+#: How long a port may stay in use while the process that held it ends, in seconds.
+_PORT_WAIT_S = 2.0
+#: Names in one line of the table.
+_MAX_NAMES = 10
+_WHAT_TO_DO = {
+    errno.EADDRNOTAVAIL: "this machine has no such address: set HOST to one of its own, or to 0.0.0.0",
+    errno.EACCES: "only root may listen there: set PORT to 1024 or more",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where the server listens, and in how many processes. ``url`` is None for anything but TCP."""
+
+    url: str | None
+    processes: int
+
+
+def announcement(loaded: Loaded, listening: Listening) -> str:
+    """Return what people read at the start: a table, and a first request if one can work as printed."""
+    title = f"one_api {__version__} is listening" + (f" on {listening.url}" if listening.url else "")
+    rows = [(name, value) for name, values in table(loaded, listening).items() for name, value in _rows(name, values)]
+    width = max(len(name) for name, _ in rows)
+    lines = [title, *(f"  {name.ljust(width)}  {value}" for name, value in rows)]
+    if listening.url and (request := first_request(loaded, listening.url)):
+        lines += ["", "A first request:", "", request]
+    return "\n".join([*lines, ""])
+
+
+def announcement_as_json(loaded: Loaded, listening: Listening) -> str:
+    """Return the same table as one line of the log."""
+    head = {"event": "start", "time": round(time.time(), 3), "version": __version__}
+    return json.encode(head | table(loaded, listening)).decode()
+
+
+def warning_as_json(warning: Problem) -> str:
+    """Return a warning as one line of the log."""
+    fields = {"event": "log", "time": round(time.time(), 3), "level": "warning", "logger": "one_api"}
+    return json.encode(fields | {"message": str(warning)}).decode()
+
+
+def _rows(name: str, values: list[str]) -> Iterator[tuple[str, str]]:
+    yield from zip([name, *[""] * len(values)], values, strict=False)
+
+
+def table(loaded: Loaded, listening: Listening) -> dict[str, list[str]]:
+    """Return what is served, by row."""
+    config = loaded.config
+    limits = config.rate_limit
+    return {
+        "address": [listening.url or "see gunicorn's own settings"],
+        "processes": [str(listening.processes)],
+        "configuration": [loaded.sources],
+        "adapters": [_adapter(*each) for each in config.adapters.items()] or ["none: nothing can be served"],
+        "groups": [
+            f"{name}: {_names(targets(group.targets))}"
+            + (f"; else {_names(targets(group.fallbacks))}" if group.fallbacks else "")
+            for name, group in config.model_groups.items()
+        ]
+        or ["none"],
+        "keys": [", ".join(key_names(config.api_keys)) or "none: every call to /v1 is answered with 401; set API_KEYS"],
+        "limits": [_limits(loaded) if limits.enabled else "off"],
+        "cache": [config.cache.storage.partition(":")[0] if config.cache.enabled else "off"],
+        "database": ["none"],
+    }
+
+
+def _adapter(name: str, settings: AdapterConfig) -> str:
+    """Return one adapter and its models in a line."""
+    if isinstance(settings, LocalConfig):
+        models, _ = discover(Path(settings.models_dir))
+        ids = [*(model.id for model in models), *settings.aliases]
+        return f"{name} (local, {settings.models_dir}): {_few(ids) or 'no model yet'}"
+    kind = settings.__struct_config__.tag
+    listed = "its models are asked for" if settings.models is None else _few(list(settings.models)) or "no model"
+    return f"{name} ({kind}, {settings.base_url}): {listed}"
+
+
+def _limits(loaded: Loaded) -> str:
+    limits = loaded.config.rate_limit
+    parts = [f"{limits.requests_per_minute} requests a minute"]
+    parts += [f"{limits.tokens_per_minute} tokens a minute"] if limits.tokens_per_minute else []
+    parts += [f"{limits.concurrent} at a time"] if limits.concurrent else []
+    return f"{', '.join(parts)} for each key; storage: {limits.storage.partition(':')[0]}"
+
+
+def _few(names: list[str]) -> str:
+    more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
+
+
+def _names(entries: tuple[TargetConfig, ...]) -> str:
+    return _few([entry.model for entry in entries])
+
+
+# A first request
+
+
+def first_request(loaded: Loaded, url: str) -> str | None:
+    """Return a curl line that works as it stands on this machine; None when the key cannot be had there.
+
+    It has the model answer when one is known, else it asks for the list. The key is read by our own command, never
+    printed.
+    """
+    command = _key_command(loaded)
+    if command is None:
+        return None
+    head = f'-H "Authorization: Bearer $({command})"'
+    model = _model(loaded)
+    if model is None:
+        return f"curl {url}/v1/models \\\n  {head}"
+    body = json.encode({"model": model, "messages": [{"role": "user", "content": "Hello! Who are you?"}]}).decode()
+    return (
+        f"curl {url}/v1/chat/completions \\\n  {head} \\\n"
+        f"  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}"
+    )
+
+
+def _key_command(loaded: Loaded) -> str | None:
+    """Return the command that prints the first key in any shell of this machine; None when there is none."""
+    if not loaded.config.api_keys:
+        return None
+    named = {name: str(Path(value).absolute()) for name, value in loaded.named_files.items()}
+    if _first_key(named) != loaded.config.api_keys[0].key:
+        return None  # it is in the environment of this process alone
+    here, home = Path.cwd(), Path(one_api.__file__).parents[1]
+    given = named if here == home or "site-packages" in home.parts else {**named, "PYTHONPATH": str(home)}
+    words = [f"{name}={shlex.quote(value)}" for name, value in given.items()]
+    return " ".join(["cd", shlex.quote(str(here)), "&&", *words, shlex.quote(sys.executable), "-m one_api key"])
+
+
+def _first_key(environ: dict[str, str]) -> object:
+    """Return the first key of the configuration that another shell would read; None when it would read none."""
+    try:
+        keys: tuple[KeyConfig, ...] = load(environ).config.api_keys
+    except ConfigError:
+        return None
+    return keys[0].key if keys else None
+
+
+def _model(loaded: Loaded) -> str | None:
+    """Return the id of a model that is there now; small local ones first."""
+    config = loaded.config
+    found = []
+    for adapter in config.adapters.values():
+        if isinstance(adapter, LocalConfig):
+            found += [each.id for each in discover(Path(adapter.models_dir))[0] if not each.embedding_only]
+    default = DEFAULT_MODEL.file_name.removesuffix(".gguf")
+    if default in found:
+        return default
+    listed = [m for a in config.adapters.values() if not isinstance(a, LocalConfig) for m in a.models or ()]
+    return next(iter([*found, *config.model_groups, *listed]), None)
+
+
+# What is doubtful about this machine
+
+
+def machine_warnings(loaded: Loaded, user: int | None = None) -> list[Problem]:
+    """Return what a careful operator would change: root as the user, and secrets that others can read.
+
+    ``user`` is the number of the user; by default that of this process.
+    """
+    found = []
+    if (os.geteuid() if user is None else user) == 0:
+        fix = "Start it as a user of its own, who may read only what it needs"
+        found.append(Problem("root", "the gateway runs as root", fix))
+    for path in loaded.files:
+        with contextlib.suppress(OSError):
+            mode = path.stat().st_mode
+            if mode & stat.S_IWOTH or (mode & stat.S_IROTH and _holds_secrets(path)):
+                fix = f"Run `chmod 600 {shlex.quote(str(path))}`"
+                found.append(Problem(str(path), f"other users of this machine can use it (mode {mode & 0o777:o})", fix))
+    return found
+
+
+def _holds_secrets(path: Path) -> bool:
+    """Return whether a settings file has a secret in plain text."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return re.search(r"(?im)^[^#\n]*key[A-Z0-9_]*[\"']?\s*[=:]\s*[\"']?[^\s\"'#$,}]", text) is not None
+
+
+# The address
+
+
+def address_problem(host: str, port: int) -> str | None:
+    """Return in one sentence why the gateway cannot listen there, or None; waits briefly for a port in use."""
+    deadline = time.monotonic() + _PORT_WAIT_S
+    while (error := _bind_error(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE:
+            what = _WHAT_TO_DO.get(error.errno or 0, f"{error.strerror or error}: check HOST and PORT")
+            return f"The gateway cannot listen on {host}, port {port}: {what}."
+        if time.monotonic() > deadline:
+            return f"Port {port} is in use{_holder(port)}: end that program, or set PORT to another number."
+        time.sleep(0.1)
+    return None
+
+
+def _bind_error(host: str, port: int) -> OSError | None:
+    """Try to take the address for a moment."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _holder(port: int) -> str:
+    """Return " by process ..." if the system shows which process listens on a port, else nothing."""
+    inodes = {inode for inode in _listening(port) if inode != "0"}
+    for link in Path("/proc").glob("[0-9]*/fd/*") if inodes else ():
+        with contextlib.suppress(OSError):
+            if str(link.readlink())[len("socket:[") : -1] in inodes:
+                process = link.parents[1]
+                return f" by process {process.name} ({(process / 'comm').read_text().strip()})"
+    return ""
+
+
+def _listening(port: int) -> Iterator[str]:
+    """Yield the inodes of the sockets that listen on a port; see proc(5) on /proc/net/tcp."""
+    for table_path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        with contextlib.suppress(OSError):
+            for line in table_path.read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]
