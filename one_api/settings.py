@@ -23,6 +23,15 @@ def _check_url(url: str) -> tuple[str, str] | None:
     return None if usable else ("is not an http(s) address", "Write it like https://host:port/v1, without a query")
 
 
+def _check_origin(origin: str) -> tuple[str, str] | None:
+    """Return what is wrong with an origin whose host is an IPv6 address."""
+    try:
+        urlsplit(origin)  # checks what stands in brackets
+    except ValueError:
+        return "holds no valid IPv6 address", "Write it like http://[::1]:3000"
+    return None
+
+
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 StorageSeconds = Annotated[float, Meta(gt=0, le=5)]
 Count = Annotated[int, Meta(ge=1)]
@@ -31,7 +40,11 @@ Weight = Annotated[float, Meta(gt=0)]
 Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
 Address = Annotated[str, checked(_check_url)]
 #: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
-Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+(:[0-9]+)?)\Z")]
+Origin = Annotated[
+    str,
+    Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?)\Z"),
+    checked(_check_origin),
+]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 CLAUDE_BASE_URL = "https://api.anthropic.com"
