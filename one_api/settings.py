@@ -309,6 +309,14 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cache: GroupCacheConfig = GroupCacheConfig()
 
 
+class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model list that clients see."""
+
+    #: short: each model once, as "adapter/model" only where its short id leads elsewhere; all: under both ids. Both can
+    #: always be asked for.
+    list: Literal["short", "all"] = "short"
+
+
 class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much one key may ask for."""
 

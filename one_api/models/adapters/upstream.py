@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -96,13 +96,13 @@ class Upstream:
             )
         return self._session
 
-    async def get_json(self, path: str, timeout_s: float) -> JSONObject:
-        """Return the object that a GET answers with; raises UpstreamError."""
+    async def get_json(self, path: str, timeout_s: float) -> Any:
+        """Return the JSON value that a GET answers with; raises UpstreamError."""
         with _named_errors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._request("GET", path, None)
                 async with response:
-                    return _object(await self._whole(response))
+                    return _value(await self._whole(response))
 
     async def post_json(self, path: str, body: JSONObject) -> JSONObject:
         """Return the object that a POST of ``body`` answers with; raises UpstreamError."""
@@ -309,6 +309,14 @@ def _truncated() -> UpstreamBroken:
     return UpstreamBroken(
         "The upstream's stream stopped before the answer was complete.", code="upstream_stream_truncated"
     )
+
+
+def _value(data: bytes) -> Any:
+    """Return the JSON value in an answer."""
+    try:
+        return json.decode(data)
+    except json.InvalidJSON as error:
+        raise UpstreamBroken(f"The upstream's answer is not JSON: {error}.") from None
 
 
 def _object(data: bytes) -> JSONObject:
