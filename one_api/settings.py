@@ -203,8 +203,9 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     queue: Count = 64
     #: Models loaded at once on this machine; the least recently used idle one makes room for another.
     max_loaded: Annotated[int, Meta(ge=1, le=1024)] = 3
-    #: Context of one slot, in tokens.
-    slot_context: Count = 2048
+    #: Context of one slot, in tokens: prompt and answer together. Left out: what the model was trained for, as far as
+    #: an eighth of the memory holds it for all slots, from 2048 to 32768.
+    slot_context: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
     #: Threads of one engine; left out: the machine's processors less one, at least one.
     threads: Count | None = None
     #: The longest answer, in tokens, when the request sets no limit.
