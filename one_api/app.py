@@ -20,6 +20,7 @@ from one_api.api.openapi import openapi
 from one_api.api.service import Service
 from one_api.cli import register_commands
 from one_api.config import Config
+from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.adapters.claude import ClaudeAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
@@ -93,6 +94,7 @@ def create_app(config: Config | None = None) -> Flask:
         ConfigError: when the environment's configuration cannot be used.
     """
     config = config or Config.load()
+    prepare_flask_run(config.server)
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
     app = GatewayFlask(__name__, static_folder=None)

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "one_api"
 LADDER: dict[float, list[str]] = {
     9.2: ["__main__"],
     9.1: ["app"],
-    9: ["cli", "setup", "serving.worker"],
+    9: ["cli", "flask_run", "setup", "serving.worker"],
     8.2: ["api.admin", "api.chat", "api.health", "api.models", "api.openapi"],
     8.1: ["api.calls", "api.cors", "api.errors"],
     8: ["api.service"],
@@ -72,11 +72,11 @@ RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 
 #: Library -> the rooms and modules that may import it.
 GATES: dict[str, list[str]] = {
-    "flask": ["app", "cli", "__main__", "api", "utils", "serving"],
+    "flask": ["app", "cli", "flask_run", "__main__", "api", "utils", "serving"],
     "flask_cors": ["api.cors"],
     "redis": ["redis_link"],
     "werkzeug": ["app", "api", "utils", "serving"],
-    "click": ["cli", "__main__"],
+    "click": ["cli", "flask_run", "__main__"],
     "aiohttp": ["models.adapters"],
     "greenlet": ["serving"],
     "uvicorn": ["serving"],
