@@ -60,6 +60,15 @@ def check_credential(text: str) -> tuple[str, str] | None:
 # Hosts
 
 
+def check_origin(origin: str) -> tuple[str, str] | None:
+    """Return what is wrong with an origin whose host is an IPv6 address."""
+    try:
+        urlsplit(origin)  # checks what stands in brackets
+    except ValueError:
+        return "holds no valid IPv6 address", "Write it like http://[::1]:3000"
+    return None
+
+
 def mend_host(text: str) -> Mended:
     """Take the brackets from an IPv6 address."""
     clean = tidy(text)

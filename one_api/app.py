@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
-from flask_cors import CORS
 from werkzeug.routing import MapAdapter
 
-from one_api.api import calls, errors
+from one_api.api import calls, cors, errors
 from one_api.api.admin import admin
 from one_api.api.chat import chat
 from one_api.api.health import health
@@ -21,6 +20,7 @@ from one_api.api.openapi import openapi
 from one_api.api.service import Service
 from one_api.cli import register_commands
 from one_api.config import Config
+from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.adapters.claude import ClaudeAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
@@ -39,23 +39,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
-
-#: Response headers that browsers may read.
-_EXPOSED = [
-    "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
-    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
-    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
-    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings", "x-gateway-cache", "age",
-]  # fmt: skip
-#: Request headers that browsers may send; official clients add the x-stainless ones.
-_ALLOWED = [
-    "authorization",
-    "cache-control",
-    "content-type",
-    "openai-organization",
-    "openai-project",
-    r"x-stainless-.*",
-]
 
 
 #: Asked for each view and hook of each request; functions may also be made for one request, so not all are kept.
@@ -113,6 +96,7 @@ def create_app(config: Config | None = None) -> Flask:
         ConfigError: when the environment's configuration cannot be used.
     """
     config = config or Config.load()
+    prepare_flask_run(config.server)
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
     app = GatewayFlask(__name__, static_folder=None)
@@ -127,13 +111,10 @@ def create_app(config: Config | None = None) -> Flask:
     keys.init_app(app)
     limits.init_app(app)
     calls.register(app)
+    cors.register(app, config.server.cors_origins)
     errors.register(app)
     for blueprint in (health, models, chat, openapi, admin):
         app.register_blueprint(blueprint)
-    if config.server.cors_origins:
-        CORS(
-            app, origins=list(config.server.cors_origins), allow_headers=_ALLOWED, expose_headers=_EXPOSED, max_age=600
-        )
     register_commands(app)
     return app
 

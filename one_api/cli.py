@@ -153,7 +153,7 @@ def _models() -> None:
 def _fetch(folder: Path | None) -> None:
     """Put the small default model into FOLDER, or into that of the first local adapter."""
     try:
-        fetch_default_model(folder or _model_folders(DEFAULT_MODELS_DIR)[0], click.echo)
+        fetch_default_model(folder or next(iter(_local_adapters()), Path(DEFAULT_MODELS_DIR)), click.echo)
     except FetchFailed as error:
         raise click.ClickException(str(error)) from None
 
@@ -165,16 +165,18 @@ def _list() -> None:
     from one_api.models.inventory import table
 
     _say_sources()
-    folders = _model_folders()
-    if not folders:
+    configs = _local_adapters()
+    if not configs:
         raise click.ClickException("no local adapter is configured: set LOCAL_MODELS_ENABLED=true")
-    for line in table(folders):
+    for line in table(configs, configs=configs):
         click.echo(line)
 
 
-def _model_folders(*otherwise: str) -> list[Path]:
-    """Return the folders of the local adapters; ``otherwise`` if there is none."""
+def _local_adapters() -> dict[Path, LocalConfig]:
+    """Return the local adapters by their folders; of several with one folder the first."""
     service: Service = current_app.extensions["one_api"]
-    adapters = service.config.adapters.values()
-    found = [each.models_dir for each in adapters if isinstance(each, LocalConfig)]
-    return [Path(folder) for folder in dict.fromkeys(found or otherwise)]
+    found: dict[Path, LocalConfig] = {}
+    for adapter in service.config.adapters.values():
+        if isinstance(adapter, LocalConfig):
+            found.setdefault(Path(adapter.models_dir), adapter)
+    return found

@@ -24,6 +24,7 @@ from one_api.settings import (
     GroupConfig,
     KeyConfig,
     LogConfig,
+    ModelsConfig,
     RateLimitConfig,
     RetryConfig,
     Secret,
@@ -45,6 +46,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_keys: tuple[KeyConfig, ...] = ()
     adapters: dict[str, AdapterConfig] = {}
     model_groups: dict[str, GroupConfig] = {}
+    models: ModelsConfig = ModelsConfig()
     rate_limit: RateLimitConfig = RateLimitConfig()
     cache: CacheConfig = CacheConfig()
     retry: RetryConfig = RetryConfig()

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from one_api.addresses import CLAUDE, OPENAI, check_credential, check_host, mend_credential, mend_host
+from one_api.addresses import CLAUDE, OPENAI, check_credential, check_host, check_origin, mend_credential, mend_host
 from one_api.structs import checked, mended
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -23,7 +23,11 @@ ClaudeAddress = Annotated[str, mended(CLAUDE.mend), checked(CLAUDE.check)]
 #: Where the gateway listens: a host's name, or an IP address with or without brackets.
 Host = Annotated[str, mended(mend_host), checked(check_host)]
 #: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
-Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9._-]+(:[0-9]+)?)\Z")]
+Origin = Annotated[
+    str,
+    Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?)\Z"),
+    checked(check_origin),
+]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 CLAUDE_BASE_URL = "https://api.anthropic.com"
@@ -208,8 +212,9 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     queue: Count = 64
     #: Models loaded at once on this machine; the least recently used idle one makes room for another.
     max_loaded: Annotated[int, Meta(ge=1, le=1024)] = 3
-    #: Context of one slot, in tokens.
-    slot_context: Count = 2048
+    #: Context of one slot, in tokens: prompt and answer together. Left out: what the model was trained for, as far as
+    #: an eighth of the memory holds it for all slots, from 2048 to 32768.
+    slot_context: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
     #: Threads of one engine; left out: the machine's processors less one, at least one.
     threads: Count | None = None
     #: The longest answer, in tokens, when the request sets no limit.
@@ -312,6 +317,14 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Left out: one is asked at a time.
     hedge: HedgeConfig | None = None
     cache: GroupCacheConfig = GroupCacheConfig()
+
+
+class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model list that clients see."""
+
+    #: short: each model once, as "adapter/model" only where its short id leads elsewhere; all: under both ids. Both can
+    #: always be asked for.
+    list: Literal["short", "all"] = "short"
 
 
 class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

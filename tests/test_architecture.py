@@ -23,7 +23,7 @@ LADDER: dict[float, list[str]] = {
     9: ["cli", "setup", "serving.worker"],
     8.3: ["startup"],
     8.2: ["api.admin", "api.chat", "api.health", "api.models", "api.openapi"],
-    8.1: ["api.calls", "api.errors"],
+    8.1: ["api.calls", "api.cors", "api.errors"],
     8: ["api.service"],
     7: ["utils.auth", "utils.rate_limit"],
     6: ["models.registry"],
@@ -79,11 +79,11 @@ RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 
 #: Library -> the rooms and modules that may import it.
 GATES: dict[str, list[str]] = {
-    "flask": ["app", "cli", "__main__", "api", "utils", "serving"],
-    "flask_cors": ["app"],
+    "flask": ["app", "cli", "flask_run", "__main__", "api", "utils", "serving"],
+    "flask_cors": ["api.cors"],
     "redis": ["redis_link"],
     "werkzeug": ["app", "api", "utils", "serving"],
-    "click": ["cli", "__main__"],
+    "click": ["cli", "flask_run", "__main__"],
     "aiohttp": ["models.adapters"],
     "greenlet": ["serving"],
     "uvicorn": ["serving"],

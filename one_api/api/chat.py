@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from flask import Blueprint, Response, g, request
+from werkzeug.http import parse_options_header
 
 from one_api.api.service import Service, service
 from one_api.cache.policy import cache_control
@@ -53,10 +54,12 @@ async def create_completion() -> Response:
 
 
 def _body() -> JSONObject:
-    """Return the request's body: a JSON object in UTF-8."""
+    """Return the request's body: a JSON object in UTF-8. A header that was sent twice is a list."""
     if request.content_type != "application/json":
-        _check_media_type(request.mimetype, request.mimetype_params)
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        for media_type in (request.content_type or "").split(","):
+            _check_media_type(*parse_options_header(media_type))
+    encodings = request.headers.get("Content-Encoding", "").lower().split(",")
+    if {encoding.strip() for encoding in encodings} - {"", "identity"}:
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     try:
         return json.decode_object(request.get_data())
@@ -65,7 +68,7 @@ def _body() -> JSONObject:
 
 
 def _check_media_type(mimetype: str, parameters: Mapping[str, str]) -> None:
-    if mimetype and mimetype != "application/json":
+    if mimetype and mimetype.lower() != "application/json":
         raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
     if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
         raise UnsupportedMediaType("Send JSON in UTF-8.")

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -63,6 +63,8 @@ class ModelFile:
     chat_template: bool
     template_mentions_tools: bool
     embedding_only: bool
+    #: What one token of the context takes in memory at 16 bits a number, at most; 0 where the header does not say.
+    context_bytes: int = field(default=0, compare=False)
 
     @property
     def id(self) -> str:
@@ -174,7 +176,25 @@ def _describe(path: Path, status: os.stat_result, metadata: Metadata) -> ModelFi
         chat_template=bool(template),
         template_mentions_tools="tools" in template,
         embedding_only=pooled or architecture in _ENCODERS,
+        context_bytes=_context_bytes(metadata, architecture),
     )
+
+
+def _context_bytes(metadata: Metadata, architecture: str) -> int:
+    """Return what keys and values of one token take in all layers, at 16 bits a number; 0 if it cannot be told.
+
+    llama.cpp: ``n_layer * n_head_kv * (n_embd_head_k + n_embd_head_v)``; layers that keep less are counted in full.
+    """
+
+    def number(name: str, default: float = 0) -> float:
+        value = metadata.numbers.get(f"{architecture}.{name}", default)
+        return value if value > 0 else default
+
+    heads = number("attention.head_count")
+    per_head = number("embedding_length") / heads if heads else 0
+    width = number("attention.key_length", per_head) + number("attention.value_length", per_head)
+    total = number("block_count") * number("attention.head_count_kv", heads) * width * 2
+    return int(total) if total < 2**40 else 0
 
 
 def _total_size(path: Path, first: int) -> int:

@@ -79,9 +79,9 @@ class ModelRegistry:
         return explain(route, stream)
 
     async def list_all_models(self) -> list[JSONObject]:
-        """Return the entries of all ids that a chat request may name."""
+        """Return the entries of the ids that are listed; requests may name all of ``model_mapping``."""
         await self._settled()
-        return [entry for model in self.model_mapping if (entry := self._entry(model)) is not None]
+        return [entry for model in self.listed if (entry := self._entry(model)) is not None]
 
     async def get_model(self, model: str) -> JSONObject:
         """Return one entry; raises UnknownModel."""
@@ -122,6 +122,21 @@ class ModelRegistry:
                 if info.id not in self.model_groups:
                     mapping[info.id] = (*mapping.get(info.id, ()), full)
         return mapping | {full: own for full, own in qualified.items() if full not in self.model_groups}
+
+    @property
+    def listed(self) -> list[str]:
+        """Return the ids of the model list: every model once, unless ``models.list`` is all.
+
+        "adapter/model" is left out where the plain id leads there; not where that is a group's name, or an address.
+        """
+        mapping = self.model_mapping
+        if self._config.models.list == "all":
+            return list(mapping)
+        return [
+            model
+            for model in mapping
+            if model in self.model_groups or model not in mapping.get(model.partition("/")[2], ())
+        ]
 
     @property
     def adapter_metrics(self) -> dict[str, Health]:

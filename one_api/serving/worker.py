@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import math
 import signal
 import socket
@@ -16,6 +17,10 @@ from uvicorn_worker import UvicornWorker
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.protocol import GatewayProtocol
 
+logger = logging.getLogger(__name__)
+
+#: How long requests that are cut may take to say so, in seconds.
+_CUT_S = 5.0
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
 _FAREWELL_S = 2.0
 #: Allocations between two collections of the young, and how many of each make one of the next older.
@@ -49,9 +54,25 @@ class GatewayServer(Server):
         linger_until = time.monotonic() + _LINGER_S
         while self._has_to_wait(linger_until):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.05)
-        # What is still open now is cut: with an error where a request waits.
-        self.config.timeout_graceful_shutdown = 0 if self.server_state.tasks else 1
+        await self._cut()
+        self.config.timeout_graceful_shutdown = 1
         await super().shutdown(sockets)
+
+    async def _cut(self) -> None:
+        """End what is still open, with an error where a request waits, so that nothing is left for uvicorn to cut."""
+        state = self.server_state
+        if state.tasks:
+            logger.warning("the gateway ends: %d open request(s) were cut, each with an error", len(state.tasks))
+            for task in state.tasks:
+                task.cancel()
+            await asyncio.wait(state.tasks, timeout=_CUT_S)
+        for connection in list(state.connections):
+            connection.shutdown()
+        deadline = time.monotonic() + _LINGER_S
+        while state.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+        for connection in list(state.connections):
+            connection.transport.abort()
 
     def _drain(self, left_s: float) -> None:
         """Tell the application, and set the time by which the last request has ended."""

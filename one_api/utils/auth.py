@@ -2,12 +2,14 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
 from flask import Flask, current_app, g, request
+from werkzeug.datastructures import Headers
 
 from one_api.errors import Unauthorized
 from one_api.schema import Caller
@@ -16,6 +18,10 @@ from one_api.settings import KeyConfig, key_names
 from one_api.telemetry import current_call
 
 _EXTENSION = "one_api_keys"
+#: Where a key may stand, beside ``Authorization``.
+KEY_HEADERS = ("x-api-key", "api-key")
+#: Between two credentials of a repeated ``Authorization`` header.
+_NEXT_BEARER = re.compile(r"\s*,\s*(?=bearer(?:\s|$))", re.IGNORECASE)
 
 
 class KeyRing:
@@ -43,19 +49,53 @@ class KeyRing:
                 found = caller
         return found
 
-    def authenticate(self, authorization: str | None) -> Caller:
-        """Return the caller that an ``Authorization`` header names; raises Unauthorized."""
+    def authenticate(self, headers: Headers | dict[str, str]) -> Caller:
+        """Return the caller that the headers of a request name; raises Unauthorized.
+
+        The key is read from ``Authorization``, ``x-api-key`` (Anthropic's clients) and ``api-key`` (Azure's). Headers
+        that are empty count as not sent; of several keys all must be the same.
+        """
         if not self._callers:
             raise Unauthorized("This gateway has no API key yet: set API_KEYS in its environment, and restart it.")
-        if not authorization:
+        bearers = _bearers(headers.get("Authorization", ""))
+        given = {*bearers, *(key for name in KEY_HEADERS for key in self._keys_in(headers.get(name, "")))} - {""}
+        if not given:
+            if bearers:
+                raise _not_a_bearer()
             raise Unauthorized("No API key: send it in the header `Authorization: Bearer YOUR_KEY`.")
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise Unauthorized("The Authorization header is not `Bearer YOUR_KEY`.")
-        caller = self.caller(key.strip())
+        if len(given) > 1:
+            raise Unauthorized(
+                "The headers hold different API keys: send one, in `Authorization: Bearer YOUR_KEY`, and remove "
+                f"{' and '.join(f'`{name}`' for name in KEY_HEADERS)}."
+            )
+        caller = self.caller(given.pop())
         if caller is None:
             raise Unauthorized("This API key is not known here: use one that this gateway's operator gave out.")
         return caller
+
+    def _keys_in(self, value: str) -> list[str]:
+        """Return the keys that a header without a scheme holds; a repeated header arrives as a list."""
+        whole = value.strip()
+        return [whole] if self.caller(whole) else [key.strip() for key in whole.split(",")]
+
+
+def _bearers(authorization: str) -> list[str]:
+    """Return the keys in an ``Authorization`` header; a repeated header arrives as a list.
+
+    Raises:
+        Unauthorized: for another scheme.
+    """
+    keys = []
+    for credential in _NEXT_BEARER.split(authorization.strip()):
+        scheme, _, key = credential.partition(" ")
+        if scheme and scheme.lower() != "bearer":
+            raise _not_a_bearer()
+        keys += [key.strip()] if scheme else []
+    return keys
+
+
+def _not_a_bearer() -> Unauthorized:
+    return Unauthorized("The Authorization header is not `Bearer YOUR_KEY`.")
 
 
 def verify_api_key(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,10 +105,15 @@ def verify_api_key(view: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        ring: KeyRing = current_app.extensions[_EXTENSION]
-        g.caller = caller = ring.authenticate(request.headers.get("Authorization"))
-        if (record := current_call.get()) is not None:
-            record.caller = caller.name
+        authenticate()
         return run(*args, **kwargs)
 
     return guarded
+
+
+def authenticate() -> None:
+    """Set ``g.caller`` to the caller of the current request; raises Unauthorized."""
+    ring: KeyRing = current_app.extensions[_EXTENSION]
+    g.caller = caller = ring.authenticate(request.headers)
+    if (record := current_call.get()) is not None:
+        record.caller = caller.name

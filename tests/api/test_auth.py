@@ -1,12 +1,13 @@
 """Who may call: keys as the routes check them."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support import Gateway, ScriptedUpstream
+from tests.support import Gateway, ScriptedUpstream, build_request
 
-from .bed import Bed, adapter, yaml
+from .bed import Bed, adapter, user, yaml
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,60 @@ def test_a_stranger_reaches_no_upstream(keyed: Bed) -> None:
 )
 def test_every_key_opens_whatever_the_spelling_of_the_scheme(keyed: Bed, authorization: str) -> None:
     assert keyed.get("/v1/models", key=None, headers={"Authorization": authorization}).status == 200
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("name", ["x-api-key", "api-key", "X-API-Key"])
+def test_the_headers_of_other_clients_open_every_route(keyed: Bed, method: str, path: str, name: str) -> None:
+    assert keyed.get(path, method=method, key=None, headers={name: "sk-first"}).status != 401
+    assert keyed.get(path, method=method, key="sk-first", headers={name: "sk-first"}).status != 401
+    assert keyed.get(path, method=method, key="sk-first", headers={name: "sk-second"}).status == 401
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Content-Type", "x-api-key"])
+@pytest.mark.parametrize("joined", [False, True], ids=["two lines", "one line"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_header_that_is_sent_twice(keyed: Bed, name: str, joined: bool, stream: bool) -> None:
+    value = {"Authorization": "Bearer sk-first", "Content-Type": "application/json"}.get(name, "sk-first")
+    body = json.dumps({"model": "m", "messages": user(), "stream": stream}).encode()
+    key = {} if name == "Authorization" else {"Authorization": "Bearer sk-first"}
+    twice = [(name, f"{value}, {value}")] if joined else [(name, value)] * 2
+    gateway = keyed.gateway
+
+    request = build_request(
+        "POST", "/v1/chat/completions", gateway.host, gateway.port, headers=[*key.items(), *twice], body=body
+    )
+
+    assert keyed.send(request).status == 200
+
+
+@pytest.mark.parametrize("others", [["text/plain"], ["application/json; charset=latin-1"]])
+def test_a_repeated_media_type_that_differs_is_refused(keyed: Bed, others: list[str]) -> None:
+    types = [("Content-Type", each) for each in ["application/json", *others]]
+    headers = [("Authorization", "Bearer sk-first"), *types]
+
+    answer = keyed.get("/v1/chat/completions", method="POST", key=None, headers=headers)
+
+    assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Content-Length: 2", b"Content-Length: 2"],
+        [b"Content-Length: 2, 2"],
+        [b"Content-Length: 2", b"Content-Length: 3"],
+        [b"Transfer-Encoding: chunked", b"Content-Length: 2"],
+        [b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"],
+        [b"Transfer-Encoding: chunked, chunked"],
+        [b"Host: a", b"Host: a"],
+    ],
+    ids=lambda lines: b" | ".join(lines).decode(),
+)
+def test_what_says_where_a_request_ends_is_sent_once(keyed: Bed, lines: list[bytes]) -> None:
+    head = [b"POST /v1/chat/completions HTTP/1.1", b"Host: gateway", b"Authorization: Bearer sk-first", *lines]
+
+    assert keyed.send(b"\r\n".join([*head, b"", b"{}"])).status == 400
 
 
 def test_the_log_has_the_name_of_the_key(keyed: Bed) -> None:

@@ -1,8 +1,10 @@
 """The model list: shapes, addresses, groups, and how it follows what upstreams say of themselves."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -27,24 +29,26 @@ def ids(bed: Bed) -> list[str]:
     return [entry["id"] for entry in bed.get("/v1/models").json["data"]]
 
 
+GROUPS: dict[str, Body] = {
+    "fast": {"targets": ["a/small"]},
+    "both": {"targets": ["a/small", {"model": "b/large", "weight": 2}], "strategy": "round_robin"},
+    "common": {"targets": ["b/common"]},
+    "safe": {"targets": ["a/broken"], "fallbacks": ["b/large"]},
+    "org/alias:1": {"targets": ["a/org/deep/model:free"]},
+    "fresh": {"targets": ["a/not-listed"]},
+}
+
+
 @pytest.fixture(scope="module")
 def grouped() -> Iterator[Bed]:
     """Two adapters with a model in common, ids with slashes and colons, and groups of several kinds."""
     with ScriptedUpstream() as a, ScriptedUpstream() as b:
-        groups = {
-            "fast": {"targets": ["a/small"]},
-            "both": {"targets": ["a/small", {"model": "b/large", "weight": 2}], "strategy": "round_robin"},
-            "common": {"targets": ["b/common"]},
-            "safe": {"targets": ["a/broken"], "fallbacks": ["b/large"]},
-            "org/alias:1": {"targets": ["a/org/deep/model:free"]},
-            "fresh": {"targets": ["a/not-listed"]},
-        }
         adapters = {
             "a": adapter(a, ["small", "common", "shared", "org/deep/model:free", "broken"]),
             "b": adapter(b, ["large", "common", "shared", "a/small"]),
         }
         a.on("broken", json_reply({}, 500))
-        config = yaml(adapters=adapters, model_groups=groups, retry={"budget": 1.0})
+        config = yaml(adapters=adapters, model_groups=GROUPS, retry={"budget": 1.0})
         with Gateway(config_yaml=config, env={"RATE_LIMIT_REQUESTS": "100000"}) as gateway:
             yield Bed(gateway, {"a": a, "b": b})
 
@@ -60,14 +64,31 @@ def test_every_entry_has_the_shape(grouped: Bed) -> None:
         assert entry["owned_by"] in ("a", "b")
 
 
-def test_the_list_holds_groups_plain_ids_and_addresses_once_each(grouped: Bed) -> None:
-    found = ids(grouped)
+#: What "adapter/model" leads to, whether it is listed or not.
+ADDRESSES = [
+    "a/small", "a/common", "a/shared", "a/org/deep/model:free", "a/broken", "b/large", "b/common", "b/shared",
+    "b/a/small",
+]  # fmt: skip
 
-    assert sorted(found) == sorted([
-        "fast", "both", "common", "safe", "org/alias:1", "fresh", "small", "shared", "org/deep/model:free", "broken",
-        "large", "a/small", "a/common", "a/shared", "a/org/deep/model:free", "a/broken", "b/large", "b/common",
-        "b/shared", "b/a/small",
-    ])  # fmt: skip
+
+def test_the_list_holds_every_model_once(grouped: Bed) -> None:
+    groups, plain = GROUPS.keys(), ["small", "shared", "org/deep/model:free", "broken", "large"]
+
+    # `common` leads to b alone, and `a/small` to a.
+    assert sorted(ids(grouped)) == sorted([*groups, *plain, "a/common", "b/a/small"])
+
+
+@pytest.mark.parametrize("model", ADDRESSES)
+def test_an_address_can_be_asked_whether_it_is_listed_or_not(grouped: Bed, model: str) -> None:
+    assert grouped.get(f"/v1/models/{quote(model)}").json["id"] == model
+    if "broken" not in model:
+        assert grouped.ask(model).header("x-gateway-deployment") == model
+
+
+def test_all_ids_are_listed_on_demand(upstream: ScriptedUpstream) -> None:
+    adapters = {"a": adapter(upstream, ["m", "shared"]), "b": adapter(upstream, ["shared"])}
+    with Gateway(config_yaml=yaml(adapters=adapters, models={"list": "all"})) as gateway:
+        assert ids(Bed(gateway, {})) == ["m", "shared", "a/m", "a/shared", "b/shared"]
 
 
 def test_every_id_of_the_list_can_be_retrieved_and_asked(grouped: Bed) -> None:
@@ -170,7 +191,7 @@ def test_models_are_asked_for_at_the_upstream(upstream: ScriptedUpstream) -> Non
     with discovering(upstream) as gateway:
         bed = Bed(gateway, {"a": upstream})
 
-        assert ids(bed) == ["first", "org/second:free", "a/first", "a/org/second:free"]
+        assert ids(bed) == ["first", "org/second:free"]
         assert bed.ask("org/second:free").status == 200
         entry = bed.get("/v1/models/first").json
         assert entry == {"id": "first", "object": "model", "created": 1_700_000_000, "owned_by": "scripted"}
@@ -183,10 +204,10 @@ def test_what_an_upstream_says_of_a_model_is_shown(upstream: ScriptedUpstream) -
         "id": "m", "object": "odd", "created": 7, "owned_by": "org", "context_length": 8192, "max_output_tokens": 512,
         "root": "/secret/path", "permission": [1], "pricing": {"prompt": "0.1"}, "shutdown_date": None,
     }  # fmt: skip
-    listing = {"object": "list", "data": [said, {"id": ""}, {"id": 7}, "x", None, {"created": 1}]}
+    listing = {"object": "list", "data": [said, {"id": ""}, {"id": 7}, 7, None, {"created": 1}]}
     upstream.on_connect([Receive(1), *json_reply(listing), Close()])
     with discovering(upstream) as gateway:
-        (entry, _) = Bed(gateway, {}).get("/v1/models").json["data"]
+        (entry,) = Bed(gateway, {}).get("/v1/models").json["data"]
 
     assert entry == {
         "id": "m", "object": "model", "created": 7, "owned_by": "org", "context_window": 8192, "context_length": 8192,
@@ -243,14 +264,60 @@ def test_what_is_new_appears_and_what_is_gone_disappears(upstream: ScriptedUpstr
         assert "first" in ids(bed)
 
         upstream.models[:] = ["third"]
-        until(lambda: ids(bed) == ["third", "a/third"], "the list has changed")
+        until(lambda: ids(bed) == ["third"], "the list has changed")
 
         assert bed.ask("third").status == 200
         assert bed.ask("first").status == 404
 
 
-@pytest.mark.parametrize("listing", [{"data": "none"}, {"object": "list"}, [1]], ids=str)
-def test_a_list_of_another_shape_is_of_no_use(upstream: ScriptedUpstream, listing: Any) -> None:
+OLLAMA = {
+    "name": "b:latest",
+    "model": "b:latest",
+    "modified_at": "2025-01-01T00:00:00Z",
+    "details": {"family": "llama"},
+}
+#: Lists that hold "a/x" and "b:latest", as servers write them.
+LISTINGS: list[Any] = [
+    ["a/x", "b:latest"],
+    [{"id": "a/x"}, {"name": "b:latest"}],
+    {"data": ["a/x", "b:latest"]},
+    {"models": [{"name": "a/x"}, OLLAMA]},
+    {"object": "list", "data": None, "models": [{"model": "a/x"}, {"id": "b:latest", "name": "Model B"}]},
+    {"data": {"models": ["a/x", {"id": None, "name": "b:latest"}]}},
+    {"models": {"a/x": {}, "b:latest": {"context_length": 8}}},
+    [{"id": ""}, 7, None, {"model_name": "a/x"}, "b:latest", "b:latest"],
+]
+
+
+@pytest.mark.parametrize("kind", ["openai", "claude"])
+def test_a_list_is_read_in_every_shape(kind: str) -> None:
+    with contextlib.ExitStack() as held:
+        upstreams = [held.enter_context(ScriptedUpstream()) for _ in LISTINGS]
+        for upstream, listing in zip(upstreams, LISTINGS, strict=True):
+            upstream.on_connect([Receive(1), *json_reply(listing), Close()])
+        adapters = {f"a{i}": adapter(upstream, None) | {"type": kind} for i, upstream in enumerate(upstreams)}
+        bed = Bed(held.enter_context(Gateway(config_yaml=yaml(adapters=adapters, models={"list": "all"}))), {})
+
+        found = ids(bed)
+
+        assert sorted(found) == sorted(
+            ["a/x", "b:latest", *(f"a{i}/{model}" for i in range(len(LISTINGS)) for model in ("a/x", "b:latest"))]
+        )
+
+
+def test_an_empty_list_is_a_list(upstream: ScriptedUpstream) -> None:
+    upstream.on_connect([Receive(1), *json_reply({"object": "list", "data": None}), Close()])
+    with discovering(upstream) as gateway:
+        bed = Bed(gateway, {})
+        assert ids(bed) == []
+
+        assert bed.get("/ready", key=None).json["pending"] == {}
+
+
+@pytest.mark.parametrize(
+    "listing", [{"data": "none"}, {"object": "list"}, [1], {"error": "x"}, {"data": [{}]}], ids=str
+)
+def test_a_list_of_no_known_shape_is_of_no_use(upstream: ScriptedUpstream, listing: Any) -> None:
     upstream.on_connect([Receive(1), *json_reply(listing), Close()])
     with discovering(upstream) as gateway:
         bed = Bed(gateway, {})

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from one_api.models import gguf_format
+from one_api.models.adapters.local_files import EngineSettings, slot_context
 from one_api.models.gguf import ModelFile, UnreadableModel, discover, read_header
 from one_api.models.gguf_format import TENSOR_TYPES
 
@@ -25,6 +27,10 @@ def text(value: str) -> bytes:
 
 def entry(key: str, kind: int, value: bytes) -> bytes:
     return text(key) + struct.pack("<I", kind) + value
+
+
+def numbers(key: str, *values: int) -> bytes:
+    return entry(key, ARRAY, struct.pack("<IQ", U32, len(values)) + struct.pack(f"<{len(values)}I", *values))
 
 
 def number(key: str, value: int) -> bytes:
@@ -328,3 +334,53 @@ print({n: (library.ggml_blck_size(n), library.ggml_type_size(n)) for n in range(
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.strip() == str(TENSOR_TYPES)
+
+
+LAYERS = [
+    number("llama.block_count", 30),
+    number("llama.embedding_length", 576),
+    number("llama.attention.head_count", 9),
+]
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([*LAYERS, number("llama.attention.head_count_kv", 3)], 30 * 3 * (64 + 64) * 2),
+        (LAYERS, 30 * 9 * (64 + 64) * 2),
+        ([*LAYERS, number("llama.attention.key_length", 80)], 30 * 9 * (80 + 64) * 2),
+        ([*LAYERS, numbers("llama.attention.head_count_kv", 3, 9)], 30 * 9 * (64 + 64) * 2),
+        (LAYERS[:2], 0),
+        ([], 0),
+    ],
+    ids=["grouped", "plain", "own length", "by layer", "no heads", "nothing"],
+)
+def test_what_a_token_of_the_context_takes(tmp_path: Path, entries: list[bytes], expected: int) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(model(*entries))
+
+    assert read_header(path).context_bytes == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "per_token", "expected"),
+    [
+        ({"context_tokens": 4096}, 8192, 1000, 4096),
+        ({"context_tokens": 9000}, 8192, 1000, 8192),
+        ({"context_tokens": 9000}, 0, 1000, 9000),
+        ({"context_memory": 2**30}, 8192, 23_040, 8192),
+        ({"context_memory": 2**30}, 131_072, 131_072, 3840),
+        ({"context_memory": 2**40}, 131_072, 131_072, 32_768),
+        ({"context_memory": 2**20}, 131_072, 131_072, 2048),
+        ({"context_memory": 2**20}, 512, 131_072, 512),
+        ({"context_memory": 2**40}, 131_072, 0, 2048),
+        ({"context_memory": 2**30, "slots": 1}, 131_072, 131_072, 15_360),
+    ],
+)
+def test_the_context_follows_the_model_and_the_memory(
+    tmp_path: Path, settings: dict[str, int], trained: int, per_token: int, expected: int
+) -> None:
+    found = ModelFile(tmp_path, 1, 1, "llama", "m", trained, True, True, False, per_token)
+    given: dict[str, Any] = {"slots": 4, **settings}
+
+    assert slot_context(found, EngineSettings(**given)) == expected

@@ -48,6 +48,30 @@ def test_models_are_listed_with_what_is_known_of_them(folder: Path, tmp_path: Pa
     assert "broken.gguf" in problem
 
 
+@pytest.mark.parametrize(("slot_context", "shown"), [("", "8192"), ("slot_context: 3072", "3072"), ("slots: 64", None)])
+def test_the_list_shows_the_context_that_clients_are_shown(
+    folder: Path, tmp_path: Path, slot_context: str, shown: str | None
+) -> None:
+    config = tmp_path / "one_api.yaml"
+    config.write_text(f"adapters: {{local: {{type: local, models_dir: {folder}, {slot_context}}}}}")
+    env = {"ONE_API_CONFIG": str(config), "API_KEYS": "k"}
+
+    listed = flask(env, "models", "list").stdout.splitlines()[1].split()[3]
+    answered = json.loads(run(ASK, env).stdout)
+
+    assert answered == {"context_window": int(listed), "context_length": int(listed), "max_model_len": int(listed)}
+    assert shown in (None, listed)
+
+
+ASK = """
+import json
+from one_api.app import create_app
+
+(entry,) = create_app().test_client().get("/v1/models", headers={"x-api-key": "k"}).json["data"]
+print(json.dumps({name: entry[name] for name in ("context_window", "context_length", "max_model_len")}))
+"""
+
+
 def test_without_models_the_table_is_empty(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
 

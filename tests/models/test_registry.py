@@ -70,7 +70,7 @@ def test_the_name_in_the_message_is_cut() -> None:
 # Ids
 
 
-async def test_ids_are_groups_then_plain_ids_then_addresses() -> None:
+async def test_ids_are_groups_then_plain_ids_then_addresses_and_each_model_is_listed_once() -> None:
     groups = {"fast": GroupConfig(targets=("a/x", TargetConfig(model="b/y")), fallbacks=("b/x",))}
     found = registry(groups, a=FakeAdapter(models=["x"]), b=FakeAdapter(models=["x", "y"]))
 
@@ -82,7 +82,7 @@ async def test_ids_are_groups_then_plain_ids_then_addresses() -> None:
         "b/x": ("b/x",),
         "b/y": ("b/y",),
     }
-    assert [entry["id"] for entry in await found.list_all_models()] == list(found.model_mapping)
+    assert [entry["id"] for entry in await found.list_all_models()] == ["fast", "x", "y"]
 
 
 async def test_a_group_hides_a_plain_id_of_its_name() -> None:

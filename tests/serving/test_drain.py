@@ -197,6 +197,7 @@ class Cut:
     silent: Response
     records: list[Record]
     closed: list[bool]
+    log: str
 
 
 def cut_short(gateway: Gateway, upstream: ScriptedUpstream, end: Callable[[], None]) -> Cut:
@@ -213,7 +214,7 @@ def cut_short(gateway: Gateway, upstream: ScriptedUpstream, end: Callable[[], No
         exit_code = gateway.wait()
         seconds = time.monotonic() - begun
         closed = [seen.closed.wait(5) for seen in upstream.requests[count:]]
-        return Cut(exit_code, seconds, events, whole_answer, silent_answer, gateway.call_records(), closed)
+        return Cut(exit_code, seconds, events, whole_answer, silent_answer, gateway.call_records(), closed, gateway.log)
 
 
 def interrupt(gateway: Gateway) -> None:
@@ -255,6 +256,13 @@ def test_an_answer_that_has_not_begun_becomes_503(cut: Cut) -> None:
         assert answer.headers.first("retry-after") is not None
         assert answer.headers.first("x-request-id") is not None
         assert answer.headers.first("connection") == "close"
+
+
+def test_the_log_has_one_line_of_ours_about_it(cut: Cut) -> None:
+    levels = ('"level":"warning"', '"level":"error"', "[WARNING]", "[ERROR]", "Traceback")
+    (line,) = [line for line in cut.log.splitlines() if any(level in line for level in levels)]
+
+    assert "3 open request(s) were cut" in json.loads(line)["message"]
 
 
 def test_its_upstream_calls_are_closed(cut: Cut) -> None:

@@ -42,7 +42,7 @@ STOP_TIMEOUT_S = 10.0
 
 #: How each server is started on a port, and the signal that ends it.
 SERVERS: dict[str, tuple[list[str], signal.Signals]] = {
-    "flask": (["-m", "flask", "--app", "wsgi", "run", "-p", "{port}"], signal.SIGINT),
+    "flask": (["-m", "flask", "--app", "wsgi", "run"], signal.SIGINT),
     "gthread": (["-m", "gunicorn", "-k", "gthread", "--threads", "4", "wsgi:app"], signal.SIGTERM),
     "sync": (["-m", "gunicorn", "-k", "sync", "wsgi:app"], signal.SIGTERM),
     "wsgiref": (["-m", "tests.serving.apps.wsgiref_server", "{port}"], signal.SIGINT),
@@ -54,7 +54,7 @@ WATCHING = ["flask", "gthread", "sync"]
 class Server:
     """One of the servers, running."""
 
-    def __init__(self, name: str, upstream: ScriptedUpstream, directory: Path) -> None:
+    def __init__(self, name: str, upstream: ScriptedUpstream, directory: Path, *more: str, **variables: str) -> None:
         arguments, self._end = SERVERS[name]
         self.port = free_port()
         self._log = directory / "log"
@@ -71,10 +71,11 @@ class Server:
             "LOCAL_MODELS_ENABLED": "false",
             "RATE_LIMIT_ENABLED": "false",
             "PORT": str(self.port),
+            **{name: value.format(port=self.port) for name, value in variables.items()},
         }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *(argument.format(port=self.port) for argument in arguments)],
+                [sys.executable, *(argument.format(port=self.port) for argument in [*arguments, *more])],
                 cwd=REPOSITORY,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -194,7 +195,7 @@ def test_an_upstream_error_before_the_stream_is_a_status(server: Server, upstrea
 
 def test_the_other_routes(server: Server) -> None:
     key = {"Authorization": "Bearer test-key"}
-    assert [entry["id"] for entry in get(server, "/v1/models", key).json["data"]] == ["m", "openai/m"]
+    assert [entry["id"] for entry in get(server, "/v1/models", key).json["data"]] == ["m"]
     assert [get(server, target, key).status for target in ("/health", "/ready", "/nowhere")] == [200, 200, 404]
     with open_chat(server, stream=False, key=None) as client:
         assert client.read_response().status == 401
@@ -222,3 +223,30 @@ def test_a_client_that_leaves_a_flood_lets_go_of_the_upstream(server: Server, up
         next(client.iter_events(client.read_head()))
     assert upstream.wait_for(count + 1).closed.wait(5)
     assert get(server, "/health", {}).status == 200
+
+
+@pytest.mark.parametrize("server", ["flask"], indirect=True)
+def test_flask_logs_each_request_once(server: Server) -> None:
+    assert get(server, "/v1/models/nobody-logs-this-twice", {"X-Api-Key": "test-key"}).status == 404
+
+    wait_until(lambda: "nobody-logs-this-twice" in server.log, "the line of the request")
+    get(server, "/health", {})
+    assert server.log.count("nobody-logs-this-twice") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["-p", "{port}"], {"PORT": "1"}),
+        ([], {"PORT": "1", "FLASK_RUN_PORT": "{port}"}),
+    ],
+    ids=["option", "flask's variable"],
+)
+def test_what_flask_is_given_goes_before_the_configuration(
+    upstream: ScriptedUpstream, tmp_path: Path, arguments: list[str], variables: dict[str, str]
+) -> None:
+    server = Server("flask", upstream, tmp_path, *arguments, **variables)
+    try:
+        wait_until(server.answers, "an answer", timeout_s=20)
+    finally:
+        server.kill()

@@ -13,23 +13,28 @@ def ring(*keys: str, **named: str) -> KeyRing:
     return KeyRing((*unnamed, *(KeyConfig(key=Secret(key), name=name) for name, key in named.items())))
 
 
+def bearer(key: str) -> dict[str, str]:
+    """The headers of OpenAI's clients."""
+    return {"Authorization": f"Bearer {key}"}
+
+
 def test_a_key_belongs_to_its_name() -> None:
     found = ring(a="one", b="two")
 
-    assert [found.authenticate(f"Bearer {key}").name for key in ("one", "two")] == ["a", "b"]
+    assert [found.authenticate(bearer(key)).name for key in ("one", "two")] == ["a", "b"]
 
 
 def test_a_key_without_a_name_has_one_that_does_not_tell_it() -> None:
-    names = [ring("sk-secret").authenticate("Bearer sk-secret").name, ring("other").authenticate("Bearer other").name]
+    names = [ring("sk-secret").authenticate(bearer("sk-secret")).name, ring("other").authenticate(bearer("other")).name]
 
     assert all(name.startswith("key-") and len(name) == 12 for name in names)
     assert names[0] != names[1]
-    assert names[0] == ring("x", "sk-secret").authenticate("Bearer sk-secret").name
+    assert names[0] == ring("x", "sk-secret").authenticate(bearer("sk-secret")).name
 
 
 @pytest.mark.parametrize("header", ["bearer sk-1", "BEARER sk-1", "Bearer  sk-1", "Bearer sk-1 "])
 def test_the_scheme_may_be_spelled_in_any_case(header: str) -> None:
-    assert ring(a="sk-1").authenticate(header).name == "a"
+    assert ring(a="sk-1").authenticate({} if header is None else {"Authorization": header}).name == "a"
 
 
 @pytest.mark.parametrize(
@@ -49,15 +54,54 @@ def test_the_scheme_may_be_spelled_in_any_case(header: str) -> None:
 )
 def test_what_is_no_key_is_refused_with_a_reason(header: str | None, words: str) -> None:
     with pytest.raises(Unauthorized, match=words) as caught:
-        ring(a="sk-1").authenticate(header)
+        ring(a="sk-1").authenticate({} if header is None else {"Authorization": header})
 
     assert "sk-1" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": "sk-1"},
+        {"api-key": " sk-1 "},
+        {"x-api-key": "sk-1", "api-key": "sk-1", "Authorization": "Bearer sk-1"},
+        {"x-api-key": "sk-1,sk-1"},
+        {"Authorization": "Bearer sk-1,Bearer sk-1"},
+        {"Authorization": "bearer sk-1, BEARER sk-1"},
+        {"Authorization": "", "x-api-key": "sk-1"},
+        {"Authorization": "Bearer ", "api-key": "sk-1"},
+        {"Authorization": "Bearer sk-1", "x-api-key": ""},
+        {"x-api-key": "with,comma"},
+    ],
+)
+def test_every_header_that_clients_use_is_read(headers: dict[str, str]) -> None:
+    assert ring(a="sk-1", b="with,comma").authenticate(headers).name in ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"x-api-key": "other"}, "not known here"),
+        ({"x-api-key": "sk-2", "Authorization": "Bearer sk-1"}, "different API keys"),
+        ({"x-api-key": "wrong", "Authorization": "Bearer sk-1"}, "different API keys"),
+        ({"api-key": "wrong", "x-api-key": "sk-1"}, "different API keys"),
+        ({"x-api-key": "sk-1,sk-2"}, "different API keys"),
+        ({"Authorization": "Bearer sk-1,Bearer sk-2"}, "different API keys"),
+        ({"Authorization": "Basic sk-1", "x-api-key": "sk-1"}, "is not `Bearer"),
+        ({"x-api-key": "Bearer sk-1"}, "not known here"),
+    ],
+)
+def test_keys_that_differ_are_refused(headers: dict[str, str], words: str) -> None:
+    with pytest.raises(Unauthorized, match=words) as caught:
+        ring("sk-1", "sk-2").authenticate(headers)
+
+    assert "sk-" not in caught.value.message
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer ", "Bearer x"])
 def test_without_keys_the_variable_is_named(header: str | None) -> None:
     with pytest.raises(Unauthorized, match="API_KEYS"):
-        ring().authenticate(header)
+        ring().authenticate({} if header is None else {"Authorization": header})
 
 
 def test_a_ring_does_not_hold_the_keys() -> None:

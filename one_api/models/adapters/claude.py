@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout
+from one_api.errors import InvalidRequest, UpstreamTimeout
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.choices import SeveralChoices
 from one_api.models.adapters.claude_answers import MessageStream, open_message
-from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
+from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, entries_of
 from one_api.models.adapters.limit_headers import claude_headers
 from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.replay import ReplayCache, key_of_message
@@ -71,12 +71,10 @@ class ClaudeAdapter(RemoteAdapter):
         after = ""
         while len(entries) < MOST_MODELS:
             page = await self._upstream.get_json(f"/v1/models?limit={_PAGE}{after}", DISCOVERY_TIMEOUT_S)
-            listing, last = page.get("data"), page.get("last_id")
-            if not isinstance(listing, list):
-                raise UpstreamBroken("The upstream's model list holds no `data`.")
             known = len(entries)
-            entries |= {entry["id"]: entry for entry in listing if _is_model(entry)}
-            if page.get("has_more") is not True or not isinstance(last, str) or len(entries) == known:
+            entries |= {entry["id"]: entry for entry in entries_of(page)}
+            last = page.get("last_id") if isinstance(page, dict) and page.get("has_more") is True else None
+            if not isinstance(last, str) or len(entries) == known:
                 break
             after = f"&after_id={quote(last, safe='')}"
         self._entries = entries
@@ -237,10 +235,6 @@ async def _whole(stream: ChunkStream) -> JSONObject:
     for choice in answer["choices"]:
         choice["message"].setdefault("annotations", [])
     return answer
-
-
-def _is_model(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("id"), str) and bool(entry["id"])
 
 
 def _model_info(entry: JSONObject, owner: str) -> ModelInfo:

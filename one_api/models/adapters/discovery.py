@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
-from one_api.errors import UpstreamError
+from one_api.errors import UpstreamBroken, UpstreamError
 from one_api.models.adapters.base import ModelInfo
+from one_api.wire.json import JSONObject
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +18,51 @@ DISCOVERY_TIMEOUT_S = 10.0
 MOST_MODELS = 10_000
 #: Pause after a failed question: doubles from the first to the last, in seconds.
 _RETRY_S = (0.5, 10.0)
+#: Where servers keep their list, and what they call the id of an entry; the first that is there counts.
+_LISTS = ("data", "models", "items", "results")
+_IDS = ("id", "name", "model", "model_name")
+
+
+def entries_of(listing: Any) -> list[JSONObject]:
+    """Return the entries of a model list in any of the shapes that servers use, each with a text as its ``id``.
+
+    A bare array; an array under one of several names (Ollama: ``models``), null for an empty one (Go's servers), or one
+    level deeper; an object with the ids as its keys. Entries are objects, or the ids themselves.
+
+    Raises:
+        UpstreamBroken: when it is none of these, or holds entries and no id.
+    """
+    found = _listed(listing)
+    if found is None:
+        raise UpstreamBroken("The upstream's model list has no known shape: list its models in the configuration.")
+    entries = [entry for each in found[:MOST_MODELS] if (entry := _entry(each)) is not None]
+    if found and not entries:
+        raise UpstreamBroken("The upstream's model list names no model: list its models in the configuration.")
+    return entries
+
+
+def _listed(value: Any, levels: int = 2) -> list[Any] | None:
+    """Return the array that a model list holds, not more than ``levels`` deep; None when there is none."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or not levels:
+        return None
+    for name in _LISTS:
+        inner = value.get(name)
+        if (found := _listed(inner, levels - 1)) is not None:
+            return found
+        if isinstance(inner, dict) and all(isinstance(each, dict) for each in inner.values()):
+            return [{"id": key} | each for key, each in inner.items()]
+    return [] if any(name in value and value[name] is None for name in _LISTS) else None
+
+
+def _entry(value: Any) -> JSONObject | None:
+    """Return an entry with its ``id``; None when it names no model."""
+    entry = {"id": value} if isinstance(value, str) else value
+    if not isinstance(entry, dict):
+        return None
+    model = next((entry[name] for name in _IDS if isinstance(entry.get(name), str) and entry[name]), None)
+    return None if model is None else entry | {"id": model}
 
 
 class Discovery:

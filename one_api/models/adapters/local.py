@@ -16,7 +16,8 @@ from one_api.errors import UpstreamOverloaded
 from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
 from one_api.models.adapters.local_choices import ChoicesStream
 from one_api.models.adapters.local_door import Answer, EngineDoor
-from one_api.models.adapters.local_files import EngineFailed, EngineSettings, default_run_dir, find_engine
+from one_api.models.adapters.local_files import EngineFailed, default_run_dir, find_engine, slot_context
+from one_api.models.adapters.local_launch import engine_settings
 from one_api.models.adapters.local_supervisor import EngineSupervisor
 from one_api.models.gguf import ModelFile, discover
 from one_api.settings import LocalConfig
@@ -48,15 +49,8 @@ class LocalModelAdapter(BaseModelAdapter):
         self._config = config
         self._folder = Path(config.models_dir)
         self._look_s = look_s
-        settings = EngineSettings(
-            slots=config.slots,
-            context_tokens=config.slot_context,
-            threads=config.threads or 0,
-            sleep_idle_s=int(config.idle_unload_s),
-            start_limit_s=config.start_timeout_s,
-            max_loaded=config.max_loaded,
-        )
-        self._supervisor = EngineSupervisor(run_dir or default_run_dir(), settings)
+        self._settings = engine_settings(config)
+        self._supervisor = EngineSupervisor(run_dir or default_run_dir(), self._settings)
         self._files: dict[str, ModelFile] = {}
         self._reported: dict[Path, str] = {}
         self._pending: str | None = "its folder has not been read yet"
@@ -75,7 +69,7 @@ class LocalModelAdapter(BaseModelAdapter):
         file = self._file(model_id)
         if file is None:
             return None
-        window = min(file.context_length or self._config.slot_context, self._config.slot_context)
+        window = slot_context(file, self._settings)
         return ModelInfo(model_id, self._name, created=file.mtime_ns // 1_000_000_000, context_window=window)
 
     def _file(self, model_id: str) -> ModelFile | None:
@@ -153,7 +147,7 @@ class LocalModelAdapter(BaseModelAdapter):
 
     def _model(self, file: ModelFile) -> Model:
         """Return what a request has to know of the model in ``file``."""
-        window = min(file.context_length or self._config.slot_context, self._config.slot_context)
+        window = slot_context(file, self._settings)
         sampling: dict[str, float] = dict(_SAMPLING.get(file.id, {}))
         if (said := self._config.sampling.get(file.id)) is not None:
             sampling |= said.given()

@@ -1,6 +1,7 @@
 """The way of one request to the engine of a model: a slot, an engine that runs, and a stream from it."""
 
 import asyncio
+import re
 
 from one_api.errors import (
     UpstreamError,
@@ -83,7 +84,7 @@ class EngineDoor:
         try:
             stream = await upstream.post_stream("/v1/chat/completions", body, answer.translator())
         except UpstreamRejected as error:
-            raise answer.explained(error) from error
+            raise answer.explained(error, self.file, endpoint.context_tokens) from error
         except UpstreamTimeout:
             self._supervisor.report_answer(endpoint, in_time=False)
             raise
@@ -125,9 +126,11 @@ class Answer:
         """Return a reader for one try."""
         return LocalStream(self._identity, include_usage=self._include_usage, forced=self._forced)
 
-    def explained(self, error: UpstreamRejected) -> UpstreamRejected:
+    def explained(self, error: UpstreamRejected, file: ModelFile, context_tokens: int) -> UpstreamRejected:
         """Return the engine's refusal in OpenAI's words: it has numbers for codes, and names no parameter."""
         param, code, message = error.param, error.code, error.message
+        if code == "context_length_exceeded":
+            message = _too_long(message, file, context_tokens)
         if code is not None and code.isdigit():
             code = None
         if "JSON schema error" in message:
@@ -138,6 +141,16 @@ class Answer:
             reason = message.rpartition("Error: ")[2].removeprefix("Jinja Exception: ").strip()
             message = f"The model's chat template refuses these messages: {reason}"
         return UpstreamRejected(message, status=error.status, type=error.type, param=param, code=code)
+
+
+def _too_long(message: str, file: ModelFile, context_tokens: int) -> str:
+    """Return what to do about a conversation that does not fit; the engine's ``message`` begins with its length."""
+    counted = re.search(r"(\d+) tokens", message)
+    length = f"This conversation has {counted[1]} tokens" if counted else "This conversation is too long"
+    limit = f"{length}; the local model `{file.id}` reads at most {context_tokens}: shorten it, or use another model."
+    if file.context_length and context_tokens >= file.context_length:
+        return f"{limit} It was trained for no more."
+    return f"{limit} The operator can raise `slot_context` in the configuration of its adapter."
 
 
 class SlotStream(ChunkStream):

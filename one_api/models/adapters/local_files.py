@@ -29,7 +29,21 @@ POLL_S = 0.02
 SOCKET_PATH_LIMIT = 99
 
 #: The settings that make an engine what it is; the others only say how it is looked after.
-_TRAITS = ("slots", "context_tokens", "threads", "batch_tokens", "cache_ram_mib", "kv_type", "sleep_idle_s")
+_TRAITS = (
+    "slots",
+    "context_tokens",
+    "context_memory",
+    "threads",
+    "batch_tokens",
+    "cache_ram_mib",
+    "kv_type",
+    "sleep_idle_s",
+)
+
+#: The context that is chosen where none is configured, in tokens: a longer one takes minutes to read without a GPU.
+MIN_AUTO_CONTEXT, MAX_AUTO_CONTEXT = 2048, 32_768
+#: Bits that a number of the context takes, by its format, with the scales of its block (ggml's block sizes).
+_BITS = {"f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
 
 _MARK = "--- start "
 _FAILURES_KEPT = 16
@@ -58,8 +72,10 @@ class EngineSettings:
 
     #: Requests at once; each has a context of its own.
     slots: int = 4
-    #: Tokens per slot; never more than the model was trained for.
-    context_tokens: int = 2048
+    #: Tokens per slot; never more than the model was trained for. 0 for what fits into ``context_memory``.
+    context_tokens: int = 0
+    #: What the contexts of all slots may take when ``context_tokens`` is 0, in bytes.
+    context_memory: int = 0
     #: 0 for one fewer than the processors this process may use. More than the free ones slow everything tenfold.
     threads: int = 0
     #: Tokens of a prompt that are computed in one piece; other streams wait meanwhile.
@@ -90,7 +106,7 @@ class EngineSettings:
     def __post_init__(self) -> None:
         bounds = {
             "slots": (1, 64),
-            "context_tokens": (128, 1_048_576),
+            "context_tokens": (0, 1_048_576),
             "threads": (0, 512),
             "batch_tokens": (32, 8192),
             "cache_ram_mib": (0, 1_048_576),
@@ -101,8 +117,10 @@ class EngineSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}: {low} to {high} is possible")
-        if self.kv_type not in ("f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"):
-            raise ValueError(f"kv_type is {self.kv_type!r}: f16, bf16, q8_0, q5_1, q5_0, q4_1 and q4_0 are possible")
+        if 0 < self.context_tokens < 128:
+            raise ValueError(f"context_tokens is {self.context_tokens}: 0, or at least 128 is possible")
+        if self.kv_type not in _BITS:
+            raise ValueError(f"kv_type is {self.kv_type!r}: {', '.join(_BITS)} are possible")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +215,18 @@ def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -
     slots = slots_base(run_dir, settings, model)
     version = hashlib.sha256(f"{slots.name} {header.size_bytes} {header.mtime_ns}".encode()).hexdigest()[:10]
     base = slots.with_name(f"{slots.name[:-11]}-{version}")
-    context_tokens = min(settings.context_tokens, header.context_length or settings.context_tokens)
+    context_tokens = slot_context(header, settings)
     return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine)
+
+
+def slot_context(model: ModelFile, settings: EngineSettings) -> int:
+    """Return the tokens of prompt and answer together that one slot has: the one figure for everybody who asks."""
+    tokens = settings.context_tokens
+    if not tokens:
+        per_token = model.context_bytes * settings.slots * _BITS[settings.kv_type] / 16
+        affordable = int(settings.context_memory / per_token) if per_token else 0
+        tokens = max(MIN_AUTO_CONTEXT, min(affordable // 256 * 256, MAX_AUTO_CONTEXT))
+    return min(tokens, model.context_length or tokens)
 
 
 def find_engine(alias: str) -> Path:

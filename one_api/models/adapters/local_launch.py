@@ -1,6 +1,7 @@
 """Starting and ending the engine's process. Everything here touches files or processes: call it in threads."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -14,8 +15,11 @@ from one_api.models.adapters.local_files import (
     Plan,
     open_log,
 )
+from one_api.settings import LocalConfig
 from one_api.wire.json import InvalidJSON, decode_object, encode
 
+#: What the contexts of one engine may take: this share of the memory, or so many bytes where that is unknown.
+_CONTEXT_SHARE, _CONTEXT_BYTES = 1 / 8, 512 * 1024 * 1024
 _ENGINE = Path(__file__).with_name("local_engine.py")
 
 
@@ -65,6 +69,21 @@ def _cgroups(root: Path, own: Path) -> list[Path]:
         groups = []
     group = Path((groups or ["/"])[0].lstrip("/"))
     return [root / level for level in (group, *group.parents)]
+
+
+def engine_settings(config: LocalConfig) -> EngineSettings:
+    """Return how the engines of a local adapter are run on this machine."""
+    share = memory_bytes() * _CONTEXT_SHARE
+    memory = int(share) if math.isfinite(share) else _CONTEXT_BYTES
+    return EngineSettings(
+        slots=config.slots,
+        context_tokens=config.slot_context or 0,
+        context_memory=0 if config.slot_context else memory,
+        threads=config.threads or 0,
+        sleep_idle_s=int(config.idle_unload_s),
+        start_limit_s=config.start_timeout_s,
+        max_loaded=config.max_loaded,
+    )
 
 
 def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subprocess.Popen[bytes]":

@@ -6,7 +6,7 @@ from typing import Any
 
 from one_api.errors import UpstreamBroken
 from one_api.models.adapters.base import ChunkStream, ModelInfo
-from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
+from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, entries_of
 from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.reports import Reports
 from one_api.models.adapters.upstream import Upstream
@@ -36,10 +36,8 @@ class OpenAIAdapter(RemoteAdapter):
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
 
     async def _ask_for_models(self) -> list[ModelInfo]:
-        listing = (await self._upstream.get_json("/models", DISCOVERY_TIMEOUT_S)).get("data")
-        if not isinstance(listing, list):
-            raise UpstreamBroken("The upstream's model list holds no `data`.")
-        return [info for entry in listing[:MOST_MODELS] if (info := _model_info(entry, self._name))]
+        listing = await self._upstream.get_json("/models", DISCOVERY_TIMEOUT_S)
+        return [_model_info(entry, self._name) for entry in entries_of(listing)]
 
     def prefill_start(self, model: str, text: str) -> str | None:
         """See ``BaseModelAdapter``: nothing but the configuration tells."""
@@ -84,10 +82,8 @@ def _names_of(tools: Any) -> frozenset[str]:
     return frozenset(name for name in names if isinstance(name, str))
 
 
-def _model_info(entry: Any, owner: str) -> ModelInfo | None:
-    """Read one entry of an upstream's model list; None when it is none."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"]:
-        return None
+def _model_info(entry: JSONObject, owner: str) -> ModelInfo:
+    """Read one entry of an upstream's model list."""
     window = next((entry[key] for key in ("context_window", "context_length", "max_model_len") if entry.get(key)), None)
     created, owned_by, most = entry.get("created"), entry.get("owned_by"), entry.get("max_output_tokens")
     return ModelInfo(

@@ -5,7 +5,7 @@ import math
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -102,13 +102,13 @@ class Upstream:
             )
         return self._session
 
-    async def get_json(self, path: str, timeout_s: float) -> JSONObject:
-        """Return the object that a GET answers with; raises UpstreamError."""
+    async def get_json(self, path: str, timeout_s: float) -> Any:
+        """Return the JSON value that a GET answers with; raises UpstreamError."""
         with _named_errors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._request("GET", path, None)
                 async with response:
-                    return _object(await self._whole(response))
+                    return _value(await self._whole(response))
 
     async def post(self, path: str, body: JSONObject) -> bytes:
         """Return the whole body that a POST of ``body`` answers with, whatever its label; raises UpstreamError."""
@@ -332,6 +332,14 @@ def _limit_kernel(response: aiohttp.ClientResponse) -> None:
 
 def _truncated() -> UpstreamBroken:
     return UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
+
+
+def _value(data: bytes) -> Any:
+    """Return the JSON value in an answer."""
+    try:
+        return json.decode(data)
+    except json.InvalidJSON as error:
+        raise UpstreamBroken(f"The upstream's answer is not JSON: {error}.") from None
 
 
 def _object(data: bytes) -> JSONObject:

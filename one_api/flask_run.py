@@ -1,0 +1,37 @@
+"""``flask run``: it listens where the configuration says, and leaves the log of requests to us."""
+
+import logging
+import os
+import sys
+
+import click
+from click.core import ParameterSource
+from flask.cli import run_command
+
+from one_api.settings import ServerConfig
+
+#: How werkzeug's server logs a request.
+_REQUEST_LINE = '"%s" %s %s'
+
+
+def prepare_flask_run(server: ServerConfig) -> None:
+    """Have a ``flask run`` that loads the application listen as ``server`` says; without one this does nothing.
+
+    The command has read its options before it loads the application, so the process begins anew with them. An address
+    on the command line, or in Flask's own variables, goes before.
+    """
+    context = click.get_current_context(silent=True)
+    if context is None or context.command is not run_command:
+        return
+    logging.getLogger("werkzeug").addFilter(_is_no_request)
+    wanted: list[str] = []
+    for option, value in (("host", server.host), ("port", server.port)):
+        if context.get_parameter_source(option) is ParameterSource.DEFAULT and context.params[option] != value:
+            wanted += [f"--{option}", str(value)]
+    if wanted:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *wanted])  # noqa: S606 - this very command
+
+
+def _is_no_request(record: logging.LogRecord) -> bool:
+    """Drop the lines about requests, which are in our log already."""
+    return not str(record.msg).endswith(_REQUEST_LINE)
