@@ -81,6 +81,11 @@ def read_event(event: Event) -> JSONObject | None:
     return payload
 
 
+def split_event(event: Event) -> list[Event]:
+    """Return the events that came as one: JSON texts one after the other, with nothing between them."""
+    return [Event(text, event.name, event.bare) for text in json.split(event.data)]
+
+
 def read_body(data: bytes) -> JSONObject | None:
     """Return the object that a whole body holds, None if it is no JSON; raises as ``read_event`` does."""
     try:
