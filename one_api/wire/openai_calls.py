@@ -167,8 +167,7 @@ class CallReader:
         """Return the call that ``entry`` continues, or None when it opens one."""
         call_id, number = call_id_of(entry), entry.get("index")
         last = self._calls[-1] if self._calls else None
-        numbered = isinstance(number, int) and (self._by_number or name)
-        call = self._by_number.get(number) if numbered else last
+        call = self._by_number.get(number) if isinstance(number, int) and (self._by_number or name) else last
         if call_id is not None:
             known = self._by_id.get(call_id)
             if known is None:
