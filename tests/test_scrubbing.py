@@ -33,18 +33,18 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_secret_is_taken_out_in_any_form(form: str) -> None:
-    told = SCRUBBER.clean(f"The request had {FORMS[form]}")
+    cleaned = SCRUBBER.clean(f"The request had {FORMS[form]}")
 
-    assert REMOVED in told
-    assert not [KEY[at : at + 6] for at in range(len(KEY) - 5) if KEY[at : at + 6].lower() in told.lower()]
+    assert REMOVED in cleaned
+    assert not [KEY[at : at + 6] for at in range(len(KEY) - 5) if KEY[at : at + 6].lower() in cleaned.lower()]
 
 
 @pytest.mark.parametrize("before", [*range(MAX_TEXT - 24, MAX_TEXT + 1), *range(8 * MAX_TEXT - 22, 8 * MAX_TEXT)])
 def test_no_beginning_of_a_secret_is_left_by_the_cut(before: int) -> None:
-    told = SCRUBBER.clean("." * before + KEY)
+    cleaned = SCRUBBER.clean("." * before + KEY)
 
-    assert len(told) <= MAX_TEXT
-    assert KEY[:3] not in told
+    assert len(cleaned) <= MAX_TEXT
+    assert KEY[:3] not in cleaned
 
 
 @pytest.mark.parametrize("text", ["the password hunter2", "HUNTER2!", "redis://:hunter2@db"])

@@ -98,6 +98,7 @@ class _Reader:
         self._report = report
 
     def read(self, value: Any, depth: int) -> None:
+        """Read a value of any kind; what lies too deep is left."""
         if depth > _MAX_DEPTH:
             return
         if isinstance(value, str):
@@ -262,8 +263,8 @@ def _from_page(text: str) -> str:
     """Return the words of a page: its title and its first heading, else its text."""
     found = re.findall(r"<(title|h1)\b[^>]{0,500}>(.{0,1000}?)</\1>", text[:_MAX_TEXT], re.IGNORECASE | re.DOTALL)
     words = dict.fromkeys(_bare(part) for _, part in found[:2])
-    told = ": ".join(part for part in words if part)
-    return told or _bare(
+    shown = ": ".join(part for part in words if part)
+    return shown or _bare(
         re.sub(r"<(script|style)\b.*?(</\1>|$)", " ", text[:_MAX_TEXT], flags=re.IGNORECASE | re.DOTALL)
     )
 

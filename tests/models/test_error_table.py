@@ -197,6 +197,21 @@ def test_ordinary_words_leave_the_decision_to_the_status(status: int, words: str
     assert fault_of(read_value(openai(words)), status) is fault_of(read_value({}), status)
 
 
+@pytest.mark.parametrize("quote", ["'{}'", '"{}"', "`{}`", "'x' {}'", "'x'y {} z'"])
+@pytest.mark.parametrize("words", ["API key not valid", "insufficient balance", "model not found", "too many requests"])
+def test_what_a_server_quotes_of_the_request_lets_nothing_rest(words: str, quote: str) -> None:
+    echo = quote.format(words)
+
+    assert fault_of(read_value(openai(f"Invalid value: {echo}. Supported values are: 'user'")), 400) is F.REQUEST
+    assert fault_of(read_value({"detail": f"unexpected role {echo}"}), 422) is F.REQUEST
+
+
+def test_what_names_a_place_in_the_request_is_the_requests_own() -> None:
+    body = {"error": {"message": "Unknown role insufficient balance", "param": "messages[0].role", "code": None}}
+
+    assert fault_of(read_value(body), 400) is F.REQUEST
+
+
 # What becomes of it
 
 

@@ -113,7 +113,7 @@ def test_a_key_in_a_message_is_removed() -> None:
 
 
 def test_limits_without_a_tokens_set_are_the_tighter_ones() -> None:
-    told = claude_headers(
+    shown = claude_headers(
         {
             "Anthropic-Ratelimit-Input-Tokens-Limit": "100",
             "Anthropic-Ratelimit-Input-Tokens-Remaining": "5",
@@ -121,7 +121,7 @@ def test_limits_without_a_tokens_set_are_the_tighter_ones() -> None:
         }
     )
 
-    assert (told["x-ratelimit-limit-tokens"], told["x-ratelimit-remaining-tokens"]) == ("100", "5")
+    assert (shown["x-ratelimit-limit-tokens"], shown["x-ratelimit-remaining-tokens"]) == ("100", "5")
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_limits_without_a_tokens_set_are_the_tighter_ones() -> None:
 def test_a_reset_is_a_time_span(seconds: float, form: str) -> None:
     moment = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
-    told = claude_headers({"anthropic-ratelimit-requests-reset": moment})["x-ratelimit-reset-requests"]
-    assert re.fullmatch(form, told), told
+    shown = claude_headers({"anthropic-ratelimit-requests-reset": moment})["x-ratelimit-reset-requests"]
+    assert re.fullmatch(form, shown), shown
 
 
 @pytest.mark.parametrize("value", ["", "soon", "ä", "x" * 200])

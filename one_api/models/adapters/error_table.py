@@ -56,7 +56,29 @@ class Row(NamedTuple):
             return False
         if not self.names and self.words is None:
             return True
-        return bool(self.names & report.names) or (self.words is not None and bool(self.words.search(report.message)))
+        if self.names & report.names:
+            return True
+        if self.words is None or (self.fault in _RESTING and _is_about_a_parameter(status, report)):
+            return False
+        return bool(self.words.search(_without_quotes(report.message)))
+
+
+#: What lets a deployment rest for everybody: no client may bring it about by what it sends.
+_RESTING = frozenset({Fault.CREDENTIAL, Fault.CLOSED, Fault.MODEL, Fault.NO_CREDIT, Fault.LIMIT})
+
+
+def _is_about_a_parameter(status: int, report: ErrorReport) -> bool:
+    """Say whether a server names a place in the request, beside the model: then its words are about the request."""
+    return status in (400, 422) and report.param not in (None, "model")
+
+
+def _without_quotes(text: str) -> str:
+    """Return a message without what it quotes, up to the last such sign: that may be the client's own words."""
+    for sign in "'\"`":
+        start = re.search(rf"(?<!\w){sign}", text)
+        if start is not None:
+            text = text[: start.end()] + text[max(start.end(), text.rfind(sign)) :]
+    return text
 
 
 def _names(names: str) -> frozenset[str]:
@@ -252,7 +274,7 @@ TABLE: tuple[Row, ...] = (
     ),
     # Anthropic: a feature or a beta that the account has not, which other requests do without; and a whole model.
     Row(Fault.UNSUITABLE, {403}, words=_words(r"\b(?:feature|beta|web search|long context)\b")),
-    Row(Fault.CLOSED, {403}, words=_words(r"\bmodel\b")),
+    Row(Fault.CLOSED, {403}, _names("model_not_found"), _words(r"\bmodel\b")),
     # A wrong name of a model with another status than 404: DeepSeek ("Model Not Exist"), OpenRouter ("not a valid model
     # ID"), Mistral ("Invalid model"), Bedrock, LM Studio ("No models loaded"), DashScope, Zhipu (1211), Baidu.
     Row(

@@ -85,7 +85,7 @@ class Reports:
         """Return the error that an answer's status, body and headers stand for."""
         return self._error(error_body.read(body), status, headers)
 
-    def error_of_payload(self, payload: JSONObject) -> UpstreamError:
+    def error_of_payload(self, payload: JSONObject | list[Any] | str) -> UpstreamError:
         """Return the error for a report that came with status 200, or inside a stream."""
         return self._error(error_body.read_value(payload), None, {})
 
@@ -102,15 +102,15 @@ class Reports:
         limits = refused_limits(headers) if fault is Fault.LIMIT else {}
         kept = (given or 529) if self.keep_529 and given in (None, 503, 529) else None
         case = _Case(
-            report,
-            status,
-            self.scrubber.name(report.type),
-            self.scrubber.name(report.code if report.code and ":" not in report.code else None),
-            self.scrubber.name(report.param),
-            text if self.show_text else "",
-            _rest(headers, report),
-            {name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
-            kept,
+            report=report,
+            status=status,
+            type=self.scrubber.name(report.type),
+            code=self.scrubber.name(report.code if report.code and ":" not in report.code else None),
+            param=self.scrubber.name(report.param),
+            text=text if self.show_text else "",
+            retry_after_s=_rest(headers, report),
+            limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
+            kept_status=kept,
         )
         return _BUILDERS[fault](case)
 
