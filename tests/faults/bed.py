@@ -27,6 +27,8 @@ KINDS: dict[str, Body] = {
     "prefill": {"targets": "ap", "on_stream_failure": "resume"},
     "hold": {"targets": "ab", "strategy": "least_busy", "hold_back": {"ms": 60_000, "tokens": 3}},
     "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
+    "bench": {"targets": "a", "fallbacks": "b", "on_stream_failure": "resume"},
+    "bench-prefill": {"targets": "a", "fallbacks": "p", "on_stream_failure": "resume"},
     "brief": {"targets": "ab", "timeouts": {"idle_s": 0.4}},
     "even": {"targets": "abc", "strategy": "weighted"},
     "spread": {"targets": "abc", "strategy": "adaptive"},
