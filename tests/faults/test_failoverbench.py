@@ -126,9 +126,9 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[FaultBed]:
-    """The gateway, with the default limit to retries, and a prefill declared for every second fallback."""
+    """The gateway, with a prefill declared for every second fallback."""
     pool = dict.fromkeys(KINDS, 0) | {"bench": len(CASES) + 20, "bench-prefill": len(CASES) + 20}
-    with running_faults(pool, retry={}) as running:
+    with running_faults(pool) as running:
         yield running
 
 
