@@ -27,13 +27,16 @@ KINDS: dict[str, Body] = {
     "prefill": {"targets": "ap", "on_stream_failure": "resume"},
     "hold": {"targets": "ab", "strategy": "least_busy", "hold_back": {"ms": 60_000, "tokens": 3}},
     "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
+    "bench": {"targets": "a", "fallbacks": "b", "on_stream_failure": "resume"},
+    "bench-prefill": {"targets": "a", "fallbacks": "p", "on_stream_failure": "resume"},
     "brief": {"targets": "ab", "timeouts": {"idle_s": 0.4}},
     "even": {"targets": "abc", "strategy": "weighted"},
     "spread": {"targets": "abc", "strategy": "adaptive"},
 }
 #: How many groups of each kind there are, for the whole matrix and for a few tests.
-_MANY = dict.fromkeys(KINDS, 60) | {"twins": 300, "spare": 200, "only": 100}
-FEW = dict.fromkeys(KINDS, 12)
+_NONE = {"bench": 0, "bench-prefill": 0}
+_MANY = dict.fromkeys(KINDS, 60) | {"twins": 300, "spare": 200, "only": 100} | _NONE
+FEW = dict.fromkeys(KINDS, 12) | _NONE
 #: Adapters that are other views of an upstream: b goes on from a prefill, under the name p.
 _VIEWS = {"p": "b"}
 
@@ -48,12 +51,6 @@ class FaultBed(Bed):
         number = next(self._numbers.setdefault(kind, itertools.count()))
         assert number < self.pool[kind], "every group is used"
         return f"{kind}-{number}"
-
-    def pay_in(self) -> None:
-        """Earn a few retries by requests that need none."""
-        model = self.model()
-        for _ in range(5):
-            assert self.ask(model).status == 200
 
     @property
     def arrived(self) -> int:
@@ -106,7 +103,7 @@ def running_faults(pool: dict[str, int] = _MANY, patience: float = 1.0, **sectio
         }
         gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"})
         server = {"host": gateway.host, "port": gateway.port, **sections.pop("server", {})}
-        gateway.config_yaml = yaml(**config, **({"retry": {"budget": 1.0}} | sections), server=server)
+        gateway.config_yaml = yaml(**config, **sections, server=server)
         bed = FaultBed(held.enter_context(gateway), upstreams)
         bed.pool = pool
         yield bed

@@ -85,7 +85,6 @@ def test_m02_an_equal_answer_goes_on_without_a_seam(faults: FaultBed, ending: li
 
 @BROKEN
 def test_m02_a_differing_answer_is_replaced_by_a_prefill(faults: FaultBed, ending: list[Any], code: str) -> None:
-    faults.pay_in()
     model, gate = faults.model("prefill"), threading.Event()
     faults.a.on(model, breaking(gate, ending))
     faults.b.on(model, sse(*text_chunks("Something else")), sse(*text_chunks(*WORDS[40:])))
@@ -111,7 +110,6 @@ def test_m01_the_first_error_is_told_when_nobody_goes_on(faults: FaultBed, endin
 
 
 def test_m02_a_prefill_that_is_refused_does_not_hide_the_first_error(faults: FaultBed) -> None:
-    faults.pay_in()
     model, gate = faults.model("prefill"), threading.Event()
     faults.a.on(model, breaking(gate, [Close()]))
     faults.b.on(

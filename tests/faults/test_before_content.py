@@ -156,7 +156,7 @@ def over_tls() -> Iterator[FaultBed]:
             for name, url in urls.items()
         }  # fmt: skip
         gateway = Gateway(
-            config_yaml=yaml(adapters=adapters, retry={"budget": 1.0}),
+            config_yaml=yaml(adapters=adapters),
             env={"SSL_CERT_FILE": str(CERTIFICATES / "ca.pem")},
         )
         yield FaultBed(held.enter_context(gateway), {})
@@ -230,7 +230,6 @@ def test_u07_a_silent_deployment_is_not_asked_again_before_a_fallback(faults: Fa
 
 @pytest.mark.parametrize("script", [error(500), error(502), [Reset()], [Close()]], ids=["500", "502", "reset", "close"])
 def test_u05_u09_the_only_target_is_asked_once_more(faults: FaultBed, script: Script, stream: bool) -> None:
-    faults.pay_in()
     model = faults.model("spare")
     well = sse(*text_chunks("again")) if stream else json_reply(completion("again"))
     faults.a.on(model, script, well)
@@ -243,7 +242,6 @@ def test_u05_u09_the_only_target_is_asked_once_more(faults: FaultBed, script: Sc
 
 @pytest.mark.parametrize("status", [429, 503, 529])
 def test_u10_u11_u14_it_is_asked_when_it_says_that_it_is_ready(faults: FaultBed, status: int) -> None:
-    faults.pay_in()
     model = faults.model("spare")
     faults.a.on(model, error(status, headers={"retry-after-ms": "300"}), json_reply(completion("again")))
 

@@ -15,7 +15,6 @@ from .bed import FEW, FaultBed, running_faults
 
 
 def test_c01_a_client_that_leaves_while_it_waits_for_a_retry(faults: FaultBed, stream: bool) -> None:
-    faults.pay_in()
     model = faults.model("spare")
     faults.a.on(model, error(503, headers={"retry-after-ms": "1500"}))
     before = len(faults.a.requests)
@@ -72,7 +71,7 @@ def test_c04_a_client_that_leaves_after_the_last_token_is_settled_in_full(faults
 
 @pytest.mark.parametrize("script", [error(500), error(503), error(429)], ids=["500", "503", "429"])
 def test_c16_clients_that_retry_do_not_multiply_with_ours(script: Script) -> None:
-    with running_faults(FEW, retry={}) as bed:
+    with running_faults(FEW) as bed:
         model, clients = bed.model("three"), 30
         for upstream in bed.upstreams.values():
             upstream.on(model, script)

@@ -17,8 +17,8 @@ from .bed import FEW, FaultBed, running_faults
 
 @pytest.fixture(scope="module")
 def thrifty() -> Iterator[FaultBed]:
-    """A gateway with the budget for retries that is the default."""
-    with running_faults(FEW, retry={}) as running:
+    """A gateway of its own, for long faults."""
+    with running_faults(FEW) as running:
         yield running
 
 
@@ -59,7 +59,7 @@ def test_g01_g03_an_outage_that_ends_is_over_within_five_seconds(thrifty: FaultB
 @pytest.fixture(scope="module")
 def patient() -> Iterator[FaultBed]:
     """The same with deadlines that a crowd keeps."""
-    with running_faults(FEW, patience=20, retry={}) as running:
+    with running_faults(FEW, patience=20) as running:
         yield running
 
 
