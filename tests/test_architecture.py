@@ -57,7 +57,7 @@ LADDER: dict[float, list[str]] = {
     1.35: ["wire.claude_stream"],
     1.3: ["wire.claude_blocks", "wire.local_stream"],
     1.25: ["cache.inbox"],
-    1.2: ["wire.claude_chunks", "wire.claude_policy", "wire.forced_calls", "wire.openai_stream",
+    1.2: ["wire.claude_chunks", "wire.claude_events", "wire.claude_policy", "wire.forced_calls", "wire.openai_stream",
           "cache.backlog", "cache.entry", "cache.policy"],
     1.1: ["config", "schema", "wire.assemble", "wire.claude_models", "wire.claude_names", "wire.claude_response",
           "wire.claude_schema", "wire.claude_text", "wire.local_request", "wire.openai_request",

@@ -1,5 +1,7 @@
 """What Anthropic says at the end of an answer, in OpenAI's words: finish reasons, usage, citations."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.wire.json import JSONObject
@@ -16,6 +18,29 @@ _FINISH_REASONS = {
 }
 _NATURAL = ("end_turn", "tool_use")
 _TIERS = {"standard": "default", "priority": "priority"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the request asked for, as far as its answer must be told differently for it."""
+
+    #: The client's names of tools, by the upstream's, where they differ.
+    names: Mapping[str, str] = field(default_factory=dict)
+    #: The client's names of its custom tools: their input is a text.
+    custom_tools: frozenset[str] = frozenset()
+    #: Stop strings that the upstream refuses.
+    stops: tuple[str, ...] = ()
+    #: The upstream's name of a tool whose input is really the content.
+    json_tool: str | None = None
+    #: The client's name of the tool whose arguments the text really is.
+    forced_tool: str | None = None
+    #: Take a Markdown fence around the whole answer away.
+    unfence: bool = False
+    #: An answer without calls that is no JSON object, and was not stopped, is unfit.
+    json_object: bool = False
+    legacy_functions: bool = False
+    #: Tell the blocks that have no place in OpenAI's format, as they came.
+    provider_blocks: bool = False
 
 
 def known_stop(reason: str) -> bool:
@@ -48,10 +73,20 @@ def answer_id(message_id: Any, fallback: str) -> str:
     return message_id if message_id.startswith("chatcmpl-") else f"chatcmpl-{message_id.removeprefix('msg_')}"
 
 
-def merge_usage(known: JSONObject, said: Any) -> None:
-    """Take over what ``said`` tells of the usage: counts are cumulative, so they replace; null says nothing."""
-    if isinstance(said, dict):
-        known.update({key: value for key, value in said.items() if value is not None})
+def merge_usage(known: JSONObject, said: JSONObject) -> None:
+    """Take over what ``said`` reports of the usage: of each count the largest, of all else the last.
+
+    Counts are cumulative, so they grow. A later zero, or null, is of a server that has not counted.
+    """
+    for key, value in said.items():
+        before = known.get(key)
+        if isinstance(value, dict):
+            known[key] = inner = before if isinstance(before, dict) else {}
+            merge_usage(inner, value)
+        elif _count(before):
+            known[key] = max(_count(before), _count(value))
+        elif value is not None:
+            known[key] = value
 
 
 def usage_of(said: JSONObject) -> JSONObject:
