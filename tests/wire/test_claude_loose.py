@@ -164,7 +164,8 @@ def test_a_call_in_any_shape(name: str) -> None:
 
     assert told.message["tool_calls"] == [call("t1", "f", ARGUMENTS)]
     assert told.reason == "tool_calls"
-    (kept,) = told.stream.blocks or ()
+    assert told.stream.blocks is not None
+    (kept,) = told.stream.blocks
     assert kept.items() >= {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}.items()
 
 
