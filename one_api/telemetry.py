@@ -107,8 +107,6 @@ class CallRecord:
     free: bool = False
     #: In the order of their start.
     attempts: list[AttemptRecord] = field(default_factory=list)
-    #: Events of the answer that could not be read and were left out.
-    skipped_events: int = 0
     warnings: list[str] = field(default_factory=list)
     #: Headers of the upstream's last response that the client may see, under the client's names.
     upstream_headers: dict[str, str] = field(default_factory=dict)
@@ -136,7 +134,6 @@ class CallRecord:
             "prompt_tokens": self.usage and self.usage.prompt_tokens,
             "completion_tokens": self.usage and self.usage.completion_tokens,
             "cache": self.cache,
-            "skipped_events": self.skipped_events or None,
             "error": self.error,
         }
         return found

@@ -170,7 +170,6 @@ class ChatEvents(EventBody):
         finally:
             if self._stream is not None:
                 self._record.used(self._stream.usage)
-                self._record.skipped_events = self._stream.skipped_events
             await self._parts.report(self._record)
 
     async def _close_stream(self) -> None:

@@ -115,7 +115,7 @@ class Claim:
         if self._silent:
             return True
         record = seat.record
-        part = Part(deployment=record.deployment, warnings=record.warnings, skipped_events=seat.skipped_events, **what)
+        part = Part(deployment=record.deployment, warnings=record.warnings, **what)
         data, last = part.encode(), part.complete is not None
         if part.whole is not None and len(data) > self._most_bytes:
             return False

@@ -89,7 +89,7 @@ class Seat(ChunkStream):
             shown = [*map(self._shown, filter(self._wanted, self.inbox.take()))]
             self._flight.room.set()
             self.ended = self.inbox.complete
-            self.usage, self.skipped_events = self._flight.usage, self._flight.skipped_events
+            self.usage = self._flight.usage
         return shown
 
     def _wanted(self, chunk: JSONObject) -> bool:
@@ -121,7 +121,6 @@ class Flight:
         self._source = Source(None, ())
         self._task: asyncio.Task[None] | None = None
         self.usage = ChunkStream.usage
-        self.skipped_events = 0
         #: Set when somebody has read.
         self.room = asyncio.Event()
 
@@ -220,9 +219,7 @@ class Flight:
         async with stream:
             while chunks := await stream.read():
                 self._pass_on(sized(chunks))
-                self.usage, self.skipped_events = stream.usage, stream.skipped_events
-                if self.skipped_events:  # good enough for those who wait, but not for others later
-                    self._history = None
+                self.usage = stream.usage
                 if stream.ended:
                     break
                 while self._seats and all(seat.inbox.size_bytes > _AHEAD_BYTES for seat in self._seats):

@@ -35,7 +35,6 @@ class Part:
     deployment: str | None = None
     #: What had been dropped or altered of the request.
     warnings: list[str] = field(default_factory=list)
-    skipped_events: int = 0
     #: Whether the answer is complete, once that is known.
     complete: bool | None = None
 
@@ -56,7 +55,6 @@ class Part:
             and isinstance(part.whole, dict | None)
             and isinstance(part.deployment, str | None)
             and isinstance(part.warnings, list)
-            and isinstance(part.skipped_events, int)
             and isinstance(part.complete, bool | None)
         )
         if not usable:
@@ -136,7 +134,7 @@ class Tail(ChunkStream):
                 self.part = Part.decode(data)
             except InvalidPart:
                 break
-            self._number, self.skipped_events = number, self.part.skipped_events
+            self._number = number
             fresh.append(self.part)
         return fresh
 

@@ -54,8 +54,6 @@ class Delivery(ChunkStream):
         self._resume = resume
         self._sent = Sent()
         self._resumed = False
-        #: Events that streams before this one have left out.
-        self._skipped_before = 0
         self._resuming: asyncio.Task[Opened] | None = None
 
     async def read(self) -> list[JSONObject]:
@@ -78,15 +76,11 @@ class Delivery(ChunkStream):
             chunks, opened.chunks = opened.chunks, []
         else:
             chunks = await opened.stream.read()
-        self._take_note(opened.stream)
+        self.usage = opened.stream.usage
         self.ended = opened.stream.ended
         if self.ended:
             opened.attempt.settle("ok", self.usage)
         return chunks
-
-    def _take_note(self, stream: ChunkStream) -> None:
-        self.usage = stream.usage
-        self.skipped_events = self._skipped_before + stream.skipped_events
 
     def _given(self, chunks: list[JSONObject]) -> list[JSONObject]:
         """Return chunks as the client is to see them."""
@@ -102,7 +96,7 @@ class Delivery(ChunkStream):
 
     def _break(self, error: UpstreamError) -> None:
         """Settle a stream that has failed; raises ``error`` unless the answer may go on elsewhere."""
-        self._take_note(self._opened.stream)
+        self.usage = self._opened.stream.usage
         self._opened.attempt.settle(error, self.usage)
         if self._resume is None or not self._sent.whole or not error.try_another:
             raise error
@@ -112,7 +106,6 @@ class Delivery(ChunkStream):
         """Take over the stream that goes on; this may be cancelled for a heartbeat, the search goes on meanwhile."""
         opened = await asyncio.shield(resuming)
         self._resuming = None
-        self._skipped_before = self.skipped_events
         await self._opened.drop("cancelled")
         self._opened, self._resumed = opened, True
 
@@ -123,7 +116,7 @@ class Delivery(ChunkStream):
                 await _give_up(self._resuming)
                 self._resuming = None
         finally:
-            self._take_note(self._opened.stream)
+            self.usage = self._opened.stream.usage
             await self._opened.drop("cancelled")
 
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.wire.json import JSONObject
+from one_api.wire.openai_calls import arguments_text
 
 #: Fields of a delta whose pieces are joined.
 _JOINED = ("content", "refusal", "reasoning_content")
-#: Fields of a delta whose entries are whole, and add up.
-_LISTED = ("thinking_blocks", "annotations", "citations")
-#: Fields of a delta that are told once, whole.
-_WHOLE = ("provider_specific",)
+#: Fields of a delta that have a place of their own. Of all others lists add up, and anything else is sent once, whole.
+_PLACED = frozenset({"role", "tool_calls", "function_call", *_JOINED})
 #: Fields of the chunks that the whole answer has, too; each is told in one chunk or in all of them.
 HEAD = ("id", "created", "model", "system_fingerprint", "service_tier", "provider")
 #: Fields of a chunk that say nothing: they hide how long it is (OpenAI's, Mistral's).
@@ -81,10 +80,8 @@ def _add_delta(choice: _Choice, delta: JSONObject) -> None:
     for key in _JOINED:
         if isinstance(delta.get(key), str):
             choice.texts.setdefault(key, []).append(delta[key])
-    for key in _LISTED:
-        if delta.get(key):
-            choice.lists.setdefault(key, []).extend(delta[key])
-    choice.wholes |= {key: delta[key] for key in _WHOLE if delta.get(key)}
+    if not delta.keys() <= _PLACED:
+        _add_others(choice, delta)
     for entry in delta.get("tool_calls") or ():
         if "id" in entry:
             kind = entry["type"]
@@ -94,17 +91,27 @@ def _add_delta(choice: _Choice, delta: JSONObject) -> None:
         call = choice.calls[entry["index"]]
         kind = call.entry["type"]
         if "name" in entry[kind]:
-            call.entry[kind]["name"] = entry[kind]["name"]
+            call.entry[kind]["name"] = (call.entry[kind].get("name") or "") + entry[kind]["name"]
         call.pieces.append(entry[kind][_text_key(kind)])
-    if delta.get("function_call"):
+    if isinstance(delta.get("function_call"), dict):
         _add_function_call(choice, delta["function_call"])
+
+
+def _add_others(choice: _Choice, delta: JSONObject) -> None:
+    for key, value in delta.items():
+        if key in _PLACED:
+            continue
+        if isinstance(value, list):
+            choice.lists.setdefault(key, []).extend(value)
+        elif value is not None:
+            choice.wholes[key] = value
 
 
 def _add_function_call(choice: _Choice, piece: JSONObject) -> None:
     """Add a piece of a call in the deprecated form."""
     if choice.function_call is None:
-        choice.function_call = _Call({"name": piece["name"]}, [])
-    choice.function_call.pieces.append(piece["arguments"])
+        choice.function_call = _Call({"name": piece.get("name") or ""}, [])
+    choice.function_call.pieces.append(arguments_text(piece.get("arguments")))
 
 
 def _message(choice: _Choice) -> JSONObject:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from one_api.wire import json
+from one_api.wire.characters import TextJoiner, all_whole
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import has_error
+from one_api.wire.payloads import ErrorPayload
 
 #: The events that are read. All others are skipped, as Anthropic asks of its clients.
 EVENTS = frozenset(
@@ -58,12 +59,16 @@ class Delta:
     kind: str
     value: Any
 
+    def joined(self, joiner: TextJoiner, number: int | None) -> "Delta":
+        """Return it with whole characters; one that has only begun waits for the next piece of block ``number``."""
+        if self.kind == "citation":
+            return Delta(self.kind, all_whole(self.value))
+        return Delta(self.kind, joiner.join((number, self.kind), self.value))
+
 
 def kind_of(payload: JSONObject, name: str) -> str:
     """Return what an event is: by its type, the name that it was sent under, or what it holds."""
     kind = payload.get("type")
-    if "error" in (kind, name):
-        return "error"
     if isinstance(kind, str) and kind in EVENTS:
         return kind
     if name in EVENTS:
@@ -191,12 +196,11 @@ def stop_of(payload: JSONObject) -> str | None:
     return None
 
 
-def error_in(payload: JSONObject, kind: str) -> JSONObject | None:
-    """Return what reports an error in an event, wherever it stands; None when nothing does."""
-    if kind == "error":
-        return payload
-    holders = (payload, payload.get("delta"), payload.get("message"))
-    return next((each for each in holders if isinstance(each, dict) and has_error(each)), None)
+def check_inner(payload: JSONObject) -> None:
+    """Raise ErrorPayload when the inner object of an event reports an error."""
+    for inner in (payload.get("delta"), payload.get("message")):
+        if isinstance(inner, dict) and inner.get("error"):
+            raise ErrorPayload({"error": inner["error"]})
 
 
 def usages_of(payload: JSONObject) -> Iterator[JSONObject]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from one_api.wire.finish_reasons import OPENAI, in_openai_words, read_finish
 from one_api.wire.json import JSONObject
 
 #: Anthropic's stop reasons; those of ``_NATURAL`` depend on whether the client's tools were called.
@@ -16,7 +17,7 @@ _FINISH_REASONS = {
     "pause_turn": "length",
     "refusal": "content_filter",
 }
-_NATURAL = ("end_turn", "tool_use")
+_NATURAL = ("end_turn", "tool_use", "stop", "tool_calls")
 _TIERS = {"standard": "default", "priority": "priority"}
 
 
@@ -45,7 +46,13 @@ class Shape:
 
 def known_stop(reason: str) -> bool:
     """Say whether a stop reason is one that we have a word for."""
-    return reason in _FINISH_REASONS
+    return reason in _FINISH_REASONS or reason in OPENAI
+
+
+def check_stop(reason: str) -> None:
+    """Raise ErrorPayload when a stop reason means that the answer failed."""
+    if not known_stop(reason):
+        read_finish({"finish_reason": reason}, called=False)
 
 
 def ends_of_itself(stop_reason: str | None) -> bool:
@@ -56,9 +63,13 @@ def ends_of_itself(stop_reason: str | None) -> bool:
 def finish_reason(stop_reason: str | None, called: str | None) -> str:
     """Return OpenAI's word for a stop reason; ``called`` is the word for an answer that ends with calls, or None.
 
-    One that is new to us is ``stop``, also after calls: what it means for them is not known.
+    Those of other dialects are known, too. One that is new to us is ``stop``, also after calls: what it means for them
+    is not known.
     """
-    return called if called and ends_of_itself(stop_reason) else _FINISH_REASONS.get(stop_reason or "", "stop")
+    if called and ends_of_itself(stop_reason):
+        return called
+    word = _FINISH_REASONS.get(stop_reason or "") or in_openai_words(stop_reason or "stop")
+    return word if word in ("length", "content_filter") else "stop"
 
 
 def service_tier(tier: Any) -> str | None:

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from one_api.wire import json
+from one_api.wire.characters import TextJoiner, all_whole
+from one_api.wire.claude_answer_text import AnswerText
 from one_api.wire.claude_blocks import Block, OpenBlocks, custom_input, whole
 from one_api.wire.claude_chunks import ChunkWriter
-from one_api.wire.claude_events import Delta, blocks_of, deltas_of, error_in, kind_of, number_of, stop_of, usages_of
+from one_api.wire.claude_events import Delta, blocks_of, check_inner, deltas_of, kind_of, number_of, stop_of, usages_of
 from one_api.wire.claude_response import (
     Shape,
     annotation,
     answer_id,
+    check_stop,
     ends_of_itself,
     finish_reason,
     known_stop,
@@ -24,9 +27,17 @@ from one_api.wire.claude_response import (
     sum_usage,
     usage_of,
 )
-from one_api.wire.claude_text import FenceStripper, StopScanner, is_json_object
+from one_api.wire.claude_text import is_json_object
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, UnfitAnswer, own_call_id
+from one_api.wire.openai_calls import own_call_id
+from one_api.wire.openai_response import Identity
+from one_api.wire.payloads import (
+    DONE,
+    InvalidAnswer,
+    RepairedObject,
+    UnfitAnswer,
+    read_event,
+)
 from one_api.wire.sse import Event
 
 logger = logging.getLogger(__name__)
@@ -69,14 +80,13 @@ class ClaudeStream:
         self._call_ids: set[str] = set()
         #: Content that stood beside the events: it counts when they hold none.
         self._snapshot: list[JSONObject] = []
+        self._joiner = TextJoiner()
         self._kept = 0
         self._said_usage: JSONObject = {}
         self._earlier_usage: JSONObject | None = None
         self._stop_details: Any = None
-        self._scanner = StopScanner(self._shape.stops)
-        self._fence = FenceStripper(self._shape.unfence)
+        self._text = AnswerText(self._writer, self._shape)
         self._json_said = False
-        self._before_json: list[str] = []
         self._annotations: list[JSONObject] = []
         self._citations: list[JSONObject] = []
         self._provider_blocks: list[JSONObject] = []
@@ -107,26 +117,27 @@ class ClaudeStream:
         """
         if self.finished:
             return []
-        if event.data.strip(b' "') == b"[DONE]":
-            return self._on_stop({})
-        try:
-            payload = json.decode(event.data)
-        except json.InvalidJSON as error:
-            raise InvalidAnswer(f"an event is not a JSON object: {error}") from None
-        if not payload:
-            return []
-        if not isinstance(payload, dict):
-            raise InvalidAnswer("an event is not a JSON object")
-        return self._take(payload, event.name)
+        payload = read_event(event)
+        if payload is DONE or (payload is None and event.name == "message_stop"):
+            payload = {"type": "message_stop"}
+        return [] if payload is None else self._take(payload, event)
 
-    def _take(self, payload: JSONObject, name: str) -> list[JSONObject]:
-        kind = kind_of(payload, name)
-        if (report := error_in(payload, kind)) is not None:
-            raise ErrorPayload(report)
+    def _take(self, payload: JSONObject, event: Event) -> list[JSONObject]:
+        kind = kind_of(payload, event.name)
+        if kind != "content_block_delta" and isinstance(payload, RepairedObject):
+            payload = all_whole(payload)
+        check_inner(payload)
         for usage in usages_of(payload):
             self._count(usage)
+        if kind == "message":
+            return self._on_message(payload, is_all=event.bare)
         handler = _HANDLERS.get(kind)
         return [] if handler is None else handler(self, payload)
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether the message has its stop reason: only its end may follow."""
+        return self.stop_reason is not None
 
     def end(self) -> list[JSONObject]:
         """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
@@ -158,10 +169,10 @@ class ClaudeStream:
             self._writer.service_tier = service_tier(usage.get("service_tier")) if isinstance(usage, dict) else None
         return []
 
-    def _on_message(self, payload: JSONObject) -> list[JSONObject]:
+    def _on_message(self, payload: JSONObject, *, is_all: bool) -> list[JSONObject]:
         """Take a whole message, or what has come of one so far."""
         self._on_start({"message": payload})
-        if self._read_stop(payload):
+        if self._read_stop(payload) or is_all:
             return self._on_stop({})
         return self._add_snapshot()
 
@@ -196,7 +207,10 @@ class ClaudeStream:
 
     def _on_delta(self, payload: JSONObject) -> list[JSONObject]:
         number = number_of(payload)
-        return [chunk for delta in deltas_of(payload) for chunk in self._add(number, delta)]
+        deltas = deltas_of(payload)
+        if self._joiner or isinstance(payload, RepairedObject):
+            deltas = [delta.joined(self._joiner, number) for delta in deltas]
+        return [chunk for delta in deltas for chunk in self._add(number, delta)]
 
     def _add(self, number: int | None, delta: Delta) -> list[JSONObject]:
         """Add a piece to its block; text and thinking may come without a block's start."""
@@ -228,6 +242,8 @@ class ClaudeStream:
     def _read_stop(self, payload: JSONObject) -> bool:
         """Take over the stop reason in an event, and say whether there is one."""
         reason, delta = stop_of(payload), payload.get("delta")
+        if reason is not None:
+            check_stop(reason)
         self.stop_reason = reason or self.stop_reason
         self._stop_details = (isinstance(delta, dict) and delta.get("stop_details")) or self._stop_details
         return reason is not None
@@ -258,26 +274,8 @@ class ClaudeStream:
             return []
         block.pieces.append(text)
         self._keep(len(text))
-        if self._shape.json_tool:  # only the tool's input is the answer; if it is not called, the text is
-            self._before_json.append(text)
-            return []
-        chunks = self._tell(self._fence.feed(self._scanner.feed(text)))
-        return chunks + self._cut_short() if self._scanner.hit else chunks
-
-    def _tell(self, text: str) -> list[JSONObject]:
-        """Say text, or what it really is."""
-        name = self._shape.forced_tool
-        if not text or name is None:
-            return self._writer.content(text)
-        if self._writer.calls:
-            return self._writer.arguments(self._writer.calls[0], text)
-        call, chunks = self._writer.call(own_call_id(self._writer.identity.id, 0), name, "function")
-        return chunks + self._writer.arguments(call, text)
-
-    def _tell_held(self) -> list[JSONObject]:
-        """Say what was held back of the text."""
-        before, self._before_json = "".join(self._before_json), []
-        return self._tell(before + self._fence.feed(self._scanner.end()) + self._fence.end())
+        chunks = self._text.add(text)
+        return chunks + self._cut_short() if self._text.is_cut else chunks
 
     def _add_thinking(self, block: Block, text: str) -> list[JSONObject]:
         block.pieces.append(text)
@@ -290,7 +288,7 @@ class ClaudeStream:
             raise InvalidAnswer("a tool call has no name")
         if name == self._shape.json_tool:
             return self._writer.open("")
-        chunks = self._writer.open(None) + self._tell_held()
+        chunks = self._writer.open(None) + self._text.end()
         if not call_id or call_id in self._call_ids:
             call_id = own_call_id(self._writer.identity.id, len(self._writer.calls))
             block.start = {**block.start, "id": call_id}
@@ -313,7 +311,17 @@ class ClaudeStream:
 
     def _close(self, block: Block) -> list[JSONObject]:
         """Say what is owed when a block has ended, and keep the block."""
+        chunks = self._add_rest(block) if self._joiner else []
         self._open.remove(block)
+        return chunks + self._closed(block)
+
+    def _add_rest(self, block: Block) -> list[JSONObject]:
+        """Add what stands for the rest of a character that was not completed."""
+        kind = "input" if block.kind.endswith("tool_use") else block.kind
+        rest = self._joiner.rest((block.number, kind))
+        return self._add(block.number, Delta(kind, rest)) if rest else []
+
+    def _closed(self, block: Block) -> list[JSONObject]:
         kept = whole(block)
         if kept is None:
             self._blocks = None
@@ -333,14 +341,14 @@ class ClaudeStream:
     def _close_call(self, block: Block) -> list[JSONObject]:
         if block.call is None:
             said, self._json_said = self._json_said, True
-            self._before_json = []
+            self._text.drop()
             return [] if block.is_plain or said else self._writer.content(block.arguments)
         if block.call.kind == "custom":
             return self._writer.arguments(block.call, custom_input(block.arguments))
         return [] if block.is_plain else self._writer.arguments(block.call, block.arguments)
 
     def _finish(self) -> list[JSONObject]:
-        chunks = self._writer.open("") + self._tell_held()
+        chunks = self._writer.open("") + self._text.end()
         if self._shape.json_object and not self._writer.calls and ends_of_itself(self.stop_reason):
             self._check_json()
         if self._annotations:
@@ -364,9 +372,7 @@ class ClaudeStream:
     def _cut_short(self) -> list[JSONObject]:
         """End the answer at a stop string of ours; the upstream's count of it will never be known."""
         self.finished, self._blocks, self.stop_reason = True, None, "stop_sequence"
-        told = _count_of(self.usage)
-        estimate = {**self._said_usage, "output_tokens": max(told, self._kept // _TOKEN_CHARACTERS)}
-        self._count(estimate)
+        self._count({"output_tokens": self._kept // _TOKEN_CHARACTERS})
         self.usage = {**(self.usage or {}), "estimated": True}
         return self._finish()
 
@@ -390,9 +396,4 @@ _HANDLERS: dict[str, Callable[[ClaudeStream, JSONObject], list[JSONObject]]] = {
     "content_block_stop": ClaudeStream._on_block_stop,
     "message_delta": ClaudeStream._on_message_delta,
     "message_stop": ClaudeStream._on_stop,
-    "message": ClaudeStream._on_message,
 }
-
-
-def _count_of(usage: JSONObject | None) -> int:
-    return int(usage["completion_tokens"]) if usage else 0

@@ -1,9 +1,12 @@
 """JSON, in one place: numbers keep their form, nothing that is not JSON passes.
 
 Of duplicate keys the last wins. ``1`` stays ``1``, ``1.0`` stays ``1.0`` and integers of any size stay exact;
-``NaN``, ``Infinity``, numbers beyond a double (``1e400``), lone surrogates and a byte-order mark are refused.
+``NaN``, ``Infinity``, numbers beyond a double (``1e400``), lone surrogates and a byte-order mark are refused; what an
+upstream sent may be read more generously.
 """
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,11 +41,43 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
     except msgspec.MsgspecError as error:
         raise InvalidJSON(str(error)) from None
+    _check_size(data, value, max_depth)
+    return value
+
+
+def _check_size(data: bytes | bytearray, value: Any, max_depth: int) -> None:
+    """Raise InvalidJSON when ``value``, which ``data`` holds, nests too deep or has too many keys."""
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
     if len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth and _deeper_than(value, max_depth):
         raise InvalidJSON(f"it nests deeper than {max_depth} levels")
     if len(data) > 4 * _MOST_KEYS and data.count(b":") > _MOST_KEYS and _keys(value) > _MOST_KEYS:
         raise InvalidJSON(f"it has more than {_MOST_KEYS} keys")
+
+
+def _finite(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
+_decode_generously = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite).decode
+
+
+def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
+    """Return the value that ``data`` holds where ``decode`` refuses it for its characters or numbers only.
+
+    Numbers that are none become null; control characters may stand in texts. Lone surrogates stay, and bytes that are
+    no UTF-8 become some: see ``characters``, which makes such text whole.
+
+    Raises:
+        InvalidJSON: for anything else, as ``decode`` does.
+    """
+    try:
+        value = _decode_generously(data.decode("utf-8-sig", "surrogateescape"))
+    except RecursionError:
+        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+    except ValueError:
+        raise InvalidJSON("it is malformed") from None
+    _check_size(data, value, max_depth)
     return value
 
 

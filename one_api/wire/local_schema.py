@@ -278,7 +278,11 @@ class _Cleaner:
         first = _first_multiple(step, bounds.get("minimum", -_MAX_NUMBER), bounds.get("exclusiveMinimum"))
         last = -_first_multiple(step, -bounds.get("maximum", _MAX_NUMBER), _negative(bounds.get("exclusiveMaximum")))
         if first > last:
-            self._refuse(list(bounds)[-1], path, "No number fits, or none with six decimals: use `enum`.")
+            self._refuse(
+                "multipleOf" if "multipleOf" in bounds else next(iter(bounds)),
+                path,
+                "No number fits, or none with six decimals: use `enum`.",
+            )
         kept = {key: value for key, value in found.items() if key not in _NUMBERS}
         kept |= {"minimum": _plain(first), "maximum": _plain(last)}
         return kept if whole and step == 1 else {**kept, "multipleOf": _plain(step)}

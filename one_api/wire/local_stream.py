@@ -45,5 +45,5 @@ def _drop_token_ids(choice: JSONObject) -> None:
         return
     logprobs["refusal"] = None
     for entry in entries:
-        for token in (entry, *entry.get("top_logprobs", ())):
+        for token in (entry, *(entry.get("top_logprobs") or ())) if isinstance(entry, dict) else ():
             token.pop("id", None)

@@ -3,33 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from one_api.wire import json
+from one_api.wire import usage
+from one_api.wire.finish_reasons import read_finish
 from one_api.wire.json import JSONObject
-
-#: What other servers say, in OpenAI's words.
-FINISH_REASONS: dict[str | None, str | None] = {
-    "eos": "stop", "eos_token": "stop", "end_turn": "stop", "max_tokens": "length", "": None,
-}  # fmt: skip
-
-
-class ErrorPayload(Exception):
-    """The upstream sent an error where an answer belongs; ``payload`` is what it sent."""
-
-    def __init__(self, payload: JSONObject) -> None:
-        super().__init__("the upstream sent an error in place of an answer")
-        self.payload = payload
-
-
-class InvalidAnswer(ValueError):
-    """What the upstream sent is no answer; the message says why."""
-
-
-class UnfitAnswer(InvalidAnswer):
-    """The answer is whole and can be read, but it has not the form that the client asked for."""
-
-
-class StrayEvent(InvalidAnswer):
-    """One event of a stream is no chunk, and the answer can be trusted without it: so far it is nothing but text."""
+from one_api.wire.openai_calls import arguments_text, own_call_id
+from one_api.wire.openai_shapes import bring_choices, message_in, shape_texts
+from one_api.wire.payloads import ErrorPayload as ErrorPayload
+from one_api.wire.payloads import InvalidAnswer as InvalidAnswer
+from one_api.wire.payloads import UnfitAnswer as UnfitAnswer
+from one_api.wire.payloads import check_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +23,6 @@ class Identity:
     model: str
 
 
-def has_error(payload: JSONObject) -> bool:
-    """Say whether a payload reports an error, in any of the shapes seen."""
-    return bool(payload.get("error")) or payload.get("object") == "error"
-
-
 def normalise(answer: JSONObject, identity: Identity) -> JSONObject:
     """Fill up and mend ``answer`` in place, and return it.
 
@@ -53,21 +30,16 @@ def normalise(answer: JSONObject, identity: Identity) -> JSONObject:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it holds no choices.
     """
-    if has_error(answer):
-        raise ErrorPayload(answer)
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices:
+    check_error(answer)
+    choices = bring_choices(answer)
+    if not choices:
         raise InvalidAnswer("it holds no choices")
     fill(answer, identity, "chat.completion")
+    reported = usage.reported_in(answer)
     for position, choice in enumerate(choices):
-        if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-            raise InvalidAnswer("a choice holds no message")
-        if not isinstance(choice.get("index"), int):
-            choice["index"] = position
-        choice.setdefault("logprobs", None)
-        _mend_message(choice["message"], answer["id"])
-        called = "tool_calls" in choice["message"]
-        choice["finish_reason"] = finish_reason(choice.get("finish_reason"), called) or natural_end(called)
+        _mend_choice(choice, position, answer["id"])
+    for each in reported:
+        answer["usage"] = usage.merge(answer["usage"] if isinstance(answer.get("usage"), dict) else None, each)
     return answer
 
 
@@ -82,54 +54,55 @@ def fill(payload: JSONObject, identity: Identity, kind: str) -> None:
     payload["object"] = kind
 
 
-def finish_reason(reason: Any, has_tool_calls: bool) -> str | None:
-    """Return OpenAI's word for a finish reason."""
-    if not isinstance(reason, str):
-        return None
-    reason = FINISH_REASONS.get(reason, reason)
-    return "tool_calls" if reason == "stop" and has_tool_calls else reason
-
-
 def natural_end(has_tool_calls: bool) -> str:
     """Return the finish reason of an answer that is complete and gives none."""
     return "tool_calls" if has_tool_calls else "stop"
 
 
-def own_call_id(answer_id: str, position: int) -> str:
-    """Return an id for a tool call that came without one."""
-    return f"call_{answer_id[-24:]}_{position}"
+def check_choice(choice: JSONObject) -> None:
+    """Raise ErrorPayload when a choice reports an error (OpenRouter)."""
+    if choice.get("error"):
+        raise ErrorPayload({"error": choice["error"]})
 
 
-def rename_reasoning(holder: JSONObject) -> None:
-    """Give reasoning text the one name that we send."""
-    if isinstance(holder.get("reasoning"), str):
-        reasoning = holder.pop("reasoning")
-        holder.setdefault("reasoning_content", reasoning)
-
-
-def arguments_text(arguments: Any) -> str:
-    """Return tool-call arguments as the JSON text that they are in OpenAI's format."""
-    if isinstance(arguments, str):
-        return arguments
-    return "" if arguments is None else json.encode(arguments).decode()
+def _mend_choice(choice: JSONObject, position: int, answer_id: str) -> None:
+    check_choice(choice)
+    if not isinstance(choice.get("index"), int):
+        choice["index"] = position
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        cut = "delta" in choice
+        message = message_in(choice)
+        if (message is None or cut) and not choice.get("finish_reason"):
+            raise InvalidAnswer("a choice holds no message")
+        choice["message"] = message = message or {}
+    choice.setdefault("logprobs", None)
+    _mend_message(message, answer_id)
+    called = "tool_calls" in message
+    read_finish(choice, called=called)
+    choice["finish_reason"] = choice["finish_reason"] or natural_end(called)
 
 
 def _mend_message(message: JSONObject, answer_id: str) -> None:
     message["role"] = "assistant"
     message.setdefault("content", None)
     message.setdefault("refusal", None)
-    rename_reasoning(message)
+    shape_texts(message)
     calls = message.get("tool_calls")
     if not calls or not isinstance(calls, list):
         message.pop("tool_calls", None)
         return
+    seen: set[Any] = set()
     for position, call in enumerate(calls):
         if not isinstance(call, dict):
             raise InvalidAnswer("a tool call is not an object")
         call.pop("index", None)
-        if not isinstance(call.get("id"), str) or not call["id"]:
+        if not isinstance(call.get("id"), str) or not call["id"] or call["id"] in seen:
             call["id"] = own_call_id(answer_id, position)
+        seen.add(call["id"])
         function = call.get("function")
+        if not isinstance(function, dict) and isinstance(call.get("name"), str):
+            function = call["function"] = {"name": call.pop("name"), "arguments": call.pop("arguments", None)}
         if isinstance(function, dict):
-            call.setdefault("type", "function")
+            call["type"] = call.get("type") or "function"
             function["arguments"] = arguments_text(function.get("arguments")) or "{}"

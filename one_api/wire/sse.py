@@ -2,7 +2,9 @@
 
 The reader follows the WHATWG's definition (https://html.spec.whatwg.org/multipage/server-sent-events.html): lines
 end with LF, CRLF or CR, several ``data`` lines of an event are joined with LF, one space after the colon is not part
-of the value, comments and unknown fields are ignored, and a byte-order mark at the start is dropped.
+of the value, comments and unknown fields are ignored, and a byte-order mark at the start is dropped. Where servers are
+known to write otherwise, it reads more than that: a field ``error``, JSON without any framing (whole answers, reports
+of errors, one text a line), and events with one line end between them.
 """
 
 from dataclasses import dataclass
@@ -24,10 +26,14 @@ class EventTooLarge(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: its ``event`` field ("" when absent) and its data, still encoded."""
+    """One event: its ``event`` field ("" when absent) and its data, still encoded.
+
+    ``bare`` is JSON that stood there without a field name. What a field ``error`` says is an event of that name.
+    """
 
     data: bytes
     name: str = ""
+    bare: bool = False
 
 
 def encode_event(payload: dict[str, Any]) -> bytes:
@@ -51,6 +57,13 @@ class EventReader:
         self._data: list[bytes] = []
         self._size = 0
         self._name = ""
+        #: Lines of a JSON text without framing that is not whole yet.
+        self._bare: list[bytes] = []
+        #: No blank line has come so far / an event has ended without one.
+        self._no_blank = True
+        self._by_line = False
+        #: Blocks that ended, those without data included: signs that the server is alive.
+        self.blocks = 0
 
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that ``received`` completes.
@@ -66,6 +79,21 @@ class EventReader:
         self._rest_size += len(received)
         events = self._cut() if b"\n" in received or b"\r" in received or self._start else []
         self._bound(self._rest_size)
+        return events
+
+    def end(self) -> list[Event]:
+        """Return the events that the end of the bytes completes: JSON without framing, and lines of events by line.
+
+        An event that lacks the blank line after it is cut short otherwise, and is none.
+        """
+        rest, self._rest = b"".join(self._rest), []
+        events: list[Event] = []
+        if rest and (self._bare or self._no_blank or rest[:1] in _BRACKETS or rest[:6].lower() == b"error:"):
+            self._take(rest, events)
+        if self._bare:
+            events.append(self._bare_event())
+        if self._no_blank and self._data and _closes(self._data[-1]):
+            events.extend(self._dispatch())
         return events
 
     def _bound(self, more: int) -> None:
@@ -87,24 +115,65 @@ class EventReader:
         events: list[Event] = []
         for line in lines:
             if line:
-                self._take(line)
+                self._take(line, events)
             elif self._data or self._name:
+                self._no_blank = False
                 events.extend(self._dispatch())
         return events
 
-    def _take(self, line: bytes) -> None:
-        """Add one line to the event under way."""
+    def _take(self, line: bytes, events: list[Event]) -> None:
+        """Add one line to the event under way; ``events`` gets those that it completes."""
         self._bound(len(line))
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
+            if self._data and _another(self._data[-1], value):
+                self._by_line = True
+                events.extend(self._dispatch())
             self._data.append(value)
             self._size += len(line)
+            if self._by_line and _closes(value):
+                events.extend(self._dispatch())
         elif field == b"event":
             self._name = value.decode("utf-8", "replace")
+        elif self._bare or line.lstrip()[:1] in _BRACKETS:
+            self._take_bare(line, events)
+        elif field.lower() == b"error":
+            events.extend(self._dispatch())
+            events.append(Event(value, "error"))
+        elif field:
+            self._size += len(line)
+
+    def _take_bare(self, line: bytes, events: list[Event]) -> None:
+        """Add a line of JSON without framing. It is whole on one line, or where its outermost bracket closes one."""
+        self._bare.append(line)
+        self._size += len(line)
+        first = self._bare[0][:1]
+        if line.rstrip() == _CLOSING.get(first) or (len(self._bare) == 1 and line.rstrip()[-1:] == _CLOSING.get(first)):
+            events.append(self._bare_event())
+
+    def _bare_event(self) -> Event:
+        text, self._bare, self._size = b"\n".join(self._bare), [], 0
+        self.blocks += 1
+        return Event(text.strip(), bare=True)
 
     def _dispatch(self) -> list[Event]:
-        """Close the event under way; one without data is none."""
+        """Close the event under way; one without data is none, unless it is called an error."""
         data, name = b"\n".join(self._data), self._name
+        self.blocks += bool(data or name)
         self._data, self._name, self._size = [], "", 0
-        return [Event(data, name)] if data else []
+        return [Event(data, name)] if data or name.lower() == "error" else []
+
+
+_CLOSING = {b"{": b"}", b"[": b"]"}
+_BRACKETS = frozenset(_CLOSING)
+
+
+def _closes(line: bytes) -> bool:
+    """Say whether a line may be the last of an event's data."""
+    return line.rstrip()[-1:] == b"}" or b"[DONE]" in line
+
+
+def _another(last: bytes, value: bytes) -> bool:
+    """Say whether two lines of data are of two events: no JSON text goes on so."""
+    return (last.rstrip()[-1:] == b"}" and value[:1] in (b"{", b"[")) or b"[DONE]" in (last.strip(), value.strip())

@@ -25,7 +25,7 @@ from .bed import UPSTREAM_KEYS, Bed, Body, running_bed, user
 FIELDS = {
     "event", "time", "request_id", "method", "path", "status", "caller", "model", "deployment", "stream", "attempts",
     "ms", "first_event_ms", "prompt_tokens", "completion_tokens", "cache", "error",
-    "failed", "skipped_events",
+    "failed",
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def test_case_15_a_text_of_a_sloppy_upstream_is_filled_up(bed: Bed) -> None:
     assert answer.pop("id").startswith("chatcmpl-")
     assert abs(answer.pop("created") - time.time()) < 60
     message = {"content": "Hi", "role": "assistant", "refusal": None}
-    choice = {"message": message, "finish_reason": "stop", "index": 0, "logprobs": None}
+    choice = {"message": message, "finish_reason": "stop", "index": 0, "logprobs": None, "native_finish_reason": "eos"}
     assert answer == {"choices": [choice], "model": model, "object": "chat.completion"}
 
 
@@ -294,7 +294,7 @@ def test_case_38_done_without_a_finish_chunk(bed: Bed, chunks: list[Body], reaso
     ("said", "expected"),
     [
         ("eos", "stop"), ("end_turn", "stop"), ("eos_token", "stop"), ("max_tokens", "length"), ("", "stop"),
-        ("length", "length"), ("content_filter", "content_filter"), ("odd", "odd"),
+        ("length", "length"), ("content_filter", "content_filter"), ("odd", "stop"),
     ],
 )  # fmt: skip
 def test_case_38_finish_reasons_in_the_words_of_openai(bed: Bed, said: str, expected: str) -> None:

@@ -81,23 +81,6 @@ class Upstreams:
         return self.streams[-1]
 
 
-class LossyStream(FakeStream):
-    """One that has left an event out."""
-
-    skipped_events = 1
-
-
-class LossyUpstreams(Upstreams):
-    """Upstreams whose streams leave something out."""
-
-    async def __call__(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
-        """See ``Upstreams``."""
-        answer = await super().__call__(route, body)
-        assert isinstance(answer, FakeStream)
-        answer.__class__ = LossyStream
-        return answer
-
-
 class Caching:
     """A cache with its upstreams; ``ask`` is one request."""
 

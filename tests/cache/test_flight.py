@@ -25,7 +25,7 @@ from one_api.wire.assemble import Assembler
 from one_api.wire.json import JSONObject
 from tests.utils.fake_adapter import Piece
 
-from .bed import USAGE, Caching, LossyUpstreams, Upstreams, chunk, read_all, stream, text, turns, whole
+from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, turns, whole
 
 
 async def test_two_hundred_identical_misses_are_one_call() -> None:
@@ -283,16 +283,6 @@ async def test_a_stream_that_has_become_too_large_is_neither_joined_nor_kept() -
     end.set()
     await read_all(first)
     assert len(upstreams.calls) == 2
-
-
-async def test_a_stream_that_has_left_something_out_is_neither_joined_nor_kept() -> None:
-    upstreams = LossyUpstreams(stream("x"), stream("y"))
-    cache = Caching(upstreams)
-
-    opened = await cache.open()
-
-    assert (text(await read_all(opened)), opened.skipped_events) == ("x", 1)
-    assert text(await read_all(await cache.open())) == "y"
 
 
 async def test_the_end_of_the_process_is_told() -> None:

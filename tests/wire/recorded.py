@@ -219,7 +219,7 @@ BARE = Recording(
         {"id": "3", "choices": [{"delta": {}, "finish_reason": "eos"}]},
         done=False,
     ),
-    [said("Hi there")],
+    [said("Hi there") | {"native_finish_reason": "eos"}],
 )
 ALL = [
     OPENAI_TEXT,

@@ -6,7 +6,7 @@ import pytest
 
 from one_api.wire import json
 from one_api.wire.claude_response import Shape
-from one_api.wire.openai_response import ErrorPayload, InvalidAnswer
+from one_api.wire.payloads import ErrorPayload, InvalidAnswer
 from tests.support import claude_bytes, claude_events, text_block, thinking_block, tool_block
 from tests.wire.test_claude_stream import Told, call, tell
 

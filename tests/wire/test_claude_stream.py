@@ -11,7 +11,8 @@ from one_api.wire import json
 from one_api.wire.assemble import Assembler
 from one_api.wire.claude_response import Shape
 from one_api.wire.claude_stream import ClaudeStream
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, UnfitAnswer
+from one_api.wire.openai_response import Identity
+from one_api.wire.payloads import ErrorPayload, InvalidAnswer, UnfitAnswer
 from one_api.wire.sse import EventReader
 from tests.support import (
     claude_bytes,
@@ -65,6 +66,8 @@ def tell(raw: bytes, shape: Shape | None = None, cuts: Iterable[int] = (), *, us
     for start, end in zip([0, *inner], [*inner, len(raw)], strict=True):
         for event in events.feed(raw[start:end]):
             told.chunks += told.stream.feed(event)
+    for event in events.end():
+        told.chunks += told.stream.feed(event)
     told.chunks += told.stream.end()
     return told
 

@@ -16,8 +16,6 @@ class ChunkStream(ABC):
     """
 
     usage: Usage | None = None
-    #: Events that could not be read and were left out.
-    skipped_events: int = 0
     #: True once ``read`` would return the end without waiting.
     ended: bool = False
     #: The longest silence between two events of the upstream, in seconds, where it is shorter than the adapter's own.

@@ -12,9 +12,11 @@ from one_api.models.adapters.reports import error_of_payload
 from one_api.models.adapters.upstream import Upstream
 from one_api.settings import OpenAIConfig, Secret
 from one_api.wire.json import JSONObject
+from one_api.wire.openai_answer import read_answer
 from one_api.wire.openai_request import Dialect, prepare
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, normalise
+from one_api.wire.openai_response import Identity
 from one_api.wire.openai_stream import OpenAIStream
+from one_api.wire.payloads import ErrorPayload, InvalidAnswer
 
 #: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
 _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
@@ -56,17 +58,27 @@ class OpenAIAdapter(RemoteAdapter):
         given = {key: value for key, value in named.items() if value is not None}
         body = prepare({"model": model, "messages": messages, **given, **kwargs}, self._dialect)
         identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
+        tools = _names_of(kwargs.get("tools"))
+        choices = n if isinstance(n := kwargs.get("n"), int) else 1
         if stream:
             options = kwargs.get("stream_options") or {}
-            translator = OpenAIStream(identity, include_usage=bool(options.get("include_usage")))
+            include_usage = bool(options.get("include_usage"))
+            translator = OpenAIStream(identity, include_usage=include_usage, choices=choices, tools=tools)
             return await self._upstream.post_stream("/chat/completions", body, translator)
-        answer = await self._upstream.post_json("/chat/completions", body)
+        answer = await self._upstream.post("/chat/completions", body)
         try:
-            return normalise(answer, identity)
+            return read_answer(answer, identity, choices=choices, tools=tools)
         except ErrorPayload as error:
             raise error_of_payload(error.payload) from None
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+
+
+def _names_of(tools: Any) -> frozenset[str]:
+    """Return the names of the functions among the tools of a request."""
+    functions = [tool.get("function") for tool in tools or () if isinstance(tool, dict)]
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def _model_info(entry: Any, owner: str) -> ModelInfo | None:

@@ -1,6 +1,7 @@
 """The one door to upstreams: an HTTP session, deadlines by phase, caps, and a name for all that goes wrong."""
 
 import asyncio
+import math
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from one_api.settings import Secret, Timeouts
 from one_api.telemetry import current_call
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import ErrorPayload, InvalidAnswer, StrayEvent, UnfitAnswer, has_error
+from one_api.wire.payloads import ErrorPayload, InvalidAnswer, UnfitAnswer
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -39,8 +40,8 @@ _RECEIVE_BYTES = 64 * 1024
 _PIECE_BYTES = 8 * 1024
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3
-#: How many events of one stream may be left out because they cannot be read.
-_MOST_STRAY = 3
+#: How long a stream may go on after its answer is complete: for usage and the end mark, in seconds.
+_MAX_TAIL_S = 2.0
 #: How long the framing may lag behind the end of a stream, in seconds.
 _LINGER_S = 0.1
 
@@ -50,6 +51,10 @@ class Translator(Protocol):
 
     finished: bool
     usage: JSONObject | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether the upstream has sent all of the answer, though perhaps not the end mark."""
 
     def feed(self, event: sse.Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to."""
@@ -104,17 +109,20 @@ class Upstream:
                 async with response:
                     return _object(await self._whole(response))
 
-    async def post_json(self, path: str, body: JSONObject) -> JSONObject:
-        """Return the object that a POST of ``body`` answers with; raises UpstreamError."""
+    async def post(self, path: str, body: JSONObject) -> bytes:
+        """Return the whole body that a POST of ``body`` answers with, whatever its label; raises UpstreamError."""
         timeout_s = self._timeouts.total_s
         with _named_errors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._request("POST", path, body)
                 async with response:
-                    return _object(await self._whole(response))
+                    return await self._whole(response)
 
     async def post_stream(self, path: str, body: JSONObject, translator: Translator) -> ChunkStream:
-        """POST ``body`` and return its stream, once its first event has arrived; raises UpstreamError."""
+        """POST ``body`` and return its stream, once its first event has arrived; raises UpstreamError.
+
+        What the answer is, is read from its bytes: labels are wrong too often.
+        """
         timeout_s = self._timeouts.first_event_s or _FIRST_EVENT_S
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
         with _named_errors("the first event", timeout_s):
@@ -122,8 +130,6 @@ class Upstream:
                 response = await self._request("POST", path, body)
                 stream = UpstreamStream(response, translator, self._timeouts.idle_s, deadline, self._reports)
                 try:
-                    if response.content_type != "text/event-stream":
-                        raise self._not_a_stream(await self._whole(response), response.content_type)
                     await stream.wait_for_first()
                 except BaseException:
                     await stream.aclose()
@@ -131,7 +137,7 @@ class Upstream:
         return stream
 
     async def _request(self, method: str, path: str, body: JSONObject | None) -> aiohttp.ClientResponse:
-        """Send a request and return its response, open, if its status is 200."""
+        """Send a request and return its response, open, if its status is one of success."""
         headers = {name: value.reveal() for name, value in self._headers.items()}
         data = None
         if body is not None:
@@ -141,7 +147,7 @@ class Upstream:
         record = current_call.get() if body is not None else None
         if record is not None:
             record.upstream_headers = self._reports.client_headers(response.headers)
-        if response.status == 200:
+        if 200 <= response.status < 300:
             return response
         async with response:
             text = b""
@@ -173,14 +179,6 @@ class Upstream:
                 raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
         return b"".join(pieces)
 
-    def _not_a_stream(self, data: bytes, content_type: str) -> UpstreamError:
-        """Return the error for status 200 without events: often an error report."""
-        with suppress(json.InvalidJSON):
-            payload = json.decode_object(data)
-            if has_error(payload):
-                return self._reports.error_of_payload(payload)
-        return UpstreamBroken(f"The upstream answered with {content_type[:64]} instead of an event stream.")
-
     async def aclose(self) -> None:
         """Close the session and its connections."""
         if self._session is not None:
@@ -210,6 +208,10 @@ class UpstreamStream(ChunkStream):
         self._ready: list[JSONObject] = []
         #: How the stream broke; told once everything that came before has been read.
         self._failure: UpstreamError | None = None
+        #: Something of an answer has come.
+        self._begun = False
+        #: When a complete answer is not waited for any longer, in the loop's time.
+        self._tail_ends: float | None = None
         _limit_kernel(response)
 
     async def wait_for_first(self) -> None:
@@ -228,15 +230,26 @@ class UpstreamStream(ChunkStream):
         # thinks in silence sends pings.
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
         while not self._ready and not self.ended:
-            limit = min(self._patience.until(idle_s), self._deadline)
+            limit = min(self._patience.until(idle_s), self._deadline, self._end_of_tail())
             try:
                 if await self._patience.wait(self._receive(), limit):
                     self._patience.begin_anew()
-            except Exception:
+            except Exception as error:
+                if self._translator.is_complete and not isinstance(error, UpstreamError):
+                    self._end()
+                    continue
                 with _named_errors("the next event", idle_s):
                     raise
         ready, self._ready = self._ready, []
         return ready
+
+    def _end_of_tail(self) -> float:
+        """Return until when to wait for what may follow a complete answer, counted from the first wait for it."""
+        if not self._translator.is_complete:
+            return math.inf
+        if self._tail_ends is None:
+            self._tail_ends = asyncio.get_running_loop().time() + _MAX_TAIL_S
+        return self._tail_ends
 
     async def _receive(self) -> bool:
         """Take what has arrived, and translate it; say whether it held an event.
@@ -244,38 +257,49 @@ class UpstreamStream(ChunkStream):
         A fault is kept for later while there is something to read.
         """
         received = await self._response.content.read(_PIECE_BYTES)
-        events = 0
+        blocks = self._events.blocks
         try:
-            events = self._translate(received)
+            self._translate(received)
         except ErrorPayload as error:
+            self._ready += error.chunks
             self._failure = self._reports.error_of_payload(error.payload)
         except UnfitAnswer as error:
             self._failure = UpstreamUnfit(f"The upstream's answer is not what was asked for: {error}.")
         except (InvalidAnswer, sse.EventTooLarge) as error:
-            self._failure = UpstreamBroken(f"The upstream's stream cannot be read: {error}.")
+            if self._translator.is_complete:
+                self._end()
+            else:
+                self._failure = UpstreamBroken(f"The upstream's stream cannot be read: {error}.")
         if self._translator.usage is not None:
             self.usage = Usage.read(self._translator.usage)
         if self._failure is not None and not self._ready:
             raise self._failure
-        return events > 0
+        return self._events.blocks > blocks
 
-    def _translate(self, received: bytes) -> int:
-        """Add the chunks that ``received`` amounts to, and count its events; no bytes are the end of the response."""
-        events = self._events.feed(received)
-        for event in events:
-            try:
-                self._ready += self._translator.feed(event)
-            except StrayEvent:
-                self.skipped_events += 1
-                if self.skipped_events > _MOST_STRAY:
-                    raise
+    def _translate(self, received: bytes) -> None:
+        """Add the chunks that ``received`` amounts to; no bytes are the end of the response."""
+        for event in self._events.feed(received) if received else self._events.end():
+            self._ready += self._translator.feed(event)
+            self._begun = self._begun or bool(self._ready)
             if self._translator.finished:
                 break
-        if not received:
-            self._ready += self._translator.end()
-            self._failure = None if self._translator.finished else _truncated()
+        if received:
+            self.ended = self._translator.finished
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """Take the answer for ended: nothing more comes, or is waited for."""
+        self._ready += self._translator.end()
+        self._failure = None if self._translator.finished else self._not_complete()
         self.ended = self._translator.finished
-        return len(events)
+
+    def _not_complete(self) -> UpstreamBroken:
+        """Return the error for bytes that ended before the answer did."""
+        label = self._response.content_type
+        if self._begun or label == "text/event-stream":
+            return _truncated()
+        return UpstreamBroken(f"The upstream answered with {label[:64]} instead of an event stream.")
 
     async def aclose(self) -> None:
         """Close the response; a connection whose stream was read to its very end is used again."""
