@@ -85,7 +85,8 @@ def _add_delta(choice: _Choice, delta: JSONObject) -> None:
     for entry in delta.get("tool_calls") or ():
         if "id" in entry:
             kind = entry["type"]
-            opened = _Call({"id": entry["id"], "type": kind, kind: dict(entry[kind])}, [entry[kind][_text_key(kind)]])
+            whole = {key: value for key, value in entry.items() if key != "index"} | {kind: dict(entry[kind])}
+            opened = _Call(whole, [entry[kind][_text_key(kind)]])
             choice.calls.append(opened)
             continue
         call = choice.calls[entry["index"]]
@@ -93,6 +94,7 @@ def _add_delta(choice: _Choice, delta: JSONObject) -> None:
         if "name" in entry[kind]:
             call.entry[kind]["name"] = (call.entry[kind].get("name") or "") + entry[kind]["name"]
         call.pieces.append(entry[kind][_text_key(kind)])
+        call.entry |= {key: value for key, value in entry.items() if key not in ("index", kind)}
     if isinstance(delta.get("function_call"), dict):
         _add_function_call(choice, delta["function_call"])
 

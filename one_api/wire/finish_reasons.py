@@ -44,8 +44,10 @@ def in_openai_words(reason: str) -> str | None:
     return word
 
 
-def read_finish(choice: JSONObject, *, called: bool) -> None:
+def read_finish(choice: JSONObject, *, called: bool | None) -> None:
     """Put the finish reason of a choice into OpenAI's words, in place; a foreign one stays as ``native_finish_reason``.
+
+    ``called`` says whether the choice holds tool calls; None stands for a call in the deprecated form.
 
     Raises:
         ErrorPayload: when it means that the answer failed.
@@ -56,12 +58,16 @@ def read_finish(choice: JSONObject, *, called: bool) -> None:
     if not isinstance(reason, str) or not reason.strip():
         choice["finish_reason"] = None
         return
-    word = in_openai_words(reason)
+    word, foreign = in_openai_words(reason), reason not in OPENAI
     if word is None:
         choice["finish_reason"] = None
         raise ErrorPayload(_failure(reason))
-    choice["finish_reason"] = "tool_calls" if word == "stop" and called else word
-    if reason not in OPENAI and not choice.get("native_finish_reason"):
+    if called and word in ("stop", "function_call"):
+        word = "tool_calls"
+    elif word == "tool_calls" and called is False:  # clients would ask again and again
+        word, foreign = "stop", True
+    choice["finish_reason"] = word
+    if foreign and not choice.get("native_finish_reason"):
         choice["native_finish_reason"] = reason
 
 

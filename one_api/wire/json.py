@@ -59,7 +59,7 @@ def _finite(number: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_decode_generously = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite).decode
+_generous = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite)
 
 
 def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
@@ -72,13 +72,31 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
         InvalidJSON: for anything else, as ``decode`` does.
     """
     try:
-        value = _decode_generously(data.decode("utf-8-sig", "surrogateescape"))
+        value = _generous.decode(data.decode("utf-8-sig", "surrogateescape"))
     except RecursionError:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
     except ValueError:
         raise InvalidJSON("it is malformed") from None
     _check_size(data, value, max_depth)
     return value
+
+
+def split(data: bytes) -> list[bytes]:
+    """Return the objects that stand in ``data`` one after the other, still encoded; none if there is anything else."""
+    text, at = data.decode("utf-8", "surrogateescape").strip(), 0
+    found: list[bytes] = []
+    try:
+        while at < len(text):
+            if text[at] != "{":
+                return []
+            _, end = _generous.raw_decode(text, at)
+            found.append(text[at:end].encode("utf-8", "surrogateescape"))
+            at = end
+            while text[at : at + 1].isspace():
+                at += 1
+    except (ValueError, RecursionError):
+        return []
+    return found
 
 
 def decode_object(data: bytes | bytearray, *, max_depth: int = 64) -> JSONObject:

@@ -21,7 +21,8 @@ def read_answer(data: bytes, identity: Identity, *, choices: int = 1, tools: Col
     payload = read_body(data)
     if payload is None:
         return _assembled(data, OpenAIStream(identity, include_usage=True, choices=choices, tools=tools))
-    return normalise(all_whole(payload) if isinstance(payload, RepairedObject) else payload, identity)
+    answer = all_whole(payload) if isinstance(payload, RepairedObject) else payload
+    return normalise(answer, identity, has_tools=bool(tools))
 
 
 def _assembled(data: bytes, stream: OpenAIStream) -> JSONObject:

@@ -11,6 +11,9 @@ from typing import Any
 from one_api.wire import json
 from one_api.wire.json import JSONObject
 
+_NO_IDS = frozenset({"", "null", "None", "undefined"})
+#: What an entry of our own making holds; all else in it is the upstream's.
+_OWN_KEYS = frozenset({"index", "id", "type", "function", "custom", "name", "arguments", "input"})
 _MARKS = re.compile(r'["\\{}\[\]]')
 
 
@@ -78,6 +81,27 @@ def own_call_id(answer_id: str, position: int) -> str:
     return f"call_{answer_id[-24:]}_{position}"
 
 
+def call_id_of(entry: JSONObject) -> str | None:
+    """Return the id of a call; None if it has none, or a word for none (Mistral: "null")."""
+    call_id = entry.get("id")
+    return call_id if isinstance(call_id, str) and call_id not in _NO_IDS else None
+
+
+def whole_arguments(arguments: Any) -> str:
+    """Return the arguments with which a call opens as JSON text: "" for none, and not encoded twice."""
+    text = arguments_text(arguments)
+    if text.strip() == "null":
+        return ""
+    if text[:1] == '"' == text[-1:]:
+        try:
+            inner = json.decode(text.encode("utf-8", "surrogatepass"))
+            if isinstance(inner, str) and isinstance(json.decode(inner.encode()), dict):
+                return inner
+        except ValueError:
+            return text
+    return text
+
+
 def arguments_text(arguments: Any) -> str:
     """Return tool-call arguments as the JSON text that they are in OpenAI's format."""
     if isinstance(arguments, str):
@@ -107,20 +131,20 @@ class CallReader:
         name = body["name"] if isinstance(body.get("name"), str) else ""
         text = arguments_text(body.get("input" if kind == "custom" else "arguments"))
         call = self._continued(entry, name, text, touched)
-        if call is None and not (name or text or entry.get("id")):
+        if call is None and not (name or text or call_id_of(entry)):
             return None
+        others = {key: value for key, value in entry.items() if key not in _OWN_KEYS}
         if call is None:
             call, opening = self._open(entry, kind, answer_id)
             added = name
-            entry = {**opening, kind: {**body, call.text_key: text}}
+            text = whole_arguments(text) if kind == "function" else text
+            entry = {**opening, kind: {**body, call.text_key: text}, **others}
         else:
             if call.kind != kind:
                 text = arguments_text(body.get(call.text_key))
             added = "" if call.wrote and call.name else _rest_of_name(call.name, name)
-            entry = {
-                "index": call.index,
-                call.kind: {"name": added, call.text_key: text} if added else {call.text_key: text},
-            }
+            piece = {"name": added, call.text_key: text} if added else {call.text_key: text}
+            entry = {"index": call.index, call.kind: piece, **others}
         touched.add(call.index)
         call.name += added
         call.wrote = call.wrote or bool(text)
@@ -130,8 +154,8 @@ class CallReader:
     def _open(self, entry: JSONObject, kind: str, answer_id: str) -> tuple[_Call, JSONObject]:
         """Return a new call, and its id and type as the client is to see them."""
         call = _Call(len(self._calls), kind)
-        call_id = entry.get("id")
-        if not isinstance(call_id, str) or not call_id or call_id in self._by_id:
+        call_id = call_id_of(entry)
+        if call_id is None or call_id in self._by_id:
             call_id = own_call_id(answer_id, call.index)
         self._calls.append(call)
         self._by_id[call_id] = call
@@ -141,10 +165,10 @@ class CallReader:
 
     def _continued(self, entry: JSONObject, name: str, text: str, touched: set[int]) -> _Call | None:
         """Return the call that ``entry`` continues, or None when it opens one."""
-        call_id, number = entry.get("id"), entry.get("index")
+        call_id, number = call_id_of(entry), entry.get("index")
         last = self._calls[-1] if self._calls else None
-        call = self._by_number.get(number) if isinstance(number, int) else last
-        if isinstance(call_id, str) and call_id:
+        call = self._by_number.get(number) if isinstance(number, int) and (self._by_number or name) else last
+        if call_id is not None:
             known = self._by_id.get(call_id)
             if known is None:
                 return None if name else call

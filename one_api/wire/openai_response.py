@@ -6,7 +6,7 @@ from typing import Any
 from one_api.wire import usage
 from one_api.wire.finish_reasons import read_finish
 from one_api.wire.json import JSONObject
-from one_api.wire.openai_calls import arguments_text, own_call_id
+from one_api.wire.openai_calls import call_id_of, own_call_id, whole_arguments
 from one_api.wire.openai_shapes import bring_choices, message_in, shape_texts
 from one_api.wire.payloads import ErrorPayload as ErrorPayload
 from one_api.wire.payloads import InvalidAnswer as InvalidAnswer
@@ -23,8 +23,10 @@ class Identity:
     model: str
 
 
-def normalise(answer: JSONObject, identity: Identity) -> JSONObject:
+def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False) -> JSONObject:
     """Fill up and mend ``answer`` in place, and return it.
+
+    With ``has_tools``, calls in the deprecated form are calls of tools.
 
     Raises:
         ErrorPayload: when it reports an error.
@@ -37,7 +39,7 @@ def normalise(answer: JSONObject, identity: Identity) -> JSONObject:
     fill(answer, identity, "chat.completion")
     reported = usage.reported_in(answer)
     for position, choice in enumerate(choices):
-        _mend_choice(choice, position, answer["id"])
+        _mend_choice(choice, position, answer["id"], has_tools=has_tools)
     for each in reported:
         answer["usage"] = usage.merge(answer["usage"] if isinstance(answer.get("usage"), dict) else None, each)
     return answer
@@ -65,7 +67,7 @@ def check_choice(choice: JSONObject) -> None:
         raise ErrorPayload({"error": choice["error"]})
 
 
-def _mend_choice(choice: JSONObject, position: int, answer_id: str) -> None:
+def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools: bool) -> None:
     check_choice(choice)
     if not isinstance(choice.get("index"), int):
         choice["index"] = position
@@ -77,9 +79,11 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str) -> None:
             raise InvalidAnswer("a choice holds no message")
         choice["message"] = message = message or {}
     choice.setdefault("logprobs", None)
+    if has_tools and not message.get("tool_calls") and isinstance(message.get("function_call"), dict):
+        message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
     _mend_message(message, answer_id)
     called = "tool_calls" in message
-    read_finish(choice, called=called)
+    read_finish(choice, called=None if message.get("function_call") else called)
     choice["finish_reason"] = choice["finish_reason"] or natural_end(called)
 
 
@@ -92,12 +96,13 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
     if not calls or not isinstance(calls, list):
         message.pop("tool_calls", None)
         return
+    message.pop("function_call", None)
     seen: set[Any] = set()
     for position, call in enumerate(calls):
         if not isinstance(call, dict):
             raise InvalidAnswer("a tool call is not an object")
         call.pop("index", None)
-        if not isinstance(call.get("id"), str) or not call["id"] or call["id"] in seen:
+        if call_id_of(call) is None or call["id"] in seen:
             call["id"] = own_call_id(answer_id, position)
         seen.add(call["id"])
         function = call.get("function")
@@ -105,4 +110,4 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
             function = call["function"] = {"name": call.pop("name"), "arguments": call.pop("arguments", None)}
         if isinstance(function, dict):
             call["type"] = call.get("type") or "function"
-            function["arguments"] = arguments_text(function.get("arguments")) or "{}"
+            function["arguments"] = whole_arguments(function.get("arguments")) or "{}"

@@ -39,10 +39,13 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
         raise InvalidAnswer("its choices are no list")
     for name in _WRAPPERS:
         inner = payload.get(name)
-        if isinstance(inner, dict) and isinstance(inner.get("choices"), list):
+        if not isinstance(inner, dict):
+            continue
+        choice = None if isinstance(inner.get("choices"), list) else _native_choice(inner)
+        if choice or isinstance(inner.get("choices"), list):
             del payload[name]
             payload |= {key: value for key, value in inner.items() if payload.get(key) is None}
-            return list(payload["choices"])
+            return [choice] if choice else list(inner["choices"])
     if choice := _native_choice(payload):
         return [choice]
     if not _ENVELOPE.isdisjoint(payload) or isinstance(payload.get("usage"), dict) or says_nothing(payload):

@@ -15,7 +15,7 @@ from one_api.wire.json import JSONObject
 from one_api.wire.openai_calls import CallReader
 from one_api.wire.openai_response import Identity, check_choice, fill, natural_end
 from one_api.wire.openai_shapes import bring_choices, has_words, is_envelope, is_whole_answer, message_in, shape_texts
-from one_api.wire.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, read_event
+from one_api.wire.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, read_event, split_event
 from one_api.wire.sse import Event
 
 #: Texts of a delta that may hold halves of characters.
@@ -31,6 +31,8 @@ class _Choice:
     calls: CallReader
     role_said: bool = False
     finished: bool = False
+    #: It calls a function in the deprecated form.
+    legacy: bool = False
     #: Words have come in deltas.
     by_delta: bool = False
 
@@ -81,7 +83,12 @@ class OpenAIStream:
         """
         if self.finished:
             return []
-        payload = read_event(event)
+        try:
+            payload = read_event(event)
+        except InvalidAnswer as error:
+            if isinstance(error, ErrorPayload) or len(several := split_event(event)) < 2:
+                raise
+            return self._feed_all(several)
         if payload is None:
             return []
         if payload is DONE:
@@ -92,6 +99,16 @@ class OpenAIStream:
         if self._joiner or isinstance(payload, RepairedObject):
             payload = self._with_whole_characters(payload)
         return self._take(payload)
+
+    def _feed_all(self, events: list[Event]) -> list[JSONObject]:
+        """Return the chunks of events that came as one."""
+        chunks: list[JSONObject] = []
+        for event in events:
+            try:
+                chunks += self.feed(event)
+            except ErrorPayload as error:
+                raise ErrorPayload(error.payload, chunks + error.chunks) from None
+        return chunks
 
     def end(self) -> list[JSONObject]:
         """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
@@ -222,6 +239,8 @@ class OpenAIStream:
             delta["role"] = "assistant"
             state.role_said = True
         shape_texts(delta)
+        if "function_call" in delta:
+            self._mend_legacy_call(delta, state)
         if "tool_calls" in delta:
             self._mend_calls(delta, state.calls)
         if choice.get("finish_reason") is not None or "error" in choice:
@@ -233,7 +252,8 @@ class OpenAIStream:
         """Read the finish reason of a choice, or its error."""
         try:
             check_choice(choice)
-            read_finish(choice, called=bool(state.calls.count))
+            called = bool(state.calls.count)
+            read_finish(choice, called=None if state.legacy and not called else called)
         except ErrorPayload:
             choice["finish_reason"] = None
             raise
@@ -255,6 +275,14 @@ class OpenAIStream:
         """Open a choice that has not spoken yet: clients expect choices to appear in order."""
         self._choices[index] = _Choice(CallReader(self._tools), role_said=True)
         return self._chunk([_piece(index, {"role": "assistant", "content": None})])
+
+    def _mend_legacy_call(self, delta: JSONObject, state: _Choice) -> None:
+        """Turn a call in the deprecated form into one of a tool, if there are tools."""
+        call = delta["function_call"]
+        state.legacy = state.legacy or (isinstance(call, dict) and not self._tools)
+        if isinstance(call, dict) and self._tools:
+            del delta["function_call"]
+            delta["tool_calls"] = delta.get("tool_calls") or [{"index": 0, "function": call}]
 
     def _mend_calls(self, delta: JSONObject, calls: CallReader) -> None:
         entries = delta.pop("tool_calls")

@@ -75,10 +75,15 @@ def read_event(event: Event) -> JSONObject | None:
     payload: JSONObject | None = value if type(value) is dict else _object_in(value)
     if payload is None or payload is DONE:
         return payload
-    if "error" in payload or "choices" not in payload:
+    if "error" in payload or not payload.get("choices"):
         check_error(payload)
         return None if says_nothing(payload) else payload
     return payload
+
+
+def split_event(event: Event) -> list[Event]:
+    """Return the events that came as one: JSON texts one after the other, with nothing between them."""
+    return [Event(text, event.name, event.bare) for text in json.split(event.data)]
 
 
 def read_body(data: bytes) -> JSONObject | None:
@@ -116,7 +121,7 @@ def check_error(payload: JSONObject) -> None:
     if payload.get("success") is False:
         raise ErrorPayload({"error": {"message": "The upstream reported a failure without words."}})
     for name, body in payload.items():  # as AWS sends them: {"throttlingException": {"message": "..."}}
-        if isinstance(body, dict) and name.lower().endswith(("exception", "error")):
+        if name != "error" and isinstance(body, dict) and name.lower().endswith(("exception", "error")):
             raise ErrorPayload({"error": {"type": name, **_in_one_form(body)}})
 
 

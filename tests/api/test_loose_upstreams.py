@@ -1,0 +1,176 @@
+"""Upstreams that write loosely, over the wire: wrong labels, errors in other words, ends without an end mark."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.support import (
+    DONE,
+    Close,
+    Hang,
+    Reset,
+    Script,
+    Wait,
+    completion,
+    event,
+    json_reply,
+    reply,
+    sse,
+    text_chunks,
+    tokens,
+    tool_chunks,
+)
+
+from .bed import Bed, Body
+
+EVENTS = b"".join(event(each) for each in text_chunks("Hel", "lo", usage=tokens(9, 2))) + DONE
+BODY = json.dumps(completion("Hello")).encode()
+LABELS = ["text/event-stream", "application/json", "text/plain", "application/octet-stream", "text/html", None]
+
+
+def labelled(body: bytes, label: str | None, status: int = 200) -> Script:
+    """An answer under a label, or under none."""
+    return reply(body, status, {"Content-Type": label} if label else {})
+
+
+def words_of(bed: Bed, script: Script, *, stream: bool) -> tuple[str, Any]:
+    """The words and the finish reason that a client gets, in the form that it asked for, and the usage."""
+    model = bed.model()
+    bed.a.on(model, script)
+    asked: Body = {"stream_options": {"include_usage": True}} if stream else {}
+    answer = bed.ask(model, stream=stream, **asked)
+    assert answer.status == 200, answer.body
+    if not stream:
+        choice = answer.json["choices"][0]
+        assert (answer.json["object"], choice["finish_reason"]) == ("chat.completion", "stop")
+        return choice["message"]["content"], answer.json["usage"]
+    assert answer.stream_error is None
+    assert {chunk["object"] for chunk in answer.chunks} == {"chat.completion.chunk"}
+    return answer.text, answer.chunks[-1]["usage"]
+
+
+@pytest.mark.parametrize("label", LABELS, ids=str)
+@pytest.mark.parametrize("body", [EVENTS, BODY, b"\n\n" + BODY + b"\n"], ids=["events", "whole", "padded"])
+def test_the_bytes_decide_and_not_the_label(bed: Bed, body: bytes, label: str | None, stream: bool) -> None:
+    assert words_of(bed, labelled(body, label), stream=stream) == ("Hello", tokens(9, 2))
+
+
+@pytest.mark.parametrize("status", [201, 202, 203])
+@pytest.mark.parametrize("body", [EVENTS, BODY], ids=["events", "whole"])
+def test_any_status_of_success_is_one(bed: Bed, body: bytes, status: int, stream: bool) -> None:
+    assert words_of(bed, labelled(body, None, status), stream=stream) == ("Hello", tokens(9, 2))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>oops</html>", b"hello", b"null", b"[]", b"{}", b'{"x": 1}', b'"Hello"'])
+def test_what_is_no_answer_under_any_label_is_an_error(bed: Bed, body: bytes, stream: bool) -> None:
+    model = bed.model()
+    bed.a.on(model, labelled(body, "application/json"))
+
+    answer = bed.ask(model, stream=stream)
+
+    assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")
+
+
+REPORTS = {
+    "field": b'error: {"code":500,"message":"oom"}\n\n',
+    "event": b"event: error\ndata: out of memory\n\n",
+    "detail": b'data: {"detail":"oom"}\n\n',
+    "bare": b'{"error":{"message":"oom"}}\n',
+    "finish reason": event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}),
+    "choice": event({"choices": [{"index": 0, "delta": {}, "error": {"message": "oom"}}]}),
+}
+
+
+@pytest.mark.parametrize("report", list(REPORTS.values()), ids=list(REPORTS))
+def test_an_error_after_content_ends_the_stream_with_it(bed: Bed, report: bytes) -> None:
+    answer = bed.stream_in_two_parts(text_chunks("one", "two", finish=None), [report, DONE])
+
+    assert (answer.status, answer.text) == (200, "onetwo")
+    assert answer.stream_error is not None
+    assert DONE.decode().strip() not in answer.events
+
+
+@pytest.mark.parametrize("report", list(REPORTS.values()), ids=list(REPORTS))
+def test_an_error_before_content_is_a_reason_to_ask_another(bed: Bed, report: bytes) -> None:
+    model = bed.model("pair")
+    bed.a.on(model, sse(*text_chunks(finish=None), report))
+
+    answer = bed.ask(model, stream=True)
+
+    assert (answer.text, answer.stream_error, bed.asked(model)) == ("Hello", None, {"a": 1, "b": 1})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"message": {"content": "half"}, "finish_reason": "abort"}]},
+        {"choices": [{"message": {"content": ""}, "error": {"message": "oom"}}]},
+        {"code": 500, "msg": "oom", "success": False},
+    ],
+    ids=["finish reason", "choice", "body"],
+)
+def test_a_whole_answer_that_failed_is_a_reason_to_ask_another(bed: Bed, body: Any) -> None:
+    model = bed.model("pair")
+    bed.a.on(model, json_reply(body))
+
+    answer = bed.ask(model)
+
+    assert answer.json["choices"][0]["message"]["content"] == "Hello"
+    assert bed.asked(model) == {"a": 1, "b": 1}
+
+
+SILENT = [b"data: null\n\n", b"data: {}\n\n", b"event: ping\n\n", b'event: ping\ndata: {"type":"ping"}\n\n']
+
+
+@pytest.mark.parametrize("silent", SILENT)
+def test_an_event_that_says_nothing_is_skipped_anywhere(bed: Bed, silent: bytes) -> None:
+    chunks = tool_chunks(("weather", '{"city"', ':"Bern"}'))
+    script = sse(*[each for chunk in chunks for each in (silent, chunk)], silent)
+    model = bed.model()
+    bed.a.on(model, script)
+
+    whole, streamed = bed.ask(model), bed.ask(model, stream=True)
+
+    assert whole.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"city":"Bern"}'
+    assert streamed.stream_error is None
+    assert len(streamed.chunks) == len(chunks)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [[Hang()], [Reset()], [Close()], [each for _ in range(60) for each in (b": still here\n\n", Wait(0.1))],
+     [b"data: {junk\n\n", Hang()]],
+    ids=["silence", "reset", "close", "comments", "junk"],
+)  # fmt: skip
+def test_after_the_finish_reason_an_answer_is_complete(bed: Bed, ending: list[Any]) -> None:
+    began = time.monotonic()
+    answer = bed.stream(sse(*text_chunks("Hel", "lo"), *ending, done=False))
+
+    assert (answer.text, answer.stream_error) == ("Hello", None)
+    assert answer.chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert time.monotonic() - began < 5.5, "idle_s is far longer"
+
+
+def test_usage_that_comes_late_is_waited_for(bed: Bed) -> None:
+    *chunks, last = text_chunks("Hello", usage=tokens(9, 2))
+
+    answer = bed.stream(sse(*chunks, Wait(0.3), last, Hang(), done=False), stream_options={"include_usage": True})
+
+    assert answer.chunks[-1]["usage"] == tokens(9, 2)
+    assert answer.stream_error is None
+
+
+def test_of_two_choices_one_finish_reason_is_no_end(bed: Bed) -> None:
+    first, second = text_chunks("one"), text_chunks("two")
+    for chunk in second:
+        chunk["choices"][0]["index"] = 1
+    model = bed.model()
+    bed.a.on(model, sse(*first, Wait(2.3), *second))
+
+    answer = bed.ask(model, stream=True, n=2)
+
+    pieces = [choice for each in answer.chunks for choice in each["choices"] if choice["index"] == 1]
+    assert "".join(piece["delta"].get("content") or "" for piece in pieces) == "two"
+    assert answer.stream_error is None
