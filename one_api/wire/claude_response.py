@@ -1,7 +1,10 @@
 """What Anthropic says at the end of an answer, in OpenAI's words: finish reasons, usage, citations."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from one_api.wire.finish_reasons import OPENAI, in_openai_words, read_finish
 from one_api.wire.json import JSONObject
 
 #: Anthropic's stop reasons; those of ``_NATURAL`` depend on whether the client's tools were called.
@@ -14,13 +17,42 @@ _FINISH_REASONS = {
     "pause_turn": "length",
     "refusal": "content_filter",
 }
-_NATURAL = ("end_turn", "tool_use")
+_NATURAL = ("end_turn", "tool_use", "stop", "tool_calls")
 _TIERS = {"standard": "default", "priority": "priority"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the request asked for, as far as its answer must be told differently for it."""
+
+    #: The client's names of tools, by the upstream's, where they differ.
+    names: Mapping[str, str] = field(default_factory=dict)
+    #: The client's names of its custom tools: their input is a text.
+    custom_tools: frozenset[str] = frozenset()
+    #: Stop strings that the upstream refuses.
+    stops: tuple[str, ...] = ()
+    #: The upstream's name of a tool whose input is really the content.
+    json_tool: str | None = None
+    #: The client's name of the tool whose arguments the text really is.
+    forced_tool: str | None = None
+    #: Take a Markdown fence around the whole answer away.
+    unfence: bool = False
+    #: An answer without calls that is no JSON object, and was not stopped, is unfit.
+    json_object: bool = False
+    legacy_functions: bool = False
+    #: Tell the blocks that have no place in OpenAI's format, as they came.
+    provider_blocks: bool = False
 
 
 def known_stop(reason: str) -> bool:
     """Say whether a stop reason is one that we have a word for."""
-    return reason in _FINISH_REASONS
+    return reason in _FINISH_REASONS or reason in OPENAI
+
+
+def check_stop(reason: str) -> None:
+    """Raise ErrorPayload when a stop reason means that the answer failed."""
+    if not known_stop(reason):
+        read_finish({"finish_reason": reason}, called=False)
 
 
 def ends_of_itself(stop_reason: str | None) -> bool:
@@ -31,9 +63,13 @@ def ends_of_itself(stop_reason: str | None) -> bool:
 def finish_reason(stop_reason: str | None, called: str | None) -> str:
     """Return OpenAI's word for a stop reason; ``called`` is the word for an answer that ends with calls, or None.
 
-    One that is new to us is ``stop``, also after calls: what it means for them is not known.
+    Those of other dialects are known, too. One that is new to us is ``stop``, also after calls: what it means for them
+    is not known.
     """
-    return called if called and ends_of_itself(stop_reason) else _FINISH_REASONS.get(stop_reason or "", "stop")
+    if called and ends_of_itself(stop_reason):
+        return called
+    word = _FINISH_REASONS.get(stop_reason or "") or in_openai_words(stop_reason or "stop")
+    return word if word in ("length", "content_filter") else "stop"
 
 
 def service_tier(tier: Any) -> str | None:
@@ -48,10 +84,20 @@ def answer_id(message_id: Any, fallback: str) -> str:
     return message_id if message_id.startswith("chatcmpl-") else f"chatcmpl-{message_id.removeprefix('msg_')}"
 
 
-def merge_usage(known: JSONObject, said: Any) -> None:
-    """Take over what ``said`` tells of the usage: counts are cumulative, so they replace; null says nothing."""
-    if isinstance(said, dict):
-        known.update({key: value for key, value in said.items() if value is not None})
+def merge_usage(known: JSONObject, said: JSONObject) -> None:
+    """Take over what ``said`` reports of the usage: of each count the largest, of all else the last.
+
+    Counts are cumulative, so they grow. A later zero, or null, is of a server that has not counted.
+    """
+    for key, value in said.items():
+        before = known.get(key)
+        if isinstance(value, dict):
+            known[key] = inner = before if isinstance(before, dict) else {}
+            merge_usage(inner, value)
+        elif _count(before):
+            known[key] = max(_count(before), _count(value))
+        elif value is not None:
+            known[key] = value
 
 
 def usage_of(said: JSONObject) -> JSONObject:

@@ -5,16 +5,20 @@ keeps the message's own blocks: the next request of a tool loop must hold them a
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from one_api.wire import json
-from one_api.wire.claude_blocks import Block, custom_input, whole
+from one_api.wire.characters import TextJoiner, all_whole
+from one_api.wire.claude_answer_text import AnswerText
+from one_api.wire.claude_blocks import Block, OpenBlocks, custom_input, whole
 from one_api.wire.claude_chunks import ChunkWriter
+from one_api.wire.claude_events import Delta, blocks_of, check_inner, deltas_of, kind_of, number_of, stop_of, usages_of
 from one_api.wire.claude_response import (
+    Shape,
     annotation,
     answer_id,
+    check_stop,
     ends_of_itself,
     finish_reason,
     known_stop,
@@ -23,11 +27,17 @@ from one_api.wire.claude_response import (
     sum_usage,
     usage_of,
 )
-from one_api.wire.claude_text import FenceStripper, StopScanner, is_json_object
+from one_api.wire.claude_text import is_json_object
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_calls import own_call_id
 from one_api.wire.openai_response import Identity
-from one_api.wire.payloads import InvalidAnswer, UnfitAnswer, check_error
+from one_api.wire.payloads import (
+    DONE,
+    InvalidAnswer,
+    RepairedObject,
+    UnfitAnswer,
+    read_event,
+)
 from one_api.wire.sse import Event
 
 logger = logging.getLogger(__name__)
@@ -40,29 +50,8 @@ _MOST_KEPT = 4 * 1024 * 1024
 _MOST_CHARACTERS = 32 * 1024 * 1024
 #: Characters of a token, roughly: for answers that we cut ourselves, whose count is never told.
 _TOKEN_CHARACTERS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the request asked for, as far as its answer must be told differently for it."""
-
-    #: The client's names of tools, by the upstream's, where they differ.
-    names: Mapping[str, str] = field(default_factory=dict)
-    #: The client's names of its custom tools: their input is a text.
-    custom_tools: frozenset[str] = frozenset()
-    #: Stop strings that the upstream refuses.
-    stops: tuple[str, ...] = ()
-    #: The upstream's name of a tool whose input is really the content.
-    json_tool: str | None = None
-    #: The client's name of the tool whose arguments the text really is.
-    forced_tool: str | None = None
-    #: Take a Markdown fence around the whole answer away.
-    unfence: bool = False
-    #: An answer without calls that is no JSON object, and was not stopped, is unfit.
-    json_object: bool = False
-    legacy_functions: bool = False
-    #: Tell the blocks that have no place in OpenAI's format, as they came.
-    provider_blocks: bool = False
+#: Kinds of deltas that hold words for the client: they are taken without a block's start, too.
+_WORDS = ("text", "thinking")
 
 
 class ClaudeStream:
@@ -78,23 +67,26 @@ class ClaudeStream:
         self.finished = False
         self.paused = False
         self.usage: JSONObject | None = None
-        #: The message's own blocks, whole; None when they cannot be sent back as they were.
-        self.blocks: list[JSONObject] | None = []
         self.stop_reason: str | None = None
         self._shape = shape or Shape()
         self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=self._shape.legacy_functions)
         self._resumes = resumes
         self._started = False
-        self._open: dict[int, Block] = {}
+        self._open = OpenBlocks()
+        #: All blocks, in the order in which they began; None when they cannot be sent back as they were.
+        self._blocks: list[Block] | None = []
         self._seen = 0
+        #: The ids of the calls so far.
+        self._call_ids: set[str] = set()
+        #: Content that stood beside the events: it counts when they hold none.
+        self._snapshot: list[JSONObject] = []
+        self._joiner = TextJoiner()
         self._kept = 0
         self._said_usage: JSONObject = {}
         self._earlier_usage: JSONObject | None = None
         self._stop_details: Any = None
-        self._scanner = StopScanner(self._shape.stops)
-        self._fence = FenceStripper(self._shape.unfence)
+        self._text = AnswerText(self._writer, self._shape)
         self._json_said = False
-        self._before_json: list[str] = []
         self._annotations: list[JSONObject] = []
         self._citations: list[JSONObject] = []
         self._provider_blocks: list[JSONObject] = []
@@ -110,6 +102,11 @@ class ClaudeStream:
         nameless = self._shape.legacy_functions
         return tuple(("" if nameless else call.id, call.name, "".join(call.pieces)) for call in self._writer.calls)
 
+    @property
+    def blocks(self) -> list[JSONObject] | None:
+        """The message's own blocks, whole; None when they cannot be sent back as they were."""
+        return None if self._blocks is None else [block.kept for block in self._blocks if block.kept is not None]
+
     def feed(self, event: Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to.
 
@@ -118,17 +115,24 @@ class ClaudeStream:
             InvalidAnswer: when it is none of a message.
             UnfitAnswer: when it ends an answer that has not the form asked for.
         """
-        if self.finished or event.data == b"[DONE]":
+        if self.finished:
             return []
-        try:
-            payload = json.decode_object(event.data)
-        except json.InvalidJSON as error:
-            raise InvalidAnswer(f"an event is not a JSON object: {error}") from None
-        handler = _HANDLERS.get(str(payload.get("type") or event.name))
-        if handler is not None:
-            return handler(self, payload)
-        check_error(payload)
-        return []
+        payload = read_event(event)
+        if payload is DONE or (payload is None and event.name == "message_stop"):
+            payload = {"type": "message_stop"}
+        return [] if payload is None else self._take(payload, event)
+
+    def _take(self, payload: JSONObject, event: Event) -> list[JSONObject]:
+        kind = kind_of(payload, event.name)
+        if kind != "content_block_delta" and isinstance(payload, RepairedObject):
+            payload = all_whole(payload)
+        check_inner(payload)
+        for usage in usages_of(payload):
+            self._count(usage)
+        if kind == "message":
+            return self._on_message(payload, is_all=event.bare)
+        handler = _HANDLERS.get(kind)
+        return [] if handler is None else handler(self, payload)
 
     @property
     def is_complete(self) -> bool:
@@ -153,8 +157,8 @@ class ClaudeStream:
 
     def _on_start(self, payload: JSONObject) -> list[JSONObject]:
         message = payload.get("message")
-        if not isinstance(message, dict):
-            raise InvalidAnswer("its start holds no message")
+        message = message if isinstance(message, dict) else payload
+        self._snapshot = blocks_of(message.get("content")) or self._snapshot
         if not self._started:
             self._started = True
             given = self._writer.identity
@@ -163,74 +167,105 @@ class ClaudeStream:
             self._writer.identity = Identity(answer_id(message.get("id"), given.id), given.created, shown)
             usage = message.get("usage")
             self._writer.service_tier = service_tier(usage.get("service_tier")) if isinstance(usage, dict) else None
-        self._count(message.get("usage"))
         return []
 
+    def _on_message(self, payload: JSONObject, *, is_all: bool) -> list[JSONObject]:
+        """Take a whole message, or what has come of one so far."""
+        self._on_start({"message": payload})
+        if self._read_stop(payload) or is_all:
+            return self._on_stop({})
+        return self._add_snapshot()
+
     def _on_block_start(self, payload: JSONObject) -> list[JSONObject]:
-        index, start = payload.get("index"), payload.get("content_block")
-        if not isinstance(index, int) or not isinstance(start, dict) or not isinstance(start.get("type"), str):
-            raise InvalidAnswer("a content block has no number or no type")
+        number = number_of(payload)
+        return [chunk for start in blocks_of(payload.get("content_block")) for chunk in self._begin(number, start)]
+
+    def _begin(self, number: int | None, start: JSONObject) -> list[JSONObject]:
+        """Begin a block; one of the same number that is still open ends with it."""
+        if start["type"] == "tool_use" and (known := self._open.same_call(start)):
+            known.start["input"] = start["input"] or known.start["input"]
+            return []
         self._seen += 1
         if self._seen > _MOST_BLOCKS:
             raise InvalidAnswer(f"it has more than {_MOST_BLOCKS} content blocks")
-        block = self._open[index] = Block(start, self._writer.length)
+        block = Block(start, self._writer.length, number)
+        ended = self._open.add(block)
+        chunks = [] if ended is None else self._close(ended)
+        if self._blocks is not None:
+            self._blocks.append(block)
         if block.kind == "tool_use":
-            return self._open_call(block)
-        chunks = self._writer.open(None if block.kind == "text" and self._shape.forced_tool else "")
+            return chunks + self._open_call(block)
+        chunks += self._writer.open(None if block.kind == "text" and self._shape.forced_tool else "")
         if block.kind == "text":
             given = start.get("citations")
             block.citations += [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
-            return chunks + self._add_text(block, _text(start.get("text")))
+            return chunks + self._add_text(block, start["text"])
         if block.kind == "thinking":
-            return chunks + self._add_thinking(block, _text(start.get("thinking")))
+            return chunks + self._add_thinking(block, start["thinking"])
         self._keep(len(json.encode(start)))
         return chunks
 
     def _on_delta(self, payload: JSONObject) -> list[JSONObject]:
-        index, delta = payload.get("index"), payload.get("delta")
-        if not isinstance(delta, dict):
-            raise InvalidAnswer("a delta is not an object")
-        kind = delta.get("type")
-        if kind not in ("text_delta", "thinking_delta", "input_json_delta", "signature_delta", "citations_delta"):
-            return []
-        block = self._open.get(index) if isinstance(index, int) else None
+        number = number_of(payload)
+        deltas = deltas_of(payload)
+        if self._joiner or isinstance(payload, RepairedObject):
+            deltas = [delta.joined(self._joiner, number) for delta in deltas]
+        return [chunk for delta in deltas for chunk in self._add(number, delta)]
+
+    def _add(self, number: int | None, delta: Delta) -> list[JSONObject]:
+        """Add a piece to its block; text and thinking may come without a block's start."""
+        block = self._open.holder(number, delta.kind)
         if block is None:
-            raise InvalidAnswer("a delta belongs to no open content block")
-        if kind == "text_delta":
-            return self._add_text(block, _text(delta.get("text")))
-        if kind == "thinking_delta":
-            return self._add_thinking(block, _text(delta.get("thinking")))
-        if kind == "input_json_delta":
-            return self._add_input(block, _text(delta.get("partial_json")))
-        if kind == "signature_delta":
-            block.signature = _text(delta.get("signature"))
-        elif isinstance(delta.get("citation"), dict):
-            block.citations.append(delta["citation"])
+            if delta.kind == "input":
+                raise InvalidAnswer("a piece of input belongs to no open tool call")
+            return self._begin(number, {"type": delta.kind, delta.kind: delta.value}) if delta.kind in _WORDS else []
+        if delta.kind == "text":
+            return self._add_text(block, delta.value)
+        if delta.kind == "thinking":
+            return self._add_thinking(block, delta.value)
+        if delta.kind == "input":
+            return self._add_input(block, delta.value)
+        if delta.kind == "signature":
+            block.signature = delta.value
+        else:
+            block.citations.append(delta.value)
         return []
 
     def _on_block_stop(self, payload: JSONObject) -> list[JSONObject]:
-        index = payload.get("index")
-        block = self._open.pop(index, None) if isinstance(index, int) else None
+        block = self._open.at(number_of(payload))
         return [] if block is None else self._close(block)
 
     def _on_message_delta(self, payload: JSONObject) -> list[JSONObject]:
-        delta = payload.get("delta")
-        if isinstance(delta, dict):
-            if isinstance(reason := delta.get("stop_reason"), str):
-                self.stop_reason = reason
-            self._stop_details = delta.get("stop_details") or self._stop_details
-        self._count(payload.get("usage"))
+        self._read_stop(payload)
         return []
 
-    def _on_stop(self, _: JSONObject) -> list[JSONObject]:
-        chunks: list[JSONObject] = []
-        for index in sorted(self._open):
-            chunks += self._close(self._open.pop(index))
+    def _read_stop(self, payload: JSONObject) -> bool:
+        """Take over the stop reason in an event, and say whether there is one."""
+        reason, delta = stop_of(payload), payload.get("delta")
+        if reason is not None:
+            check_stop(reason)
+        self.stop_reason = reason or self.stop_reason
+        self._stop_details = (isinstance(delta, dict) and delta.get("stop_details")) or self._stop_details
+        return reason is not None
+
+    def _on_stop(self, payload: JSONObject) -> list[JSONObject]:
+        self._read_stop(payload)
+        if not self._started and not self._seen and self.stop_reason is None:
+            raise InvalidAnswer("it ends before an answer has begun")
+        chunks = [] if self._seen else self._add_snapshot()
+        for block in self._open.all():
+            chunks += self._close(block)
         self.finished = True
         if self.stop_reason == "pause_turn" and self._resumes > 0 and self.blocks:
             self.paused = True
             return chunks
         return chunks + self._finish()
+
+    def _add_snapshot(self) -> list[JSONObject]:
+        """Take the content that stood beside the events."""
+        found, self._snapshot = self._snapshot, []
+        chunks = [chunk for start in found for chunk in self._begin(None, start)]
+        return chunks + [chunk for block in self._open.all() for chunk in self._close(block)]
 
     # Pieces
 
@@ -239,26 +274,8 @@ class ClaudeStream:
             return []
         block.pieces.append(text)
         self._keep(len(text))
-        if self._shape.json_tool:  # only the tool's input is the answer; if it is not called, the text is
-            self._before_json.append(text)
-            return []
-        chunks = self._tell(self._fence.feed(self._scanner.feed(text)))
-        return chunks + self._cut_short() if self._scanner.hit else chunks
-
-    def _tell(self, text: str) -> list[JSONObject]:
-        """Say text, or what it really is."""
-        name = self._shape.forced_tool
-        if not text or name is None:
-            return self._writer.content(text)
-        if self._writer.calls:
-            return self._writer.arguments(self._writer.calls[0], text)
-        call, chunks = self._writer.call(own_call_id(self._writer.identity.id, 0), name, "function")
-        return chunks + self._writer.arguments(call, text)
-
-    def _tell_held(self) -> list[JSONObject]:
-        """Say what was held back of the text."""
-        before, self._before_json = "".join(self._before_json), []
-        return self._tell(before + self._fence.feed(self._scanner.end()) + self._fence.end())
+        chunks = self._text.add(text)
+        return chunks + self._cut_short() if self._text.is_cut else chunks
 
     def _add_thinking(self, block: Block, text: str) -> list[JSONObject]:
         block.pieces.append(text)
@@ -266,21 +283,24 @@ class ClaudeStream:
         return self._writer.reasoning(text)
 
     def _open_call(self, block: Block) -> list[JSONObject]:
-        name = _text(block.start.get("name"))
+        name, call_id = block.start["name"], block.start["id"]
+        if not name:
+            raise InvalidAnswer("a tool call has no name")
         if name == self._shape.json_tool:
             return self._writer.open("")
-        chunks = self._writer.open(None) + self._tell_held()
+        chunks = self._writer.open(None) + self._text.end()
+        if not call_id or call_id in self._call_ids:
+            call_id = own_call_id(self._writer.identity.id, len(self._writer.calls))
+            block.start = {**block.start, "id": call_id}
+        self._call_ids.add(call_id)
         shown = self._shape.names.get(name, name)
-        call_id = _text(block.start.get("id")) or own_call_id(self._writer.identity.id, len(self._writer.calls))
         kind = "custom" if shown in self._shape.custom_tools else "function"
         block.call, opening = self._writer.call(call_id, shown, kind)
         return chunks + opening
 
     def _add_input(self, block: Block, piece: str) -> list[JSONObject]:
-        if not piece:
-            return []
-        block.pieces.append(piece)
         self._keep(len(piece))
+        piece = block.add_input(piece)
         if block.call is not None:
             return [] if block.call.kind == "custom" else self._writer.arguments(block.call, piece)
         if block.kind == "tool_use" and not self._json_said:
@@ -291,11 +311,22 @@ class ClaudeStream:
 
     def _close(self, block: Block) -> list[JSONObject]:
         """Say what is owed when a block has ended, and keep the block."""
+        chunks = self._add_rest(block) if self._joiner else []
+        self._open.remove(block)
+        return chunks + self._closed(block)
+
+    def _add_rest(self, block: Block) -> list[JSONObject]:
+        """Add what stands for the rest of a character that was not completed."""
+        kind = "input" if block.kind.endswith("tool_use") else block.kind
+        rest = self._joiner.rest((block.number, kind))
+        return self._add(block.number, Delta(kind, rest)) if rest else []
+
+    def _closed(self, block: Block) -> list[JSONObject]:
         kept = whole(block)
         if kept is None:
-            self.blocks = None
-        elif self.blocks is not None and (block.kind != "text" or kept["text"]):  # an empty text is refused later
-            self.blocks.append(kept)
+            self._blocks = None
+        elif block.kind != "text" or kept["text"]:  # an empty text is refused later
+            block.kept = kept
         if block.kind == "tool_use":
             return self._close_call(block)
         if block.kind in ("thinking", "redacted_thinking") and kept is not None:
@@ -308,18 +339,16 @@ class ClaudeStream:
         return []
 
     def _close_call(self, block: Block) -> list[JSONObject]:
-        given = block.start.get("input")
-        text = "".join(block.pieces)
         if block.call is None:
             said, self._json_said = self._json_said, True
-            self._before_json = []
-            return [] if text or said else self._writer.content(json.encode(given or {}).decode())
+            self._text.drop()
+            return [] if block.is_plain or said else self._writer.content(block.arguments)
         if block.call.kind == "custom":
-            return self._writer.arguments(block.call, custom_input(text, given))
-        return [] if text else self._writer.arguments(block.call, json.encode(given or {}).decode())
+            return self._writer.arguments(block.call, custom_input(block.arguments))
+        return [] if block.is_plain else self._writer.arguments(block.call, block.arguments)
 
     def _finish(self) -> list[JSONObject]:
-        chunks = self._writer.open("") + self._tell_held()
+        chunks = self._writer.open("") + self._text.end()
         if self._shape.json_object and not self._writer.calls and ends_of_itself(self.stop_reason):
             self._check_json()
         if self._annotations:
@@ -342,10 +371,8 @@ class ClaudeStream:
 
     def _cut_short(self) -> list[JSONObject]:
         """End the answer at a stop string of ours; the upstream's count of it will never be known."""
-        self.finished, self.blocks, self.stop_reason = True, None, "stop_sequence"
-        told = _count_of(self.usage)
-        estimate = {**self._said_usage, "output_tokens": max(told, self._kept // _TOKEN_CHARACTERS)}
-        self._count(estimate)
+        self.finished, self._blocks, self.stop_reason = True, None, "stop_sequence"
+        self._count({"output_tokens": self._kept // _TOKEN_CHARACTERS})
         self.usage = {**(self.usage or {}), "estimated": True}
         return self._finish()
 
@@ -359,7 +386,7 @@ class ClaudeStream:
         if self._kept > _MOST_CHARACTERS:
             raise InvalidAnswer(f"it is longer than {_MOST_CHARACTERS} characters")
         if self._kept > _MOST_KEPT:
-            self.blocks = None
+            self._blocks = None
 
 
 _HANDLERS: dict[str, Callable[[ClaudeStream, JSONObject], list[JSONObject]]] = {
@@ -370,16 +397,3 @@ _HANDLERS: dict[str, Callable[[ClaudeStream, JSONObject], list[JSONObject]]] = {
     "message_delta": ClaudeStream._on_message_delta,
     "message_stop": ClaudeStream._on_stop,
 }
-
-
-def _text(value: Any) -> str:
-    """Return a text; what is left out is empty."""
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidAnswer("a piece of text is none")
-    return value
-
-
-def _count_of(usage: JSONObject | None) -> int:
-    return int(usage["completion_tokens"]) if usage else 0

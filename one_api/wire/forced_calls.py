@@ -11,6 +11,7 @@ from typing import Any
 from one_api.errors import InvalidRequest
 from one_api.wire import json
 from one_api.wire.json import JSONObject
+from one_api.wire.local_schema import constrained
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
 #: What the constrained text makes no sense with: it would be cut, or constrained a second time.
@@ -48,8 +49,25 @@ def apply_choice(body: JSONObject) -> tuple[JSONObject, bool]:
 def _forced(body: JSONObject, tools: list[JSONObject]) -> JSONObject:
     """Return ``body`` constrained to a call of one of ``tools``."""
     kept = {key: value for key, value in body.items() if key not in _REPLACED}
-    wanted = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema_of(tools)}}
-    return kept | {"messages": _told(body["messages"], tools), "response_format": wanted}
+    return kept | {"messages": _told(body["messages"], tools), **_held_to(tools)}
+
+
+def _held_to(tools: list[JSONObject]) -> JSONObject:
+    """Return the fields that hold an answer to a call of one of ``tools``: to all of its schema where that is strict.
+
+    Of other schemas the engine takes what it knows, as with all models.
+
+    Raises:
+        InvalidRequest: naming what of a strict schema cannot be enforced.
+    """
+    schema = schema_of(tools)
+    try:
+        return constrained(schema, "tools")
+    except InvalidRequest:
+        for i, tool in enumerate(tools):
+            if tool["function"].get("strict"):
+                constrained(tool["function"].get("parameters") or {}, f"tools[{i}].function.parameters")
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}}
 
 
 def _named(tools: list[Any], wanted: list[Any]) -> list[JSONObject]:

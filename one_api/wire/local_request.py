@@ -12,6 +12,7 @@ from typing import Any
 
 from one_api.errors import InvalidRequest
 from one_api.wire.json import JSONObject
+from one_api.wire.local_schema import constrained
 
 #: Parameter -> its bounds, as OpenAI has them.
 _DECIMALS = {
@@ -111,6 +112,8 @@ def read_request(body: JSONObject, model: Model) -> LocalRequest:
     read = [_message(message, i) for i, message in enumerate(body["messages"])]
     messages = [message for message in read if not _is_billing(message)] or read
     asked = {**SAMPLING, **model.sampling, **sent, "messages": messages, "max_tokens": most, "stream": True}
+    if (wanted := _schema_of(sent.get("response_format"))) is not None:
+        asked = {key: value for key, value in asked.items() if key != "response_format"} | constrained(*wanted)
     dropped = [key for key in given if key not in _SENT and key not in _WITHOUT_EFFECT and _NAME(key)]
     return LocalRequest(asked, given.get("n", 1), given.get("seed"), dropped[:_MOST_DROPPED])
 
@@ -139,6 +142,9 @@ def _check_parameters(given: JSONObject) -> None:
     _check_stop(given.get("stop"))
     _check_modalities(given.get("modalities"))
     _check_format(given.get("response_format"))
+    if given.get("grammar") and _schema_of(given.get("response_format")):
+        message = "An answer can follow `grammar` or the schema in `response_format`, not both."
+        raise InvalidRequest(message, param="grammar", code="invalid_value")
     _check_tools(given.get("tools") or [])
 
 
@@ -180,13 +186,19 @@ def _check_format(wanted: Any) -> None:
             param="response_format.type",
             code="invalid_value",
         )
-    if wanted["type"] != "json_schema":
-        return
-    described = wanted.get("json_schema")
-    if not isinstance(described, dict):
+    if wanted["type"] == "json_schema" and not isinstance(wanted.get("json_schema"), dict):
         raise _wrong_type("response_format.json_schema", "an object")
-    if not isinstance(described.get("schema", {}), dict):
-        raise _wrong_type("response_format.json_schema.schema", "an object")
+    if (found := _schema_of(wanted)) is not None and not isinstance(found[0], dict):
+        raise _wrong_type(found[1], "an object")
+
+
+def _schema_of(wanted: Any) -> tuple[Any, str] | None:
+    """Return the schema in a ``response_format`` and its place; None when it holds none."""
+    if wanted is None or wanted["type"] == "text":
+        return None
+    if wanted["type"] == "json_schema":
+        return wanted["json_schema"].get("schema", {}), "response_format.json_schema.schema"
+    return (wanted["schema"], "response_format.schema") if wanted.get("schema") is not None else None
 
 
 def _check_tools(tools: list[Any]) -> None:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import openai
 import pytest
 from openai import OpenAI
@@ -235,7 +236,10 @@ ODD_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"proper
          "invalid_value"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "unsupported_value"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "odd"}}}},
-         "response_format", None),
+         "response_format.json_schema.schema", "invalid_value"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+            "type": "array", "items": {"type": "integer"}, "uniqueItems": True}}}},
+         "response_format.json_schema.schema", "unsupported_value"),
         ({"tools": [ODD_TOOL], "tool_choice": "required"}, "tools", "invalid_function_parameters"),
     ],
     ids=str,
@@ -340,6 +344,28 @@ def test_a_forced_call_that_is_cut_short_ends_by_length(client: OpenAI, model: s
         reasons = [client.chat.completions.create(**asked).choices[0].finish_reason]
 
     assert reasons == ["length"]
+
+
+HARD: dict[str, dict[str, Any]] = {
+    "bounds of numbers": {"type": "number", "minimum": 5.5, "maximum": 6},
+    "multiples": {"type": "integer", "multipleOf": 7, "exclusiveMinimum": 7, "maximum": 21},
+    "a pattern": {"type": "string", "pattern": "^[A-C]{2}[0-9]$"},
+    "a format": {"type": "string", "format": "ipv4"},
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_schema_that_the_converter_would_skip_is_kept(client: OpenAI, model: str, name: str, stream: bool) -> None:
+    schema = {"type": "object", "properties": {"a": HARD[name]}, "required": ["a"]}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "report", "schema": schema}}
+
+    answer: Any = client.chat.completions.create(
+        model=model, messages=ASK, response_format=wanted, max_tokens=60, temperature=1.5, seed=3, stream=stream
+    )
+
+    said = "".join(each.choices[0].delta.content or "" for each in answer if each.choices) if stream else text(answer)
+    assert jsonschema_rs.is_valid(schema, json.loads(said), validate_formats=True)
 
 
 def test_a_schema_is_kept(client: OpenAI, model: str) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from one_api.wire import json
 from one_api.wire.assemble import Assembler
-from one_api.wire.claude_stream import ClaudeStream, Shape
-from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, UnfitAnswer
+from one_api.wire.claude_response import Shape
+from one_api.wire.claude_stream import ClaudeStream
+from one_api.wire.openai_response import Identity
+from one_api.wire.payloads import ErrorPayload, InvalidAnswer, UnfitAnswer
 from one_api.wire.sse import EventReader
 from tests.support import (
     claude_bytes,
@@ -64,6 +66,8 @@ def tell(raw: bytes, shape: Shape | None = None, cuts: Iterable[int] = (), *, us
     for start, end in zip([0, *inner], [*inner, len(raw)], strict=True):
         for event in events.feed(raw[start:end]):
             told.chunks += told.stream.feed(event)
+    for event in events.end():
+        told.chunks += told.stream.feed(event)
     told.chunks += told.stream.end()
     return told
 
@@ -460,12 +464,11 @@ def test_an_error_is_raised_wherever_it_comes(before: int) -> None:
     "event",
     [
         b"nonsense",
-        b'{"type":"message_start"}',
-        b'{"type":"content_block_start","index":0}',
-        b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":1}}',
-        b'{"type":"content_block_delta","index":7,"delta":{"type":"text_delta","text":"x"}}',
-        b'{"type":"content_block_delta","index":[],"delta":{"type":"text_delta","text":"x"}}',
-        b'{"type":"content_block_delta","index":0}',
+        b"7",
+        b'{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":null}}',
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{}"}}',
+        b'{"type":"message_stop"}',
+        b"[DONE]",
     ],
 )
 def test_what_is_no_event_of_a_message_is_refused(event: bytes) -> None:

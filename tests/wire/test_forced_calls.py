@@ -48,7 +48,7 @@ def test_a_forced_choice_becomes_a_schema(choice: Any, names: list[str]) -> None
 
     assert forced
     schema = asked["response_format"]["json_schema"]["schema"]
-    assert [branch["properties"]["name"]["const"] for branch in schema["anyOf"]] == names
+    assert [branch["properties"]["name"]["enum"] for branch in schema["anyOf"]] == [[name] for name in names]
     assert asked.keys() == {"messages", "temperature", "response_format"}
 
 

@@ -26,7 +26,7 @@ from one_api.telemetry import current_call
 from one_api.wire.assemble import Assembler
 from one_api.wire.claude_models import ModelTraits, corrected, entry_of, traits_of
 from one_api.wire.claude_request import RequestOptions, Translated, translate
-from one_api.wire.claude_stream import Shape
+from one_api.wire.claude_response import Shape
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_response import Identity
 

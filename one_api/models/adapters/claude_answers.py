@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 from one_api.errors import UpstreamRejected
 from one_api.models.adapters.base import ChunkStream
-from one_api.wire.claude_stream import ClaudeStream, Shape
+from one_api.wire.claude_response import Shape
+from one_api.wire.claude_stream import ClaudeStream
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_response import Identity
 
