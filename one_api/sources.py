@@ -71,7 +71,7 @@ class _Loader(_SafeLoader):
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """Build one text; one with variables and without quotes is marked."""
         text = str(self.construct_scalar(node))
-        return _Unquoted(text) if node.style is None and _VARIABLE.search(text) else text
+        return _Unquoted(text) if not node.style and _VARIABLE.search(text) else text
 
 
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)

@@ -163,3 +163,96 @@ def test_the_commands_are_listed() -> None:
 
     assert done.returncode == 0
     assert "config" in done.stdout
+
+
+# Files
+
+
+def run_in(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run Flask's command line in a folder of its own, with all that it does by itself."""
+    clean = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(
+        [sys.executable, *FLASK, *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.mark.parametrize(
+    ("env", "port"),
+    [
+        ({}, 1111),
+        ({"ONE_API_ENV_FILE": "other.env"}, 2222),
+        ({"ONE_API_ENV_FILE": "other.env", "PORT": "3333"}, 3333),
+        ({"ONE_API_ENV_FILE": "other.env", "PORT": "1111"}, 1111),
+        ({"ONE_API_ENV_FILE": os.devnull}, 8000),
+    ],
+)
+def test_flasks_own_env_file_is_not_read_beside_ours(tmp_path: Path, env: dict[str, str], port: int) -> None:
+    (tmp_path / ".env").write_text("PORT=1111\n")
+    (tmp_path / ".flaskenv").write_text("PORT=4444\n")
+    (tmp_path / "other.env").write_text("PORT=2222\n")
+
+    done = run_in(tmp_path, "config", "check", **env)
+
+    assert f"port: {port}\n" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", [("config", "check"), ("models", "list")])
+def test_commands_name_the_files_that_they_read(tmp_path: Path, command: tuple[str, str]) -> None:
+    (tmp_path / ".env").write_text("ONE_API_CONFIG=one_api.yaml\n")
+    (tmp_path / "one_api.yaml").write_text("adapters: {here: {type: local}}")
+
+    done = run_in(tmp_path, *command)
+
+    assert done.returncode == 0, done.stderr
+    for name in (".env", "one_api.yaml"):
+        assert str(tmp_path / name) in done.stdout + done.stderr
+
+
+# Warnings
+
+
+@pytest.mark.parametrize("command", [FLASK, MODULE], ids=["flask", "python -m one_api"])
+def test_a_warning_is_an_error_when_strict(command: Sequence[str]) -> None:
+    env = {"PORTT": "8123", "ANTHROPIC_API_KEY": "sk-secret-secret"}
+
+    kind, strict = (run("config", "check", *more, env=env, command=command) for more in ([], ["--strict"]))
+
+    assert (kind.returncode, strict.returncode) == (0, 1)
+    for done in (kind, strict):
+        assert "Did you mean PORT?" in done.stderr
+        assert "Did you mean CLAUDE_API_KEY?" in done.stderr
+        assert "sk-secret" not in done.stdout + done.stderr
+
+
+def test_without_warnings_strict_changes_nothing() -> None:
+    done = run("config", "check", "--strict", env=SECRETS)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"), [([], "sk-client-one"), (["bob"], "sk-client-two"), (["alice"], "sk-client-one")]
+)
+def test_a_key_is_printed_for_a_command_line(arguments: list[str], key: str) -> None:
+    env = {"API_KEYS": "alice:sk-client-one, bob:sk-client-two"}
+
+    done = run("key", *arguments, env=env, command=MODULE)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{key}\n", "")
+
+
+@pytest.mark.parametrize(("env", "arguments"), [({}, []), ({"API_KEYS": "a:sk-1"}, ["b"]), ({"PORT": "x"}, [])])
+def test_a_key_that_is_not_there_is_an_error_in_words(env: dict[str, str], arguments: list[str]) -> None:
+    done = run("key", *arguments, env=env, command=MODULE)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_check_shows_which_key_has_which_name() -> None:
+    done = run("config", "check", env={"API_KEYS": "alice:sk-client-one,sk-client-two"})
+
+    assert "- key: '***-one'\n  name: alice\n- key: '***-two'\n  name: key-" in done.stdout

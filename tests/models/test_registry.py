@@ -237,6 +237,21 @@ async def test_a_group_with_a_fallback() -> None:
     assert (len(a.calls), len(b.calls)) == (2, 1), "the only target is asked once more"
 
 
+@pytest.mark.parametrize("fallback", ["h", "alias", "both"])
+async def test_a_group_falls_back_to_a_group(fallback: str) -> None:
+    groups = {
+        "g": GroupConfig(targets=("a/m",), fallbacks=(fallback,)),
+        "h": GroupConfig(targets=("b/m",)),
+        "alias": GroupConfig(targets=("h",)),
+        "both": GroupConfig(targets=("a/m", "h")),
+    }
+    a, b = FakeAdapter(UpstreamFailed("x")), FakeAdapter({"from": "b"})
+    found = registry(groups, a=a, b=b)
+
+    assert (await answer(found, "g"))["from"] == "b"
+    assert found.model_mapping["alias"] == ("b/m",)
+
+
 async def test_the_request_goes_on_as_it_is() -> None:
     a = FakeAdapter()
     body = {"model": "m", "messages": MESSAGES, "stream": True, "odd": {"deep": [1.0]}, "self": 1, "kwargs": 2}
