@@ -1,9 +1,16 @@
 """How gunicorn serves one_api; read by ``gunicorn wsgi:app``. All settings come from the gateway's configuration."""
 
+import os
 import sys
+from pathlib import Path
 
-from one_api.config import Config, ConfigError
-from one_api.setup import banner
+# Wherever gunicorn is started with `-c`, the gateway and its files are in this folder.
+chdir = str(Path(__file__).resolve().parent)
+os.chdir(chdir)
+sys.path.insert(0, chdir)
+
+from one_api.config import Config, ConfigError  # noqa: E402 - found only now
+from one_api.setup import banner  # noqa: E402
 
 try:
     _config = Config.load()
