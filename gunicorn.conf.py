@@ -2,10 +2,16 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
-from one_api.config import ConfigError, load
-from one_api.startup import (
+# Wherever gunicorn is started with `-c`, the gateway and its files are in this folder.
+chdir = str(Path(__file__).resolve().parent)
+os.chdir(chdir)
+sys.path.insert(0, chdir)
+
+from one_api.config import ConfigError, load  # noqa: E402 - found only now
+from one_api.startup import (  # noqa: E402
     Listening,
     address_problem,
     announcement,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
 from one_api.api import calls, cors, errors
-from one_api.api.admin import admin
+from one_api.api.admin import admin, answer_sibling
 from one_api.api.chat import chat
 from one_api.api.health import health
 from one_api.api.models import models
@@ -29,7 +29,9 @@ from one_api.models.registry import ModelRegistry
 from one_api.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
+from one_api.serving.gunicorn import warn_if_unfit
 from one_api.serving.loop import background, leaving_as_reset
+from one_api.serving.siblings import Siblings
 from one_api.settings import AdapterConfig, ClaudeConfig, OpenAIConfig
 from one_api.telemetry import LogObserver, set_up_logging
 from one_api.utils.auth import KeyRing
@@ -99,15 +101,18 @@ def create_app(config: Config | None = None) -> Flask:
     prepare_flask_run(config.server)
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
+    warn_if_unfit()
     app = GatewayFlask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.server.max_body_bytes
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.debug = config.server.debug
     registry = build_registry(config)
     keys = KeyRing(config.api_keys)
-    limits = build_limits(config, keys.names, Path(app.instance_path))
+    siblings = Siblings(str(config.server.port))
+    limits = build_limits(config, keys.names, Path(app.instance_path), siblings.count)
     observers = (LogObserver(log, as_json=as_json),) if logger.isEnabledFor(logging.INFO) else ()
-    app.extensions["one_api"] = Service(config, registry, limits, observers)
+    app.extensions["one_api"] = parts = Service(config, registry, limits, observers, siblings=siblings)
+    siblings.answer = partial(answer_sibling, parts)
     keys.init_app(app)
     limits.init_app(app)
     calls.register(app)

@@ -95,34 +95,40 @@ def _route() -> None:
 
 @_route.command("explain")
 @click.argument("model")
+@click.option("--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured.")
 @click.option("--recent", default=5, show_default=True, help="How many of the last requests to show.")
-def _explain(model: str, recent: int) -> None:
+def _explain(model: str, url: str | None, recent: int) -> None:
     """Print how each deployment of MODEL looks to the running gateway, and where its last requests went.
 
-    Asks the gateway that this configuration describes, which must run on this machine.
+    Asks the gateway that this configuration describes, or the one at --url; it must run on this machine. Every process
+    of it has counts of its own, so each is shown.
     """
     _say_sources()
     service: Service = current_app.extensions["one_api"]
-    found = _ask_gateway(service, f"/admin/routes/{quote(model)}")
-    click.echo(f"process {found['process']}, one of {found['processes']}: each has counts of its own")
-    for table in found["tables"]:
-        kind = "streams" if table["stream"] else "whole answers"
-        click.echo(f"\n{table['model']}, {kind}, strategy {table['strategy']}")
-        click.echo(as_table(table["candidates"]))
-    click.echo("\nlast requests, newest first")
+    found = _ask_gateway(service, url, f"/admin/routes/{quote(model)}")
+    views = [found, *found["others"]]
+    for view in views:
+        click.echo(f"process {view['process']}, one of {found['processes']}: each has counts of its own")
+        for table in view["tables"]:
+            kind = "streams" if table["stream"] else "whole answers"
+            click.echo(f"\n{table['model']}, {kind}, strategy {table['strategy']}")
+            click.echo(as_table(table["candidates"]))
+        click.echo()
+    click.echo("last requests, newest first")
     for record in found["recent"][:recent]:
         tries = ", ".join(f"{each['deployment']} {each['outcome']} {each['ms']} ms" for each in record["attempts"])
         click.echo(f"{record['request_id']}  {record['status']}  {tries}")
 
 
-def _ask_gateway(service: Service, path: str) -> Any:
-    """Return what the running gateway answers; raises ClickException in words."""
-    server, keys = service.server, service.config.api_keys
-    host = server.host if server.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - where it listens
-    url = f"http://{f'[{host}]' if ':' in host else host}:{server.port}{path}"
+def _ask_gateway(service: Service, url: str | None, path: str) -> Any:
+    """Return what the running gateway answers, at ``url`` or where it is configured; raises ClickException in words."""
+    keys = service.config.api_keys
+    url = (url or service.server.url).rstrip("/").removesuffix("/v1") + path
+    if not url.startswith(("http://", "https://")):
+        raise click.ClickException(f"{url} is not an http address: write it like http://127.0.0.1:8000")
     headers = {"authorization": f"Bearer {keys[0].key.reveal()}"} if keys else {}
     try:
-        with urlopen(Request(url, headers=headers), timeout=10) as answer:
+        with urlopen(Request(url, headers=headers), timeout=10) as answer:  # noqa: S310 - checked above
             return json.decode_object(answer.read())
     except HTTPError as error:
         with suppress(json.InvalidJSON, KeyError, TypeError):

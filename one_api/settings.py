@@ -384,6 +384,12 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Connections that wait to be accepted.
     backlog: Count = 2048
 
+    @property
+    def url(self) -> str:
+        """Return the address by which this machine reaches it, without a path."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - where it listens
+        return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+
 
 class ErrorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What clients read of the errors of upstreams."""

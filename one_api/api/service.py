@@ -7,6 +7,7 @@ from flask import current_app
 
 from one_api.config import Config
 from one_api.models.registry import ModelRegistry
+from one_api.serving.siblings import Siblings
 from one_api.settings import ServerConfig
 from one_api.telemetry import CallRecord, Observer, RecentCalls
 from one_api.utils.rate_limit import RateLimits
@@ -22,6 +23,8 @@ class Service:
     observers: tuple[Observer, ...]
     #: The last chat requests, whoever else is told of them.
     recent: RecentCalls = field(default_factory=RecentCalls)
+    #: The processes that serve the same address.
+    siblings: Siblings = field(default_factory=lambda: Siblings("alone"))
     #: The process is about to end: nothing new should be sent here.
     draining: bool = False
 
@@ -38,11 +41,13 @@ class Service:
 
     async def start(self) -> None:
         """Start what works in the background; called on the loop."""
+        await self.siblings.start()
         await self.registry.start()
         await self.limits.start()
 
     async def aclose(self) -> None:
         """Close what is open."""
+        await self.siblings.aclose()
         await self.registry.aclose()
         await self.limits.aclose()
 

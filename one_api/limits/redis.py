@@ -4,7 +4,7 @@ While Redis is dead, slow or frozen, limits are kept in this process, each proce
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from one_api.limits.stores import LimitStore, MemoryStore, Ticket
@@ -115,7 +115,8 @@ _KINDS: dict[bytes, Kind | None] = {
 class RedisStore(LimitStore):
     """Windows in Redis, or, while it is ill, in this process with ``1/processes`` of each limit."""
 
-    def __init__(self, url: str, processes: int, call_s: float = 0.05) -> None:
+    def __init__(self, url: str, processes: int | Callable[[], int], call_s: float = 0.05) -> None:
+        """``processes`` share the limits while Redis is ill: their number, or what returns it now."""
         self._link = RedisLink(
             url, logger, call_s, without="limits are kept per process", forgiving=False, recovered=self._merge
         )
@@ -171,8 +172,9 @@ class RedisStore(LimitStore):
         """Return this process's part of the limits."""
 
         def part(limit: int) -> int:
-            return max(1, limit // self._processes)
+            return max(1, limit // processes)
 
+        processes = self._processes() if callable(self._processes) else self._processes
         tokens, concurrent = limits.tokens_per_minute, limits.concurrent
         return Limits(
             part(limits.requests_per_minute),

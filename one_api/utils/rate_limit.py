@@ -18,6 +18,7 @@ from one_api.errors import RateLimited
 from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import LEASE_S, Limits, Verdict
 from one_api.serving.bridge import async_to_sync, await_
+from one_api.serving.gunicorn import runs_under_gunicorn
 from one_api.settings import RateLimitConfig
 from one_api.telemetry import CallRecord
 
@@ -132,12 +133,18 @@ class RateLimits:
         await self._store.aclose()
 
 
-def build_limits(config: Config, names: list[str], folder: Path) -> RateLimits:
-    """Return the limits of the keys called ``names``; a file that processes share lies in ``folder``."""
+def build_limits(
+    config: Config, names: list[str], folder: Path, processes: Callable[[], int] | None = None
+) -> RateLimits:
+    """Return the limits of the keys called ``names``; a file that processes share lies in ``folder``.
+
+    ``processes`` returns how many there are now; by default as many as are configured.
+    """
     settings = config.rate_limit
     storage: str = settings.storage
     if storage == "auto":
-        storage = "memory" if config.server.workers == 1 else "shared"
+        # Under gunicorn there may be more processes at any time, whatever was configured (-w, TTIN, a replacement).
+        storage = "shared" if config.server.workers > 1 or runs_under_gunicorn() else "memory"
     store: LimitStore
     if not settings.enabled or storage == "memory":
         store = MemoryStore()
@@ -148,7 +155,7 @@ def build_limits(config: Config, names: list[str], folder: Path) -> RateLimits:
         # Only here, so that a gateway without Redis imports nothing of its client.
         from one_api.limits.redis import RedisStore
 
-        store = RedisStore(storage, config.server.workers, settings.storage_timeout_s)
+        store = RedisStore(storage, processes or config.server.workers, settings.storage_timeout_s)
     return RateLimits(settings, store)
 
 

@@ -1,0 +1,146 @@
+"""The processes that serve one address: how many there are, and a way to ask each of them.
+
+Every process listens on a Unix socket of its own, in a folder that only this user can enter; the name says which parent
+started it, so gunicorn's workers find each other however many there are. Nothing is written while requests are served.
+"""
+
+import asyncio
+import getpass
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from one_api.wire import json
+from one_api.wire.json import JSONObject
+
+logger = logging.getLogger(__name__)
+
+#: How long another process may take to answer, in seconds.
+_ANSWER_S = 3.0
+#: The longest question, in bytes.
+_MAX_QUESTION_BYTES = 64 * 1024
+#: The longest answer, in bytes.
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
+
+
+class Siblings:
+    """This process among those that serve the same ``scope`` (a port). Without Unix sockets it is alone."""
+
+    def __init__(self, scope: str, folder: Path | None = None) -> None:
+        """Sockets lie in ``folder``, by default one of this user in the folder for temporary files."""
+        self._folder = folder or Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}" / "processes"
+        self._scope = scope
+        self._server: asyncio.AbstractServer | None = None
+        self._path: Path | None = None
+        #: Answers a question from another process; set by the part that has something to say.
+        self.answer: Callable[[JSONObject], JSONObject] = lambda _: {}
+
+    async def start(self) -> None:
+        """Listen, on the running loop; where that cannot be done, this process stays alone."""
+        if self._server is not None or not hasattr(asyncio, "start_unix_server"):
+            return
+        path = self._folder / f"{self._group()}{os.getpid()}.sock"
+        try:
+            _make_private(self._folder)
+            for old in self._folder.glob("*.sock"):
+                if old == path or not _is_alive(int(old.stem.rpartition("-")[2])):
+                    old.unlink(missing_ok=True)
+            self._server = await asyncio.start_unix_server(self._serve, path, limit=_MAX_QUESTION_BYTES)
+            self._path = path
+        except (OSError, ValueError) as error:
+            logger.warning("other processes of this gateway cannot be asked: %s", error)
+
+    def count(self) -> int:
+        """Return how many processes there are now, this one included."""
+        return len({os.getpid(), *self._others()})
+
+    async def ask(self, question: JSONObject) -> list[JSONObject]:
+        """Return the answers of all other processes; one that ends meanwhile has none."""
+        answers = await asyncio.gather(*(self._ask(path, question) for path in self._others().values()))
+        return [answer for answer in answers if answer is not None]
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+
+    def _group(self) -> str:
+        return f"{self._scope}-{os.getppid()}-"
+
+    def _others(self) -> dict[int, Path]:
+        """Return the sockets of the others by process; those of dead ones are removed."""
+        group = self._group()
+        found: dict[int, Path] = {}
+        for path in self._folder.glob(f"{group}*.sock"):
+            number = path.stem.removeprefix(group)
+            if not number.isdecimal() or int(number) == os.getpid():
+                continue
+            if _is_alive(int(number)):
+                found[int(number)] = path
+            else:
+                path.unlink(missing_ok=True)
+        return found
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one question, and close."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                question = json.decode_object(await reader.readline())
+                writer.write(json.encode(self.answer(question)))
+                await writer.drain()
+        except (OSError, TimeoutError, ValueError):
+            pass  # the other one has gone, or says nothing that can be read: it sees an end without an answer
+        finally:
+            writer.close()
+
+    async def _ask(self, path: Path, question: JSONObject) -> JSONObject | None:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                reader, writer = await asyncio.open_unix_connection(path)
+                try:
+                    writer.write(json.encode(question) + b"\n")
+                    return json.decode_object(await _read_all(reader))
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, json.InvalidJSON):
+            return None
+
+
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
+    """Return everything up to the end, or nothing if that is too much."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await reader.read(64 * 1024):
+        size += len(piece)
+        if size > _MAX_ANSWER_BYTES:
+            return b""
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder, and the one it is in, for this user alone; raises OSError where somebody else's is there."""
+    for each in (folder.parent, folder):
+        with suppress(FileExistsError):
+            each.mkdir(mode=0o700)
+    status = folder.parent.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise PermissionError(f"{folder.parent} is not a folder of this user alone")

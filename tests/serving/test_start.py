@@ -1,0 +1,79 @@
+"""gunicorn started from another folder, or with another worker: our settings count, or the log names the cure."""
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import free_port
+from tests.support.gateway import REPOSITORY
+
+from .clients import wait_until
+
+
+@contextlib.contextmanager
+def gunicorn(tmp_path: Path, *arguments: str) -> Iterator[str]:
+    """Start gunicorn in an empty folder; returns its log once it answers."""
+    port = free_port()
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath), "HOME": str(tmp_path), "API_KEYS": "k", "PORT": str(port),
+        "LOCAL_MODELS_ENABLED": "false", "ONE_API_ENV_FILE": os.devnull,
+    }  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        command = [sys.executable, "-m", "gunicorn", *(each.format(port=port) for each in arguments), "wsgi:app"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        wait_until(lambda: answers(port) or process.poll() is not None, "an answer", timeout_s=20)
+        assert process.poll() is None, log.read_text()
+        process.terminate()
+        process.wait(10)
+        yield log.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(port: int) -> bool:
+    """Whether a gateway answers there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    with contextlib.closing(connection), contextlib.suppress(OSError):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    return False
+
+
+FOLDER = str(REPOSITORY)
+SETTINGS = str(REPOSITORY / "gunicorn.conf.py")
+
+
+@pytest.mark.parametrize("arguments", [["-c", SETTINGS], ["-c", SETTINGS, "--chdir", FOLDER]], ids=["-c", "-c --chdir"])
+def test_our_settings_count_wherever_they_are_read_from(tmp_path: Path, arguments: list[str]) -> None:
+    with gunicorn(tmp_path, *arguments) as log:
+        assert "is listening on" in log
+        assert "WARNING" not in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--chdir", FOLDER, "-b", "127.0.0.1:{port}"], "`sync` worker"),
+        (["--chdir", FOLDER, "-b", "127.0.0.1:{port}", "--threads", "4"], "`gthread` worker"),
+        (["-c", SETTINGS, "-k", "sync"], "`sync` worker"),
+    ],
+    ids=["settings not read", "threads", "another worker"],
+)
+def test_an_unfit_worker_is_named_with_its_cure(tmp_path: Path, arguments: list[str], words: str) -> None:
+    with gunicorn(tmp_path, *arguments) as log:
+        (line,) = [line for line in log.splitlines() if "WARNING gunicorn serves" in line]
+
+    assert words in line
+    assert f"gunicorn -c {SETTINGS} wsgi:app, without -k" in line
