@@ -4,8 +4,8 @@ The checks are the rows of OpenAI's behaviour that every adapter relies on: type
 understand ourselves. What only the upstream can judge (ranges, names, combinations for a model) is left to it.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from one_api.errors import InvalidRequest
 from one_api.wire.json import JSONObject
@@ -53,7 +53,10 @@ def _count(value: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat request after validation: what we act on, and the body as it came."""
+    """A chat request: what we act on, and the body as it came, which nobody changes in place.
+
+    It travels as one object down to the adapters: no key of a client's JSON ever becomes a Python argument.
+    """
 
     model: str
     stream: bool
@@ -62,7 +65,18 @@ class ChatRequest:
     body: JSONObject
 
     @classmethod
-    def read(cls, body: JSONObject) -> "ChatRequest":
+    def of(cls, body: JSONObject) -> Self:
+        """Return the view of a body that our own code has made, or that was checked before."""
+        options = body.get("stream_options")
+        include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        return cls(body["model"], bool(body.get("stream")), include_usage, body)
+
+    def for_model(self, model: str) -> Self:
+        """Return the same request for the model of that name; its body keeps the order of its keys."""
+        return replace(self, model=model, body=self.body | {"model": model})
+
+    @classmethod
+    def read(cls, body: JSONObject) -> Self:
         """Check ``body`` and return its view.
 
         Raises:

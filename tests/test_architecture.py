@@ -65,8 +65,8 @@ LADDER: dict[float, list[str]] = {
     1.05: ["redis_link"],
     1: ["breaker", "cache.lease", "models.circuit", "settings", "sources", "wire.json",
         "limits.window", "models.gguf_format"],
-    0: ["errors", "patience", "structs", "", "api", "cache", "limits", "models", "models.adapters", "serving",
-        "utils", "wire"],
+    0: ["errors", "patience", "structs", "wire.elements", "", "api", "cache", "limits", "models", "models.adapters",
+        "serving", "utils", "wire"],
 }  # fmt: skip
 RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
 
@@ -229,6 +229,8 @@ def _public(name: str, node: Documented) -> Iterator[tuple[str, Documented]]:
     yield name, node
     for child in node.body:
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith("_"):
+            if any(ast.unparse(each) == "overload" for each in child.decorator_list):
+                continue  # its implementation has the docstring
             full = f"{name}.{child.name}"
             yield from _public(full, child) if isinstance(child, ast.ClassDef) else [(full, child)]
 

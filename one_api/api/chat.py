@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 chat = Blueprint("chat", __name__)
 
 #: A stream on its way to its first content.
-Opening: TypeAlias = "asyncio.Future[JSONObject | ChunkStream]"
+Opening: TypeAlias = "asyncio.Future[ChunkStream]"
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -46,8 +46,7 @@ async def create_completion() -> Response:
     cache_control.set(request.headers.get("Cache-Control"))
     if wanted.stream:
         return await _stream(wanted, record, service())
-    answer = await service().registry.generate_completion(**wanted.body)
-    assert isinstance(answer, dict)  # noqa: S101 - not streamed
+    answer = await service().registry.complete(wanted)
     record.used(Usage.read(answer.get("usage")))
     return JSONResponse(answer)
 
@@ -59,7 +58,7 @@ def _body() -> JSONObject:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     try:
-        return json.decode_object(request.get_data())
+        return json.decode_object(request.get_data(cache=False), as_written=True)
     except json.InvalidJSON as error:
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
 
@@ -73,7 +72,7 @@ def _check_media_type(mimetype: str, parameters: Mapping[str, str]) -> None:
 
 async def _stream(wanted: ChatRequest, record: CallRecord, parts: Service) -> Response:
     """Answer with the error's own status, or commit to 200: at the first content, or when it takes too long."""
-    opening = asyncio.ensure_future(parts.registry.generate_completion(**wanted.body))
+    opening = asyncio.ensure_future(parts.registry.stream(wanted))
     try:
         await asyncio.wait([opening], timeout=parts.config.server.commit_s)
     except asyncio.CancelledError:
@@ -90,9 +89,7 @@ async def _abandon(opening: Opening) -> None:
     opening.cancel()
     await asyncio.wait([opening])
     if not opening.cancelled() and opening.exception() is None:
-        stream = opening.result()
-        assert isinstance(stream, ChunkStream)  # noqa: S101 - it was asked for
-        await stream.aclose()
+        await opening.result().aclose()
 
 
 class ChatEvents(EventBody):
@@ -133,9 +130,7 @@ class ChatEvents(EventBody):
 
     async def _next(self) -> bytes:
         if self._stream is None:
-            stream = await asyncio.shield(self._opening)
-            assert isinstance(stream, ChunkStream)  # noqa: S101 - it was asked for
-            self._stream = stream
+            self._stream = await asyncio.shield(self._opening)
         chunks = await self._stream.read()
         if self._record.first_event is None:
             self._record.first_event = time.monotonic()

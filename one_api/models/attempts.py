@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from one_api.errors import UpstreamError
 from one_api.models.deployment import Attempt, Deployment
 from one_api.models.routing import Candidate, Route
-from one_api.schema import Usage
+from one_api.schema import ChatRequest, Usage
 from one_api.telemetry import AttemptRecord, CallRecord, CandidateRecord, current_call
-from one_api.wire.json import JSONObject
 
 
 class Try:
@@ -55,7 +54,7 @@ class Trip:
     """One request: what it asks for, and what has been tried for it."""
 
     route: Route
-    body: JSONObject
+    request: ChatRequest
     most_attempts: int
     #: For all tries together, in seconds.
     deadline_s: float
@@ -77,7 +76,7 @@ class Trip:
     @property
     def stream(self) -> bool:
         """Say whether a stream is asked for."""
-        return bool(self.body.get("stream"))
+        return self.request.stream
 
     @property
     def tried(self) -> list[Deployment]:

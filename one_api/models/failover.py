@@ -19,7 +19,7 @@ from one_api.models.policy import Policy
 from one_api.models.resume import Diverged, Sent, after_the_same, resumable
 from one_api.models.retries import RetryBudget, costs_budget, has_room, overflows, wait_before_again, worst_news
 from one_api.models.routing import Candidate, Route, candidates, choose, hurry_others
-from one_api.schema import Usage
+from one_api.schema import ChatRequest, Usage
 from one_api.wire.json import JSONObject
 
 #: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
@@ -55,15 +55,15 @@ class Failover:
     #: By model id and by kind, streamed or whole; bounded by the groups that are configured to hedge.
     _hedging: dict[tuple[str, bool], Hedging] = field(default_factory=dict)
 
-    async def run(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
-        """Return the first answer to be had for ``body``; a stream has come to its first content.
+    async def run(self, route: Route, request: ChatRequest) -> JSONObject | ChunkStream:
+        """Return the first answer to be had for ``request``; a stream has come to its first content.
 
         Raises:
             UpstreamError: when no deployment answers; see ``worst_news``.
             NoDeployment: when none may be tried.
         """
         self.budget.pay_in()
-        trip = Trip(route, body, self.max_attempts, self.deadline_s)
+        trip = Trip(route, request, self.max_attempts, self.deadline_s)
         found = await self._find(trip)
         trip.answered_by(found.attempt.deployment)
         return self._deliver(trip, found) if isinstance(found, Opened) else found.payload
@@ -173,7 +173,7 @@ class Failover:
         blamed = limit_s == own_s or 2 * limit_s >= trip.deadline_s
         try:
             return await _tried(
-                trip, attempt, trip.body, limit_s, partial(until_content, hold_back=policy.hold_back), blamed=blamed
+                trip, attempt, trip.request, limit_s, partial(until_content, hold_back=policy.hold_back), blamed=blamed
             )
         except UpstreamError as error:
             # Without its frames: they hold all that was read, and lead back here, so only the collector would free it.
@@ -195,7 +195,7 @@ class Failover:
         async def resume(sent: Sent, error: UpstreamError) -> Opened:
             return await self._resume(trip, sent, error)
 
-        return Delivery(opened, resume if policy.resume and resumable(trip.body) else None)
+        return Delivery(opened, resume if policy.resume and resumable(trip.request.body) else None)
 
     async def _resume(self, trip: Trip, sent: Sent, error: UpstreamError) -> Opened:
         """Return a stream of another target that goes on from what was sent; raises ``error`` when there is none."""
@@ -216,14 +216,15 @@ class Failover:
         deployment = step.deployment
         attempt = trip.begin(deployment, step.candidates)
         try:
-            found = await _tried(trip, attempt, trip.body, limit_s, partial(after_the_same, sent=sent.said))
+            found = await _tried(trip, attempt, trip.request, limit_s, partial(after_the_same, sent=sent.said))
         except Diverged:
             text = sent.text
             start = deployment.adapter.goes_on_from(deployment.model, text) if text else None
             if not text or start is None or len(trip.tries) >= trip.most_attempts or not self.budget.take():
                 raise
             attempt = trip.begin(deployment, step.candidates)
-            found = await _tried(trip, attempt, sent.prefilled(trip.body, start), limit_s, _after(text[len(start) :]))
+            longer = ChatRequest.of(sent.prefilled(trip.request.body, start))
+            found = await _tried(trip, attempt, longer, limit_s, _after(text[len(start) :]))
         assert isinstance(found, Opened)  # noqa: S101 - a stream was asked for
         trip.answered_by(deployment)
         return found
@@ -255,7 +256,7 @@ def _limit_s(trip: Trip, step: Step, policy: Policy) -> float | None:
 
 
 async def _tried(
-    trip: Trip, attempt: Try, body: JSONObject, limit_s: float, begin: Begin, *, blamed: bool = True
+    trip: Trip, attempt: Try, request: ChatRequest, limit_s: float, begin: Begin, *, blamed: bool = True
 ) -> Found:
     """Ask one deployment; the attempt is settled here unless a stream takes it along.
 
@@ -265,7 +266,7 @@ async def _tried(
     outcome: UpstreamError | str = "cancelled"
     try:
         async with asyncio.timeout(limit_s) as limit:
-            found = await _answer(trip, attempt, body)
+            found = await _answer(trip, attempt, request)
             if isinstance(found, Opened):
                 found.chunks = await begin(found.stream, lambda: limit.reschedule(None))
         if attempt.answered():
@@ -292,14 +293,16 @@ async def _tried(
     return found
 
 
-async def _answer(trip: Trip, attempt: Try, body: JSONObject) -> Found:
+async def _answer(trip: Trip, attempt: Try, request: ChatRequest) -> Found:
     """Have one deployment answer, under the name that the client is to see."""
     deployment = attempt.deployment
     shown_model = trip.shown_model(deployment)
-    answer = await deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
-    if isinstance(answer, ChunkStream):
-        answer.idle_s = trip.route.policy.idle_s
-        return Opened(answer, attempt, shown_model)
+    asked = request.for_model(deployment.model)
+    if asked.stream:
+        stream = await deployment.adapter.stream(asked)
+        stream.idle_s = trip.route.policy.idle_s
+        return Opened(stream, attempt, shown_model)
+    answer = await deployment.adapter.complete(asked)
     return Answered(answer if shown_model is None else answer | {"model": shown_model}, attempt)
 
 

@@ -10,6 +10,7 @@ from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
 from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.reports import error_of_payload
 from one_api.models.adapters.upstream import Upstream
+from one_api.schema import ChatRequest
 from one_api.settings import OpenAIConfig, Secret
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_request import Dialect, prepare
@@ -40,33 +41,25 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``: nothing but the configuration tells."""
         return text if self._prefill else None
 
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool | None = False,
-        **kwargs: Any,
-    ) -> JSONObject | ChunkStream:
+    async def complete(self, request: ChatRequest) -> JSONObject:
         """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
-        named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream or None}
-        given = {key: value for key, value in named.items() if value is not None}
-        body = prepare({"model": model, "messages": messages, **given, **kwargs}, self._dialect)
-        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
-        if stream:
-            options = kwargs.get("stream_options") or {}
-            translator = OpenAIStream(identity, include_usage=bool(options.get("include_usage")))
-            return await self._upstream.post_stream("/chat/completions", body, translator)
-        answer = await self._upstream.post_json("/chat/completions", body)
+        answer = await self._upstream.post_json("/chat/completions", prepare(request.body, self._dialect))
         try:
-            return normalise(answer, identity)
+            return normalise(answer, _identity(request))
         except ErrorPayload as error:
             raise error_of_payload(error.payload) from None
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+
+    async def stream(self, request: ChatRequest) -> ChunkStream:
+        """See ``complete``."""
+        translator = OpenAIStream(_identity(request), include_usage=request.include_usage)
+        body = prepare(request.body, self._dialect)
+        return await self._upstream.post_stream("/chat/completions", body, translator)
+
+
+def _identity(request: ChatRequest) -> Identity:
+    return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
 
 
 def _model_info(entry: Any, owner: str) -> ModelInfo | None:
