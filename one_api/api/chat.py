@@ -28,6 +28,9 @@ chat = Blueprint("chat", __name__)
 #: A stream on its way to its first content.
 Opening: TypeAlias = "asyncio.Future[ChunkStream]"
 
+#: A body from this size on, in bytes, is decoded while no other is, and others have their turn before and after it.
+_LARGE_BYTES = 1024 * 1024
+
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",
@@ -40,7 +43,7 @@ _STREAM_HEADERS = {
 @check_rate_limit
 async def create_completion() -> Response:
     """Answer a chat request, whole or as a stream of events."""
-    wanted = ChatRequest.read(_body())
+    wanted = ChatRequest.read(await _body())
     record: CallRecord = g.call
     record.model, record.stream = wanted.model, wanted.stream
     cache_control.set(request.headers.get("Cache-Control"))
@@ -51,14 +54,22 @@ async def create_completion() -> Response:
     return JSONResponse(answer)
 
 
-def _body() -> JSONObject:
-    """Return the request's body: a JSON object in UTF-8."""
+async def _body() -> JSONObject:
+    """Return the request's body: a JSON object in UTF-8, its numbers in the form that they were written in."""
     if request.content_type != "application/json":
         _check_media_type(request.mimetype, request.mimetype_params)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+    data = request.get_data(cache=False)
+    request.stream.close()  # it would hold the bytes as long as the request lives
     try:
-        return json.decode_object(request.get_data(cache=False), as_written=True)
+        if len(data) < _LARGE_BYTES:
+            return json.decode_object(data, as_written=True)
+        async with service().large_bodies:
+            await asyncio.sleep(0)
+            body = json.decode_object(data, as_written=True)
+            await asyncio.sleep(0)
+            return body
     except json.InvalidJSON as error:
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
 

@@ -1,5 +1,6 @@
 """What the routes share, and what lives as long as the process: found at ``app.extensions["one_api"]``."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -24,6 +25,8 @@ class Service:
     recent: RecentCalls = field(default_factory=RecentCalls)
     #: The process is about to end: nothing new should be sent here.
     draining: bool = False
+    #: Large bodies are decoded one at a time, lest they hold up the loop together.
+    large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def server(self) -> ServerConfig:
