@@ -62,7 +62,7 @@ LADDER: dict[float, list[str]] = {
     1.1: ["config", "schema", "wire.assemble", "wire.claude_models", "wire.claude_names", "wire.claude_response",
           "wire.claude_schema", "wire.claude_text", "wire.local_request", "wire.openai_request",
           "wire.openai_response", "wire.replay", "wire.sse", "cache.keys"],
-    1.05: ["redis_link"],
+    1.05: ["redis_link", "wire.reasoning_names"],
     1: ["breaker", "cache.lease", "models.circuit", "settings", "sources", "wire.json",
         "limits.window", "models.gguf_format"],
     0: ["errors", "patience", "structs", "wire.elements", "", "api", "cache", "limits", "models", "models.adapters",

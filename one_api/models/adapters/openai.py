@@ -2,9 +2,11 @@
 
 import os
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
 
-from one_api.errors import UpstreamBroken
+from one_api.errors import UpstreamBroken, UpstreamRejected
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS
 from one_api.models.adapters.remote import RemoteAdapter
@@ -12,10 +14,14 @@ from one_api.models.adapters.reports import error_of_payload
 from one_api.models.adapters.upstream import Upstream
 from one_api.schema import ChatRequest
 from one_api.settings import OpenAIConfig, Secret
+from one_api.wire import sse
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_request import Dialect, prepare
 from one_api.wire.openai_response import ErrorPayload, Identity, InvalidAnswer, normalise
 from one_api.wire.openai_stream import OpenAIStream
+from one_api.wire.reasoning_names import ReasoningNames, name_in_answer, name_in_event, other_name
+
+T = TypeVar("T")
 
 #: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
 _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
@@ -30,6 +36,7 @@ class OpenAIAdapter(RemoteAdapter):
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._prefill = config.prefill
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
+        self._reasoning = ReasoningNames()
 
     async def _ask_for_models(self) -> list[ModelInfo]:
         listing = (await self._upstream.get_json("/models", DISCOVERY_TIMEOUT_S)).get("data")
@@ -43,7 +50,8 @@ class OpenAIAdapter(RemoteAdapter):
 
     async def complete(self, request: ChatRequest) -> JSONObject:
         """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
-        answer = await self._upstream.post_json("/chat/completions", prepare(request.body, self._dialect))
+        answer = await self._send(request, partial(self._upstream.post_json, "/chat/completions"))
+        self._reasoning.learn(request.model, name_in_answer(answer))
         try:
             return normalise(answer, _identity(request))
         except ErrorPayload as error:
@@ -53,9 +61,39 @@ class OpenAIAdapter(RemoteAdapter):
 
     async def stream(self, request: ChatRequest) -> ChunkStream:
         """See ``complete``."""
-        translator = OpenAIStream(_identity(request), include_usage=request.include_usage)
-        body = prepare(request.body, self._dialect)
-        return await self._upstream.post_stream("/chat/completions", body, translator)
+
+        async def post(body: JSONObject) -> ChunkStream:
+            translator = _LearningStream(_identity(request), include_usage=request.include_usage)
+            translator.learn = partial(self._reasoning.learn, request.model)
+            return await self._upstream.post_stream("/chat/completions", body, translator)
+
+        return await self._send(request, post)
+
+    async def _send(self, request: ChatRequest, post: Callable[[JSONObject], Awaitable[T]]) -> T:
+        """Send ``request``; once more when the upstream refuses the client's word for reasoning, and has another."""
+        body = prepare(request.body, self._dialect, self._reasoning.get(request.model))
+        try:
+            return await post(body)
+        except UpstreamRejected as error:
+            other = other_name(error.message, body["messages"])
+            if other is None:
+                raise
+        answer = await post(prepare(request.body, self._dialect, other))
+        self._reasoning.learn(request.model, other)
+        return answer
+
+
+class _LearningStream(OpenAIStream):
+    """One that notes, as soon as it can, what the upstream calls reasoning."""
+
+    learn: Callable[[str | None], None] | None = None
+
+    def feed(self, event: sse.Event) -> list[JSONObject]:
+        """See ``OpenAIStream``."""
+        if self.learn is not None and (name := name_in_event(event.data)) is not None:
+            self.learn(name)
+            self.learn = None
+        return super().feed(event)
 
 
 def _identity(request: ChatRequest) -> Identity:
