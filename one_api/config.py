@@ -15,20 +15,24 @@ from typing import Any, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
+from one_api.proxies import from_environment
 from one_api.settings import (
     CLAUDE_BASE_URL,
     DEFAULT_MODELS_DIR,
+    ENVIRONMENT,
     OPENAI_BASE_URL,
     AdapterConfig,
     CacheConfig,
     GroupConfig,
     KeyConfig,
     LogConfig,
+    Proxy,
     RateLimitConfig,
     RetryConfig,
     Secret,
     ServerConfig,
     Storage,
+    check_proxy,
     targets,
 )
 from one_api.sources import read_env_file, read_yaml
@@ -65,6 +69,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             in_file = read_yaml(Path(path), variables, problems)
         values = Builder(problems, _secret).fields(cls, _merged(raw, in_file))
         given_values = {name: value for name, value in values.items() if value is not None}
+        given_values["adapters"] = _with_proxies(given_values.get("adapters", {}), variables, problems)
         config = cls(**given_values)
         _cross_check(config, problems)
         if problems.found:
@@ -187,9 +192,24 @@ def _split(text: str) -> list[str]:
 
 def _secret(kind: type, raw: Any) -> Any:
     """Let texts become what hides itself (a hook of msgspec)."""
-    if kind in (Secret, Storage) and isinstance(raw, str) and raw:
+    if kind is Proxy and isinstance(raw, str) and (wrong := check_proxy(raw)):
+        raise msgspec.ValidationError(f"it {'. '.join(wrong)}")
+    if kind in (Secret, Storage, Proxy) and isinstance(raw, str) and raw:
         return kind(raw)
     raise msgspec.ValidationError("expected a text that is not empty")
+
+
+def _with_proxies(adapters: dict[str, Any], variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
+    """Return the adapters, each with the proxy that the environment names for it, if it is to."""
+    found = dict(adapters)
+    for name, adapter in adapters.items():
+        if getattr(adapter, "proxy", None) != ENVIRONMENT:
+            continue
+        try:
+            found[name] = msgspec.structs.replace(adapter, proxy=from_environment(adapter.base_url, variables))
+        except ValueError as error:
+            problems.add(str(error), *check_proxy("") or ("", ""))
+    return found
 
 
 # What no single field can tell

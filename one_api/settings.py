@@ -65,6 +65,30 @@ class Storage(str):
         return repr(re.sub(r"//[^/]*@", "//***@", str(self)))
 
 
+#: Stands for the proxy that the usual variables name.
+ENVIRONMENT = "environment"
+
+
+class Proxy(Storage):
+    """The address of a proxy, or ``environment``; a password in it never shows itself in ``repr``."""
+
+    __slots__ = ()
+
+
+def check_proxy(proxy: str) -> tuple[str, str] | None:
+    """Tell what keeps a text from being a proxy, and the fix."""
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme in ("http", "socks5", "socks5h") and parts.hostname and parts.port != 0
+        usable = usable and parts.path in ("", "/") and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if proxy == ENVIRONMENT or usable:
+        return None
+    fix = "Write it like http://USER:PASSWORD@HOST:PORT or socks5://HOST:PORT, or environment"
+    return "is not a proxy that can be used", fix
+
+
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key that clients may use; ``name`` stands for it in logs."""
 
@@ -100,6 +124,9 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Requests in flight at once, per process.
     max_concurrency: Count = 1000
     timeouts: Timeouts = Timeouts()
+    #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
+    #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
+    proxy: Proxy | None = None
     #: Seconds between two questions for the model list.
     discovery_interval_s: Seconds = 300.0
     #: Ask for usage in streams; switch it off for a server that refuses ``stream_options``.
@@ -149,6 +176,9 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Requests in flight at once, per process.
     max_concurrency: Count = 1000
     timeouts: Timeouts = Timeouts()
+    #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
+    #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
+    proxy: Proxy | None = None
     #: Seconds between two questions for the model list.
     discovery_interval_s: Seconds = 300.0
     #: Refuse with 400 what would else be dropped or altered with a warning.

@@ -50,7 +50,7 @@ class ClaudeAdapter(RemoteAdapter):
     def __init__(self, name: str, config: ClaudeConfig) -> None:
         base_url = config.base_url.rstrip("/").removesuffix("/v1")
         reports = KEEPING_529 if config.keep_529 else CLAUDE_REPORTS
-        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports)
+        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports, proxy=config.proxy)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._config = config
         self._options = _options(name, config)

@@ -32,7 +32,7 @@ class OpenAIAdapter(RemoteAdapter):
 
     def __init__(self, name: str, config: OpenAIConfig) -> None:
         headers = {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
-        upstream = Upstream(config.base_url, headers, config.timeouts)
+        upstream = Upstream(config.base_url, headers, config.timeouts, proxy=config.proxy)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._prefill = config.prefill
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
