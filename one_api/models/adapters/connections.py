@@ -65,11 +65,13 @@ class BoundedHandler(ResponseHandler):
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take the head of an answer, unless it is one interim answer too many."""
+        if isinstance(self._exception, TooManyInterim):
+            return
         code = data[0].code
         self._interim = self._interim + 1 if 100 <= code < 200 and code != 101 else 0
         if self._interim <= _MAX_INTERIM:
             super().feed_data(data, size)
-        elif self._exception is None:
+        else:
             self.set_exception(TooManyInterim(f"more than {_MAX_INTERIM} interim answers"))
             if self.transport is not None:
                 self.transport.abort()
