@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from one_api.errors import InvalidRequest
-from one_api.wire.json import JSONObject
+from one_api.wire.json import JSONObject, kind_of
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 #: OpenAI's part types, then those of other servers that pass through.
@@ -204,22 +204,14 @@ def _refuse_unanswered(pending: dict[str, int]) -> None:
 
 def _wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid type for `{param}`: expected {expected}, but got {_kind(got)}.", param=param, code="invalid_type"
+        f"Invalid type for `{param}`: expected {expected}, but got {kind_of(got)}.", param=param, code="invalid_type"
     )
 
 
 def _not_among(param: str, got: Any, known: tuple[str, ...]) -> InvalidRequest:
-    shown = f"'{got[:64]}'" if isinstance(got, str) else _kind(got)
+    shown = f"'{got[:64]}'" if isinstance(got, str) else kind_of(got)
     return InvalidRequest(
         f"Invalid value for `{param}`: {shown}. Supported values are: {', '.join(known)}.",
         param=param,
         code="invalid_value",
     )
-
-
-def _kind(value: Any) -> str:
-    """Name a JSON value's type the way a client's author would."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "an object")

@@ -28,8 +28,10 @@ chat = Blueprint("chat", __name__)
 #: A stream on its way to its first content.
 Opening: TypeAlias = "asyncio.Future[ChunkStream]"
 
-#: A body from this size on, in bytes, is decoded while no other is, and others have their turn before and after it.
+#: A body from this size on, in bytes, is decoded while no other is.
 _LARGE_BYTES = 1024 * 1024
+#: How long others have the loop before and after that, in seconds: long enough to answer what is quickly answered.
+_OTHERS_S = 0.002
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -66,9 +68,9 @@ async def _body() -> JSONObject:
         if len(data) < _LARGE_BYTES:
             return json.decode_object(data, as_written=True)
         async with service().large_bodies:
-            await asyncio.sleep(0)
+            await asyncio.sleep(_OTHERS_S)
             body = json.decode_object(data, as_written=True)
-            await asyncio.sleep(0)
+            await asyncio.sleep(_OTHERS_S)
             return body
     except json.InvalidJSON as error:
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None

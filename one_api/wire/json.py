@@ -154,3 +154,13 @@ def _deeper_than(value: Any, levels: int) -> bool:
         if not layer:
             return False
     return True
+
+
+def kind_of(value: Any) -> str:
+    """Name a JSON value's type the way a client's author would."""
+    if value is None:
+        return "null"
+    kinds = (
+        (bool, "a boolean"), (int, "an integer"), (float, "a number"), (str, "a string"), (list, "an array")
+    )  # fmt: skip
+    return next((name for kind, name in kinds if isinstance(value, kind)), "an object")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from one_api.config import Config
 from one_api.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamRateLimited, UpstreamTimeout
 from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
+from one_api.models.registry import ModelRegistry
 from one_api.schema import ChatRequest
 from one_api.wire.json import JSONObject
 
@@ -164,3 +166,18 @@ async def test_no_key_of_a_client_reaches_a_parameter_of_the_adapters_own() -> N
     await adapter.complete(request(debug=True, self=1, temperature=0.1, odd=[1.0], kwargs=2, model="m"))
 
     assert adapter.calls == [{"model": "m", "temperature": 0.1, "debug": False, "odd": [1.0], "kwargs": 2}]
+
+
+@pytest.mark.parametrize("kind", [Foreign, Generator])
+async def test_the_registry_serves_one_like_any_other(kind: type[Foreign]) -> None:
+    adapter = kind(delta("Hel"), delta("lo", "stop"))
+    registry = ModelRegistry(Config())
+    registry.register_adapter("mine", adapter)
+
+    stream = await registry.generate_completion("mine/m", MESSAGES, stream=True)
+    async with stream:
+        chunks = [chunk async for chunk in stream]
+
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "Hello"
+    assert {chunk["model"] for chunk in chunks} == {"mine/m"}
+    assert adapter.closed

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias, overload
+from typing import Any, Self, TypeAlias
 
 from one_api.errors import GatewayError, UpstreamBroken, UpstreamFailed, UpstreamTimeout
 from one_api.schema import ChatRequest, Usage
@@ -114,7 +114,8 @@ class BaseModelAdapter(ABC):
     """One upstream account or server.
 
     An adapter sees no caller, key, route or Flask object. OpenAI's format goes in and comes out. An adapter needs
-    ``list_models`` and ``generate_completion``; one that wants the request as it came derives from ``RequestAdapter``.
+    ``list_models`` and ``generate_completion``; one that wants the request as it came derives from
+    ``RequestAdapter``.
     """
 
     @abstractmethod
@@ -311,75 +312,6 @@ def failures_named() -> Iterator[None]:
     except Exception as error:  # whatever it is, another deployment may do better
         logger.exception("an adapter failed")
         raise UpstreamFailed("The adapter failed; the gateway's log says how.") from error
-
-
-class RequestAdapter(BaseModelAdapter):
-    """An adapter that is handed the request as one object: what it does not touch stays as the client sent it."""
-
-    @abstractmethod
-    async def complete(self, request: ChatRequest) -> JSONObject:
-        """See ``BaseModelAdapter``."""
-
-    @abstractmethod
-    async def stream(self, request: ChatRequest) -> ChunkStream:
-        """See ``BaseModelAdapter``."""
-
-    @overload
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        *,
-        stream: Literal[True],
-        **kwargs: Any,
-    ) -> ChunkStream: ...
-
-    @overload
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stream: Literal[False] | None = False,
-        **kwargs: Any,
-    ) -> JSONObject: ...
-
-    @overload
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool | None = False,
-        **kwargs: Any,
-    ) -> JSONObject | ChunkStream: ...
-
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool | None = False,
-        **kwargs: Any,
-    ) -> JSONObject | ChunkStream:
-        """See ``BaseModelAdapter``: for callers in Python, over ``complete`` and ``stream``."""
-        named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream or None}
-        given = {key: value for key, value in named.items() if value is not None}
-        request = ChatRequest.of({"model": model, "messages": messages, **given, **kwargs})
-        return await (self.stream(request) if stream else self.complete(request))
 
 
 async def whole(stream: ChunkStream) -> JSONObject:

@@ -12,11 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from one_api.errors import UpstreamOverloaded
-from one_api.models.adapters.base import ChunkStream, ModelInfo, RequestAdapter, whole
+from one_api.models.adapters.base import ChunkStream, ModelInfo, whole
 from one_api.models.adapters.local_choices import ChoicesStream
 from one_api.models.adapters.local_door import Answer, EngineDoor
 from one_api.models.adapters.local_files import EngineFailed, EngineSettings, default_run_dir, find_engine
 from one_api.models.adapters.local_supervisor import EngineSupervisor
+from one_api.models.adapters.request_adapter import RequestAdapter
 from one_api.models.gguf import ModelFile, discover
 from one_api.schema import ChatRequest
 from one_api.settings import LocalConfig

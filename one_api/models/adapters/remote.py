@@ -4,8 +4,9 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
-from one_api.models.adapters.base import ModelInfo, RequestAdapter
+from one_api.models.adapters.base import ModelInfo
 from one_api.models.adapters.discovery import Discovery
+from one_api.models.adapters.request_adapter import RequestAdapter
 from one_api.models.adapters.upstream import Upstream
 
 
