@@ -1,5 +1,6 @@
 """What an OpenAI-compatible server calls reasoning: clients get one name, and the server gets its own back."""
 
+import re
 from typing import Any
 
 from one_api.wire import json
@@ -57,11 +58,10 @@ def other_name(refusal: str, sent: list[Any]) -> str | None:
     ``refusal`` is what the server said; None when it is about something else.
     """
     used = {name for message in sent if isinstance(message, dict) for name in NAMES if name in message}
-    if "reasoning_content" in used and "reasoning_content" in refusal:
+    refused = used & set(re.findall(r"\w+", refusal))
+    if "reasoning_content" in refused:
         return "reasoning"
-    if "reasoning" in used and "reasoning" in refusal and "reasoning_content" not in refusal:
-        return "reasoning_content"
-    return None
+    return "reasoning_content" if refused else None
 
 
 def renamed(message: JSONObject, name: str) -> JSONObject:
