@@ -23,6 +23,8 @@ _PATHS = {
     "api.together.xyz": "/v1",
     "api.x.ai": "/v1",
 }
+#: Stands for the proxy that the usual variables name.
+ENVIRONMENT = "environment"
 _OLLAMA_PORT = 11434
 _HOST_AND_PATH = re.compile(
     r"(localhost|[0-9]{1,3}(\.[0-9]{1,3}){3}|([A-Za-z0-9-]{1,40}\.)+[A-Za-z]{2,10})(:[0-9]{1,5})?(/[\w./-]*)?"
@@ -67,6 +69,20 @@ def check_origin(origin: str) -> tuple[str, str] | None:
     except ValueError:
         return "holds no valid IPv6 address", "Write it like http://[::1]:3000"
     return None
+
+
+def check_proxy(proxy: str) -> tuple[str, str] | None:
+    """Return what keeps a text from being a proxy, and the fix; None for one that can be used."""
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme in ("http", "socks5", "socks5h") and parts.hostname and parts.port != 0
+        usable = usable and parts.path in ("", "/") and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if proxy == ENVIRONMENT or usable:
+        return None
+    fix = "Write it like http://USER:PASSWORD@HOST:PORT or socks5://HOST:PORT, or environment"
+    return "is not a proxy that can be used", fix
 
 
 def mend_host(text: str) -> Mended:

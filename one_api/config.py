@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
+from one_api.addresses import ENVIRONMENT, check_proxy
 from one_api.checks import MASK, check_adapters, check_groups, check_keys, check_server, check_storage
 from one_api.groups import expanded
+from one_api.proxies import from_environment
 from one_api.settings import (
     AdapterConfig,
     CacheConfig,
@@ -25,6 +27,7 @@ from one_api.settings import (
     KeyConfig,
     LogConfig,
     ModelsConfig,
+    Proxy,
     RateLimitConfig,
     RetryConfig,
     Secret,
@@ -94,6 +97,7 @@ def load(environ: Mapping[str, str] | None = None) -> Loaded:
     in_file = read_yaml(Path(path), variables, problems) if path else {}
     warn_of_near_misses(variables, in_file, variables_in(in_file), problems)
     values = Builder(problems, _secret).fields(Config, _merged(raw, in_file))
+    values["adapters"] = _with_proxies(values.get("adapters") or {}, variables, problems)
     config = Config(**{name: value for name, value in values.items() if value is not None})
     _check(config, problems)
     if problems.found:
@@ -170,9 +174,24 @@ class ConfigError(Exception):
 
 def _secret(kind: type, raw: Any) -> Any:
     """Let texts become what hides itself (a hook of msgspec)."""
-    if kind in (Secret, Storage) and isinstance(raw, str) and raw:
+    if kind is Proxy and isinstance(raw, str) and (wrong := check_proxy(raw)):
+        raise msgspec.ValidationError(f"it {'. '.join(wrong)}")
+    if kind in (Secret, Storage, Proxy) and isinstance(raw, str) and raw:
         return kind(str(raw))
     raise msgspec.ValidationError("expected a text that is not empty")
+
+
+def _with_proxies(adapters: dict[str, Any], variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
+    """Return the adapters, each with the proxy that the environment names for it, if it is to."""
+    found = dict(adapters)
+    for name, adapter in adapters.items():
+        if getattr(adapter, "proxy", None) != ENVIRONMENT:
+            continue
+        try:
+            found[name] = msgspec.structs.replace(adapter, proxy=from_environment(adapter.base_url, variables))
+        except ValueError as error:
+            problems.add(str(error), *check_proxy("") or ("", ""))
+    return found
 
 
 def _check(config: Config, problems: Problems) -> None:

@@ -4,11 +4,11 @@ The checks are the rows of OpenAI's behaviour that every adapter relies on: type
 understand ourselves. What only the upstream can judge (ranges, names, combinations for a model) is left to it.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from one_api.errors import InvalidRequest
-from one_api.wire.json import JSONObject
+from one_api.wire.json import JSONObject, kind_of
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 #: OpenAI's part types, then those of other servers that pass through.
@@ -53,7 +53,10 @@ def _count(value: Any) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat request after validation: what we act on, and the body as it came."""
+    """A chat request: what we act on, and the body as it came, which nobody changes in place.
+
+    It travels as one object down to the adapters: no key of a client's JSON ever becomes a Python argument.
+    """
 
     model: str
     stream: bool
@@ -62,7 +65,18 @@ class ChatRequest:
     body: JSONObject
 
     @classmethod
-    def read(cls, body: JSONObject) -> "ChatRequest":
+    def of(cls, body: JSONObject) -> Self:
+        """Return the view of a body that our own code has made, or that was checked before."""
+        options = body.get("stream_options")
+        include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        return cls(body["model"], bool(body.get("stream")), include_usage, body)
+
+    def for_model(self, model: str) -> Self:
+        """Return the same request for the model of that name; its body keeps the order of its keys."""
+        return replace(self, model=model, body=self.body | {"model": model})
+
+    @classmethod
+    def read(cls, body: JSONObject) -> Self:
         """Check ``body`` and return its view.
 
         Raises:
@@ -190,22 +204,14 @@ def _refuse_unanswered(pending: dict[str, int]) -> None:
 
 def _wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
     return InvalidRequest(
-        f"Invalid type for `{param}`: expected {expected}, but got {_kind(got)}.", param=param, code="invalid_type"
+        f"Invalid type for `{param}`: expected {expected}, but got {kind_of(got)}.", param=param, code="invalid_type"
     )
 
 
 def _not_among(param: str, got: Any, known: tuple[str, ...]) -> InvalidRequest:
-    shown = f"'{got[:64]}'" if isinstance(got, str) else _kind(got)
+    shown = f"'{got[:64]}'" if isinstance(got, str) else kind_of(got)
     return InvalidRequest(
         f"Invalid value for `{param}`: {shown}. Supported values are: {', '.join(known)}.",
         param=param,
         code="invalid_value",
     )
-
-
-def _kind(value: Any) -> str:
-    """Name a JSON value's type the way a client's author would."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array"}
-    return names.get(type(value), "an object")

@@ -76,6 +76,12 @@ class Storage(str):
         return repr(re.sub(r"//[^/]*@", "//***@", str(self)))
 
 
+class Proxy(Storage):
+    """The address of a proxy, or ``environment``; a password in it never shows itself in ``repr``."""
+
+    __slots__ = ()
+
+
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key that clients may use; ``name`` stands for it in logs."""
 
@@ -122,6 +128,9 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Requests in flight at once, per process.
     max_concurrency: Count = 1000
     timeouts: Timeouts = Timeouts()
+    #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
+    #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
+    proxy: Proxy | None = None
     #: Seconds between two questions for the model list.
     discovery_interval_s: Seconds = 300.0
     #: Ask for usage in streams; switch it off for a server that refuses ``stream_options``.
@@ -171,6 +180,9 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Requests in flight at once, per process.
     max_concurrency: Count = 1000
     timeouts: Timeouts = Timeouts()
+    #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
+    #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
+    proxy: Proxy | None = None
     #: Seconds between two questions for the model list.
     discovery_interval_s: Seconds = 300.0
     #: Refuse with 400 what would else be dropped or altered with a warning.

@@ -85,6 +85,7 @@ GATES: dict[str, list[str]] = {
     "werkzeug": ["app", "api", "utils", "serving"],
     "click": ["cli", "flask_run", "__main__"],
     "aiohttp": ["models.adapters"],
+    "python_socks": ["models.adapters.connections"],
     "greenlet": ["serving"],
     "uvicorn": ["serving"],
     "uvicorn_worker": ["serving"],
@@ -247,6 +248,8 @@ def _public(name: str, node: Documented) -> Iterator[tuple[str, Documented]]:
     yield name, node
     for child in node.body:
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith("_"):
+            if any(ast.unparse(each) == "overload" for each in child.decorator_list):
+                continue  # its implementation has the docstring
             full = f"{name}.{child.name}"
             yield from _public(full, child) if isinstance(child, ast.ClassDef) else [(full, child)]
 

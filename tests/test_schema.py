@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from one_api.errors import InvalidRequest
 from one_api.schema import PART_TYPES, ChatRequest, Usage
+from one_api.wire import json
 from one_api.wire.json import JSONObject
 from tests.support.examples import examples
 
 USER: JSONObject = {"role": "user", "content": "Hi"}
+WRITTEN = json.decode_object(b'{"model": 1.50, "messages": [{"role": "user", "content": "Hi"}]}', as_written=True)
 CALL: JSONObject = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CALLING: JSONObject = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT: JSONObject = {"role": "tool", "tool_call_id": "call_1", "content": "42"}
@@ -52,6 +54,7 @@ REFUSED: dict[str, tuple[JSONObject, str | None, str | None, str]] = {
     "no model": ({"messages": [USER]}, None, None, "model"),
     "model null": (talk(USER, model=None), None, None, "model"),
     "model empty": (talk(USER, model=""), None, None, "model"),
+    "model a number as written": (WRITTEN, "model", TYPE, "expected a string, but got a number"),
     "model a number": (talk(USER, model=5), "model", TYPE, "expected a string, but got an integer"),
     "model a list": (talk(USER, model=["m"]), "model", TYPE, "an array"),
     "model false": (talk(USER, model=False), "model", TYPE, "a boolean"),

@@ -27,7 +27,12 @@ logger = logging.getLogger(__name__)
 chat = Blueprint("chat", __name__)
 
 #: A stream on its way to its first content.
-Opening: TypeAlias = "asyncio.Future[JSONObject | ChunkStream]"
+Opening: TypeAlias = "asyncio.Future[ChunkStream]"
+
+#: A body from this size on, in bytes, is decoded while no other is.
+_LARGE_BYTES = 1024 * 1024
+#: How long others have the loop before and after that, in seconds: long enough to answer what is quickly answered.
+_OTHERS_S = 0.002
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -41,28 +46,38 @@ _STREAM_HEADERS = {
 @check_rate_limit
 async def create_completion() -> Response:
     """Answer a chat request, whole or as a stream of events."""
-    wanted = ChatRequest.read(_body())
+    wanted = ChatRequest.read(await _body())
     record: CallRecord = g.call
     record.model, record.stream = wanted.model, wanted.stream
     cache_control.set(request.headers.get("Cache-Control"))
     if wanted.stream:
         return await _stream(wanted, record, service())
-    answer = await service().registry.generate_completion(**wanted.body)
-    assert isinstance(answer, dict)  # noqa: S101 - not streamed
+    answer = await service().registry.complete(wanted)
     record.used(Usage.read(answer.get("usage")))
     return JSONResponse(answer)
 
 
-def _body() -> JSONObject:
-    """Return the request's body: a JSON object in UTF-8. A header that was sent twice is a list."""
+async def _body() -> JSONObject:
+    """Return the request's body: a JSON object in UTF-8, its numbers in the form that they were written in.
+
+    A header that was sent twice is a list.
+    """
     if request.content_type != "application/json":
         for media_type in (request.content_type or "").split(","):
             _check_media_type(*parse_options_header(media_type))
     encodings = request.headers.get("Content-Encoding", "").lower().split(",")
     if {encoding.strip() for encoding in encodings} - {"", "identity"}:
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+    data = request.get_data(cache=False)
+    request.stream.close()  # it would hold the bytes as long as the request lives
     try:
-        return json.decode_object(request.get_data())
+        if len(data) < _LARGE_BYTES:
+            return json.decode_object(data, as_written=True)
+        async with service().large_bodies:
+            await asyncio.sleep(_OTHERS_S)
+            body = json.decode_object(data, as_written=True)
+            await asyncio.sleep(_OTHERS_S)
+            return body
     except json.InvalidJSON as error:
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
 
@@ -76,7 +91,7 @@ def _check_media_type(mimetype: str, parameters: Mapping[str, str]) -> None:
 
 async def _stream(wanted: ChatRequest, record: CallRecord, parts: Service) -> Response:
     """Answer with the error's own status, or commit to 200: at the first content, or when it takes too long."""
-    opening = asyncio.ensure_future(parts.registry.generate_completion(**wanted.body))
+    opening = asyncio.ensure_future(parts.registry.stream(wanted))
     try:
         await asyncio.wait([opening], timeout=parts.config.server.commit_s)
     except asyncio.CancelledError:
@@ -93,9 +108,7 @@ async def _abandon(opening: Opening) -> None:
     opening.cancel()
     await asyncio.wait([opening])
     if not opening.cancelled() and opening.exception() is None:
-        stream = opening.result()
-        assert isinstance(stream, ChunkStream)  # noqa: S101 - it was asked for
-        await stream.aclose()
+        await opening.result().aclose()
 
 
 class ChatEvents(EventBody):
@@ -136,9 +149,7 @@ class ChatEvents(EventBody):
 
     async def _next(self) -> bytes:
         if self._stream is None:
-            stream = await asyncio.shield(self._opening)
-            assert isinstance(stream, ChunkStream)  # noqa: S101 - it was asked for
-            self._stream = stream
+            self._stream = await asyncio.shield(self._opening)
         chunks = await self._stream.read()
         if self._record.first_event is None:
             self._record.first_event = time.monotonic()

@@ -1,5 +1,6 @@
 """What the routes share, and what lives as long as the process: found at ``app.extensions["one_api"]``."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -27,6 +28,8 @@ class Service:
     siblings: Siblings = field(default_factory=lambda: Siblings("alone"))
     #: The process is about to end: nothing new should be sent here.
     draining: bool = False
+    #: Large bodies are decoded one at a time, lest they hold up the loop together.
+    large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def server(self) -> ServerConfig:

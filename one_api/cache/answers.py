@@ -18,6 +18,7 @@ from one_api.config import Config
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.deployment import Deployment
 from one_api.models.routing import Route
+from one_api.schema import ChatRequest
 from one_api.settings import GroupCacheConfig
 from one_api.telemetry import CallRecord, current_call
 from one_api.wire.json import JSONObject
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 Answer: TypeAlias = JSONObject | ChunkStream
 #: Has a request answered by the deployments of a route.
-Ask: TypeAlias = Callable[[Route, JSONObject], Awaitable[Answer]]
+Ask: TypeAlias = Callable[[Route, ChatRequest], Awaitable[Answer]]
 
 
 class Replay(ChunkStream):
@@ -76,21 +77,21 @@ class Answers:
         self._store = store
         self._flights = Flights(self.most_bytes)
 
-    async def run(self, route: Route, body: JSONObject) -> Answer:
-        """Return an answer to ``body``, and note in the current call's record where it came from.
+    async def run(self, route: Route, asked: ChatRequest) -> Answer:
+        """Return an answer to ``asked``, and note in the current call's record where it came from.
 
         Raises:
             GatewayError: what asking raises.
         """
         policy, record = self._own.get(route.model, self._common), current_call.get()
         if not policy.enabled or record is None or (policy.scope == "key" and record.caller is None):
-            return await self.ask(route, body)
+            return await self.ask(route, asked)
         wish = Wish.read(cache_control.get())
         if wish.no_store:
             record.cache = "bypass"
-            return await self.ask(route, body)
-        key = key_of(record.caller if policy.scope == "key" else None, self._place(route), body)
-        return await self._answer(Request(key, policy, wish, route, body, record))
+            return await self.ask(route, asked)
+        key = key_of(record.caller if policy.scope == "key" else None, self._place(route), asked.body)
+        return await self._answer(Request(key, policy, wish, route, asked, record))
 
     async def _answer(self, request: "Request") -> Answer:
         """Take part in a call under way, or use what is kept, or ask."""
@@ -156,18 +157,18 @@ class Request:
     policy: Policy
     wish: Wish
     route: Route
-    body: JSONObject
+    asked: ChatRequest
     record: CallRecord
 
     @property
     def streams(self) -> bool:
         """Say whether it wants a stream."""
-        return bool(self.body.get("stream"))
+        return self.asked.stream
 
     @property
     def wants_usage(self) -> bool:
         """Say whether it wants the usage chunk of a stream."""
-        return bool((self.body.get("stream_options") or {}).get("include_usage"))
+        return self.asked.include_usage
 
     @property
     def joins(self) -> bool:
@@ -195,11 +196,12 @@ class _Asking(Call):
     def __init__(self, answers: Answers, request: Request, *, with_usage: bool) -> None:
         self._answers = answers
         self._request = request
-        self._body = request.body
-        if request.streams and with_usage:
+        self._asked = request.asked
+        if request.streams and with_usage and not request.wants_usage:
             # Somebody may want usage, and what is kept has it; those who do not want it are not told.
-            options = self._body.get("stream_options") or {}
-            self._body = self._body | {"stream_options": {**options, "include_usage": True}}
+            body = request.asked.body
+            options = {**(body.get("stream_options") or {}), "include_usage": True}
+            self._asked = ChatRequest.of(body | {"stream_options": options})
         leases = answers.leases if request.joins else None
         form = ("usage" if with_usage else "stream") if request.streams else "whole"
         shared = Shared(request.key, form)
@@ -215,9 +217,9 @@ class _Asking(Call):
         if found is not None and (entry := self._read(found)) is not None:
             self._kept = self.free = True
             record = current_call.get() or self._request.record
-            led = replace(self._request, record=record, body=self._body)
+            led = replace(self._request, record=record, asked=self._asked)
             return led.served(entry, "joined", self._answers.now())
-        return await self._answers.ask(self._request.route, self._body)
+        return await self._answers.ask(self._request.route, self._asked)
 
     def _followed(self, tail: Tail) -> Answer:
         """Return what another process is getting, and write down that it costs nothing here."""

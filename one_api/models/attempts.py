@@ -12,7 +12,7 @@ from one_api.models.deployment import Deployment
 from one_api.models.health import FIXED_TOKENS, TYPICAL_TOKENS
 from one_api.models.resume import Sent
 from one_api.models.routing import Candidate, Route
-from one_api.schema import Usage
+from one_api.schema import ChatRequest, Usage
 from one_api.telemetry import AttemptRecord, CallRecord, CandidateRecord, current_call
 from one_api.wire.json import JSONObject
 
@@ -217,7 +217,7 @@ class RequestState:
     """One request: what it asks for, and what has been tried for it."""
 
     route: Route
-    body: JSONObject
+    request: ChatRequest
     max_attempts: int
     #: For all attempts together, in seconds.
     deadline_s: float
@@ -247,7 +247,7 @@ class RequestState:
     @property
     def stream(self) -> bool:
         """Say whether a stream is asked for."""
-        return bool(self.body.get("stream"))
+        return self.request.stream
 
     @property
     def tried(self) -> list[Deployment]:

@@ -17,7 +17,7 @@ from one_api.models.opening import OnFirstContent, read_to_first_content
 from one_api.models.resume import Diverged, Sent, after_the_same, resumable
 from one_api.models.retries import NextAttempt, error_for_client, first_step, look, next_step, overflows
 from one_api.models.routing import Route, choose, probe_others_now
-from one_api.schema import Usage
+from one_api.schema import ChatRequest, Usage
 from one_api.wire.json import JSONObject
 
 #: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
@@ -41,14 +41,14 @@ class Failover:
     #: By model id and by kind, streamed or whole; bounded by the groups that are configured to hedge.
     _hedging: dict[tuple[str, bool], Hedging] = field(default_factory=dict)
 
-    async def run(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
-        """Return the first answer to be had for ``body``; a stream has come to its first content.
+    async def run(self, route: Route, request: ChatRequest) -> JSONObject | ChunkStream:
+        """Return the first answer to be had for ``request``; a stream has come to its first content.
 
         Raises:
             UpstreamError: when no deployment answers; see ``error_for_client``.
             NoDeployment: when none may be asked.
         """
-        state = RequestState(route, body, self.max_attempts, self.deadline_s, self.retries)
+        state = RequestState(route, request, self.max_attempts, self.deadline_s, self.retries)
         answer: JSONObject | ChunkStream | None = None
         try:
             attempt = await self._find(state)
@@ -136,7 +136,7 @@ class Failover:
         counts = limit_s == own_s or 2 * limit_s >= state.deadline_s
         begin = partial(read_to_first_content, hold_back=policy.hold_back)
         try:
-            await _try(state, attempt, state.body, _Limit(limit_s, counts), begin)
+            await _try(state, attempt, state.request, _Limit(limit_s, counts), begin)
             return attempt
         except UpstreamError as error:
             # Without its frames: they hold all that was read, and lead back here, so only the collector would free it.
@@ -160,7 +160,7 @@ class Failover:
             finally:
                 state.leave_retry()
 
-        may_resume = state.route.policy.resume and resumable(state.body)
+        may_resume = state.route.policy.resume and resumable(state.request.body)
         return Delivery(state, attempt, resume if may_resume else None)
 
     async def _resume(self, state: RequestState, sent: Sent, error: UpstreamError) -> Attempt:
@@ -178,14 +178,15 @@ class Failover:
         limit = _Limit(state.route.policy.first_event_s or _FIRST_EVENT_S)
         attempt = state.begin(deployment, step.candidates)
         try:
-            await _try(state, attempt, state.body, limit, partial(after_the_same, sent=sent.said))
+            await _try(state, attempt, state.request, limit, partial(after_the_same, sent=sent.said))
         except Diverged:
             text = sent.text
             start = deployment.adapter.prefill_start(deployment.model, text) if text else None
             if not text or start is None or state.attempts_left == 0:
                 raise
             attempt = state.begin(deployment, step.candidates)
-            await _try(state, attempt, sent.prefilled(state.body, start), limit, _after(text[len(start) :]))
+            longer = ChatRequest.of(sent.prefilled(state.request.body, start))
+            await _try(state, attempt, longer, limit, _after(text[len(start) :]))
         state.answered_by(deployment)
         return attempt
 
@@ -214,12 +215,12 @@ def _limit_s(state: RequestState, step: NextAttempt) -> float | None:
     return policy.first_event_s or (_FIRST_EVENT_S if own is None else None)
 
 
-async def _try(state: RequestState, attempt: Attempt, body: JSONObject, limit: _Limit, begin: Begin) -> None:
+async def _try(state: RequestState, attempt: Attempt, request: ChatRequest, limit: _Limit, begin: Begin) -> None:
     """Have one deployment answer into ``attempt``, which is settled here unless a stream takes it along."""
     outcome: UpstreamError | str = "cancelled"
     try:
         async with asyncio.timeout(limit.seconds) as timer:
-            answer = attempt.answer = await _answer(state, attempt, body)
+            answer = attempt.answer = await _answer(state, attempt, request)
             if isinstance(answer, ChunkStream):
                 attempt.chunks = await begin(answer, lambda: timer.reschedule(None))
         if attempt.answered():
@@ -245,13 +246,15 @@ async def _try(state: RequestState, attempt: Attempt, body: JSONObject, limit: _
         attempt.settle("ok", Usage.read(answer.get("usage")))
 
 
-async def _answer(state: RequestState, attempt: Attempt, body: JSONObject) -> JSONObject | ChunkStream:
+async def _answer(state: RequestState, attempt: Attempt, request: ChatRequest) -> JSONObject | ChunkStream:
     """Have one deployment answer, under the name that the client is to see; a stream shows it as it is delivered."""
     deployment = attempt.deployment
-    answer = await deployment.adapter.generate_completion(**(body | {"model": deployment.model}))
-    if isinstance(answer, ChunkStream):
-        answer.idle_s = state.route.policy.idle_s
-        return answer
+    asked = request.for_model(deployment.model)
+    if asked.stream:
+        stream = await deployment.adapter.stream(asked)
+        stream.idle_s = state.route.policy.idle_s
+        return stream
+    answer = await deployment.adapter.complete(asked)
     shown_model = state.shown_model(deployment)
     return answer if shown_model is None else answer | {"model": shown_model}
 

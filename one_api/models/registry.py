@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, cast, overload
 
 from one_api.cache.answers import build_answers
 from one_api.config import Config
@@ -19,6 +19,7 @@ from one_api.models.failover import Failover
 from one_api.models.health import Health
 from one_api.models.policy import Policy
 from one_api.models.routing import Route, candidates, choose
+from one_api.schema import ChatRequest
 from one_api.settings import GroupConfig, targets
 from one_api.wire.json import JSONObject
 
@@ -91,22 +92,45 @@ class ModelRegistry:
             raise _unknown(model)
         return entry
 
+    @overload
     async def generate_completion(
-        self, /, model: str, messages: list[JSONObject], **kwargs: Any
+        self, /, model: str, messages: list[JSONObject], *, stream: Literal[True], **kwargs: Any
+    ) -> ChunkStream: ...
+
+    @overload
+    async def generate_completion(
+        self, /, model: str, messages: list[JSONObject], *, stream: Literal[False] | None = None, **kwargs: Any
+    ) -> JSONObject: ...
+
+    async def generate_completion(
+        self, /, model: str, messages: list[JSONObject], *, stream: bool | None = None, **kwargs: Any
     ) -> JSONObject | ChunkStream:
         """Have ``model`` answer; ``kwargs`` are the other fields of an OpenAI chat request.
 
-        Returns:
-            A completion, or with ``stream`` a ChunkStream whose first event has arrived.
+        For callers in Python; see ``complete`` and ``stream``, which the gateway itself calls.
+        """
+        given = {} if stream is None else {"stream": stream}
+        request = ChatRequest.of({"model": model, "messages": messages, **given, **kwargs})
+        return await (self.stream(request) if stream else self.complete(request))
+
+    async def complete(self, request: ChatRequest) -> JSONObject:
+        """Return the completion that ``request`` asks for.
 
         Raises:
             UnknownModel, NoDeployment, UpstreamError: see ``errors``.
         """
-        route = await self._route(model)
-        body = {"model": model, "messages": messages, **kwargs}
+        return cast(JSONObject, await self._answer(request))
+
+    async def stream(self, request: ChatRequest) -> ChunkStream:
+        """Return the stream that ``request`` asks for, once its first content is there; raises as ``complete``."""
+        return cast(ChunkStream, await self._answer(request))
+
+    async def _answer(self, request: ChatRequest) -> JSONObject | ChunkStream:
+        """Return a stream if ``request`` asks for one, else a completion."""
+        route = await self._route(request.model)
         if self._answers is None:
-            return await self._failover.run(route, body)
-        return await self._answers.run(route, body)
+            return await self._failover.run(route, request)
+        return await self._answers.run(route, request)
 
     @property
     def model_mapping(self) -> dict[str, tuple[str, ...]]:

@@ -249,12 +249,13 @@ class _BodyReader(io.RawIOBase):
 
     def read_whole(self, limit: int) -> bytes | None:
         """Return all that is left of the body, or None once it is more than ``limit`` bytes."""
-        pieces, size = [self._rest], len(self._rest)
+        # One growing buffer, which is handed on as it is: pieces and their joined copy would take twice the room.
+        whole = io.BytesIO()
+        size = whole.write(self._rest)
         self._rest = b""
         while not self.complete and size <= limit:
-            pieces.append(await_(self._next()))
-            size += len(pieces[-1])
-        return b"".join(pieces) if size <= limit else None
+            size += whole.write(await_(self._next()))
+        return whole.getvalue() if size <= limit else None
 
     async def discard(self) -> None:
         """Take what still comes and keep nothing, for a short time: a client reads when it has sent."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from one_api.errors import InvalidRequest
+from one_api.wire.json import kind_of
 
 Handling = Literal["mapped", "emulated", "ignored", "warned", "refused"]
 
@@ -78,10 +79,8 @@ def refused(message: str, param: str, code: str = "unsupported_value") -> Invali
 
 def wrong_type(param: str, expected: str, value: Any) -> InvalidRequest:
     """Return the 400 for a value of another type; the value itself is not quoted."""
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array"}
-    got = "null" if value is None else names.get(type(value), "an object")
     return InvalidRequest(
-        f"Invalid type for `{param}`: expected {expected}, but got {got}.", param=param, code="invalid_type"
+        f"Invalid type for `{param}`: expected {expected}, but got {kind_of(value)}.", param=param, code="invalid_type"
     )
 
 

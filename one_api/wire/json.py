@@ -5,52 +5,96 @@ Of duplicate keys the last wins. ``1`` stays ``1``, ``1.0`` stays ``1.0`` and in
 upstream sent may be read more generously.
 """
 
+import gc
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+
+from one_api.wire.elements import Elements, count_elements
 
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject = dict[str, Any]
 
 #: More keys than this, in all objects together, no request needs.
 _MOST_KEYS = 100_000
+#: More values than this no text may hold: each takes up to a hundred bytes of memory once it is decoded.
+MAX_VALUES = 300_000
+#: While a longer text than this is decoded, the collector waits: it would go through all that is new, again and again.
+_LONG_BYTES = 64 * 1024
+
+
+class WrittenFloat(float):
+    """A number with a fraction or an exponent that is encoded as it was written: ``1.0``, ``0.10``, ``1e2``."""
+
+    __slots__ = ("written",)
+
+    written: str
+
+
+def _written_float(written: str) -> WrittenFloat:
+    """Read a number (a hook of msgspec)."""
+    number = WrittenFloat(written)
+    number.written = written
+    if number - number != 0:  # infinite
+        raise InvalidJSON("Number out of range")
+    return number
+
+
+def _as_written(value: Any) -> Any:
+    """Return how a number goes into a text (a hook of msgspec)."""
+    if isinstance(value, WrittenFloat):
+        return msgspec.Raw(value.written.encode())
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _as_float(value: Any) -> Any:
+    """Return a number without the form that it was written in (a hook of msgspec)."""
+    if isinstance(value, WrittenFloat):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
 
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder().encode
-_encode_in_order = msgspec.json.Encoder(order="deterministic").encode
+_decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
+_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
+_encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
 
 
 class InvalidJSON(ValueError):
     """The bytes are not the JSON that was expected; the message says why, without quoting them."""
 
 
-def decode(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
-    """Return the value that ``data`` (UTF-8) holds.
+def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = False) -> Any:
+    """Return the value that ``data`` (UTF-8) holds; ``as_written`` keeps the form of numbers, see ``WrittenFloat``.
 
     Raises:
-        InvalidJSON: for anything that is not one JSON text, or that nests deeper than ``max_depth``.
+        InvalidJSON: for anything that is not one JSON text, that nests deeper than ``max_depth``, or that holds more
+            than ``MAX_VALUES`` values.
     """
+    held = _measure(data)
     try:
-        value = _decode(data)
+        with _collector_paused(len(data)):
+            value = (_decode_as_written if as_written else _decode)(data)
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
     except RecursionError:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
     except msgspec.MsgspecError as error:
         raise InvalidJSON(str(error)) from None
-    _check_size(data, value, max_depth)
+    _check_size(held, value, max_depth)
     return value
 
 
-def _check_size(data: bytes | bytearray, value: Any, max_depth: int) -> None:
-    """Raise InvalidJSON when ``value``, which ``data`` holds, nests too deep or has too many keys."""
+def _check_size(held: Elements, value: Any, max_depth: int) -> None:
+    """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep or has too many keys."""
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
-    if len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth and _deeper_than(value, max_depth):
+    if held.containers > max_depth and _deeper_than(value, max_depth):
         raise InvalidJSON(f"it nests deeper than {max_depth} levels")
-    if len(data) > 4 * _MOST_KEYS and data.count(b":") > _MOST_KEYS and _keys(value) > _MOST_KEYS:
+    if held.keys > _MOST_KEYS and _keys(value) > _MOST_KEYS:
         raise InvalidJSON(f"it has more than {_MOST_KEYS} keys")
 
 
@@ -71,13 +115,14 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
     Raises:
         InvalidJSON: for anything else, as ``decode`` does.
     """
+    held = _measure(data)
     try:
         value = _generous.decode(data.decode("utf-8-sig", "surrogateescape"))
     except RecursionError:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
     except ValueError:
         raise InvalidJSON("it is malformed") from None
-    _check_size(data, value, max_depth)
+    _check_size(held, value, max_depth)
     return value
 
 
@@ -99,9 +144,9 @@ def split(data: bytes) -> list[bytes]:
     return found
 
 
-def decode_object(data: bytes | bytearray, *, max_depth: int = 64) -> JSONObject:
+def decode_object(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = False) -> JSONObject:
     """Return the object that ``data`` holds; raises InvalidJSON for any other kind of value too."""
-    value = decode(data, max_depth=max_depth)
+    value = decode(data, max_depth=max_depth, as_written=as_written)
     if not isinstance(value, dict):
         raise InvalidJSON("it is not an object")
     return value
@@ -118,6 +163,29 @@ def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
     Exact otherwise: ``1`` and ``1.0``, null and nothing, and two forms of one character differ.
     """
     return _encode_in_order(value)
+
+
+def _measure(data: bytes | bytearray) -> Elements:
+    """Return what ``data`` may hold; raises InvalidJSON when that is too much to be decoded."""
+    if len(data) <= _LONG_BYTES:  # at most as many values as bytes
+        return Elements(0, data.count(b"{") + data.count(b"["), 0)
+    held = count_elements(data, MAX_VALUES)
+    if held.values > MAX_VALUES:
+        raise InvalidJSON(f"it holds more than {MAX_VALUES} values")
+    return held
+
+
+@contextmanager
+def _collector_paused(size: int) -> Iterator[None]:
+    """Let nothing be collected while so many bytes are decoded, if they are many."""
+    paused = size > _LONG_BYTES and gc.isenabled()
+    if paused:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def _keys(value: Any) -> int:
@@ -140,3 +208,13 @@ def _deeper_than(value: Any, levels: int) -> bool:
         if not layer:
             return False
     return True
+
+
+def kind_of(value: Any) -> str:
+    """Name a JSON value's type the way a client's author would."""
+    if value is None:
+        return "null"
+    kinds = (
+        (bool, "a boolean"), (int, "an integer"), (float, "a number"), (str, "a string"), (list, "an array")
+    )  # fmt: skip
+    return next((name for kind, name in kinds if isinstance(value, kind)), "an object")

@@ -88,6 +88,41 @@ def test_a_known_parameter_keeps_its_form_too(bed: Bed, field: str, number: str)
     assert fields_of(bed.last(model).body)[field] == exact(number.encode())
 
 
+#: A body that no re-encoding leaves as it is, but for its model; in two parts.
+VERBATIM = (
+    b'{"top_p":0.10,"user":null,"messages":[{"content":[{"text":"Hi","type":"text","n":1E2}],"role":"user","x":{"b":1.50,'
+    b'"a":null}}],"temperature":1.0,"max_tokens":null,"seed":12345678901234567890123,"model":',
+    b',"tools":[{"function":{"parameters":{"z":{"minimum":-0.0,"default":1e-07},"a":null},"name":"f"},'
+    b'"type":"function"}],"logit_bias":{"9":-1e2,"10":100.00},"stop":null,"n":1,"presence_penalty":0e0%b}',
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        (b"", b""),
+        (b',"stream":false', b',"stream":false'),
+        (b',"stream":null,"stream_options":null', b',"stream":null,"stream_options":null'),
+        (b',"stream":true', b',"stream":true,"stream_options":{"include_usage":true}'),
+        (b',"stream_options":{"include_usage":true,"x":1.0},"stream":true',) * 2,
+    ],
+)
+def test_the_body_reaches_the_upstream_in_its_own_order_and_forms(bed: Bed, asked: bytes, sent: bytes) -> None:
+    model = bed.model()
+    head, tail = VERBATIM
+
+    assert bed.post(head + f'"a/{model}"'.encode() + tail % asked).status == 200
+
+    assert bed.last(model).body == head + f'"{model}"'.encode() + tail % sent
+
+
+@pytest.mark.parametrize(
+    "key", ["self", "cls", "request", "body", "kwargs", "upstream", "generate_completion", "timeout"]
+)
+def test_no_key_of_a_client_reaches_the_code(bed: Bed, key: str) -> None:
+    assert bed.sent(**{key: {"a": 1}})[key] == {"a": 1}
+
+
 def test_keys_within_a_value_keep_their_order(bed: Bed) -> None:
     model = bed.model()
     schema = '"response_format": {"type": "json_schema", "json_schema": {"z": 1, "a": {"y": [2], "b": null}, "": {}}}'

@@ -12,6 +12,7 @@ from one_api.config import Config
 from one_api.models.adapters.base import ChunkStream
 from one_api.models.deployment import Deployment
 from one_api.models.routing import Route
+from one_api.schema import ChatRequest
 from one_api.settings import CacheConfig, OpenAIConfig
 from one_api.telemetry import AttemptRecord, CallRecord, current_call
 from one_api.wire.json import JSONObject
@@ -62,9 +63,9 @@ class Upstreams:
         #: The deployment that answers.
         self.name = "a/m"
 
-    async def __call__(self, route: Route, body: JSONObject) -> JSONObject | ChunkStream:
+    async def __call__(self, route: Route, request: ChatRequest) -> JSONObject | ChunkStream:
         """Answer one call, once the gate is open."""
-        self.calls.append(body)
+        self.calls.append(request.body)
         self.asked.set()
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         record = current_call.get()
@@ -110,7 +111,8 @@ class Caching:
         async def run() -> JSONObject | ChunkStream:
             current_call.set(record)
             cache_control.set(control)
-            return await self.answers.run(self._route, {"messages": [{"role": "user", "content": "Hi"}], **fields})
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+            return await self.answers.run(self._route, ChatRequest.of(body))
 
         return asyncio.create_task(run())
 

@@ -117,3 +117,11 @@ def test_the_body_is_not_touched() -> None:
     before = copy.deepcopy(body)
     key(body)
     assert body == before
+
+
+@pytest.mark.parametrize("written", [b"0.1", b"0.10", b"1e-1", b"1E-01"])
+def test_how_a_number_is_written_makes_no_difference(written: bytes) -> None:
+    read = json.decode_object(b'{"temperature": %b, "x": [{"y": %b}]}' % (written, written), as_written=True)
+
+    assert key(read) == key({"x": [{"y": 0.1}], "temperature": 0.1})
+    assert key(read) != key({"x": [{"y": 0.1}], "temperature": 1})

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Gateway, RawClient, ScriptedUpstream, completion, json_reply, post_chat, reply
+from tests.support import (
+    Gateway,
+    RawClient,
+    ScriptedUpstream,
+    completion,
+    json_reply,
+    post_chat,
+    reply,
+    sse,
+    text_chunks,
+)
 from tests.support.actions import Action, Flood, Send
 
 CONFIG = "adapters: {{a: {{type: openai, base_url: '{url}', api_key: k, models: [m, good]}}}}\n"
@@ -49,6 +59,7 @@ def bomb() -> bytes:
 
 
 GZIPPED = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Long: "
 ATTACKS: dict[str, Callable[[], list[Action]]] = {
     "a gzip bomb": lambda: reply(bomb(), headers=GZIPPED),
@@ -61,6 +72,10 @@ ATTACKS: dict[str, Callable[[], list[Action]]] = {
         Flood(5_000_000_000, b" " * 65536),
     ],
     "a header without end": lambda: [Send(ENDLESS), Flood(1_000_000_000, b"x" * 65536)],
+    "empty arrays in a gzip": lambda: reply(gzip.compress(b"[" + b"[]," * 11_000_000 + b"[]]"), headers=GZIPPED),
+    "empty objects": lambda: reply(b'{"choices": [' + b"{}," * 10_000_000 + b"{}]}"),
+    "100 Continue without end": lambda: [Flood(1_000_000_000, GO_ON * 1000)],
+    "early hints without end": lambda: [Flood(1_000_000_000, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 1000)],
     "headers without end": lambda: [Send(b"HTTP/1.1 200 OK\r\n"), Flood(1_000_000_000, b"X-Many: x\r\n" * 1000)],
 }
 
@@ -107,3 +122,14 @@ def test_absurd_usage_is_not_counted(count: object, gateway: Gateway, upstream: 
     for tokens in (record["prompt_tokens"], record["completion_tokens"]):
         assert isinstance(tokens, int)
         assert 0 <= tokens <= 1_000_000_000
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, 200), (10, 200), (11, 502)])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_upstream_may_say_go_on_ten_times(
+    gateway: Gateway, upstream: ScriptedUpstream, count: int, status: int, stream: bool
+) -> None:
+    answer = sse(*text_chunks("Hello")) if stream else json_reply(completion("Hello"))
+    upstream.on("m", [Send(GO_ON * count), *answer])
+
+    assert ask(gateway, stream=stream)[0] == status

@@ -52,6 +52,11 @@ NOT_JSON: dict[str, bytes] = {
     "nested 100,000 deep": b"[" * 100_000 + b"]" * 100_000,
     "100,000 brackets left open": b"[" * 100_000,
     "objects left open": b'{"a":' * 50_000,
+    "millions of empty objects": b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "z": ['
+    + b"{}," * 10_000_000
+    + b"{}]}",
+    "millions of empty arrays": b"[" + b"[]," * 10_000_000 + b"[]]",
+    "millions of numbers": b'{"z": [' + b"1.5," * 8_000_000 + b"1]}",
     "more keys than anyone needs": b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "metadata": {'
     + b",".join(b'"%d": 1' % i for i in range(100_001))
     + b"}}",

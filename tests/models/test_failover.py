@@ -34,6 +34,7 @@ from one_api.models.failover import Failover
 from one_api.models.policy import Policy
 from one_api.models.retries import wait_before_again
 from one_api.models.routing import Route
+from one_api.schema import ChatRequest
 from one_api.settings import HoldBackConfig
 from one_api.telemetry import CallRecord, current_call
 from tests.utils.fake_adapter import END, ROLE, FakeAdapter, FakeStream, Scripted, say
@@ -82,7 +83,7 @@ def in_turn(targets: list[Deployment], fallbacks: list[Deployment] | None = None
 async def failure(failover: Failover, route: Route, body: dict[str, Any] = BODY) -> GatewayError:
     """The error that a request ends with."""
     with pytest.raises(GatewayError) as caught:
-        await failover.run(route, dict(body))
+        await failover.run(route, ChatRequest.of(body))
     return caught.value
 
 
@@ -92,14 +93,16 @@ async def failure(failover: Failover, route: Route, body: dict[str, Any] = BODY)
 async def test_the_first_answer_is_the_answer(make: Make, failover: Failover) -> None:
     a, b = make({"text": "from a"}), make()
 
-    assert await failover.run(in_turn([a, b]), dict(BODY)) == {"text": "from a"}
+    assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from a"}
     assert asked(a, b) == [1, 0]
 
 
 async def test_the_upstreams_name_of_the_model_is_sent_with_all_the_rest(make: Make, failover: Failover) -> None:
     a = make()
 
-    await failover.run(in_turn([a], model="alias"), BODY | {"model": "alias", "temperature": 0.5, "odd": [1]})
+    await failover.run(
+        in_turn([a], model="alias"), ChatRequest.of(BODY | {"model": "alias", "temperature": 0.5, "odd": [1]})
+    )
 
     (call,) = adapter(a).calls
     assert (call["model"], call["temperature"], call["odd"], call["messages"]) == ("m", 0.5, [1], BODY["messages"])
@@ -115,7 +118,7 @@ async def test_the_upstreams_name_of_the_model_is_sent_with_all_the_rest(make: M
 async def test_after_a_failure_the_next_is_asked(make: Make, failover: Failover, error: UpstreamError) -> None:
     a, b = make(error), make({"text": "from b"})
 
-    assert await failover.run(in_turn([a, b]), dict(BODY)) == {"text": "from b"}
+    assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
     assert asked(a, b) == [1, 1]
 
 
@@ -131,7 +134,7 @@ async def test_after_a_refusal_nobody_else_is_asked(make: Make, failover: Failov
 async def test_one_that_cannot_express_a_request_does_not_hide_a_failure(make: Make, failover: Failover) -> None:
     a, b, c = make(UpstreamFailed("down")), make(InvalidRequest("not here")), make({"text": "from c"})
 
-    assert await failover.run(in_turn([a, b, c]), dict(BODY)) == {"text": "from c"}
+    assert await failover.run(in_turn([a, b, c]), ChatRequest.of(BODY)) == {"text": "from c"}
     assert (await failure(failover, in_turn([a, b]))).message == "down"
     assert b.health.failures == 0
 
@@ -162,14 +165,14 @@ async def test_fallbacks_are_asked_in_their_order(make: Make, failover: Failover
     b, c = make({"text": "from b"}, weight=0.001), make({"text": "from c"}, weight=1000.0)
 
     for _ in range(5):
-        assert await failover.run(Route("m", [a], [b, c], "weighted"), dict(BODY)) == {"text": "from b"}
+        assert await failover.run(Route("m", [a], [b, c], "weighted"), ChatRequest.of(BODY)) == {"text": "from b"}
 
 
 async def test_one_that_rests_is_passed_over(make: Make, failover: Failover) -> None:
     a, b = make(), make({"text": "from b"})
     a.health.resting_until = FAR
 
-    assert await failover.run(in_turn([a, b]), dict(BODY)) == {"text": "from b"}
+    assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
     assert asked(a) == [0]
 
 
@@ -177,7 +180,7 @@ async def test_a_fallback_that_is_well_comes_before_a_target_that_rests(make: Ma
     a, b = make(), make({"text": "from b"})
     a.health.resting_until = FAR
 
-    assert await failover.run(in_turn([a], [b]), dict(BODY)) == {"text": "from b"}
+    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from b"}
     assert asked(a) == [0]
 
 
@@ -187,7 +190,7 @@ async def test_a_fallback_that_is_well_comes_before_the_second_target_that_rests
     a, b, c = make(UpstreamFailed("x")), make(), make({"text": "from c"})
     b.health.resting_until = FAR
 
-    assert await failover.run(in_turn([a, b], [c]), dict(BODY)) == {"text": "from c"}
+    assert await failover.run(in_turn([a, b], [c]), ChatRequest.of(BODY)) == {"text": "from c"}
     assert asked(b) == [0]
 
 
@@ -195,16 +198,16 @@ async def test_when_all_rest_the_one_whose_rest_ends_first_is_asked(make: Make, 
     a, b = make({"text": "from a"}), make({"text": "from b"})
     a.health.resting_until, b.health.resting_until = FAR, 1e300
 
-    assert await failover.run(in_turn([a], [b]), dict(BODY)) == {"text": "from b"}
+    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from b"}
 
 
 async def test_one_that_is_full_is_passed_over(make: Make, failover: Failover) -> None:
     a, b = make([say("1")], max_concurrency=1), make({"text": "from b"})
-    stream = await failover.run(in_turn([a]), dict(STREAM))
+    stream = await failover.run(in_turn([a]), ChatRequest.of(STREAM))
     assert isinstance(stream, ChunkStream)
 
     async with stream:
-        assert await failover.run(in_turn([a, b]), dict(BODY)) == {"text": "from b"}
+        assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
         assert isinstance(await failure(failover, in_turn([a])), NoDeployment)
 
 
@@ -266,14 +269,17 @@ async def waits(failover: Failover, route: Route, body: dict[str, Any], seconds:
     """What a request ends with that is cancelled after so many seconds of a hasty loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Hasty)
-    task = asyncio.create_task(failover.run(route, dict(body)))
+    task = asyncio.create_task(failover.run(route, ChatRequest.of(body)))
     await adapter(route.targets[0]).asked.wait()
     for _ in range(seconds):
         loop.jump(1)
         for _ in range(3):
             await asyncio.sleep(0)
     task.cancel()
-    return (await asyncio.gather(task, return_exceptions=True))[0]
+    found = (await asyncio.gather(task, return_exceptions=True))[0]
+    if isinstance(found, ChunkStream):
+        await found.aclose()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -285,12 +291,12 @@ async def waits(failover: Failover, route: Route, body: dict[str, Any], seconds:
 def test_a_first_event_may_take_30_seconds_while_another_is_left(
     make: Make, body: dict[str, Any], first_event_s: float | None, seconds: int, moves_on: bool
 ) -> None:
-    a, b = make(asyncio.Event(), first_event_s=first_event_s), make({"text": "from b"})
+    a, b = make(asyncio.Event(), first_event_s=first_event_s), make([say("from b")])
 
     with asyncio.Runner(loop_factory=Hasty) as runner:
         answer = runner.run(waits(Failover(), in_turn([a, b]), body, seconds))
 
-    assert (answer == {"text": "from b"}) is moves_on
+    assert isinstance(answer, ChunkStream) is moves_on
     assert asked(a, b) == [1, int(moves_on)]
 
 
@@ -357,7 +363,7 @@ async def test_a_connection_that_is_not_made_is_no_retry_for_the_limit(make: Mak
     a, b = make(UpstreamUnreachable("x")), make({"text": "from b"})
 
     for _ in range(10):
-        assert await failover.run(in_turn([a, b]), dict(BODY)) == {"text": "from b"}
+        assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
 
 
 # The limit to retries
@@ -367,7 +373,7 @@ async def test_a_connection_that_is_not_made_is_no_retry_for_the_limit(make: Mak
 async def test_a_client_with_a_dead_provider_is_served_elsewhere_every_time(make: Make, pace: str) -> None:
     dead = [make(UpstreamFailed("down")) for _ in range(20)]
     healthy, failover = make({"text": "well"}), Failover()
-    requests = [failover.run(in_turn([each], [healthy]), dict(BODY)) for each in dead]
+    requests = [failover.run(in_turn([each], [healthy]), ChatRequest.of(BODY)) for each in dead]
 
     answers = await asyncio.gather(*requests) if pace == "all at once" else [await each for each in requests]
 
@@ -395,7 +401,7 @@ async def test_those_that_die_together_are_all_served_a_few_at_a_time(make: Make
     gate, crowded = asyncio.Event(), Crowded()
     dying = [Deployment(str(number), FakeAdapter(gate, UpstreamFailed("died")), "m") for number in range(50)]
     failover, other = Failover(retries=RetryLimit(budget)), Deployment("other", crowded, "m")
-    tasks = [asyncio.create_task(failover.run(in_turn([each, other]), dict(BODY))) for each in dying]
+    tasks = [asyncio.create_task(failover.run(in_turn([each, other]), ChatRequest.of(BODY))) for each in dying]
     for each in dying:
         await adapter(each).asked.wait()
 
@@ -412,7 +418,7 @@ async def test_a_total_outage_is_not_made_worse(make: Make, strategy: str) -> No
     route, failover = Route("m", deployments[:2], deployments[2:], strategy), Failover(rng=random.Random(1))
 
     for _ in range(10):
-        tasks = [failover.run(route, dict(BODY)) for _ in range(20)]
+        tasks = [failover.run(route, ChatRequest.of(BODY)) for _ in range(20)]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     assert sum(asked(*deployments)) <= 1.2 * 200
@@ -422,7 +428,7 @@ async def test_a_retry_is_over_with_the_first_content(make: Make) -> None:
     a, b = make(UpstreamFailed("x")), make([say("1"), say("2")])
     failover = Failover(retries=RetryLimit(0.0, 1))
 
-    stream = await failover.run(in_turn([a, b]), dict(STREAM))
+    stream = await failover.run(in_turn([a, b]), ChatRequest.of(STREAM))
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -494,7 +500,7 @@ def has_been_out(deployment: Deployment) -> None:
 async def test_the_last_attempt_is_no_probe_while_another_is_healthy(make: Make, most: int, probed: int) -> None:
     gate = asyncio.Event()
     a, out, healthy = make(gate, UpstreamFailed("x")), make(UpstreamFailed("still out")), make({"text": "well"})
-    asking = asyncio.create_task(Failover(max_attempts=most).run(in_turn([a, out], [healthy]), dict(BODY)))
+    asking = asyncio.create_task(Failover(max_attempts=most).run(in_turn([a, out], [healthy]), ChatRequest.of(BODY)))
     await adapter(a).asked.wait()
 
     has_been_out(out)
@@ -510,10 +516,13 @@ async def test_there_is_no_probe_while_its_failure_would_have_to_wait(make: Make
     has_been_out(out)
 
     failover.retries.enter()
-    busy = await failover.run(in_turn([out, healthy]), dict(BODY))
+    busy = await failover.run(in_turn([out, healthy]), ChatRequest.of(BODY))
     failover.retries.leave()
 
-    assert (busy, await failover.run(in_turn([out, healthy]), dict(BODY))) == ({"text": "well"}, {"text": "back"})
+    assert (busy, await failover.run(in_turn([out, healthy]), ChatRequest.of(BODY))) == (
+        {"text": "well"},
+        {"text": "back"},
+    )
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
@@ -521,7 +530,7 @@ async def test_one_that_is_back_is_probed_however_few_attempts_there_are(make: M
     back, healthy = make({"text": "back"}), make({"text": "well"})
     has_been_out(back)
 
-    answer = await Failover(max_attempts=most).run(in_turn([healthy, back]), dict(BODY))
+    answer = await Failover(max_attempts=most).run(in_turn([healthy, back]), ChatRequest.of(BODY))
 
     assert answer == {"text": "back"}
 
@@ -537,7 +546,7 @@ async def test_a_request_that_one_cannot_serve_goes_elsewhere_and_the_one_does_n
     failover = Failover()
 
     for _ in range(5):
-        assert await failover.run(Route("m", [a], [b], "ordered"), dict(BODY)) == {"text": "from b"}
+        assert await failover.run(Route("m", [a], [b], "ordered"), ChatRequest.of(BODY)) == {"text": "from b"}
 
     assert (asked(a, b), a.health.failures, a.health.resting_until) == ([5, 5], 0, 0)
 
@@ -573,7 +582,7 @@ async def hastily(failover: Failover, route: Route, body: dict[str, Any]) -> tup
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Hasty)
     began = loop.time()
-    task = asyncio.create_task(failover.run(route, dict(body)))
+    task = asyncio.create_task(failover.run(route, ChatRequest.of(body)))
     while not task.done():
         loop.jump(0.01)
         await asyncio.sleep(0)
@@ -590,7 +599,7 @@ async def hastily(failover: Failover, route: Route, body: dict[str, Any]) -> tup
 async def test_the_first_in_order_is_left_for_the_next_at_once(make: Make, error: UpstreamError) -> None:
     a, b = make(error), make({"text": "from b"})
 
-    assert await Failover().run(Route("m", [a, b], [], "ordered"), dict(BODY)) == {"text": "from b"}
+    assert await Failover().run(Route("m", [a, b], [], "ordered"), ChatRequest.of(BODY)) == {"text": "from b"}
     assert asked(a, b) == [1, 1]
 
 
@@ -603,7 +612,7 @@ async def test_without_an_order_another_is_asked_at_once(make: Make, strategy: s
     )
     deployments = [limited, *others]
 
-    answers = [await Failover().run(Route("m", deployments, [], strategy), dict(BODY)) for _ in range(10)]
+    answers = [await Failover().run(Route("m", deployments, [], strategy), ChatRequest.of(BODY)) for _ in range(10)]
 
     assert answers == [{"text": "at once"}] * 10
 
@@ -611,7 +620,7 @@ async def test_without_an_order_another_is_asked_at_once(make: Make, strategy: s
 async def test_after_the_second_failure_in_a_row_it_goes_down_the_order(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x")), make({"text": "from b"})
 
-    assert await failover.run(Route("m", [a, b], [], "ordered"), dict(BODY)) == {"text": "from b"}
+    assert await failover.run(Route("m", [a, b], [], "ordered"), ChatRequest.of(BODY)) == {"text": "from b"}
     assert asked(a, b) == [2, 1]
 
 
@@ -620,7 +629,7 @@ async def test_one_whose_circuit_is_open_is_not_asked_again(make: Make, failover
     a.health.failed(UpstreamFailed("x"), time.monotonic())
     a.health.failed(UpstreamFailed("x"), time.monotonic())
 
-    await failover.run(Route("m", [a, b], [], "ordered"), dict(BODY))
+    await failover.run(Route("m", [a, b], [], "ordered"), ChatRequest.of(BODY))
 
     assert asked(a, b) == [1, 1]
 
@@ -663,21 +672,21 @@ def test_the_only_target_is_not_asked_again(error: UpstreamError) -> None:
 async def test_before_a_fallback_the_only_target_is_asked_once_more(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x"), {"text": "from a"}), make()
 
-    assert await failover.run(in_turn([a], [b]), dict(BODY)) == {"text": "from a"}
+    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from a"}
     assert asked(a, b) == [2, 0]
 
 
 async def test_the_fallback_answers_when_that_fails_too(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x")), make({"text": "from b"})
 
-    assert await failover.run(in_turn([a], [b]), dict(BODY)) == {"text": "from b"}
+    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from b"}
     assert asked(a, b) == [2, 1]
 
 
 async def test_the_last_attempt_goes_to_the_fallback(make: Make) -> None:
     a, b = make(UpstreamFailed("x")), make({"text": "from b"})
 
-    answer = await Failover(max_attempts=2).run(in_turn([a], [b]), dict(BODY))
+    answer = await Failover(max_attempts=2).run(in_turn([a], [b]), ChatRequest.of(BODY))
 
     assert (answer, asked(a, b)) == ({"text": "from b"}, [1, 1])
 
@@ -711,7 +720,7 @@ async def test_a_context_that_is_too_small_leads_to_a_larger_one(
     a, other = sized(make, windows[0], OVERFLOW), sized(make, windows[0], {"model": "same"})
     b, c = sized(make, windows[1], {"model": "b"}), sized(make, windows[2], {"model": "c"})
 
-    assert await failover.run(in_turn([a, other], [b, c]), dict(BODY)) == {"model": answers}
+    assert await failover.run(in_turn([a, other], [b, c]), ChatRequest.of(BODY)) == {"model": answers}
     assert asked(other) == [0], "the same model has the same context"
     assert a.health.failures == 0
 
@@ -720,7 +729,7 @@ async def test_the_way_to_a_larger_context_is_no_retry(make: Make) -> None:
     a, b = sized(make, 4, OVERFLOW), sized(make, 8, {"model": "b"})
     failover = Failover(retries=RetryLimit(0.0, 0))
 
-    assert [await failover.run(in_turn([a], [b]), dict(BODY)) for _ in range(20)] == [{"model": "b"}] * 20
+    assert [await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) for _ in range(20)] == [{"model": "b"}] * 20
 
 
 async def test_a_refusal_by_the_larger_one_is_final(make: Make, failover: Failover) -> None:
@@ -746,7 +755,7 @@ async def test_a_stream_that_dies_before_its_content_is_replaced(
 ) -> None:
     a, b = make([*silent, UpstreamBroken("cut")]), make([ROLE, say("from b"), END])
 
-    stream = await failover.run(in_turn([a, b]), dict(STREAM))
+    stream = await failover.run(in_turn([a, b]), ChatRequest.of(STREAM))
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -759,7 +768,7 @@ async def test_a_stream_that_dies_while_it_is_held_back_is_replaced(make: Make, 
     a, b = make([say("1"), say("2"), UpstreamBroken("cut")]), make([say("from b"), END])
     policy = Policy(hold_back=HoldBackConfig(ms=60_000, tokens=3))
 
-    stream = await failover.run(Route("m", [a, b], [], "least_busy", policy), dict(STREAM))
+    stream = await failover.run(Route("m", [a, b], [], "least_busy", policy), ChatRequest.of(STREAM))
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -772,7 +781,7 @@ async def test_holding_back_ends_with_its_time_or_its_tokens(
 ) -> None:
     a = make([say("1"), say("2"), asyncio.Event()])
 
-    stream = await failover.run(Route("m", [a], [], "least_busy", Policy(hold_back=hold)), dict(STREAM))
+    stream = await failover.run(Route("m", [a], [], "least_busy", Policy(hold_back=hold)), ChatRequest.of(STREAM))
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -783,7 +792,7 @@ async def test_what_is_held_back_has_its_own_time(make: Make, failover: Failover
     a, b = make([say("1"), asyncio.Event()]), make()
     policy = Policy(first_event_s=0.05, hold_back=HoldBackConfig(ms=200, tokens=9))
 
-    stream = await failover.run(Route("m", [a, b], [], "least_busy", policy), dict(STREAM))
+    stream = await failover.run(Route("m", [a, b], [], "least_busy", policy), ChatRequest.of(STREAM))
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -793,7 +802,7 @@ async def test_what_is_held_back_has_its_own_time(make: Make, failover: Failover
 
 async def test_a_group_may_have_less_patience_between_events_than_its_adapter(make: Make, failover: Failover) -> None:
     a = make([say("1"), asyncio.Event()])
-    stream = await failover.run(Route("m", [a], policy=Policy(idle_s=0.05)), dict(STREAM))
+    stream = await failover.run(Route("m", [a], policy=Policy(idle_s=0.05)), ChatRequest.of(STREAM))
     assert isinstance(stream, ChunkStream)
     async with stream:
         assert await stream.read() == [say("1")]
@@ -835,7 +844,7 @@ async def test_every_attempt_is_recorded(make: Make, failover: Failover) -> None
     current_call.set(record)
     a, b = make(UpstreamFailed("x")), make()
 
-    await failover.run(in_turn([a, b]), dict(BODY))
+    await failover.run(in_turn([a, b]), ChatRequest.of(BODY))
 
     assert [(each.deployment, each.outcome) for each in record.attempts] == [("a/m", "UpstreamFailed"), ("b/m", "ok")]
     assert record.deployment == "b/m"
@@ -857,7 +866,7 @@ async def test_a_failed_request_has_no_deployment(make: Make, failover: Failover
 async def test_an_alias_is_the_name_in_the_answer(make: Make, failover: Failover, model: str, shown: str) -> None:
     a = make({"model": "upstream-name"})
 
-    answer = await failover.run(in_turn([a], model=model), dict(BODY))
+    answer = await failover.run(in_turn([a], model=model), ChatRequest.of(BODY))
 
     assert answer == {"model": shown}
 
@@ -865,13 +874,13 @@ async def test_an_alias_is_the_name_in_the_answer(make: Make, failover: Failover
 async def test_a_fallback_answers_under_its_own_name(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x")), make({"model": "other"})
 
-    assert await failover.run(in_turn([a], [b], "alias"), dict(BODY)) == {"model": "other"}
+    assert await failover.run(in_turn([a], [b], "alias"), ChatRequest.of(BODY)) == {"model": "other"}
 
 
 async def test_an_alias_is_the_name_in_every_chunk(make: Make, failover: Failover) -> None:
     a = make([say("1") | {"model": "x"}, say("2") | {"model": "x"}])
 
-    stream = await failover.run(in_turn([a], model="alias"), dict(STREAM))
+    stream = await failover.run(in_turn([a], model="alias"), ChatRequest.of(STREAM))
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -886,7 +895,7 @@ async def test_an_alias_is_the_name_in_every_chunk(make: Make, failover: Failove
 
 async def opened(failover: Failover, deployment: Deployment) -> ChunkStream:
     """A stream of the deployment."""
-    stream = await failover.run(in_turn([deployment]), dict(STREAM))
+    stream = await failover.run(in_turn([deployment]), ChatRequest.of(STREAM))
     assert isinstance(stream, ChunkStream)
     return stream
 
@@ -925,7 +934,7 @@ async def test_a_stream_that_is_never_read_is_let_go(make: Make, failover: Failo
 
 async def test_a_stream_that_breaks_counts_against_its_deployment(make: Make, failover: Failover) -> None:
     a, b = make([say("1"), UpstreamBroken("cut")]), make()
-    stream = await failover.run(in_turn([a, b]), dict(STREAM))
+    stream = await failover.run(in_turn([a, b]), ChatRequest.of(STREAM))
     assert isinstance(stream, ChunkStream)
 
     await stream.read()
@@ -957,7 +966,7 @@ async def test_a_client_that_leaves_settles_the_attempt(make: Make, failover: Fa
     record = CallRecord("id", "POST", "/")
     current_call.set(record)
     a, b = make(asyncio.Event()), make()
-    task = asyncio.create_task(failover.run(in_turn([a, b]), dict(body)))
+    task = asyncio.create_task(failover.run(in_turn([a, b]), ChatRequest.of(body)))
     await adapter(a).asked.wait()
     assert a.health.in_flight == 1
 
@@ -970,13 +979,13 @@ async def test_a_client_that_leaves_settles_the_attempt(make: Make, failover: Fa
     assert asked(b) == [0]
 
 
-async def test_a_bug_in_an_adapter_settles_the_attempt(make: Make, failover: Failover) -> None:
-    a, b = make(ZeroDivisionError("bug")), make()
+async def test_a_bug_in_an_adapter_is_a_failure_of_its_deployment(make: Make, failover: Failover) -> None:
+    a, b = make(ZeroDivisionError("bug")), make({"text": "from b"})
 
     with pytest.raises(ZeroDivisionError):
-        await failover.run(in_turn([a, b]), dict(BODY))
+        await failover.run(in_turn([a, b]), ChatRequest.of(BODY))
 
-    assert (a.health.in_flight, asked(b)) == (0, [0])
+    assert (a.health.in_flight, asked(a, b)) == (0, [1, 1])
 
 
 async def test_the_books_balance_after_any_mixture(make: Make) -> None:
@@ -989,7 +998,7 @@ async def test_the_books_balance_after_any_mixture(make: Make) -> None:
     deployments = [make(*rng.choices(kinds, k=200)) for _ in range(4)]
 
     async def one(cancelled: bool) -> None:
-        stream = await failover.run(Route("m", deployments, [], "least_busy"), dict(BODY))
+        stream = await failover.run(Route("m", deployments, [], "least_busy"), ChatRequest.of(BODY))
         if isinstance(stream, ChunkStream):
             async with stream:
                 await (asyncio.sleep(0) if cancelled else stream.read())

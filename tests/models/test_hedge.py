@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,12 @@ from one_api.models.failover import Failover
 from one_api.models.hedge import Hedging
 from one_api.models.policy import Policy
 from one_api.models.routing import Route
+from one_api.schema import ChatRequest
 from one_api.settings import HedgeConfig
 from one_api.telemetry import CallRecord, current_call
 from tests.utils.fake_adapter import FakeAdapter, FakeStream, Scripted, say
 
-BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
 
 def place(name: str, *answers: Scripted) -> Deployment:
@@ -36,7 +38,7 @@ def hedged(*targets: Deployment, after: float = 0.001, budget: float = 1.0) -> t
 async def begin_both(a: Deployment, b: Deployment) -> "asyncio.Task[object]":
     """Ask for a stream, and return once both have been asked for it."""
     failover, route = hedged(a, b)
-    asking: asyncio.Task[object] = asyncio.create_task(failover.run(route, BODY | {"stream": True}))
+    asking: asyncio.Task[object] = asyncio.create_task(failover.run(route, ChatRequest.of(BODY | {"stream": True})))
     assert isinstance(b.adapter, FakeAdapter)
     await b.adapter.asked.wait()
     return asking
@@ -48,7 +50,7 @@ async def ask(*targets: Deployment, after: float = 0.01, budget: float = 1.0) ->
     current_call.set(record)
     failover, route = hedged(*targets, after=after, budget=budget)
     try:
-        answer: object = await failover.run(route, dict(BODY))
+        answer: object = await failover.run(route, ChatRequest.of(BODY))
     except UpstreamError as error:
         answer = error
     assert [each.health.in_flight for each in targets] == [0] * len(targets)
@@ -171,7 +173,7 @@ async def test_who_chooses_at_the_same_moment_sees_who_has_been_asked() -> None:
     small, large = place("a", asyncio.Event()), place("b", asyncio.Event())
     small.max_concurrency = 2
     failover, route = hedged(small, large, after=60)
-    asking = [asyncio.create_task(failover.run(route, dict(BODY))) for _ in range(10)]
+    asking = [asyncio.create_task(failover.run(route, ChatRequest.of(BODY))) for _ in range(10)]
     for _ in range(5):
         await asyncio.sleep(0)
     assert (small.health.in_flight, large.health.in_flight) == (2, 8)
@@ -189,7 +191,7 @@ async def test_a_fallback_is_not_asked_because_a_target_is_slow() -> None:
     route.fallbacks = [b]
     asyncio.get_running_loop().call_later(0.05, gate.set)
 
-    assert await failover.run(route, dict(BODY)) == {"text": "a"}
+    assert await failover.run(route, ChatRequest.of(BODY)) == {"text": "a"}
 
 
 async def test_who_is_outrun_seems_slower() -> None:

@@ -207,6 +207,71 @@ async def test_cookies_are_not_kept(make: Make, upstream: ScriptedUpstream) -> N
     assert upstream.requests[-1].headers.first("cookie") is None
 
 
+# The name of reasoning
+
+HISTORY = [*MESSAGES, {"role": "assistant", "content": "x", "reasoning_content": "hm"}, *MESSAGES]
+
+
+def reasoned(name: str, stream: bool) -> Any:
+    """An answer whose reasoning has this name."""
+    if stream:
+        first, *rest = text_chunks("x")
+        first["choices"][0]["delta"][name] = "hm"
+        return sse(first, *rest)
+    answer = completion("x")
+    answer["choices"][0]["message"][name] = "hm"
+    return json_reply(answer)
+
+
+async def ask(adapter: OpenAIAdapter, model: str, stream: bool = False) -> None:
+    """One request with a turn that has reasoning, read to its end."""
+    answer = await adapter.generate_completion(model, HISTORY, stream=stream)
+    if isinstance(answer, ChunkStream):
+        await chunks(answer)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_text", "thinking", "reasoning_content"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_reasoning_goes_back_as_the_upstream_called_it(
+    make: Make, upstream: ScriptedUpstream, name: str, stream: bool
+) -> None:
+    adapter = make()
+    upstream.on("thinker", reasoned(name, stream))
+
+    await ask(adapter, "thinker", stream)
+    assert upstream.requests[-1].json["messages"] == HISTORY, "nothing is known yet"
+
+    await ask(adapter, "thinker", stream)
+    assert upstream.requests[-1].json["messages"][1] == {"role": "assistant", "content": "x", name: "hm"}
+    await ask(adapter, "m")
+    assert upstream.requests[-1].json["messages"] == HISTORY, "each model has its own"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_refused_name_is_replaced_before_the_upstream_has_said_its_own(
+    make: Make, upstream: ScriptedUpstream, stream: bool
+) -> None:
+    adapter, before = make(), len(upstream.requests)
+    refusal = json_reply(error_body("property 'reasoning_content' is unsupported"), 400)
+    upstream.on("strict", refusal, reasoned("reasoning", stream))
+
+    await ask(adapter, "strict", stream)
+    await ask(adapter, "strict", stream)
+
+    sent = [seen.json["messages"][1].keys() - {"role", "content"} for seen in upstream.requests[before:]]
+    assert sent == [{"reasoning_content"}, {"reasoning"}, {"reasoning"}]
+
+
+async def test_another_refusal_is_not_asked_about_again(make: Make, upstream: ScriptedUpstream) -> None:
+    adapter, before = make(), len(upstream.requests)
+    upstream.on("picky", json_reply(error_body("temperature is too high"), 400))
+
+    with pytest.raises(UpstreamRejected):
+        await ask(adapter, "picky")
+
+    assert len(upstream.requests) == before + 1
+
+
 # Errors, by class
 
 CLASSES: list[tuple[Any, type[UpstreamError], int, str | None]] = [

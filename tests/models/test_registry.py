@@ -9,6 +9,7 @@ from one_api.config import Config
 from one_api.errors import NoDeployment, UnknownModel, UpstreamFailed
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.registry import ModelRegistry
+from one_api.schema import ChatRequest
 from one_api.settings import GroupConfig, OpenAIConfig, RetryConfig, TargetConfig
 from tests.utils.fake_adapter import FakeAdapter
 
@@ -254,12 +255,14 @@ async def test_a_group_falls_back_to_a_group(fallback: str) -> None:
 
 async def test_the_request_goes_on_as_it_is() -> None:
     a = FakeAdapter()
-    body = {"model": "m", "messages": MESSAGES, "stream": True, "odd": {"deep": [1.0]}, "self": 1, "kwargs": 2}
+    body: dict[str, Any] = {
+        "odd": {"deep": [1.0]}, "model": "m", "self": 1, "messages": MESSAGES, "kwargs": 2, "request": 3, "stream": None
+    }  # fmt: skip
 
-    await registry(a=a).generate_completion(**body)  # type: ignore[arg-type]
+    await registry(a=a).complete(ChatRequest.of(body))
 
     (call,) = a.calls
-    assert {key: value for key, value in call.items() if value is not None} == body
+    assert {key: call[key] for key in body} == body
 
 
 # Life

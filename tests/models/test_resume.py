@@ -15,6 +15,7 @@ from one_api.models.failover import Failover
 from one_api.models.policy import Policy
 from one_api.models.resume import Sent, resumable
 from one_api.models.routing import Route
+from one_api.schema import ChatRequest
 from one_api.telemetry import CallRecord, current_call
 from one_api.wire.json import JSONObject
 from tests.utils.fake_adapter import END, ROLE, FakeAdapter, Piece, Scripted, say
@@ -49,7 +50,7 @@ class Groups:
         """A stream of the group."""
         current_call.set(self.record)
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, **fields}
-        stream = await self.failover.run(self.route, body)
+        stream = await self.failover.run(self.route, ChatRequest.of(body))
         assert isinstance(stream, ChunkStream)
         return stream
 

@@ -169,6 +169,63 @@ def test_a_refusal_that_says_something_stays() -> None:
     assert sent(message) == message
 
 
+# What we add to answers
+
+
+OURS: JSONObject = {"provider_specific": {"content": [1]}, "native_finish_reason": "end_turn"}
+
+
+def test_our_own_extensions_never_go_upstream() -> None:
+    plain: list[JSONObject] = [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "b", "type": "custom", "custom": {"name": "g", "input": ""}}]},
+        {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "1"}]},
+        {"role": "assistant", "content": "x", "function_call": {"name": "f", "arguments": "{}"}},
+    ]  # fmt: skip
+
+    assert prepare(_extended(body(*plain)), PLAIN) == body(*plain)
+
+
+def _extended(value: Any) -> Any:
+    """The same with our extensions in every object."""
+    if isinstance(value, list):
+        return [_extended(each) for each in value]
+    return {**OURS, **{k: _extended(v) for k, v in value.items()}} if isinstance(value, dict) else value
+
+
+def test_a_clients_own_data_may_use_the_same_words() -> None:
+    schema = {"type": "object", "properties": {"provider_specific": {"type": "string"}}}
+    request = body(USER, tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}], metadata=OURS)
+
+    assert prepare(request, PLAIN) == request
+
+
+# The name of reasoning
+
+
+@pytest.mark.parametrize(
+    ("message", "name", "expected"),
+    [
+        ({"reasoning_content": "hm", "content": "x"}, "reasoning", {"reasoning": "hm", "content": "x"}),
+        ({"content": "x", "reasoning": "hm"}, "reasoning_content", {"content": "x", "reasoning_content": "hm"}),
+        ({"reasoning_content": None}, "reasoning", {"reasoning": None}),
+        ({"reasoning_content": "hm", "content": "x"}, "thinking", {"thinking": "hm", "content": "x"}),
+        ({"reasoning_content": "hm"}, "reasoning_content", {"reasoning_content": "hm"}),
+        ({"reasoning_content": "hm", "reasoning": "hm"}, "reasoning", {"reasoning_content": "hm", "reasoning": "hm"}),
+        ({"reasoning_content": "hm", "reasoning": "hm"}, None, {"reasoning_content": "hm", "reasoning": "hm"}),
+        ({"thinking": [{"x": 1}]}, "reasoning", {"thinking": [{"x": 1}]}),
+    ],
+)
+def test_reasoning_goes_back_under_the_upstreams_own_name(
+    message: JSONObject, name: str | None, expected: JSONObject
+) -> None:
+    found = prepare(body(USER, {"role": "assistant", **message}), PLAIN, name)["messages"][1]
+
+    assert json.encode(found) == json.encode({"role": "assistant", **expected})
+
+
 # The upstream's dialect
 
 

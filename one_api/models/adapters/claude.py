@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from one_api.errors import InvalidRequest, UpstreamTimeout
-from one_api.models.adapters.base import ChunkStream, ModelInfo
+from one_api.models.adapters.base import ChunkStream, ModelInfo, whole
 from one_api.models.adapters.choices import SeveralChoices
 from one_api.models.adapters.claude_answers import MessageStream, open_message
 from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, entries_of
@@ -20,10 +21,10 @@ from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.replay import ReplayCache, key_of_message
 from one_api.models.adapters.reports import Reports
 from one_api.models.adapters.upstream import Upstream
+from one_api.schema import ChatRequest
 from one_api.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.settings import ClaudeConfig, Secret
 from one_api.telemetry import current_call
-from one_api.wire.assemble import Assembler
 from one_api.wire.claude_models import ModelTraits, corrected, entry_of, traits_of
 from one_api.wire.claude_request import RequestOptions, Translated, translate
 from one_api.wire.claude_response import Shape
@@ -57,7 +58,7 @@ class ClaudeAdapter(RemoteAdapter):
             keep_529=config.keep_529,
             client_headers=claude_headers,
         )
-        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports)
+        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports, proxy=config.proxy)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._config = config
         self._options = _options(name, config)
@@ -88,37 +89,29 @@ class ClaudeAdapter(RemoteAdapter):
         able = self._config.prefill and self._traits(model).prefill
         return (text.rstrip() or None) if able else None
 
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool | None = False,
-        **kwargs: Any,
-    ) -> JSONObject | ChunkStream:
+    async def complete(self, request: ChatRequest) -> JSONObject:
         """See ``BaseModelAdapter``. What Anthropic cannot do is refused, or dropped with a warning."""
-        named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream or None}
-        given = {key: value for key, value in named.items() if value is not None}
-        body = {"model": model, "messages": messages, **given, **kwargs}
-        scope = _scope()
-        choices = _choices(body) if self._config.emulate_n else 1
-        work = partial(translate, body, self._traits(model), self._options, partial(self._find, scope, model))
-        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-        translated = await asyncio.to_thread(work) if _is_long(messages) else work()
-        options = kwargs.get("stream_options") or {}
-        include_usage = bool(options.get("include_usage")) or not stream
-        opened = self._open_all(translated, scope, choices, include_usage)
-        if stream:
-            return await opened
         limit_s = self._config.timeouts.total_s
+        opened = await self._opening(request, include_usage=True)
         try:
             async with asyncio.timeout(limit_s):
                 return await _whole(await opened)
         except TimeoutError:
             raise UpstreamTimeout(f"The upstream did not send the answer within {limit_s:g} s.") from None
+
+    async def stream(self, request: ChatRequest) -> ChunkStream:
+        """See ``complete``."""
+        return await (await self._opening(request, include_usage=request.include_usage))
+
+    async def _opening(self, request: ChatRequest, *, include_usage: bool) -> Coroutine[Any, Any, ChunkStream]:
+        """Translate ``request``, and return what opens its stream."""
+        body = {key: value for key, value in request.body.items() if value is not None}
+        scope, model = _scope(), request.model
+        choices = _choices(body) if self._config.emulate_n else 1
+        work = partial(translate, body, self._traits(model), self._options, partial(self._find, scope, model))
+        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
+        translated = await asyncio.to_thread(work) if _is_long(body["messages"]) else work()
+        return self._open_all(translated, scope, choices, include_usage)
 
     def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
         """Return the blocks that an assistant message was told from, when they are still known."""
@@ -227,11 +220,7 @@ def _choices(body: JSONObject) -> int:
 
 async def _whole(stream: ChunkStream) -> JSONObject:
     """Return the completion that a stream amounts to."""
-    assembler = Assembler()
-    async with stream:
-        async for chunk in stream:
-            assembler.add(chunk)
-    answer = assembler.completion()
+    answer = await whole(stream)
     for choice in answer["choices"]:
         choice["message"].setdefault("annotations", [])
     return answer

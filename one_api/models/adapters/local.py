@@ -10,19 +10,19 @@ import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from one_api.errors import UpstreamOverloaded
-from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
+from one_api.models.adapters.base import ChunkStream, ModelInfo, whole
 from one_api.models.adapters.local_choices import ChoicesStream
 from one_api.models.adapters.local_door import Answer, EngineDoor
 from one_api.models.adapters.local_files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.models.adapters.local_launch import engine_settings
 from one_api.models.adapters.local_supervisor import EngineSupervisor
+from one_api.models.adapters.request_adapter import RequestAdapter
 from one_api.models.gguf import ModelFile, discover
+from one_api.schema import ChatRequest
 from one_api.settings import LocalConfig
 from one_api.telemetry import current_call
-from one_api.wire.assemble import Assembler
 from one_api.wire.forced_calls import apply_choice
 from one_api.wire.json import JSONObject
 from one_api.wire.local_request import LocalRequest, Model, read_request
@@ -37,7 +37,7 @@ LOOK_S = 5.0
 _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "min_p": 0.05}}
 
 
-class LocalModelAdapter(BaseModelAdapter):
+class LocalModelAdapter(RequestAdapter):
     """The models in one folder."""
 
     def __init__(self, name: str, config: LocalConfig, run_dir: Path | None = None, look_s: float = LOOK_S) -> None:
@@ -116,34 +116,21 @@ class LocalModelAdapter(BaseModelAdapter):
                 self._supervisor.forget(path)
                 await door.aclose()
 
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool | None = False,
-        **kwargs: Any,
-    ) -> JSONObject | ChunkStream:
+    async def complete(self, request: ChatRequest) -> JSONObject:
         """See ``BaseModelAdapter``."""
-        named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-        file = self._file(model)
+        return await whole(await self._ask(request, include_usage=True))
+
+    async def stream(self, request: ChatRequest) -> ChunkStream:
+        """See ``BaseModelAdapter``."""
+        return await self._ask(request, include_usage=request.include_usage)
+
+    async def _ask(self, request: ChatRequest, *, include_usage: bool) -> ChunkStream:
+        file = self._file(request.model)
         if file is None:
-            raise UpstreamOverloaded(f"The file of the local model `{model}` is gone.")
-        request = read_request({"messages": messages, **named, **kwargs}, self._model(file))
-        _warn(request, file)
-        options = kwargs.get("stream_options") or {}
-        include_usage = bool(options.get("include_usage")) or not stream
-        answer = await self._answer(file, model, request, include_usage=include_usage)
-        if stream:
-            return answer
-        assembler = Assembler()
-        async with answer:
-            async for chunk in answer:
-                assembler.add(chunk)
-        return assembler.completion()
+            raise UpstreamOverloaded(f"The file of the local model `{request.model}` is gone.")
+        checked = read_request(request.body, self._model(file))
+        _warn(checked, file)
+        return await self._answer(file, request.model, checked, include_usage=include_usage)
 
     def _model(self, file: ModelFile) -> Model:
         """Return what a request has to know of the model in ``file``."""

@@ -2,22 +2,29 @@
 
 import os
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
-from one_api.errors import UpstreamBroken
+from one_api.errors import UpstreamBroken, UpstreamRejected
 from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, entries_of
 from one_api.models.adapters.remote import RemoteAdapter
 from one_api.models.adapters.reports import Reports
 from one_api.models.adapters.upstream import Upstream
+from one_api.schema import ChatRequest
 from one_api.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.settings import OpenAIConfig, Secret
+from one_api.wire import sse
 from one_api.wire.json import JSONObject
 from one_api.wire.openai_answer import read_answer
 from one_api.wire.openai_request import Dialect, prepare
 from one_api.wire.openai_response import Identity
 from one_api.wire.openai_stream import OpenAIStream
 from one_api.wire.payloads import ErrorPayload, InvalidAnswer
+from one_api.wire.reasoning_names import ReasoningNames, name_in_event, other_name
+
+T = TypeVar("T")
 
 #: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
 _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
@@ -30,10 +37,11 @@ class OpenAIAdapter(RemoteAdapter):
         """``reports`` reads the upstream's errors; by default one that knows this adapter's own secrets."""
         self._reports = reports or Reports(name, Scrubber(secrets_in(config), addresses_in(config)))
         headers = {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
-        upstream = Upstream(config.base_url, headers, config.timeouts, reports=self._reports)
+        upstream = Upstream(config.base_url, headers, config.timeouts, reports=self._reports, proxy=config.proxy)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._prefill = config.prefill
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
+        self._reasoning = ReasoningNames()
 
     async def _ask_for_models(self) -> list[ModelInfo]:
         listing = await self._upstream.get_json("/models", DISCOVERY_TIMEOUT_S)
@@ -43,41 +51,71 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``: nothing but the configuration tells."""
         return text if self._prefill else None
 
-    async def generate_completion(
-        self,
-        /,
-        model: str,
-        messages: list[JSONObject],
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stream: bool | None = False,
-        **kwargs: Any,
-    ) -> JSONObject | ChunkStream:
+    async def complete(self, request: ChatRequest) -> JSONObject:
         """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
-        named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream or None}
-        given = {key: value for key, value in named.items() if value is not None}
-        body = prepare({"model": model, "messages": messages, **given, **kwargs}, self._dialect)
-        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
-        tools = _names_of(kwargs.get("tools"))
-        choices = n if isinstance(n := kwargs.get("n"), int) else 1
-        if stream:
-            options = kwargs.get("stream_options") or {}
-            include_usage = bool(options.get("include_usage"))
-            translator = OpenAIStream(identity, include_usage=include_usage, choices=choices, tools=tools)
-            return await self._upstream.post_stream("/chat/completions", body, translator)
-        answer = await self._upstream.post("/chat/completions", body)
+        answer = await self._send(request, partial(self._upstream.post, "/chat/completions"))
+        self._reasoning.learn(request.model, name_in_event(answer))
         try:
-            return read_answer(answer, identity, choices=choices, tools=tools)
+            return read_answer(answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request))
         except ErrorPayload as error:
             raise self._reports.error_of_payload(error.payload) from None
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
+    async def stream(self, request: ChatRequest) -> ChunkStream:
+        """See ``complete``."""
 
-def _names_of(tools: Any) -> frozenset[str]:
+        async def post(body: JSONObject) -> ChunkStream:
+            translator = _LearningStream(
+                _identity(request),
+                include_usage=request.include_usage,
+                choices=_choices_of(request),
+                tools=_tools_of(request),
+            )
+            translator.learn = partial(self._reasoning.learn, request.model)
+            return await self._upstream.post_stream("/chat/completions", body, translator)
+
+        return await self._send(request, post)
+
+    async def _send(self, request: ChatRequest, post: Callable[[JSONObject], Awaitable[T]]) -> T:
+        """Send ``request``; once more when the upstream refuses the client's word for reasoning, and has another."""
+        body = prepare(request.body, self._dialect, self._reasoning.get(request.model))
+        try:
+            return await post(body)
+        except UpstreamRejected as error:
+            other = other_name(error.message, body["messages"])
+            if other is None:
+                raise
+        answer = await post(prepare(request.body, self._dialect, other))
+        self._reasoning.learn(request.model, other)
+        return answer
+
+
+class _LearningStream(OpenAIStream):
+    """One that notes, as soon as it can, what the upstream calls reasoning."""
+
+    learn: Callable[[str | None], None] | None = None
+
+    def feed(self, event: sse.Event) -> list[JSONObject]:
+        """See ``OpenAIStream``."""
+        if self.learn is not None and (name := name_in_event(event.data)) is not None:
+            self.learn(name)
+            self.learn = None
+        return super().feed(event)
+
+
+def _identity(request: ChatRequest) -> Identity:
+    return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
+
+
+def _choices_of(request: ChatRequest) -> int:
+    """Return how many choices are asked for."""
+    return n if isinstance(n := request.body.get("n"), int) else 1
+
+
+def _tools_of(request: ChatRequest) -> frozenset[str]:
     """Return the names of the functions among the tools of a request."""
-    functions = [tool.get("function") for tool in tools or () if isinstance(tool, dict)]
+    functions = [tool.get("function") for tool in request.body.get("tools") or () if isinstance(tool, dict)]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return frozenset(name for name in names if isinstance(name, str))
 

@@ -4,12 +4,13 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
-from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
+from one_api.models.adapters.base import ModelInfo
 from one_api.models.adapters.discovery import Discovery
+from one_api.models.adapters.request_adapter import RequestAdapter
 from one_api.models.adapters.upstream import Upstream
 
 
-class RemoteAdapter(BaseModelAdapter):
+class RemoteAdapter(RequestAdapter):
     """An adapter whose models are those of ``configured``, or what the upstream lists, asked every ``interval_s``."""
 
     #: Does the list tell more than which models there are, so that it is asked for when they are configured, too?

@@ -90,6 +90,19 @@ class BoundedResolver(AbstractResolver):
         """Nothing is held; a look-up under way ends by itself."""
 
 
+class Unresolved(AbstractResolver):
+    """Looks nothing up: a proxy does."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the name as if it were its address."""
+        return [ResolveResult(hostname=host, host=host, port=port, family=family, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
 def _entries(host: str, found: list[Any]) -> list[ResolveResult]:
     """Return what ``getaddrinfo`` has found as aiohttp wants it; scoped addresses are left out."""
     return [

@@ -19,11 +19,12 @@ from one_api.errors import (
     UpstreamUnreachable,
 )
 from one_api.models.adapters.base import ChunkStream
-from one_api.models.adapters.connections import KeepingConnector, on_kept_connection
+from one_api.models.adapters.connections import connector_for, on_kept_connection
 from one_api.models.adapters.reports import OPENAI_REPORTS, Reports
 from one_api.patience import Patience
+from one_api.proxies import proxy_for
 from one_api.schema import Usage
-from one_api.settings import Secret, Timeouts
+from one_api.settings import Proxy, Secret, Timeouts
 from one_api.telemetry import current_call
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
@@ -75,11 +76,13 @@ class Upstream:
         *,
         unix_socket: str | None = None,
         reports: Reports = OPENAI_REPORTS,
+        proxy: Proxy | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = headers
         self._timeouts = timeouts
         self._unix_socket = unix_socket
+        self._proxy = proxy_for(base_url, proxy)
         self._reports = reports
         self._session: aiohttp.ClientSession | None = None
 
@@ -90,7 +93,7 @@ class Upstream:
                 # A new connection costs nothing here, and the engine closes those that are kept.
                 aiohttp.UnixConnector(self._unix_socket, limit=0, force_close=True)
                 if self._unix_socket
-                else KeepingConnector()
+                else connector_for(self._proxy)
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -98,6 +101,7 @@ class Upstream:
                 headers={"accept-encoding": "gzip, deflate", "user-agent": "one_api"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
                 trust_env=False,
+                proxy=self._proxy if self._proxy and self._proxy.startswith("http:") else None,
                 read_bufsize=2**13,
             )
         return self._session
@@ -368,6 +372,8 @@ def _named_errors(awaited: str, timeout_s: float) -> Iterator[None]:
         raise UpstreamUnreachable(
             "The upstream's certificate is not valid, or it does not speak TLS.", code="upstream_tls"
         ) from error
+    except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
+        raise UpstreamUnreachable("The upstream could not be reached through the proxy.") from error
     except aiohttp.ClientConnectorError as error:
         raise UpstreamUnreachable("The upstream could not be reached.") from error
     except (aiohttp.ServerDisconnectedError, ConnectionError, aiohttp.ClientOSError) as error:
