@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import logging
 import math
+import os
 import signal
 import socket
 import time
@@ -16,6 +18,8 @@ from uvicorn_worker import UvicornWorker
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.protocol import GatewayProtocol
 
+logger = logging.getLogger(__name__)
+
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
 _FAREWELL_S = 2.0
 #: Allocations between two collections of the young, and how many of each make one of the next older.
@@ -24,6 +28,8 @@ _GC_THRESHOLDS = (2_000, 5, 5)
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
+#: How many connections are accepted in one pass of the loop.
+_ACCEPTS_PER_PASS = 2
 
 
 class GatewayServer(Server):
@@ -68,6 +74,14 @@ class GatewayServer(Server):
         return bool(state.connections) and time.monotonic() < min(linger_until, self._deadline)
 
 
+def _listeners(listener: socket.socket) -> list[socket.socket]:
+    """Return the listener as often as connections are to be accepted in one pass of the loop: libuv accepts one each.
+
+    A crowd that connects at once would hold everybody else in the backlog for as many passes.
+    """
+    return [listener, *(listener.dup() for _ in range(_ACCEPTS_PER_PASS - 1))]
+
+
 class GatewayWorker(UvicornWorker):
     """Runs the loaded WSGI application, a Flask app, on an event loop of its own."""
 
@@ -85,7 +99,7 @@ class GatewayWorker(UvicornWorker):
     async def _serve(self) -> None:
         app = FlaskASGI(self.wsgi)
         self.config.app = app
-        GatewayProtocol.edge = app.settings
+        GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler
         graceful_s = self.cfg.graceful_timeout
         server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
@@ -93,14 +107,17 @@ class GatewayWorker(UvicornWorker):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        alive = asyncio.create_task(self._keep_notifying())
+        alive = asyncio.create_task(self._keep_notifying(server))
         try:
-            await server.serve(sockets=self.sockets)
+            await server.serve(sockets=[each for one in self.sockets for each in _listeners(one)])
         finally:
             alive.cancel()
 
-    async def _keep_notifying(self) -> None:
-        """Tell gunicorn's master that this process lives, also while it drains."""
+    async def _keep_notifying(self, server: GatewayServer) -> None:
+        """Show gunicorn's master that this process lives, also while it drains; drain when the master has gone."""
         while True:
             self.notify()
+            if os.getppid() != self.ppid and not server.should_exit:
+                logger.error("gunicorn's master has gone: this worker finishes its open requests and ends")
+                server.handle_exit(signal.SIGTERM, None)
             await asyncio.sleep(1)
