@@ -17,6 +17,7 @@ from uvicorn_worker import UvicornWorker
 
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.protocol import GatewayProtocol
+from one_api.telemetry import route_all_logs
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class GatewayWorker(UvicornWorker):
     }
 
     async def _serve(self) -> None:
+        route_all_logs()
         app = FlaskASGI(self.wsgi)
         self.config.app = app
         GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler
