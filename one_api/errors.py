@@ -25,6 +25,7 @@ GatewayError                    status  code
     ├── UpstreamOverloaded      503     overloaded
     ├── UpstreamTimeout         504     upstream_timeout
     ├── UpstreamBroken          502     upstream_invalid_response, upstream_stream_truncated
+    ├── OutOfDescriptors        503     gateway_overloaded: no further connection can be opened here
     └── UpstreamUnfit           502     upstream_invalid_json: whole, and not in the form that was asked for
 
 An upstream error answers two questions for the attempt loop: may another deployment be tried (``try_another``),
@@ -269,6 +270,15 @@ class UpstreamBroken(UpstreamError):
     """The upstream's answer is not what it claims to be: bad JSON, bad events, or a stream without its end."""
 
     code = "upstream_invalid_response"
+
+
+class OutOfDescriptors(UpstreamError):
+    """This process may open no further connection: its own limit is reached, and no upstream is at fault."""
+
+    status = 503
+    code = "gateway_overloaded"
+    try_another = False
+    blames = False
 
 
 class UpstreamUnfit(UpstreamError):

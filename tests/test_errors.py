@@ -36,6 +36,7 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
     "UpstreamOverloaded": (503, "server_error", "overloaded", None),
     "UpstreamTimeout": (504, "server_error", "upstream_timeout", None),
     "UpstreamBroken": (502, "server_error", "upstream_invalid_response", None),
+    "OutOfDescriptors": (503, "server_error", "gateway_overloaded", None),
     "UpstreamUnfit": (502, "server_error", "upstream_invalid_json", None),
 }
 #: Class -> may another deployment be tried, does it count against this one; the table of the design.
@@ -49,6 +50,7 @@ DECISIONS: dict[str, tuple[bool, bool]] = {
     "UpstreamOverloaded": (True, True),
     "UpstreamTimeout": (True, True),
     "UpstreamBroken": (True, True),
+    "OutOfDescriptors": (False, False),
     "UpstreamUnfit": (True, False),
 }
 CLASSES: dict[str, type[GatewayError]] = {

@@ -5,9 +5,11 @@ import gc
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -29,6 +31,8 @@ _GC_THRESHOLDS = (2_000, 5, 5)
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
+#: What a client may need, one for itself and one to its upstream, and what the process needs besides.
+_FILES_PER_CLIENT, _OWN_FILES = 2, 100
 #: How many connections are accepted in one pass of the loop.
 _ACCEPTS_PER_PASS = 2
 
@@ -83,6 +87,23 @@ def _listeners(listener: socket.socket) -> list[socket.socket]:
     return [listener, *(listener.dup() for _ in range(_ACCEPTS_PER_PASS - 1))]
 
 
+def _raise_file_limit(max_connections: int) -> None:
+    """Allow this process as many open files as the system lets it have; log when that is too few for all clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    needed = _FILES_PER_CLIENT * max_connections + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        logger.warning(
+            "%d open files are allowed (ulimit -n), and server.max_connections of %d may need %d:"
+            " raise the one or lower the other",
+            soft,
+            max_connections,
+            needed,
+        )
+
+
 class GatewayWorker(UvicornWorker):
     """Runs the loaded WSGI application, a Flask app, on an event loop of its own."""
 
@@ -100,6 +121,7 @@ class GatewayWorker(UvicornWorker):
     async def _serve(self) -> None:
         route_all_logs()
         app = FlaskASGI(self.wsgi)
+        _raise_file_limit(app.settings.max_connections)
         self.config.app = app
         GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler
         graceful_s = self.cfg.graceful_timeout

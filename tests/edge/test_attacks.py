@@ -222,7 +222,7 @@ def test_trailers_and_extensions_are_bounded(gateway: Gateway, name: str) -> Non
 
 def test_streams_that_nobody_reads_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     tiny = chunk(event(text_chunks("y", finish=None)[1])) * 100
-    upstream.on("flood", sse(*text_chunks("x", finish=None)[:1], done=False)[:1] + [Flood(200_000_000, tiny)])
+    upstream.on("flood", [*sse(*text_chunks("x", finish=None)[:1], done=False)[:1], Flood(200_000_000, tiny)])
     body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
     request = post_chat(gateway.host, gateway.port, body)
     worked_ms(gateway)

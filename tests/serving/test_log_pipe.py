@@ -110,7 +110,8 @@ def test_a_forked_process_writes_its_own_lines_only(sink: StuckSink) -> None:
     os.waitpid(pid, 0)
 
     assert os.read(readable, 1000) == b"of the child\n"
-    os.close(readable), os.close(writable)
+    os.close(readable)
+    os.close(writable)
 
 
 def test_requests_go_on_when_nobody_reads_the_log() -> None:
