@@ -11,12 +11,10 @@ from collections.abc import Callable
 
 #: How long all bursts together may take in one pass of the loop before the next of them has to queue, in seconds.
 _PASS_S = 0.004
-#: How many of the queue go on in one pass of the loop.
-_PER_PASS = 2
 
 
 class FairScheduler:
-    """Runs what has used up its share, first come first served: a little in each pass of the running loop."""
+    """Runs what has used up its share, first come first served: one in each pass of the running loop."""
 
     def __init__(self) -> None:
         self._queue: deque[Callable[[], None]] = deque()
@@ -49,9 +47,8 @@ class FairScheduler:
         self._pass_began = None
 
     def _run(self) -> None:
-        due = [self._queue.popleft() for _ in range(min(_PER_PASS, len(self._queue)))]
+        callback = self._queue.popleft()
         self._is_scheduled = bool(self._queue)
         if self._is_scheduled:
             asyncio.get_running_loop().call_soon(self._run)
-        for callback in due:
-            callback()
+        callback()
