@@ -29,6 +29,7 @@ GatewayError                    status  code
     ├── UpstreamTimeout         504     upstream_timeout
     ├── UpstreamBroken          502     upstream_invalid_response
     │   └── UpstreamTruncated   502     upstream_stream_truncated: a stream without its end
+    ├── OutOfDescriptors        503     gateway_overloaded: no further connection can be opened here
     └── UpstreamUnfit           502     upstream_invalid_json: whole, and not in the form that was asked for
 
 An upstream error carries its rule for the attempt loop:
@@ -318,6 +319,15 @@ class UpstreamTruncated(UpstreamBroken):
 
     code = "upstream_stream_truncated"
     retry_same = True
+
+
+class OutOfDescriptors(UpstreamError):
+    """This process may open no further connection: its own limit is reached, and no upstream is at fault."""
+
+    status = 503
+    code = "gateway_overloaded"
+    retry_elsewhere = False
+    counts_as_failure = False
 
 
 class UpstreamUnfit(UpstreamError):

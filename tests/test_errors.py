@@ -40,6 +40,7 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
     "UpstreamTimeout": (504, "server_error", "upstream_timeout", None),
     "UpstreamBroken": (502, "server_error", "upstream_invalid_response", None),
     "UpstreamTruncated": (502, "server_error", "upstream_stream_truncated", None),
+    "OutOfDescriptors": (503, "server_error", "gateway_overloaded", None),
     "UpstreamUnfit": (502, "server_error", "upstream_invalid_json", None),
 }
 #: Class -> may the same deployment be asked again, may another, how long does this one cool down, does it count.
@@ -58,6 +59,7 @@ RULES: dict[str, tuple[bool, bool, float, bool]] = {
     "UpstreamBroken": (False, True, 0, True),
     "UpstreamTruncated": (True, True, 0, True),
     "UpstreamUnfit": (False, True, 0, False),
+    "OutOfDescriptors": (False, False, 0, False),
 }
 CLASSES: dict[str, type[GatewayError]] = {
     name: found

@@ -13,9 +13,10 @@ from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
 
 from one_api.errors import RequestTimeout, ShuttingDown
-from one_api.serving.bridge import await_, run_bridged, within
+from one_api.serving.bridge import await_, begin, run_bridged, within
 from one_api.serving.departure import EXTENSION, Departure
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
+from one_api.serving.fairness import FairScheduler
 from one_api.serving.loop import Service
 from one_api.settings import ServerConfig
 
@@ -33,6 +34,8 @@ _SLOW_GRACE_S = 5.0
 #: How long, and how much of, a body that nobody wants is taken before the connection is closed: seconds and bytes.
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 * 1024 * 1024
+#: What one stream may send without waiting for its upstream before others go on, in bytes.
+_BURST_BYTES = 8 * 1024
 
 
 class _NoService:
@@ -55,6 +58,8 @@ class FlaskASGI:
         self._app = app
         self._service: Service = app.extensions.get("one_api") or _NoService()
         self.settings = self._service.server
+        #: Of the loop that the application is served on.
+        self.scheduler = FairScheduler()
         self._exchanges: set[asyncio.Task[Any] | None] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +70,7 @@ class FlaskASGI:
         task = asyncio.current_task()
         self._exchanges.add(task)
         try:
-            await _Exchange(self._app, self._service, scope, receive, send).run()
+            await _Exchange(self._app, self._service, scope, receive, send).run(self.scheduler)
         finally:
             self._exchanges.discard(task)
 
@@ -102,12 +107,12 @@ class _Exchange:
         self._head: dict[str, Any] = {}
         self._body: EventBody | None = None
 
-    async def run(self) -> None:
+    async def run(self, scheduler: FairScheduler) -> None:
         """Serve it. When the client leaves, whatever is awaited is cancelled; so too when the process ends."""
         try:
             self._body = await run_bridged(self._call_flask, self._why_cancelled)
             if self._body is not None:
-                await self._send_events(self._body)
+                await self._send_events(self._body, scheduler)
         except ShuttingDown:
             pass  # its body has begun, and stays without its end: the connection is closed, and the client can tell
         except asyncio.CancelledError:
@@ -151,9 +156,21 @@ class _Exchange:
         self._stop_watching()
         await_(self._emit(held or b"", more=False))
 
-    async def _send_events(self, body: EventBody) -> None:
-        while piece := await body.read():
+    async def _send_events(self, body: EventBody, scheduler: FairScheduler) -> None:
+        """Send pieces as they come. Of those that came in one burst a share is sent, then others go on."""
+        burst = 0
+        while True:
+            rest, piece = begin(body.read())
+            if rest is not None:
+                burst, piece = 0, await rest
+            if not piece:
+                break
             await self._emit(piece, more=True)
+            if rest is None:
+                burst += len(piece)
+                if burst > _BURST_BYTES or scheduler.is_late():
+                    await scheduler.wait_turn()
+                    burst = 0
         self._stop_watching()
         await self._emit(b"", more=False)
 

@@ -50,14 +50,26 @@ class _Begun:
             return finished.value
 
 
-async def within(limit_s: float, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await ``coroutine``, at most for ``limit_s``; raises TimeoutError. What need not wait costs no timer."""
+def begin(coroutine: Coroutine[Any, Any, T]) -> tuple[Awaitable[T] | None, T | None]:
+    """Run ``coroutine`` up to the first thing that it waits for.
+
+    Returns:
+        What is to be awaited for its result, or None and the result when it need not wait at all.
+    """
     try:
         first = coroutine.send(None)
     except StopIteration as finished:
-        return cast(T, finished.value)
+        return None, finished.value
+    return _Begun(coroutine, first), None
+
+
+async def within(limit_s: float, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await ``coroutine``, at most for ``limit_s``; raises TimeoutError. What need not wait costs no timer."""
+    rest, result = begin(coroutine)
+    if rest is None:
+        return cast(T, result)
     async with asyncio.timeout(limit_s):
-        return cast(T, await _Begun(coroutine, first))
+        return await rest
 
 
 def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = None) -> T:

@@ -4,30 +4,37 @@ import asyncio
 import re
 import socket
 from asyncio import TimerHandle
+from collections import deque
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
 from one_api.serving.departure import EXTENSION, Departure
+from one_api.serving.fairness import FairScheduler
+from one_api.serving.transport import Flow, JoinedHead, set_options
 from one_api.settings import ServerConfig
 from one_api.wire import json
 
-#: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.
-_UNSENT_BYTES = 64 * 1024
 #: What may wait for the kernel before the application has to wait, in bytes.
 _PENDING_BYTES = 16 * 1024
+_BLANK_LINES = re.compile(rb"[\r\n]+")
 _HOST = re.compile(rb"[A-Za-z0-9._~%\[\]:-]{1,255}")
 #: How many requests of one connection may wait for their turn before no more of them are read.
-_MOST_PIPELINED = 16
+_MAX_PIPELINED = 16
 #: What a client sends to offer another protocol.
 _OFFER_HEADERS = frozenset({b"upgrade", b"http2-settings", b"connection"})
-_MOST_HEADER_FIELDS = 100
-_MOST_HEADER_BYTES = 64 * 1024
-_MOST_URL_BYTES = 16 * 1024
+_MAX_HEADER_FIELDS = 100
+_MAX_HEADER_BYTES = 64 * 1024
+_MAX_URL_BYTES = 16 * 1024
+#: What the parser is given at once of a body in chunks, or of a head, in bytes: chunks may be as small as a byte.
+_PIECE_BYTES = 4 * 1024
+#: A read up to this size is parsed at once, whatever the loop has to do, in bytes.
+_SMALL_READ_BYTES = 4 * 1024
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -35,19 +42,31 @@ class GatewayProtocol(HttpToolsProtocol):
 
     #: Set by the worker, for all connections of the process.
     edge = ServerConfig()
-    #: The requests of this connection whose answers are not complete, the oldest first.
-    _waiting: tuple[RequestResponseCycle, ...] = ()
+    #: Shared by all connections and streams of the process; set by the worker, too.
+    scheduler = FairScheduler()
     _head_timer: TimerHandle | None = None
     _write_timer: TimerHandle | None = None
     _abort_timer: TimerHandle | None = None
-    _header_bytes = 0
-    #: All bytes that came while a head was not complete.
-    _head_bytes = 0
+    _header_bytes = _header_count = 0
+    #: The parser is between the first byte of a head and its end.
+    _in_head = False
+    #: What came since the parser last reported a head or a part of a body, in bytes.
+    _unreported_bytes = 0
+    #: What is missing of a body of known length, in bytes.
+    _body_left = 0
+    #: The request that is parsed is the last one of the connection; it is whole, and nothing after it is read.
+    _is_last = _is_over = False
+    #: What has come and is not parsed yet, from a position on.
+    _unparsed = b""
+    _position = 0
     _refusal: GatewayError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Send small pieces at once, and do not let the kernel hoard what a slow reader has not taken."""
         super().connection_made(transport)
+        self.flow: Flow = Flow(transport)
+        #: The requests of this connection whose answers are not complete, the oldest first.
+        self._waiting: deque[RequestResponseCycle] = deque()
         if len(self.connections) > self.edge.max_connections:
             self._refuse(NoDeployment("The gateway has too many connections: try again.", retry_after_s=1))
             return
@@ -55,76 +74,138 @@ class GatewayProtocol(HttpToolsProtocol):
         connection = transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             with suppress(OSError):
-                _set_options(connection, self.edge.write_timeout_s)
+                set_options(connection, self.edge.write_timeout_s)
         # A connection without any request is idle, as one between two requests.
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._wait_for_request()
 
     # Reading
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come."""
-        self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._decline(data[offer.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(self._refusal or InvalidRequest("The request is not valid HTTP/1.1."))
+        """Parse what has come; much of it only when others have not much to do."""
+        if self._is_over:
+            return
+        if self._unparsed:
+            self._unparsed = self._unparsed[self._position :] + data
+            self._position = 0
+            return
+        self._unparsed = data
+        if len(data) > _SMALL_READ_BYTES and self.scheduler.is_late():
+            self._parse_later()
         else:
-            if self._head_timer is not None:
-                self._bound_head(len(data))
+            self._parse()
 
-    def _bound_head(self, received: int) -> None:
-        """Refuse a head without end: the parser keeps what it has of a field until it is whole."""
-        self._head_bytes += received
-        if self._head_bytes > 2 * _MOST_HEADER_BYTES:
-            self._refuse(self._too_large())
+    def _parse(self) -> None:
+        """Parse what has come until it is used up, until enough requests wait, or until others should go on."""
+        data = self._unparsed
+        while self._position < len(data) and not self._is_over:
+            if len(self.pipeline) >= _MAX_PIPELINED:
+                self.flow.hold_reading()  # goes on when they have been answered
+                return
+            if self._position and not self._body_left and self.scheduler.is_late():
+                self._parse_later()
+                return
+            end = self._piece_end(data, self._position)
+            piece = data if end - self._position == len(data) else memoryview(data)[self._position : end]
+            self._position = end
+            self._feed(piece)
+        self._unparsed, self._position = b"", 0
+        if self.transport.is_closing():
+            return
+        self._set_head_timer()
+        if self.flow.read_paused and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
+            # A connection that is not read does not report its end.
+            self.flow.release_reading()
+
+    def _parse_later(self) -> None:
+        self.flow.hold_reading()
+        self.scheduler.submit(self._parse)
+
+    def _piece_end(self, data: bytes, start: int) -> int:
+        """Return where the next piece for the parser ends: it holds one head at most, and few chunks of a body."""
+        if self._body_left:
+            return min(start + self._body_left, len(data))
+        blank = data.find(b"\r\n\r\n", start, start + _PIECE_BYTES)
+        if blank == start:
+            return _BLANK_LINES.match(data, start).end()  # type: ignore[union-attr]  # at least these
+        return min(start + _PIECE_BYTES, len(data)) if blank < 0 else blank + 4
+
+    def _feed(self, piece: bytes | memoryview) -> None:
+        """Hand a piece to the parser; a request that offers another protocol is parsed again without the offer."""
+        self._unreported_bytes += len(piece)
+        while True:
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as offer:
+                if not any(name == b"upgrade" for name, _ in self.headers):
+                    self._refuse(InvalidRequest("The request is not valid HTTP/1.1."))
+                    return
+                piece = self._without_offer() + piece[offer.args[0] :]
+            except httptools.HttpParserError:
+                if not self._is_over:
+                    self._refuse(self._refusal or InvalidRequest("The request is not valid HTTP/1.1."))
+                return
+            else:
+                break
+        if self._unreported_bytes > 2 * _MAX_HEADER_BYTES:
+            self._refuse(self._too_large())  # the parser keeps what it has of a field until it is whole
+
+    def _without_offer(self) -> bytes:
+        """Return the head that was parsed last as an ordinary one, for a new parser (Java's client offers HTTP/2).
+
+        The old parser has given up at the end of the head; without the offer the new one goes on to the body.
+        """
+        kept = [(name, value) for name, value in self.headers if name not in _OFFER_HEADERS]
+        if not self.parser.should_keep_alive():
+            kept.append((b"connection", b"close"))
+        start = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return b"\r\n".join([start, *(b"%b: %b" % pair for pair in kept), b"", b""])
 
     def on_message_begin(self) -> None:
-        """Give the head of a request its deadline."""
+        """Begin a head."""
+        if self._is_over:
+            raise ValueError("a request after the last one")
         super().on_message_begin()
         extensions: dict[str, Any] = {EXTENSION: Departure()}
         self.scope["extensions"] = extensions
-        self._header_bytes = self._head_bytes = 0
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.edge.head_timeout_s, self._cut_head)
-
-    def _cut_head(self) -> None:
-        self._head_timer = None
-        if self._busy:
-            self._head_timer = self.loop.call_later(self.edge.head_timeout_s, self._cut_head)
-        else:
-            self._refuse(RequestTimeout("The request's head arrived too slowly: send it at once."))
+        self._in_head = True
+        self._header_bytes = self._header_count = self._unreported_bytes = 0
+        self._unset_keepalive_if_required()
 
     def on_url(self, url: bytes) -> None:
         """Bound the address."""
         super().on_url(url)
-        if len(self.url) > _MOST_URL_BYTES:
+        if len(self.url) > _MAX_URL_BYTES:
             raise self._remember(414, "The request's address is too long.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Bound the header fields, by number and size."""
+        """Bound the header fields, by number and size. Those after a body are counted and dropped (RFC 9110, 6.5)."""
         self._header_bytes += len(name) + len(value)
-        if len(self.headers) >= _MOST_HEADER_FIELDS or self._header_bytes > _MOST_HEADER_BYTES:
+        self._header_count += 1
+        if self._header_count > _MAX_HEADER_FIELDS or self._header_bytes > _MAX_HEADER_BYTES:
             self._refusal = self._too_large()
             raise ValueError(self._refusal.message)
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Go on reading while requests queue up, within limits: a connection that is not read does not tell its end."""
+        """Start the request, or queue it behind those that wait."""
+        self._in_head = False
+        self._unreported_bytes = 0
         self._stop_head_timer()
         if self.parser.should_upgrade():
             return  # it is parsed again, as an ordinary request
-        self._check_head()
+        framing = self._check_head()
         super().on_headers_complete()
+        self._body_left = int(framing.get(b"content-length", b"0"))
+        self._is_last = not self.cycle.keep_alive
         if self.scope["method"] != "HEAD":
-            self.cycle.transport = _JoinedHead(self.transport)  # type: ignore[assignment]
-        self._waiting = (*(each for each in self._waiting if not each.response_complete), self.cycle)
-        if len(self._waiting) <= _MOST_PIPELINED:
-            self.flow.resume_reading()
+            self.cycle.transport = JoinedHead(self.transport)  # type: ignore[assignment]
+        self._waiting.append(self.cycle)
 
-    def _check_head(self) -> None:
-        """Refuse heads that other programs on the way might read in another way."""
+    def _check_head(self) -> dict[bytes, bytes]:
+        """Refuse heads that other programs on the way might read in another way; return what frames the body."""
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             raise self._remember(400, "A request has one Host header.")
@@ -133,27 +214,64 @@ class GatewayProtocol(HttpToolsProtocol):
         framing = {name: value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")}
         if framing.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise self._remember(400, "The only transfer encoding is chunked.")
+        return framing
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._unreported_bytes = 0
+        if self._body_left:
+            self._body_left -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note the end of a body."""
         if not self.parser.should_upgrade():
             super().on_message_complete()
+            self._is_over = self._is_last
 
-    def _decline(self, rest: bytes) -> None:
-        """Take a request that offers another protocol (Java's client does by default) for an ordinary one.
+    # Deadlines for requests
 
-        The parser has given up at the end of its head; without the offer it goes on to the body.
-        """
-        if not any(name == b"upgrade" for name, _ in self.headers):
-            self._refuse(InvalidRequest("The request is not valid HTTP/1.1."))
+    def _wait_for_request(self) -> None:
+        """Give the next request its deadline: nothing but the begin of a head moves it."""
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection."""
+        super().timeout_keep_alive_handler()
+        self._abort_later()
+
+    def _set_head_timer(self) -> None:
+        """Give a head that has begun its deadline; one that came whole needs none, one behind others waits for them."""
+        if self._in_head and self._head_timer is None and not self._waiting:
+            self._head_timer = self.loop.call_later(self.edge.head_timeout_s, self._cut_head)
+
+    def _cut_head(self) -> None:
+        self._head_timer = None
+        self._refuse(RequestTimeout("The request's head arrived too slowly: send it at once."))
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, which waits already or is to come; or let go of a connection that ends."""
+        self.server_state.total_requests += 1
+        if self._waiting:
+            self._waiting.popleft()
+        if self.transport.is_closing():
+            self._abort_later()
             return
-        kept = [(name, value) for name, value in self.headers if name not in _OFFER_HEADERS]
-        if not self.parser.should_keep_alive():
-            kept.append((b"connection", b"close"))
-        start = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-        self.data_received(b"\r\n".join([start, *(b"%b: %b" % pair for pair in kept), b"", rest]))
+        self.flow.resume_reading()
+        if self.pipeline:
+            self.scheduler.submit(self._start_next)
+        elif self._in_head:
+            self._set_head_timer()
+        else:
+            self._wait_for_request()
+
+    def _start_next(self) -> None:
+        """Start the next of the requests that came before their predecessors were answered."""
+        if not self.transport.is_closing():
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            if self._unparsed and not self.pipeline:
+                self.scheduler.submit(self._parse)  # what is missing of this request may be there, or more of them
 
     # Refusing
 
@@ -168,6 +286,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer with an error and close; in the middle of another answer, only close."""
+        self._is_over = True
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         speaking = any(each.response_started and not each.response_complete for each in self._waiting)
@@ -187,10 +306,6 @@ class GatewayProtocol(HttpToolsProtocol):
             self.transport.write(f"HTTP/1.1 {error.status} {phrase}\r\n{head}\r\n".encode() + body)
         self.transport.close()
         self._abort_later()
-
-    @property
-    def _busy(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
 
     # Writing
 
@@ -217,17 +332,6 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             self._watch_progress(unsent)
 
-    def on_response_complete(self) -> None:
-        """Let go of a connection whose last bytes nobody takes."""
-        super().on_response_complete()
-        if self.transport.is_closing():
-            self._abort_later()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection."""
-        super().timeout_keep_alive_handler()
-        self._abort_later()
-
     def _abort_later(self) -> None:
         if self._abort_timer is None:
             self._abort_timer = self.loop.call_later(self.edge.write_timeout_s, self.transport.abort)
@@ -246,57 +350,13 @@ class GatewayProtocol(HttpToolsProtocol):
         for cycle in self._waiting:
             if not cycle.response_complete:
                 _dismiss(cycle)
-        self._waiting = ()
+        self._waiting.clear()
+        self._is_over, self._unparsed = True, b""
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-class _JoinedHead:
-    """The transport of one response: the head goes out with the first piece of the body, as one packet."""
-
-    __slots__ = ("_head", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Send ``data``, or hold it if it is the head."""
-        if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
-            self._head = data
-            return
-        if self._head:
-            data, self._head = self._head + data, b""
-        self._transport.write(data)
-
-    def is_closing(self) -> bool:
-        """Say whether the connection is about to close."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """Send what is held, and close the connection."""
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
-        self._transport.close()
-
-
-def _set_options(connection: socket.socket, silent_s: float) -> None:
-    """Send small pieces at once; give up a peer whose network has gone without a word, soon after ``silent_s``."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
-        ("TCP_KEEPIDLE", max(1, int(silent_s / 2))),
-        ("TCP_KEEPINTVL", max(1, int(silent_s / 6))),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", int(silent_s * 1000)),
-    ):
-        if (option := getattr(socket, name, None)) is not None:  # not every system has all
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _dismiss(cycle: RequestResponseCycle) -> None:

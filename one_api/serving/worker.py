@@ -4,9 +4,12 @@ import asyncio
 import gc
 import logging
 import math
+import os
+import resource
 import signal
 import socket
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -16,6 +19,9 @@ from uvicorn_worker import UvicornWorker
 
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.protocol import GatewayProtocol
+from one_api.telemetry import route_all_logs
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,10 @@ _GC_THRESHOLDS = (2_000, 5, 5)
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
+#: What a client may need, one for itself and one to its upstream, and what the process needs besides.
+_FILES_PER_CLIENT, _OWN_FILES = 2, 100
+#: How many connections are accepted in one pass of the loop.
+_ACCEPTS_PER_PASS = 2
 
 
 class GatewayServer(Server):
@@ -89,6 +99,31 @@ class GatewayServer(Server):
         return bool(state.connections) and time.monotonic() < min(linger_until, self._deadline)
 
 
+def _listeners(listener: socket.socket) -> list[socket.socket]:
+    """Return the listener as often as connections are to be accepted in one pass of the loop: libuv accepts one each.
+
+    A crowd that connects at once would hold everybody else in the backlog for as many passes.
+    """
+    return [listener, *(listener.dup() for _ in range(_ACCEPTS_PER_PASS - 1))]
+
+
+def _raise_file_limit(max_connections: int) -> None:
+    """Allow this process as many open files as the system lets it have; log when that is too few for all clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    needed = _FILES_PER_CLIENT * max_connections + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        logger.warning(
+            "%d open files are allowed (ulimit -n), and server.max_connections of %d may need %d:"
+            " raise the one or lower the other",
+            soft,
+            max_connections,
+            needed,
+        )
+
+
 class GatewayWorker(UvicornWorker):
     """Runs the loaded WSGI application, a Flask app, on an event loop of its own."""
 
@@ -104,9 +139,11 @@ class GatewayWorker(UvicornWorker):
     }
 
     async def _serve(self) -> None:
+        route_all_logs()
         app = FlaskASGI(self.wsgi)
+        _raise_file_limit(app.settings.max_connections)
         self.config.app = app
-        GatewayProtocol.edge = app.settings
+        GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler
         graceful_s = self.cfg.graceful_timeout
         server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
@@ -114,14 +151,17 @@ class GatewayWorker(UvicornWorker):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        alive = asyncio.create_task(self._keep_notifying())
+        alive = asyncio.create_task(self._keep_notifying(server))
         try:
-            await server.serve(sockets=self.sockets)
+            await server.serve(sockets=[each for one in self.sockets for each in _listeners(one)])
         finally:
             alive.cancel()
 
-    async def _keep_notifying(self) -> None:
-        """Tell gunicorn's master that this process lives, also while it drains."""
+    async def _keep_notifying(self, server: GatewayServer) -> None:
+        """Show gunicorn's master that this process lives, also while it drains; drain when the master has gone."""
         while True:
             self.notify()
+            if os.getppid() != self.ppid and not server.should_exit:
+                logger.error("gunicorn's master has gone: this worker finishes its open requests and ends")
+                server.handle_exit(signal.SIGTERM, None)
             await asyncio.sleep(1)

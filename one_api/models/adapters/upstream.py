@@ -1,15 +1,20 @@
 """The one door to upstreams: an HTTP session, deadlines by phase, caps, and a name for all that goes wrong."""
 
 import asyncio
+import errno
+import logging
 import math
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any, Protocol
 
 import aiohttp
 
 from one_api.errors import (
+    OutOfDescriptors,
     UpstreamBroken,
     UpstreamError,
     UpstreamFailed,
@@ -29,6 +34,8 @@ from one_api.telemetry import current_call
 from one_api.wire import json, sse
 from one_api.wire.json import JSONObject
 from one_api.wire.payloads import ErrorPayload, InvalidAnswer, UnfitAnswer
+
+logger = logging.getLogger(__name__)
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -357,6 +364,12 @@ def _object(data: bytes) -> JSONObject:
 # What went wrong: foreign exceptions and statuses, each named once
 
 
+@lru_cache(maxsize=1)
+def _log_exhausted(minute: int) -> None:
+    """Log it once in each minute."""
+    logger.error("no file descriptor is left for connections to upstreams: raise the limit (ulimit -n)")
+
+
 @contextmanager
 def _named_errors(awaited: str, timeout_s: float) -> Iterator[None]:
     """Turn what aiohttp and the clock raise into our classes."""
@@ -375,6 +388,9 @@ def _named_errors(awaited: str, timeout_s: float) -> Iterator[None]:
     except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
         raise UpstreamUnreachable("The upstream could not be reached through the proxy.") from error
     except aiohttp.ClientConnectorError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            _log_exhausted(int(time.monotonic() // 60))
+            raise OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1) from error
         raise UpstreamUnreachable("The upstream could not be reached.") from error
     except (aiohttp.ServerDisconnectedError, ConnectionError, aiohttp.ClientOSError) as error:
         raise UpstreamFailed("The upstream closed the connection without an answer.") from error

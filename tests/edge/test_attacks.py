@@ -1,0 +1,235 @@
+"""One client, or a crowd of them, must not hold the event loop: others go on, whatever is sent."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving.clients import get, resident_bytes
+from tests.support import Gateway, RawClient, ScriptedUpstream, chunk, event, post_chat, sse, text_chunks
+from tests.support.actions import Flood
+
+CONFIG = """
+adapters: {{a: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [m, flood]}}}}
+rate_limit: {{requests_per_minute: 10000000}}
+server: {{head_timeout_s: 0.5, keep_alive_s: 1, write_timeout_s: 30, max_connections: 6000}}
+"""
+#: How long the loop may work without a pause, in milliseconds of CPU time.
+MAX_WORK_MS = 100
+#: What an attack may cost beyond its own bytes.
+MAX_BYTES = 64 * 1024 * 1024
+#: How much later than its deadline something may happen on a busy machine, in seconds.
+LATE_S = 5.0
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost:a\r\n\r\n"
+OFFER = b"GET /health HTTP/1.1\r\nHost:a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream(models=["m", "flood"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    """Return a gateway with a probe; at the end its log holds no traceback."""
+    with Gateway(
+        config_yaml=CONFIG.format(url=upstream.base_url),
+        wsgi_app="tests.serving.apps.probed:app",
+        pythonpath=[Path(__file__).parents[2]],
+    ) as running:
+        yield running
+        assert "Traceback" not in running.log, running.log[:3000]
+
+
+@contextlib.contextmanager
+def sent(gateway: Gateway, data: bytes, count: int) -> Iterator[list[socket.socket]]:
+    """Hold connections on which ``data`` is sent as fast as the gateway takes it; what it answers is read."""
+    connections = [socket.create_connection((gateway.host, gateway.port), timeout=30) for _ in range(count)]
+
+    def send(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(data)
+
+    def read(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while connection.recv(65536):
+                pass
+
+    threads = [threading.Thread(target=do, args=(each,)) for each in connections for do in (send, read)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield connections
+    finally:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        for thread in threads:
+            thread.join()
+
+
+def worked_ms(gateway: Gateway) -> float:
+    """Return the longest time that the loop has worked without a pause since the last call."""
+    return float(get(gateway, "/probe").json["worked_ms"])
+
+
+ATTACKS = {
+    "pipelined": (HEALTH * 8700, 1),
+    "pipelined by a crowd": (HEALTH * 8700, 24),
+    "pipelined offers": (OFFER * 3000, 4),
+    "pipelined without a Host": (b"GET /health HTTP/1.0\r\n\r\n" * 10_000, 8),
+    "pipelined bodies": ((HEAD + b"Content-Length: 2\r\n\r\n{}") * 2500, 8),
+    "pipelined chunked bodies": ((CHUNKS + b"2\r\n{}\r\n0\r\n\r\n") * 2000, 8),
+    "chunks of a byte": (CHUNKS + b"1\r\na\r\n" * 43_000, 24),
+    "blank lines": (b"\r\n" * 131_072, 24),
+    "trailers": (CHUNKS + b"2\r\n{}\r\n0\r\n" + b"a:b\r\n" * 40_000, 24),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_loop_is_held_by_no_read(gateway: Gateway, name: str) -> None:
+    data, count = ATTACKS[name]
+    (pid,) = gateway.worker_pids()
+    worked_ms(gateway)
+    before = resident_bytes(pid)
+    with sent(gateway, data, count):
+        for _ in range(20):
+            assert get(gateway, "/health").status == 200
+        assert resident_bytes(pid) - before < MAX_BYTES + len(data) * count
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
+def test_all_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
+    paths = ["/health", "/v1/nothing"] * 200
+    data = b"".join(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode() for path in paths)
+    with RawClient(gateway.host, gateway.port, timeout_s=30) as client:
+        client.send(data)
+        assert [client.read_response().status for _ in paths] == [200, 404] * 200
+
+
+@pytest.mark.parametrize("size", [1, 7, 4095, 4096, 4097, 100_000])
+def test_a_body_behind_many_requests_arrives(gateway: Gateway, upstream: ScriptedUpstream, size: int) -> None:
+    count = len(upstream.requests)
+    text = "x" * size + "\r\n\r\n"
+    with RawClient(gateway.host, gateway.port, timeout_s=30) as client:
+        last = post_chat(gateway.host, gateway.port, {"model": "m", "messages": [{"role": "user", "content": text}]})
+        client.send(HEALTH * 17 + last)
+        assert [client.read_response().status for _ in range(18)] == [200] * 18
+    assert upstream.requests[count].json["messages"][0]["content"] == text
+
+
+def test_nothing_is_read_after_the_last_request(gateway: Gateway) -> None:
+    last = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with RawClient(gateway.host, gateway.port) as client:
+        client.send(HEALTH + last + HEALTH * 3 + b"\x00junk")
+        assert client.read_to_eof().count(b"HTTP/1.1 200") == 2
+
+
+# One deadline to a whole head
+
+
+STRAY = {"nothing": b"", "a blank line": b"\r\n", "many blank lines": b"\r\n" * 100}
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["fresh", "kept"])
+@pytest.mark.parametrize("stray", STRAY.values(), ids=STRAY)
+def test_stray_bytes_move_no_deadline(gateway: Gateway, stray: bytes, kept: bool) -> None:
+    with RawClient(gateway.host, gateway.port) as client:
+        if kept:
+            client.send(HEALTH)
+            assert client.read_response().status == 200
+        began = time.monotonic()
+        client.timeout_s = 0.1
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - began < LATE_S:
+                client.send(stray)
+                with contextlib.suppress(TimeoutError):
+                    assert client.read_to_eof() == b""
+                    break
+    assert time.monotonic() - began < LATE_S
+
+
+def test_a_head_that_begins_behind_blank_lines_has_its_deadline(gateway: Gateway) -> None:
+    with RawClient(gateway.host, gateway.port) as client:
+        client.send(b"\r\n\r\nGET /health HTTP/1.1\r\n")
+        assert client.read_response().status == 408
+
+
+def test_a_request_behind_blank_lines_is_answered(gateway: Gateway) -> None:
+    with RawClient(gateway.host, gateway.port) as client:
+        for _ in range(2):
+            client.send(b"\r\n\r\n" + HEALTH)
+            assert client.read_response().status == 200
+
+
+# Trailers
+
+
+def in_chunks(trailer: bytes, head: bytes = b"") -> bytes:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode()
+    start = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + head
+    return start + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(body) + b"0\r\n" + trailer + b"\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 50])
+@pytest.mark.parametrize(
+    "trailer",
+    [b"Authorization: Bearer test-key\r\n", b"X: y\r\nAuthorization: Bearer test-key\r\n", b"Host: b\r\n"],
+    ids=["key", "key after another", "host"],
+)
+def test_trailers_are_dropped(gateway: Gateway, trailer: bytes, pieces: int) -> None:
+    data = in_chunks(trailer)
+    size = -(-len(data) // pieces)
+    with RawClient(gateway.host, gateway.port) as client:
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(data), size):
+                client.send(data[start : start + size])
+        assert client.read_response().status == 401
+
+
+def test_a_request_with_trailers_is_answered_and_the_next_has_none_of_them(gateway: Gateway) -> None:
+    key = b"Authorization: Bearer test-key\r\n"
+    with RawClient(gateway.host, gateway.port) as client:
+        client.send(in_chunks(key, head=key) + b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert [client.read_response().status for _ in range(2)] == [200, 401]
+
+
+TOO_MUCH = {"fields": b"X-A: b\r\n" * 200, "a value": b"X-A: " + b"b" * 400_000, "an extension": b""}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_trailers_and_extensions_are_bounded(gateway: Gateway, name: str) -> None:
+    start = CHUNKS + (b"1;" + b"a" * 400_000 if name == "an extension" else b"1\r\na\r\n0\r\n" + TOO_MUCH[name])
+    with RawClient(gateway.host, gateway.port) as client:
+        with contextlib.suppress(ConnectionError):
+            client.send(start)
+        with contextlib.suppress(ConnectionError):
+            assert client.read_response().status in (400, 431)
+        assert client.wait_closed()
+
+
+# Answers
+
+
+def test_streams_that_nobody_reads_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    tiny = chunk(event(text_chunks("y", finish=None)[1])) * 100
+    upstream.on("flood", [*sse(*text_chunks("x", finish=None)[:1], done=False)[:1], Flood(200_000_000, tiny)])
+    body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    request = post_chat(gateway.host, gateway.port, body)
+    worked_ms(gateway)
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            client = held.enter_context(RawClient(gateway.host, gateway.port, receive_buffer_bytes=4096))
+            client.send(request)
+        for _ in range(20):
+            assert get(gateway, "/health").status == 200
+        assert worked_ms(gateway) < MAX_WORK_MS

@@ -1,0 +1,125 @@
+"""Nobody has to read the log: requests go on, and the process ends, when its pipe is full."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from one_api.telemetry import MAX_LINE_CHARACTERS, LineWriter, LogStream
+from tests.support import Gateway
+from tests.support.gateway import REPOSITORY
+
+from .clients import get
+
+
+class UnreadGateway(Gateway):
+    """A gateway whose log is a full pipe that nobody reads."""
+
+    def _start(self) -> None:
+        self._log_path = self._directory / "log"
+        self._log_path.touch()
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write_end, b"x" * 4096)
+        os.set_blocking(write_end, True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", self.wsgi_app],
+            cwd=REPOSITORY,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            start_new_session=True,
+        )
+        os.close(write_end)
+
+
+class StuckSink:
+    """Takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        self.is_free = threading.Event()
+        self.text = ""
+
+    def write(self, text: str, /) -> None:
+        """Wait, and take the text."""
+        self.is_free.wait()
+        self.text += text
+
+    def flush(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture
+def sink() -> Iterator[StuckSink]:
+    made = StuckSink()
+    yield made
+    made.is_free.set()
+
+
+def test_a_stuck_log_does_not_hold_up_who_writes_or_the_end(sink: StuckSink) -> None:
+    writer = LineWriter(sink, capacity=10)
+
+    for number in range(100):
+        writer.write(f"line {number}")
+    writer.close()
+
+    assert writer.is_stuck
+
+
+def test_lines_that_nobody_reads_are_bounded_by_their_size(sink: StuckSink) -> None:
+    writer = LineWriter(sink)
+    for _ in range(1000):
+        writer.write("x" * 10 * MAX_LINE_CHARACTERS)
+    sink.is_free.set()
+    writer.close()
+
+    assert len(sink.text) < 20_000_000
+    assert "log lines were dropped" in sink.text
+
+
+def test_what_is_printed_becomes_lines_of_the_log(sink: StuckSink) -> None:
+    sink.is_free.set()
+    writer = LineWriter(sink)
+    stream = LogStream(writer)
+
+    print("one\ntwo", file=stream)
+    print("three", end="", file=stream)
+    print("four", file=stream)
+    writer.close()
+
+    assert sink.text.splitlines() == ["one", "two", "threefour"]
+
+
+def test_a_forked_process_writes_its_own_lines_only(sink: StuckSink) -> None:
+    writer = LineWriter(sink)
+    writer.write("of the parent")
+    readable, writable = os.pipe()
+    if (pid := os.fork()) == 0:
+        sink.is_free.set()
+        writer.write("of the child")
+        writer.close()
+        os.write(writable, sink.text.encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+    assert os.read(readable, 1000) == b"of the child\n"
+    os.close(readable)
+    os.close(writable)
+
+
+def test_requests_go_on_when_nobody_reads_the_log() -> None:
+    """Records, tracebacks, warnings of the server, and what is printed: all of them."""
+    with UnreadGateway(wsgi_app="tests.serving.apps.noisy:app", pythonpath=[REPOSITORY]) as gateway:
+        for _ in range(50):
+            assert get(gateway, "/print").status == 200
+            assert get(gateway, "/log").status == 200
+            assert get(gateway, "/raise-later").status == 200
+        gateway.terminate()
+        assert gateway.wait() == 0

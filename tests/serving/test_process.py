@@ -1,0 +1,101 @@
+"""The process and the system around it: a master that is killed, and file descriptors that run out."""
+
+import contextlib
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Gateway, ScriptedUpstream, WaitFor, sse, text_chunks
+
+from .clients import ask, chat, connect, wait_until
+
+FILES = 64
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream(["plain", "gated"]) as started:
+        yield started
+
+
+def refuses(gateway: Gateway) -> bool:
+    """Return whether new connections are refused."""
+    try:
+        connect(gateway).close()
+    except ConnectionError:
+        return True
+    return False
+
+
+def test_a_worker_whose_master_was_killed_finishes_its_requests_and_ends(upstream: ScriptedUpstream) -> None:
+    gate = threading.Event()
+    upstream.on("gated", sse(*text_chunks("Hel"), WaitFor(gate)))
+    with Gateway(env={"OPENAI_BASE_URL": upstream.base_url}) as gateway, connect(gateway) as client:
+        (worker,) = gateway.worker_pids()
+        client.send(chat(gateway, "gated", stream=True))
+        events = client.iter_events(client.read_head())
+        next(events)
+        os.kill(gateway.pid, signal.SIGKILL)
+        wait_until(lambda: refuses(gateway), "the port to be free")
+        gate.set()
+        assert list(events)[-1] == "data: [DONE]"
+        wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker to end")
+
+
+def is_answered(gateway: Gateway, data: bytes) -> bool:
+    """Return whether a request is answered with 200; without descriptors even a connection is reset."""
+    try:
+        return ask(gateway, data).status == 200
+    except (ConnectionError, EOFError):
+        return False
+
+
+class PoorGateway(Gateway):
+    """A gateway that may open few files."""
+
+    def _start(self) -> None:
+        super()._start()
+        self._limit(self.pid)
+
+    @staticmethod
+    def _limit(pid: int) -> None:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (FILES, FILES))
+
+
+@pytest.fixture(scope="module")
+def poor(upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    with PoorGateway(env={"OPENAI_BASE_URL": upstream.base_url, "RATE_LIMIT_ENABLED": "false"}) as gateway:
+        yield gateway
+
+
+def test_too_low_a_limit_is_logged_at_the_start(poor: Gateway) -> None:
+    poor.wait_for_log(f"{FILES} open files are allowed")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_without_descriptors_the_gateway_itself_is_overloaded(
+    poor: Gateway, upstream: ScriptedUpstream, stream: bool
+) -> None:
+    gate = threading.Event()
+    upstream.on("gated", sse(*text_chunks("Hel"), WaitFor(gate)))
+    with contextlib.ExitStack() as clients:
+        opened = [clients.enter_context(connect(poor)) for _ in range(FILES // 2)]
+        statuses = []
+        for client in opened:
+            client.send(chat(poor, "gated", stream=True))
+            with contextlib.suppress(OSError, EOFError):
+                head = client.read_head()
+                statuses.append(head.status)
+                if head.status == 503:
+                    assert b"gateway_overloaded" in b"".join(client.iter_body(head))
+        assert set(statuses) == {200, 503}
+        gate.set()
+    wait_until(lambda: is_answered(poor, chat(poor, "plain", stream=stream)), "an answer")
+    lines = [line for line in poor.log.splitlines() if "no file descriptor is left" in line]
+    assert 1 <= len(lines) <= 2
+    assert 502 not in {record["status"] for record in poor.call_records()}
