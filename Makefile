@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+# Two processes; the tests of one file stay together, because they share a gateway.
+PARALLEL := -n 2 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m one_api.install
 # The locks are made on the oldest Python that the project runs on: newer ones need a part of its packages.
 LOCK_PYTHON ?= /usr/bin/python3
@@ -12,13 +14,14 @@ LOCK := .lock-venv
 PIP_COMPILE = $(LOCK)/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links
 
-.PHONY: help install run test check format lint types bench bench-local crowd faults soak simulate lock clean
+.PHONY: help install run test test-long check check-long format lint types bench bench-local crowd faults soak simulate lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
 	@echo "make install only make the environment in .venv"
 	@echo "make test    set up, and run every test"
 	@echo "make check   format, lint and types checked, then every test"
+	@echo "make check-long  the same, with many more examples for each property test"
 	@echo "make format  format the code"
 	@echo "make bench   measure speed against the upstream asked directly (LITELLM=1: and against LiteLLM)"
 	@echo "make bench-local  tokens per second of the local model against its engine asked directly"
@@ -35,9 +38,14 @@ run: $(INSTALLED)
 	@exec $(BIN)/gunicorn wsgi:app
 
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-long: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=long
 
 check: lint types test
+
+check-long: lint types test-long
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .

@@ -4,7 +4,11 @@ import gc
 import signal
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
+
+#: ``make check-long`` chooses it: as many examples as each property test asks for.
+settings.register_profile("long", max_examples=10_000)
 
 
 @pytest.fixture(scope="session", autouse=True)

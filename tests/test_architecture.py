@@ -121,7 +121,6 @@ def name_of(path: Path) -> str:
 
 SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
-EVERY_MODULE = pytest.mark.parametrize("module", SOURCES, ids=lambda module: module or "one_api")
 
 
 def imports_of(module: str, *, late: bool | None = None) -> Iterator[str]:
@@ -165,18 +164,21 @@ def test_the_ladder_lists_every_module_once() -> None:
     assert sorted(listed) == sorted(SOURCES)
 
 
-@EVERY_MODULE
-def test_a_module_imports_from_lower_rungs_only(module: str) -> None:
-    for full in imports_of(module):
-        target = ours(full)
-        if target is not None:
-            assert RUNG[target] < RUNG[module], f"{module} imports {target}"
+def test_a_module_imports_from_lower_rungs_only() -> None:
+    upward = [
+        f"{module} imports {target}"
+        for module in SOURCES
+        for full in imports_of(module)
+        if (target := ours(full)) is not None and RUNG[target] >= RUNG[module]
+    ]
+
+    assert upward == []
 
 
-@EVERY_MODULE
-def test_imports_stand_at_the_top(module: str) -> None:
-    for full in imports_of(module, late=True):
-        assert (module, full) in LATE_IMPORTS, f"{module} imports {full} inside a function"
+def test_imports_stand_at_the_top() -> None:
+    late = {(module, full) for module in SOURCES for full in imports_of(module, late=True)}
+
+    assert late - set(LATE_IMPORTS) == set()
 
 
 def test_the_engine_imports_nothing_of_ours() -> None:
@@ -193,32 +195,40 @@ def test_the_exceptions_are_still_needed() -> None:
 # Gates
 
 
-@EVERY_MODULE
-def test_a_library_is_imported_by_its_gate_only(module: str) -> None:
-    for full in imports_of(module):
-        places = GATES.get(full.partition(".")[0])
-        assert places is None or within(module, places), f"{module} imports {full}"
-
-
-@EVERY_MODULE
-def test_only_the_configuration_reads_the_environment(module: str) -> None:
-    names = {"environ", "environb", "getenv", "getenvb", "putenv"}
-    read = [
-        node
-        for node in ast.walk(TREES[module])
-        if (isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os")
-        or (isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names})
+def test_a_library_is_imported_by_its_gate_only() -> None:
+    past_the_gate = [
+        f"{module} imports {full}"
+        for module in SOURCES
+        for full in imports_of(module)
+        if (places := GATES.get(full.partition(".")[0])) is not None and not within(module, places)
     ]
 
-    assert not read or module == "config"
+    assert past_the_gate == []
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    names = {"environ", "environb", "getenv", "getenvb", "putenv"}
+    readers = {
+        module
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os")
+        or (isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names})
+    }
+
+    assert readers == {"config"}
 
 
 # Text
 
 
-@EVERY_MODULE
-def test_everything_public_has_a_docstring(module: str) -> None:
-    missing = [name for name, node in _public(module, TREES[module]) if not (ast.get_docstring(node) or "").strip()]
+def test_everything_public_has_a_docstring() -> None:
+    missing = [
+        name
+        for module, tree in TREES.items()
+        for name, node in _public(module, tree)
+        if not (ast.get_docstring(node) or "").strip()
+    ]
 
     assert missing == []
 
@@ -235,11 +245,10 @@ def _public(name: str, node: Documented) -> Iterator[tuple[str, Documented]]:
             yield from _public(full, child) if isinstance(child, ast.ClassDef) else [(full, child)]
 
 
-@EVERY_MODULE
-def test_a_module_is_no_longer_than_it_may_be(module: str) -> None:
-    limit, _ = LONG.get(module, (MOST_LINES, ""))
+def test_a_module_is_no_longer_than_it_may_be() -> None:
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in SOURCES.items()}
 
-    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= limit
+    assert [module for module in SOURCES if lines[module] > LONG.get(module, (MOST_LINES, ""))[0]] == []
 
 
 # What is documented

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from one_api.errors import InvalidRequest
 from one_api.schema import PART_TYPES, ChatRequest, Usage
 from one_api.wire.json import JSONObject
+from tests.support.examples import examples
 
 USER: JSONObject = {"role": "user", "content": "Hi"}
 CALL: JSONObject = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -216,7 +217,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.dictionaries(st.sampled_from(KEYS), JUNK), JUNK)
 def test_any_object_is_a_request_or_refused(body: JSONObject, message: Any) -> None:
     for tried in (body, talk(USER, message, model="m")):

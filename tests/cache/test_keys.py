@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from one_api.cache.keys import LEFT_OUT, Place, key_of
 from one_api.wire import json
+from tests.support.examples import examples
 
 PLACE = Place("m", [("a/m", "https://a.example/v1")], 1)
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "temperature": 1}
@@ -49,7 +50,7 @@ def test_the_order_of_keys_makes_no_difference(body: dict[str, Any], rng: random
 
 
 @given(BODIES, BODIES)
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_two_bodies_have_one_key_only_if_they_are_equal_to_the_letter(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert (key(a) == key(b)) == (exact(a) == exact(b))
 

@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.support import Gateway, RawClient, ScriptedUpstream, post_chat
+from tests.support.examples import examples
 
 MANY: dict[str, Any] = {
     "deadline": None,
@@ -91,14 +92,14 @@ def ask(gateway: Gateway, upstream: ScriptedUpstream) -> Callable[[bytes], int]:
     return send
 
 
-@settings(max_examples=2000, **MANY)
+@settings(max_examples=examples(2000), **MANY)
 @given(body=BODIES)
 def test_any_json_body(body: dict[str, Any], ask: Callable[[bytes], int], gateway: Gateway) -> None:
     payload = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
     assert ask(post_chat(gateway.host, gateway.port, payload)) in (200, 400, 404)
 
 
-@settings(max_examples=1200, **MANY)
+@settings(max_examples=examples(1200), **MANY)
 @given(
     body=st.binary(max_size=200) | st.text(alphabet='{}[]",:\\u0123456789eE+-. \nnultrfas', max_size=80).map(str.encode)
 )
@@ -109,7 +110,7 @@ def test_any_bytes_as_a_body(body: bytes, ask: Callable[[bytes], int], gateway: 
 HEADER_BYTES = st.binary(min_size=1, max_size=30).filter(lambda value: b"\r" not in value and b"\n" not in value)
 
 
-@settings(max_examples=1200, **MANY)
+@settings(max_examples=examples(1200), **MANY)
 @given(
     method=st.sampled_from([b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"get"]) | HEADER_BYTES,
     path=st.sampled_from([b"/v1/models", b"/v1/models/%2e%2e", b"/health", b"/v1/chat/completions", b"*", b"/"])
@@ -131,7 +132,7 @@ def test_the_api_keeps_to_its_description(gateway: Gateway) -> None:
     assert len(operations) == 5  # the description itself is left out
     for operation in operations:
 
-        @settings(max_examples=150, **MANY)
+        @settings(max_examples=examples(150), **MANY)
         @given(case=operation.ok().as_strategy())
         def check(case: Any) -> None:
             case.call_and_validate(headers={"Authorization": "Bearer test-key"}, checks=checks)

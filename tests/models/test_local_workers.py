@@ -43,6 +43,13 @@ def model_file() -> Path:
     return fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="oa-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="module")
 def place(model_file: Path) -> Iterator[Path]:
     """A folder with a short path for temporary files, and with two models."""
@@ -247,7 +254,9 @@ def test_a_killed_gateway_leaves_nothing_behind_and_the_next_one_works(place: Pa
         assert ask(running, "a")
 
 
-def test_while_a_model_cannot_be_loaded_another_provider_answers(place: Path, tmp_path: Path) -> None:
+def test_while_a_model_cannot_be_loaded_another_provider_answers(
+    place: Path, tmp_path: Path, short_folder: Path
+) -> None:
     package = tmp_path / "xllamacpp"
     package.mkdir()
     (package / "__init__.py").write_text("import time\ntime.sleep(600)\n")
@@ -258,7 +267,7 @@ def test_while_a_model_cannot_be_loaded_another_provider_answers(place: Path, tm
         }
         groups = {"chat": {"targets": ["local/a"], "fallbacks": ["remote/m"]}}
         config = json.dumps({"adapters": adapters, "model_groups": groups})
-        env = {"TMPDIR": str(tmp_path)}
+        env = {"TMPDIR": str(short_folder)}
         with Gateway(config_yaml=config, env=env, pythonpath=[tmp_path], ready_path="/ready") as running:
             with client(running) as opened:
                 raw = opened.chat.completions.with_raw_response.create(model="chat", messages=HELLO)
