@@ -1,6 +1,7 @@
 """What can be set: one frozen struct per section of the configuration, with its default, unit and danger."""
 
 import re
+from ipaddress import ip_network
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -32,6 +33,15 @@ def _check_origin(origin: str) -> tuple[str, str] | None:
     return None
 
 
+def _check_network(network: str) -> tuple[str, str] | None:
+    """Return what is wrong with a proxy's address."""
+    try:
+        ip_network(network, strict=False)
+    except ValueError:
+        return "is neither an address nor a network", "Write it like 127.0.0.1 or 10.0.0.0/8"
+    return None
+
+
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 StorageSeconds = Annotated[float, Meta(gt=0, le=5)]
 Count = Annotated[int, Meta(ge=1)]
@@ -45,6 +55,9 @@ Origin = Annotated[
     Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?)\Z"),
     checked(_check_origin),
 ]
+
+RootPath = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*/?\Z")]
+Network = Annotated[str, checked(_check_network)]
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 CLAUDE_BASE_URL = "https://api.anthropic.com"
@@ -370,6 +383,11 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     drain_s: Seconds = 600.0
     #: How long a connection may stay open without a request.
     keep_alive_s: Seconds = 75.0
+    #: The path below which a proxy serves the gateway, such as /llm; requests may come with or without it.
+    root_path: RootPath = ""
+    #: Proxies whose X-Forwarded-Prefix, -Proto and -Host are believed: addresses or networks. Danger: whatever connects
+    #: from there can claim any.
+    trusted_proxies: tuple[Network, ...] = ()
     #: Connections that wait to be accepted.
     backlog: Count = 2048
 

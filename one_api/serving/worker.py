@@ -104,7 +104,7 @@ class GatewayWorker(UvicornWorker):
     }
 
     async def _serve(self) -> None:
-        app = FlaskASGI(self.wsgi)
+        app = FlaskASGI(self.wsgi, self.cfg.settings["root_path"].get() if "root_path" in self.cfg.settings else "")
         self.config.app = app
         GatewayProtocol.edge = app.settings
         graceful_s = self.cfg.graceful_timeout
