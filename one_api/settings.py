@@ -1,12 +1,12 @@
 """What can be set: one frozen struct per section of the configuration, with its default, unit and danger."""
 
 import re
-from ipaddress import ip_network
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
+from one_api.origins import Network, Origin, RootPath
 from one_api.structs import checked
 
 
@@ -24,24 +24,6 @@ def _check_url(url: str) -> tuple[str, str] | None:
     return None if usable else ("is not an http(s) address", "Write it like https://host:port/v1, without a query")
 
 
-def _check_origin(origin: str) -> tuple[str, str] | None:
-    """Return what is wrong with an origin whose host is an IPv6 address."""
-    try:
-        urlsplit(origin)  # checks what stands in brackets
-    except ValueError:
-        return "holds no valid IPv6 address", "Write it like http://[::1]:3000"
-    return None
-
-
-def _check_network(network: str) -> tuple[str, str] | None:
-    """Return what is wrong with a proxy's address."""
-    try:
-        ip_network(network, strict=False)
-    except ValueError:
-        return "is neither an address nor a network", "Write it like 127.0.0.1 or 10.0.0.0/8"
-    return None
-
-
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 StorageSeconds = Annotated[float, Meta(gt=0, le=5)]
 Count = Annotated[int, Meta(ge=1)]
@@ -49,16 +31,6 @@ Weight = Annotated[float, Meta(gt=0)]
 #: What can stand in a header's list.
 Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
 Address = Annotated[str, checked(_check_url)]
-#: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
-Origin = Annotated[
-    str,
-    Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?)\Z"),
-    checked(_check_origin),
-]
-
-RootPath = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]+)*/?\Z")]
-Network = Annotated[str, checked(_check_network)]
-
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 CLAUDE_BASE_URL = "https://api.anthropic.com"
 DEFAULT_MODELS_DIR = "models"

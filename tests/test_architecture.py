@@ -66,6 +66,7 @@ LADDER: dict[float, list[str]] = {
     1.05: ["redis_link"],
     1: ["breaker", "cache.lease", "models.circuit", "settings", "sources", "wire.json",
         "limits.window", "models.gguf_format"],
+    0.5: ["origins"],
     0: ["errors", "patience", "structs", "", "api", "cache", "limits", "models", "models.adapters", "serving",
         "utils", "wire"],
 }  # fmt: skip
@@ -86,7 +87,7 @@ GATES: dict[str, list[str]] = {
     "uvloop": ["serving"],
     "httptools": ["serving"],
     "xllamacpp": ["models.adapters.local_engine"],
-    "msgspec": ["wire.json", "config", "settings", "structs", "cli", "telemetry"],
+    "msgspec": ["wire.json", "config", "origins", "settings", "structs", "cli", "telemetry"],
     "yaml": ["sources", "api.openapi"],
     "dotenv": ["sources"],
     # JSON goes through wire.json. The engine is a program of its own that imports nothing of ours.
