@@ -62,15 +62,6 @@ def check_credential(text: str) -> tuple[str, str] | None:
 # Hosts
 
 
-def check_origin(origin: str) -> tuple[str, str] | None:
-    """Return what is wrong with an origin whose host is an IPv6 address."""
-    try:
-        urlsplit(origin)  # checks what stands in brackets
-    except ValueError:
-        return "holds no valid IPv6 address", "Write it like http://[::1]:3000"
-    return None
-
-
 def check_proxy(proxy: str) -> tuple[str, str] | None:
     """Return what keeps a text from being a proxy, and the fix; None for one that can be used."""
     try:

@@ -11,7 +11,7 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from one_api.api import calls, cors, errors
+from one_api.api import calls, cors, errors, welcome
 from one_api.api.admin import admin, answer_sibling
 from one_api.api.chat import chat
 from one_api.api.health import health
@@ -31,6 +31,7 @@ from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.gunicorn import warn_if_unfit
 from one_api.serving.loop import background, leaving_as_reset
+from one_api.serving.mount import Mount
 from one_api.serving.siblings import Siblings
 from one_api.settings import AdapterConfig, ClaudeConfig, OpenAIConfig
 from one_api.telemetry import LogObserver, set_up_logging
@@ -61,6 +62,8 @@ class GatewayFlask(Flask):
     """Flask, with coroutines awaited by our bridge instead of on a loop of their own."""
 
     session_interface = _NoSessions()
+    #: Below which path it is reached.
+    mount = Mount()
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Bind the routes to a request by its path and method alone; an override point of Flask.
@@ -81,6 +84,7 @@ class GatewayFlask(Flask):
 
     def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Serve one request; an override point of Flask."""
+        self.mount.apply(environ)
         if environ.get(BRIDGED):
             return super().wsgi_app(environ, start_response)
         background().adopt(self.extensions.get("one_api"))
@@ -102,10 +106,11 @@ def create_app(config: Config | None = None) -> Flask:
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
     warn_if_unfit()
-    app = GatewayFlask(__name__, static_folder=None)
+    app = GatewayFlask(__name__, static_folder=None, template_folder="api/templates")
     app.config["MAX_CONTENT_LENGTH"] = config.server.max_body_bytes
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.debug = config.server.debug
+    app.mount = Mount(config.server.root_path, config.server.trusted_proxies)
     registry = build_registry(config)
     keys = KeyRing(config.api_keys)
     siblings = Siblings(str(config.server.port))
@@ -117,6 +122,7 @@ def create_app(config: Config | None = None) -> Flask:
     limits.init_app(app)
     calls.register(app)
     cors.register(app, config.server.cors_origins)
+    welcome.register(app)
     errors.register(app)
     for blueprint in (health, models, chat, openapi, admin):
         app.register_blueprint(blueprint)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from one_api.addresses import CLAUDE, OPENAI, check_credential, check_host, check_origin, mend_credential, mend_host
+from one_api.addresses import CLAUDE, OPENAI, check_credential, check_host, mend_credential, mend_host
+from one_api.origins import Network, Origin, RootPath
 from one_api.structs import checked, mended
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -22,13 +23,6 @@ OpenAIAddress = Annotated[str, mended(OPENAI.mend), checked(OPENAI.check)]
 ClaudeAddress = Annotated[str, mended(CLAUDE.mend), checked(CLAUDE.check)]
 #: Where the gateway listens: a host's name, or an IP address with or without brackets.
 Host = Annotated[str, mended(mend_host), checked(check_host)]
-#: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
-Origin = Annotated[
-    str,
-    Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?)\Z"),
-    checked(check_origin),
-]
-
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 CLAUDE_BASE_URL = "https://api.anthropic.com"
 DEFAULT_MODELS_DIR = "models"
@@ -393,6 +387,11 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     drain_s: Seconds = 600.0
     #: How long a connection may stay open without a request.
     keep_alive_s: Seconds = 75.0
+    #: The path below which a proxy serves the gateway, such as /llm; requests may come with or without it.
+    root_path: RootPath = ""
+    #: Proxies whose X-Forwarded-Prefix, -Proto and -Host are believed: addresses or networks. Danger: whatever connects
+    #: from there can claim any.
+    trusted_proxies: tuple[Network, ...] = ()
     #: Connections that wait to be accepted.
     backlog: Count = 2048
 

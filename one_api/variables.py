@@ -18,6 +18,8 @@ _VARIABLES = {
     "DEBUG": ("server", "debug", "bool"),
     "WEB_CONCURRENCY": ("server", "workers", "int"),
     "CORS_ORIGINS": ("server", "cors_origins", "list"),
+    "SCRIPT_NAME": ("server", "root_path", "str"),
+    "TRUSTED_PROXIES": ("server", "trusted_proxies", "list"),
     "DRAIN_SECONDS": ("server", "drain_s", "float"),
     "RATE_LIMIT_ENABLED": ("rate_limit", "enabled", "bool"),
     "RATE_LIMIT_REQUESTS": ("rate_limit", "requests_per_minute", "int"),

@@ -29,11 +29,16 @@ def from_this_machine(view: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if not _is_loopback(request.remote_addr) or any(name in request.headers for name in _FORWARDED):
+        if not is_from_this_machine():
             raise Forbidden("This address answers on the gateway's own machine only.")
         return view(*args, **kwargs)
 
     return guarded
+
+
+def is_from_this_machine() -> bool:
+    """Say whether the current request comes from a process of this machine, and not through a proxy."""
+    return _is_loopback(request.remote_addr) and not any(name in request.headers for name in _FORWARDED)
 
 
 def _is_loopback(address: str | None) -> bool:

@@ -44,7 +44,7 @@ def _answer_http(error: HTTPException) -> Response:
     place = f"{request.method} {request.path[:256]}"
     status = error.code or 500
     if status == 404:
-        return _answer(UnknownPath(f"No such address: {place}. The API is under /v1."))
+        return _answer(UnknownPath(f"No such address: {place}. The API is under {request.root_path}/v1."))
     if status == 405:
         response = _answer(MethodNotAllowed(f"{place} is not allowed."))
         response.headers.update(error.get_headers())

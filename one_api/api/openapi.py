@@ -4,10 +4,11 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from one_api import __version__
-from one_api.wire import json
+from one_api.serving.responses import JSONResponse
+from one_api.wire.json import JSONObject
 
 openapi = Blueprint("openapi", __name__)
 
@@ -15,12 +16,15 @@ openapi = Blueprint("openapi", __name__)
 @openapi.get("/openapi.json")
 def describe() -> Response:
     """Return the description of this API, as OpenAPI 3.1."""
-    return Response(_document(), content_type="application/json")
+    document = _document()
+    if request.root_path:
+        document = document | {"servers": [{"url": request.root_path}]}
+    return JSONResponse(document)
 
 
 @cache
-def _document() -> bytes:
+def _document() -> JSONObject:
     text = Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
-    document = yaml.safe_load(text)
+    document: JSONObject = yaml.safe_load(text)
     document["info"]["version"] = __version__
-    return json.encode(document)
+    return document

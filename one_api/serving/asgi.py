@@ -54,8 +54,10 @@ class _NoService:
 class FlaskASGI:
     """Serves a Flask application on the running event loop."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, root_path: str = "") -> None:
+        """``root_path`` is where the server says that it is mounted; requests may come with or without it."""
         self._app = app
+        self._root_path = root_path
         self._service: Service = app.extensions.get("one_api") or _NoService()
         self.settings = self._service.server
         #: Of the loop that the application is served on.
@@ -67,6 +69,8 @@ class FlaskASGI:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        if self._root_path:
+            scope["root_path"] = self._root_path
         task = asyncio.current_task()
         self._exchanges.add(task)
         try:

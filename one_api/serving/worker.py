@@ -140,7 +140,7 @@ class GatewayWorker(UvicornWorker):
 
     async def _serve(self) -> None:
         route_all_logs()
-        app = FlaskASGI(self.wsgi)
+        app = FlaskASGI(self.wsgi, self.cfg.settings["root_path"].get() if "root_path" in self.cfg.settings else "")
         _raise_file_limit(app.settings.max_connections)
         self.config.app = app
         GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler

@@ -1,0 +1,58 @@
+"""A page for people who open the gateway's address in a browser; programs get the same errors there as ever."""
+
+import re
+
+from flask import Flask, Response, render_template, request
+
+from one_api import __version__
+from one_api.api.admin import is_from_this_machine
+from one_api.api.service import Service, service
+from one_api.serving.bridge import await_
+
+#: Where people look first.
+_PATHS = frozenset({"", "/v1", "/docs"})
+#: No script, no frame, nothing from elsewhere.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_HOST = re.compile(r"[A-Za-z0-9._~\[\]:-]+")
+#: What can stand in the lines that people copy.
+_MODEL = re.compile(r"[A-Za-z0-9._:@/+-]+")
+
+
+def register(app: Flask) -> None:
+    """Show the page at the addresses that have nothing for programs."""
+    app.before_request(_welcome)
+
+
+def _welcome() -> Response | None:
+    if request.path.rstrip("/") not in _PATHS or request.method not in ("GET", "HEAD"):
+        return None
+    accepted = request.accept_mimetypes
+    if accepted["text/html"] <= accepted["application/json"]:
+        return None
+    parts = service()
+    await_(parts.registry.start())
+    reason = "draining: the process is about to end" if parts.draining else parts.registry.unready
+    page = render_template(
+        "welcome.html",
+        version=__version__,
+        reason=reason,
+        has_keys=bool(parts.config.api_keys),
+        root=_root(parts),
+        model=_model(parts),
+    )
+    headers = {"content-security-policy": _POLICY, "vary": "Accept", "x-content-type-options": "nosniff"}
+    return Response(page, headers=headers, content_type="text/html; charset=utf-8")
+
+
+def _root(parts: Service) -> str:
+    """Return the address that the browser has used, without a path of ours."""
+    host = request.headers.get("Host", "")
+    if not _HOST.fullmatch(host):
+        return parts.server.url + request.root_path
+    return f"{request.scheme}://{host}{request.root_path}"
+
+
+def _model(parts: Service) -> str:
+    """Return a model for the examples; strangers are not told which there are."""
+    listed = parts.registry.listed if is_from_this_machine() else []
+    return next((model for model in listed if _MODEL.fullmatch(model)), "MODEL")
