@@ -34,7 +34,7 @@ help:
 install: $(INSTALLED)
 
 run: $(INSTALLED)
-	@$(BIN)/python -m one_api.setup
+	@$(BIN)/python -m one_api.quickstart
 	@exec $(BIN)/gunicorn wsgi:app
 
 test: $(INSTALLED_DEV)

@@ -23,7 +23,7 @@ from bench.console import exit_status, progress
 from bench.report import Goal
 from bench.servers import Command, running
 from bench.target import CLIENT_KEY, LOOPBACK, BenchError, Target
-from one_api.models.fetch import fetch_default_model
+from one_api.engine.download import fetch_default_model
 
 STREAMS = 4
 """Streams at once: the slots of the engine."""

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from one_api.contract import ModelInfo, Usage
+
 from one_api.errors import UpstreamError, UpstreamRateLimited, UpstreamUnreachable
-from one_api.models.adapters.base import BaseModelAdapter, ModelInfo
-from one_api.models.attempts import Attempt, RetryLimit
-from one_api.models.deployment import Deployment
-from one_api.models.health import TYPICAL_TOKENS, Health
-from one_api.models.routing import Route, candidates, choose, probe_others_now
-from one_api.schema import Usage
+from one_api.models.adapters.base import BaseModelAdapter
+from one_api.routing.attempt import Attempt, RetryLimit
+from one_api.routing.deployment import Deployment
+from one_api.routing.health import TYPICAL_TOKENS, Health
+from one_api.routing.selection import Route, candidates, choose, probe_others_now
 
 _ATTEMPTS = 3
 _TURN_S = 0.05
@@ -193,7 +194,7 @@ class Simulation:
         self._try(served, [])
 
     def _try(self, served: Served, tried: list[Deployment], last: UpstreamError | None = None) -> None:
-        """Begin the next attempt, if there is to be one; as `one_api.models.failover` does it."""
+        """Begin the next attempt, if there is to be one; as `one_api.routing.failover` does it."""
         found = candidates(self._route, tried, self.clock(), self._stream)
         eligible = found if last is None else [each for each in found if each.excluded is None]
         may_probe = len(tried) + 1 < _ATTEMPTS and (served.retrying or self._retries.has_room)

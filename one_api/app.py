@@ -11,8 +11,10 @@ from flask import Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from one_api.api import calls, cors, errors, welcome
-from one_api.api.admin import admin, answer_sibling
+from one_api.admin.routes import admin, answer_sibling
+from one_api.api import cors, welcome
+from one_api.api import error_handlers as errors
+from one_api.api import request_log as calls
 from one_api.api.chat import chat
 from one_api.api.health import health
 from one_api.api.models import models
@@ -24,17 +26,17 @@ from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.adapters.claude import ClaudeAdapter
 from one_api.models.adapters.openai import OpenAIAdapter
-from one_api.models.adapters.reports import Reports
 from one_api.models.registry import ModelRegistry
-from one_api.scrubbing import Scrubber, addresses_in, secrets_in
+from one_api.observability.log import LogObserver, set_up_logging
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.gunicorn import warn_if_unfit
 from one_api.serving.loop import background, leaving_as_reset
 from one_api.serving.mount import Mount
 from one_api.serving.siblings import Siblings
-from one_api.settings import AdapterConfig, ClaudeConfig, OpenAIConfig
-from one_api.telemetry import LogObserver, set_up_logging
+from one_api.settings.adapters import AdapterConfig, ClaudeConfig, OpenAIConfig
+from one_api.upstream.errors import Reports
+from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.utils.auth import KeyRing
 from one_api.utils.rate_limit import build_limits
 

@@ -12,10 +12,11 @@ from flask import Flask, current_app
 
 from one_api.api.service import Service
 from one_api.config import Config, ConfigError, Loaded, load, masked
-from one_api.models.fetch import FetchFailed, fetch_default_model
-from one_api.settings import DEFAULT_MODELS_DIR, LocalConfig, key_names
-from one_api.sources import as_yaml
-from one_api.wire import json
+from one_api.dialects import json
+from one_api.engine.download import FetchFailed, fetch_default_model
+from one_api.settings.adapters import DEFAULT_MODELS_DIR, LocalConfig
+from one_api.settings.files import as_yaml
+from one_api.settings.sections import key_names
 
 
 def register_commands(app: Flask) -> None:
@@ -168,7 +169,7 @@ def _fetch(folder: Path | None) -> None:
 def _list() -> None:
     """Print the models in the folders of the local adapters, and what is loaded of them."""
     # Only here, so that a gateway without local models imports nothing of the engine.
-    from one_api.models.inventory import table
+    from one_api.engine.inventory import table
 
     _say_sources()
     configs = _local_adapters()

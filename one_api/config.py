@@ -15,28 +15,26 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from one_api.addresses import ENVIRONMENT, check_proxy
-from one_api.checks import MASK, check_adapters, check_groups, check_keys, check_server, check_storage
-from one_api.groups import expanded
-from one_api.proxies import from_environment
-from one_api.settings import (
-    AdapterConfig,
+from one_api.settings.adapters import AdapterConfig
+from one_api.settings.addresses import ENVIRONMENT, check_proxy
+from one_api.settings.checks import MASK, check_adapters, check_groups, check_keys, check_server, check_storage
+from one_api.settings.files import loaded_by_flask, read_env_file, read_yaml, variables_in
+from one_api.settings.groups import expanded
+from one_api.settings.kinds import Proxy, Secret, Storage
+from one_api.settings.proxies import from_environment
+from one_api.settings.sections import (
     CacheConfig,
     ErrorsConfig,
     GroupConfig,
     KeyConfig,
     LogConfig,
     ModelsConfig,
-    Proxy,
     RateLimitConfig,
     RetryConfig,
-    Secret,
     ServerConfig,
-    Storage,
 )
-from one_api.sources import loaded_by_flask, read_env_file, read_yaml, variables_in
-from one_api.structs import Builder, Problem, Problems
-from one_api.variables import ORIGINS, from_variables, warn_of_near_misses
+from one_api.settings.validation import Builder, Problem, Problems
+from one_api.settings.variables import ORIGINS, from_variables, warn_of_near_misses
 
 DEFAULT_ENV_FILE = ".env"
 #: Of keys with so many characters the last four are shown.

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 from flask.cli import run_command
 
-from one_api.settings import ServerConfig
+from one_api.settings.sections import ServerConfig
 
 #: How werkzeug's server logs a request.
 _REQUEST_LINE = '"%s" %s %s'

@@ -16,11 +16,12 @@ from pathlib import Path
 import one_api
 from one_api import __version__
 from one_api.config import ConfigError, Loaded, load
-from one_api.models.fetch import DEFAULT_MODEL
-from one_api.models.gguf import discover
-from one_api.settings import AdapterConfig, KeyConfig, LocalConfig, TargetConfig, key_names, targets
-from one_api.structs import Problem
-from one_api.wire import json
+from one_api.dialects import json
+from one_api.engine.download import DEFAULT_MODEL
+from one_api.engine.gguf import discover
+from one_api.settings.adapters import AdapterConfig, LocalConfig
+from one_api.settings.sections import KeyConfig, TargetConfig, key_names, targets
+from one_api.settings.validation import Problem
 
 #: How long a port may stay in use while the process that held it ends, in seconds.
 _PORT_WAIT_S = 2.0

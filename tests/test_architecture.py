@@ -4,101 +4,65 @@ import ast
 import logging
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from msgspec import Struct
 
-from one_api import errors, settings, variables
+from one_api import errors
 from one_api.app import create_app
 from one_api.config import Config
+from one_api.settings import adapters, sections, variables
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "one_api"
 
-#: Rung -> the modules on it. A module imports from lower rungs only.
-LADDER: dict[float, list[str]] = {
-    9.2: ["__main__"],
-    9.1: ["app"],
-    9: ["cli", "flask_run", "setup", "serving.worker"],
-    8.3: ["api.welcome"],
-    8.2: ["api.admin", "api.chat", "api.health", "api.models", "api.openapi"],
-    8.1: ["api.calls", "api.cors", "api.errors"],
-    8: ["api.service"],
-    7: ["utils.auth", "utils.rate_limit"],
-    6: ["models.registry"],
-    5: ["models.failover", "cache.answers"],
-    4.3: ["models.delivery", "models.retries"],
-    4.2: ["models.attempts"],
-    4.1: ["models.explain"],
-    4: ["models.routing"],
-    3.2: ["cache.claim"],
-    3.1: ["cache.flight"],
-    3: ["models.deployment", "models.hedge",
-        "models.adapters.claude", "models.adapters.openai", "models.adapters.local"],
-    2.9: ["models.health"],
-    2.6: ["models.adapters.local_door", "models.adapters.remote"],
-    2.5: ["models.adapters.upstream", "models.adapters.local_supervisor"],
-    2.46: ["models.inventory"],
-    2.45: ["models.adapters.local_residents", "models.adapters.reports"],
-    2.4: ["models.adapters.connections", "models.adapters.discovery", "models.adapters.local_choices",
-          "models.adapters.local_launch", "models.adapters.local_slots"],
-    2.3: ["models.adapters.error_table", "models.adapters.limit_headers",
-          "models.adapters.local_files", "models.adapters.resolver"],
-    2.2: ["serving.asgi"],
-    2.1: ["models.adapters.choices", "models.adapters.claude_answers", "serving.bridge", "serving.events",
-          "serving.protocol", "serving.siblings", "limits.redis", "cache.redis", "cache.tail"],
-    2.06: ["models.resume"],
-    2.05: ["models.opening", "models.policy"],
-    2: ["cache.stores", "limits.stores", "models.adapters.base", "models.adapters.local_engine",
-        "models.adapters.replay", "models.fetch", "models.gguf", "serving.departure", "serving.gunicorn",
-        "serving.loop", "serving.mount", "serving.responses", "telemetry"],
-    1.6: ["wire.claude_request"],
-    1.5: ["wire.claude_messages", "wire.claude_tools", "wire.claude_format"],
-    1.4: ["wire.claude_content", "wire.claude_history", "wire.claude_parameters", "wire.claude_reasoning",
-          "wire.claude_search"],
-    1.35: ["wire.claude_stream"],
-    1.3: ["wire.claude_answer_text", "wire.claude_blocks", "wire.local_stream", "wire.openai_answer"],
-    1.25: ["cache.inbox"],
-    1.2: ["wire.claude_chunks", "wire.claude_events", "wire.claude_policy", "wire.forced_calls", "wire.local_request",
-          "wire.openai_stream", "cache.backlog", "cache.entry", "cache.policy"],
-    1.15: ["wire.assemble", "wire.claude_response", "wire.local_schema", "wire.openai_response"],
-    1.14: ["wire.openai_shapes"],
-    1.13: ["wire.finish_reasons", "wire.openai_calls"],
-    1.12: ["wire.payloads"],
-    1.1: ["config", "schema", "wire.claude_models", "wire.claude_names", "wire.claude_response",
-          "wire.claude_schema", "wire.claude_text", "wire.local_request", "wire.openai_request",
-          "wire.replay", "wire.sse", "wire.usage", "cache.keys"],
-    1.05: ["redis_link", "scrubbing", "wire.error_body"],
-    1: ["breaker", "cache.lease", "models.circuit", "settings", "sources", "wire.characters",
-        "wire.json", "limits.window", "models.gguf_format"],
-    0: ["errors", "patience", "structs", "", "api", "cache", "limits", "models", "models.adapters", "serving",
-        "utils", "wire"],
-}  # fmt: skip
-RUNG = {module: rung for rung, modules in LADDER.items() for module in modules}
+#: The ladder of rooms, from the top. A room is a folder, or a module that stands for itself; it imports from the rows
+#: below its own only. A module belongs to the longest name here that it begins with.
+LADDER: list[list[str]] = [
+    ["__main__"],
+    ["app", "quickstart", "install", "serving.worker"],
+    ["cli", "flask_run", "startup"],
+    ["admin"],
+    ["api"],
+    ["utils"],
+    ["models.registry"],
+    ["cache"],
+    ["routing"],
+    ["models.adapters"],
+    ["engine"],
+    ["upstream", "limits"],
+    ["serving", "observability"],
+    ["config"],
+    ["settings", "dialects", "redis"],
+    ["contract"],
+    ["errors", "models", ""],
+]
+ROW = {room: row for row, rooms in enumerate(LADDER) for room in rooms}
 
 #: Library -> the rooms and modules that may import it.
 GATES: dict[str, list[str]] = {
-    "flask": ["app", "cli", "flask_run", "__main__", "api", "utils", "serving"],
+    "flask": ["app", "cli", "flask_run", "__main__", "admin", "api", "utils", "serving"],
     "flask_cors": ["api.cors"],
-    "redis": ["redis_link"],
-    "werkzeug": ["app", "api", "utils", "serving"],
+    "redis": ["redis.link"],
+    "werkzeug": ["app", "admin", "api", "utils", "serving"],
     "click": ["cli", "flask_run", "__main__"],
-    "aiohttp": ["models.adapters"],
-    "python_socks": ["models.adapters.connections"],
+    "aiohttp": ["upstream"],
+    "python_socks": ["upstream.connections"],
     "greenlet": ["serving"],
     "uvicorn": ["serving"],
     "uvicorn_worker": ["serving"],
     "gunicorn": ["serving"],
     "uvloop": ["serving"],
     "httptools": ["serving"],
-    "xllamacpp": ["models.adapters.local_engine"],
-    "msgspec": ["wire.json", "config", "groups", "settings", "structs", "cli", "telemetry"],
-    "yaml": ["sources", "api.openapi"],
-    "dotenv": ["sources"],
-    # JSON goes through wire.json, which reads with it what its own decoder refuses. The engine is a program of its own
-    # that imports nothing of ours.
-    "json": ["models.adapters.local_engine", "wire.json"],
+    "xllamacpp": ["engine.program"],
+    "msgspec": ["dialects.json", "config", "settings", "cli", "observability"],
+    "yaml": ["settings.files", "api.openapi"],
+    "dotenv": ["settings.files"],
+    # JSON goes through dialects.json, which reads with it what its own decoder refuses. The engine is a program of its
+    # own that imports nothing of ours.
+    "json": ["engine.program", "dialects.json"],
     "orjson": [],
     "simplejson": [],
     "requests": [],
@@ -109,10 +73,10 @@ GATES: dict[str, list[str]] = {
 LATE_IMPORTS = {
     ("cache.answers", "one_api.cache.redis"): "a gateway without Redis imports nothing of its client",
     ("utils.rate_limit", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
-    ("cli", "one_api.models.inventory"): "a gateway without local models imports nothing of the engine",
+    ("cli", "one_api.engine.inventory"): "a gateway without local models imports nothing of the engine",
     ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
     (
-        "models.adapters.local_engine",
+        "engine.program",
         "xllamacpp",
     ): "loaded after the fork, so that a fault in it has a process of its own",
 }
@@ -165,21 +129,36 @@ def within(module: str, places: list[str]) -> bool:
 # The ladder
 
 
-def test_the_ladder_lists_every_module_once() -> None:
-    listed = [module for modules in LADDER.values() for module in modules]
+def room_of(module: str) -> str:
+    """The room that a module is in."""
+    return max((room for room in ROW if within(module, [room]) or room == module), key=len, default="nowhere")
 
-    assert sorted(listed) == sorted(SOURCES)
+
+def test_every_module_is_in_a_room_of_the_ladder() -> None:
+    assert [module for module in SOURCES if room_of(module) not in ROW] == []
 
 
-def test_a_module_imports_from_lower_rungs_only() -> None:
+def test_every_room_has_modules() -> None:
+    assert set(ROW) - {room_of(module) for module in SOURCES} == set()
+
+
+def test_a_room_imports_from_rooms_below_it_only() -> None:
     upward = [
         f"{module} imports {target}"
         for module in SOURCES
         for full in imports_of(module)
-        if (target := ours(full)) is not None and RUNG[target] >= RUNG[module]
+        if (target := ours(full)) is not None
+        and room_of(target) != room_of(module)
+        and ROW[room_of(target)] <= ROW[room_of(module)]
     ]
 
     assert upward == []
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {module: {target for full in imports_of(module) if (target := ours(full))} for module in SOURCES}
+
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 def test_imports_stand_at_the_top() -> None:
@@ -189,7 +168,7 @@ def test_imports_stand_at_the_top() -> None:
 
 
 def test_the_engine_imports_nothing_of_ours() -> None:
-    assert [full for full in imports_of("models.adapters.local_engine") if ours(full) is not None] == []
+    assert [full for full in imports_of("engine.program") if ours(full) is not None] == []
 
 
 def test_the_exceptions_are_still_needed() -> None:
@@ -293,7 +272,8 @@ def test_every_variable_is_explained_in_the_example() -> None:
 
 def test_every_setting_of_the_file_is_documented() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    known = [kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, Struct)]
+    values = {**vars(adapters), **vars(sections)}.values()
+    known = [kind for kind in values if isinstance(kind, type) and issubclass(kind, Struct)]
     names = set(Config.__struct_fields__).union(*(kind.__struct_fields__ for kind in known if kind is not Struct))
 
     assert sorted(name for name in names if not re.search(rf"\b{name}\b", page)) == []

@@ -9,18 +9,10 @@ from msgspec import Struct, structs
 
 from one_api.cli import printed
 from one_api.config import Config, ConfigError, masked
-from one_api.settings import (
-    ClaudeConfig,
-    KeyConfig,
-    LocalConfig,
-    OpenAIConfig,
-    RateLimitConfig,
-    Secret,
-    ServerConfig,
-    TargetConfig,
-    targets,
-)
-from one_api.structs import Problem
+from one_api.settings.adapters import ClaudeConfig, LocalConfig, OpenAIConfig
+from one_api.settings.kinds import Secret
+from one_api.settings.sections import KeyConfig, RateLimitConfig, ServerConfig, TargetConfig, targets
+from one_api.settings.validation import Problem
 
 SECRET = "sk-canary-7f3a9c"
 Load = Callable[..., Config]

@@ -97,7 +97,7 @@ def test_the_commands_without_make_are_in_both_readmes() -> None:
     commands = [
         "python3 -m venv .venv",
         ".venv/bin/python -m one_api.install requirements.txt",
-        ".venv/bin/python -m one_api.setup",
+        ".venv/bin/python -m one_api.quickstart",
         ".venv/bin/gunicorn wsgi:app",
     ]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from one_api.config import Config
-from one_api.settings import LocalConfig, OpenAIConfig, targets
+from one_api.settings.adapters import LocalConfig, OpenAIConfig
+from one_api.settings.sections import targets
 
 PAGE = (Path(__file__).parent.parent / "docs/local-models.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

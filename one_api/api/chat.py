@@ -11,17 +11,17 @@ from werkzeug.http import parse_options_header
 
 from one_api.api.service import Service, service
 from one_api.cache.policy import cache_control
+from one_api.contract import ChunkStream, Usage
+from one_api.dialects import json, sse
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import GatewayError, InternalError, InvalidRequest, ShuttingDown, UnsupportedMediaType
-from one_api.models.adapters.base import ChunkStream
-from one_api.patience import Patience
-from one_api.schema import ChatRequest, Usage
+from one_api.observability.records import CallRecord
 from one_api.serving.events import EventBody, EventResponse
 from one_api.serving.responses import JSONResponse
-from one_api.telemetry import CallRecord
+from one_api.serving.timeouts import Patience
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit
-from one_api.wire import json, sse
-from one_api.wire.json import JSONObject
 
 logger = logging.getLogger(__name__)
 chat = Blueprint("chat", __name__)

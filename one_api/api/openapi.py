@@ -7,8 +7,8 @@ import yaml
 from flask import Blueprint, Response, request
 
 from one_api import __version__
+from one_api.dialects.json import JSONObject
 from one_api.serving.responses import JSONResponse
-from one_api.wire.json import JSONObject
 
 openapi = Blueprint("openapi", __name__)
 

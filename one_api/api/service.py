@@ -8,9 +8,10 @@ from flask import current_app
 
 from one_api.config import Config
 from one_api.models.registry import ModelRegistry
+from one_api.observability.recent import RecentCalls
+from one_api.observability.records import CallRecord, Observer
 from one_api.serving.siblings import Siblings
-from one_api.settings import ServerConfig
-from one_api.telemetry import CallRecord, Observer, RecentCalls
+from one_api.settings.sections import ServerConfig
 from one_api.utils.rate_limit import RateLimits
 
 

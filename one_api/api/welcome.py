@@ -5,9 +5,9 @@ import re
 from flask import Flask, Response, render_template, request
 
 from one_api import __version__
-from one_api.api.admin import is_from_this_machine
 from one_api.api.service import Service, service
 from one_api.serving.bridge import await_
+from one_api.utils.auth import is_from_this_machine
 
 #: Where people look first.
 _PATHS = frozenset({"", "/v1", "/docs"})

@@ -15,14 +15,14 @@ from one_api.cache.policy import Policy, Wish, cache_control, may_be_kept
 from one_api.cache.stores import AnswerStore, MemoryAnswers
 from one_api.cache.tail import Tail
 from one_api.config import Config
-from one_api.models.adapters.base import ChunkStream
-from one_api.models.deployment import Deployment
-from one_api.models.routing import Route
-from one_api.schema import ChatRequest
-from one_api.settings import GroupCacheConfig
-from one_api.telemetry import CallRecord, current_call
-from one_api.wire.json import JSONObject
-from one_api.wire.replay import chunks_of
+from one_api.contract import ChunkStream
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.split import chunks_of
+from one_api.observability.records import CallRecord, current_call
+from one_api.routing.deployment import Deployment
+from one_api.routing.selection import Route
+from one_api.settings.sections import GroupCacheConfig
 
 logger = logging.getLogger(__name__)
 

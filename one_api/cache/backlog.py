@@ -3,9 +3,9 @@
 from itertools import groupby
 from typing import Any, TypeAlias
 
-from one_api.wire import json
-from one_api.wire.assemble import HEAD, PADDING, has_only
-from one_api.wire.json import JSONObject
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.assemble import HEAD, PADDING, has_only
 
 #: From this many waiting chunks on, neighbours are joined.
 _MANY = 64

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.cache.keys import SCHEMA_VERSION
-from one_api.wire import json
-from one_api.wire.json import JSONObject
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
 
 #: An answer may nest as deep as a request's body; its entry has a level of its own.
 _MAX_DEPTH = 70

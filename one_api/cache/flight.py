@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from one_api.cache.backlog import Backlog
 from one_api.cache.inbox import Inbox, Sized, sized
 from one_api.cache.policy import is_plain
+from one_api.contract import ChunkStream
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.assemble import Assembler
 from one_api.errors import ShuttingDown, UpstreamError
-from one_api.models.adapters.base import ChunkStream
-from one_api.telemetry import CallRecord, current_call
-from one_api.wire.assemble import Assembler
-from one_api.wire.json import JSONObject
+from one_api.observability.records import CallRecord, current_call
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from one_api.cache.backlog import Backlog
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
 from one_api.errors import ClientTooSlow
-from one_api.wire import json
-from one_api.wire.json import JSONObject
 
 #: A reader that is further behind than this is let go, in bytes.
 _BEHIND_BYTES = 1024 * 1024

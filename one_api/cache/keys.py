@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from one_api.wire import json
-from one_api.wire.json import JSONObject
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
 
 #: Part of every key: raise it when the form of what is stored changes, and no old entry is found any more.
 SCHEMA_VERSION = 1

@@ -5,9 +5,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from one_api.settings import CacheConfig, GroupCacheConfig
-from one_api.wire.assemble import HEAD, PADDING, has_only
-from one_api.wire.json import JSONObject
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.assemble import HEAD, PADDING, has_only
+from one_api.settings.sections import CacheConfig, GroupCacheConfig
 
 #: The ``Cache-Control`` header of the request that this context serves.
 cache_control: ContextVar[str | None] = ContextVar("cache_control", default=None)

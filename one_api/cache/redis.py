@@ -5,7 +5,7 @@ from typing import Any
 
 from one_api.cache.lease import LEASE_S, LISTENING_S, PARTS, REST_S, LeaseKeeper, Shared, Standing, Taken
 from one_api.cache.stores import AnswerStore
-from one_api.redis_link import RedisLink, RedisRefusal, RedisUnavailable
+from one_api.redis.link import RedisLink, RedisRefusal, RedisUnavailable
 
 logger = logging.getLogger(__name__)
 

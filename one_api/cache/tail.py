@@ -8,10 +8,10 @@ from typing import Any
 
 from one_api.cache.inbox import Inbox, sized
 from one_api.cache.lease import LEASE_S, PARTS, LeaseKeeper, Shared, Standing
+from one_api.contract import ChunkStream
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
 from one_api.errors import UpstreamTruncated
-from one_api.models.adapters.base import ChunkStream
-from one_api.wire import json
-from one_api.wire.json import JSONObject
 
 #: The pace at which parts are told and looked for, in seconds.
 TICK_S = 0.025

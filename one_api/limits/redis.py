@@ -9,7 +9,7 @@ from typing import Any
 
 from one_api.limits.stores import LimitStore, MemoryStore, Ticket
 from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S, Kind, Limits, Verdict
-from one_api.redis_link import RedisLink, RedisUnavailable, Trip
+from one_api.redis.link import RedisLink, RedisUnavailable, Trip
 
 logger = logging.getLogger(__name__)
 

@@ -9,19 +9,20 @@ from typing import Any, Literal, cast, overload
 
 from one_api.cache.answers import build_answers
 from one_api.config import Config
+from one_api.contract import ChunkStream
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import NoDeployment, UnknownModel
-from one_api.groups import expanded
-from one_api.models.adapters.base import BaseModelAdapter, ChunkStream
-from one_api.models.attempts import RetryLimit
-from one_api.models.deployment import Deployment
-from one_api.models.explain import explain
-from one_api.models.failover import Failover
-from one_api.models.health import Health
-from one_api.models.policy import Policy
-from one_api.models.routing import Route, candidates, choose
-from one_api.schema import ChatRequest
-from one_api.settings import GroupConfig, targets
-from one_api.wire.json import JSONObject
+from one_api.models.adapters.base import BaseModelAdapter
+from one_api.routing.attempt import RetryLimit
+from one_api.routing.deployment import Deployment
+from one_api.routing.explain import explain
+from one_api.routing.failover import Failover
+from one_api.routing.health import Health
+from one_api.routing.policy import Policy
+from one_api.routing.selection import Route, candidates, choose
+from one_api.settings.groups import expanded
+from one_api.settings.sections import GroupConfig, targets
 
 #: How long an unknown id, or the model list, waits for the first answers of upstreams after the start, in seconds.
 _SETTLE_S = 2.5

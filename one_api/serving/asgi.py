@@ -14,11 +14,11 @@ from werkzeug.exceptions import ClientDisconnected
 
 from one_api.errors import RequestTimeout, ShuttingDown
 from one_api.serving.bridge import await_, begin, run_bridged, within
-from one_api.serving.departure import EXTENSION, Departure
+from one_api.serving.disconnect import EXTENSION, Departure
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.loop import Service
-from one_api.settings import ServerConfig
+from one_api.settings.sections import ServerConfig
 
 Scope = dict[str, Any]
 Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from one_api.settings import ServerConfig
+from one_api.settings.sections import ServerConfig
 
 T = TypeVar("T")
 

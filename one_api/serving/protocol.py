@@ -13,12 +13,12 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from one_api.dialects import json
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
-from one_api.serving.departure import EXTENSION, Departure
+from one_api.serving.disconnect import EXTENSION, Departure
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.transport import Flow, JoinedHead, set_options
-from one_api.settings import ServerConfig
-from one_api.wire import json
+from one_api.settings.sections import ServerConfig
 
 #: What may wait for the kernel before the application has to wait, in bytes.
 _PENDING_BYTES = 16 * 1024

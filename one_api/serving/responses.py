@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from one_api.wire import json
+from one_api.dialects import json
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from one_api.wire import json
-from one_api.wire.json import JSONObject
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from one_api.observability.log import route_all_logs
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.protocol import GatewayProtocol
-from one_api.telemetry import route_all_logs
 
 logger = logging.getLogger(__name__)
 

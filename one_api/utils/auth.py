@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import ipaddress
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -11,11 +12,14 @@ from typing import Any
 from flask import Flask, current_app, g, request
 from werkzeug.datastructures import Headers
 
-from one_api.errors import Unauthorized
-from one_api.schema import Caller
+from one_api.contract import Caller
+from one_api.errors import Forbidden, Unauthorized
+from one_api.observability.records import current_call
 from one_api.serving.bridge import async_to_sync
-from one_api.settings import KeyConfig, key_names
-from one_api.telemetry import current_call
+from one_api.settings.sections import KeyConfig, key_names
+
+#: Headers that a proxy on this machine adds to what comes from elsewhere.
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 _EXTENSION = "one_api_keys"
 #: Where a key may stand, beside ``Authorization``.
@@ -117,3 +121,27 @@ def authenticate() -> None:
     g.caller = caller = ring.authenticate(request.headers)
     if (record := current_call.get()) is not None:
         record.caller = caller.name
+
+
+def from_this_machine(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Let only processes of this machine through, and nobody behind a proxy."""
+
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if not is_from_this_machine():
+            raise Forbidden("This address answers on the gateway's own machine only.")
+        return view(*args, **kwargs)
+
+    return guarded
+
+
+def is_from_this_machine() -> bool:
+    """Say whether the current request comes from a process of this machine, and not through a proxy."""
+    return _is_loopback(request.remote_addr) and not any(name in request.headers for name in _FORWARDED)
+
+
+def _is_loopback(address: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(address or "").is_loopback
+    except ValueError:
+        return False

@@ -17,10 +17,10 @@ from one_api.config import Config
 from one_api.errors import RateLimited
 from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import LEASE_S, Limits, Verdict
+from one_api.observability.records import CallRecord
 from one_api.serving.bridge import async_to_sync, await_
 from one_api.serving.gunicorn import runs_under_gunicorn
-from one_api.settings import RateLimitConfig
-from one_api.telemetry import CallRecord
+from one_api.settings.sections import RateLimitConfig
 
 _EXTENSION = "one_api_limits"
 #: Characters per token, for the estimate of what nobody has counted yet.

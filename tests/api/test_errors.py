@@ -11,19 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import (
-    Action,
-    Close,
-    Reset,
-    Script,
-    Send,
-    chunked,
-    completion,
-    error,
-    json_reply,
-    reply,
-    sse,
-)
+from tests.support import Action, Close, Reset, Script, Send, chunked, completion, error, json_reply, reply, sse
 
 from .bed import Answer, Bed, Body, user
 

@@ -7,17 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import (
-    Action,
-    chunked,
-    completion,
-    event,
-    json_reply,
-    reply,
-    sse,
-    text_chunks,
-    tokens,
-)
+from tests.support import Action, chunked, completion, event, json_reply, reply, sse, text_chunks, tokens
 
 from .bed import UPSTREAM_KEYS, Answer, Bed, Body, user
 

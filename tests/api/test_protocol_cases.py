@@ -9,11 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support import (
-    completion,
-    error,
-    json_reply,
-)
+from tests.support import completion, error, json_reply
 
 from .bed import Bed, Body, user
 

@@ -4,13 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import (
-    completion,
-    json_reply,
-    sse,
-    text_chunks,
-    tool_chunks,
-)
+from tests.support import completion, json_reply, sse, text_chunks, tool_chunks
 
 from .bed import Answer, Bed, Body
 

@@ -2,14 +2,7 @@
 
 import pytest
 
-from tests.support import (
-    Flood,
-    Send,
-    error,
-    error_body,
-    event,
-    text_chunks,
-)
+from tests.support import Flood, Send, error, error_body, event, text_chunks
 
 from .bed import Bed
 

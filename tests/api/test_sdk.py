@@ -17,16 +17,7 @@ from openai.types.chat import (
     ParsedChatCompletion,
 )
 
-from tests.support import (
-    Gateway,
-    ScriptedUpstream,
-    WaitFor,
-    completion,
-    json_reply,
-    sse,
-    text_chunks,
-    tool_chunks,
-)
+from tests.support import Gateway, ScriptedUpstream, WaitFor, completion, json_reply, sse, text_chunks, tool_chunks
 
 from .bed import KEY, Bed, adapter, user, yaml
 

@@ -13,18 +13,7 @@ from openai.types.chat import (
     ChatCompletionMessageParam,
 )
 
-from tests.support import (
-    Close,
-    Hang,
-    Reset,
-    Script,
-    WaitFor,
-    completion,
-    error,
-    json_reply,
-    sse,
-    text_chunks,
-)
+from tests.support import Close, Hang, Reset, Script, WaitFor, completion, error, json_reply, sse, text_chunks
 
 from .bed import KEY, Bed, user
 

@@ -8,7 +8,9 @@ import pytest
 from one_api.app import build_registry
 from one_api.config import Config
 from one_api.errors import UpstreamError, UpstreamFailed
-from one_api.settings import AdapterConfig, ErrorsConfig, KeyConfig, OpenAIConfig, Secret
+from one_api.settings.adapters import AdapterConfig, OpenAIConfig
+from one_api.settings.kinds import Secret
+from one_api.settings.sections import ErrorsConfig, KeyConfig
 from tests.support import ScriptedUpstream, error, event, json_reply, reply, sse, text_chunks
 
 from .bed import UPSTREAM_KEYS, Bed, Body, user

@@ -9,13 +9,14 @@ from one_api.cache.lease import LeaseKeeper
 from one_api.cache.policy import cache_control
 from one_api.cache.stores import AnswerStore, MemoryAnswers
 from one_api.config import Config
-from one_api.models.adapters.base import ChunkStream
-from one_api.models.deployment import Deployment
-from one_api.models.routing import Route
-from one_api.schema import ChatRequest
-from one_api.settings import CacheConfig, OpenAIConfig
-from one_api.telemetry import AttemptRecord, CallRecord, current_call
-from one_api.wire.json import JSONObject
+from one_api.contract import ChunkStream
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.observability.records import AttemptRecord, CallRecord, current_call
+from one_api.routing.deployment import Deployment
+from one_api.routing.selection import Route
+from one_api.settings.adapters import OpenAIConfig
+from one_api.settings.sections import CacheConfig
 from tests.utils.fake_adapter import FakeAdapter, FakeStream, Piece
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}

@@ -9,6 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_api.cache.backlog import Backlog, join
+from one_api.contract import ChunkStream, Usage
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.assemble import Assembler
 from one_api.errors import (
     ClientTooSlow,
     GatewayError,
@@ -18,11 +22,6 @@ from one_api.errors import (
     UpstreamFailed,
     UpstreamRejected,
 )
-from one_api.models.adapters.base import ChunkStream
-from one_api.schema import Usage
-from one_api.wire import json
-from one_api.wire.assemble import Assembler
-from one_api.wire.json import JSONObject
 from tests.utils.fake_adapter import Piece
 
 from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, turns, whole

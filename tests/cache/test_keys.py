@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from one_api.cache.keys import LEFT_OUT, Place, key_of
-from one_api.wire import json
+from one_api.dialects import json
 from tests.support.examples import examples
 
 PLACE = Place("m", [("a/m", "https://a.example/v1")], 1)

@@ -8,7 +8,7 @@ import pytest
 
 from one_api.cache.policy import Policy, Wish, is_plain, may_be_kept
 from one_api.config import Config, ConfigError
-from one_api.settings import CacheConfig, GroupCacheConfig
+from one_api.settings.sections import CacheConfig, GroupCacheConfig
 
 
 @pytest.mark.parametrize(

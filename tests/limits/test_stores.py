@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from one_api.breaker import Breaker
 from one_api.limits.redis import RedisStore
 from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import Limits
+from one_api.redis.breaker import Breaker
 from tests.support.gateway import free_port
 
 from .conftest import OwnRedis, odd_redis

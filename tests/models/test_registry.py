@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from one_api.config import Config
+from one_api.contract import ChunkStream, ModelInfo
+from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import NoDeployment, UnknownModel, UpstreamFailed
-from one_api.models.adapters.base import ChunkStream, ModelInfo
 from one_api.models.registry import ModelRegistry
-from one_api.schema import ChatRequest
-from one_api.settings import GroupConfig, OpenAIConfig, RetryConfig, TargetConfig
+from one_api.settings.adapters import OpenAIConfig
+from one_api.settings.sections import GroupConfig, RetryConfig, TargetConfig
 from tests.utils.fake_adapter import FakeAdapter
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]

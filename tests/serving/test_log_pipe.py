@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from one_api.telemetry import MAX_LINE_CHARACTERS, LineWriter, LogStream
+from one_api.observability.log import MAX_LINE_CHARACTERS, LineWriter, LogStream
 from tests.support import Gateway
 from tests.support.gateway import REPOSITORY
 

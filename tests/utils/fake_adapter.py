@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from one_api.contract import ChunkStream, ModelInfo, Usage
+
+from one_api.dialects.json import JSONObject
 from one_api.errors import UpstreamTimeout
-from one_api.models.adapters.base import BaseModelAdapter, ChunkStream, ModelInfo
-from one_api.schema import Usage
-from one_api.wire.json import JSONObject
+from one_api.models.adapters.base import BaseModelAdapter
 
 #: What a scripted stream gives, one after the other: a chunk, an error, or an event to wait for.
 Piece: TypeAlias = JSONObject | Exception | asyncio.Event

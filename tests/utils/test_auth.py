@@ -3,7 +3,8 @@
 import pytest
 
 from one_api.errors import Unauthorized
-from one_api.settings import KeyConfig, Secret
+from one_api.settings.kinds import Secret
+from one_api.settings.sections import KeyConfig
 from one_api.utils.auth import KeyRing
 
 

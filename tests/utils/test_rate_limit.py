@@ -2,10 +2,10 @@
 
 import pytest
 
+from one_api.contract import Usage
 from one_api.limits.stores import MemoryStore
-from one_api.schema import Usage
-from one_api.settings import RateLimitConfig
-from one_api.telemetry import CallRecord
+from one_api.observability.records import CallRecord
+from one_api.settings.sections import RateLimitConfig
 from one_api.utils.rate_limit import RateLimits, duration
 
 

@@ -11,25 +11,27 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from one_api.contract import ChunkStream, ModelInfo
+from one_api.dialects.anthropic.models import ModelTraits, corrected, entry_of, traits_of
+from one_api.dialects.anthropic.request import RequestOptions, Translated, translate
+from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.response import Identity
 from one_api.errors import InvalidRequest, UpstreamTimeout
-from one_api.models.adapters.base import ChunkStream, ModelInfo, whole
-from one_api.models.adapters.choices import SeveralChoices
-from one_api.models.adapters.claude_answers import MessageStream, open_message
-from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, entries_of
-from one_api.models.adapters.limit_headers import claude_headers
-from one_api.models.adapters.remote import RemoteAdapter
-from one_api.models.adapters.replay import ReplayCache, key_of_message
-from one_api.models.adapters.reports import Reports
-from one_api.models.adapters.upstream import Upstream
-from one_api.schema import ChatRequest
-from one_api.scrubbing import Scrubber, addresses_in, secrets_in
-from one_api.settings import ClaudeConfig, Secret
-from one_api.telemetry import current_call
-from one_api.wire.claude_models import ModelTraits, corrected, entry_of, traits_of
-from one_api.wire.claude_request import RequestOptions, Translated, translate
-from one_api.wire.claude_response import Shape
-from one_api.wire.json import JSONObject
-from one_api.wire.openai_response import Identity
+from one_api.models.adapters.base import RemoteAdapter
+from one_api.observability.records import current_call
+from one_api.settings.adapters import ClaudeConfig
+from one_api.settings.kinds import Secret
+from one_api.upstream.anthropic_stream import MessageStream, open_message
+from one_api.upstream.choices import SeveralChoices
+from one_api.upstream.client import Upstream
+from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, entries_of
+from one_api.upstream.errors import Reports
+from one_api.upstream.foreign import whole
+from one_api.upstream.limit_headers import claude_headers
+from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
+from one_api.upstream.thinking_store import ReplayCache, key_of_message
 
 #: Models that one page of the list holds.
 _PAGE = 1000

@@ -11,23 +11,24 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from one_api.contract import ChunkStream, ModelInfo
+from one_api.dialects.json import JSONObject
+from one_api.dialects.llama.forced_calls import apply_choice
+from one_api.dialects.llama.request import LocalRequest, Model, read_request
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.request import Dialect, prepare
+from one_api.dialects.openai.response import Identity
+from one_api.engine.choices import ChoicesStream
+from one_api.engine.client import Answer, EngineDoor
+from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
+from one_api.engine.gguf import ModelFile, discover
+from one_api.engine.process import engine_settings
+from one_api.engine.supervisor import EngineSupervisor
 from one_api.errors import UpstreamOverloaded
-from one_api.models.adapters.base import ChunkStream, ModelInfo, whole
-from one_api.models.adapters.local_choices import ChoicesStream
-from one_api.models.adapters.local_door import Answer, EngineDoor
-from one_api.models.adapters.local_files import EngineFailed, default_run_dir, find_engine, slot_context
-from one_api.models.adapters.local_launch import engine_settings
-from one_api.models.adapters.local_supervisor import EngineSupervisor
-from one_api.models.adapters.request_adapter import RequestAdapter
-from one_api.models.gguf import ModelFile, discover
-from one_api.schema import ChatRequest
-from one_api.settings import LocalConfig
-from one_api.telemetry import current_call
-from one_api.wire.forced_calls import apply_choice
-from one_api.wire.json import JSONObject
-from one_api.wire.local_request import LocalRequest, Model, read_request
-from one_api.wire.openai_request import Dialect, prepare
-from one_api.wire.openai_response import Identity
+from one_api.models.adapters.base import RequestAdapter
+from one_api.observability.records import current_call
+from one_api.settings.adapters import LocalConfig
+from one_api.upstream.foreign import whole
 
 logger = logging.getLogger(__name__)
 

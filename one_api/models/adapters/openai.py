@@ -6,23 +6,24 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
+from one_api.contract import ChunkStream, ModelInfo
+from one_api.dialects import sse
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.answer import read_answer
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_event, other_name
+from one_api.dialects.openai.request import Dialect, prepare
+from one_api.dialects.openai.response import Identity
+from one_api.dialects.openai.stream import OpenAIStream
+from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import UpstreamBroken, UpstreamRejected
-from one_api.models.adapters.base import ChunkStream, ModelInfo
-from one_api.models.adapters.discovery import DISCOVERY_TIMEOUT_S, entries_of
-from one_api.models.adapters.remote import RemoteAdapter
-from one_api.models.adapters.reports import Reports
-from one_api.models.adapters.upstream import Upstream
-from one_api.schema import ChatRequest
-from one_api.scrubbing import Scrubber, addresses_in, secrets_in
-from one_api.settings import OpenAIConfig, Secret
-from one_api.wire import sse
-from one_api.wire.json import JSONObject
-from one_api.wire.openai_answer import read_answer
-from one_api.wire.openai_request import Dialect, prepare
-from one_api.wire.openai_response import Identity
-from one_api.wire.openai_stream import OpenAIStream
-from one_api.wire.payloads import ErrorPayload, InvalidAnswer
-from one_api.wire.reasoning_names import ReasoningNames, name_in_event, other_name
+from one_api.models.adapters.base import RemoteAdapter
+from one_api.settings.adapters import OpenAIConfig
+from one_api.settings.kinds import Secret
+from one_api.upstream.client import Upstream
+from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, entries_of
+from one_api.upstream.errors import Reports
+from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Wire formats: pure translation, without input or output and without a clock."""

@@ -1,0 +1,1 @@
+"""Anthropic's Messages, translated from and to OpenAI's dialect."""

@@ -1,0 +1,50 @@
+"""The text of an answer of Anthropic's, as the request wants it: cut, without its fence, or as a call's arguments."""
+
+from one_api.dialects.anthropic.chunks import ChunkWriter
+from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.text import FenceStripper, StopScanner
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import own_call_id
+
+
+class AnswerText:
+    """Makes chunks of the pieces of an answer's text; some of it may be held back until ``end``."""
+
+    def __init__(self, writer: ChunkWriter, shape: Shape) -> None:
+        self._writer = writer
+        self._shape = shape
+        self._scanner = StopScanner(shape.stops)
+        self._fence = FenceStripper(shape.unfence)
+        #: Text that counts only if the tool is not called whose input is the answer.
+        self._before_json: list[str] = []
+
+    @property
+    def is_cut(self) -> bool:
+        """A stop string of ours was met: nothing that follows belongs to the answer."""
+        return self._scanner.hit
+
+    def add(self, text: str) -> list[JSONObject]:
+        """Add a piece."""
+        if self._shape.json_tool:
+            self._before_json.append(text)
+            return []
+        return self._chunks(self._fence.feed(self._scanner.feed(text)))
+
+    def end(self) -> list[JSONObject]:
+        """Return the chunks of what was held back."""
+        before = "".join(self._before_json)
+        self.drop()
+        return self._chunks(before + self._fence.feed(self._scanner.end()) + self._fence.end())
+
+    def drop(self) -> None:
+        """Forget the text before the tool whose input is the answer."""
+        self._before_json = []
+
+    def _chunks(self, text: str) -> list[JSONObject]:
+        name = self._shape.forced_tool
+        if not text or name is None:
+            return self._writer.content(text)
+        if self._writer.calls:
+            return self._writer.arguments(self._writer.calls[0], text)
+        call, chunks = self._writer.call(own_call_id(self._writer.identity.id, 0), name, "function")
+        return chunks + self._writer.arguments(call, text)

@@ -1,0 +1,113 @@
+"""A whole answer of an OpenAI-compatible upstream, made to look as OpenAI's own does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from one_api.dialects import usage
+from one_api.dialects.finish_reasons import read_finish
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import call_id_of, own_call_id, whole_arguments
+from one_api.dialects.openai.shapes import bring_choices, message_in, shape_texts
+from one_api.dialects.payloads import ErrorPayload as ErrorPayload
+from one_api.dialects.payloads import InvalidAnswer as InvalidAnswer
+from one_api.dialects.payloads import UnfitAnswer as UnfitAnswer
+from one_api.dialects.payloads import check_error
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an answer is filled up with when the upstream left it out; ``created`` is in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+
+
+def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False) -> JSONObject:
+    """Fill up and mend ``answer`` in place, and return it.
+
+    With ``has_tools``, calls in the deprecated form are calls of tools.
+
+    Raises:
+        ErrorPayload: when it reports an error.
+        InvalidAnswer: when it holds no choices.
+    """
+    check_error(answer)
+    choices = bring_choices(answer)
+    if not choices:
+        raise InvalidAnswer("it holds no choices")
+    fill(answer, identity, "chat.completion")
+    reported = usage.reported_in(answer)
+    for position, choice in enumerate(choices):
+        _mend_choice(choice, position, answer["id"], has_tools=has_tools)
+    for each in reported:
+        answer["usage"] = usage.merge(answer["usage"] if isinstance(answer.get("usage"), dict) else None, each)
+    return answer
+
+
+def fill(payload: JSONObject, identity: Identity, kind: str) -> None:
+    """Set the fields that every answer and chunk has; wrong ones are replaced."""
+    if not isinstance(payload.get("id"), str) or not payload["id"]:
+        payload["id"] = identity.id
+    if not isinstance(payload.get("created"), int) or payload["created"] <= 0:
+        payload["created"] = identity.created
+    if not isinstance(payload.get("model"), str) or not payload["model"]:
+        payload["model"] = identity.model
+    payload["object"] = kind
+
+
+def natural_end(has_tool_calls: bool) -> str:
+    """Return the finish reason of an answer that is complete and gives none."""
+    return "tool_calls" if has_tool_calls else "stop"
+
+
+def check_choice(choice: JSONObject) -> None:
+    """Raise ErrorPayload when a choice reports an error (OpenRouter)."""
+    if choice.get("error"):
+        raise ErrorPayload({"error": choice["error"]})
+
+
+def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools: bool) -> None:
+    check_choice(choice)
+    if not isinstance(choice.get("index"), int):
+        choice["index"] = position
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        cut = "delta" in choice
+        message = message_in(choice)
+        if (message is None or cut) and not choice.get("finish_reason"):
+            raise InvalidAnswer("a choice holds no message")
+        choice["message"] = message = message or {}
+    choice.setdefault("logprobs", None)
+    if has_tools and not message.get("tool_calls") and isinstance(message.get("function_call"), dict):
+        message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
+    _mend_message(message, answer_id)
+    called = "tool_calls" in message
+    read_finish(choice, called=None if message.get("function_call") else called)
+    choice["finish_reason"] = choice["finish_reason"] or natural_end(called)
+
+
+def _mend_message(message: JSONObject, answer_id: str) -> None:
+    message["role"] = "assistant"
+    message.setdefault("content", None)
+    message.setdefault("refusal", None)
+    shape_texts(message)
+    calls = message.get("tool_calls")
+    if not calls or not isinstance(calls, list):
+        message.pop("tool_calls", None)
+        return
+    message.pop("function_call", None)
+    seen: set[Any] = set()
+    for position, call in enumerate(calls):
+        if not isinstance(call, dict):
+            raise InvalidAnswer("a tool call is not an object")
+        call.pop("index", None)
+        if call_id_of(call) is None or call["id"] in seen:
+            call["id"] = own_call_id(answer_id, position)
+        seen.add(call["id"])
+        function = call.get("function")
+        if not isinstance(function, dict) and isinstance(call.get("name"), str):
+            function = call["function"] = {"name": call.pop("name"), "arguments": call.pop("arguments", None)}
+        if isinstance(function, dict):
+            call["type"] = call.get("type") or "function"
+            function["arguments"] = whole_arguments(function.get("arguments")) or "{}"

@@ -1,0 +1,163 @@
+"""Answers and chunks in other shapes than OpenAI's, brought into form: where choices stand, and what their text is."""
+
+from typing import Any
+
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
+from one_api.dialects.payloads import InvalidAnswer, says_nothing
+
+#: Fields that an answer may be wrapped in. DashScope's own dialect: output.
+_WRAPPERS = ("output", "data", "result", "response", "body")
+#: What only says which answer a chunk is of.
+_ENVELOPE = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"})
+#: Other names of ``reasoning_content``: OpenRouter's, vLLM's, Groq's and Ollama's; Copilot's; Ollama's own dialect's.
+_REASONING = frozenset({"reasoning", "reasoning_text", "thinking"})
+#: Where a part of a content holds its text.
+_PART_TEXTS = ("text", "content", "value", "thinking", "reasoning", "summary")
+_MAX_PARTS_DEPTH = 8
+
+
+def bring_choices(payload: JSONObject) -> list[JSONObject]:
+    """Return the choices of an answer or chunk, which get their place in ``payload``; there may be none.
+
+    Raises:
+        InvalidAnswer: when it is neither.
+    """
+    choices = payload.get("choices")
+    if not isinstance(choices, list):
+        choices = payload["choices"] = _choices_elsewhere(payload)
+    if not all(isinstance(choice, dict) for choice in choices):
+        raise InvalidAnswer("a choice is not an object")
+    return choices
+
+
+def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
+    choices = payload.pop("choices", None)
+    if isinstance(choices, dict) and choices:
+        return [choices]
+    if choices:
+        raise InvalidAnswer("its choices are no list")
+    for name in _WRAPPERS:
+        inner = payload.get(name)
+        if not isinstance(inner, dict):
+            continue
+        choice = None if isinstance(inner.get("choices"), list) else _native_choice(inner)
+        if choice or isinstance(inner.get("choices"), list):
+            del payload[name]
+            payload |= {key: value for key, value in inner.items() if payload.get(key) is None}
+            return [choice] if choice else list(inner["choices"])
+    if choice := _native_choice(payload):
+        return [choice]
+    if not _ENVELOPE.isdisjoint(payload) or isinstance(payload.get("usage"), dict) or says_nothing(payload):
+        return []
+    raise InvalidAnswer("it holds no choices")
+
+
+def _native_choice(payload: JSONObject) -> JSONObject | None:
+    """Return the choice that stands in the answer itself, as in Ollama's own dialect."""
+    found = {key: payload.pop(key) for key in ("delta", "message") if isinstance(payload.get(key), dict)}
+    text = next((key for key in ("response", "text", "content") if isinstance(payload.get(key), str)), None)
+    if not found and text is not None:
+        found = {"text": payload.pop(text)}
+    if not found:
+        return None
+    done = next((payload.pop(key) for key in ("done", "stop") if isinstance(payload.get(key), bool)), None)
+    reason = payload.pop("finish_reason", None) or payload.pop("done_reason", None) or ("stop" if done else None)
+    for name, count in (("prompt_tokens", "prompt_eval_count"), ("completion_tokens", "eval_count")):
+        if isinstance(payload.get(count), int):
+            payload["usage"] = (payload.get("usage") or {}) | {name: payload.pop(count)}
+    return {"index": 0, **found, "finish_reason": reason if done in (None, True) else None}
+
+
+def is_envelope(payload: JSONObject) -> bool:
+    """Say whether a chunk without choices holds nothing else than which answer it is of."""
+    return all(key in _ENVELOPE or value is None or value == [] for key, value in payload.items())
+
+
+def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | None:
+    """Take the message, or the delta, out of a choice, whichever name it has; None if the choice has none.
+
+    ``with_delta`` says that deltas have had words: a whole message beside or after them repeats these.
+    """
+    found = [choice.pop(key, None) for key in ("delta", "message", "text")]
+    delta = next((each for each in found[:1] if isinstance(each, dict)), None)
+    if delta is not None and (with_delta or has_words(delta)):
+        return delta
+    for each in found:
+        if isinstance(each, str) and each:
+            return {**(delta or {}), "content": each}
+        if isinstance(each, dict) and each is not delta and not with_delta:
+            return {**(delta or {}), **each}
+    return delta
+
+
+def is_whole_answer(payload: JSONObject) -> bool:
+    """Say whether a payload with choices is an answer, and not a piece of one."""
+    choices = payload.get("choices")
+    if payload.get("object") == "chat.completion.chunk" or not isinstance(choices, list):
+        return False
+    return not any(isinstance(choice, dict) and "delta" in choice for choice in choices)
+
+
+def has_words(delta: JSONObject) -> bool:
+    """Say whether a delta holds more than a role."""
+    return any(value for name, value in delta.items() if name != "role")
+
+
+def shape_texts(holder: JSONObject) -> None:
+    """Bring content and reasoning of a message or delta into form, in place: one text each, under OpenAI's names."""
+    content = holder.get("content")
+    if content is not None and not isinstance(content, str):
+        _spread(holder, content)
+    if not _REASONING.isdisjoint(holder):
+        _rename_reasoning(holder)
+    if "reasoning_content" in holder and not isinstance(holder["reasoning_content"], str | None):
+        holder["reasoning_content"] = _text_in(holder["reasoning_content"])
+
+
+def _rename_reasoning(holder: JSONObject) -> None:
+    """Give reasoning the one name that we send; what is null or empty gives way to what is not."""
+    names = [name for name in ("reasoning", "reasoning_text", "thinking") if isinstance(holder.get(name), (str, list))]
+    texts = [_text_in(holder.pop(name)) for name in names]
+    if texts and not holder.get("reasoning_content"):
+        holder["reasoning_content"] = next(filter(None, texts), "")
+
+
+def _spread(holder: JSONObject, content: Any) -> None:
+    """Turn a list of parts (Mistral's) into one text, its thinking into reasoning; other parts stay, as they came."""
+    if not isinstance(content, (list, dict)):
+        holder["content"] = json.encode([content]).decode()[1:-1]
+        return
+    parts = content if isinstance(content, list) else [content]
+    texts: list[str] = []
+    thoughts: list[str] = []
+    others: list[Any] = []
+    for part in parts:
+        kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
+        text = _text_in(part)
+        if "thinking" in kind or "reasoning" in kind:
+            thoughts.append(text)
+        elif kind == "refusal" and isinstance(part, dict):
+            holder["refusal"] = (holder.get("refusal") or "") + str(part.get("refusal") or text)
+        elif text and (kind in ("text", "output_text") or not isinstance(part, dict)):
+            texts.append(text)
+        elif part:
+            others.append(part)
+    holder["content"] = "".join(texts) if texts else None
+    if thoughts and not holder.get("reasoning_content"):
+        holder["reasoning_content"] = "".join(thoughts)
+    if others:
+        holder["content_parts"] = others
+
+
+def _text_in(value: Any, depth: int = 0) -> str:
+    """Return the text of a part, or of a list of parts, however it is nested."""
+    if isinstance(value, str):
+        return value
+    if depth > _MAX_PARTS_DEPTH:
+        return ""
+    if isinstance(value, list):
+        return "".join(_text_in(each, depth + 1) for each in value)
+    if isinstance(value, dict):
+        return next(filter(None, (_text_in(value.get(key), depth + 1) for key in _PART_TEXTS)), "")
+    return ""

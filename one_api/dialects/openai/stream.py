@@ -1,0 +1,317 @@
+"""A streamed answer of an OpenAI-compatible upstream, made to look as OpenAI's own does.
+
+Official clients join what a stream says of one thing twice (``assistantassistant``), and stumble over gaps in the
+numbering of tool calls. Many servers repeat and number as they like; here it becomes once, and dense.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from one_api.dialects import usage
+from one_api.dialects.characters import TextJoiner, all_whole
+from one_api.dialects.finish_reasons import read_finish
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import CallReader
+from one_api.dialects.openai.response import Identity, check_choice, fill, natural_end
+from one_api.dialects.openai.shapes import (
+    bring_choices,
+    has_words,
+    is_envelope,
+    is_whole_answer,
+    message_in,
+    shape_texts,
+)
+from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, read_event, split_event
+from one_api.dialects.sse import Event
+
+#: Texts of a delta that may hold halves of characters.
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+#: Keys of a delta or a choice for which more has to be done than for plain text.
+_OTHER_SHAPES = frozenset({"message", "text", "error", "usage"})
+
+
+@dataclass(slots=True)
+class _Choice:
+    """What one choice has said so far."""
+
+    calls: CallReader
+    role_said: bool = False
+    finished: bool = False
+    #: It calls a function in the deprecated form.
+    legacy: bool = False
+    #: Words have come in deltas.
+    by_delta: bool = False
+
+
+def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObject:
+    """Return a choice of a chunk of our own making."""
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+class OpenAIStream:
+    """Reads the events of one stream, one at a time, and returns the chunks to pass on.
+
+    ``finished`` is True only when the upstream said that the answer is complete. ``usage`` is what was reported so far,
+    the largest of each count; it is passed on, as a chunk of its own at the end, only when the client asked for it.
+    ``choices`` is how many were asked for; ``tools`` are the names of the tools that there are.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        include_usage: bool,
+        drop: frozenset[str] = frozenset(),
+        choices: int = 1,
+        tools: Collection[str] = (),
+    ) -> None:
+        self.finished = False
+        #: Every choice has its finish reason: only usage and the end mark may follow.
+        self.is_complete = False
+        self.usage: JSONObject | None = None
+        self._identity = identity
+        self._frozen = False
+        self._include_usage = include_usage
+        self._drop = drop
+        self._asked_for = choices
+        self._tools = tools
+        self._choices: dict[int, _Choice] = {}
+        self._joiner = TextJoiner()
+        #: The answer came as one JSON text, without events.
+        self._in_one = False
+
+    def feed(self, event: Event) -> list[JSONObject]:
+        """Return the chunks that ``event`` amounts to.
+
+        Raises:
+            ErrorPayload: when the event reports an error; with the chunks that it holds beside it.
+            InvalidAnswer: when it cannot be read: the answer cannot be trusted any longer.
+        """
+        if self.finished:
+            return []
+        try:
+            payload = read_event(event)
+        except InvalidAnswer as error:
+            if isinstance(error, ErrorPayload) or len(several := split_event(event)) < 2:
+                raise
+            return self._feed_all(several)
+        if payload is None:
+            return []
+        if payload is DONE:
+            if not self._choices:
+                raise InvalidAnswer("it ends before an answer has begun")
+            return self._finish()
+        self._in_one = event.bare and not self._choices and is_whole_answer(payload)
+        if self._joiner.begun or type(payload) is RepairedObject:
+            payload = self._with_whole_characters(payload)
+        return self._take(payload)
+
+    def _feed_all(self, events: list[Event]) -> list[JSONObject]:
+        """Return the chunks of events that came as one."""
+        chunks: list[JSONObject] = []
+        for event in events:
+            try:
+                chunks += self.feed(event)
+            except ErrorPayload as error:
+                raise ErrorPayload(error.payload, chunks + error.chunks) from None
+        return chunks
+
+    def end(self) -> list[JSONObject]:
+        """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
+
+        ``finished`` stays False when the upstream never said that the answer is complete.
+        """
+        if self.finished or not self._choices:
+            return []
+        return self._finish() if self._in_one or self._all_finished else []
+
+    @property
+    def _all_finished(self) -> bool:
+        return all(choice.finished for choice in self._choices.values())
+
+    def _finish(self) -> list[JSONObject]:
+        self.finished = True
+        chunks: list[JSONObject] = []
+        for index, choice in sorted(self._choices.items()):
+            if not choice.finished:
+                delta: JSONObject = {}
+                chunks += self._close(index, choice, delta)
+                chunks.append(self._chunk([_piece(index, delta, natural_end(bool(choice.calls.count)))]))
+        if self._include_usage and self.usage is not None:
+            chunks.append(self._chunk([]) | {"usage": self.usage})
+        return chunks
+
+    def _with_whole_characters(self, payload: JSONObject) -> JSONObject:
+        """Return a payload whose texts are whole; the beginning of a character waits for the piece after."""
+        choices = payload.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            delta = choice.get("delta") if isinstance(choice, dict) else None
+            if not isinstance(delta, dict):
+                continue
+            for name in _TEXTS:
+                if isinstance(delta.get(name), str):
+                    delta[name] = self._joiner.join((choice.get("index"), name), delta[name])
+            for call in delta.get("tool_calls") or ():
+                body = call.get("function") if isinstance(call, dict) else None
+                if isinstance(body, dict) and isinstance(body.get("arguments"), str):
+                    key = (choice.get("index"), "tool_calls", call.get("index"))
+                    body["arguments"] = self._joiner.join(key, body["arguments"])
+        return {key: all_whole(value) for key, value in payload.items()}
+
+    def _take(self, chunk: JSONObject) -> list[JSONObject]:
+        reported = chunk.get("usage")
+        choices = chunk.get("choices")
+        if not choices or not isinstance(choices, list):
+            choices = bring_choices(chunk)
+            reported = chunk.get("usage")
+        if "x_groq" in chunk:
+            reported = self._usage_elsewhere(chunk)
+        if isinstance(reported, dict):
+            self.usage = usage.merge(self.usage, reported)
+        if not choices and (isinstance(reported, dict) or is_envelope(chunk)):
+            return []
+        self._mend_envelope(chunk)
+        before: list[JSONObject] = []
+        failure: ErrorPayload | None = None
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise InvalidAnswer("a choice is not an object")
+            try:
+                self._mend_choice(choice, before)
+            except ErrorPayload as error:
+                failure = error
+        chunks = [*before, chunk]
+        if failure is not None:
+            raise ErrorPayload(failure.payload, chunks)
+        return chunks
+
+    def _mend_envelope(self, chunk: JSONObject) -> None:
+        if not self._frozen:
+            fill(chunk, self._identity, "chat.completion.chunk")
+            self._identity = Identity(chunk["id"], chunk["created"], chunk["model"])
+            self._frozen = True
+        else:
+            said = self._identity
+            chunk["id"], chunk["created"], chunk["model"] = said.id, said.created, said.model
+            chunk["object"] = "chat.completion.chunk"
+        if self._include_usage:
+            chunk["usage"] = None
+        else:
+            chunk.pop("usage", None)
+        for key in self._drop:
+            chunk.pop(key, None)
+
+    def _chunk(self, choices: list[JSONObject]) -> JSONObject:
+        """Return a chunk of our own making."""
+        chunk: JSONObject = {
+            "id": self._identity.id,
+            "object": "chat.completion.chunk",
+            "created": self._identity.created,
+            "model": self._identity.model,
+            "choices": choices,
+        }
+        return chunk | {"usage": None} if self._include_usage else chunk
+
+    def _usage_elsewhere(self, chunk: JSONObject) -> Any:
+        """Take Groq's usage out of a chunk, and return it with the chunk's own."""
+        found = None
+        for each in usage.reported_in(chunk):
+            found = usage.merge(found, each)
+        if isinstance(chunk.get("x_groq"), dict):
+            chunk["x_groq"].pop("usage", None)
+        return found
+
+    def _mend_choice(self, choice: JSONObject, before: list[JSONObject]) -> None:
+        """Mend one choice in place; ``before`` gets the chunks that must come before it.
+
+        Raises:
+            ErrorPayload: when it reports an error, or a finish reason that means one; it is mended all the same.
+        """
+        index = choice.get("index")
+        if not isinstance(index, int) or not 0 <= index < 1024:
+            index = choice["index"] = 0
+        state = self._choices.get(index)
+        if state is None:
+            before += [self._opening(lower) for lower in range(index) if lower not in self._choices]
+            state = self._choices[index] = _Choice(CallReader(self._tools))
+        delta = choice.get("delta")
+        if not isinstance(delta, dict) or not _OTHER_SHAPES.isdisjoint(choice):
+            delta = self._in_another_shape(choice, state)
+        elif not state.by_delta:
+            state.by_delta = has_words(delta)
+        if state.role_said:
+            delta.pop("role", None)
+        else:
+            delta["role"] = "assistant"
+            state.role_said = True
+        shape_texts(delta)
+        if "function_call" in delta:
+            self._mend_legacy_call(delta, state)
+        if "tool_calls" in delta:
+            self._mend_calls(delta, state.calls)
+        if choice.get("finish_reason") is not None or "error" in choice:
+            self._read_end(choice, state, before)
+        else:
+            choice["finish_reason"] = None
+
+    def _read_end(self, choice: JSONObject, state: _Choice, before: list[JSONObject]) -> None:
+        """Read the finish reason of a choice, or its error."""
+        try:
+            check_choice(choice)
+            called = bool(state.calls.count)
+            read_finish(choice, called=None if state.legacy and not called else called)
+        except ErrorPayload:
+            choice["finish_reason"] = None
+            raise
+        if choice["finish_reason"] is not None:
+            state.finished = True
+            self.is_complete = len(self._choices) >= self._asked_for and self._all_finished
+            before += self._close(choice["index"], state, choice["delta"])
+
+    def _in_another_shape(self, choice: JSONObject, state: _Choice) -> JSONObject:
+        """Return the delta of a choice that has none, or that holds more than one; it gets its place there."""
+        if isinstance(reported := choice.pop("usage", None), dict):
+            self.usage = usage.merge(self.usage, reported)
+        state.by_delta = state.by_delta or (isinstance(delta := choice.get("delta"), dict) and has_words(delta))
+        delta = message_in(choice, with_delta=state.by_delta) or {}
+        choice["delta"] = delta
+        return delta
+
+    def _opening(self, index: int) -> JSONObject:
+        """Open a choice that has not spoken yet: clients expect choices to appear in order."""
+        self._choices[index] = _Choice(CallReader(self._tools), role_said=True)
+        return self._chunk([_piece(index, {"role": "assistant", "content": None})])
+
+    def _mend_legacy_call(self, delta: JSONObject, state: _Choice) -> None:
+        """Turn a call in the deprecated form into one of a tool, if there are tools."""
+        call = delta["function_call"]
+        state.legacy = state.legacy or (isinstance(call, dict) and not self._tools)
+        if isinstance(call, dict) and self._tools:
+            del delta["function_call"]
+            delta["tool_calls"] = delta.get("tool_calls") or [{"index": 0, "function": call}]
+
+    def _mend_calls(self, delta: JSONObject, calls: CallReader) -> None:
+        entries = delta.pop("tool_calls")
+        if isinstance(entries, dict):
+            entries = [entries] if entries else []
+        if isinstance(entries, list) and (mended := calls.read(entries, self._identity.id)):
+            delta["tool_calls"] = mended
+            delta.pop("function_call", None)
+
+    def _close(self, index: int, state: _Choice, delta: JSONObject) -> list[JSONObject]:
+        """Return what a choice owes before its end: the empty object for calls without arguments.
+
+        What stands for the rest of a character is added to ``delta``.
+        """
+        opened_here = {entry["index"]: entry for entry in delta.get("tool_calls", ()) if "id" in entry}
+        pieces: list[Any] = []
+        for call in state.calls.empty():
+            if call.index in opened_here:
+                opened_here[call.index]["function"]["arguments"] = "{}"
+            else:
+                pieces.append({"index": call.index, "function": {"arguments": "{}"}})
+        for name in _TEXTS if self._joiner.begun else ():
+            if rest := self._joiner.rest((index, name)):
+                delta[name] = (delta.get(name) or "") + rest
+        return [self._chunk([_piece(index, {"tool_calls": pieces})])] if pieces else []

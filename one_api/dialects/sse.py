@@ -1,0 +1,179 @@
+"""Server-sent events: a bounded, incremental reader, and the three things that we write.
+
+The reader follows the WHATWG's definition (https://html.spec.whatwg.org/multipage/server-sent-events.html): lines
+end with LF, CRLF or CR, several ``data`` lines of an event are joined with LF, one space after the colon is not part
+of the value, comments and unknown fields are ignored, and a byte-order mark at the start is dropped. Where servers are
+known to write otherwise, it reads more than that: a field ``error``, JSON without any framing (whole answers, reports
+of errors, one text a line), and events with one line end between them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from one_api.dialects import json
+
+#: A comment line: keeps proxies from closing a silent stream, and clients ignore it.
+HEARTBEAT = b": keep-alive\n\n"
+#: The end of a stream in OpenAI's dialect.
+DONE = b"data: [DONE]\n\n"
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(ValueError):
+    """One event is larger than the reader's bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its ``event`` field ("" when absent) and its data, still encoded.
+
+    ``bare`` is JSON that stood there without a field name. What a field ``error`` says is an event of that name.
+    """
+
+    data: bytes
+    name: str = ""
+    bare: bool = False
+
+
+def encode_event(payload: dict[str, Any]) -> bytes:
+    """Return the bytes of one event whose data is ``payload``, as JSON on one line."""
+    return b"data: %b\n\n" % json.encode(payload)
+
+
+class EventReader:
+    """Cuts a stream of bytes into events; it keeps at most ``max_bytes`` of an unfinished one.
+
+    The bound counts the lines of an event's data, field name included, and any line that is not whole yet.
+    """
+
+    def __init__(self, max_bytes: int = 8 * 1024 * 1024) -> None:
+        self._max_bytes = max_bytes
+        self._rest: list[bytes] = []
+        self._rest_size = 0
+        self._start = True
+        #: The last byte was a CR: an LF that follows belongs to it.
+        self._after_cr = False
+        self._data: list[bytes] = []
+        self._size = 0
+        self._name = ""
+        #: Lines of a JSON text without framing that is not whole yet.
+        self._bare: list[bytes] = []
+        #: No blank line has come so far / an event has ended without one.
+        self._no_blank = True
+        self._by_line = False
+        #: Blocks that ended, those without data included: signs that the server is alive.
+        self.blocks = 0
+
+    def feed(self, received: bytes) -> list[Event]:
+        """Return the events that ``received`` completes.
+
+        Raises:
+            EventTooLarge: when an event exceeds the bound.
+        """
+        if self._after_cr and received:
+            received = received.removeprefix(b"\n")
+            self._after_cr = False
+        self._after_cr = self._after_cr or received.endswith(b"\r")
+        self._rest.append(received)
+        self._rest_size += len(received)
+        events = self._cut() if b"\n" in received or b"\r" in received or self._start else []
+        self._bound(self._rest_size)
+        return events
+
+    def end(self) -> list[Event]:
+        """Return the events that the end of the bytes completes: JSON without framing, and lines of events by line.
+
+        An event that lacks the blank line after it is cut short otherwise, and is none.
+        """
+        rest, self._rest = b"".join(self._rest), []
+        events: list[Event] = []
+        if rest and (self._bare or self._no_blank or rest[:1] in _BRACKETS or rest[:6].lower() == b"error:"):
+            self._take(rest, events)
+        if self._bare:
+            events.append(self._bare_event())
+        if self._no_blank and self._data and _closes(self._data[-1]):
+            events.extend(self._dispatch())
+        return events
+
+    def _bound(self, more: int) -> None:
+        if self._size + more > self._max_bytes:
+            raise EventTooLarge(f"an event is larger than {self._max_bytes} bytes")
+
+    def _cut(self) -> list[Event]:
+        """Take the whole lines out of what has arrived, and return the events that they close."""
+        block = self._rest[0] if len(self._rest) == 1 else b"".join(self._rest)
+        if self._start:
+            if len(block) < len(_BOM) and _BOM.startswith(block):
+                return []
+            block = block.removeprefix(_BOM)
+            self._start = False
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = block.split(b"\n")
+        self._rest, self._rest_size = ([rest] if rest else []), len(rest)
+        events: list[Event] = []
+        for line in lines:
+            if line:
+                self._take(line, events)
+            elif self._data or self._name:
+                self._no_blank = False
+                events.extend(self._dispatch())
+        return events
+
+    def _take(self, line: bytes, events: list[Event]) -> None:
+        """Add one line to the event under way; ``events`` gets those that it completes."""
+        self._bound(len(line))
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            if self._data and _another(self._data[-1], value):
+                self._by_line = True
+                events.extend(self._dispatch())
+            self._data.append(value)
+            self._size += len(line)
+            if self._by_line and _closes(value):
+                events.extend(self._dispatch())
+        elif field == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif self._bare or line.lstrip()[:1] in _BRACKETS:
+            self._take_bare(line, events)
+        elif field.lower() == b"error":
+            events.extend(self._dispatch())
+            events.append(Event(value, "error"))
+        elif field:
+            self._size += len(line)
+
+    def _take_bare(self, line: bytes, events: list[Event]) -> None:
+        """Add a line of JSON without framing. It is whole on one line, or where its outermost bracket closes one."""
+        self._bare.append(line)
+        self._size += len(line)
+        first = self._bare[0][:1]
+        if line.rstrip() == _CLOSING.get(first) or (len(self._bare) == 1 and line.rstrip()[-1:] == _CLOSING.get(first)):
+            events.append(self._bare_event())
+
+    def _bare_event(self) -> Event:
+        text, self._bare, self._size = b"\n".join(self._bare), [], 0
+        self.blocks += 1
+        return Event(text.strip(), bare=True)
+
+    def _dispatch(self) -> list[Event]:
+        """Close the event under way; one without data is none, unless it is called an error."""
+        data, name = b"\n".join(self._data), self._name
+        self.blocks += bool(data or name)
+        self._data, self._name, self._size = [], "", 0
+        return [Event(data, name)] if data or name.lower() == "error" else []
+
+
+_CLOSING = {b"{": b"}", b"[": b"]"}
+_BRACKETS = frozenset(_CLOSING)
+
+
+def _closes(line: bytes) -> bool:
+    """Say whether a line may be the last of an event's data."""
+    return line.rstrip()[-1:] == b"}" or b"[DONE]" in line
+
+
+def _another(last: bytes, value: bytes) -> bool:
+    """Say whether two lines of data are of two events: no JSON text goes on so."""
+    return (last.rstrip()[-1:] == b"}" and value[:1] in (b"{", b"[")) or b"[DONE]" in (last.strip(), value.strip())

@@ -1,0 +1,176 @@
+"""The way of one request to the engine of a model: a slot, an engine that runs, and a stream from it."""
+
+import asyncio
+import re
+
+from one_api.contract import ChunkStream
+from one_api.dialects.json import JSONObject
+from one_api.dialects.llama.stream import LocalStream
+from one_api.dialects.openai.response import Identity
+from one_api.engine.files import Endpoint, EngineFailed, find_engine
+from one_api.engine.gguf import ModelFile
+from one_api.engine.slots import Slot, SlotQueue
+from one_api.engine.supervisor import EngineSupervisor
+from one_api.errors import UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTimeout, UpstreamUnreachable
+from one_api.settings.adapters import LocalConfig
+from one_api.settings.kinds import Secret
+from one_api.upstream.client import Upstream
+
+
+class EngineUnavailable(UpstreamError):
+    """The engine of a local model cannot be started; the message says why."""
+
+    status = 503
+    code = "no_backend_available"
+
+
+class EngineDoor:
+    """One process's way to the engine of one model, as its ``file`` was when it was first asked for."""
+
+    def __init__(self, supervisor: EngineSupervisor, config: LocalConfig, file: ModelFile) -> None:
+        self.file = file
+        self._supervisor = supervisor
+        self._config = config
+        self._queue: SlotQueue | None = None
+        self._endpoint: Endpoint | None = None
+        self._upstream: Upstream | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Say whether no request is on its way."""
+        return self._queue is None or self._queue.idle
+
+    async def open(self, caller: str, body: JSONObject, answer: "Answer") -> ChunkStream:
+        """Return the stream that the engine answers ``body`` with; an engine that died is started again, once.
+
+        Raises:
+            QueueFull: if there is no slot in time.
+            EngineUnavailable: if no engine can be had.
+            UpstreamError: if it does not answer.
+        """
+        try:
+            queue = await self._slots()
+            slot = await queue.take(caller, self._config.timeouts.first_event_s or 120.0)
+        except EngineFailed as error:
+            raise EngineUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
+        try:
+            try:
+                return await self._ask(body, answer, slot)
+            except (UpstreamUnreachable, UpstreamFailed):
+                return await self._ask(body, answer, slot)
+        except BaseException:
+            slot.release()
+            raise
+
+    async def _slots(self) -> SlotQueue:
+        if self._queue is None:
+            find_engine(self.file.id)
+            base = await asyncio.to_thread(self._supervisor.slot_files, self.file.path)
+            self._queue = self._queue or SlotQueue(self.file.id, base, self._config.slots, self._config.queue)
+        return self._queue
+
+    async def _ask(self, body: JSONObject, answer: "Answer", slot: Slot) -> ChunkStream:
+        """Ask the engine once."""
+        try:
+            endpoint = await self._supervisor.ensure(self.file.path, self.file.id)
+        except EngineFailed as error:
+            raise EngineUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
+        upstream = await self._upstream_of(endpoint)
+        try:
+            stream = await upstream.post_stream("/v1/chat/completions", body, answer.translator())
+        except UpstreamRejected as error:
+            raise answer.explained(error, self.file, endpoint.context_tokens) from error
+        except UpstreamTimeout:
+            self._supervisor.report_answer(endpoint, in_time=False)
+            raise
+        except UpstreamError:
+            await self._supervisor.report_failure(endpoint)
+            raise
+        self._supervisor.report_answer(endpoint, in_time=True)
+        return SlotStream(stream, slot, self._supervisor, endpoint)
+
+    async def _upstream_of(self, endpoint: Endpoint) -> Upstream:
+        if self._upstream is None or self._endpoint != endpoint:
+            old = self._upstream
+            headers = {"authorization": Secret(f"Bearer {endpoint.api_key}")}
+            self._upstream = Upstream(
+                "http://engine", headers, self._config.timeouts, unix_socket=str(endpoint.socket_path)
+            )
+            self._endpoint = endpoint
+            if old is not None:
+                await old.aclose()
+        return self._upstream
+
+    async def aclose(self) -> None:
+        """Close what is open, and refuse who waits."""
+        if self._queue is not None:
+            await self._queue.close()
+        if self._upstream is not None:
+            await self._upstream.aclose()
+
+
+class Answer:
+    """How the engine's stream is to be read: who it is from, and whether a tool call was forced."""
+
+    def __init__(self, identity: Identity, *, include_usage: bool, forced: bool) -> None:
+        self._identity = identity
+        self._include_usage = include_usage
+        self._forced = forced
+
+    def translator(self) -> LocalStream:
+        """Return a reader for one try."""
+        return LocalStream(self._identity, include_usage=self._include_usage, forced=self._forced)
+
+    def explained(self, error: UpstreamRejected, file: ModelFile, context_tokens: int) -> UpstreamRejected:
+        """Return the engine's refusal in OpenAI's words: it has numbers for codes, and names no parameter."""
+        param, code, message = error.param, error.code, error.message
+        if code == "context_length_exceeded":
+            message = _too_long(message, file, context_tokens)
+        if code is not None and code.isdigit():
+            code = None
+        if "JSON schema error" in message:
+            param = "tools" if self._forced else "response_format"
+            code = "invalid_function_parameters" if self._forced else None
+        elif "While executing" in message:
+            param = "messages"
+            reason = message.rpartition("Error: ")[2].removeprefix("Jinja Exception: ").strip()
+            message = f"The model's chat template refuses these messages: {reason}"
+        return UpstreamRejected(message, status=error.status, type=error.type, param=param, code=code)
+
+
+def _too_long(message: str, file: ModelFile, context_tokens: int) -> str:
+    """Return what to do about a conversation that does not fit; the engine's ``message`` begins with its length."""
+    counted = re.search(r"(\d+) tokens", message)
+    length = f"This conversation has {counted[1]} tokens" if counted else "This conversation is too long"
+    limit = f"{length}; the local model `{file.id}` reads at most {context_tokens}: shorten it, or use another model."
+    if file.context_length and context_tokens >= file.context_length:
+        return f"{limit} It was trained for no more."
+    return f"{limit} The operator can raise `slot_context` in the configuration of its adapter."
+
+
+class SlotStream(ChunkStream):
+    """A stream that holds a slot of its engine until it is closed."""
+
+    def __init__(self, stream: ChunkStream, slot: Slot, supervisor: EngineSupervisor, endpoint: Endpoint) -> None:
+        self._stream = stream
+        self._slot = slot
+        self._supervisor = supervisor
+        self._endpoint = endpoint
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        self._stream.idle_s = self.idle_s
+        try:
+            return await self._stream.read()
+        except UpstreamError:
+            await self._supervisor.report_failure(self._endpoint)
+            raise
+        finally:
+            self.usage, self.ended = self._stream.usage, self._stream.ended
+
+    async def aclose(self) -> None:
+        """Close the stream, and give the slot back."""
+        try:
+            await self._stream.aclose()
+        finally:
+            self._slot.release()

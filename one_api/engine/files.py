@@ -1,0 +1,381 @@
+"""What processes agree on about an engine: settings, locks, and the small files in the run directory."""
+
+import asyncio
+import getpass
+import hashlib
+import importlib.util
+import math
+import os
+import re
+import secrets
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from one_api.dialects.json import InvalidJSON, JSONObject, decode_object, encode
+from one_api.engine.gguf import ModelFile, UnreadableModel, read_header
+
+if sys.platform != "win32":
+    import fcntl
+
+#: How often a lock or a starting process is looked at, in seconds.
+POLL_S = 0.02
+#: Unix socket paths may have 107 bytes on Linux and 103 on macOS.
+SOCKET_PATH_LIMIT = 99
+
+#: The settings that make an engine what it is; the others only say how it is looked after.
+_TRAITS = (
+    "slots",
+    "context_tokens",
+    "context_memory",
+    "threads",
+    "batch_tokens",
+    "cache_ram_mib",
+    "kv_type",
+    "sleep_idle_s",
+)
+
+#: The context that is chosen where none is configured, in tokens: a longer one takes minutes to read without a GPU.
+MIN_AUTO_CONTEXT, MAX_AUTO_CONTEXT = 2048, 32_768
+#: Bits that a number of the context takes, by its format, with the scales of its block (ggml's block sizes).
+_BITS = {"f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
+
+_MARK = "--- start "
+_FAILURES_KEPT = 16
+_LOG_LINE = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
+
+
+class EngineFailed(Exception):
+    """The engine of a model could not be started or found.
+
+    ``reason`` names the model and says what to do; ``retry_after_s`` is when another attempt makes sense, None if
+    only after a change.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How engines are run. Two settings that differ mean two engines, also for one model.
+
+    Raises ValueError for a value that the engine is known to hang or die on.
+    """
+
+    #: Requests at once; each has a context of its own.
+    slots: int = 4
+    #: Tokens per slot; never more than the model was trained for. 0 for what fits into ``context_memory``.
+    context_tokens: int = 0
+    #: What the contexts of all slots may take when ``context_tokens`` is 0, in bytes.
+    context_memory: int = 0
+    #: 0 for one fewer than the processors this process may use. More than the free ones slow everything tenfold.
+    threads: int = 0
+    #: Tokens of a prompt that are computed in one piece; other streams wait meanwhile.
+    batch_tokens: int = 256
+    #: Memory for prompts that may come again, in MiB.
+    cache_ram_mib: int = 256
+    #: Number format of the context's memory: f16, q8_0, q5_1, q5_0, q4_1, q4_0 or bf16.
+    kv_type: str = "q8_0"
+    #: After so many seconds without a request the engine gives its memory back; -1 for never.
+    sleep_idle_s: int = 900
+    #: Loading may take so many seconds.
+    start_limit_s: float = 60.0
+    #: An engine outlives its last user by so many seconds.
+    lease_rest_s: float = 5.0
+    #: The engine must answer a health request within so many seconds; it is asked twice.
+    health_limit_s: float = 3.0
+    #: After more than ``failure_limit`` failures within ``failure_window_s`` seconds nothing is started.
+    failure_limit: int = 3
+    failure_window_s: float = 60.0
+    #: Pause before a start after the second failure within the window; it doubles with each further one.
+    backoff_s: float = 1.0
+    #: Engines that may be loaded at once on this machine; the least recently used idle one ends for another.
+    max_loaded: int = 3
+    log_cap_bytes: int = 1024 * 1024
+    #: The engine's environment. It gets no other variables: those of the gateway hold keys.
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "slots": (1, 64),
+            "context_tokens": (0, 1_048_576),
+            "threads": (0, 512),
+            "batch_tokens": (32, 8192),
+            "cache_ram_mib": (0, 1_048_576),
+            "sleep_idle_s": (-1, 31_536_000),
+            "max_loaded": (1, 1024),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}: {low} to {high} is possible")
+        if 0 < self.context_tokens < 128:
+            raise ValueError(f"context_tokens is {self.context_tokens}: 0, or at least 128 is possible")
+        if self.kv_type not in _BITS:
+            raise ValueError(f"kv_type is {self.kv_type!r}: {', '.join(_BITS)} are possible")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a ready engine listens: HTTP on a Unix socket, with ``Authorization: Bearer <api_key>``."""
+
+    socket_path: Path
+    api_key: str = field(repr=False)
+    pid: int
+    #: Tokens of prompt and answer together that one request may have.
+    context_tokens: int
+
+
+class FileLock:
+    """A flock on a file, shared or exclusive. Whatever happens, it is released when this process dies."""
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self._path = path
+        self._shared = shared
+        self._guard = threading.Lock()
+        self._descriptor: int | None = None
+        self._released = False
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free now, and say whether this object holds it; never after ``release``."""
+        with self._guard:
+            if self._released or self._descriptor is not None:
+                return not self._released
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    return False
+                raise
+            self._descriptor = descriptor
+            return True
+
+    async def acquire(self, limit_s: float, given_up: Callable[[], bool]) -> bool:
+        """Wait for the lock for at most ``limit_s`` seconds or until ``given_up``; say whether it was got."""
+        deadline = time.monotonic() + limit_s
+        while not await asyncio.to_thread(self.try_acquire):
+            if given_up() or time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back for good, also while ``try_acquire`` runs in another thread."""
+        with self._guard:
+            self._released = True
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One model, and the files by which processes agree on its engine."""
+
+    model: ModelFile
+    alias: str
+    base: Path
+    #: The files of its slots begin like this: the same for all versions of the file.
+    slots: Path
+    sockets: Path
+    context_tokens: int
+    package_dir: Path
+
+    def file(self, ending: str) -> Path:
+        """Return one of the files that stand for the engine, by its ending."""
+        return self.base.with_name(f"{self.base.name}.{ending}")
+
+    def new_socket(self) -> Path:
+        """Return a path that no earlier engine had: who kept an old one gets no answer rather than a wrong one."""
+        return self.sockets / f"{self.base.name[-10:]}-{secrets.token_hex(2)}.sock"
+
+
+def default_run_dir() -> Path:
+    """Return where the processes of this user meet."""
+    return Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
+
+
+def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -> Plan:
+    """Check what can be checked before a start, and name the files; raises EngineFailed with what to do."""
+    engine = find_engine(alias)
+    try:
+        header = read_header(model.absolute())
+    except UnreadableModel as error:
+        raise EngineFailed(f"{alias}: {error}. Put a good copy there, or remove the file") from error
+    slots = slots_base(run_dir, settings, model)
+    version = hashlib.sha256(f"{slots.name} {header.size_bytes} {header.mtime_ns}".encode()).hexdigest()[:10]
+    base = slots.with_name(f"{slots.name[:-11]}-{version}")
+    context_tokens = slot_context(header, settings)
+    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine)
+
+
+def slot_context(model: ModelFile, settings: EngineSettings) -> int:
+    """Return the tokens of prompt and answer together that one slot has: the one figure for everybody who asks."""
+    tokens = settings.context_tokens
+    if not tokens:
+        per_token = model.context_bytes * settings.slots * _BITS[settings.kv_type] / 16
+        affordable = int(settings.context_memory / per_token) if per_token else 0
+        tokens = max(MIN_AUTO_CONTEXT, min(affordable // 256 * 256, MAX_AUTO_CONTEXT))
+    return min(tokens, model.context_length or tokens)
+
+
+def find_engine(alias: str) -> Path:
+    """Return the folder that the engine's package is in; raises EngineFailed where there is none."""
+    if sys.platform == "win32":
+        raise EngineFailed(f"{alias}: local models need Linux or macOS")
+    try:
+        engine = importlib.util.find_spec("xllamacpp")
+    except (ImportError, ValueError):  # half of it is there
+        engine = None
+    if engine is None or engine.origin is None:
+        raise EngineFailed(
+            f"{alias}: the engine is missing; `pip install xllamacpp`, or set LOCAL_MODELS_ENABLED=false. There is "
+            "no wheel for Alpine (use a Debian image) and Windows on ARM"
+        )
+    return Path(engine.origin).parent.parent
+
+
+def slots_base(run_dir: Path, settings: EngineSettings, model: Path) -> Path:
+    """Return what the names of a model's slot files begin with; makes the run directory."""
+    traits = {name: getattr(settings, name) for name in _TRAITS} | {"environment": dict(settings.environment)}
+    stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:40]
+    digest = hashlib.sha256(encode([str(model.resolve()), traits])).hexdigest()[:10]
+    return _private_dir(run_dir) / f"{stem}-{digest}"
+
+
+def _private_dir(path: Path) -> Path:
+    """Create ``path`` with mode 0700 or check that it is a folder of ours that nobody else can enter; return it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = path.resolve()
+    status = path.lstat()
+    if status.st_uid != os.geteuid():
+        raise EngineFailed(f"{path} belongs to another user: engines need a run directory of this user")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise EngineFailed(f"{path} is open to others: run `chmod 700 {path}`")
+    return path
+
+
+def _socket_dir(run_dir: Path) -> Path:
+    """Return the folder for sockets: ``run_dir``, or one with a shorter path, because socket paths are limited."""
+    room = SOCKET_PATH_LIMIT - len("/0123456789-0123.sock")
+    if len(os.fsencode(run_dir)) <= room:
+        return run_dir
+    digest = hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]
+    short = Path(tempfile.gettempdir()) / f"one_api-{os.geteuid()}-{digest}"
+    if len(os.fsencode(short)) > room:
+        raise EngineFailed(f"{short} is too long for a socket: set TMPDIR to a shorter path")
+    return _private_dir(short)
+
+
+def open_log(plan: Plan, cap_bytes: int) -> int:
+    """Open the log for appending, emptied if it is over its cap, and mark that a start begins."""
+    log = os.open(plan.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    if os.fstat(log).st_size > cap_bytes:
+        os.ftruncate(log, 0)
+    os.write(log, f"{_MARK}{time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n".encode())
+    return log
+
+
+def read_state(plan: Plan) -> Endpoint | None:
+    """Return the endpoint in the ``.state`` file, or None if it is missing or damaged."""
+    state = read_object(plan.file("state"))
+    pid, socket_path, api_key = state.get("pid"), state.get("socket"), state.get("key")
+    if isinstance(pid, int) and isinstance(socket_path, str) and isinstance(api_key, str):
+        return Endpoint(Path(socket_path), api_key, pid, plan.context_tokens)
+    return None
+
+
+def write_state(plan: Plan, endpoint: Endpoint, slots: int) -> None:
+    """Tell the other processes where the engine is, and what it is."""
+    state = {"pid": endpoint.pid, "socket": str(endpoint.socket_path), "key": endpoint.api_key}
+    state |= {"model": str(plan.model.path), "slots": plan.slots.name, "slot_count": slots}
+    write_object(plan.file("state"), state)
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """When starts failed and engines crashed, by the machine's monotonic clock, and why the last one did."""
+
+    times: list[float]
+    reason: str
+
+
+def read_failures(plan: Plan) -> Failures:
+    """Return what went wrong lately, as all processes recorded it."""
+    failures = read_object(plan.file("failures"))
+    times = failures.get("times")
+    times = [at for at in times if isinstance(at, int | float)] if isinstance(times, list) else []
+    return Failures(times, str(failures.get("reason")))
+
+
+def record_failure(plan: Plan, what: str) -> str:
+    """Count a failure for all processes, and return its reason: ``what`` and the end of the log."""
+    reason = f"{what}{_log_tail(plan.file('log'))}"
+    times = [*read_failures(plan).times, time.monotonic()][-_FAILURES_KEPT:]
+    write_object(plan.file("failures"), {"times": times, "reason": reason})
+    return reason
+
+
+def refuse_after_failures(plan: Plan, settings: EngineSettings) -> None:
+    """Raise EngineFailed if there were too many failures lately."""
+    failures = read_failures(plan)
+    now = time.monotonic()
+    recent = [at for at in failures.times if now - settings.failure_window_s < at <= now]
+    if len(recent) > settings.failure_limit:
+        rest_s = recent[-1 - settings.failure_limit] + settings.failure_window_s - now
+        raise EngineFailed(
+            f"{plan.alias}: its engine keeps failing, next attempt in {math.ceil(rest_s)} s. Last: {failures.reason}",
+            rest_s,
+        )
+
+
+def backoff_s(plan: Plan, settings: EngineSettings) -> float:
+    """Return how long to wait before the next start, in seconds: nothing after a single failure."""
+    now = time.monotonic()
+    recent = [at for at in read_failures(plan).times if now - settings.failure_window_s < at <= now]
+    if len(recent) < 2:
+        return 0.0
+    return max(0.0, recent[-1] + settings.backoff_s * 2.0 ** (len(recent) - 2) - now)
+
+
+def _log_tail(path: Path) -> str:
+    """Return what the engine printed last since its start, as ``: line; line``, in at most 600 characters."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16_384))
+            text = file.read(16_384).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [_LOG_LINE.sub("", line).strip() for line in text.rpartition(_MARK)[2].splitlines()[1:]]
+    distinct = list(dict.fromkeys(line for line in lines if line))[-6:]
+    tail = "; ".join("".join(char if char.isprintable() else "?" for char in line) for line in distinct)
+    return f": {tail[:600]}" if tail else ""
+
+
+def read_object(path: Path) -> JSONObject:
+    """Return the JSON object in a small file, empty if it is missing or damaged."""
+    try:
+        return decode_object(path.read_bytes())
+    except (FileNotFoundError, InvalidJSON):
+        return {}
+
+
+def write_object(path: Path, value: JSONObject) -> None:
+    """Write a JSON object so that readers see the old file or the new one; mode 0600."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(encode(value))
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Records of requests, and what is made of them: the log and the recent requests."""

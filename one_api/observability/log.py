@@ -1,0 +1,228 @@
+"""The log: one line per request, written by a thread so that a slow reader stops nothing."""
+
+import atexit
+import io
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+from one_api.dialects import json
+from one_api.observability.records import CallRecord
+
+logger = logging.getLogger("one_api")
+
+
+class LogObserver:
+    """Writes one line per request."""
+
+    def __init__(self, writer: "LineWriter", *, as_json: bool) -> None:
+        self._writer = writer
+        self._as_json = as_json
+
+    def on_call(self, record: CallRecord) -> None:
+        """Write the line."""
+        fields = record.fields()
+        if self._as_json:
+            line = json.encode({"event": "call", "time": round(time.time(), 3), **fields}).decode()
+        else:
+            told = [f"{key}={_plain(value)}" for key, value in fields.items() if value is not None]
+            line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(told)}"
+        self._writer.write(line)
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]+").fullmatch
+
+
+def _plain(value: object) -> str:
+    """Return a value for a text line: nothing in it can end the line or pass for another field."""
+    if isinstance(value, str):
+        return value if _PLAIN(value) else json.encode([value]).decode()[1:-1]
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+#: A line is cut at this length; and what waits for the writer is no longer than that, in characters.
+MAX_LINE_CHARACTERS = 64 * 1024
+MAX_HELD_CHARACTERS = 8 * 1024 * 1024
+#: How long the end of the process waits for the last lines to be read, in seconds.
+_LAST_LINES_S = 1.0
+
+
+class TextSink(Protocol):
+    """What lines are written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write ``text``."""
+
+    def flush(self) -> None:
+        """Write what is held."""
+
+
+class LineWriter(logging.Handler):
+    """Writes log lines from a thread of its own, in batches: a full or stuck pipe never stops a request.
+
+    Holds at most ``capacity`` lines and MAX_HELD_CHARACTERS; what comes on top is counted and reported, not kept.
+    After a fork the child writes its own lines only.
+    """
+
+    def __init__(self, stream: TextSink, capacity: int = 20_000) -> None:
+        super().__init__()
+        self._stream = stream
+        self._capacity = capacity
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        self._lines: deque[str] = deque()
+        self._held_characters = 0
+        self._dropped = 0
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue one record of the logging module."""
+        self.write(self.format(record))
+
+    def write(self, line: str) -> None:
+        """Queue one line, or all lines of a traceback."""
+        line = line[:MAX_LINE_CHARACTERS]
+        if len(self._lines) >= self._capacity or self._held_characters + len(line) > MAX_HELD_CHARACTERS:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        self._held_characters += len(line)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="one_api-log", daemon=True)
+            self._thread.start()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.wait()
+            self._wake.clear()
+            self._write()
+            if not self._stopping:
+                time.sleep(0.05)  # lets a batch gather
+        self._write()
+
+    def _write(self) -> None:
+        batch = []
+        while self._lines:
+            batch.append(self._lines.popleft())
+        self._held_characters = 0
+        if self._dropped:
+            batch.append(f"{self._dropped} log lines were dropped: the log is not read fast enough")
+            self._dropped = 0
+        if batch:
+            try:
+                self._stream.write("\n".join(batch) + "\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._dropped += len(batch)
+
+    def close(self) -> None:
+        """Write what is left, as far as somebody reads it within a second."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(_LAST_LINES_S)
+        super().close()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Return whether lines are still being written after the end."""
+        return self._stopping and self._thread is not None and self._thread.is_alive()
+
+
+class LogStream(io.TextIOBase):
+    """Stands in for standard error: what is printed there goes line by line through the writer."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+        self._rest = ""
+
+    def writable(self) -> bool:
+        """Return that it can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Log every line that is complete."""
+        *lines, rest = (self._rest + text).split("\n")
+        self._rest = rest[-MAX_LINE_CHARACTERS:]
+        for line in lines:
+            self._writer.emit(
+                logging.LogRecord("stderr", logging.ERROR, "", 0, "%s", (line[:MAX_LINE_CHARACTERS],), None)
+            )
+        return len(text)
+
+
+class _Descriptor:
+    """A file descriptor as a stream without a lock: a thread that is stuck in it does not hold up the end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> None:
+        """Write all of it."""
+        data = text.encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    def flush(self) -> None:
+        """Nothing is held."""
+
+
+class JSONFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for ``record``."""
+        fields: dict[str, object] = {
+            "event": "log",
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.encode(fields).decode()
+
+
+def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
+    """Send this package's log to standard error, and return who writes it; set up once per process."""
+    for known in logger.handlers:
+        if isinstance(known, LineWriter):
+            return known
+    writer = LineWriter(_Descriptor(2))
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    writer.setFormatter(JSONFormatter() if as_json else text)
+    logger.addHandler(writer)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    atexit.register(_end_logging, writer)
+    return writer
+
+
+def route_all_logs() -> None:
+    """Have all that this process logs or prints to standard error written by the package's writer, if it has one.
+
+    For a process that serves on an event loop: a pipe that nobody reads would stop it.
+    """
+    for writer in logger.handlers:
+        if isinstance(writer, LineWriter):
+            for name in ("", "gunicorn.error", "uvicorn.error"):
+                logging.getLogger(name).handlers[:] = [writer]
+            sys.stderr = LogStream(writer)
+
+
+def _end_logging(writer: LineWriter) -> None:
+    writer.close()
+    if not writer.is_stuck:
+        sys.stderr = sys.__stderr__  # for what Python has to print while it ends

@@ -1,0 +1,181 @@
+"""The way to Redis: what is asked at one moment shares a trip, a trip has a short deadline, and a breaker guards it.
+
+A Redis that is dead, slow or frozen costs a few requests its deadline each, and then nothing, until one probe finds it
+well again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
+
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from one_api.redis.breaker import Breaker
+
+T = TypeVar("T")
+#: Sends commands together, and returns their answers; an exception stands for one that there is none to.
+Trip: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
+
+#: The deadline of a connect, in seconds, and of a trip that needs one; of every trip if its own is longer.
+_CONNECT_S = 0.25
+#: Commands that one trip takes.
+_TRIP = 64
+#: Turns of the loop in which an answer that has arrived is still taken.
+_LAST_LOOKS = 5
+#: How often a refusal is told in the log, in seconds.
+_TELL_S = 60.0
+
+
+class RedisUnavailable(Exception):
+    """Redis is ill: it gave no answer in time, or none that is of use."""
+
+
+class RedisRefusal(RedisUnavailable):
+    """Redis is well and refuses this one command."""
+
+
+class RedisLink:
+    """Sends commands to one Redis.
+
+    Args:
+        url: where it is.
+        logger: who is told when it falls ill, and when it is well again.
+        call_s: the deadline of one trip, in seconds.
+        without: what is done meanwhile, for the log.
+        forgiving: a command that Redis refuses is that command's failure, not Redis's.
+        recovered: called when Redis is well again, before anybody else gets an answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        logger: logging.Logger,
+        call_s: float,
+        *,
+        without: str,
+        forgiving: bool,
+        recovered: Callable[[Trip], Awaitable[None]] | None = None,
+    ) -> None:
+        self._call_s = call_s
+        self._connect_s = max(call_s, _CONNECT_S)
+        self._client = redis.asyncio.Redis.from_url(
+            url, socket_connect_timeout=self._connect_s, socket_timeout=None, retry=None, max_connections=2
+        )
+        self._logger = logger
+        self._without = without
+        self._forgiving = forgiving
+        self._recovered = recovered
+        #: A connection was used before: no time for making one need be allowed.
+        self._connected = False
+        self._breaker = Breaker()
+        self._refusal_told = 0.0
+        #: Commands that wait for the next trip; each trip takes all that are there.
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    @property
+    def ill(self) -> bool:
+        """Say whether Redis was ill when last asked."""
+        return self._breaker.is_open
+
+    async def ask(self, *command: Any) -> Any:
+        """Return what Redis answers to one command.
+
+        Raises:
+            RedisUnavailable: when there is no answer.
+            RedisRefusal: when it refuses; only where the link is forgiving.
+        """
+        if self._breaker.is_open and not self._breaker.admits():
+            raise RedisUnavailable
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, answer))
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._travel())
+        found = await answer
+        if isinstance(found, ResponseError):
+            self._tell(found)
+            raise RedisRefusal
+        if isinstance(found, Exception):
+            raise RedisUnavailable
+        return found
+
+    async def _travel(self) -> None:
+        """Make trips until nobody waits. A caller that has left is not in the way of the others."""
+        while self._waiting:
+            trip, self._waiting = self._waiting[:_TRIP], self._waiting[_TRIP:]
+            answers = await self._trip([command for command, _ in trip])
+            for (_, waiting), answer in zip(trip, answers, strict=True):
+                if not waiting.done():
+                    waiting.set_result(answer)
+            if self._breaker.is_open:
+                for _, waiting in self._waiting:
+                    if not waiting.done():
+                        waiting.set_result(RedisUnavailable())
+                self._waiting.clear()
+
+    async def _trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands together, and return their answers; an exception for each that has none."""
+        was_open = self._breaker.is_open
+        try:
+            answers = await _within(self._call_s if self._connected else self._connect_s, self._send(commands))
+            self._connected = True
+            if problem := next((answer for answer in answers if self._is_illness(answer)), None):
+                raise problem
+        except Exception as error:  # the client's parser raises anything; who waits would wait for ever
+            self._breaker.failed()
+            self._connected = False
+            if self._breaker.is_open and not was_open:
+                self._logger.warning("Redis does not answer (%s): %s", type(error).__name__, self._without)
+            return [RedisUnavailable()] * len(commands)
+        self._breaker.succeeded()
+        if was_open:
+            self._logger.warning("Redis answers again: until now, %s", self._without)
+            if self._recovered is not None:
+                await self._recovered(self._trip)
+        return answers
+
+    def _is_illness(self, answer: Any) -> bool:
+        return isinstance(answer, Exception) and not (self._forgiving and isinstance(answer, ResponseError))
+
+    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            return answers
+
+    def _tell(self, refusal: ResponseError) -> None:
+        """Say that Redis refuses, now and then: by the class of the error, its text may hold what was sent."""
+        now = time.monotonic()
+        if not self._refusal_told or now - self._refusal_told > _TELL_S:
+            self._refusal_told = now
+            self._logger.warning("Redis refuses a command (%s): %s", type(refusal).__name__, self._without)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._pump is not None:
+            await self._pump
+        await self._client.aclose()
+
+
+async def _within(limit_s: float, call: Coroutine[Any, Any, T]) -> T:
+    """Await ``call`` for so long. An answer that is there counts, even if this process was too busy to look in time.
+
+    Raises:
+        TimeoutError: when there is none.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+        for _ in range(_LAST_LOOKS):
+            if not done:
+                await asyncio.sleep(0)
+                done = {task} if task.done() else set()
+        if not done:
+            raise TimeoutError
+        return task.result()
+    finally:
+        task.cancel()

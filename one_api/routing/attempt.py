@@ -1,0 +1,310 @@
+"""One request on its way through the deployments of its route, each attempt for it, and the limit to retries."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from one_api.contract import ChunkStream, Usage
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.errors import UpstreamError
+from one_api.observability.records import AttemptRecord, CallRecord, CandidateRecord, current_call
+from one_api.routing.deployment import Deployment
+from one_api.routing.health import FIXED_TOKENS, TYPICAL_TOKENS
+from one_api.routing.resume import Sent
+from one_api.routing.selection import Candidate, Route
+
+
+class RetryLimit:
+    """How many of the requests in flight may be in a retry at one time: a share of them, and a few always.
+
+    A request is in a retry from the moment that a deployment is asked again for it to the answer, or to the first
+    content of its stream. One that finds no room waits for its turn. Nothing is counted over time, so one client with
+    one dead provider can be retried every time; what keeps a total outage from being made worse is that open circuits
+    leave nothing to retry (``retries.next_step``).
+    """
+
+    def __init__(self, budget: float = 0.2, min_concurrent: int = 3) -> None:
+        self._budget = budget
+        self._min_concurrent = min_concurrent
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        #: Requests that have begun and not ended.
+        self.in_flight = 0
+        #: Of those, the ones in a retry.
+        self.retrying = 0
+
+    @property
+    def max_retrying(self) -> int:
+        """How many may be in a retry now."""
+        return max(self._min_concurrent, int(self._budget * self.in_flight))
+
+    @property
+    def has_room(self) -> bool:
+        """Say whether a request could retry now, without waiting."""
+        return not self._waiting and self.retrying < self.max_retrying
+
+    @property
+    def allows_any(self) -> bool:
+        """Say whether there is ever a retry."""
+        return self._min_concurrent > 0 or self._budget > 0
+
+    def begin(self) -> None:
+        """Note that a request begins."""
+        self.in_flight += 1
+        self._let_in()
+
+    def end(self) -> None:
+        """Note that a request has ended."""
+        self.in_flight -= 1
+
+    def enter(self) -> bool:
+        """Begin a retry if there is room."""
+        if not self.has_room:
+            return False
+        self.retrying += 1
+        return True
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Begin a retry once there is room, first come first served; False after ``timeout_s`` in vain."""
+        if self.enter():
+            return True
+        if not self.allows_any:
+            return False
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait([turn], timeout=timeout_s)
+        except asyncio.CancelledError:
+            self._withdraw(turn)
+            raise
+        if turn.done():
+            return True
+        self._withdraw(turn)
+        return False
+
+    def leave(self) -> None:
+        """Note that a retry is over."""
+        self.retrying -= 1
+        self._let_in()
+
+    def _withdraw(self, turn: "asyncio.Future[None]") -> None:
+        if turn.done():
+            self.leave()
+        else:
+            self._waiting.remove(turn)
+
+    def _let_in(self) -> None:
+        while self._waiting and self.retrying < self.max_retrying:
+            self.retrying += 1
+            self._waiting.popleft().set_result(None)
+
+
+class Attempt:
+    """One attempt at one deployment, from its begin to its settling.
+
+    It holds the answer, and keeps the health of the deployment and the record of the request up to date. It is settled
+    exactly once, by whichever end comes first.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        stream: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        candidates: Sequence[Candidate] = (),
+    ) -> None:
+        self.deployment = deployment
+        self.record = AttemptRecord(deployment.name, candidates=[_as_seen(each) for each in candidates])
+        #: A whole answer, or a stream; None until it has come.
+        self.answer: JSONObject | ChunkStream | None = None
+        #: What was read from a stream and has not been sent.
+        self.chunks: list[JSONObject] = []
+        self._health = deployment.health
+        self._timing = self._health.timing(stream)
+        self._stream = stream
+        self._clock = clock
+        self._began = clock()
+        self._answered: float | None = None
+        #: What the circuit needs to take back the success that an answer is, until the stream breaks.
+        self._mark: tuple[int, int] | None = None
+        self._health.in_flight += 1
+        self._load = self._health.in_flight
+        self._timing.begin(self._began)
+        self._probe = self._health.circuit.begin(self._began)
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether it has not been settled."""
+        return self.record.seconds is None
+
+    def answered(self) -> bool:
+        """Note that the first content, or the whole answer, is there; say whether this ends an outage."""
+        if not self.is_open or self._answered is not None:
+            return False
+        now = self._answered = self._clock()
+        self.record.first_s = now - self._began
+        self._timing.end(self._began)
+        was_out = self._health.circuit.open_until > 0
+        self._mark = self._health.succeeded(self._began, now)
+        if self._stream:
+            self._timing.answered(now - self._began, self._load, now)
+        return was_out and not self._health.circuit.open_until
+
+    def settle(self, outcome: UpstreamError | str, usage: Usage | None = None) -> None:
+        """Close the books.
+
+        Args:
+            outcome: "ok", "cancelled", "diverged", what went wrong, the name of our own refusal, or "hedge_lost" when
+                another has answered first, which is time without an answer. A client that leaves and a request that
+                is refused move nothing.
+            usage: what the answer took, where it is known.
+        """
+        if not self.is_open:
+            return
+        if outcome == "ok":
+            self.answered()
+        now = self._clock()
+        took_s = self.record.seconds = now - self._began
+        self.record.usage = usage
+        self.record.outcome = type(outcome).__name__ if isinstance(outcome, UpstreamError) else outcome
+        self._health.in_flight -= 1
+        if self._answered is None:
+            self._timing.end(self._began)
+        if isinstance(outcome, UpstreamError):
+            if outcome.counts_as_failure and self._answered is None:
+                self._timing.wasted(took_s, now)
+            self._health.failed(outcome, now, self._probe, self._mark, took_s)
+        elif outcome == "ok":
+            self._finish(now, usage.completion_tokens if usage is not None else None)
+        else:
+            if outcome == "hedge_lost":
+                self._timing.wasted(took_s, now)
+            if self._probe and self._mark is None:
+                self._health.circuit.release()
+
+    async def drop(self, outcome: UpstreamError | str) -> None:
+        """Let go of the upstream, and close the books."""
+        if not isinstance(self.answer, ChunkStream):
+            self.settle(outcome)
+            return
+        try:
+            await self.answer.aclose()
+        finally:
+            self.settle(outcome, self.answer.usage)
+
+    def _finish(self, now: float, tokens: int | None) -> None:
+        """Note a complete answer and its speed."""
+        answered = self._answered or now
+        self._health.circuit.confirm(answered)
+        if self._stream:
+            self._timing.generated(now - answered, tokens or TYPICAL_TOKENS, now)
+            return
+        # A typical answer would have taken so long.
+        scale = (TYPICAL_TOKENS + FIXED_TOKENS) / (tokens + FIXED_TOKENS) if tokens else 1.0
+        self._timing.answered((answered - self._began) * scale, self._load, now)
+
+
+def _as_seen(candidate: Candidate) -> CandidateRecord:
+    return CandidateRecord(
+        candidate.deployment.name, str(candidate.state), candidate.cost_s, candidate.excluded, candidate.fallback
+    )
+
+
+@dataclass(slots=True)
+class RequestState:
+    """One request: what it asks for, and what has been tried for it."""
+
+    route: Route
+    request: ChatRequest
+    max_attempts: int
+    #: For all attempts together, in seconds.
+    deadline_s: float
+    retries: RetryLimit
+    record: CallRecord | None = field(default_factory=current_call.get)
+    attempts: list[Attempt] = field(default_factory=list)
+    errors: list[UpstreamError] = field(default_factory=list)
+    #: How many attempts ended in silence.
+    silences: int = 0
+    #: The deployment whose context was too small for the request.
+    overflowed: Deployment | None = None
+    #: What the client has of the answer, once its stream has broken.
+    sent: Sent | None = None
+    #: When it began, in the loop's time.
+    _began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    _is_retrying: bool = False
+    _ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.retries.begin()
+
+    @property
+    def left_s(self) -> float:
+        """Return how much of the time for all attempts is left, in seconds."""
+        return self._began + self.deadline_s - asyncio.get_running_loop().time()
+
+    @property
+    def stream(self) -> bool:
+        """Say whether a stream is asked for."""
+        return self.request.stream
+
+    @property
+    def tried(self) -> list[Deployment]:
+        """Return the deployments that were asked, in order."""
+        return [each.deployment for each in self.attempts]
+
+    @property
+    def attempts_left(self) -> int:
+        """Return how many more attempts there may be: one may take over from a silent deployment, not two."""
+        return 0 if self.silences >= 2 else max(0, self.max_attempts - len(self.attempts))
+
+    @property
+    def may_probe(self) -> bool:
+        """Say whether the next attempt may go to a deployment that has just been out.
+
+        Only if the request could be repeated elsewhere at once; where no request ever could, any may.
+        """
+        if self.max_attempts == 1 or not self.retries.allows_any:
+            return True
+        has_room = self._is_retrying or self.retries.has_room
+        return self.attempts_left > 1 and not self.silences and has_room
+
+    def begin(self, deployment: Deployment, candidates: Sequence[Candidate]) -> Attempt:
+        """Open the books of an attempt."""
+        attempt = Attempt(deployment, self.stream, candidates=candidates)
+        self.attempts.append(attempt)
+        if self.record is not None:
+            self.record.attempts.append(attempt.record)
+        return attempt
+
+    def answered_by(self, deployment: Deployment) -> None:
+        """Note whose answer the client gets."""
+        if self.record is not None:
+            self.record.deployment = deployment.name
+
+    def shown_model(self, deployment: Deployment) -> str | None:
+        """Return the name that the client is to see; None leaves the upstream's own."""
+        is_alias = deployment in self.route.targets and self.route.model != deployment.model
+        return self.route.model if is_alias else None
+
+    # The retry limit
+
+    async def enter_retry(self, timeout_s: float) -> bool:
+        """Begin a retry, after a wait if there is no room; False if there is none in time."""
+        if not self._is_retrying:
+            self._is_retrying = await self.retries.wait(timeout_s)
+        return self._is_retrying
+
+    def leave_retry(self) -> None:
+        """Note that the retry is over, if there was one."""
+        if self._is_retrying:
+            self._is_retrying = False
+            self.retries.leave()
+
+    def end(self) -> None:
+        """Note that nothing of the request is under way any more."""
+        self.leave_retry()
+        if not self._ended:
+            self._ended = True
+            self.retries.end()

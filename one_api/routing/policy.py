@@ -1,0 +1,35 @@
+"""What a group asks of the attempts that are made for it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from one_api.settings.sections import GroupConfig, HedgeConfig, HoldBackConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How requests for one model id are tried; the defaults are those of an id without a group. Times are seconds."""
+
+    #: To the first content of a stream, while another candidate is left.
+    first_event_s: float | None = None
+    #: Between two events of a stream.
+    idle_s: float | None = None
+    #: A whole answer, while another candidate is left.
+    total_s: float | None = None
+    #: Go on elsewhere when a stream breaks after content was sent.
+    resume: bool = False
+    hold_back: HoldBackConfig | None = None
+    hedge: HedgeConfig | None = None
+
+    @classmethod
+    def of(cls, group: GroupConfig) -> Self:
+        """Return the policy that a group's settings amount to."""
+        times = group.timeouts
+        return cls(
+            times.first_event_s,
+            times.idle_s,
+            times.total_s,
+            group.on_stream_failure == "resume",
+            group.hold_back,
+            group.hedge,
+        )

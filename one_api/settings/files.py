@@ -1,0 +1,166 @@
+"""The files that settings come from: ``.env``, and YAML whose texts may hold ``${VARIABLES}``."""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dotenv import dotenv_values, find_dotenv
+from dotenv.parser import parse_stream
+
+from one_api.settings.validation import Problems, Substituted
+
+try:  # ten times as fast, where PyYAML was built with it
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def read_env_file(path: str, problems: Problems) -> dict[str, str]:
+    """Return the variables of a ``.env`` file; none when there is no such file.
+
+    A line that is not ``NAME=value`` is a warning with its number, never with its text: that may be a secret.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except IsADirectoryError:
+        problems.add(path, "is a folder, not a file", "Put the settings into a file, or remove the folder")
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        problems.add(path, f"cannot be read: {error}", "Save it as UTF-8 text, or remove it")
+        return {}
+    bad = {binding.original.line for binding in parse_stream(io.StringIO(text)) if binding.error}
+    for line in sorted(bad):
+        problems.warn(path, f"line {line} is not NAME=value and is ignored", "Mend it: quotes must be closed")
+    mended = "".join(binding.original.string for binding in parse_stream(io.StringIO(text)) if not binding.error)
+    return {key: value for key, value in dotenv_values(stream=io.StringIO(mended)).items() if value is not None}
+
+
+def loaded_by_flask() -> dict[str, str]:
+    """Return the variables that Flask's command line has put into the environment, from the files that it looks for."""
+    found: dict[str, str | None] = {}
+    for name in (".flaskenv", ".env"):
+        if path := find_dotenv(name, usecwd=True):
+            found |= dotenv_values(path, encoding="utf-8")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class _Loader(_SafeLoader):
+    """YAML's safe subset, without duplicate keys; remembers which texts stand in quotes."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build one mapping; a key given twice is an error that names its line."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key_node.start_mark)
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        built: dict[Any, Any] = super().construct_mapping(node, deep)
+        return built
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """Build one text; one with variables and without quotes is marked."""
+        text = str(self.construct_scalar(node))
+        return _Unquoted(text) if not node.style and _VARIABLE.search(text) else text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+
+
+class _Unquoted(str):
+    """A text with variables that stands without quotes: its type is decided when they are filled in."""
+
+    __slots__ = ()
+
+
+def read_yaml(path: Path, variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
+    """Return the mapping in a YAML file, its ``${VARIABLES}`` filled in; empty when it cannot be used."""
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        raw = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        problems.add("ONE_API_CONFIG", f"cannot read {path}: {error}", "Name a readable YAML file")
+        return {}
+    except yaml.YAMLError as error:
+        problems.add(str(path), f"is not valid YAML: {_complaint(error)}", _yaml_fix(error, text))
+        return {}
+    if raw is None:
+        problems.warn(str(path), "holds no setting", "Start it with a section, such as `adapters:`")
+        return {}
+    if not isinstance(raw, dict):
+        problems.add(str(path), "holds no mapping at its top", "Start it with a section, such as `adapters:`")
+        return {}
+    expanded: dict[str, Any] = _expand(raw, "", variables, problems)
+    return expanded
+
+
+def variables_in(value: Any) -> set[str]:
+    """Return the names of the variables that were filled into any text of a file."""
+    if isinstance(value, dict):
+        return set().union(*(variables_in(child) for child in value.values()))
+    if isinstance(value, list):
+        return set().union(*(variables_in(child) for child in value))
+    return set(value.names) if isinstance(value, Substituted) else set()
+
+
+def as_yaml(value: Any) -> str:
+    """Return plain values as YAML, in their own order."""
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1_000))
+
+
+def _complaint(error: yaml.YAMLError) -> str:
+    """Return the parser's complaint and its line, without the text of the line: that may be a secret."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+    return f"line {mark.line + 1}: {what}" if mark else str(what)
+
+
+def _yaml_fix(error: yaml.YAMLError, text: str) -> str:
+    """Return what to do; YAML takes the braces of a variable for its own where it stands between { } or [ ]."""
+    mark, lines = getattr(error, "problem_mark", None), text.splitlines()
+    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    if re.search(r"[{\[,].*(?<![\"'])\$\{", line):
+        return "Put ${...} into quotes there, or for a number give the setting a line of its own"
+    return "Mend the file there"
+
+
+def _expand(value: Any, where: str, variables: Mapping[str, str], problems: Problems) -> Any:
+    """Replace ``${NAME}`` in every text of ``value`` by the variable's value."""
+    if isinstance(value, dict):
+        return {
+            key: _expand(child, f"{where}.{key}" if where else str(key), variables, problems)
+            for key, child in value.items()
+        }
+    if isinstance(value, list):
+        return [_expand(child, f"{where}[{i}]", variables, problems) for i, child in enumerate(value)]
+    names = tuple(_VARIABLE.findall(value)) if isinstance(value, str) else ()
+    if not names:
+        return value
+    for name in names:
+        if not variables.get(name):
+            problems.add(where, f"the variable {name} is not set", f"Set {name} in the environment or in .env")
+    text = _VARIABLE.sub(lambda match: variables.get(match[1]) or match[0], value)
+    return Substituted(text, names, not isinstance(value, _Unquoted), _scalar(text))
+
+
+def _scalar(text: str) -> Any:
+    """Return what YAML takes a text without quotes for: a number, a switch, nothing, or the text."""
+    loader = yaml.SafeLoader("")
+    try:
+        tag: str = loader.resolve(yaml.ScalarNode, text.strip(), (True, False))  # type: ignore[no-untyped-call]
+        return loader.construct_object(yaml.ScalarNode(tag, text.strip()))
+    except (yaml.YAMLError, ValueError):
+        return text
+    finally:
+        loader.dispose()

@@ -1,0 +1,70 @@
+"""Kinds of values that settings have: numbers with bounds, addresses, and what hides itself."""
+
+import hmac
+import re
+from typing import Annotated
+
+from msgspec import Meta
+
+from one_api.settings.addresses import CLAUDE, OPENAI, check_credential, check_host, mend_credential, mend_host
+from one_api.settings.validation import checked, mended
+
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+StorageSeconds = Annotated[float, Meta(gt=0, le=5)]
+Count = Annotated[int, Meta(ge=1)]
+Weight = Annotated[float, Meta(gt=0)]
+#: What can stand in a header's list.
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
+#: The address of an upstream, up to what its dialect adds.
+OpenAIAddress = Annotated[str, mended(OPENAI.mend), checked(OPENAI.check)]
+ClaudeAddress = Annotated[str, mended(CLAUDE.mend), checked(CLAUDE.check)]
+#: Where the gateway listens: a host's name, or an IP address with or without brackets.
+Host = Annotated[str, mended(mend_host), checked(check_host)]
+
+
+class Secret:
+    """A value that never shows itself: ``repr`` and ``str`` are masked, ``reveal()`` is explicit."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value, for the one place that sends or compares it."""
+        return self._value
+
+    def __eq__(self, other: object) -> bool:
+        """Compare in constant time."""
+        return isinstance(other, Secret) and hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    __str__ = __repr__
+
+
+def _check_credential(secret: Secret) -> tuple[str, str] | None:
+    return check_credential(secret.reveal())
+
+
+#: What is sent to an upstream in a header.
+Credential = Annotated[Secret | None, mended(mend_credential), checked(_check_credential)]
+
+
+class Storage(str):
+    """Where something is kept: a word, or an address whose password never shows itself in ``repr``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(re.sub(r"//[^/]*@", "//***@", str(self)))
+
+
+class Proxy(Storage):
+    """The address of a proxy, or ``environment``; a password in it never shows itself in ``repr``."""
+
+    __slots__ = ()

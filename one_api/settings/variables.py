@@ -1,0 +1,162 @@
+"""Variables, of the environment or of ``.env``: each known one has a place in the shape of the YAML file."""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from one_api.settings.adapters import CLAUDE_BASE_URL, DEFAULT_MODELS_DIR, OPENAI_BASE_URL
+from one_api.settings.validation import Problems
+
+_TRUE = {"true", "1", "yes", "on"}
+_FALSE = {"false", "0", "no", "off", ""}
+
+#: variable -> (section, field, kind); kinds: str, int, float, bool, list
+_VARIABLES = {
+    "HOST": ("server", "host", "str"),
+    "PORT": ("server", "port", "int"),
+    "DEBUG": ("server", "debug", "bool"),
+    "WEB_CONCURRENCY": ("server", "workers", "int"),
+    "CORS_ORIGINS": ("server", "cors_origins", "list"),
+    "SCRIPT_NAME": ("server", "root_path", "str"),
+    "TRUSTED_PROXIES": ("server", "trusted_proxies", "list"),
+    "DRAIN_SECONDS": ("server", "drain_s", "float"),
+    "RATE_LIMIT_ENABLED": ("rate_limit", "enabled", "bool"),
+    "RATE_LIMIT_REQUESTS": ("rate_limit", "requests_per_minute", "int"),
+    "LOG_FORMAT": ("log", "format", "str"),
+    "LOG_LEVEL": ("log", "level", "str"),
+}
+#: Adapter, and its type -> the variables of its key and address, and the address when none is given.
+_PROVIDERS = {
+    "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL", OPENAI_BASE_URL),
+    "claude": ("CLAUDE_API_KEY", "CLAUDE_BASE_URL", CLAUDE_BASE_URL),
+}
+#: Every variable that is read.
+KNOWN = frozenset(
+    {*_VARIABLES, "API_KEYS", "LOCAL_MODELS_ENABLED", "LOCAL_MODELS_DIR", "ONE_API_CONFIG", "ONE_API_ENV_FILE"}
+    | {variable for *variables, _ in _PROVIDERS.values() for variable in variables}
+)
+#: Place -> the variable that it comes from.
+ORIGINS = (
+    {f"{section}.{field}": name for name, (section, field, _) in _VARIABLES.items()}
+    | {f"adapters.{name}.api_key": key for name, (key, _, _) in _PROVIDERS.items()}
+    | {f"adapters.{name}.base_url": url for name, (_, url, _) in _PROVIDERS.items()}
+    | {"api_keys": "API_KEYS", "adapters.local.models_dir": "LOCAL_MODELS_DIR"}
+)
+#: What other programs call the same -> ours.
+_ELSEWHERE = {
+    "anthropic_api_key": "CLAUDE_API_KEY",
+    "anthropic_auth_token": "CLAUDE_API_KEY",
+    "claude_key": "CLAUDE_API_KEY",
+    "anthropic_base_url": "CLAUDE_BASE_URL",
+    "anthropic_api_url": "CLAUDE_BASE_URL",
+    "claude_api_base": "CLAUDE_BASE_URL",
+    "openai_key": "OPENAI_API_KEY",
+    "openai_token": "OPENAI_API_KEY",
+    "openai_api_base": "OPENAI_BASE_URL",
+    "openai_api_base_url": "OPENAI_BASE_URL",
+    "openai_api_url": "OPENAI_BASE_URL",
+    "openai_base": "OPENAI_BASE_URL",
+    "one_api_key": "API_KEYS",
+    "one_api_keys": "API_KEYS",
+    "one_api_host": "HOST",
+    "one_api_port": "PORT",
+    "one_api_config_file": "ONE_API_CONFIG",
+    "cors_allowed_origins": "CORS_ORIGINS",
+    "cors_allow_origins": "CORS_ORIGINS",
+    "gunicorn_workers": "WEB_CONCURRENCY",
+    "rate_limit_rpm": "RATE_LIMIT_REQUESTS",
+}
+#: How alike two names are, of 1, so that one is taken for a slip in the other.
+_ALIKE = 0.85
+#: Names of other programs that are alike by chance.
+_OTHERS = {"HOSTS", "LOGLEVEL"}
+
+
+def from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
+    """Turn the variables into the shape of the file."""
+    raw: dict[str, Any] = {}
+    for name, (section, field, kind) in _VARIABLES.items():
+        if (text := variables.get(name, "").strip()) and (value := _parse(name, text, kind, problems)) is not None:
+            raw.setdefault(section, {})[field] = value
+    raw["api_keys"] = [_key(entry, problems) for entry in _split(variables.get("API_KEYS", ""))]
+    raw["adapters"] = _adapters(variables, problems)
+    return raw
+
+
+def warn_of_near_misses(
+    variables: Mapping[str, str], in_file: Collection[str], used: Collection[str], problems: Problems
+) -> None:
+    """Warn of variables whose names are nearly ours.
+
+    ``in_file`` are the sections of the YAML file: variables that it replaces need no right name. ``used`` are the
+    variables that it refers to.
+    """
+    for name in sorted(variables):
+        if name in KNOWN or name in used or not variables[name].strip():
+            continue
+        meant = _ELSEWHERE.get(name.lower())
+        if meant and (("adapters" in in_file and meant.startswith(("OPENAI", "CLAUDE"))) or variables.get(meant)):
+            continue
+        meant = meant or _slip(name)
+        if meant:
+            problems.warn(name, "is not a variable of one_api and is ignored", f"Did you mean {meant}?")
+
+
+def _slip(name: str) -> str | None:
+    """Return the variable that a name is a slip of; case counts, because the system tells names apart by it."""
+    upper = name.upper()
+    if name in _OTHERS:
+        return None
+    if upper in KNOWN:
+        return upper if "_" in name and not name.startswith("_") else None
+    near = difflib.get_close_matches(name, KNOWN, 1, _ALIKE)
+    return near[0] if near else None
+
+
+def _key(entry: str, problems: Problems) -> dict[str, str]:
+    """Return one key; ``name:key`` gives it a name, unless what comes first looks like a key itself."""
+    name, colon, key = (part.strip() for part in entry.partition(":"))
+    if not colon or name.startswith("sk-"):
+        return {"key": entry}
+    if not key or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]*", name):
+        problems.add("API_KEYS", "an entry is not name:key", "Write name:key with letters, digits and ._@- in the name")
+    return {"key": key or "-", "name": name}
+
+
+def _adapters(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
+    """Return the adapters that the article's variables ask for."""
+    adapters: dict[str, Any] = {}
+    for name, (key_variable, url_variable, default_url) in _PROVIDERS.items():
+        key, url = variables.get(key_variable, ""), variables.get(url_variable, "")
+        if key.strip() or url.strip():
+            given = {"api_key": key} if key.strip() else {}
+            adapters[name] = {"type": name, "base_url": url if url.strip() else default_url} | given
+    enabled = variables.get("LOCAL_MODELS_ENABLED", "").strip() or "true"
+    if _parse("LOCAL_MODELS_ENABLED", enabled, "bool", problems):
+        folder = variables.get("LOCAL_MODELS_DIR", "").strip() or DEFAULT_MODELS_DIR
+        adapters["local"] = {"type": "local", "models_dir": folder}
+    return adapters
+
+
+def _parse(name: str, text: str, kind: str, problems: Problems) -> Any:
+    """Return the value of one variable, or None after noting why it has none."""
+    if kind == "list":
+        return _split(text)
+    if kind == "bool":
+        if text.lower() not in _TRUE | _FALSE:
+            problems.add(name, "is neither true nor false", "Set it to true or false")
+            return None
+        return text.lower() in _TRUE
+    if kind in ("int", "float"):
+        try:
+            return int(text) if kind == "int" else float(text)
+        except ValueError:
+            problems.add(name, "is not a number", f"Set it to {'a whole' if kind == 'int' else 'a'} number")
+            return None
+    return text
+
+
+def _split(text: str) -> list[str]:
+    """Return the non-empty entries of a comma-separated list."""
+    return [entry.strip() for entry in text.split(",") if entry.strip()]

@@ -1,0 +1,103 @@
+"""One answer of the Messages API as a chunk stream, however many messages it takes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from one_api.contract import ChunkStream
+from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.stream import ClaudeStream
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.response import Identity
+from one_api.errors import UpstreamRejected
+
+#: How often a message that is paused is continued.
+_RESUMES = 5
+
+Post: TypeAlias = Callable[[JSONObject, ClaudeStream], Awaitable[ChunkStream]]
+
+
+async def open_message(
+    post: Post, body: JSONObject, identity: Identity, shape: Shape, *, include_usage: bool
+) -> "MessageStream":
+    """POST ``body`` and return the answer's stream, once its first event has arrived; raises UpstreamError.
+
+    A model that misses the thinking of earlier turns, which nobody has any more, is asked again without thinking.
+    """
+    translator = ClaudeStream(identity, shape, include_usage=include_usage, resumes=_RESUMES)
+    try:
+        return MessageStream(post, body, translator, await post(body, translator))
+    except UpstreamRejected as error:
+        if not _misses_thinking(error, body):
+            raise
+    body = {key: value for key, value in body.items() if key != "thinking"}
+    stream = MessageStream(post, body, translator, await post(body, translator))
+    stream.warnings = ("reasoning_effort",)
+    return stream
+
+
+def _misses_thinking(error: UpstreamRejected, body: JSONObject) -> bool:
+    """Say whether the upstream refused a tool loop for want of the thinking blocks in it."""
+    thinking = body.get("thinking")
+    enabled = isinstance(thinking, dict) and thinking.get("type") == "enabled"
+    return enabled and "xpected `thinking`" in error.message
+
+
+class MessageStream(ChunkStream):
+    """The chunks of one answer; a paused message is continued by another request."""
+
+    def __init__(self, post: Post, body: JSONObject, translator: ClaudeStream, first: ChunkStream) -> None:
+        #: Told once, when the answer is complete.
+        self.on_end: Callable[[ClaudeStream], None] = lambda _: None
+        #: Parameters that were dropped because the upstream refused them.
+        self.warnings: tuple[str, ...] = ()
+        self._post = post
+        self._body = body
+        self._translator = translator
+        self._current = first
+        #: All of the current message has been read, and it is not the last.
+        self._paused = False
+        self._next: asyncio.Task[ChunkStream] | None = None
+        self.usage = first.usage
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        chunks: list[JSONObject] = []
+        while not chunks and not self.ended:
+            if self._paused:
+                await self._go_on()
+            self._current.idle_s = self.idle_s
+            try:
+                chunks = await self._current.read()
+            finally:
+                self.usage = self._current.usage
+            if self._current.ended and self._translator.paused:
+                self._paused = True
+            elif self._current.ended:
+                self.ended = True
+                self.on_end(self._translator)
+        return chunks
+
+    async def _go_on(self) -> None:
+        """Wait for the next message; who stops waiting leaves the request under way."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._continue())
+        self._current = await asyncio.shield(self._next)
+        self._next, self._paused = None, False
+
+    async def _continue(self) -> ChunkStream:
+        await self._current.aclose()
+        self._translator.resume()
+        so_far = {"role": "assistant", "content": self._translator.blocks}
+        return await self._post(self._body | {"messages": [*self._body["messages"], so_far]}, self._translator)
+
+    async def aclose(self) -> None:
+        """Let go of the upstream."""
+        self.ended = True
+        opening, self._next = self._next, None
+        if opening is not None:
+            opening.cancel()
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().aclose()
+        await self._current.aclose()

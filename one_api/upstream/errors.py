@@ -1,0 +1,264 @@
+"""What an upstream reports as an error, as one of our classes: read, judged by the table, and put into words."""
+
+import email.utils
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from one_api.dialects import error_body
+from one_api.dialects.error_body import ErrorReport
+from one_api.dialects.json import JSONObject
+from one_api.errors import (
+    UpstreamClosed,
+    UpstreamError,
+    UpstreamExhausted,
+    UpstreamFailed,
+    UpstreamMisconfigured,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRedirected,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnsuitable,
+)
+from one_api.upstream.error_table import STATUS_OF_NAME, Fault, fault_of, status_of
+from one_api.upstream.limit_headers import refused_limits
+from one_api.upstream.scrubbing import Scrubber
+
+logger = logging.getLogger(__name__)
+
+#: The longest wait that is taken over from an upstream, in seconds.
+_MAX_REST_S = 300.0
+#: How long an upstream without credit is left alone, in seconds.
+NO_CREDIT_REST_S = 300.0
+#: Where a message of Anthropic's says that the fault is, by the name that the client knows.
+_CLAUDE_PARAMS = {
+    "messages": "messages", "system": "messages", "tools": "tools", "tool_choice": "tool_choice", "model": "model",
+    "max_tokens": "max_tokens", "temperature": "temperature", "top_p": "top_p", "stop_sequences": "stop",
+    "thinking": "reasoning_effort", "output_config": "response_format", "metadata": "user",
+    "service_tier": "service_tier",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One report with what came around it; names are clean, ``text`` is what clients may read of its words."""
+
+    report: ErrorReport
+    status: int
+    type: str | None
+    code: str | None
+    param: str | None
+    text: str
+    retry_after_s: float | None
+    limits: dict[str, str]
+    #: The status that an overloaded upstream is reported with; None for ours.
+    kept_status: int | None
+
+    def after(self, sentence: str) -> str:
+        """Return our sentence, and after it what the upstream said."""
+        return f"{sentence} It said: {self.text}" if self.text else sentence
+
+    def words(self, sentence: str) -> str:
+        """Return what the upstream said of the client's own request, or our sentence where it may not be read."""
+        return self.text or sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """How the errors of one upstream are read, and which of its response headers clients may see."""
+
+    #: The adapter, for the log.
+    name: str = "upstream"
+    scrubber: Scrubber = field(default_factory=Scrubber)
+    #: May clients read what the upstream said?
+    show_text: bool = True
+    #: Report an overloaded upstream with its own 529.
+    keep_529: bool = False
+    client_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+
+    def error_of(self, status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
+        """Return the error that an answer's status, body and headers stand for."""
+        return self._error(error_body.read(body), status, headers)
+
+    def error_of_payload(self, payload: JSONObject | list[Any] | str) -> UpstreamError:
+        """Return the error for a report that came with status 200, or inside a stream."""
+        return self._error(error_body.read_value(payload), None, {})
+
+    def seen_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return what a client may see of the response headers of any answer; none that holds a secret."""
+        return {name: value for name, value in self.client_headers(headers).items() if self.scrubber.is_clean(value)}
+
+    def _error(self, report: ErrorReport, given: int | None, headers: Mapping[str, str]) -> UpstreamError:
+        status = status_of(report, given)
+        fault = fault_of(report, status)
+        text = self.scrubber.clean(report.message)
+        if fault is Fault.NO_CREDIT:
+            logger.warning("adapter %s: the account at the upstream has no credit: %s", self.name, text or status)
+        limits = refused_limits(headers) if fault is Fault.LIMIT else {}
+        kept = (given or 529) if self.keep_529 and given in (None, 503, 529) else None
+        case = _Case(
+            report=report,
+            status=status,
+            type=self.scrubber.name(report.type),
+            code=self.scrubber.name(report.code if report.code and ":" not in report.code else None),
+            param=self.scrubber.name(report.param),
+            text=text if self.show_text else "",
+            retry_after_s=_rest(headers, report),
+            limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
+            kept_status=kept,
+        )
+        return _BUILDERS[fault](case)
+
+
+# One builder for each fault
+
+
+def _request(case: _Case) -> UpstreamError:
+    code = case.code or ("request_too_large" if case.status == 413 else None)
+    message = case.words("The upstream refused the request.")
+    if not case.report.is_claude:
+        status = case.status if case.status in (400, 413, 422) else 400
+        return UpstreamRejected(message, status=status, type=case.type, param=case.param, code=code)
+    kind = None if case.type in STATUS_OF_NAME else case.type
+    return UpstreamRejected(message, status=case.status, type=kind, param=_claude_param(case), code=code)
+
+
+def _too_long(case: _Case) -> UpstreamError:
+    return UpstreamRejected(
+        case.words("The request is longer than the model's context: shorten it."),
+        status=case.status if case.status in (413, 422) else 400,
+        param=case.param or "messages",
+        code="context_length_exceeded",
+    )
+
+
+def _refused(case: _Case) -> UpstreamError:
+    return UpstreamRejected(
+        case.words("The upstream refuses what the request says."),
+        status=case.status if 400 <= case.status < 500 else 400,
+        type=case.type,
+        param=case.param,
+        code=case.code if case.code and not case.code.isdigit() else "content_filter",
+    )
+
+
+def _unsuitable(case: _Case) -> UpstreamError:
+    # 401 would say that the client's own key is wrong.
+    return UpstreamUnsuitable(
+        case.words("The upstream cannot serve this request."),
+        status=case.status if case.status in (402, 403, 404, 422) else 400,
+        param=case.param,
+        code=case.code if case.code and not case.code.isdigit() else None,
+    )
+
+
+def _credential(case: _Case) -> UpstreamError:
+    return UpstreamMisconfigured(case.after("The upstream refused this gateway's credential."))
+
+
+def _closed(case: _Case) -> UpstreamError:
+    if not case.report.is_claude:
+        return UpstreamMisconfigured(case.after("The upstream does not let this gateway's account use the model."))
+    message = case.words("The upstream does not let this gateway's account use the model.")
+    return UpstreamClosed(message, code=case.code)
+
+
+def _model(case: _Case) -> UpstreamError:
+    if case.report.is_claude and "model" in case.report.message:
+        message = case.words("The upstream does not know this model.")
+        return UpstreamMisconfigured(
+            message, status=404, type="invalid_request_error", param="model", code="model_not_found"
+        )
+    return UpstreamMisconfigured(case.after("The upstream does not know this model or address."), code="upstream_error")
+
+
+def _no_credit(case: _Case) -> UpstreamError:
+    """Return the error of an account without credit: the client can do nothing, and reads nothing of the account."""
+    rest_s = case.retry_after_s if case.status == 402 and case.retry_after_s is not None else NO_CREDIT_REST_S
+    message = "The gateway's account at the upstream has no credit left: its operator has to add some."
+    if case.report.is_claude:
+        given: dict[str, Any] = {"status": 429, "type": "insufficient_quota", "code": "insufficient_quota"}
+        return UpstreamExhausted(message, retry_after_s=rest_s, **given)
+    return UpstreamExhausted(message, retry_after_s=rest_s)
+
+
+def _limit(case: _Case) -> UpstreamError:
+    is_tokens = case.report.type == "tokens" or "token" in case.report.message.lower()
+    return UpstreamRateLimited(
+        case.after("The upstream's rate limit is reached."),
+        type="tokens" if is_tokens else "requests",
+        retry_after_s=case.retry_after_s,
+        more_headers=case.limits,
+    )
+
+
+def _overloaded(case: _Case) -> UpstreamError:
+    message = case.after("The upstream is overloaded.")
+    return UpstreamOverloaded(message, status=case.kept_status, retry_after_s=case.retry_after_s)
+
+
+def _failed(case: _Case) -> UpstreamError:
+    if case.report.is_claude and 400 <= case.status < 500:
+        if case.type == "conflict_error":
+            return UpstreamFailed(case.after("The upstream met a conflict."), status=case.status, type=case.type)
+        message = case.words("The upstream refused the request.")
+        return UpstreamRejected(message, status=case.status, type=case.type, code=case.code)
+    return UpstreamFailed(case.after(f"The upstream failed with status {case.status}."))
+
+
+_BUILDERS: dict[Fault, Callable[[_Case], UpstreamError]] = {
+    Fault.REQUEST: _request,
+    Fault.TOO_LONG: _too_long,
+    Fault.REFUSED: _refused,
+    Fault.UNSUITABLE: _unsuitable,
+    Fault.CREDENTIAL: _credential,
+    Fault.CLOSED: _closed,
+    Fault.MODEL: _model,
+    Fault.NO_CREDIT: _no_credit,
+    Fault.LIMIT: _limit,
+    Fault.OVERLOADED: _overloaded,
+    Fault.TIMEOUT: lambda case: UpstreamTimeout(case.after("The upstream timed out.")),
+    Fault.REDIRECT: lambda _: UpstreamRedirected("The upstream answered with a redirect, which is never followed."),
+    Fault.FAILED: _failed,
+}
+
+
+def _claude_param(case: _Case) -> str | None:
+    """Return the parameter that a message of Anthropic's begins with: `messages.0.content: ...`."""
+    place, colon, _ = case.report.message.partition(": ")
+    return _CLAUDE_PARAMS.get(place.partition(".")[0]) if colon else None
+
+
+# Waits
+
+
+def _rest(headers: Mapping[str, str], report: ErrorReport) -> float | None:
+    found = retry_after(headers)
+    return found if found is not None or report.retry_after_s is None else _plausible(report.retry_after_s)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return how long an upstream asks us to wait, in seconds, at most 300; None when it does not say."""
+    with suppress(ValueError, KeyError):
+        return _plausible(float(headers["retry-after-ms"]) / 1000)
+    value = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return _plausible(float(value))
+    with suppress(ValueError, TypeError):
+        return _plausible(email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def _plausible(seconds: float) -> float | None:
+    """Keep a plausible wait; one that is over is a second, and NaN is none."""
+    if math.isnan(seconds):
+        return None
+    return min(seconds, _MAX_REST_S) if seconds > 0 else 1.0
+
+
+OPENAI_REPORTS = Reports()

@@ -1,0 +1,164 @@
+"""Adapters written as the article writes one: what their ``generate_completion`` is given, and what it returns."""
+
+import asyncio
+import inspect
+import logging
+import os
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from one_api.contract import ChunkStream, JSONObject, Usage
+from one_api.dialects import json, sse
+from one_api.dialects.openai.assemble import Assembler
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer
+from one_api.dialects.openai.split import chunks_of
+from one_api.dialects.openai.stream import OpenAIStream
+from one_api.errors import GatewayError, UpstreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamTruncated
+
+logger = logging.getLogger(__name__)
+
+#: The parameters of ``generate_completion`` that a request's body may set by name.
+_NAMED = frozenset({"model", "messages", "temperature", "top_p", "max_tokens", "stream"})
+#: How long a stream that has its finish reason may take to its end, in seconds: its usage may still come.
+_TAIL_S = 2.0
+#: The longest silence of an iterator where no limit is set, in seconds.
+_IDLE_S = 60.0
+
+
+class WholeStream(ChunkStream):
+    """A whole answer as a stream: all of it is there at once."""
+
+    def __init__(self, answer: JSONObject, *, include_usage: bool) -> None:
+        self._chunks = chunks_of(answer, include_usage=include_usage)
+        self.usage = Usage.read(answer.get("usage"))
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        chunks, self._chunks, self.ended = self._chunks, [], True
+        return chunks
+
+    async def aclose(self) -> None:
+        """See ``ChunkStream``."""
+        self._chunks, self.ended = [], True
+
+
+class IteratedStream(ChunkStream):
+    """The chunks of an asynchronous iterator, read as generously as the events of any OpenAI-compatible upstream."""
+
+    def __init__(self, chunks: AsyncIterator[JSONObject], request: ChatRequest) -> None:
+        self._chunks = chunks
+        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
+        self._translator = OpenAIStream(identity, include_usage=request.include_usage)
+        #: The iterator is asked in a task of its own: whoever reads may be cancelled while it waits.
+        self._asking: asyncio.Task[JSONObject | None] | None = None
+        #: The choices that have begun and have no finish reason.
+        self._unfinished: set[int] = set()
+        self._begun = False
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        chunks: list[JSONObject] = []
+        while not chunks and not self.ended:
+            chunk = await self._next()
+            with failures_named():
+                chunks = self._translator.end() if chunk is None else self._translator.feed(_event(chunk))
+            self.ended = chunk is None
+            self.usage = Usage.read(self._translator.usage)
+            self._note(chunks)
+        if self.ended and not self._translator.finished:
+            raise UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
+        return chunks
+
+    async def _next(self) -> JSONObject | None:
+        """Return the next chunk as it is; None is the end."""
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(anext(self._chunks, None))
+        complete = self._begun and not self._unfinished
+        limit_s = _TAIL_S if complete else min(self.idle_s or _IDLE_S, _IDLE_S)
+        done, _ = await asyncio.wait([self._asking], timeout=limit_s)
+        if not done and not complete:
+            raise UpstreamTimeout(f"The upstream did not send the next event within {limit_s:g} s.")
+        if not done:
+            return None
+        asking, self._asking = self._asking, None
+        with failures_named():
+            return asking.result()
+
+    def _note(self, chunks: list[JSONObject]) -> None:
+        for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+            self._begun = True
+            self._unfinished.add(choice["index"])
+            if choice.get("finish_reason") is not None:
+                self._unfinished.discard(choice["index"])
+
+    async def aclose(self) -> None:
+        """See ``ChunkStream``; a generator is closed, so that what it holds open is."""
+        self.ended = True
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
+            await asyncio.wait([asking])
+        if (close := getattr(self._chunks, "aclose", None)) is not None:
+            with suppress(Exception):  # the answer is over, whatever its iterator has to say
+                await close()
+
+
+def _event(chunk: Any) -> sse.Event:
+    if not isinstance(chunk, dict):
+        raise InvalidAnswer("a chunk is not an object")
+    return sse.Event(json.encode(chunk))
+
+
+def as_stream(answer: Any, request: ChatRequest) -> ChunkStream:
+    """Return what an adapter generated as a stream of ours."""
+    if isinstance(answer, ChunkStream):
+        return answer
+    if not isinstance(answer, AsyncIterable):
+        raise UpstreamBroken("The adapter returned neither an answer nor an iterator of chunks.")
+    return IteratedStream(aiter(answer), request)
+
+
+def arguments_for(generate: Callable[..., Any], body: JSONObject) -> JSONObject:
+    """Return what of ``body`` goes to an adapter's own ``generate_completion``.
+
+    Only the article's parameters are set by name, and ``kwargs`` takes what is left: a key of a client's JSON never
+    reaches another parameter of that signature.
+    """
+    # Of the function, not of the method: ``self`` is a parameter that a key may not reach either.
+    parameters = inspect.signature(getattr(generate, "__func__", generate)).parameters
+    takes_more = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    own = {name for name, each in parameters.items() if each.kind in by_name}
+    return {key: value for key, value in body.items() if (key in _NAMED if key in own else takes_more)}
+
+
+@contextmanager
+def failures_named() -> Iterator[None]:
+    """Turn what a foreign adapter raises into an error of an upstream: its bug must not be every client's 500."""
+    try:
+        yield
+    except (GatewayError, asyncio.CancelledError):
+        raise
+    except ErrorPayload as error:
+        said = error.payload.get("error")
+        message = said.get("message") if isinstance(said, dict) else said
+        raise UpstreamFailed(f"The upstream reported an error: {message}"[:500]) from None
+    except InvalidAnswer as error:
+        raise UpstreamBroken(f"The upstream's stream cannot be read: {error}.") from None
+    except TimeoutError as error:
+        raise UpstreamTimeout("The adapter did not answer in time.") from error
+    except Exception as error:  # whatever it is, another deployment may do better
+        logger.exception("an adapter failed")
+        raise UpstreamFailed("The adapter failed; the gateway's log says how.") from error
+
+
+async def whole(stream: ChunkStream) -> JSONObject:
+    """Return the completion that a stream amounts to, and close it."""
+    assembler = Assembler()
+    async with stream:
+        async for chunk in stream:
+            assembler.add(chunk)
+    return assembler.completion()

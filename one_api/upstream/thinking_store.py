@@ -1,0 +1,113 @@
+"""The thinking that clients drop: kept for the next request of a tool loop, which must hold it as it was.
+
+Kept in memory only, and given back only to the same caller, for the same model, and when the text and the calls that
+the client sent back equal what it was given. With several processes each has its own: a miss costs the thinking,
+never the answer.
+"""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from one_api.dialects import json
+from one_api.dialects.anthropic.stream import ClaudeStream
+from one_api.dialects.json import JSONObject
+
+#: Blocks that are translated back from what the client sends.
+_BROUGHT_BACK = frozenset({"text", "tool_use"})
+
+
+class ReplayCache:
+    """Keeps the original blocks of assistant turns; the oldest go when there are too many, or too many bytes."""
+
+    def __init__(
+        self,
+        *,
+        most_entries: int = 10_000,
+        most_bytes: int = 64 * 1024 * 1024,
+        ttl_s: float = 3 * 3600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
+        self._ttl_s = ttl_s
+        self._clock = clock
+        #: Long conversations are translated in threads.
+        self._lock = threading.Lock()
+        self._bytes = 0
+        #: Key -> when it was kept, and the blocks as JSON; the oldest first.
+        self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+
+    def keep(self, key: bytes, blocks: list[JSONObject]) -> None:
+        """Keep the blocks of a turn."""
+        data = json.encode(blocks)
+        with self._lock:
+            self._put(key, data)
+
+    def _put(self, key: bytes, data: bytes) -> None:
+        self._drop(key)
+        self._kept[key] = (self._clock(), data)
+        self._bytes += len(data)
+        while self._kept and (len(self._kept) > self._most_entries or self._bytes > self._most_bytes):
+            self._drop(next(iter(self._kept)))
+
+    def keep_turn(self, scope: str, model: str, told: ClaudeStream) -> None:
+        """Keep the blocks of an answer, if they hold what the client's own message cannot bring back."""
+        if not told.blocks or all(block["type"] in _BROUGHT_BACK for block in told.blocks):
+            return
+        self.keep(turn_key(scope, model, told.text, told.calls), told.blocks)
+
+    def find(self, key: bytes) -> list[JSONObject] | None:
+        """Return the blocks of a turn; None when they are not kept, or no longer."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                return None
+            kept_at, data = found
+            if self._clock() - kept_at > self._ttl_s:
+                self._drop(key)
+                return None
+            self._put(key, data)
+        return list(json.decode(data, max_depth=512))
+
+    def _drop(self, key: bytes) -> None:
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self._bytes -= len(found[1])
+
+
+def turn_key(scope: str, model: str, text: str, calls: Iterable[tuple[str, str, str]]) -> bytes:
+    """Return the key of an assistant turn: what was said, and each call's id, name and arguments."""
+    told = [scope, model, text, [[call_id, name, _canonical(arguments)] for call_id, name, arguments in calls]]
+    return hashlib.sha256(json.encode(told)).digest()
+
+
+def key_of_message(scope: str, model: str, message: JSONObject) -> bytes:
+    """Return the key of an assistant message as a client sends it back."""
+    calls = []
+    for call in message.get("tool_calls") or ():
+        body = call.get("function") or call.get("custom") or {}
+        calls.append((str(call.get("id")), str(body.get("name")), body.get("arguments") or body.get("input") or ""))
+    if isinstance(legacy := message.get("function_call"), dict):
+        calls.append(("", str(legacy.get("name")), legacy.get("arguments") or ""))
+    return turn_key(scope, model, _text_of(message.get("content")), calls)
+
+
+def _text_of(content: Any) -> str:
+    """Return a message's text, whole or in parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _canonical(arguments: Any) -> Any:
+    """Return arguments so that white space in them makes no difference."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.decode(arguments.encode())
+    except (json.InvalidJSON, UnicodeEncodeError):
+        return arguments

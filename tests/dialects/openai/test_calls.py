@@ -1,0 +1,189 @@
+"""Tool calls of servers that tell them apart badly: which piece belongs to which call."""
+
+from typing import Any
+
+import pytest
+
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.answer import read_answer
+from one_api.dialects.openai.calls import ValueScanner
+from tests.dialects.recorded import OURS, called, chunk, opened, piece, stream
+
+
+def calls_of(*deltas: JSONObject, finish: str = "tool_calls", tools: tuple[str, ...] = ()) -> list[JSONObject]:
+    """The calls that a stream of these deltas amounts to."""
+    raw = stream(*(chunk(delta) for delta in deltas), chunk({}, finish))
+    (choice,) = read_answer(raw, OURS, tools=tools)["choices"]
+    calls: list[JSONObject] = choice["message"].get("tool_calls", [])
+    return calls
+
+
+def functions_of(*deltas: JSONObject, tools: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """The names and arguments of the calls; their ids differ."""
+    calls = calls_of(*deltas, tools=tools)
+    assert len({call["id"] for call in calls}) == len(calls)
+    return [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+
+
+def whole_call(call: JSONObject, finish: Any = "tool_calls") -> JSONObject:
+    """The only call of a whole answer with that call."""
+    body = {"choices": [{"message": {"tool_calls": [call]}, "finish_reason": finish}]}
+    (found,) = read_answer(json.encode(body), OURS)["choices"][0]["message"]["tool_calls"]
+    result: JSONObject = found
+    return result
+
+
+A, B = ("f", '{"a":1}'), ("g", '{"b":2}')
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [opened(None, *A, index=0), opened(None, *B, index=0)],
+        [opened("", *A, index=0), opened("", *B, index=0)],
+        [opened("null", *A, index=0), opened("null", *B, index=0)],
+        [opened("null", *A, index=0), opened("null", *B, index=1)],
+        [opened("x", *A, index=0), opened("x", *B, index=1)],
+        [opened(None, *A), opened(None, *B)],
+        [opened(None, "f", '{"a"', index=0), piece(":1}", index=0), opened(None, "g", "", index=0),
+         piece('{"b":2}', index=0)],
+        [opened(None, "f", '{"a"', index=0), piece(":1}", index=0), opened(None, "g", '{"b"'), piece(":2}")],
+        [{"tool_calls": [*opened(None, *A, index=0)["tool_calls"], *opened(None, *B, index=0)["tool_calls"]]}],
+        [{"tool_calls": [{"name": name, "arguments": arguments} for name, arguments in (A, B)]}],
+    ],
+    ids=["no ids", "empty ids", "ids null", "ids null, indices", "one id", "nothing", "in pieces", "mixed",
+         "one delta", "no function"],
+)  # fmt: skip
+def test_two_calls_are_two(deltas: list[JSONObject]) -> None:
+    assert functions_of(*deltas) == [A, B]
+
+
+def test_two_calls_of_one_function_are_two() -> None:
+    assert functions_of(opened(None, "f", '{"a":1}', index=0), opened(None, "f", '{"a":2}', index=0)) == [
+        ("f", '{"a":1}'), ("f", '{"a":2}')
+    ]  # fmt: skip
+
+
+def test_known_tools_tell_calls_without_arguments_apart() -> None:
+    deltas = [opened(None, "f", "", index=0), opened(None, "g", "", index=0)]
+
+    assert functions_of(*deltas, tools=("f", "g")) == [("f", "{}"), ("g", "{}")]
+    assert functions_of(*deltas, tools=("fg",)) == [("fg", "{}")]
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [opened("a", "get_", index=0), opened("a", "weather", index=0)],
+        [opened("a", "get_", index=0), opened(None, "weather", index=0)],
+        [opened(None, "get_"), opened(None, "weather")],
+        [opened("a", "g", index=0), opened("a", "et_wea", index=0), opened("a", "ther", index=0)],
+        [opened("a", "get_weather", index=0), opened("a", "get_weather", index=0)],
+        [opened(None, "get_weather", index=0), opened(None, "get_weather", index=0)],
+        [opened("a", "get_", index=0), opened("a", "get_weather", index=0)],
+        [opened("a", "", index=0), opened("a", "get_weather", index=0)],
+    ],
+)
+def test_a_name_may_come_in_pieces_or_again(deltas: list[JSONObject]) -> None:
+    assert functions_of(*deltas, piece('{"a"', index=0), piece(":1}", index=0)) == [("get_weather", '{"a":1}')]
+
+
+def test_a_name_repeated_after_whole_arguments_opens_nothing() -> None:
+    assert functions_of(opened(None, *A, index=0), opened(None, "f", "", index=0)) == [A]
+
+
+def test_a_piece_whose_id_is_a_word_for_none_continues_its_call() -> None:
+    late = {"tool_calls": [{"index": 0, "id": "null", "function": {"name": "", "arguments": ":1}"}}]}
+
+    assert calls_of(opened("a", "f", '{"a"', index=0), late) == [called("a", "f", '{"a":1}')]
+
+
+def test_what_else_a_call_holds_is_kept() -> None:
+    signed: JSONObject = {"extra_content": {"google": {"thought_signature": "s"}}}
+    alone = {"tool_calls": [{"index": 0, **signed}]}
+
+    for deltas in ([opened("a", *A, index=0, **signed)], [opened("a", *A, index=0), alone]):
+        assert calls_of(*deltas) == [called("a", *A) | signed]
+
+
+@pytest.mark.parametrize("nothing", ["null", "", None, " null "])
+def test_arguments_that_are_none_are_the_empty_object(nothing: Any) -> None:
+    assert calls_of(opened("a", "f", nothing, index=0)) == [called("a", "f", "{}")]
+    assert whole_call(opened("a", "f", nothing)["tool_calls"][0]) == called("a", "f", "{}")
+
+
+@pytest.mark.parametrize("twice", ['"{\\"a\\":1}"', {"a": 1}])
+def test_arguments_are_encoded_once(twice: Any) -> None:
+    assert calls_of(opened("a", "f", twice, index=0)) == [called("a", *A)]
+    assert whole_call(opened("a", "f", twice)["tool_calls"][0]) == called("a", *A)
+
+
+def test_arguments_that_are_a_text_stay_one() -> None:
+    assert calls_of(opened("a", "f", '"{hello"', index=0)) == [called("a", "f", '"{hello"')]
+
+
+@pytest.mark.parametrize("stopped", ["tool_calls", "tool_use"])
+def test_no_answer_without_calls_says_that_it_calls(stopped: str) -> None:
+    raw = stream(chunk({"content": "a"}), chunk({}, stopped))
+    body = json.encode({"choices": [{"message": {"content": "a", "tool_calls": []}, "finish_reason": stopped}]})
+
+    for data in (raw, body):
+        (choice,) = read_answer(data, OURS)["choices"]
+        assert (choice["finish_reason"], choice["native_finish_reason"]) == ("stop", stopped)
+
+
+OLD = {"function_call": {"name": "f", "arguments": '{"a":1}'}}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_call_in_the_old_form_is_one_of_a_tool_if_there_are_tools(streamed: bool) -> None:
+    parts = [{"function_call": {"name": "f", "arguments": ""}}, {"function_call": {"arguments": '{"a":1}'}}]
+    body = json.encode({"choices": [{"message": {"content": None, **OLD}, "finish_reason": "function_call"}]})
+    data = stream(*map(chunk, parts), chunk({}, "function_call")) if streamed else body
+
+    (choice,) = read_answer(data, OURS, tools=["f"])["choices"]
+    (old,) = read_answer(data, OURS)["choices"]
+
+    assert [call["function"] for call in choice["message"]["tool_calls"]] == [OLD["function_call"]]
+    assert (choice["finish_reason"], "function_call" in choice["message"]) == ("tool_calls", False)
+    assert (old["finish_reason"], old["message"]["function_call"]) == ("function_call", OLD["function_call"])
+
+
+def test_a_call_in_both_forms_is_one() -> None:
+    both = {**OLD, **opened("a", *A, index=0)}
+    body = json.encode({"choices": [{"message": {"content": None, **both}, "finish_reason": "tool_calls"}]})
+
+    for data in (stream(chunk(both), chunk({}, "tool_calls")), body):
+        (choice,) = read_answer(data, OURS)["choices"]
+        assert choice["message"]["tool_calls"] == [called("a", *A)]
+        assert "function_call" not in choice["message"]
+
+
+def test_several_objects_in_one_event_are_several() -> None:
+    events = [
+        json.encode(each).decode() for each in (chunk({"content": "a"}), chunk({"content": "}{"}), chunk({}, "stop"))
+    ]
+
+    for glue in ("", " "):
+        (choice,) = read_answer(f"data: {glue.join(events)}\n\n".encode(), OURS)["choices"]
+        assert choice["message"]["content"] == "a}{"
+
+
+@pytest.mark.parametrize("prefix", ["data: data: ", "data:data:", "data: data: data: "])
+def test_a_prefix_that_is_repeated_is_read(prefix: str) -> None:
+    events = [f"{prefix}{json.encode(each).decode()}\n\n" for each in (chunk({"content": "a"}), chunk({}, "stop"))]
+
+    (choice,) = read_answer("".join([*events, f"{prefix}[DONE]\n\n"]).encode(), OURS)["choices"]
+
+    assert choice["message"]["content"] == "a"
+
+
+@pytest.mark.parametrize("text", ['{"a":"}"}', '{"a":"\\"}"}', '[{"b":[]}]', ' {"a":{"b":1}} '])
+def test_a_scanner_knows_where_a_value_ends_wherever_it_is_cut(text: str) -> None:
+    for cut in range(len(text)):
+        scanner = ValueScanner()
+        scanner.add(text[:cut])
+        assert scanner.is_whole == (cut >= len(text.rstrip())), cut
+        scanner.add(text[cut:])
+        assert scanner.is_whole
