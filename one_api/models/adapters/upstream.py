@@ -299,8 +299,10 @@ class UpstreamStream(ChunkStream):
     def _not_complete(self) -> UpstreamBroken:
         """Return the error for bytes that ended before the answer did."""
         label = self._response.content_type
-        if self._begun or label == "text/event-stream":
+        if self._begun or (label == "text/event-stream" and not self._events.blocks):
             return _truncated()
+        if self._events.blocks:
+            return UpstreamBroken("The upstream's stream holds no answer.")
         return UpstreamBroken(f"The upstream answered with {label[:64]} instead of an event stream.")
 
     async def aclose(self) -> None:
