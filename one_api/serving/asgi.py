@@ -339,9 +339,7 @@ def _environ(scope: Scope, body: io.RawIOBase) -> dict[str, Any]:
         if b"_" in raw_name:
             continue  # it would pass for the header with a dash
         key, value = _variable(raw_name), raw_value.decode("latin-1")
-        if environ.get(key, value) != value:
-            value = f"{environ[key]},{value}"  # a repeated header is a list; one that says the same again adds nothing
-        environ[key] = value
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
     return environ
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import ipaddress
-import re
 from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -24,8 +23,6 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 _EXTENSION = "one_api_keys"
 #: Where a key may stand, beside ``Authorization``.
 KEY_HEADERS = ("x-api-key", "api-key")
-#: Between two credentials of a repeated ``Authorization`` header.
-_NEXT_BEARER = re.compile(r"\s*,\s*(?=bearer(?:\s|$))", re.IGNORECASE)
 
 
 class KeyRing:
@@ -57,14 +54,17 @@ class KeyRing:
         """Return the caller that the headers of a request name; raises Unauthorized.
 
         The key is read from ``Authorization``, ``x-api-key`` (Anthropic's clients) and ``api-key`` (Azure's). Headers
-        that are empty count as not sent; of several keys all must be the same.
+        that are empty count as not sent; of several keys all must be the same, and no header is sent twice.
         """
         if not self._callers:
             raise Unauthorized("This gateway has no API key yet: set API_KEYS in its environment, and restart it.")
-        bearers = _bearers(headers.get("Authorization", ""))
-        given = {*bearers, *(key for name in KEY_HEADERS for key in self._keys_in(headers.get(name, "")))} - {""}
+        authorization = headers.get("Authorization", "").strip()
+        scheme, _, bearer = authorization.partition(" ")
+        if authorization and scheme.lower() != "bearer":
+            raise _not_a_bearer()
+        given = {bearer.strip(), *(headers.get(name, "").strip() for name in KEY_HEADERS)} - {""}
         if not given:
-            if bearers:
+            if authorization:
                 raise _not_a_bearer()
             raise Unauthorized("No API key: send it in the header `Authorization: Bearer YOUR_KEY`.")
         if len(given) > 1:
@@ -76,26 +76,6 @@ class KeyRing:
         if caller is None:
             raise Unauthorized("This API key is not known here: use one that this gateway's operator gave out.")
         return caller
-
-    def _keys_in(self, value: str) -> list[str]:
-        """Return the keys that a header without a scheme holds; a repeated header arrives as a list."""
-        whole = value.strip()
-        return [whole] if self.caller(whole) else [key.strip() for key in whole.split(",")]
-
-
-def _bearers(authorization: str) -> list[str]:
-    """Return the keys in an ``Authorization`` header; a repeated header arrives as a list.
-
-    Raises:
-        Unauthorized: for another scheme.
-    """
-    keys = []
-    for credential in _NEXT_BEARER.split(authorization.strip()):
-        scheme, _, key = credential.partition(" ")
-        if scheme and scheme.lower() != "bearer":
-            raise _not_a_bearer()
-        keys += [key.strip()] if scheme else []
-    return keys
 
 
 def _not_a_bearer() -> Unauthorized:

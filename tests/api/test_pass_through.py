@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import Action, chunked, completion, event, json_reply, reply, sse, text_chunks, tokens
 
-from .bed import UPSTREAM_KEYS, Answer, Bed, Body, user
+from .bed import KEY, UPSTREAM_KEYS, Answer, Bed, Body, user
 
 #: What every answer of the chat route carries, beside `content-length` or `transfer-encoding`.
 HEADERS = {
@@ -195,7 +195,7 @@ def test_the_clients_headers_stay_here(bed: Bed, stream: bool) -> None:
         "Cookie": f"session={CANARY}", "X-Stainless-Lang": CANARY, "X-Stainless-Retry-Count": CANARY,
         "Idempotency-Key": CANARY, "User-Agent": CANARY, "OpenAI-Organization": CANARY, "OpenAI-Project": CANARY,
         "X-Request-Id": CANARY, "Accept-Language": CANARY, "X-Forwarded-For": CANARY, "Referer": CANARY,
-        "Proxy-Authorization": CANARY, "X-Api-Key": CANARY, "Accept": "text/odd", "Accept-Encoding": "br",
+        "Proxy-Authorization": CANARY, "X-Api-Key": KEY, "Accept": "text/odd", "Accept-Encoding": "br",
     }  # fmt: skip
 
     assert bed.ask(model, stream=stream, headers=headers).status == 200
