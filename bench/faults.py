@@ -83,12 +83,12 @@ def flapping(target: Target) -> Iterator[int]:
     class Relay(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             """Pass requests on, each in one piece and answered in one, until the upstream is away."""
-            with socket.create_connection((LOOPBACK, target.port), timeout=10) as well:
+            with socket.create_connection((LOOPBACK, target.port), timeout=10) as healthy:
                 while data := self.request.recv(65536):
                     if int(time.monotonic() - began) % 2:
                         return
-                    well.sendall(data)
-                    self.request.sendall(well.recv(1 << 20))
+                    healthy.sendall(data)
+                    self.request.sendall(healthy.recv(1 << 20))
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
@@ -126,9 +126,9 @@ def configuration(urls: dict[str, int], port: int) -> str:
 
 
 @contextmanager
-def one_api(well: Target, urls: dict[str, int]) -> Iterator[Target]:
+def one_api(healthy: Target, urls: dict[str, int]) -> Iterator[Target]:
     """A gateway over these ports."""
-    command = gateway(well, 1)
+    command = gateway(healthy, 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "faults.yaml"
         path.write_text(configuration(urls, command.target.port))
@@ -205,11 +205,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flap-s", type=float, default=120.0)
     seconds = parser.parse_args().flap_s
-    with running(upstream()) as well, failing() as f, failing() as g, failing() as h, flapping(well.target) as a:
-        urls = {"w": well.target.port, "v": well.target.port, "r": free_port(), "a": a}
+    with running(upstream()) as healthy, failing() as f, failing() as g, failing() as h, flapping(healthy.target) as a:
+        urls = {"w": healthy.target.port, "v": healthy.target.port, "r": free_port(), "a": a}
         urls |= {name: server.server_address[1] for name, server in zip("fgh", (f, g, h), strict=True)}
         progress("measuring what failover adds")
-        with one_api(well.target, urls) as target:
+        with one_api(healthy.target, urls) as target:
             print_latencies(target)
             print_outage(target, [f, g, h])
             progress(f"one of three flaps for {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""What can befall a group of deployments, for the simulator: who, how fast, and what happens to the first of them."""
+"""What can befall a group of deployments, for the simulator: which, how fast, and what happens to the first of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.simulator import Condition, Outcome, Place, Simulation
 from one_api.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamTimeout, UpstreamUnreachable
 
-WELL = Condition()
+HEALTHY = Condition()
 SLOW = Condition(first_s=5.0, token_s=0.1)
 BEGIN_S, END_S, UNTIL_S = 60.0, 180.0, 300.0
 """When something befalls, when it is over, and when the run ends."""
@@ -17,7 +17,7 @@ class Scenario:
     """A group under load. Requests come at `rate` a second."""
 
     name: str
-    told: str
+    summary: str
     places: Callable[[], list[Place]]
     rate: float = 50.0
     fair: bool = True
@@ -30,9 +30,9 @@ class Scenario:
         return Simulation(self.places(), rate or self.rate, strategy, stream, seed).run(UNTIL_S)
 
 
-def while_ill(ill: Condition, well: Condition = WELL) -> Callable[[float], Condition]:
-    """Ill from BEGIN_S to END_S."""
-    return lambda now: ill if BEGIN_S <= now < END_S else well
+def while_faulty(faulty: Condition, healthy: Condition = HEALTHY) -> Callable[[float], Condition]:
+    """Faulty from BEGIN_S to END_S."""
+    return lambda now: faulty if BEGIN_S <= now < END_S else healthy
 
 
 def always(condition: Condition) -> Callable[[float], Condition]:
@@ -50,24 +50,24 @@ BROKEN = failing(UpstreamFailed, 0.05)
 
 
 def first_is(condition: Callable[[float], Condition]) -> Callable[[], list[Place]]:
-    """Three deployments: one under `condition`, two that are well."""
-    return lambda: [Place("a", condition), Place("b", always(WELL)), Place("c", always(WELL))]
+    """Three deployments: one under `condition`, two that are healthy."""
+    return lambda: [Place("a", condition), Place("b", always(HEALTHY)), Place("c", always(HEALTHY))]
 
 
 def flapping(now: float) -> Condition:
     """Up for a second, down for a second."""
-    return BROKEN if now % 2 >= 1 else WELL
+    return BROKEN if now % 2 >= 1 else HEALTHY
 
 
 def all_out() -> list[Place]:
     """Three that are down together, for 30 s."""
-    return [Place(name, lambda now: BROKEN if BEGIN_S <= now < BEGIN_S + 30 else WELL) for name in "abc"]
+    return [Place(name, lambda now: BROKEN if BEGIN_S <= now < BEGIN_S + 30 else HEALTHY) for name in "abc"]
 
 
 def uneven() -> list[Place]:
     """Three of different speed."""
     return [
-        Place("a", always(WELL)),
+        Place("a", always(HEALTHY)),
         Place("b", always(Condition(0.65, 0.0125))),
         Place("c", always(Condition(1.0, 0.02))),
     ]
@@ -81,12 +81,12 @@ def crowded() -> list[Place]:
 SCENARIOS = {
     each.name: each
     for each in (
-        Scenario("slow", "a is ten times slower from 60 to 180 s", first_is(while_ill(SLOW))),
-        Scenario("dead", "a refuses connections from 60 to 180 s", first_is(while_ill(REFUSING))),
+        Scenario("slow", "a is ten times slower from 60 to 180 s", first_is(while_faulty(SLOW))),
+        Scenario("dead", "a refuses connections from 60 to 180 s", first_is(while_faulty(REFUSING))),
         Scenario("silent", "a takes requests and says nothing from 60 to 180 s",
-                 first_is(while_ill(failing(UpstreamTimeout, 30.0)))),
+                 first_is(while_faulty(failing(UpstreamTimeout, 30.0)))),
         Scenario("breaking", "every stream of a breaks after its first event from 60 to 180 s",
-                 first_is(while_ill(failing(UpstreamBroken, 0.0, breaks=True)))),
+                 first_is(while_faulty(failing(UpstreamBroken, 0.0, breaks=True)))),
         Scenario("flapping", "a is up for a second and down for a second", first_is(flapping)),
         Scenario("recovering", "all three answer 500 from 60 to 90 s", all_out),
         Scenario("rate-limited", "a is twice as fast, and takes 5 requests a second",

@@ -19,7 +19,7 @@ _HEADS = ("scenario", "what happens", "a before / during / after", "asked of a, 
 def steps(outcome: Outcome) -> list[list[float]]:
     """The shares of all in every step of time."""
     counts = [[0] * len(outcome.names) for _ in range(int(UNTIL_S / _STEP_S))]
-    for each in outcome.tries:
+    for each in outcome.attempts:
         if each.at < UNTIL_S:
             counts[int(each.at / _STEP_S)][each.place] += 1
     return [[count / max(1, sum(step)) for count in step] for step in counts]
@@ -30,7 +30,7 @@ def row(name: str, outcome: Outcome) -> list[str]:
     spans = ((20, BEGIN_S), (90, END_S), (240, UNTIL_S))
     regret = "" if not SCENARIOS[name].fair else f"{100 * outcome.regret(90, END_S):.1f} %"
     return [
-        name, SCENARIOS[name].told, " / ".join(f"{100 * outcome.share(0, *span):.1f} %" for span in spans),
+        name, SCENARIOS[name].summary, " / ".join(f"{100 * outcome.share(0, *span):.1f} %" for span in spans),
         str(outcome.count(0, BEGIN_S, END_S)), f"{outcome.amplification(BEGIN_S, END_S):.3f}", regret,
         str(outcome.failed()), str(len(outcome.requests)),
     ]  # fmt: skip

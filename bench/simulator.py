@@ -40,7 +40,7 @@ class Condition:
     error_s: float = 0.005
     breaks: bool = False
     cuts: bool = False
-    """Whether those who wait for their first event are cut off when it begins."""
+    """Whether those that wait for their first event are cut off when it begins."""
     slots: int | None = None
     """With more in flight than this, everything takes longer in proportion."""
     quota: float | None = None
@@ -74,7 +74,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Try:
+class Asked:
     """One attempt: when it began, where (a number), and what came of it."""
 
     at: float
@@ -89,7 +89,7 @@ class Served:
 
     at: float
     ok: bool = False
-    tries: int = 0
+    attempts: int = 0
     cost_s: float = 0.0
     best_s: float = 0.0
     retrying: bool = False
@@ -101,17 +101,17 @@ class Outcome:
     """What a run gave."""
 
     names: list[str]
-    tries: list[Try] = field(default_factory=list)
+    attempts: list[Asked] = field(default_factory=list)
     requests: list[Served] = field(default_factory=list)
 
     def share(self, place: int, begin: float, end: float) -> float:
         """The part of the attempts between two times that went to one place."""
-        within = [each.place for each in self.tries if begin <= each.at < end]
+        within = [each.place for each in self.attempts if begin <= each.at < end]
         return within.count(place) / len(within) if within else 0.0
 
     def count(self, place: int, begin: float, end: float) -> int:
         """The attempts between two times that went to one place."""
-        return sum(each.place == place and begin <= each.at < end for each in self.tries)
+        return sum(each.place == place and begin <= each.at < end for each in self.attempts)
 
     def regret(self, begin: float, end: float) -> float:
         """By how much time the requests between two times took more than an oracle's."""
@@ -124,12 +124,12 @@ class Outcome:
 
     def amplification(self, begin: float, end: float) -> float:
         """Attempts for each request between two times."""
-        within = [each.tries for each in self.requests if begin <= each.at < end]
+        within = [each.attempts for each in self.requests if begin <= each.at < end]
         return sum(within) / len(within)
 
 
 class Nowhere(BaseModelAdapter):
-    """The adapter of simulated deployments; nobody asks it anything."""
+    """The adapter of simulated deployments; nothing is asked of it."""
 
     def list_models(self) -> list[ModelInfo]:
         """See ``BaseModelAdapter``."""
@@ -187,8 +187,8 @@ class Simulation:
         if following < until:
             self._at(following, lambda: self._arrive(until))
         conditions = [place.condition(self._now) for place in self._places]
-        well = [each.answer_s for each in conditions if each.error is None]
-        served = Served(self._now, best_s=min(well) if well else 0.0)
+        healthy = [each.answer_s for each in conditions if each.error is None]
+        served = Served(self._now, best_s=min(healthy) if healthy else 0.0)
         self.outcome.requests.append(served)
         self._retries.begin()
         self._try(served, [])
@@ -208,7 +208,7 @@ class Simulation:
             if not served.retrying:
                 self._at(self._now + _TURN_S, lambda: self._try(served, tried, last))
                 return
-        served.tries += 1
+        served.attempts += 1
         number = self._deployments.index(chosen.deployment)
         attempt = Attempt(chosen.deployment, self._stream, self.clock)
         self._play(served, [*tried, chosen.deployment], number, attempt)
@@ -220,7 +220,7 @@ class Simulation:
         error = condition.error() if condition.error else None
         if condition.quota is not None and not place.admits(self._now, condition.quota):
             error = UpstreamRateLimited("over the quota")
-        self.outcome.tries.append(Try(self._now, number, error is None, type(error).__name__ if error else None))
+        self.outcome.attempts.append(Asked(self._now, number, error is None, type(error).__name__ if error else None))
         if error is not None and not condition.breaks:
             served.cost_s += condition.error_s
             self._at(self._now + condition.error_s, lambda: self._fail(served, tried, attempt, error))

@@ -9,7 +9,7 @@ from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.settings.sections import HoldBackConfig
 
-#: Is told, perhaps more than once, that a stream has spoken.
+#: Is called, perhaps more than once, when a stream has content.
 OnFirstContent: TypeAlias = Callable[[], None]
 #: More chunks without content than this are passed on as they come.
 _MAX_CHUNKS_WITHOUT_CONTENT = 1000
@@ -34,19 +34,19 @@ async def read_to_first_content(
         UpstreamError: when it fails before that.
     """
     chunks: list[JSONObject] = []
-    spoken = 0
-    while not spoken and not stream.ended and len(chunks) < _MAX_CHUNKS_WITHOUT_CONTENT:
+    with_content = 0
+    while not with_content and not stream.ended and len(chunks) < _MAX_CHUNKS_WITHOUT_CONTENT:
         came = await stream.read()
-        spoken += _count(came)
+        with_content += _count(came)
         chunks += came
     on_first_content()
     if hold_back is None:
         return chunks
     with suppress(TimeoutError):
         async with asyncio.timeout(hold_back.ms / 1000):
-            while spoken < hold_back.tokens and not stream.ended:
+            while with_content < hold_back.tokens and not stream.ended:
                 came = await stream.read()
-                spoken += _count(came)
+                with_content += _count(came)
                 chunks += came
     return chunks
 

@@ -21,9 +21,9 @@ MAX_PENDING_WEIGHT = 25.0
 #: With fewer answers than this, one that took less than this part of the mean leaves this part of what went before:
 #: a slow deployment is asked seldom, and has to be seen to recover.
 FEW_ANSWERS, OUTLIER_FRACTION, OUTLIER_MEMORY = 20.0, 0.4, 0.2
-#: How many answers of the group's median speed everyone is credited with; what is known less well is nearer to it.
+#: How many answers of the group's median speed each is credited with; what is less known is nearer to it.
 CREDIT = 2.0
-#: Successes and failures that everyone is credited with.
+#: Successes and failures that each is credited with.
 PRIOR_GOOD, PRIOR_BAD = 4.0, 0.2
 #: Of what is known, exp(FADE * seconds) is left after so many.
 FADE = -math.log(2) / HALF_LIFE_S
@@ -187,7 +187,7 @@ class Health:
         was_open = self.circuit.open_until > 0
         mark = self.circuit.succeeded(began, now)
         if was_open and not self.circuit.open_until:
-            # What went before is the illness: how much of it each had says nothing of how they will do from now on.
+            # What went before is the outage: how each went through it says nothing of how it will do from now on.
             self.streamed.forget()
             self.whole.forget()
             self._good, self._bad = 1.0, 0.0

@@ -42,7 +42,7 @@ class NextAttempt(NamedTuple):
 
 
 def first_step(state: RequestState, rng: random.Random) -> NextAttempt | None:
-    """Return what to ask first; None when nothing can be asked. The least bad serves when nobody is healthy."""
+    """Return what to ask first; None when nothing can be asked. The least bad serves when none is healthy."""
     return _choose(state, look(state), rng)
 
 
@@ -138,7 +138,7 @@ def wait_before_again(error: UpstreamError, max_wait_s: float, rng: random.Rando
         return None
     if error.retry_after_s is not None:
         return error.retry_after_s if error.retry_after_s <= max_wait_s else None
-    if error.cooldown_s:  # a limit is reached, and nobody knows for how long
+    if error.cooldown_s:  # a limit is reached, and it is not known for how long
         return None
     return rng.uniform(*_BACKOFF_S)
 

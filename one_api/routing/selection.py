@@ -1,6 +1,6 @@
-"""Who may be chosen, and which: pure functions over deployments, their health and the time.
+"""Which deployments may be chosen, and which one is: pure functions over deployments, their health and the time.
 
-First everyone who cannot serve is set aside, with the reason; then the route's strategy chooses among the rest.
+First those that cannot serve are set aside, with the reason; then the route's strategy chooses among the rest.
 ``docs/routing.md`` explains the choice and has its figures.
 """
 
@@ -16,15 +16,15 @@ from one_api.routing.policy import Policy
 
 #: ``adaptive`` gives each a share by (best cost / its cost) to this power: 2 times slower gets a 400th.
 POWER = 10.0
-#: What everyone who can serve gets at least, as a part of what the best one gets: so one that has recovered is seen.
+#: What each that can serve gets at least, as a part of what the best one gets: so one that has recovered is seen.
 EXPLORE = 0.005
 #: How much dearer than the best one may be, as a factor, without getting less.
 TOLERANCE = 1.1
 #: Added to what is in flight and to what usually is, so that one or two more make no difference.
 LOAD_SLACK = 3.0
-#: Added to every time, in seconds: nobody notices smaller differences.
+#: Added to every time, in seconds: no client notices smaller differences.
 LATENCY_FLOOR_S = 0.02
-#: The expected time where nobody in the group has answered yet, in seconds; only its ratio to others counts.
+#: The expected time where none of the group has answered yet, in seconds; only its ratio to others counts.
 _UNKNOWN_S = 1.0
 
 _FULL, _TRIED, _RESTING = "full", "tried", "resting"
@@ -148,9 +148,9 @@ def choose(
 ) -> Candidate | None:
     """Choose one of ``candidates``; None when each is full or was tried.
 
-    A target comes before a fallback, and a healthy fallback before a target that is not. When nobody is healthy, the
+    A target comes before a fallback, and a healthy fallback before a target that is not. When none is healthy, the
     least bad serves: one whose circuit is open before one that rests, of those the one whose rest ends first. Without
-    ``may_probe`` a probe is left to another request, as long as there is anybody else.
+    ``may_probe`` a probe is left to another request, as long as another is healthy.
     """
     usable = [each for each in found if each.excluded is None]
     if not may_probe:

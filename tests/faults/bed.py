@@ -101,7 +101,7 @@ def running_faults(pool: dict[str, int] = _MANY, patience: float = 1.0, **sectio
                 f"{kind}-{number}": _group(kind, number, patience) for kind in KINDS for number in range(pool[kind])
             },
         }
-        gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"})
+        gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"}, start_timeout_s=60)
         server = {"host": gateway.host, "port": gateway.port, **sections.pop("server", {})}
         gateway.config_yaml = yaml(**config, **sections, server=server)
         bed = FaultBed(held.enter_context(gateway), upstreams)

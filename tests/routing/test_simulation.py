@@ -31,7 +31,7 @@ AFTER_S = BEGIN_S + 37.0
 
 def first_openings(outcome: Outcome) -> int:
     """The attempts on the first deployment from its first failure until it was left alone for two seconds."""
-    at = [each.at for each in outcome.tries if each.place == 0 and each.at >= BEGIN_S]
+    at = [each.at for each in outcome.attempts if each.place == 0 and each.at >= BEGIN_S]
     last = next(now for now, following in pairwise(at) if following - now > 2)
     return sum(now <= last for now in at)
 
@@ -98,7 +98,7 @@ def test_probes_are_bounded(name: str, seed: int) -> None:
 def test_a_dead_deployment_comes_back_within_one_probe_and_a_ramp(name: str, seed: int) -> None:
     outcome = run(name, seed)
 
-    back = next(each.at for each in outcome.tries if each.place == 0 and each.ok and each.at > END_S)
+    back = next(each.at for each in outcome.attempts if each.place == 0 and each.ok and each.at > END_S)
     at_once, later = outcome.share(0, back, back + 3), outcome.share(0, back + 30, back + 40)
 
     assert at_once < 0.1
@@ -126,7 +126,7 @@ def test_a_total_outage_is_neither_amplified_nor_outlived(seed: int) -> None:
 def test_a_rate_limited_one_is_used_and_left_in_peace(seed: int) -> None:
     outcome = run("rate-limited", seed)
 
-    refused = sum(not each.ok for each in outcome.tries)
+    refused = sum(not each.ok for each in outcome.attempts)
 
     assert outcome.failed() == 0
     assert refused <= 0.01 * len(outcome.requests)
