@@ -108,17 +108,17 @@ def load(environ: Mapping[str, str] | None = None) -> Loaded:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment, without what Flask's command line put there from files of its own choice.
+    """Return this process's environment, after taking out what Flask's command line put there from its own files.
 
-    It reads ``.env`` before anything of ours, also when ``ONE_API_ENV_FILE`` names another file.
+    It reads ``.env`` before anything of ours, also when ``ONE_API_ENV_FILE`` names another file. It is taken out for
+    good, so that processes started from here, such as that of Flask's reloader, do not inherit it.
     """
-    given = dict(os.environ)
-    if "FLASK_RUN_FROM_CLI" not in given:
-        return given
-    # The child of Flask's reloader inherits what its parent has put there.
-    started = {} if "WERKZEUG_RUN_MAIN" in given else _started_with()
-    theirs = {name for name, value in loaded_by_flask().items() if given.get(name) == value and name not in started}
-    return {name: value for name, value in given.items() if name not in theirs}
+    if "FLASK_RUN_FROM_CLI" in os.environ:
+        started = _started_with()
+        for name, value in loaded_by_flask().items():
+            if os.environ.get(name) == value and name not in started:
+                del os.environ[name]
+    return dict(os.environ)
 
 
 def _started_with() -> dict[str, str]:

@@ -196,6 +196,25 @@ def test_flasks_own_env_file_is_not_read_beside_ours(tmp_path: Path, env: dict[s
     assert f"port: {port}\n" in done.stdout, done.stderr
 
 
+PROBE = """
+import os
+from flask import Flask
+from one_api.config import load
+load()
+print({name: os.environ.get(name) for name in ("PORT", "HOST")})
+app = Flask("probe")
+"""
+
+
+def test_processes_started_from_a_command_do_not_inherit_flasks_files(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PORT=1111\nHOST=127.0.0.1\n")
+    (tmp_path / "wsgi.py").write_text(PROBE)
+
+    done = run_in(tmp_path, "routes", HOST="127.0.0.1")
+
+    assert "{'PORT': None, 'HOST': '127.0.0.1'}" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("command", [("config", "check"), ("models", "list")])
 def test_commands_name_the_files_that_they_read(tmp_path: Path, command: tuple[str, str]) -> None:
     (tmp_path / ".env").write_text("ONE_API_CONFIG=one_api.yaml\n")
