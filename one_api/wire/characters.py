@@ -24,22 +24,19 @@ class TextJoiner:
     """Joins the halves of characters over the pieces of a stream's texts, each text known by a key."""
 
     def __init__(self) -> None:
-        self._begun: dict[Hashable, str] = {}
-
-    def __bool__(self) -> bool:
-        """Say whether the beginning of a character is kept."""
-        return bool(self._begun)
+        #: The beginnings of characters that are kept, by the keys of their texts.
+        self.begun: dict[Hashable, str] = {}
 
     def join(self, key: Hashable, piece: str) -> str:
         """Return the next piece of the text of ``key``; a character that has only begun is kept for the piece after."""
-        text = _pairs_joined(self._begun.pop(key, "") + piece)
+        text = _pairs_joined(self.begun.pop(key, "") + piece)
         if begun := _BEGUN.search(text):
-            self._begun[key], text = begun[0], text[: begun.start()]
+            self.begun[key], text = begun[0], text[: begun.start()]
         return whole(text)
 
     def rest(self, key: Hashable) -> str:
         """Return what stands for a character of the text of ``key`` that will not be completed; "" if there is none."""
-        return REPLACEMENT if self._begun.pop(key, "") else ""
+        return REPLACEMENT if self.begun.pop(key, "") else ""
 
 
 def whole(text: str) -> str:

@@ -96,7 +96,7 @@ class OpenAIStream:
                 raise InvalidAnswer("it ends before an answer has begun")
             return self._finish()
         self._in_one = event.bare and not self._choices and is_whole_answer(payload)
-        if self._joiner or isinstance(payload, RepairedObject):
+        if self._joiner.begun or type(payload) is RepairedObject:
             payload = self._with_whole_characters(payload)
         return self._take(payload)
 
@@ -304,7 +304,7 @@ class OpenAIStream:
                 opened_here[call.index]["function"]["arguments"] = "{}"
             else:
                 pieces.append({"index": call.index, "function": {"arguments": "{}"}})
-        for name in _TEXTS if self._joiner else ():
+        for name in _TEXTS if self._joiner.begun else ():
             if rest := self._joiner.rest((index, name)):
                 delta[name] = (delta.get(name) or "") + rest
         return [self._chunk([_piece(index, {"tool_calls": pieces})])] if pieces else []

@@ -116,6 +116,16 @@ def test_m03_a_pause_between_events_that_is_short_enough(impatient: Bed) -> None
     assert (answer.text, answer.stream_error) == ("".join(WORDS[:6]), None)
 
 
+@pytest.mark.parametrize("silent", ["data: null\n\n", "event: ping\n\n", "event: ping\ndata: {}\n\n"])
+def test_m03_an_event_that_says_nothing_is_a_sign_of_life(impatient: Bed, silent: str) -> None:
+    first, *rest = text_chunks("one", "two")
+    pings = [each for _ in range(8) for each in (silent, Wait(0.1))]
+
+    answer = impatient.stream(sse(first, *pings, *rest))
+
+    assert (answer.text, answer.stream_error) == ("onetwo", None)
+
+
 def test_m04_a_trickle_within_one_event_is_silence(impatient: Bed) -> None:
     *first, second = text_chunks("one", "two")[:3]
     trickle = Chop(chunk(event(second)), 4, 0.05)

@@ -42,6 +42,8 @@ _PIECE_BYTES = 8 * 1024
 _KEPT_TRIES = 3
 #: How long a stream may go on after its answer is complete: for usage and the end mark, in seconds.
 _MAX_TAIL_S = 2.0
+#: Statuses of success that never come with an answer.
+_WITHOUT_BODY = frozenset({204, 205})
 #: How long the framing may lag behind the end of a stream, in seconds.
 _LINGER_S = 0.1
 
@@ -147,7 +149,7 @@ class Upstream:
         record = current_call.get() if body is not None else None
         if record is not None:
             record.upstream_headers = self._reports.client_headers(response.headers)
-        if 200 <= response.status < 300:
+        if 200 <= response.status < 300 and response.status not in _WITHOUT_BODY:
             return response
         async with response:
             text = b""
@@ -297,8 +299,10 @@ class UpstreamStream(ChunkStream):
     def _not_complete(self) -> UpstreamBroken:
         """Return the error for bytes that ended before the answer did."""
         label = self._response.content_type
-        if self._begun or label == "text/event-stream":
+        if self._begun or (label == "text/event-stream" and not self._events.blocks):
             return _truncated()
+        if self._events.blocks:
+            return UpstreamBroken("The upstream's stream holds no answer.")
         return UpstreamBroken(f"The upstream answered with {label[:64]} instead of an event stream.")
 
     async def aclose(self) -> None:
