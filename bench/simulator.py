@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.contract import ModelInfo, Usage
-
 from one_api.errors import UpstreamError, UpstreamRateLimited, UpstreamUnreachable
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.routing.attempt import Attempt, RetryLimit

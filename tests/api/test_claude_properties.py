@@ -92,9 +92,10 @@ class Said:
             if kind == "tool_use"
         ]
         natural = calls and self.stop in ("end_turn", "tool_use")
-        usage = {**self.begun, **{key: value for key, value in self.ended.items() if value is not None}}
-        read, written = (usage[f"cache_{what}_input_tokens"] or 0 for what in ("read", "creation"))
-        prompt, completion = (usage["input_tokens"] or 0) + read + written, usage["output_tokens"] or 0
+        names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+        largest = (max(self.begun.get(name) or 0, self.ended.get(name) or 0) for name in names)
+        fresh, completion, read, written = largest
+        prompt = fresh + read + written
         return {
             "content": "".join(self.texts("text")),
             "reasoning": "".join(self.texts("thinking")),

@@ -1,7 +1,10 @@
-"""The text of an answer of Anthropic's, as the request wants it: cut, without its fence, or as a call's arguments."""
+"""The text of an answer of Anthropic's, as the request wants it: cut, without its fence, or as a call's arguments.
+
+And what belongs to it: citations, and the blocks of the provider's own tools.
+"""
 
 from one_api.dialects.anthropic.chunks import ChunkWriter
-from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.response import Shape, annotation
 from one_api.dialects.anthropic.text import FenceStripper, StopScanner
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import own_call_id
@@ -48,3 +51,28 @@ class AnswerText:
             return self._writer.arguments(self._writer.calls[0], text)
         call, chunks = self._writer.call(own_call_id(self._writer.identity.id, 0), name, "function")
         return chunks + self._writer.arguments(call, text)
+
+
+class Extras:
+    """What an answer holds beside text, thinking and calls; a client gets each kind once, before the end."""
+
+    def __init__(self) -> None:
+        self.provider_blocks: list[JSONObject] = []
+        self._annotations: list[JSONObject] = []
+        self._citations: list[JSONObject] = []
+
+    def cite(self, citation: JSONObject, start: int, end: int) -> None:
+        """Add a citation of the content from ``start`` to ``end``."""
+        found = annotation(citation, start, end)
+        (self._annotations if found else self._citations).append(found or citation)
+
+    def chunks(self, writer: ChunkWriter) -> list[JSONObject]:
+        """Return the chunks."""
+        chunks: list[JSONObject] = []
+        if self._annotations:
+            chunks += writer.delta({"annotations": self._annotations})
+        if self._citations:
+            chunks += writer.delta({"citations": self._citations})
+        if self.provider_blocks:
+            chunks += writer.delta({"provider_specific": {"content": self.provider_blocks}})
+        return chunks

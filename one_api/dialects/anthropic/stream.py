@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from one_api.dialects import json
-from one_api.dialects.anthropic.answer_text import AnswerText
+from one_api.dialects.anthropic.answer_text import AnswerText, Extras
 from one_api.dialects.anthropic.blocks import Block, OpenBlocks, custom_input, whole
 from one_api.dialects.anthropic.chunks import ChunkWriter
 from one_api.dialects.anthropic.events import (
@@ -17,6 +17,7 @@ from one_api.dialects.anthropic.events import (
     blocks_of,
     check_inner,
     deltas_of,
+    feed_all,
     kind_of,
     number_of,
     stop_of,
@@ -24,7 +25,6 @@ from one_api.dialects.anthropic.events import (
 )
 from one_api.dialects.anthropic.response import (
     Shape,
-    annotation,
     answer_id,
     check_stop,
     ends_of_itself,
@@ -90,9 +90,7 @@ class ClaudeStream:
         self._stop_details: Any = None
         self._text = AnswerText(self._writer, self._shape)
         self._json_said = False
-        self._annotations: list[JSONObject] = []
-        self._citations: list[JSONObject] = []
-        self._provider_blocks: list[JSONObject] = []
+        self._extras = Extras()
 
     @property
     def text(self) -> str:
@@ -120,7 +118,10 @@ class ClaudeStream:
         """
         if self.finished:
             return []
-        payload = read_event(event)
+        try:
+            payload = read_event(event)
+        except InvalidAnswer as error:
+            return feed_all(self.feed, event, error)
         if payload is DONE or (payload is None and event.name == "message_stop"):
             payload = {"type": "message_stop"}
         return [] if payload is None else self._take(payload, event)
@@ -335,10 +336,9 @@ class ClaudeStream:
         if block.kind in ("thinking", "redacted_thinking") and kept is not None:
             return self._writer.thinking_block(kept)
         if block.kind != "text" and kept is not None and self._shape.provider_blocks:
-            self._provider_blocks.append(kept)
+            self._extras.provider_blocks.append(kept)
         for citation in block.citations:
-            found = annotation(citation, block.at, self._writer.length)
-            (self._annotations if found else self._citations).append(found or citation)
+            self._extras.cite(citation, block.at, self._writer.length)
         return []
 
     def _close_call(self, block: Block) -> list[JSONObject]:
@@ -352,14 +352,10 @@ class ClaudeStream:
 
     def _finish(self) -> list[JSONObject]:
         chunks = self._writer.open("") + self._text.end()
-        if self._shape.json_object and not self._writer.calls and ends_of_itself(self.stop_reason):
-            self._check_json()
-        if self._annotations:
-            chunks += self._writer.delta({"annotations": self._annotations})
-        if self._citations:
-            chunks += self._writer.delta({"citations": self._citations})
-        if self._provider_blocks:
-            chunks += self._writer.delta({"provider_specific": {"content": self._provider_blocks}})
+        asked = self._shape.json_object and not self._writer.calls and ends_of_itself(self.stop_reason)
+        if asked and not is_json_object(self._writer.text):
+            raise UnfitAnswer("the model has not answered with a JSON object; give a JSON schema to hold it to one")
+        chunks += self._extras.chunks(self._writer)
         if self.stop_reason is None or not known_stop(self.stop_reason):
             logger.warning("an upstream ended a message with the stop reason %r: told as `stop`", self.stop_reason)
         reason = finish_reason(self.stop_reason, self._writer.called)
@@ -367,10 +363,6 @@ class ClaudeStream:
         if reason == "content_filter" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
             chunks += self._writer.delta({"refusal": details["explanation"]})
         return chunks + self._writer.finish(reason, self.stop_reason, self.usage or usage_of({}))
-
-    def _check_json(self) -> None:
-        if not is_json_object(self._writer.text):
-            raise UnfitAnswer("the model has not answered with a JSON object; give a JSON schema to hold it to one")
 
     def _cut_short(self) -> list[JSONObject]:
         """End the answer at a stop string of ours; the upstream's count of it will never be known."""

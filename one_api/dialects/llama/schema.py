@@ -137,7 +137,7 @@ class _Cleaner:
         return {} if {"anyOf", "oneOf", "enum", "const"} & node.keys() else {"type": value}
 
     def _values(self, node: JSONObject, value: Any, path: str) -> JSONObject:
-        """Take ``enum`` and ``const``: the values that the rest of the schema allows cannot be told apart."""
+        """Take ``enum`` and ``const``: of their values those that fit the type."""
         key = "const" if "const" in node else "enum"
         values = [node["const"]] if key == "const" else value
         if not isinstance(values, list) or not values:

@@ -363,3 +363,113 @@ def test_thinking_and_calls_keep_their_order_when_nothing_is_closed() -> None:
     told = tell(claude_bytes(*open_ended))
 
     assert [block["type"] for block in told.stream.blocks or ()] == ["thinking", "text", "tool_use"]
+
+
+# Finish reasons
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "insufficient_system_resource", "cancelled"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_stop_reason_that_means_a_failure_is_one(reason: str, whole: bool) -> None:
+    message = {"type": "message", "content": "Hi", "stop_reason": reason}
+    events = [message] if whole else [text("Hi"), {"type": "message_delta", "delta": {"stop_reason": reason}}, STOP]
+
+    with pytest.raises(ErrorPayload):
+        tell(raw(START, *events))
+
+
+@pytest.mark.parametrize(
+    ("reason", "called", "expected"),
+    [
+        ("stop", False, "stop"),
+        ("stop", True, "tool_calls"),
+        ("tool_calls", True, "tool_calls"),
+        ("tool_calls", False, "stop"),
+        ("length", True, "length"),
+        ("MAX_TOKENS", False, "length"),
+        ("SAFETY", False, "content_filter"),
+        ("content_filter", False, "content_filter"),
+    ],
+)
+def test_stop_reasons_of_other_dialects(reason: str, called: bool, expected: str) -> None:
+    block = begin(tool()) if called else text("Hi")
+    told = tell(raw(block, {"type": "message_delta", "delta": {"stop_reason": reason}}, STOP))
+
+    assert told.completion["choices"][0] | {"message": 0, "index": 0, "logprobs": 0} == {
+        "index": 0, "message": 0, "logprobs": 0, "finish_reason": expected, "native_finish_reason": reason,
+    }  # fmt: skip
+
+
+# Characters
+
+HALVES = {
+    "a pair of surrogates": [b'"\\ud83d"', b'"\\ude00"'],
+    "bytes of one character": [b'"\xf0\x9f"', b'"\x98\x80"'],
+    "halves with pieces between": [b'"\\ud83d"', b'""', b'"\\ude00"'],
+}
+
+
+def spliced(delta: str, pieces: list[bytes]) -> bytes:
+    """A stream whose deltas hold these texts, which are no JSON by the letter."""
+    template = b'data: {"type":"content_block_delta","index":0,"delta":{%s:%s}}\n\n'
+    return b"".join(template % (b'"%s"' % delta.encode(), piece) for piece in pieces)
+
+
+@pytest.mark.parametrize("pieces", list(HALVES.values()), ids=list(HALVES))
+@pytest.mark.parametrize(("field", "where"), [("text", "content"), ("thinking", "reasoning_content")])
+def test_halves_of_a_character_are_joined(pieces: list[bytes], field: str, where: str) -> None:
+    told = assert_same_however_cut(raw(START) + spliced(field, pieces) + raw(*END, STOP))
+
+    assert told.message[where] == "😀"
+
+
+def test_halves_of_a_character_in_a_calls_input_are_joined() -> None:
+    pieces = [b'"{\\"a\\":\\"\\ud83d"', b'"\\ude00\\"}"']
+
+    told = assert_same_however_cut(raw(begin(tool())) + spliced("partial_json", pieces) + raw(*END_OF_CALLS))
+
+    assert told.message["tool_calls"] == [call("t1", "f", '{"a":"😀"}')]
+
+
+@pytest.mark.parametrize("piece", [b'"a\\ud83d"', b'"a\xff"', b'"a\xf0\x9f"'])
+def test_what_is_no_character_is_replaced(piece: bytes) -> None:
+    told = assert_same_however_cut(raw(START) + spliced("text", [piece]) + raw(close(), *END, STOP))
+
+    assert told.message["content"] == "a\ufffd"
+    json.encode(told.completion)
+
+
+def test_a_number_that_is_none_loses_no_words() -> None:
+    odd = b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"Hi"},"score":-Infinity}\n\n'
+
+    assert assert_same_however_cut(odd + raw(*END, STOP)).message["content"] == "Hi"
+
+
+# Framing
+
+
+def test_events_by_line_several_as_one_and_without_framing() -> None:
+    events = [START, text("H"), text("i"), *END, STOP]
+    lines = [json.encode(each) for each in events]
+
+    for stream in (b"".join(b"data: %b\n" % each for each in lines), b"data: " + b"".join(lines) + b"\n\n",
+                   b"\n".join(lines)):  # fmt: skip
+        assert assert_same_however_cut(stream).message["content"] == "Hi"
+
+
+def test_a_whole_message_without_framing_needs_no_stop_reason() -> None:
+    message = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "Hi"}], "usage": COUNTED}
+
+    told = assert_same_however_cut(json.encode(message))
+
+    assert (told.message["content"], told.reason) == ("Hi", "stop")
+    assert told.completion["usage"]["completion_tokens"] == 7
+
+
+def test_words_before_an_error_in_the_same_event_are_passed_on() -> None:
+    event = b"data: " + json.encode(text("Hi")) + b'{"type":"error","error":"oom"}\n\n'
+
+    with pytest.raises(ErrorPayload) as caught:
+        tell(event)
+
+    assert caught.value.chunks[-1]["choices"][0]["delta"]["content"] == "Hi"
