@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from one_api.contract import ChunkStream
 from one_api.errors import UpstreamBroken, UpstreamFailed
-from one_api.models.adapters.base import ChunkStream
 from one_api.models.adapters.claude import ClaudeAdapter
-from one_api.settings import ClaudeConfig
+from one_api.settings.adapters import ClaudeConfig
 from tests.support import (
     Close,
     Hang,
