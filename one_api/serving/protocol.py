@@ -112,9 +112,10 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._set_head_timer()
+        self.flow.is_held = False
         if self.flow.read_paused and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
-            # A connection that is not read does not report its end.
-            self.flow.release_reading()
+            # A connection that is not read does not report its end. A long body is read on by its request.
+            self.flow.resume_reading()
 
     def _parse_later(self) -> None:
         self.flow.hold_reading()

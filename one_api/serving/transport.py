@@ -10,23 +10,19 @@ _UNSENT_BYTES = 64 * 1024
 
 
 class Flow(FlowControl):
-    """Pauses and resumes a connection; while it is held, nobody but its holder resumes reading."""
+    """Pauses and resumes a connection."""
 
-    _is_held = False
+    #: Reading is not resumed meanwhile, whoever asks for it.
+    is_held = False
 
     def hold_reading(self) -> None:
         """Read nothing more until it is released."""
-        self._is_held = True
+        self.is_held = True
         self.pause_reading()
-
-    def release_reading(self) -> None:
-        """Read again."""
-        self._is_held = False
-        self.resume_reading()
 
     def resume_reading(self) -> None:
         """Read again, unless it is held."""
-        if not self._is_held:
+        if not self.is_held:
             super().resume_reading()
 
 
