@@ -85,7 +85,7 @@ def table(loaded: Loaded, listening: Listening) -> dict[str, list[str]]:
         or ["none"],
         "keys": [", ".join(key_names(config.api_keys)) or "none: every call to /v1 is answered with 401; set API_KEYS"],
         "limits": [_limits(loaded) if limits.enabled else "off"],
-        "cache": [config.cache.storage.partition(":")[0] if config.cache.enabled else "off"],
+        "cache": [_kind_of(config.cache.storage) if config.cache.enabled else "off"],
         "database": ["none"],
     }
 
@@ -101,12 +101,17 @@ def _adapter(name: str, settings: AdapterConfig) -> str:
     return f"{name} ({kind}, {settings.base_url}): {listed}"
 
 
+def _kind_of(storage: str) -> str:
+    """Return what kind of storage an address names, and nothing else of it."""
+    return str(storage).partition(":")[0]
+
+
 def _limits(loaded: Loaded) -> str:
     limits = loaded.config.rate_limit
     parts = [f"{limits.requests_per_minute} requests a minute"]
     parts += [f"{limits.tokens_per_minute} tokens a minute"] if limits.tokens_per_minute else []
     parts += [f"{limits.concurrent} at a time"] if limits.concurrent else []
-    return f"{', '.join(parts)} for each key; storage: {limits.storage.partition(':')[0]}"
+    return f"{', '.join(parts)} for each key; storage: {_kind_of(limits.storage)}"
 
 
 def _few(names: list[str]) -> str:

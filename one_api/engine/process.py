@@ -14,7 +14,7 @@ from one_api.settings.adapters import LocalConfig
 
 #: What the contexts of one engine may take: this share of the memory, or so many bytes where that is unknown.
 _CONTEXT_SHARE, _CONTEXT_BYTES = 1 / 8, 512 * 1024 * 1024
-_ENGINE = Path(__file__).with_name("local_engine.py")
+_ENGINE = Path(__file__).with_name("program.py")
 
 
 def default_threads(cgroup_root: Path = Path("/sys/fs/cgroup"), cgroup_of: Path = Path("/proc/self/cgroup")) -> int:

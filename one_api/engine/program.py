@@ -1,6 +1,6 @@
 """The child program that runs one model: llama.cpp's server on a private Unix socket.
 
-Started by `local_supervisor` as `python local_engine.py`, by its path. It imports nothing of one_api and is the only
+Started by `supervisor` as `python program.py`, by its path. It imports nothing of one_api and is the only
 place that imports the engine: a fault in there ends this process and no other.
 
 It reads one line of JSON from stdin (see `EngineConfig`), forks, loads the model in the child, writes one line

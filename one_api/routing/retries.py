@@ -43,7 +43,8 @@ class NextAttempt(NamedTuple):
 
 def first_step(state: RequestState, rng: random.Random) -> NextAttempt | None:
     """Return what to ask first; None when nothing can be asked. The least bad serves when none is healthy."""
-    return _choose(state, look(state), rng)
+    found = look(state)
+    return _choose(state, found, found, rng)
 
 
 def next_step(state: RequestState, error: UpstreamError | InvalidRequest, rng: random.Random) -> NextAttempt | None:
@@ -89,11 +90,15 @@ def _again(state: RequestState, error: UpstreamError | InvalidRequest, rng: rand
 
 def _elsewhere(state: RequestState, rng: random.Random) -> NextAttempt | None:
     """Return one that has not been asked: a target by the group's strategy, then a fallback in order."""
-    return _choose(state, [each for each in look(state) if each.excluded is None], rng)
+    found = look(state)
+    return _choose(state, found, [each for each in found if each.excluded is None], rng)
 
 
-def _choose(state: RequestState, found: list[Candidate], rng: random.Random) -> NextAttempt | None:
-    chosen = choose(found, state.route.strategy, state.route.turn, rng, may_probe=state.may_probe)
+def _choose(
+    state: RequestState, found: list[Candidate], eligible: list[Candidate], rng: random.Random
+) -> NextAttempt | None:
+    """Choose among the ``eligible`` of those that were ``found``; the record of the attempt shows all of them."""
+    chosen = choose(eligible, state.route.strategy, state.route.turn, rng, may_probe=state.may_probe)
     state.route.turn += 1
     if chosen is None:
         return None

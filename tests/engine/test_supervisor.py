@@ -37,8 +37,8 @@ needs_engine = pytest.mark.skipif(
 WORKER = """
 import asyncio, json, sys
 from pathlib import Path
-from one_api.models.adapters.local_files import EngineSettings
-from one_api.models.adapters.local_supervisor import EngineSupervisor
+from one_api.engine.files import EngineSettings
+from one_api.engine.supervisor import EngineSupervisor
 
 async def main():
     run_dir, model, settings = json.loads(sys.argv[1])
