@@ -23,7 +23,9 @@ PACKAGE = ROOT / "one_api"
 LADDER: list[list[str]] = [
     ["__main__"],
     ["app", "quickstart", "install", "serving.worker"],
-    ["cli", "flask_run", "startup"],
+    ["cli", "flask_run"],
+    ["doctor"],
+    ["startup"],
     ["admin"],
     ["api"],
     ["utils"],
@@ -45,7 +47,7 @@ ROW = {room: row for row, rooms in enumerate(LADDER) for room in rooms}
 GATES: dict[str, list[str]] = {
     "flask": ["app", "cli", "flask_run", "__main__", "admin", "api", "utils", "serving"],
     "flask_cors": ["api.cors"],
-    "redis": ["redis.link"],
+    "redis": ["redis"],
     "werkzeug": ["app", "admin", "api", "utils", "serving"],
     "click": ["cli", "flask_run", "__main__"],
     "aiohttp": ["upstream"],
@@ -65,7 +67,7 @@ GATES: dict[str, list[str]] = {
     "json": ["engine.program", "dialects.json"],
     "orjson": [],
     "simplejson": [],
-    "requests": [],
+    "requests": ["cli", "doctor"],
     "urllib3": [],
     "httpx": [],
 }
@@ -73,6 +75,10 @@ GATES: dict[str, list[str]] = {
 LATE_IMPORTS = {
     ("cache.answers", "one_api.cache.redis"): "a gateway without Redis imports nothing of its client",
     ("utils.rate_limit", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
+    ("cli", "one_api.doctor.asking"): "a gateway that serves imports nothing of requests",
+    ("cli", "one_api.doctor.checks"): "a gateway that serves imports nothing of requests",
+    ("cli", "one_api.doctor.finding"): "a gateway that serves imports nothing of requests",
+    ("doctor.machine", "one_api.redis.probe"): "an examination without Redis imports nothing of its client",
     ("cli", "one_api.engine.inventory"): "a gateway without local models imports nothing of the engine",
     ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
     (
