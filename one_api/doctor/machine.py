@@ -34,7 +34,7 @@ def of_files(loaded: Loaded) -> list[Finding]:
     """Return what is wrong with the user, and with the permissions of the files of the configuration."""
     unsafe = of_configuration("warning", machine_warnings(loaded))
     named = {found.where for found in unsafe}
-    return unsafe + [ok(str(path), "only its owner can read its secrets") for path in _safe(loaded.files, named)]
+    return unsafe + [ok(str(path), "other users cannot read a secret in it") for path in _safe(loaded.files, named)]
 
 
 def _safe(files: tuple[Path, ...], named: set[str]) -> list[Path]:
