@@ -67,7 +67,7 @@ GATES: dict[str, list[str]] = {
     "json": ["engine.program", "dialects.json"],
     "orjson": [],
     "simplejson": [],
-    "requests": ["cli", "doctor"],
+    "requests": ["doctor"],
     "urllib3": [],
     "httpx": [],
 }

@@ -2,9 +2,11 @@
 
 import socket
 import ssl
+import threading
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import requests
@@ -39,12 +41,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: an address, the headers, and how long a connection may take to be made, in seconds."""
+    """What is asked, and how: ``connect_s`` is for the connection, ``answer_s`` for the answer after it, in seconds."""
 
     url: str
     headers: dict[str, Secret] = field(default_factory=dict)
     proxy: Proxy | None = None
     connect_s: float = 2.0
+    answer_s: float = ANSWER_S
 
 
 class _SystemTrust(HTTPAdapter):
@@ -69,35 +72,59 @@ def ask(question: Question) -> Answer:
     Raises:
         NoAnswer: when there is none, with the likely cure.
     """
-    started = time.monotonic()
+    # requests limits each wait, not all of them together: a byte now and then, or a slow name server, would hold it for
+    # ever. So it works in a thread that is left alone when the time is over.
+    results: SimpleQueue[Answer | Exception] = SimpleQueue()
+    threading.Thread(target=_answer_into, args=(results, question), daemon=True).start()
+    try:
+        found = results.get(timeout=question.connect_s + question.answer_s)
+    except Empty:
+        raise _too_slow(question) from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _answer_into(results: "SimpleQueue[Answer | Exception]", question: Question) -> None:
+    try:
+        results.put(_get(question))
+    except requests.RequestException as error:
+        results.put(_cause(error, question))
+    except Exception as error:  # whoever waits for it would take it for silence
+        results.put(error)
+
+
+def _get(question: Question) -> Answer:
     with requests.Session() as session:
         session.trust_env = False  # neither proxies nor ~/.netrc: the gateway reads neither
         session.mount("https://", _SystemTrust())
         headers = {name: value.reveal() for name, value in question.headers.items()}
-        try:
-            with session.get(
-                question.url,
-                headers={"user-agent": "one_api", "accept-encoding": "gzip, deflate", **headers},
-                proxies={"http": question.proxy, "https": question.proxy} if question.proxy else {},
-                timeout=(question.connect_s, ANSWER_S),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                skew_s = skew(response.headers.get("date"), response.headers.get("age"), time.time())
-                return Answer(response.status_code, _body(response, started + ANSWER_S), skew_s)
-        except requests.RequestException as error:
-            raise _cause(error, question) from None
+        with session.get(
+            question.url,
+            headers={"user-agent": "one_api", "accept-encoding": "gzip, deflate", **headers},
+            proxies={"http": question.proxy, "https": question.proxy} if question.proxy else {},
+            timeout=(question.connect_s, question.answer_s),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            skew_s = skew(response.headers.get("date"), response.headers.get("age"), time.time())
+            return Answer(response.status_code, _body(response), skew_s)
 
 
-def _body(response: requests.Response, deadline: float) -> bytes:
-    """Return the body, within its limits of bytes and time."""
+def _body(response: requests.Response) -> bytes:
+    """Return the body, up to its limit."""
     pieces, size = [], 0
     for piece in response.iter_content(_PIECE):
         pieces.append(piece)
         size += len(piece)
-        if size > MAX_BYTES or time.monotonic() > deadline:
-            raise NoAnswer("its answer is too long or too slow", "List its models in the configuration")
+        if size > MAX_BYTES:
+            raise NoAnswer(f"its answer is longer than {MAX_BYTES >> 20} MiB", "List its models in the configuration")
     return b"".join(pieces)
+
+
+def _too_slow(question: Question) -> NoAnswer:
+    fix = "Check that its server works, or list its models in the configuration"
+    return NoAnswer(f"no whole answer within {question.answer_s:g} s", fix)
 
 
 def skew(date: str | None, age: str | None, now: float) -> float | None:
@@ -127,7 +154,7 @@ def _cause(error: requests.RequestException, question: Question) -> NoAnswer:
         fix = "Check the address and the firewall, or raise timeouts.connect_s"
         return NoAnswer(f"no connection within {question.connect_s:g} s", fix)
     if isinstance(error, requests.Timeout) or "Read timed out" in text:
-        return NoAnswer(f"no answer within {ANSWER_S:g} s", "Check that its server works, or list its models here")
+        return _too_slow(question)
     if isinstance(error, requests.ConnectionError):
         if "NameResolutionError" in text:
             return NoAnswer("its host name is not known", "Correct the address, or this machine's DNS")

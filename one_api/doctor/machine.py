@@ -59,7 +59,7 @@ def _user() -> str:
 
 def _existing(path: Path) -> Path:
     """Return the path itself, or the nearest one above it that exists."""
-    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return next(each for each in (path.absolute(), *path.absolute().parents) if os.access(each, os.F_OK))
 
 
 # Space
@@ -122,7 +122,7 @@ def of_engine() -> Finding:
 def of_models(name: str, settings: LocalConfig) -> Iterator[Finding]:
     """Yield what is wrong with the model files of a local adapter, or how many can be served."""
     where, folder = f"adapters.{name}", Path(settings.models_dir)
-    models, unreadable = discover(folder) if folder.is_dir() else ([], {})
+    models, unreadable = discover(folder) if os.access(folder, os.F_OK) else ([], {})
     if models:
         yield ok(where, f"{len(models)} model files in {folder} can be read")
     else:

@@ -42,7 +42,7 @@ def of_upstreams(config: Config) -> list[Finding]:
 def models_wanted(name: str, settings: Remote, config: Config) -> list[str]:
     """Return the models of an adapter that the configuration names: in its own list and in groups."""
     entries = [target for group in config.model_groups.values() for target in targets(group.targets + group.fallbacks)]
-    in_groups = [target.model.partition("/")[2] for target in entries if target.model.partition("/")[0] == name]
+    in_groups = [target.model.removeprefix(f"{name}/") for target in entries if target.model.startswith(f"{name}/")]
     return list(dict.fromkeys([*(settings.models or ()), *in_groups]))
 
 
@@ -125,6 +125,10 @@ def _judged(where: str, settings: Remote, answer: Answer, wanted: list[str]) -> 
         yield problem(where, f"{said}: it has no model list there", fix)
     elif 300 <= answer.status < 400:
         yield problem(where, f"{said}: a redirect, which is not followed", "Write the address that it leads to")
+    elif answer.status == 407:
+        yield problem(
+            where, "its proxy asks for a user and a password", "Write them into proxy: http://USER:PASSWORD@HOST"
+        )
     elif answer.status == 429:
         yield warning(where, f"{said}: its limit is reached", "Wait, or ask its provider for a higher limit")
     else:
@@ -134,7 +138,8 @@ def _judged(where: str, settings: Remote, answer: Answer, wanted: list[str]) -> 
 def _models(where: str, settings: Remote, body: bytes, wanted: list[str]) -> Iterator[Finding]:
     """Yield whether the models that the configuration names are in the upstream's list."""
     try:
-        listed = [entry["id"] for entry in entries_of(json.decode_generously(body))]
+        page = json.decode_generously(body)
+        listed = [entry["id"] for entry in entries_of(page)]
     except (json.InvalidJSON, UpstreamBroken):
         fix = "Correct the path of base_url (most end in /v1), or list the models in the configuration"
         state = problem if settings.models is None else warning
@@ -144,6 +149,8 @@ def _models(where: str, settings: Remote, body: bytes, wanted: list[str]) -> Ite
         yield warning(where, f"{_host(settings)} lists no model", "Load a model there, or list its models here")
     else:
         yield ok(where, f"{_host(settings)} answers and lists {len(listed)} models")
+    if isinstance(page, dict) and page.get("has_more") is True:
+        return  # what is not on this page may be on another one
     known = set(listed)
     for model in wanted:
         if model not in known:

@@ -68,3 +68,13 @@ def test_the_console_script_leads_to_the_commands() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 
     assert project["project"]["scripts"] == {"one-api": f"{main.__module__}:{main.__name__}"}
+
+
+def test_a_gateway_that_serves_imports_nothing_of_the_examination() -> None:
+    script = (
+        "import sys, wsgi; print([name for name in ('requests', 'urllib3', 'one_api.doctor') if name in sys.modules])"
+    )
+
+    done = run(command=("-c", script), env=SECRETS)
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")

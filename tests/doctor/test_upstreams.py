@@ -10,15 +10,16 @@ import pytest
 import responses
 
 from one_api.config import Config
-from one_api.doctor.asking import skew
+from one_api.doctor.asking import Answer, NoAnswer, Question, ask, skew
 from one_api.doctor.finding import Finding
 from one_api.doctor.upstreams import of_upstreams
 from one_api.settings.adapters import ClaudeConfig, LocalConfig, OpenAIConfig
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.sections import GroupConfig, TargetConfig
 from tests.faults.test_before_content import serving
-from tests.support.actions import Close, Script, Send
+from tests.support.actions import Chop, Close, Flood, Hang, Script, Send
 from tests.support.gateway import free_port
+from tests.support.proxy import ScriptedProxy
 from tests.support.upstream import ScriptedUpstream
 
 MODELS = {"data": [{"id": "gpt-5"}, {"id": "gpt-5-mini"}]}
@@ -88,6 +89,7 @@ def test_claude_gets_its_key_as_from_its_adapter(
         (404, {}, "problem", "base_url"),
         (404, {"models": ("gpt-5",)}, "ok", "has no model list"),
         (307, {}, "problem", "redirect"),
+        (407, {}, "problem", "proxy"),
         (429, {}, "warning", "limit"),
         (500, {}, "problem", "status 500"),
         (503, {"models": ("gpt-5",)}, "problem", "status 503"),
@@ -229,6 +231,58 @@ def test_certificates_are_trusted_as_the_system_trusts_them(
         (found, *_) = examined(openai(base_url=url, models=("m",)))
 
     assert found.state == state
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [Hang()],
+        [Send(b"HTTP/1.1 200 OK\r\nx: "), Flood(1 << 30, b"x")],
+        [Send(b"HTTP/1.1 200 OK\r\n"), Chop(b"x: y\r\n" * 90, 1, 0.05)],
+        [Send(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n"), Chop(b" " * 500, 1, 0.05)],
+    ],
+    ids=["silent", "endless head", "slow head", "slow body"],
+)
+def test_an_answer_that_takes_for_ever_is_not_waited_for(script: Script) -> None:
+    with ScriptedUpstream() as server:
+        server.on_models(script)
+
+        with pytest.raises(NoAnswer) as caught:
+            ask(Question(f"{server.base_url}/models", answer_s=0.3))
+
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(("password", "state"), [("proxy-password", "ok"), ("wrong-password", "problem")])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_upstream_is_asked_through_its_proxy(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, password: str, state: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
+    with ScriptedProxy("me:proxy-password") as proxy, ScriptedUpstream(["m"]) as plain, serving("valid") as tls:
+        base_url = tls if scheme == "https" else plain.base_url
+        url = base_url.replace("127.0.0.1", "localhost.example") if scheme == "http" else base_url
+        way = Proxy(proxy.url("http", f"me:{password}"))
+        answer = outcome(Question(f"{url}/models", proxy=way))
+
+    assert ("problem" if isinstance(answer, NoAnswer) or answer.status == 407 else "ok") == state
+    assert proxy.passages
+    assert password not in repr(answer)
+
+
+def outcome(question: Question) -> Answer | NoAnswer:
+    """The answer, or why there is none."""
+    try:
+        return ask(question)
+    except NoAnswer as error:
+        return error
+
+
+def test_a_model_that_may_be_on_another_page_is_not_missed(upstream: responses.RequestsMock) -> None:
+    upstream.get(CLAUDE, json={"data": [{"id": "claude-5"}], "has_more": True})
+    claude = ClaudeConfig(base_url="https://claude.example", models=("claude-4",))
+
+    assert [found.state for found in examined(Config(adapters={"c": claude}))] == ["ok"]
 
 
 def test_upstreams_are_found_one_by_one_in_the_order_of_the_configuration(upstream: responses.RequestsMock) -> None:
