@@ -90,7 +90,7 @@ def _answer_into(results: "SimpleQueue[Answer | Exception]", question: Question)
         results.put(_get(question))
     except requests.RequestException as error:
         results.put(_cause(error, question))
-    except Exception as error:  # whoever waits for it would take it for silence
+    except Exception as error:  # the waiting caller would take it for silence
         results.put(error)
 
 

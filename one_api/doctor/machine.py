@@ -100,7 +100,7 @@ def descriptors(server: ServerConfig, allowed: int) -> Finding:
 
 
 def of_engine() -> Finding:
-    """Return whether the local engine can be imported; tried in a process of its own, where a fault harms nobody."""
+    """Return whether the local engine can be imported; tried in a process of its own, because a fault may end it."""
     where = "local engine"
     try:
         find_engine(where)
@@ -141,8 +141,10 @@ def of_local(config: Config) -> Iterator[Finding]:
         return
     yield of_engine()
     yield of_folder(default_run_dir())
-    for name, settings in local.items():
-        yield from of_models(name, settings)
+    found = [each for name, settings in local.items() for each in of_models(name, settings)]
+    yield from found
+    if len(local) == len(config.adapters) and not any(each.state == "ok" for each in found):
+        yield problem("adapters", "none of them has a model, so nothing can be served", "Add a model, or an upstream")
     for folder in sorted({Path(settings.models_dir) for settings in local.values()}):
         yield of_space(folder)
 

@@ -8,8 +8,18 @@ import pytest
 
 from one_api.config import Config
 from one_api.doctor.finding import Finding, summary, without_secrets
-from one_api.doctor.machine import LOW_SPACE, NO_SPACE, descriptors, of_engine, of_folder, of_models, of_redis, space
-from one_api.settings.adapters import LocalConfig
+from one_api.doctor.machine import (
+    LOW_SPACE,
+    NO_SPACE,
+    descriptors,
+    of_engine,
+    of_folder,
+    of_local,
+    of_models,
+    of_redis,
+    space,
+)
+from one_api.settings.adapters import LocalConfig, OpenAIConfig
 from one_api.settings.kinds import Storage
 from one_api.settings.sections import CacheConfig, RateLimitConfig, ServerConfig
 from tests.limits.conftest import OwnRedis, own_redis
@@ -79,6 +89,15 @@ def test_a_local_adapter_without_models_is_a_warning(tmp_path: Path, folder: str
     (found,) = of_models("here", LocalConfig(models_dir=str(tmp_path / folder)))
 
     assert (found.state, "models fetch" in found.fix) == ("warning", True)
+
+
+@pytest.mark.parametrize(("others", "problems"), [({}, 1), ({"eu": OpenAIConfig()}, 0)])
+def test_a_gateway_that_can_serve_nothing_has_a_problem(
+    tmp_path: Path, others: dict[str, OpenAIConfig], problems: int
+) -> None:
+    config = Config(adapters={"here": LocalConfig(models_dir=str(tmp_path)), **others})
+
+    assert sum(each.state == "problem" for each in of_local(config)) == problems
 
 
 # Redis
