@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import Gateway, ScriptedUpstream, free_port
 
-from .bed import Bed, adapter, yaml
+from .bed import ADMIN_KEY, Bed, adapter, yaml
 from .test_cli import run
 
 LIMIT = 6
@@ -107,7 +107,7 @@ def test_a_route_is_explained_with_what_every_process_knows(upstream: ScriptedUp
             with alone(bed, pid):
                 ids.append(bed.ask("m").header("x-request-id"))
 
-        told = bed.get("/admin/routes/m").json
+        told = bed.get("/admin/routes/m", key=ADMIN_KEY).json
 
         assert sorted([told["process"], *(each["process"] for each in told["others"])]) == sorted(pids)
         assert told["processes"] == 3
