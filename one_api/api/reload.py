@@ -15,6 +15,7 @@ from one_api.dialects.json import JSONObject
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.serving.kept import KeptTexts
 from one_api.settings.changes import applicable, changed_paths, digest_of
+from one_api.settings.validation import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 1.0
 #: How often it looks whether the last request of an old configuration has ended, in seconds.
 _POLL_S = 0.05
+#: How often files that change while they are read are read again.
+_MAX_LOADS = 5
 #: Changed places in one line of the log.
 _MAX_PATHS = 100
 
@@ -62,7 +65,9 @@ class Reload:
         self._again: str | None = None
         self._loading: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._files = _fingerprint(sources.texts) if sources else {}
+        #: What was applied last was read from: the texts, and what shows that a file has changed.
+        self._texts = sources.texts if sources else {}
+        self._files = _fingerprint(self._texts)
         self._last: JSONObject = {}
 
     # Asked for
@@ -132,10 +137,20 @@ class Reload:
         """Load, in a thread; returns the configuration, which settings need a restart, and the texts of its files."""
         if self._sources is None:
             raise RuntimeError("this gateway was built from a configuration in code, which cannot be loaded anew")
-        self._files = _fingerprint(self._files)
-        loaded = self._sources.load()
-        self._files = _fingerprint(loaded.texts)
+        for _ in range(_MAX_LOADS):
+            self._files = before = _fingerprint(self._files)
+            loaded = self._sources.load()
+            self._files = _fingerprint(loaded.texts)
+            if before == self._files:
+                break  # nothing was written meanwhile
+        self._check_emptied(loaded)
         return *applicable(self._sources.start, loaded.config), loaded.texts
+
+    def _check_emptied(self, loaded: Loaded) -> None:
+        """Refuse a file that holds nothing any more: it is being written, or was emptied by a slip."""
+        emptied = [path for path, text in loaded.texts.items() if text == "" and self._texts.get(path)]
+        if emptied:
+            raise ConfigError(tuple(Problem(path, "is empty", "Fill it, or remove it") for path in emptied))
 
     async def _built(self, config: Config, restart_needed: list[str], old: Snapshot) -> Snapshot:
         """Build what is new and start it."""
@@ -175,6 +190,7 @@ class Reload:
         return [adapter for adapter in one.registry.adapters.values() if id(adapter) not in used]
 
     def _keep(self, texts: dict[str, str | None]) -> None:
+        self._texts = texts
         if self._sources is not None:
             self._kept.apply(self._sources.start_texts, texts)
 

@@ -149,6 +149,7 @@ BAD = {
     "wrong kind": json.dumps({"rate_limit": {"requests_per_minute": "many"}}),
     "unset variable": json.dumps({"api_keys": [{"key": "${NOT_SET_ANYWHERE}"}]}),
     "missing secret": json.dumps({"api_keys": [{"key": "${file:/nowhere/secret}"}]}),
+    "being written": "",
     "no file": None,
 }
 
