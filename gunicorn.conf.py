@@ -1,6 +1,7 @@
 """How gunicorn serves one_api; read by ``gunicorn wsgi:app``. All settings come from the gateway's configuration."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ os.chdir(chdir)
 sys.path.insert(0, chdir)
 
 from one_api.config import ConfigError, load  # noqa: E402 - found only now
+from one_api.serving.kept import kept_texts  # noqa: E402
 from one_api.startup import (  # noqa: E402
     Listening,
     address_problem,
@@ -41,7 +43,11 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """End in one sentence when the address cannot be had; not where a socket is inherited or shared."""
+    """Keep the configuration for the workers; end in one sentence when the address cannot be had.
+
+    Not where a socket is inherited or shared.
+    """
+    kept_texts().begin(_loaded.texts)
     if server.cfg.reuse_port or {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
         return
     for address in server.address:
@@ -51,6 +57,7 @@ def on_starting(server: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """Report what is served and where, once, when connections are accepted."""
+    server.handle_hup = lambda: _reload(server)
     listening = Listening(_url(server), server.cfg.workers)
     for warning in [*_loaded.warnings, *machine_warnings(_loaded)]:
         as_json = _config.log.format == "json"
@@ -59,6 +66,12 @@ def when_ready(server: Any) -> None:
         report(announcement_as_json(_loaded, listening), sys.stderr)
     else:
         report(announcement(_loaded, listening), sys.stdout)
+
+
+def _reload(server: Any) -> None:
+    """Have the workers load the configuration anew, each beside what it serves: the master itself loads no file."""
+    kept_texts().ring()
+    server.kill_workers(signal.SIGUSR1)
 
 
 def _url(server: Any) -> str | None:

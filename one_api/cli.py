@@ -1,5 +1,6 @@
 """Commands on ``flask --app wsgi``, and the same on ``python -m one_api``."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from one_api.settings.adapters import DEFAULT_MODELS_DIR, LocalConfig
 from one_api.settings.files import as_yaml
 from one_api.settings.kinds import Secret
 from one_api.settings.sections import key_names
+
+#: Exit codes of ``config reload``, beside 0 and click's own 1.
+_RESTART_NEEDED, _TIMED_OUT = 3, 4
+#: Seconds between two looks at the gateway.
+_POLL_S = 0.1
 
 
 def register_commands(app: Flask) -> None:
@@ -45,6 +51,29 @@ def _check(strict: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
     if strict and loaded.warnings:
         raise click.ClickException("there are warnings, which --strict takes for errors")
+
+
+@_config.command("reload")
+@click.option("--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait until every process uses it.")
+def _reload(url: str | None, timeout: float) -> None:
+    """Have the running gateway take over the changed configuration, without a cut.
+
+    The configuration is checked here first. Exit codes: 0 applied; 1 refused, nothing was changed; 3 applied, but for
+    settings that need a restart; 4 not every process uses it in time.
+    """
+    config = _load().config
+    wanted = _ask_gateway(config, url, "/admin/config/reload", "POST")
+    deadline = time.monotonic() + timeout
+    while any(each["digest"] != wanted["digest"] for each in _ask_gateway(config, url, "/admin/config")["processes"]):
+        if time.monotonic() > deadline:
+            click.echo(f"not every process uses {wanted['digest'][:12]} after {timeout:g} s: see the log", err=True)
+            raise SystemExit(_TIMED_OUT)
+        time.sleep(_POLL_S)
+    click.echo(f"every process uses {wanted['digest'][:12]}")
+    if wanted["restart_needed"]:
+        click.echo(f"these need a restart: {', '.join(wanted['restart_needed'])}", err=True)
+        raise SystemExit(_RESTART_NEEDED)
 
 
 def printed(config: Config) -> str:
@@ -124,7 +153,7 @@ def _explain(model: str, url: str | None, recent: int) -> None:
     """
     _say_sources()
     service: Service = current_app.extensions["one_api"]
-    found = _ask_gateway(service, url, f"/admin/routes/{quote(model)}")
+    found = _ask_gateway(service.snapshot.config, url, f"/admin/routes/{quote(model)}")
     views = [found, *found["others"]]
     for view in views:
         click.echo(f"process {view['process']}, one of {found['processes']}: each has counts of its own")
@@ -139,18 +168,19 @@ def _explain(model: str, url: str | None, recent: int) -> None:
         click.echo(f"{record['request_id']}  {record['status']}  {tries}")
 
 
-def _ask_gateway(service: Service, url: str | None, path: str) -> Any:
+def _ask_gateway(config: Config, url: str | None, path: str, method: str = "GET") -> Any:
     """Return what the running gateway answers, at ``url`` or where it is configured; raises ClickException in words."""
-    keys = service.config.api_keys
-    url = (url or service.server.url).rstrip("/").removesuffix("/v1") + path
+    if config.admin.key is None:
+        raise click.ClickException("set ADMIN_KEY, the operator's key, in the gateway's environment and in this one")
+    url = (url or config.server.url).rstrip("/").removesuffix("/v1") + path
     if not url.startswith(("http://", "https://")):
         raise click.ClickException(f"{url} is not an http address: write it like http://127.0.0.1:8000")
     # Only here, so that a gateway that serves imports nothing of it.
     from one_api.doctor.asking import NoAnswer, Question, ask
 
-    headers = {"authorization": Secret(f"Bearer {keys[0].key.reveal()}")} if keys else {}
+    headers = {"authorization": Secret(f"Bearer {config.admin.key.reveal()}")}
     try:
-        answer = ask(Question(url, headers, connect_s=10))
+        answer = ask(Question(url, headers, method=method, connect_s=10))
     except NoAnswer as error:
         raise click.ClickException(f"no gateway answers at {url}: start it first ({error.what})") from None
     with suppress(json.InvalidJSON, KeyError, TypeError):
@@ -205,7 +235,7 @@ def _local_adapters() -> dict[Path, LocalConfig]:
     """Return the local adapters by their folders; of several with one folder the first."""
     service: Service = current_app.extensions["one_api"]
     found: dict[Path, LocalConfig] = {}
-    for adapter in service.config.adapters.values():
+    for adapter in service.snapshot.config.adapters.values():
         if isinstance(adapter, LocalConfig):
             found.setdefault(Path(adapter.models_dir), adapter)
     return found

@@ -8,7 +8,7 @@ at once, with its place and what to do. This is the only module that reads the e
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,21 @@ from msgspec import Struct, structs
 
 from one_api.settings.adapters import AdapterConfig
 from one_api.settings.addresses import ENVIRONMENT, check_proxy
-from one_api.settings.checks import MASK, check_adapters, check_groups, check_keys, check_server, check_storage
-from one_api.settings.files import loaded_by_flask, read_env_file, read_yaml, variables_in
+from one_api.settings.checks import (
+    MASK,
+    check_adapters,
+    check_admin,
+    check_groups,
+    check_keys,
+    check_server,
+    check_storage,
+)
+from one_api.settings.files import Files, loaded_by_flask, read_env_file, read_yaml, variables_in
 from one_api.settings.groups import expanded
 from one_api.settings.kinds import Proxy, Secret, Storage
 from one_api.settings.proxies import from_environment
 from one_api.settings.sections import (
+    AdminConfig,
     CacheConfig,
     ErrorsConfig,
     GroupConfig,
@@ -30,6 +39,7 @@ from one_api.settings.sections import (
     LogConfig,
     ModelsConfig,
     RateLimitConfig,
+    ReloadConfig,
     RetryConfig,
     ServerConfig,
 )
@@ -54,6 +64,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     errors: ErrorsConfig = ErrorsConfig()
     log: LogConfig = LogConfig()
+    admin: AdminConfig = AdminConfig()
+    reload: ReloadConfig = ReloadConfig()
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Config":
@@ -72,6 +84,8 @@ class Loaded:
     files: tuple[Path, ...]
     #: The variables of the environment that name those files.
     named_files: dict[str, str]
+    #: The texts that were read, by path, secrets in files of their own included; None is no such file.
+    texts: dict[str, str | None] = field(default_factory=dict, repr=False)
 
     @property
     def sources(self) -> str:
@@ -79,20 +93,22 @@ class Loaded:
         return ", ".join(["the environment", *map(str, self.files)])
 
 
-def load(environ: Mapping[str, str] | None = None) -> Loaded:
+def load(environ: Mapping[str, str] | None = None, kept: Mapping[str, str | None] | None = None) -> Loaded:
     """Read the environment (the process's own by default), its ``.env`` file and the YAML file it names.
+
+    With ``kept``, the ``texts`` of a configuration of before, these stand for the files, whatever is in them now.
 
     Raises:
         ConfigError: with every problem that was found.
     """
     given = dict(environ) if environ is not None else _environment()
-    problems = Problems()
+    problems, files = Problems(), Files(kept)
     env_file = given.get("ONE_API_ENV_FILE", "").strip() or DEFAULT_ENV_FILE
-    variables = read_env_file(env_file, problems) | given
+    variables = read_env_file(env_file, problems, files) | given
     if "ONE_API_ENV_FILE" in given and not Path(env_file).exists():
         problems.warn("ONE_API_ENV_FILE", f"there is no file {env_file}", "Name a file that is there, or leave it out")
     raw, path = from_variables(variables, problems), variables.get("ONE_API_CONFIG", "").strip()
-    in_file = read_yaml(Path(path), variables, problems) if path else {}
+    in_file = read_yaml(Path(path), variables, problems, files) if path else {}
     warn_of_near_misses(variables, in_file, variables_in(in_file), problems)
     values = Builder(problems, _secret).fields(Config, _merged(raw, in_file))
     values["adapters"] = _with_proxies(values.get("adapters") or {}, variables, problems)
@@ -101,10 +117,10 @@ def load(environ: Mapping[str, str] | None = None) -> Loaded:
     if problems.found:
         raise ConfigError(tuple(_placed(problem, path, in_file) for problem in problems.found))
     warnings = tuple(_placed(problem, path, in_file) for problem in problems.warnings)
-    files = [Path(each).resolve() for each in (env_file, path) if each and Path(each).is_file()]
+    paths = [Path(each).resolve() for each in (env_file, path) if each and Path(each).is_file()]
     groups = expanded(config.model_groups, config.adapters)
     named = {name: given[name] for name in ("ONE_API_ENV_FILE", "ONE_API_CONFIG") if given.get(name, "").strip()}
-    return Loaded(structs.replace(config, model_groups=groups), warnings, tuple(files), named)
+    return Loaded(structs.replace(config, model_groups=groups), warnings, tuple(paths), named, files.texts)
 
 
 def _environment() -> dict[str, str]:
@@ -131,7 +147,7 @@ def _started_with() -> dict[str, str]:
 
 
 #: Sections whose fields stand for themselves: the file's win one by one. Of the others it replaces the whole.
-_BY_FIELD = frozenset({"server", "rate_limit", "log"})
+_BY_FIELD = frozenset({"server", "rate_limit", "log", "admin"})
 
 
 def _merged(raw: dict[str, Any], in_file: dict[str, Any]) -> dict[str, Any]:
@@ -195,6 +211,7 @@ def _with_proxies(adapters: dict[str, Any], variables: Mapping[str, str], proble
 def _check(config: Config, problems: Problems) -> None:
     """Check what concerns several fields together; parts that could not be built are None."""
     check_keys(config.api_keys, problems)
+    check_admin(config.admin, config.api_keys, problems)
     check_adapters(config.adapters, problems)
     check_storage("rate_limit", config.rate_limit, ("auto", "memory", "shared"), problems)
     check_storage("cache", config.cache, ("memory",), problems)

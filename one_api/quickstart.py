@@ -13,11 +13,12 @@ _EXAMPLE = Path(".env.example")
 
 
 def make_env_file(target: Path, example: Path) -> bool:
-    """Write ``target`` from ``example`` with a new API key, readable by its owner only; False if it is there."""
+    """Write ``target`` from ``example`` with new keys, readable by its owner only; False if it is there."""
     if target.exists():
         return False
-    key = f"sk-one-{secrets.token_urlsafe(24)}"
-    text = example.read_text(encoding="utf-8").replace("\nAPI_KEYS=\n", f"\nAPI_KEYS={key}\n", 1)
+    text = example.read_text(encoding="utf-8")
+    for variable, prefix in (("API_KEYS", "sk-one"), ("ADMIN_KEY", "sk-admin")):
+        text = text.replace(f"\n{variable}=\n", f"\n{variable}={prefix}-{secrets.token_urlsafe(24)}\n", 1)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
     partial.touch(mode=0o600, exist_ok=False)
     partial.write_text(text, encoding="utf-8")
@@ -34,7 +35,7 @@ def _fetch_model(folder: Path) -> None:
 def main() -> int:
     """Set up; returns the exit code."""
     if make_env_file(_ENV, _EXAMPLE):
-        print(f"made {_ENV} from {_EXAMPLE}, with a new API key")
+        print(f"made {_ENV} from {_EXAMPLE}, with new keys")
     try:
         config = Config.load()
         for adapter in config.adapters.values():

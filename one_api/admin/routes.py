@@ -1,4 +1,4 @@
-"""``/admin/routes``: for the operator on this machine, why requests for a model go where they go."""
+"""``/admin``, for the operator on this machine: why requests go where they go, and which configuration is in use."""
 
 import os
 import time
@@ -6,11 +6,13 @@ import time
 from flask import Blueprint, Response
 
 from one_api.api.service import Service, service
+from one_api.api.snapshot import Snapshot, snapshot
+from one_api.config import ConfigError
 from one_api.dialects.json import JSONObject
-from one_api.errors import UnknownModel
+from one_api.errors import InvalidRequest, UnknownModel
 from one_api.serving.bridge import await_
 from one_api.serving.responses import JSONResponse
-from one_api.utils.auth import from_this_machine, verify_api_key
+from one_api.utils.auth import for_the_operator
 
 admin = Blueprint("admin", __name__)
 
@@ -19,15 +21,14 @@ _MOST_RECENT = 20
 
 
 @admin.get("/admin/routes/<path:model>")
-@verify_api_key
-@from_this_machine
+@for_the_operator
 def explain_route(model: str) -> Response:
     """Tell how each deployment of a model looks to each process, and what became of the last requests for it.
 
     ``tables`` are those of the process that answers, ``others`` those of the other ones; ``recent`` is of all.
     """
     parts = service()
-    own = _view(parts, model)
+    own = _view(parts, snapshot(), model)
     others = await_(parts.siblings.ask({"model": model}))
     records = [record for view in (own, *others) for record in view.get("recent", [])]
     recent = sorted(records, key=lambda record: float(record["age_s"]))[:_MOST_RECENT]
@@ -35,19 +36,51 @@ def explain_route(model: str) -> Response:
     return JSONResponse(own | {"processes": 1 + len(others), "others": shown, "recent": recent})
 
 
-def answer_sibling(parts: Service, question: JSONObject) -> JSONObject:
-    """Return what this process knows of the model that another process asks for; nothing if it does not know it."""
+@admin.get("/admin/config")
+@for_the_operator
+async def show_config() -> Response:
+    """Tell which configuration each process uses, by its digest, and what came of the last reload."""
+    parts = service()
+    others = await parts.siblings.ask({"config": True})
+    return JSONResponse({"processes": [_status(parts), *(each for each in others if "digest" in each)]})
+
+
+@admin.post("/admin/config/reload")
+@for_the_operator
+async def reload_config() -> Response:
+    """Check the configuration as the files are now, and have every process load it; 400 says what is wrong with it."""
+    parts = service()
     try:
-        return _view(parts, str(question.get("model")))
+        wanted = await parts.reload.check()
+    except ConfigError as error:
+        raise InvalidRequest(str(error)) from None
+    parts.reload.ring_everywhere("admin")
+    await parts.siblings.ask({"reload": "admin"})
+    return JSONResponse(wanted, 202)
+
+
+def answer_sibling(parts: Service, question: JSONObject) -> JSONObject:
+    """Return what this process knows of what another process asks for; of a model that it does not know, nothing."""
+    if "reload" in question:
+        parts.reload.notice(str(question["reload"]))
+    if "model" not in question:
+        return _status(parts)
+    try:
+        return _view(parts, parts.snapshot, str(question["model"]))
     except UnknownModel:
         return {"process": os.getpid()}
 
 
-def _view(parts: Service, model: str) -> JSONObject:
+def _status(parts: Service) -> JSONObject:
+    """Return which configuration this process uses."""
+    return {"process": os.getpid(), **parts.reload.status()}
+
+
+def _view(parts: Service, used: Snapshot, model: str) -> JSONObject:
     """Return what this process alone knows of a model; raises UnknownModel."""
     now = time.monotonic()
     recent = [
         {"age_s": round(now - each.started, 3), **each.as_dict()} for each in parts.recent.of(model, _MOST_RECENT)
     ]
-    tables = [parts.registry.explain(model, stream=stream) for stream in (True, False)]
+    tables = [used.registry.explain(model, stream=stream) for stream in (True, False)]
     return {"process": os.getpid(), "tables": tables, "recent": recent}

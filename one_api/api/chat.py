@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 from werkzeug.http import parse_options_header
 
 from one_api.api.service import Service, service
+from one_api.api.snapshot import Snapshot, snapshot
 from one_api.cache.policy import cache_control
 from one_api.contract import ChunkStream, Usage
 from one_api.dialects import json, sse
@@ -51,8 +52,8 @@ async def create_completion() -> Response:
     record.model, record.stream = wanted.model, wanted.stream
     cache_control.set(request.headers.get("Cache-Control"))
     if wanted.stream:
-        return await _stream(wanted, record, service())
-    answer = await service().registry.complete(wanted)
+        return await _stream(wanted, record)
+    answer = await snapshot().registry.complete(wanted)
     record.used(Usage.read(answer.get("usage")))
     return JSONResponse(answer)
 
@@ -89,18 +90,19 @@ def _check_media_type(mimetype: str, parameters: Mapping[str, str]) -> None:
         raise UnsupportedMediaType("Send JSON in UTF-8.")
 
 
-async def _stream(wanted: ChatRequest, record: CallRecord, parts: Service) -> Response:
+async def _stream(wanted: ChatRequest, record: CallRecord) -> Response:
     """Answer with the error's own status, or commit to 200: at the first content, or when it takes too long."""
-    opening = asyncio.ensure_future(parts.registry.stream(wanted))
+    used = snapshot()
+    opening = asyncio.ensure_future(used.registry.stream(wanted))
     try:
-        await asyncio.wait([opening], timeout=parts.config.server.commit_s)
+        await asyncio.wait([opening], timeout=used.config.server.commit_s)
     except asyncio.CancelledError:
         await _abandon(opening)
         raise
     if opening.done():
         opening.result()
     g.streaming = True
-    return EventResponse(ChatEvents(opening, record, parts), headers=_STREAM_HEADERS)
+    return EventResponse(ChatEvents(opening, record, service(), used), headers=_STREAM_HEADERS)
 
 
 async def _abandon(opening: Opening) -> None:
@@ -117,13 +119,14 @@ class ChatEvents(EventBody):
     ``[DONE]`` is written only for an answer that is complete; any other ends with one error event.
     """
 
-    def __init__(self, opening: Opening, record: CallRecord, parts: Service) -> None:
+    def __init__(self, opening: Opening, record: CallRecord, parts: Service, used: Snapshot) -> None:
         self._opening = opening
         #: The status line has waited long enough; it goes out with the first piece.
         self._overdue = not opening.done()
         self._record = record
         self._parts = parts
-        self._heartbeat_s = parts.config.server.heartbeat_s
+        self._used = used
+        self._heartbeat_s = used.config.server.heartbeat_s
         self._patience = Patience()
         self._stream: ChunkStream | None = None
         self._ended = False
@@ -184,7 +187,7 @@ class ChatEvents(EventBody):
         finally:
             if self._stream is not None:
                 self._record.used(self._stream.usage)
-            await self._parts.report(self._record)
+            await self._parts.report(self._record, self._used)
 
     async def _close_stream(self) -> None:
         if self._stream is not None:

@@ -7,10 +7,10 @@ is answered before the key is looked at; no other ``OPTIONS`` is.
 import re
 from ipaddress import IPv6Address
 
-from flask import Flask, Response, request
-from flask_cors import CORS
+from flask import Flask, Response, g, request
+from flask_cors.core import DEFAULT_OPTIONS, serialize_options, set_cors_headers
 
-from one_api.utils.auth import authenticate
+from one_api.utils.auth import authenticate, authenticate_operator
 
 #: Response headers that browsers may read.
 _EXPOSED = [
@@ -24,33 +24,50 @@ _RESOURCES = r"/(?!admin(?:/|$))"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
-def register(app: Flask, origins: tuple[str, ...]) -> None:
-    """Let pages of ``origins`` call ``app``; "*" stands for all."""
+class CrossOrigin:
+    """The origins whose pages may call; "*" stands for all."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._allowed = [_pattern(origin) for origin in origins]
+        settings = {
+            "origins": "*" if "*" in origins else self._allowed,
+            "allow_headers": "*",
+            "expose_headers": _EXPOSED,
+            "max_age": 600,
+        }
+        self._options = serialize_options({**DEFAULT_OPTIONS, **settings}) if origins else None
+
+    def allows(self, origin: str) -> bool:
+        """Say whether pages of this origin may call."""
+        return any(each.match(origin) for each in self._allowed)
+
+    def mark(self, response: Response) -> Response:
+        """Add what browsers have to see to the answer of the current request."""
+        if self._options is not None and re.match(_RESOURCES, request.path):
+            set_cors_headers(response, self._options)
+        return response
+
+
+def register(app: Flask) -> None:
+    """Let pages of other origins call ``app``, as far as the request's snapshot allows."""
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    allowed = [_pattern(origin) for origin in origins]
+    app.before_request(_answer_options)
+    app.after_request(lambda response: g.snapshot.cors.mark(response))
 
-    def answer_options() -> Response | None:
-        """Answer a preflight; any other ``OPTIONS`` is a method that no route has."""
-        if request.method != "OPTIONS":
-            return None
-        origin = request.headers.get("Origin", "")
-        is_preflight = "Access-Control-Request-Method" in request.headers
-        if is_preflight and re.match(_RESOURCES, request.path) and any(each.match(origin) for each in allowed):
-            return Response(status=204)
-        if request.path.startswith(("/v1", "/admin")):
-            authenticate()
+
+def _answer_options() -> Response | None:
+    """Answer a preflight; any other ``OPTIONS`` is a method that no route has."""
+    if request.method != "OPTIONS":
         return None
-
-    app.before_request(answer_options)
-    if allowed:
-        CORS(
-            app,
-            resources=_RESOURCES,
-            origins="*" if "*" in origins else allowed,
-            allow_headers="*",
-            expose_headers=_EXPOSED,
-            max_age=600,
-        )
+    is_preflight = "Access-Control-Request-Method" in request.headers
+    cors: CrossOrigin = g.snapshot.cors
+    if is_preflight and re.match(_RESOURCES, request.path) and cors.allows(request.headers.get("Origin", "")):
+        return Response(status=204)
+    if request.path.startswith("/admin"):
+        authenticate_operator()
+    elif request.path.startswith("/v1"):
+        authenticate()
+    return None
 
 
 def _pattern(origin: str) -> re.Pattern[str]:

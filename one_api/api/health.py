@@ -3,6 +3,7 @@
 from flask import Blueprint, Response
 
 from one_api.api.service import service
+from one_api.api.snapshot import snapshot
 from one_api.serving.responses import JSONResponse
 
 health = Blueprint("health", __name__)
@@ -20,11 +21,11 @@ async def ready() -> Response:
 
     What works less well than it could is told, too (``limits``, ``cache``), and makes nothing unready.
     """
-    parts = service()
-    await parts.registry.start()
-    reason = "draining: the process is about to end" if parts.draining else parts.registry.unready
-    body = {"status": "unready" if reason else "ready", "reason": reason, "pending": parts.registry.pending}
-    for part, degraded in (("limits", parts.limits.degraded), ("cache", parts.registry.cache_degraded)):
+    used = snapshot()
+    await used.registry.start()
+    reason = "draining: the process is about to end" if service().draining else used.registry.unready
+    body = {"status": "unready" if reason else "ready", "reason": reason, "pending": used.registry.pending}
+    for part, degraded in (("limits", used.limits.degraded), ("cache", used.registry.cache_degraded)):
         if degraded:
             body[part] = degraded
     return JSONResponse(body, 503 if reason else 200)

@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response
 
-from one_api.api.service import service
+from one_api.api.snapshot import snapshot
 from one_api.errors import UnknownModel
 from one_api.serving.responses import JSONResponse
 from one_api.utils.auth import verify_api_key
@@ -16,7 +16,7 @@ models = Blueprint("models", __name__)
 @check_rate_limit
 async def list_models() -> Response:
     """List all of them; there is one page."""
-    data = await service().registry.list_all_models()
+    data = await snapshot().registry.list_all_models()
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -26,7 +26,7 @@ async def list_models() -> Response:
 async def get_model(model_id: str) -> Response:
     """Describe one; its id may hold slashes and colons."""
     try:
-        entry = await service().registry.get_model(model_id)
+        entry = await snapshot().registry.get_model(model_id)
     except UnknownModel as error:
         raise UnknownModel(error.message, param="model") from None
     return JSONResponse(entry)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from flask import Flask, Response, g, request
 
 from one_api.api.service import service
+from one_api.api.snapshot import snapshot
 from one_api.observability.records import CallRecord, current_call
 from one_api.serving.bridge import await_
 
@@ -30,6 +31,9 @@ def register(app: Flask) -> None:
 def _begin() -> None:
     record = CallRecord(f"req_{os.urandom(16).hex()}", request.method, request.path)
     g.call = record
+    g.snapshot = used = service().snapshot
+    used.requests.add(record.request_id)
+    request.max_content_length = used.config.server.max_body_bytes
     current_call.set(record)
 
 
@@ -68,9 +72,12 @@ def _warnings(found: list[str]) -> str:
 def _end(error: BaseException | None) -> None:
     """Report a request whose answer is complete; a stream reports itself at its end."""
     record: CallRecord | None = g.pop("call", None)
-    if record is None or g.get("streaming") or record.path in _UNRECORDED:
+    if record is None or g.get("streaming"):
+        return
+    if record.path in _UNRECORDED:
+        snapshot().requests.discard(record.request_id)
         return
     if isinstance(error, asyncio.CancelledError):
         record.status, record.error = 499, "cancelled"
     record.ended = time.monotonic()
-    await_(service().report(record))
+    await_(service().report(record, snapshot()))

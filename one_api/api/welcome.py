@@ -5,7 +5,8 @@ import re
 from flask import Flask, Response, render_template, request
 
 from one_api import __version__
-from one_api.api.service import Service, service
+from one_api.api.service import service
+from one_api.api.snapshot import Snapshot, snapshot
 from one_api.serving.bridge import await_
 from one_api.utils.auth import is_from_this_machine
 
@@ -29,30 +30,30 @@ def _welcome() -> Response | None:
     accepted = request.accept_mimetypes
     if accepted["text/html"] <= accepted["application/json"]:
         return None
-    parts = service()
-    await_(parts.registry.start())
-    reason = "draining: the process is about to end" if parts.draining else parts.registry.unready
+    used = snapshot()
+    await_(used.registry.start())
+    reason = "draining: the process is about to end" if service().draining else used.registry.unready
     page = render_template(
         "welcome.html",
         version=__version__,
         reason=reason,
-        has_keys=bool(parts.config.api_keys),
-        root=_root(parts),
-        model=_model(parts),
+        has_keys=bool(used.config.api_keys),
+        root=_root(used),
+        model=_model(used),
     )
     headers = {"content-security-policy": _POLICY, "vary": "Accept", "x-content-type-options": "nosniff"}
     return Response(page, headers=headers, content_type="text/html; charset=utf-8")
 
 
-def _root(parts: Service) -> str:
+def _root(used: Snapshot) -> str:
     """Return the address that the browser has used, without a path of ours."""
     host = request.headers.get("Host", "")
     if not _HOST.fullmatch(host):
-        return parts.server.url + request.root_path
+        return used.config.server.url + request.root_path
     return f"{request.scheme}://{host}{request.root_path}"
 
 
-def _model(parts: Service) -> str:
+def _model(used: Snapshot) -> str:
     """Return a model for the examples; strangers are not told which there are."""
-    listed = parts.registry.listed if is_from_this_machine() else []
+    listed = used.registry.listed if is_from_this_machine() else []
     return next((model for model in listed if _MODEL.fullmatch(model)), "MODEL")

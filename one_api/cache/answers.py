@@ -143,6 +143,15 @@ class Answers:
         """Say why less is kept than could be; None when all is well."""
         return self._store.degraded
 
+    @property
+    def store(self) -> AnswerStore:
+        """Return where answers are kept."""
+        return self._store
+
+    async def let_go(self) -> None:
+        """End the calls under way; the store goes on with those that stand in place of these."""
+        await self._flights.aclose()
+
     async def aclose(self) -> None:
         """End the calls under way, and close the store."""
         await self._flights.aclose()
@@ -257,8 +266,15 @@ def _deployments(route: Route) -> tuple[Deployment, ...]:
     return (*route.targets, *route.fallbacks)
 
 
-def build_answers(config: Config, ask: Ask) -> Answers | None:
-    """Return what stands before ``ask``; None when no model keeps answers."""
+def build_answers(config: Config, ask: Ask, before: Answers | None = None) -> Answers | None:
+    """Return what stands before ``ask``; None when no model keeps answers, and none did ``before``.
+
+    The store of ``before`` is used on.
+    """
+    if before is not None:
+        if isinstance(before.store, MemoryAnswers):
+            before.store.max_bytes = config.cache.max_bytes
+        return Answers(config, ask, before.store, before.leases)
     if not config.cache.enabled and not any(group.cache.enabled for group in config.model_groups.values()):
         return None
     if config.cache.storage == "memory":

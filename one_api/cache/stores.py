@@ -37,7 +37,7 @@ class MemoryAnswers(AnswerStore):
     """Answers in this process: at most ``max_bytes``, the one that was used least recently goes first."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._clock = clock
         #: By key: the value, and when it ends. The one used last stands last.
         self._entries: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
@@ -59,9 +59,9 @@ class MemoryAnswers(AnswerStore):
         """See ``AnswerStore``."""
         self._forget(key)
         size = len(value) + _OVERHEAD_BYTES
-        if size > self._max_bytes:
+        if size > self.max_bytes:
             return
-        while self.size_bytes + size > self._max_bytes:
+        while self.size_bytes + size > self.max_bytes:
             _, (oldest, _) = self._entries.popitem(last=False)
             self.size_bytes -= len(oldest) + _OVERHEAD_BYTES
         self._entries[key] = (value, self._clock() + ttl_s)

@@ -46,6 +46,7 @@ class Question:
     url: str
     headers: dict[str, Secret] = field(default_factory=dict)
     proxy: Proxy | None = None
+    method: str = "GET"
     connect_s: float = 2.0
     answer_s: float = ANSWER_S
 
@@ -67,7 +68,7 @@ class _SystemTrust(HTTPAdapter):
 
 
 def ask(question: Question) -> Answer:
-    """Return what an upstream answers to a GET; redirects are not followed.
+    """Return what an upstream, or the gateway itself, answers; redirects are not followed.
 
     Raises:
         NoAnswer: when there is none, with the likely cure.
@@ -99,7 +100,8 @@ def _get(question: Question) -> Answer:
         session.trust_env = False  # neither proxies nor ~/.netrc: the gateway reads neither
         session.mount("https://", _SystemTrust())
         headers = {name: value.reveal() for name, value in question.headers.items()}
-        with session.get(
+        with session.request(
+            question.method,
             question.url,
             headers={"user-agent": "one_api", "accept-encoding": "gzip, deflate", **headers},
             proxies={"http": question.proxy, "https": question.proxy} if question.proxy else {},

@@ -3,11 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, TypeAlias, cast, overload
 
-from one_api.cache.answers import build_answers
+from one_api.cache.answers import Answers, build_answers
 from one_api.config import Config
 from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
@@ -21,8 +21,13 @@ from one_api.routing.failover import Failover
 from one_api.routing.health import Health
 from one_api.routing.policy import Policy
 from one_api.routing.selection import Route, candidates, choose
+from one_api.settings.adapters import AdapterConfig, LocalConfig
 from one_api.settings.groups import expanded
 from one_api.settings.sections import GroupConfig, targets
+from one_api.upstream.scrubbing import Scrubber
+
+#: By adapter, what identifies its upstream, and model.
+Healths: TypeAlias = dict[tuple[str, object, str], Health]
 
 #: How long an unknown id, or the model list, waits for the first answers of upstreams after the start, in seconds.
 _SETTLE_S = 2.5
@@ -31,7 +36,8 @@ _SETTLE_S = 2.5
 class ModelRegistry:
     """Keeps the adapters, resolves model ids, and has requests answered."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, before: "ModelRegistry | None" = None) -> None:
+        """``before`` is that of the configuration before this one, whose kept answers are used on."""
         self.adapters: dict[str, BaseModelAdapter] = {}
         self.model_groups: dict[str, GroupConfig] = expanded(config.model_groups, config.adapters)
         self._config = config
@@ -43,7 +49,13 @@ class ModelRegistry:
             retry.max_attempts, RetryLimit(retry.budget, retry.min_concurrent), deadline_s=retry.deadline_s
         )
         #: Answers that are kept and shared; None when nothing of it is on.
-        self._answers = build_answers(config, self._failover.run)
+        self._answers: Answers | None = build_answers(config, self._failover.run, before._answers if before else None)
+        #: How deployments have been doing, by adapter, what identifies its upstream, and model; bounded as above.
+        self._healths: Healths = {}
+        #: Adapters that were started by the registry before this one.
+        self._adopted: set[str] = set()
+        #: What is taken out of the texts of all upstreams.
+        self.scrubber = Scrubber()
         self._rng = random.Random()
         self._started = False
 
@@ -54,6 +66,12 @@ class ModelRegistry:
         if name in self.adapters:
             raise ValueError(f"an adapter named {name!r} is registered already")
         self.adapters[name] = adapter
+
+    def adopt(self, name: str, adapter: BaseModelAdapter, before: "ModelRegistry") -> None:
+        """Add an adapter that the registry before this one has already."""
+        self.register_adapter(name, adapter)
+        if before.is_started:
+            self._adopted.add(name)
 
     def get_adapter_for_model(self, model: str) -> BaseModelAdapter:
         """Return the first adapter that serves ``model``; raises UnknownModel."""
@@ -219,7 +237,7 @@ class ModelRegistry:
                 weight=settings.weight if settings else 1.0,
                 max_concurrency=getattr(settings, "max_concurrency", 1000),
                 first_event_s=settings.timeouts.first_event_s if settings else None,
-                health=Health(self._rng),
+                health=self._healths.setdefault((adapter_name, upstream_of(settings), model), Health(self._rng)),
             )
         if weight is None or weight == known.weight:
             return known
@@ -260,11 +278,32 @@ class ModelRegistry:
         """Say why the cache keeps less than it could; None when all is well, or nothing is kept."""
         return self._answers.degraded if self._answers is not None else None
 
+    @property
+    def is_started(self) -> bool:
+        """Say whether the adapters' background work was started."""
+        return self._started
+
+    def take_over(self, before: "ModelRegistry") -> None:
+        """Keep how deployments have been doing whose upstream and credential are the same, and what is in flight."""
+        upstreams = {(name, upstream_of(self._config.adapters.get(name))) for name in self.adapters}
+        self._healths |= {key: health for key, health in before._healths.items() if key[:2] in upstreams}
+
     async def start(self) -> None:
         """Start the adapters' background work on this loop; does nothing the second time."""
         if not self._started:
             self._started = True
-            await self._each(lambda adapter: adapter.start())
+            new = [adapter for name, adapter in self.adapters.items() if name not in self._adopted]
+            await asyncio.gather(*(adapter.start() for adapter in new))
+
+    async def settle(self) -> None:
+        """Start, and wait for a short time until every upstream has been asked once."""
+        await self._settled()
+
+    async def let_go(self, adapters: Collection[BaseModelAdapter]) -> None:
+        """Close ``adapters``, which nothing else uses, and end the calls that requests of this registry shared."""
+        if self._answers is not None:
+            await self._answers.let_go()
+        await asyncio.gather(*(adapter.aclose() for adapter in adapters))
 
     async def _settled(self) -> None:
         """Wait, for a short time after the start, until every upstream has been asked once."""
@@ -280,6 +319,13 @@ class ModelRegistry:
 
     async def _each(self, act: Callable[[BaseModelAdapter], Any]) -> None:
         await asyncio.gather(*(act(adapter) for adapter in self.adapters.values()))
+
+
+def upstream_of(settings: AdapterConfig | None) -> object:
+    """Return what identifies the upstream of an adapter: another address or credential is another upstream."""
+    if settings is None or isinstance(settings, LocalConfig):
+        return settings and settings.models_dir
+    return settings.__struct_config__.tag, settings.base_url, settings.api_key, getattr(settings, "key_header", None)
 
 
 def _unknown(model: str) -> UnknownModel:

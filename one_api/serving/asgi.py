@@ -44,6 +44,9 @@ class _NoService:
     draining = False
     server = ServerConfig()
 
+    def notice(self, by: str) -> None:
+        """Nothing to load."""
+
     async def start(self) -> None:
         """Nothing to start."""
 
@@ -59,10 +62,18 @@ class FlaskASGI:
         self._app = app
         self._root_path = root_path
         self._service: Service = app.extensions.get("one_api") or _NoService()
-        self.settings = self._service.server
         #: Of the loop that the application is served on.
         self.scheduler = FairScheduler()
         self._exchanges: set[asyncio.Task[Any] | None] = set()
+
+    @property
+    def settings(self) -> ServerConfig:
+        """Return the settings of the listening side, as they are now."""
+        return self._service.server
+
+    def reload(self) -> None:
+        """Load the configuration anew; for a handler of a signal, on the loop."""
+        self._service.notice("signal")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan of the process."""

@@ -24,8 +24,6 @@ from one_api.settings.sections import ServerConfig
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 #: How long requests that are cut may take to say so, in seconds.
 _CUT_S = 5.0
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
@@ -145,21 +143,24 @@ class GatewayWorker(UvicornWorker):
         GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler
         graceful_s = self.cfg.graceful_timeout
         server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
+        loop.add_signal_handler(signal.SIGUSR1, app.reload)
         # What is loaded stays: the collector need not walk it again. Requests leave few cycles, so it runs less often.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        alive = asyncio.create_task(self._keep_notifying(server))
+        alive = asyncio.create_task(self._keep_notifying(server, app))
         try:
             await server.serve(sockets=[each for one in self.sockets for each in _listeners(one)])
         finally:
             alive.cancel()
 
-    async def _keep_notifying(self, server: GatewayServer) -> None:
+    async def _keep_notifying(self, server: GatewayServer, app: FlaskASGI) -> None:
         """Show gunicorn's master that this process lives, also while it drains; drain when the master has gone."""
         while True:
             self.notify()
+            GatewayProtocol.edge = app.settings  # a reload may have changed it
             if os.getppid() != self.ppid and not server.should_exit:
                 logger.error("gunicorn's master has gone: this worker finishes its open requests and ends")
                 server.handle_exit(signal.SIGTERM, None)

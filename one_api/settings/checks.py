@@ -10,7 +10,15 @@ from typing import TypeVar
 from one_api.settings.adapters import DEFAULT_MODELS_DIR, AdapterConfig, LocalConfig
 from one_api.settings.addresses import is_loopback
 from one_api.settings.groups import GroupCycle, expanded, named_group
-from one_api.settings.sections import CacheConfig, GroupConfig, KeyConfig, RateLimitConfig, ServerConfig, targets
+from one_api.settings.sections import (
+    AdminConfig,
+    CacheConfig,
+    GroupConfig,
+    KeyConfig,
+    RateLimitConfig,
+    ServerConfig,
+    targets,
+)
 from one_api.settings.validation import Problems
 
 T = TypeVar("T")
@@ -35,6 +43,17 @@ def check_keys(keys: Iterable[KeyConfig | None], problems: Problems) -> None:
         if name and count > 1:
             fix = "Give each a name of its own; until then, each has a part of its digest added"
             problems.warn("api_keys", f"{count} keys have the name {name!r}", fix)
+
+
+def check_admin(admin: AdminConfig | None, keys: Iterable[KeyConfig | None], problems: Problems) -> None:
+    """Check the operator's key; what could not be built is None."""
+    key = admin.key.reveal() if admin is not None and admin.key is not None else None
+    if key is None:
+        return
+    if not key.isascii() or not key.isprintable() or " " in key:
+        problems.add("admin.key", "holds a space or a character outside ASCII", "Use letters, digits and -_.")
+    if any(entry is not None and entry.key.reveal() == key for entry in keys):
+        problems.add("admin.key", "is a client's key, too", "Make one that no client has")
 
 
 def check_server(server: ServerConfig, keys: Collection[object], problems: Problems) -> None:

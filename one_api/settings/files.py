@@ -1,10 +1,12 @@
-"""The files that settings come from: ``.env``, and YAML whose texts may hold ``${VARIABLES}``."""
+"""The files that settings come from: ``.env``, and YAML whose texts may hold ``${VARIABLES}`` and ``${file:PATHS}``."""
 
+import errno
 import io
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from dotenv import dotenv_values, find_dotenv
@@ -17,16 +19,45 @@ try:  # ten times as fast, where PyYAML was built with it
 except ImportError:
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}")
+#: What stands before a path in place of a variable's name.
+_FILE = "file:"
 
 
-def read_env_file(path: str, problems: Problems) -> dict[str, str]:
+class Files:
+    """Reads the files of a configuration, and keeps what it has read in ``texts``, by path; None is no such file.
+
+    With ``kept``, such texts of before, nothing else is read.
+    """
+
+    def __init__(self, kept: Mapping[str, str | None] | None = None) -> None:
+        self._kept = kept
+        self.texts: dict[str, str | None] = {}
+
+    def read(self, path: str | Path) -> str:
+        """Return the text of a file in UTF-8; raises OSError and UnicodeDecodeError."""
+        name = str(path)
+        text = self._kept.get(name) if self._kept is not None else _text_of(name)
+        self.texts[name] = text
+        if text is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return text
+
+
+def _text_of(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return None
+
+
+def read_env_file(path: str, problems: Problems, files: Files) -> dict[str, str]:
     """Return the variables of a ``.env`` file; none when there is no such file.
 
     A line that is not ``NAME=value`` is a warning with its number, never with its text: that may be a secret.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = files.read(path)
     except FileNotFoundError:
         return {}
     except IsADirectoryError:
@@ -83,11 +114,11 @@ class _Unquoted(str):
     __slots__ = ()
 
 
-def read_yaml(path: Path, variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
+def read_yaml(path: Path, variables: Mapping[str, str], problems: Problems, files: Files) -> dict[str, Any]:
     """Return the mapping in a YAML file, its ``${VARIABLES}`` filled in; empty when it cannot be used."""
     text = ""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read(path)
         raw = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         problems.add("ONE_API_CONFIG", f"cannot read {path}: {error}", "Name a readable YAML file")
@@ -101,8 +132,31 @@ def read_yaml(path: Path, variables: Mapping[str, str], problems: Problems) -> d
     if not isinstance(raw, dict):
         problems.add(str(path), "holds no mapping at its top", "Start it with a section, such as `adapters:`")
         return {}
-    expanded: dict[str, Any] = _expand(raw, "", variables, problems)
+    expanded: dict[str, Any] = _expand(raw, "", _lookup(variables, problems, files))
     return expanded
+
+
+def _lookup(variables: Mapping[str, str], problems: Problems, files: Files) -> "Lookup":
+    """Return what finds the value for a name between ``${`` and ``}``; where there is none that is a problem."""
+
+    def find(name: str, where: str) -> str | None:
+        if not name.startswith(_FILE):
+            value = variables.get(name)
+            if not value:
+                problems.add(where, f"the variable {name} is not set", f"Set {name} in the environment or in .env")
+            return value
+        path = name.removeprefix(_FILE).strip()
+        try:
+            value = files.read(path).rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            problems.add(where, f"cannot read {path}: {reason}", "Name a readable file that holds the value alone")
+            return None
+        if not value:
+            problems.add(where, f"the file {path} is empty", "Write the value into it")
+        return value
+
+    return find
 
 
 def variables_in(value: Any) -> set[str]:
@@ -135,22 +189,21 @@ def _yaml_fix(error: yaml.YAMLError, text: str) -> str:
     return "Mend the file there"
 
 
-def _expand(value: Any, where: str, variables: Mapping[str, str], problems: Problems) -> Any:
-    """Replace ``${NAME}`` in every text of ``value`` by the variable's value."""
+#: Finds the value for a name, which stands at a place of the file.
+Lookup: TypeAlias = Callable[[str, str], str | None]
+
+
+def _expand(value: Any, where: str, find: Lookup) -> Any:
+    """Replace ``${NAME}`` in every text of ``value`` by what ``find`` returns for it."""
     if isinstance(value, dict):
-        return {
-            key: _expand(child, f"{where}.{key}" if where else str(key), variables, problems)
-            for key, child in value.items()
-        }
+        return {key: _expand(child, f"{where}.{key}" if where else str(key), find) for key, child in value.items()}
     if isinstance(value, list):
-        return [_expand(child, f"{where}[{i}]", variables, problems) for i, child in enumerate(value)]
+        return [_expand(child, f"{where}[{i}]", find) for i, child in enumerate(value)]
     names = tuple(_VARIABLE.findall(value)) if isinstance(value, str) else ()
     if not names:
         return value
-    for name in names:
-        if not variables.get(name):
-            problems.add(where, f"the variable {name} is not set", f"Set {name} in the environment or in .env")
-    text = _VARIABLE.sub(lambda match: variables.get(match[1]) or match[0], value)
+    found = {name: find(name, where) for name in names}
+    text = _VARIABLE.sub(lambda match: found[match[1]] or match[0], value)
     return Substituted(text, names, not isinstance(value, _Unquoted), _scalar(text))
 
 

@@ -216,6 +216,20 @@ class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is for the operator of this machine only: ``/admin``."""
+
+    #: The key for ``/admin``, which no client has; left out: ``/admin`` is closed.
+    key: Annotated[Secret | None, mended(mend_credential)] = None
+
+
+class ReloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a running gateway learns of a changed configuration, beside SIGHUP and ``flask config reload``."""
+
+    #: Seconds between two looks at the files; 0: never.
+    watch_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+
+
 def targets(entries: tuple[TargetConfig | str, ...]) -> tuple[TargetConfig, ...]:
     """Return targets whole, whichever way they were written."""
     return tuple(TargetConfig(model=entry) if isinstance(entry, str) else entry for entry in entries)

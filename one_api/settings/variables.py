@@ -23,6 +23,7 @@ _VARIABLES = {
     "DRAIN_SECONDS": ("server", "drain_s", "float"),
     "RATE_LIMIT_ENABLED": ("rate_limit", "enabled", "bool"),
     "RATE_LIMIT_REQUESTS": ("rate_limit", "requests_per_minute", "int"),
+    "ADMIN_KEY": ("admin", "key", "str"),
     "LOG_FORMAT": ("log", "format", "str"),
     "LOG_LEVEL": ("log", "level", "str"),
 }

@@ -91,6 +91,11 @@ class Discovery:
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def inherit(self, before: "Discovery") -> None:
+        """Begin with the models that another one has been answered with."""
+        if self._wanted and before._wanted and before.pending is None:
+            self.models, self.pending = before.models, None
+
     def start(self) -> None:
         """Begin to ask, on the running loop, unless there is nothing to learn."""
         if self._asks and self._task is None:

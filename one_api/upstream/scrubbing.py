@@ -61,6 +61,10 @@ class Scrubber:
     """
 
     def __init__(self, secrets: Iterable[str] = (), addresses: Iterable[str] = ()) -> None:
+        self.know(secrets, addresses)
+
+    def know(self, secrets: Iterable[str], addresses: Iterable[str]) -> None:
+        """Take out these from now on, and no others."""
         known = {secret for secret in secrets if len(secret) >= _MIN_SECRET}
         forms = {form for secret in known for form in _forms(secret)}
         self._short = {form for form in forms if len(form) < _FRAGMENT}

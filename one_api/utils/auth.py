@@ -3,12 +3,14 @@
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
+from urllib.parse import urlsplit
 
-from flask import Flask, current_app, g, request
+from flask import g, request
 from werkzeug.datastructures import Headers
 
 from one_api.contract import Caller
@@ -20,7 +22,7 @@ from one_api.settings.sections import KeyConfig, key_names
 #: Headers that a proxy on this machine adds to what comes from elsewhere.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
-_EXTENSION = "one_api_keys"
+_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?")
 #: Where a key may stand, beside ``Authorization``.
 KEY_HEADERS = ("x-api-key", "api-key")
 
@@ -36,10 +38,6 @@ class KeyRing:
     def names(self) -> list[str]:
         """Return what the keys are called."""
         return [caller.name for _, caller in self._callers]
-
-    def init_app(self, app: Flask) -> None:
-        """Guard ``app`` with these keys."""
-        app.extensions[_EXTENSION] = self
 
     def caller(self, key: str) -> Caller | None:
         """Return whose key this is. Every digest is compared, each in constant time."""
@@ -97,22 +95,47 @@ def verify_api_key(view: Callable[..., Any]) -> Callable[..., Any]:
 
 def authenticate() -> None:
     """Set ``g.caller`` to the caller of the current request; raises Unauthorized."""
-    ring: KeyRing = current_app.extensions[_EXTENSION]
+    ring: KeyRing = g.snapshot.keys
     g.caller = caller = ring.authenticate(request.headers)
     if (record := current_call.get()) is not None:
         record.caller = caller.name
 
 
-def from_this_machine(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Let only processes of this machine through, and nobody behind a proxy."""
+def for_the_operator(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Let only the operator's key through, from a process of this machine, and nobody behind a proxy."""
+
+    run = async_to_sync(view) if iscoroutinefunction(view) else view
 
     @wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if not is_from_this_machine():
-            raise Forbidden("This address answers on the gateway's own machine only.")
-        return view(*args, **kwargs)
+        authenticate_operator()
+        return run(*args, **kwargs)
 
     return guarded
+
+
+def authenticate_operator() -> None:
+    """Set ``g.caller`` to the operator; raises Forbidden, or Unauthorized for another key.
+
+    ``Host`` must be one of this machine's own names: a page whose name was made to lead here sends its own.
+    """
+    if not is_from_this_machine() or not _is_own_name(request.headers.get("Host", "")):
+        raise Forbidden("This address answers on the gateway's own machine only.")
+    ring: KeyRing = g.snapshot.admin
+    if not ring.names:
+        raise Forbidden("This address is closed: set ADMIN_KEY in the gateway's environment, and reload or restart it.")
+    try:
+        g.caller = caller = ring.authenticate(request.headers)
+    except Unauthorized as error:
+        raise Unauthorized(f"This address is for the operator's key, ADMIN_KEY. {error.message}") from None
+    if (record := current_call.get()) is not None:
+        record.caller = caller.name
+
+
+def _is_own_name(host: str) -> bool:
+    """Say whether a ``Host`` header names this machine by itself: a loopback address, or localhost."""
+    name = urlsplit(f"//{host}").hostname if _HOST.fullmatch(host) else None
+    return name is not None and (name == "localhost" or _is_loopback(name))
 
 
 def is_from_this_machine() -> bool:

@@ -6,15 +6,17 @@ import random
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import wraps
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, current_app, g, request
+from flask import g, request
 
 from one_api.config import Config
 from one_api.errors import RateLimited
+from one_api.limits.handover import copy_windows
 from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
 from one_api.limits.window import LEASE_S, Limits, Verdict
 from one_api.observability.records import CallRecord
@@ -22,7 +24,6 @@ from one_api.serving.bridge import async_to_sync, await_
 from one_api.serving.gunicorn import runs_under_gunicorn
 from one_api.settings.sections import RateLimitConfig
 
-_EXTENSION = "one_api_limits"
 #: Characters per token, for the estimate of what nobody has counted yet.
 _BYTES_PER_TOKEN = 4
 
@@ -34,26 +35,31 @@ _REFUSALS = {
 
 
 class RateLimits:
-    """Requests and tokens per minute, and requests at a time, for each key."""
+    """Requests and tokens per minute, and requests at a time, for each key.
 
-    def __init__(self, config: RateLimitConfig, store: LimitStore) -> None:
+    Those of a later configuration count on in the same ``books``, from ``take_over`` on.
+    """
+
+    def __init__(self, config: RateLimitConfig, store: "LimitStore | Place", books: "Books | None" = None) -> None:
+        """``store`` alone has room for any key."""
         self.enabled = config.enabled
         self.limits = Limits(config.requests_per_minute, config.tokens_per_minute, config.concurrent)
-        self._store = store
+        self.place = Place(store) if isinstance(store, LimitStore) else store
+        self.books = books or Books(self.place)
         #: Does the end of a request change anything?
         self._settles = config.tokens_per_minute is not None or config.concurrent is not None
-        #: What was counted for requests under way, by their ids.
-        self._tickets: dict[str, Ticket] = {}
-        self._renewing: asyncio.Task[None] | None = None
-
-    def init_app(self, app: Flask) -> None:
-        """Limit the requests of ``app``."""
-        app.extensions[_EXTENSION] = self
 
     @property
     def degraded(self) -> str | None:
         """Say why limits are less exact than they should be."""
-        return self._store.degraded
+        return self.books.place.store.degraded
+
+    async def take_over(self) -> None:
+        """Count in this place from now on; what the one before has counted goes with it."""
+        old, self.books.place = self.books.place, self.place
+        if old.store is not self.place.store:
+            copy_windows(old.store, self.place.store, (old.keys or frozenset()) & (self.place.keys or frozenset()))
+            await old.store.aclose()
 
     async def admit(self, caller: str, request_id: str, size_bytes: int) -> dict[str, str]:
         """Count a request with a body of ``size_bytes``; returns the headers that tell what is left.
@@ -61,10 +67,12 @@ class RateLimits:
         Raises:
             RateLimited: when one of the limits is reached; says which, and when to come back.
         """
+        if not self.books.place.has(caller):
+            return {}  # the key went away while its last request arrived
         tokens = size_bytes // _BYTES_PER_TOKEN if self.limits.tokens_per_minute is not None else 0
-        verdict, ticket = await self._store.take(caller, self.limits, tokens, random.getrandbits(63) | 1)
+        verdict, ticket = await self.books.place.store.take(caller, self.limits, tokens, random.getrandbits(63) | 1)
         if verdict.refused_by is None and self._settles:
-            self._tickets[request_id] = ticket
+            self.books.tickets[request_id] = ticket
         headers = self._headers(verdict)
         if verdict.refused_by is not None:
             g.limit_headers = headers
@@ -101,8 +109,8 @@ class RateLimits:
 
     async def settle(self, record: CallRecord) -> None:
         """End what was counted for a request: estimated tokens become those that it used, as far as is known."""
-        ticket = self._tickets.pop(record.request_id, None)
-        if ticket is None:
+        ticket = self.books.tickets.pop(record.request_id, None)
+        if ticket is None or not self.books.place.has(ticket.key):
             return
         if record.free:
             tokens = 0  # also when its client has left and nobody knows more
@@ -111,17 +119,50 @@ class RateLimits:
         else:
             # An error before any answer used nothing; an answer that was cut is taken as estimated.
             tokens = ticket.tokens if record.first_event is not None or record.status == 499 else 0
-        await self._store.settle(ticket, tokens)
+        await self.books.place.store.settle(ticket, tokens)
 
     async def start(self) -> None:
         """Begin to keep the leases of long requests alive."""
-        if self.limits.concurrent is not None and self._renewing is None:
+        if self.limits.concurrent is not None:
+            self.books.start()
+
+    async def aclose(self) -> None:
+        """Stop, and close the store."""
+        await self.books.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where limits are counted: a store, what it was made for, and the names of the keys that it counts for."""
+
+    store: LimitStore
+    made_for: object = None
+    #: None is all keys.
+    keys: frozenset[str] | None = None
+
+    def has(self, key: str) -> bool:
+        """Say whether this key is counted for."""
+        return self.keys is None or key in self.keys
+
+
+class Books:
+    """What is counted for the requests under way; as long as the process."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        #: By the ids of requests.
+        self.tickets: dict[str, Ticket] = {}
+        self._renewing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to keep leases alive; does nothing the second time."""
+        if self._renewing is None:
             self._renewing = asyncio.get_running_loop().create_task(self._keep_renewing())
 
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            await self._store.renew(list(self._tickets.values()))
+            await self.place.store.renew([each for each in self.tickets.values() if self.place.has(each.key)])
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
@@ -130,33 +171,60 @@ class RateLimits:
             with suppress(asyncio.CancelledError):
                 await self._renewing
             self._renewing = None
-        await self._store.aclose()
+        await self.place.store.aclose()
 
 
 def build_limits(
-    config: Config, names: list[str], folder: Path, processes: Callable[[], int] | None = None
+    config: Config,
+    names: list[str],
+    folder: Path,
+    processes: Callable[[], int] | None = None,
+    before: RateLimits | None = None,
 ) -> RateLimits:
     """Return the limits of the keys called ``names``; a file that processes share lies in ``folder``.
 
-    ``processes`` returns how many there are now; by default as many as are configured.
+    ``processes`` returns how many there are now; by default as many as are configured. ``before`` are those of the
+    configuration before this one, whose books go on.
     """
-    settings = config.rate_limit
-    storage: str = settings.storage
+    made_for, keys = _made_for(config, names), frozenset(names)
+    if before is not None and before.place.made_for == made_for:
+        store = before.place.store
+    else:
+        store = _store(config, names, folder, processes)
+    place = Place(store, made_for, keys)
+    return RateLimits(config.rate_limit, place, before.books if before is not None else None)
+
+
+def _kind(config: Config) -> str:
+    """Return which kind of store is to be used: memory, shared, or the address of a Redis."""
+    storage: str = config.rate_limit.storage
     if storage == "auto":
         # Under gunicorn there may be more processes at any time, whatever was configured (-w, TTIN, a replacement).
         storage = "shared" if config.server.workers > 1 or runs_under_gunicorn() else "memory"
-    store: LimitStore
-    if not settings.enabled or storage == "memory":
-        store = MemoryStore()
-    elif storage == "shared":
-        layout = Layout(tuple(names), settings.concurrent or 0, settings.tokens_per_minute is not None)
-        store = _shared(folder, str(config.server.port), layout)
-    else:
-        # Only here, so that a gateway without Redis imports nothing of its client.
-        from one_api.limits.redis import RedisStore
+    return storage if config.rate_limit.enabled else "memory"
 
-        store = RedisStore(storage, processes or config.server.workers, settings.storage_timeout_s)
-    return RateLimits(settings, store)
+
+def _layout(config: Config, names: list[str]) -> Layout:
+    settings = config.rate_limit
+    return Layout(tuple(names), settings.concurrent or 0, settings.tokens_per_minute is not None)
+
+
+def _made_for(config: Config, names: list[str]) -> object:
+    """Return what a store is made for: a shared file has room for certain keys, the others for any."""
+    kind = _kind(config)
+    return (kind, _layout(config, names)) if kind == "shared" else kind
+
+
+def _store(config: Config, names: list[str], folder: Path, processes: Callable[[], int] | None) -> LimitStore:
+    kind = _kind(config)
+    if kind == "memory":
+        return MemoryStore()
+    if kind == "shared":
+        return _shared(folder, str(config.server.port), _layout(config, names))
+    # Only here, so that a gateway without Redis imports nothing of its client.
+    from one_api.limits.redis import RedisStore
+
+    return RedisStore(kind, processes or config.server.workers, config.rate_limit.storage_timeout_s)
 
 
 def _shared(folder: Path, scope: str, layout: Layout) -> SharedStore:
@@ -182,7 +250,7 @@ def check_rate_limit(view: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(view)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        limits: RateLimits = current_app.extensions[_EXTENSION]
+        limits: RateLimits = g.snapshot.limits
         if limits.enabled:
             # The body is read for its size only where tokens count, and not before the caller is known.
             size = len(request.get_data()) if limits.limits.tokens_per_minute is not None else 0

@@ -29,6 +29,8 @@ from tests.support import (
 Body: TypeAlias = dict[str, Any]
 
 KEY = "test-key"
+#: The operator's.
+ADMIN_KEY = "admin-key"
 #: The credentials of the upstreams; they look like keys, so that a leak can be told.
 UPSTREAM_KEYS = {name: f"sk-upstream-{name}-0123456789" for name in "abc"}
 #: So unlike that the order in which deployments are chosen is certain.

@@ -8,7 +8,7 @@ from one_api.app import create_app
 from one_api.config import Config
 from tests.support import error
 
-from .bed import Bed
+from .bed import ADMIN_KEY, Bed
 from .test_cli import run
 
 
@@ -22,7 +22,7 @@ def failed_over(bed: Bed) -> Iterator[str]:
 
 
 def test_a_request_is_told_with_every_attempt_and_its_candidates(bed: Bed, failed_over: str) -> None:
-    answer = bed.get(f"/admin/routes/{failed_over}")
+    answer = bed.get(f"/admin/routes/{failed_over}", key=ADMIN_KEY)
 
     assert answer.status == 200
     (record,) = answer.json["recent"]
@@ -39,7 +39,7 @@ def test_a_request_is_told_with_every_attempt_and_its_candidates(bed: Bed, faile
 
 
 def test_the_live_table_has_every_candidate(bed: Bed, failed_over: str) -> None:
-    streams, whole = bed.get(f"/admin/routes/{failed_over}").json["tables"]
+    streams, whole = bed.get(f"/admin/routes/{failed_over}", key=ADMIN_KEY).json["tables"]
 
     assert (streams["stream"], whole["stream"]) == (True, False)
     assert [(row["deployment"], row["failures"], row["in_flight"]) for row in whole["candidates"]] == [
@@ -52,13 +52,14 @@ def test_nobody_else_is_told(bed: Bed, failed_over: str) -> None:
     path = f"/admin/routes/{failed_over}"
 
     assert bed.get(path, key=None).status == 401
-    assert bed.get(path, headers={"X-Forwarded-For": "203.0.113.7"}).status == 403
-    assert bed.get("/admin/routes/nobody").error["code"] == "model_not_found"
+    assert bed.get(path).status == 401
+    assert bed.get(path, key=ADMIN_KEY, headers={"X-Forwarded-For": "203.0.113.7"}).status == 403
+    assert bed.get("/admin/routes/nobody", key=ADMIN_KEY).error["code"] == "model_not_found"
 
 
 @pytest.mark.parametrize("address", ["203.0.113.7", "::ffff:203.0.113.7", None])
 def test_an_address_of_another_machine_is_refused(address: str | None) -> None:
-    app = create_app(Config.load({"API_KEYS": "k", "LOCAL_MODELS_ENABLED": "false"}))
+    app = create_app(Config.load({"API_KEYS": "c", "ADMIN_KEY": "k", "LOCAL_MODELS_ENABLED": "false"}))
 
     answer = app.test_client().get(
         "/admin/routes/m", headers={"Authorization": "Bearer k"}, environ_base={"REMOTE_ADDR": address}
@@ -68,21 +69,21 @@ def test_an_address_of_another_machine_is_refused(address: str | None) -> None:
 
 
 def test_the_command_prints_the_table(bed: Bed, failed_over: str) -> None:
-    env = {"API_KEYS": "test-key", "HOST": bed.gateway.host, "PORT": str(bed.gateway.port)}
+    env = {"ADMIN_KEY": ADMIN_KEY, "HOST": bed.gateway.host, "PORT": str(bed.gateway.port)}
 
     done = run("route", "explain", failed_over, env=env)
 
     assert done.returncode == 0, done.stderr
     for text in ("strategy adaptive", f"a/{failed_over} UpstreamFailed", f"b/{failed_over} ok", "why"):
         assert text in done.stdout
-    assert "test-key" not in done.stdout
+    assert ADMIN_KEY not in done.stdout
 
 
 def test_the_command_says_what_is_wrong(bed: Bed) -> None:
     here = {"HOST": bed.gateway.host, "PORT": str(bed.gateway.port)}
 
-    unknown = run("route", "explain", "nobody", env={**here, "API_KEYS": "test-key"})
-    nowhere = run("route", "explain", "m", env={"API_KEYS": "k", "PORT": "1"})
+    unknown = run("route", "explain", "nobody", env={**here, "ADMIN_KEY": ADMIN_KEY})
+    nowhere = run("route", "explain", "m", env={"ADMIN_KEY": "k", "PORT": "1"})
 
     assert (unknown.returncode, nowhere.returncode) == (1, 1)
     assert "does not exist here" in unknown.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import Gateway, ScriptedUpstream, free_port
 
-from .bed import Bed, adapter, yaml
+from .bed import ADMIN_KEY, Bed, adapter, yaml
 from .test_cli import run
 
 LIMIT = 6
@@ -107,7 +107,7 @@ def test_a_route_is_explained_with_what_every_process_knows(upstream: ScriptedUp
             with alone(bed, pid):
                 ids.append(bed.ask("m").header("x-request-id"))
 
-        told = bed.get("/admin/routes/m").json
+        told = bed.get("/admin/routes/m", key=ADMIN_KEY).json
 
         assert sorted([told["process"], *(each["process"] for each in told["others"])]) == sorted(pids)
         assert told["processes"] == 3
@@ -121,7 +121,7 @@ def test_the_command_shows_every_process_at_the_address_it_is_given(upstream: Sc
             with alone(bed, pid):
                 assert bed.ask("m").status == 200
 
-        done = run("route", "explain", "m", "--url", bed.gateway.base_url, env={"API_KEYS": "test-key", "PORT": "1"})
+        done = run("route", "explain", "m", "--url", bed.gateway.base_url, env={"ADMIN_KEY": ADMIN_KEY, "PORT": "1"})
 
         assert done.returncode == 0, done.stderr
         assert all(f"process {pid}, one of 2" in done.stdout for pid in pids)
@@ -130,7 +130,7 @@ def test_the_command_shows_every_process_at_the_address_it_is_given(upstream: Sc
 
 @pytest.mark.parametrize("url", ["gateway:8000", "file:///etc/passwd", json.dumps("x")])
 def test_the_command_refuses_what_is_no_address(url: str) -> None:
-    done = run("route", "explain", "m", "--url", url, env={"API_KEYS": "k"})
+    done = run("route", "explain", "m", "--url", url, env={"ADMIN_KEY": "k"})
 
     assert done.returncode == 1
     assert "http://127.0.0.1:8000" in done.stderr

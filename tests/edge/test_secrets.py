@@ -82,7 +82,15 @@ def test_no_log_line_and_no_answer_holds_a_secret() -> None:
                         response = client.read_response()
                         answers.append(f"{response.headers}{response.body!r}")
             key_header = [("Authorization", f"Bearer {CANARIES['client']}")]
-            for path in ("/ready", "/health", "/openapi.json", "/nope", "/admin/routes/c-echo", "/v1/models"):
+            for path in (
+                "/ready",
+                "/health",
+                "/openapi.json",
+                "/nope",
+                "/admin/routes/c-echo",
+                "/admin/config",
+                "/v1/models",
+            ):
                 with RawClient(gateway.host, gateway.port, timeout_s=10) as client:
                     client.send(build_request("GET", path, gateway.host, gateway.port, headers=key_header))
                     answers.append(repr(client.read_response().body))

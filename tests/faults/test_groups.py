@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.api.bed import Answer
+from tests.api.bed import ADMIN_KEY, Answer
 from tests.serving.clients import wait_until
 from tests.support import Action, Reset, Script, Seen, WaitFor, completion, error, json_reply, sse, text_chunks
 
@@ -65,7 +65,7 @@ def patient() -> Iterator[FaultBed]:
 
 def states(bed: FaultBed, model: str) -> dict[str, str]:
     """The state of each deployment of a group, by the name of its adapter."""
-    candidates = bed.get(f"/admin/routes/{model}").json["tables"][0]["candidates"]
+    candidates = bed.get(f"/admin/routes/{model}", key=ADMIN_KEY).json["tables"][0]["candidates"]
     return {each["deployment"].partition("/")[0]: each["state"] for each in candidates}
 
 

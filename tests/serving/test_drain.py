@@ -29,7 +29,7 @@ from tests.support import (
 )
 from tests.support.gateway import Record
 
-from .clients import ask, chat, connect, get, request, wait_until
+from .clients import ask, chat, connect, request, wait_until
 
 STREAMS = 10
 #: How long an end may take that waits for nobody, in seconds.
@@ -289,27 +289,7 @@ def test_a_client_that_does_not_read_cannot_take_the_cut_for_the_end(upstream: S
             assert error_of(last) == "server_shutdown"
 
 
-# Reload and loss
-
-
-def test_a_reload_finishes_what_is_under_way(
-    upstream: ScriptedUpstream, gate: threading.Event, clients: Clients
-) -> None:
-    with started(upstream) as gateway:
-        (old,) = gateway.worker_pids()
-        count = len(upstream.requests)
-        streams = [clients.stream(gateway, "gated") for _ in range(STREAMS)]
-        whole = clients.send(gateway, "gated-whole")
-        upstream.wait_for(count + STREAMS + 1)
-        os.kill(gateway.pid, signal.SIGHUP)
-        gateway.worker_pids(at_least=2)
-        assert ask(gateway, chat(gateway, "plain")).status == 200
-        assert old in gateway.worker_pids()
-        gate.set()
-        assert [list(events)[-1] for events in streams] == [DONE] * STREAMS
-        assert whole.read_response().status == 200
-        wait_until(lambda: old not in gateway.worker_pids(), "the old worker to end")
-        wait_until(lambda: get(gateway, "/ready").status == 200, "the new worker to have heard of its models")
+# Loss
 
 
 def test_a_lost_worker_is_replaced(upstream: ScriptedUpstream, clients: Clients) -> None:

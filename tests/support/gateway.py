@@ -55,6 +55,7 @@ class Gateway:
     def __enter__(self) -> Self:
         self._directory = Path(self._kept.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
         try:
+            self.environment = self._environment()
             self._start()
             self._wait_until(self._ready, self.start_timeout_s, f"GET {self.ready_path} to answer 200")
         except BaseException:
@@ -105,6 +106,15 @@ class Gateway:
         self._wait_until(lambda: len(self._children()) >= at_least, timeout_s, f"{at_least} workers")
         return self._children()
 
+    @property
+    def config_path(self) -> Path:
+        """The file that ONE_API_CONFIG names, if `config_yaml` was given."""
+        return self._directory / "config.yaml"
+
+    def hang_up(self) -> None:
+        """Ask the gateway to load its configuration anew (SIGHUP to the master)."""
+        self._process.send_signal(signal.SIGHUP)
+
     def terminate(self) -> None:
         """Ask gunicorn to stop after the requests in flight (SIGTERM)."""
         self._process.terminate()
@@ -125,7 +135,7 @@ class Gateway:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments, self.wsgi_app],
                 cwd=REPOSITORY,
-                env=self._environment(),
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -142,15 +152,15 @@ class Gateway:
             "HOST": self.host,
             "PORT": str(self.port),
             "API_KEYS": "test-key",
+            "ADMIN_KEY": "admin-key",
             "LOCAL_MODELS_ENABLED": "false",
             "LOG_FORMAT": "json",
         }
         if self.pythonpath:
             environment["PYTHONPATH"] = os.pathsep.join(map(str, self.pythonpath))
         if self.config_yaml is not None:
-            path = self._directory / "config.yaml"
-            path.write_text(self.config_yaml)
-            environment["ONE_API_CONFIG"] = str(path)
+            self.config_path.write_text(self.config_yaml)
+            environment["ONE_API_CONFIG"] = str(self.config_path)
         return environment | dict(self.env)
 
     def _ready(self) -> bool:

@@ -97,6 +97,12 @@ class BaseModelAdapter(ABC):
     async def settled(self, timeout_s: float) -> None:  # noqa: B027 - as above
         """Wait until the first attempt to learn the models has ended, at most ``timeout_s``."""
 
+    def inherit(self, before: "BaseModelAdapter") -> None:  # noqa: B027 - as above
+        """Begin with what an adapter of the same upstream and credential, with other settings, has learnt."""
+
+    async def retire(self) -> None:  # noqa: B027 - as above
+        """Stop the work in the background: no new requests come, those under way go on until ``aclose``."""
+
     async def aclose(self) -> None:  # noqa: B027 - as above
         """Close what is open."""
 
@@ -205,6 +211,15 @@ class RemoteAdapter(RequestAdapter):
     async def settled(self, timeout_s: float) -> None:
         """Wait for the end of the first question."""
         await self._discovery.settled(timeout_s)
+
+    def inherit(self, before: BaseModelAdapter) -> None:
+        """See ``BaseModelAdapter``: the models are known at once."""
+        if isinstance(before, RemoteAdapter):
+            self._discovery.inherit(before._discovery)
+
+    async def retire(self) -> None:
+        """Stop asking for the model list."""
+        await self._discovery.aclose()
 
     async def aclose(self) -> None:
         """Stop asking, and close the session."""

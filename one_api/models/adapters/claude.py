@@ -19,7 +19,7 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.response import Identity
 from one_api.errors import InvalidRequest, UpstreamTimeout
-from one_api.models.adapters.base import RemoteAdapter
+from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.observability.records import current_call
 from one_api.settings.adapters import ClaudeConfig
 from one_api.settings.kinds import Secret
@@ -67,6 +67,12 @@ class ClaudeAdapter(RemoteAdapter):
         self._replay = ReplayCache()
         #: What the upstream's list says of its models.
         self._entries: dict[str, JSONObject] = {}
+
+    def inherit(self, before: BaseModelAdapter) -> None:
+        """See ``BaseModelAdapter``: also what models can do, and the thinking of conversations."""
+        super().inherit(before)
+        if isinstance(before, ClaudeAdapter):
+            self._entries, self._replay = before._entries, before._replay
 
     async def _ask_for_models(self) -> list[ModelInfo]:
         """Return all pages of the list; models that are retired are not in it."""

@@ -1,0 +1,272 @@
+"""A changed configuration is taken over without a cut: loaded, checked, built beside the old one, then swapped in."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from one_api.api.snapshot import Snapshot
+from one_api.config import Config, ConfigError, Loaded
+from one_api.dialects.json import JSONObject
+from one_api.models.adapters.base import BaseModelAdapter
+from one_api.serving.kept import KeptTexts
+from one_api.settings.changes import applicable, changed_paths, digest_of
+from one_api.settings.validation import Problem
+
+logger = logging.getLogger(__name__)
+
+#: How often a process looks whether a reload was asked for, in seconds.
+_LOOK_S = 1.0
+#: How often it looks whether the last request of an old configuration has ended, in seconds.
+_POLL_S = 0.05
+#: How often files that change while they are read are read again.
+_MAX_LOADS = 5
+#: Changed places in one line of the log.
+_MAX_PATHS = 100
+
+#: Builds what serves a configuration, in a thread: (configuration, settings that need a restart, the one before).
+Build: TypeAlias = Callable[[Config, list[str], Snapshot], Snapshot]
+#: By path: inode, time of the last change in nanoseconds, size in bytes; None is no such file.
+Fingerprint: TypeAlias = dict[str, tuple[int, int, int] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a process has its configuration from: what it started with, and how to load it anew."""
+
+    #: What the process was started with: some settings stay as they are there.
+    start: Config
+    load: Callable[[], Loaded]
+    build: Build
+    #: The texts of the files at the start of the master, and those of what was applied last.
+    start_texts: dict[str, str | None] = field(default_factory=dict)
+    texts: dict[str, str | None] = field(default_factory=dict)
+
+
+class Reload:
+    """Holds the snapshot that new requests are served with, and replaces it when that is asked for.
+
+    One load runs at a time; when another one is asked for meanwhile, one more follows. What goes wrong before the swap
+    changes nothing.
+    """
+
+    def __init__(self, snapshot: Snapshot, sources: Sources | None, kept: KeptTexts) -> None:
+        """Without ``sources`` the configuration was made in code, and stays."""
+        self.snapshot = snapshot
+        self._sources = sources
+        self._kept = kept
+        self._rung = kept.rung
+        #: Snapshots that still serve requests, the current one left out.
+        self._old: list[Snapshot] = []
+        self._again: str | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: What was applied last was read from: the texts, and what shows that a file has changed.
+        self._texts = sources.texts if sources else {}
+        self._files = _fingerprint(self._texts)
+        self._last: JSONObject = {}
+
+    # Asked for
+
+    def notice(self, by: str) -> None:
+        """Load anew, unless this request for it was noticed already; ``by`` names what asked, for the log."""
+        if not self._kept.is_shared or self._rung != self._kept.rung:
+            self.ring(by)
+
+    def ring(self, by: str) -> None:
+        """Load anew, on the running loop."""
+        self._rung = self._kept.rung
+        self._again = by
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(self._keep_loading())
+
+    def ring_everywhere(self, by: str) -> None:
+        """Load anew here, and in every other process of the same master, also in one that is just starting."""
+        if self._kept.is_shared:
+            self._kept.ring()
+        self.ring(by)
+
+    async def check(self) -> JSONObject:
+        """Return what a load would come to, without one; raises ConfigError."""
+        config, restart_needed, _ = await asyncio.to_thread(self._load)
+        return {"digest": digest_of(config), "restart_needed": restart_needed}
+
+    def status(self) -> JSONObject:
+        """Return what is in use, and what came of the last request to load anew."""
+        current = self.snapshot
+        return {"digest": current.digest, "restart_needed": list(current.restart_needed), "last_reload": self._last}
+
+    # Done
+
+    async def _keep_loading(self) -> None:
+        try:
+            while (by := self._again) is not None:
+                self._again = None
+                await self._load_once(by)
+        finally:
+            self._loading = None
+
+    async def _load_once(self, by: str) -> None:
+        old = self.snapshot
+        try:
+            config, restart_needed, texts = await asyncio.to_thread(self._load)
+            digest = await asyncio.to_thread(digest_of, config)
+            if (digest, tuple(restart_needed)) == (old.digest, old.restart_needed):
+                await asyncio.to_thread(self._keep, texts)
+                self._note("unchanged", by, old.digest)
+                logger.info("configuration reload by %s: nothing changed, digest %s", by, digest[:12])
+                return
+            new = await self._built(config, restart_needed, old)
+        except ConfigError as error:
+            self._refused(by, [str(problem) for problem in error.problems])
+            return
+        except Exception as error:  # whatever it is, the old configuration goes on
+            logger.exception("configuration reload by %s failed", by)
+            self._refused(by, [f"{type(error).__name__}: {error}"])
+            return
+        await self._swap(old, new)
+        await asyncio.to_thread(self._keep, texts)
+        self._note("applied", by, new.digest)
+        _log_changes(by, old, new)
+
+    def _load(self) -> tuple[Config, list[str], dict[str, str | None]]:
+        """Load, in a thread; returns the configuration, which settings need a restart, and the texts of its files."""
+        if self._sources is None:
+            raise RuntimeError("this gateway was built from a configuration in code, which cannot be loaded anew")
+        for _ in range(_MAX_LOADS):
+            self._files = before = _fingerprint(self._files)
+            loaded = self._sources.load()
+            self._files = _fingerprint(loaded.texts)
+            if before == self._files:
+                break  # nothing was written meanwhile
+        self._check_emptied(loaded)
+        return *applicable(self._sources.start, loaded.config), loaded.texts
+
+    def _check_emptied(self, loaded: Loaded) -> None:
+        """Refuse a file that holds nothing any more: it is being written, or was emptied by a slip."""
+        emptied = [path for path, text in loaded.texts.items() if text == "" and self._texts.get(path)]
+        if emptied:
+            raise ConfigError(tuple(Problem(path, "is empty", "Fill it, or remove it") for path in emptied))
+
+    async def _built(self, config: Config, restart_needed: list[str], old: Snapshot) -> Snapshot:
+        """Build what is new and start it."""
+        assert self._sources is not None  # noqa: S101 - there is nothing to load without
+        new = await asyncio.to_thread(self._sources.build, config, restart_needed, old)
+        try:
+            await new.registry.settle()
+        except BaseException:
+            await new.registry.let_go(self._unshared(new, [old, *self._old]))
+            raise
+        return new
+
+    async def _swap(self, old: Snapshot, new: Snapshot) -> None:
+        """Serve new requests with ``new``, and let go of what only ``old`` has once its requests have ended."""
+        new.registry.take_over(old.registry)
+        self.snapshot = new
+        self._old.append(old)
+        await new.limits.take_over()
+        await new.limits.start()
+        for adapter in self._unshared(old, [new]):
+            await adapter.retire()
+        task = asyncio.get_running_loop().create_task(self._let_go(old))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _let_go(self, old: Snapshot) -> None:
+        deadline = time.monotonic() + old.config.server.drain_s
+        while old.requests and time.monotonic() < deadline:  # noqa: ASYNC110 - requests may end in threads
+            await asyncio.sleep(_POLL_S)
+        self._old.remove(old)
+        await old.registry.let_go(self._unshared(old, [self.snapshot, *self._old]))
+
+    @staticmethod
+    def _unshared(one: Snapshot, others: list[Snapshot]) -> list[BaseModelAdapter]:
+        """Return the adapters that none of the others has."""
+        used = {id(adapter) for each in others for adapter in each.registry.adapters.values()}
+        return [adapter for adapter in one.registry.adapters.values() if id(adapter) not in used]
+
+    def _keep(self, texts: dict[str, str | None]) -> None:
+        self._texts = texts
+        if self._sources is not None:
+            self._kept.apply(self._sources.start_texts, texts)
+
+    def _refused(self, by: str, problems: list[str]) -> None:
+        logger.error(
+            "configuration reload by %s was refused, the one before goes on, digest %s: %s",
+            by,
+            self.snapshot.digest[:12],
+            "; ".join(problems),
+        )
+        self._note("refused", by, self.snapshot.digest, problems)
+
+    def _note(self, result: str, by: str, digest: str, problems: list[str] | None = None) -> None:
+        self._last = {"result": result, "by": by, "time": round(time.time(), 3), "digest": digest}
+        if problems:
+            self._last["problems"] = problems
+
+    # Life
+
+    def start(self) -> None:
+        """Begin to look whether a reload is asked for; does nothing where there is nothing to load."""
+        if self._sources is not None and not self._tasks:
+            self._tasks.add(asyncio.get_running_loop().create_task(self._keep_looking()))
+
+    async def _keep_looking(self) -> None:
+        looked_at = time.monotonic()
+        while True:
+            watch_s = self.snapshot.config.reload.watch_s
+            await asyncio.sleep(min(_LOOK_S, watch_s or _LOOK_S))
+            self.notice_missed()
+            if watch_s and time.monotonic() - looked_at >= watch_s and self._loading is None:
+                looked_at = time.monotonic()
+                if await asyncio.to_thread(_fingerprint, self._files) != self._files:
+                    self.ring("watch")
+
+    def notice_missed(self) -> None:
+        """Load anew if that was asked for and no signal has come: this process was just starting."""
+        if self._kept.is_shared and self._rung != self._kept.rung:
+            self.ring("signal")
+
+    async def aclose(self) -> None:
+        """Stop, and close what old snapshots still have."""
+        tasks = [task for task in (self._loading, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        for old in list(self._old):
+            self._old.remove(old)
+            await old.registry.let_go(self._unshared(old, [self.snapshot, *self._old]))
+
+
+def _log_changes(by: str, old: Snapshot, new: Snapshot) -> None:
+    """Write down who changed what: places of settings, never values."""
+    paths = changed_paths(old.config, new.config)
+    more = f" and {len(paths) - _MAX_PATHS} more" if len(paths) > _MAX_PATHS else ""
+    logger.info(
+        "configuration reloaded by %s: digest %s to %s, changed: %s%s",
+        by,
+        old.digest[:12],
+        new.digest[:12],
+        ", ".join(paths[:_MAX_PATHS]) or "nothing",
+        more,
+    )
+    if new.restart_needed:
+        logger.warning("these settings were changed and need a restart: %s", ", ".join(new.restart_needed))
+
+
+def _fingerprint(paths: Iterable[str]) -> Fingerprint:
+    """Return what shows that one of the files has changed; links are followed."""
+    found: Fingerprint = {}
+    for path in paths:
+        try:
+            status = Path(path).stat()
+            found[path] = (status.st_ino, status.st_mtime_ns, status.st_size)
+        except OSError:
+            found[path] = None
+    return found

@@ -1,0 +1,287 @@
+"""A changed configuration is taken over by the running processes: nothing is cut, refused or lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, sse, text_chunks
+from tests.support.gateway import REPOSITORY
+
+from .clients import ask, chat, connect, request, wait_until
+
+ADMIN = {"Authorization": "Bearer admin-key"}
+WORKERS, RELOADS, STREAMS = 2, 10, 20
+DONE = "data: [DONE]"
+WHOLE = text_chunks("Hel", "lo")
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream(["m", "gated"]) as started:
+        yield started
+
+
+@pytest.fixture
+def gate(upstream: ScriptedUpstream) -> Iterator[threading.Event]:
+    """Set, it lets the model "gated" go on after its first events."""
+    opened = threading.Event()
+    upstream.on("gated", sse(*WHOLE[:2], WaitFor(opened), *WHOLE[2:]))
+    yield opened
+    opened.set()
+
+
+class Reloadable:
+    """A gateway and its file."""
+
+    def __init__(self, gateway: Gateway, upstream: ScriptedUpstream) -> None:
+        self.gateway = gateway
+        self._upstream = upstream
+
+    def sections(self, **changed: Any) -> dict[str, Any]:
+        """The configuration that it was started with, and what is different."""
+        server = {"workers": WORKERS, "host": self.gateway.host, "port": self.gateway.port}
+        sections = {
+            "server": server,
+            "api_keys": [{"key": "test-key", "name": "first"}],
+            "adapters": {"a": self.adapter(["m", "gated"])},
+            "rate_limit": {"requests_per_minute": 100_000},
+        }
+        return sections | changed
+
+    def adapter(self, models: list[str], **settings: Any) -> dict[str, Any]:
+        """An adapter over the upstream."""
+        return {"type": "openai", "base_url": self._upstream.base_url, "models": models, **settings}
+
+    def write(self, **changed: Any) -> None:
+        """Edit the file."""
+        self.gateway.config_path.write_text(json.dumps(self.sections(**changed)))
+
+    def processes(self) -> list[dict[str, Any]]:
+        """What every process says of its configuration."""
+        answer = ask(self.gateway, request(self.gateway, "GET", "/admin/config", ADMIN))
+        assert answer.status == 200, answer.body
+        return list(json.loads(answer.body)["processes"])
+
+    def digests(self) -> set[str]:
+        """The digests in use, once every worker is there."""
+        wait_until(lambda: len(self.processes()) == WORKERS, "every worker to answer")
+        return {each["digest"] for each in self.processes()}
+
+    def hang_up(self) -> list[dict[str, Any]]:
+        """Ring, and return what every process says once each has heard of it."""
+        before = {each["process"]: each["last_reload"].get("time") for each in self.processes()}
+        self.gateway.hang_up()
+
+        def all_have() -> bool:
+            found = self.processes()
+            return len(found) == WORKERS and all(
+                each["last_reload"].get("time") not in (None, before.get(each["process"])) for each in found
+            )
+
+        wait_until(all_have, "every process to have loaded")
+        return self.processes()
+
+    def apply(self, **changed: Any) -> list[dict[str, Any]]:
+        """Edit the file and ring; every process takes it over."""
+        self.write(**changed)
+        found = self.hang_up()
+        assert {each["last_reload"]["result"] for each in found} <= {"applied", "unchanged"}, found
+        return found
+
+    def ask(self, model: str = "m", key: str = "test-key") -> Response:
+        """Ask for a completion."""
+        return ask(self.gateway, chat(self.gateway, model, key=key))
+
+
+@pytest.fixture(scope="module")
+def running(upstream: ScriptedUpstream) -> Iterator[Reloadable]:
+    gateway = Gateway(env={"SECRET": "sk-from-the-environment"}, stop_timeout_s=10.0)
+    bed = Reloadable(gateway, upstream)
+    gateway.config_yaml = json.dumps(bed.sections())
+    with gateway:
+        gateway.worker_pids(at_least=WORKERS)
+        bed.digests()
+        yield bed
+
+
+@pytest.fixture
+def bed(running: Reloadable) -> Iterator[Reloadable]:
+    """The gateway, with what it was started with; its processes and its master stay the same in every test."""
+    running.apply()
+    yield running
+    assert _answers(running)
+
+
+def open_stream(stack: ExitStack, bed: Reloadable, key: str = "test-key") -> Iterator[str]:
+    """A stream of the model "gated" that has begun."""
+    client = stack.enter_context(connect(bed.gateway))
+    client.send(chat(bed.gateway, "gated", stream=True, key=key))
+    events = client.iter_events(client.read_head())
+    next(events)
+    return events
+
+
+def test_reloads_cut_and_refuse_nothing(bed: Reloadable, gate: threading.Event) -> None:
+    pids = bed.gateway.worker_pids(at_least=WORKERS)
+    with ExitStack() as stack:
+        streams = [open_stream(stack, bed) for _ in range(STREAMS)]
+        for number in range(RELOADS):
+            bed.write(adapters={"a": bed.adapter(["m", "gated", f"m-{number}"])})
+            bed.gateway.hang_up()
+            assert bed.ask().status == 200
+        wait_until(lambda: bed.ask(f"m-{RELOADS - 1}").status == 200, "the last file to win")
+        gate.set()
+        assert [list(events)[-1] for events in streams] == [DONE] * STREAMS
+    assert bed.gateway.worker_pids() == pids
+
+
+BAD = {
+    "no YAML": "adapters: [",
+    "unknown setting": json.dumps({"adapterz": {}}),
+    "wrong kind": json.dumps({"rate_limit": {"requests_per_minute": "many"}}),
+    "unset variable": json.dumps({"api_keys": [{"key": "${NOT_SET_ANYWHERE}"}]}),
+    "missing secret": json.dumps({"api_keys": [{"key": "${file:/nowhere/secret}"}]}),
+    "being written": "",
+    "no file": None,
+}
+
+
+@pytest.mark.parametrize("text", BAD.values(), ids=BAD.keys())
+def test_a_bad_file_changes_nothing(bed: Reloadable, text: str | None) -> None:
+    pids, before = bed.gateway.worker_pids(at_least=WORKERS), bed.digests()
+    bed.gateway.config_path.unlink() if text is None else bed.gateway.config_path.write_text(text)
+    found = bed.hang_up()
+    assert {each["last_reload"]["result"] for each in found} == {"refused"}
+    assert all(each["last_reload"]["problems"] for each in found)
+    assert {each["digest"] for each in found} == before
+    assert bed.ask().status == 200
+    assert bed.gateway.worker_pids() == pids
+
+
+@pytest.mark.parametrize(
+    ("text", "rung"),
+    [("adapters: [", True), ("adapters: [", False), (json.dumps({"adapters": {}}), False)],
+    ids=["bad and rung", "bad", "edited"],
+)
+def test_a_worker_that_starts_later_has_what_was_applied_last(bed: Reloadable, text: str, rung: bool) -> None:
+    bed.apply(adapters={"a": bed.adapter(["m", "gated", "applied"])})
+    before = bed.digests()
+    bed.gateway.config_path.write_text(text)
+    if rung:
+        bed.hang_up()
+    killed = bed.gateway.worker_pids(at_least=WORKERS)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not set(killed) & set(bed.gateway.worker_pids(0)), "the workers to be replaced")
+    bed.gateway.worker_pids(at_least=WORKERS)
+    wait_until(lambda: _answers(bed), "the new workers to serve")
+    assert bed.digests() == before
+    assert bed.ask("applied").status == 200
+
+
+def _answers(bed: Reloadable) -> bool:
+    try:
+        return bed.ask().status == 200 and len(bed.processes()) == WORKERS
+    except (OSError, EOFError):
+        return False
+
+
+def test_a_new_key_and_model_work_and_a_removed_key_is_refused_while_its_stream_goes_on(
+    bed: Reloadable, gate: threading.Event
+) -> None:
+    with ExitStack() as stack:
+        events = open_stream(stack, bed)
+        bed.apply(api_keys=[{"key": "second-key"}], adapters={"b": bed.adapter(["m", "new"])})
+        assert bed.ask("new", "second-key").status == 200
+        assert bed.ask("m", "test-key").status == 401
+        assert bed.ask("gated", "second-key").status == 404
+        gate.set()
+        assert list(events)[-1] == DONE
+    bed.apply()
+    assert (bed.ask().status, bed.ask(key="second-key").status) == (200, 401)
+
+
+def test_what_needs_a_restart_is_named_and_the_rest_is_applied(bed: Reloadable) -> None:
+    server = {**bed.sections()["server"], "port": 1, "heartbeat_s": 3}
+    found = bed.apply(server=server, adapters={"a": bed.adapter(["m", "beside"])})
+    assert [each["restart_needed"] for each in found] == [["server.port"]] * WORKERS
+    assert bed.ask("beside").status == 200
+    bed.gateway.wait_for_log("need a restart: server.port")
+
+
+def test_a_rotated_secret_in_a_file_is_used(bed: Reloadable, upstream: ScriptedUpstream) -> None:
+    secret = bed.gateway.config_path.with_name("secret")
+    adapters = {"a": bed.adapter(["m"], api_key=f"${{file:{secret}}}")}
+    for value in ("sk-first-000000", "sk-second-00000"):
+        secret.write_text(f"{value}\n")
+        bed.apply(adapters=adapters)
+        assert bed.ask().status == 200
+        assert upstream.requests[-1].headers.first("authorization") == f"Bearer {value}"
+    assert "sk-second-00000" not in bed.gateway.log
+
+
+def test_what_a_key_has_used_counts_on(bed: Reloadable) -> None:
+    limit = {"requests_per_minute": 5}
+    keys = [{"key": "test-key", "name": "first"}, {"key": "sk-spent", "name": "spent"}]
+    bed.apply(rate_limit=limit, api_keys=keys)
+    assert [bed.ask(key="sk-spent").status for _ in range(6)] == [200] * 5 + [429]
+    bed.apply(rate_limit=limit, api_keys=[*keys, {"key": "sk-another", "name": "another"}])
+    assert [bed.ask(key="sk-spent").status for _ in range(4)] == [429] * 4
+    assert bed.ask(key="sk-another").status == 200
+    bed.apply(rate_limit={"requests_per_minute": 100_000, "concurrent": 1000}, api_keys=keys)
+    assert bed.ask(key="sk-spent").status == 200
+
+
+def test_files_are_watched_if_wanted(bed: Reloadable) -> None:
+    bed.apply(reload={"watch_s": 0.05})
+    bed.write(reload={"watch_s": 0.05}, adapters={"a": bed.adapter(["m", "watched"])})
+    wait_until(lambda: all(bed.ask("watched").status == 200 for _ in range(5)), "the edit to be seen")
+    bed.gateway.wait_for_log("reloaded by watch")
+
+
+def command(bed: Reloadable) -> "subprocess.CompletedProcess[str]":
+    """Run ``flask config reload`` with the gateway's own environment."""
+    arguments = [sys.executable, "-m", "flask", "--app", "wsgi", "config", "reload"]
+    env = bed.gateway.environment
+    return subprocess.run(arguments, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_waits_until_every_process_has_it(bed: Reloadable) -> None:
+    bed.write(adapters={"a": bed.adapter(["m", "by-command"])})
+    done = command(bed)
+    assert done.returncode == 0, done.stderr
+    assert [bed.ask("by-command").status for _ in range(5)] == [200] * 5
+
+
+def test_the_command_says_what_is_wrong_and_what_needs_a_restart(bed: Reloadable) -> None:
+    before = bed.digests()
+    bed.gateway.config_path.write_text("adapters: [")
+    refused = command(bed)
+    assert (refused.returncode, "is not valid YAML" in refused.stderr) == (1, True)
+    assert bed.digests() == before
+    bed.write(server={**bed.sections()["server"], "backlog": 5})
+    restart = command(bed)
+    assert (restart.returncode, "server.backlog" in restart.stderr) == (3, True)
+
+
+@pytest.mark.parametrize("path", ["/admin/config", "/admin/routes/m"])
+def test_the_operators_pages_take_no_other_key_host_or_way(bed: Reloadable, path: str) -> None:
+    def status(**headers: str) -> int:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return ask(bed.gateway, request(bed.gateway, "GET", path, given)).status
+
+    assert status(Authorization="Bearer admin-key") == 200
+    assert status(Authorization="Bearer test-key") == 401
+    assert status() == 401
+    assert status(Authorization="Bearer admin-key", X_Forwarded_For="203.0.113.7") == 403
+    elsewhere = f"GET {path} HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer admin-key\r\n\r\n"
+    assert ask(bed.gateway, elsewhere.encode()).status == 403
+    assert ask(bed.gateway, chat(bed.gateway, "m", key="admin-key")).status == 401
