@@ -7,103 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from one_api.limits.scripts import MERGE, RENEW, SETTLE, TAKE
 from one_api.limits.stores import LimitStore, MemoryStore, Ticket
-from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S, Kind, Limits, Verdict
+from one_api.limits.window import Kind, Limits, Verdict
 from one_api.redis.link import RedisLink, RedisUnavailable, Trip
 
 logger = logging.getLogger(__name__)
 
-#: The arithmetic of ``window.Window.take``, in Redis's own time. Fields r<second> and t<second>; leases by their end.
-_TAKE = f"""
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
-local second = tonumber(clock[1])
-local most_requests, most_tokens, most_leases = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local tokens, lease = tonumber(ARGV[4]), ARGV[5]
-local counts = {{r = {{}}, t = {{}}}}
-local used = {{r = 0, t = 0}}
-local all = redis.call('HGETALL', KEYS[1])
-for i = 1, #all, 2 do
-  local kind, at = string.sub(all[i], 1, 1), tonumber(string.sub(all[i], 2))
-  if at <= second - {BUCKETS} then
-    redis.call('HDEL', KEYS[1], all[i])
-  else
-    counts[kind][at] = tonumber(all[i + 1])
-    used[kind] = used[kind] + tonumber(all[i + 1])
-  end
-end
-local function wait(kind, needed)
-  if needed <= 0 then return 0 end
-  for at = second - {WINDOW_S}, second do
-    needed = needed - (counts[kind][at] or 0)
-    if needed <= 0 then return math.max(0, at + {BUCKETS} - now) end
-  end
-  return {BUCKETS}
-end
-local refused, longest = '', -1
-local function refuse(kind, seconds)
-  if seconds > longest then refused, longest = kind, seconds end
-end
-if used.r >= most_requests then refuse('requests', wait('r', used.r - most_requests + 1)) end
-if most_tokens >= 0 and used.t + tokens > most_tokens then
-  refuse('tokens', wait('t', math.min(used.t + tokens - most_tokens, used.t)))
-end
-if most_leases >= 0 then
-  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-  if redis.call('ZCARD', KEYS[2]) >= most_leases then refuse('concurrent', 1) end
-end
-if refused == '' then
-  redis.call('HINCRBY', KEYS[1], 'r' .. second, 1)
-  redis.call('HINCRBY', KEYS[1], 't' .. second, tokens)
-  redis.call('EXPIRE', KEYS[1], {BUCKETS + 1})
-  counts.r[second] = (counts.r[second] or 0) + 1
-  counts.t[second] = (counts.t[second] or 0) + tokens
-  used.r, used.t = used.r + 1, used.t + tokens
-  if most_leases >= 0 then
-    redis.call('ZADD', KEYS[2], now + {LEASE_S}, lease)
-    redis.call('EXPIRE', KEYS[2], {int(LEASE_S) + 1})
-  end
-end
-return {{refused, tostring(math.max(0, longest)), used.r, tostring(wait('r', used.r)),
-        used.t, tostring(wait('t', used.t)), second}}
-"""
-
-_SETTLE = f"""
-local second = tonumber(redis.call('TIME')[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-local counted, change = tonumber(ARGV[2]), tonumber(ARGV[3])
-if second - counted >= {BUCKETS} then
-  counted, change = second, math.max(0, change)
-end
-if change ~= 0 then
-  local now = redis.call('HINCRBY', KEYS[1], 't' .. counted, change)
-  if now < 0 then redis.call('HSET', KEYS[1], 't' .. counted, 0) end
-  redis.call('EXPIRE', KEYS[1], {BUCKETS + 1})
-end
-return 1
-"""
-
-_RENEW = f"""
-local now = tonumber(redis.call('TIME')[1])
-for _, lease in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now + {LEASE_S}, lease) end
-redis.call('EXPIRE', KEYS[1], {int(LEASE_S) + 1})
-return 1
-"""
-
-#: Adds what was counted elsewhere: triples of age, requests and tokens.
-_MERGE = f"""
-local second = tonumber(redis.call('TIME')[1])
-for i = 1, #ARGV, 3 do
-  local at = second - tonumber(ARGV[i])
-  redis.call('HINCRBY', KEYS[1], 'r' .. at, ARGV[i + 1])
-  redis.call('HINCRBY', KEYS[1], 't' .. at, ARGV[i + 2])
-end
-redis.call('EXPIRE', KEYS[1], {BUCKETS + 1})
-return 1
-"""
-
-
-#: What stands in a request's way, in the words of ``_TAKE``.
+#: What stands in a request's way, in the words of ``TAKE``.
 _KINDS: dict[bytes, Kind | None] = {
     b"": None,
     b"requests": "requests",
@@ -131,7 +42,7 @@ class RedisStore(LimitStore):
     async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
         """See ``LimitStore``."""
         bounds = [limits.requests_per_minute, _bound(limits.tokens_per_minute), _bound(limits.concurrent)]
-        found = await self._ask(_TAKE, 2, *_names(key), *bounds, tokens, lease)
+        found = await self._ask(TAKE, 2, *_names(key), *bounds, tokens, lease)
         if (taken := _taken(found, limits)) is None:
             verdict, ticket = await self._local.take(key, self._share(limits), tokens, lease)
             return verdict, Ticket(key, lease, tokens, -ticket.counted_at)  # negative: it was counted here
@@ -144,14 +55,14 @@ class RedisStore(LimitStore):
             await self._local.settle(Ticket(ticket.key, ticket.lease, ticket.tokens, -ticket.counted_at), tokens)
             return
         change = tokens - ticket.tokens
-        await self._ask(_SETTLE, 2, *_names(ticket.key), ticket.lease, int(ticket.counted_at), change)
+        await self._ask(SETTLE, 2, *_names(ticket.key), ticket.lease, int(ticket.counted_at), change)
 
     async def renew(self, tickets: Sequence[Ticket]) -> None:
         """See ``LimitStore``."""
         for key in {ticket.key for ticket in tickets}:
             leases = [ticket.lease for ticket in tickets if ticket.key == key and ticket.counted_at >= 0]
             if leases:
-                await self._ask(_RENEW, 1, _names(key)[1], *leases)
+                await self._ask(RENEW, 1, _names(key)[1], *leases)
         await self._local.renew([ticket for ticket in tickets if ticket.counted_at < 0])
 
     async def _ask(self, *command: Any) -> Any:
@@ -164,7 +75,7 @@ class RedisStore(LimitStore):
     async def _merge(self, trip: Trip) -> None:
         """Add to Redis what was counted here while it was ill, so that nobody's minute begins anew."""
         local = self._local.counted()
-        commands = [("EVAL", _MERGE, 1, _names(key)[0], *sum(counted, ())) for key, counted in local.items()]
+        commands = [("EVAL", MERGE, 1, _names(key)[0], *sum(counted, ())) for key, counted in local.items()]
         if commands and not any(isinstance(answer, Exception) for answer in await trip(commands)):
             self._local.forget()
 
@@ -188,7 +99,7 @@ class RedisStore(LimitStore):
 
 
 def _taken(found: Any, limits: Limits) -> tuple[Verdict, int] | None:
-    """Read the answer of ``_TAKE``: what it says, in which second; None when there is none that makes sense."""
+    """Read the answer of ``TAKE``: what it says, in which second; None when there is none that makes sense."""
     try:
         refused, wait_s, used, reset_s, used_tokens, reset_tokens_s, second = found
         most = limits.tokens_per_minute
@@ -207,7 +118,7 @@ def _taken(found: Any, limits: Limits) -> tuple[Verdict, int] | None:
 
 def _names(key: str) -> tuple[str, str]:
     """Return the names of a key's window and leases; the braces keep both on one node of a cluster."""
-    return f"one_api:limits:{{{key}}}", f"one_api:leases:{{{key}}}"
+    return f"one_api:window:{{{key}}}", f"one_api:leases:{{{key}}}"
 
 
 def _bound(limit: int | None) -> int:
