@@ -1,9 +1,10 @@
 """The arithmetic of ``window.Window`` as scripts that run inside Redis, in Redis's own time.
 
-A key's window is a hash. Its field ``s`` is the state: seven doubles, namely the newest second, the sums of requests and
-tokens in the window, the last seconds in which either was counted, and the requests and tokens of the newest second.
-``r<second>`` and ``t<second>`` are the requests and tokens of earlier seconds. So a script reads the state, and of the
-seconds only those that have left the window since. Requests in flight are a sorted set of leases by their end.
+A key's window is a hash. Its field ``s`` is the state, eight doubles: the birth of the window (a number that no other
+window has), its newest second, the sums of requests and tokens, the last seconds in which either was counted, and the
+requests and tokens of the newest second. ``r<second>`` and ``t<second>`` are those of earlier seconds. So a script
+reads the state, and of the seconds only those that have left the window since. Requests in flight are a sorted set of
+leases by their end.
 """
 
 from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S
@@ -17,13 +18,15 @@ local window = KEYS[1]
 local used, last, newest = {{r = 0, t = 0}}, {{r = 0, t = 0}}, {{r = 0, t = 0}}
 local state = redis.call('HGET', window, 's')
 local at, moved = second, true
+local birth = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 if state then
-  local r, t, rl, tl, rn, tn
-  at, r, t, rl, tl, rn, tn = struct.unpack('ddddddd', state)
+  local b, r, t, rl, tl, rn, tn
+  b, at, r, t, rl, tl, rn, tn = struct.unpack('dddddddd', state)
   if math.abs(second - at) > {WINDOW_S} then
     redis.call('DEL', window)
     at = second
   else
+    birth = b
     used.r, used.t, last.r, last.t, newest.r, newest.t = r, t, rl, tl, rn, tn
     second = math.max(second, at)
     moved = second > at
@@ -60,17 +63,23 @@ local function add(kind, when, count)
   if count > 0 then last[kind] = math.max(last[kind], when) end
 end
 local function save()
-  redis.call('HSET', window, 's', struct.pack('ddddddd', second, used.r, used.t, last.r, last.t, newest.r, newest.t))
+  redis.call('HSET', window, 's', struct.pack('dddddddd', birth, second, used.r, used.t, last.r, last.t,
+                                              newest.r, newest.t))
   if moved then redis.call('EXPIRE', window, {BUCKETS + 1}) end
 end
 """
 
-#: KEYS: window, leases. ARGV: requests, tokens and leases that are allowed (-1: any number), tokens, lease.
+#: KEYS: window, leases. ARGV: requests, tokens and leases that are allowed (-1: any number), tokens, lease, the birth
+#: of the window that must still be there (0: any). Returns ``lost`` and the new birth where it is not.
 TAKE = (
     _READ
     + f"""
 local max_requests, max_tokens, max_leases = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local tokens, lease = tonumber(ARGV[4]), ARGV[5]
+if ARGV[6] ~= '0' and tonumber(ARGV[6]) ~= birth then
+  save()
+  return {{'lost', birth}}
+end
 local function wait(kind, needed)
   if needed <= 0 then return 0 end
   for begin = first, second - 1, 12 do
@@ -108,7 +117,8 @@ if refused == '' then
   end
 end
 if refused == '' or moved then save() end
-return {{refused, tostring(math.max(0, longest)), used.r, tostring(reset('r')), used.t, tostring(reset('t')), second}}
+return {{refused, tostring(math.max(0, longest)), used.r, tostring(reset('r')), used.t, tostring(reset('t')), second,
+        birth}}
 """
 )
 
@@ -125,15 +135,16 @@ return 1
 """
 )
 
-#: KEYS: leases. ARGV: the leases to keep.
+#: KEYS: leases. ARGV: XX to keep leases that are there, CH to put them back, too; the leases.
 RENEW = f"""
 local now = tonumber(redis.call('TIME')[1])
-for _, lease in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now + {LEASE_S}, lease) end
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], ARGV[1], now + {LEASE_S}, ARGV[i]) end
 redis.call('EXPIRE', KEYS[1], {int(LEASE_S) + 1})
 return 1
 """
 
-#: Adds what was counted elsewhere. KEYS: window. ARGV: triples of age, requests and tokens.
+#: Adds what was counted elsewhere. KEYS: window. ARGV: triples of age, requests and tokens. Returns
+#: the birth of the window.
 MERGE = (
     _READ
     + """
@@ -146,6 +157,6 @@ for i = 1, #ARGV, 3 do
   end
 end
 save()
-return 1
+return birth
 """
 )

@@ -25,12 +25,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What was counted for one request, so that it can be settled: ``counted_at`` is in the store's own time."""
+    """What was counted for one request, so that it can be settled: ``counted_at`` is on this machine's own clock."""
 
     key: str
     lease: int
     tokens: int
     counted_at: float
+    #: The second of Redis in which it was counted there; None if it was counted here.
+    second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +105,6 @@ class MemoryStore(LocalStore):
 
     def _change(self, key: str, act: Callable[[Window], T]) -> T:
         return act(self._windows.setdefault(key, Window()))
-
-    def counted(self) -> dict[str, list[tuple[int, int, int]]]:
-        """Return what counts now, by key; see ``Window.counted``."""
-        now = time.monotonic()
-        return {key: counted for key, window in self._windows.items() if (counted := window.counted(now))}
-
-    def forget(self) -> None:
-        """Start all windows anew; leases stay."""
-        for window in self._windows.values():
-            window.requests, window.tokens = empty(), empty()
 
 
 class SharedStore(LocalStore):

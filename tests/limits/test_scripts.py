@@ -28,8 +28,8 @@ class ScriptClock:
 
     def take(self, limits: Limits, tokens: int) -> tuple[str | None, int, int, int]:
         """Return the refusal, the wait, and what is used, as whole numbers."""
-        refused, wait, used, _, used_tokens, _, _ = self.run(
-            scripts.TAKE, limits.requests_per_minute, limits.tokens_per_minute, -1, tokens, 1
+        refused, wait, used, _, used_tokens, *_ = self.run(
+            scripts.TAKE, limits.requests_per_minute, limits.tokens_per_minute, -1, tokens, 1, 0
         )
         return refused.decode() or None, round(float(wait)), used, used_tokens
 
