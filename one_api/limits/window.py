@@ -113,6 +113,15 @@ class Window:
             self.requests[slot] = max(0, self.requests[slot] + requests)
             self.tokens[slot] = max(0, self.tokens[slot] + tokens)
 
+    def raise_to(self, now: float, other: "Window") -> None:
+        """Let no second count less than it does in ``other``; its leases are kept, too."""
+        self._advance(int(now))
+        for age, requests, tokens in other.counted(now):
+            slot = (self.newest - age) % BUCKETS
+            self.requests[slot] = max(self.requests[slot], requests)
+            self.tokens[slot] = max(self.tokens[slot], tokens)
+        self.leases = other.leases | self.leases
+
     def drop_oldest(self, requests: int, tokens: int) -> None:
         """Take so much from the oldest seconds."""
         for counts, excess in ((self.requests, requests), (self.tokens, tokens)):

@@ -150,21 +150,17 @@ def build_limits(
         store = MemoryStore()
     elif storage == "shared":
         layout = Layout(tuple(names), settings.concurrent or 0, settings.tokens_per_minute is not None)
-        store = _shared(folder, str(config.server.port), layout)
+        # Where the folder cannot be written, the user's own corner of the temporary one.
+        spare = Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
+        store = SharedStore(
+            folder, str(config.server.port), layout, spare, processes or (lambda: config.server.workers)
+        )
     else:
         # Only here, so that a gateway without Redis imports nothing of its client.
         from one_api.limits.redis import RedisStore
 
         store = RedisStore(storage, processes or config.server.workers, settings.storage_timeout_s)
     return RateLimits(settings, store)
-
-
-def _shared(folder: Path, scope: str, layout: Layout) -> SharedStore:
-    """Return a store in ``folder``, or where that cannot be written, in the user's own corner of the temporary one."""
-    try:
-        return SharedStore(folder, scope, layout)
-    except OSError:
-        return SharedStore(Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}", scope, layout)
 
 
 def duration(seconds: float) -> str:

@@ -323,6 +323,6 @@ async def test_a_killed_process_leaks_no_lease_for_long(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert (await store.take("k", Limits(9, concurrent=1), 0, 6))[0].refused_by == "concurrent"
-    held = store._change("k", lambda window: dict(window.leases))
+    held = await store._change("k", lambda window: dict(window.leases))
     assert all(ends <= time.monotonic() + 60 for ends in held.values())
     await store.aclose()
