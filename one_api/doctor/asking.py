@@ -46,9 +46,9 @@ class Question:
     url: str
     headers: dict[str, Secret] = field(default_factory=dict)
     proxy: Proxy | None = None
-    method: str = "GET"
     connect_s: float = 2.0
     answer_s: float = ANSWER_S
+    method: str = "GET"
 
 
 class _SystemTrust(HTTPAdapter):

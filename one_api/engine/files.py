@@ -8,7 +8,6 @@ import math
 import os
 import re
 import secrets
-import stat
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from one_api.dialects.json import InvalidJSON, JSONObject, decode_object, encode
 from one_api.engine.gguf import ModelFile, UnreadableModel, read_header
+from one_api.settings.private_files import open_private, private_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -149,7 +149,7 @@ class FileLock:
         with self._guard:
             if self._released or self._descriptor is not None:
                 return not self._released
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_private(self._path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError as error:
@@ -254,15 +254,11 @@ def slots_base(run_dir: Path, settings: EngineSettings, model: Path) -> Path:
 
 
 def _private_dir(path: Path) -> Path:
-    """Create ``path`` with mode 0700 or check that it is a folder of ours that nobody else can enter; return it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = path.resolve()
-    status = path.lstat()
-    if status.st_uid != os.geteuid():
-        raise EngineFailed(f"{path} belongs to another user: engines need a run directory of this user")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise EngineFailed(f"{path} is open to others: run `chmod 700 {path}`")
-    return path
+    """Create ``path`` for this user alone, or check that it is; raises EngineFailed with what to do."""
+    try:
+        return private_folder(path)
+    except PermissionError as error:
+        raise EngineFailed(f"the run directory of engines: {error}") from error
 
 
 def _socket_dir(run_dir: Path) -> Path:
@@ -279,7 +275,7 @@ def _socket_dir(run_dir: Path) -> Path:
 
 def open_log(plan: Plan, cap_bytes: int) -> int:
     """Open the log for appending, emptied if it is over its cap, and mark that a start begins."""
-    log = os.open(plan.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    log = open_private(plan.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     if os.fstat(log).st_size > cap_bytes:
         os.ftruncate(log, 0)
     os.write(log, f"{_MARK}{time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n".encode())

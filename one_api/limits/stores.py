@@ -2,35 +2,39 @@
 
 import functools
 import hashlib
-import mmap
-import os
+import logging
 import struct
 import time
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from one_api.limits.shared_file import SharedFile
 from one_api.limits.window import BUCKETS, Limits, Verdict, Window, empty
+from one_api.redis.breaker import Breaker
+from one_api.settings.private_files import check_owned_folder, private_folder
 
-try:
-    import fcntl
-except ImportError:  # not a Unix: there is one process, and MemoryStore
-    fcntl = None  # type: ignore[assignment]
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+#: Stands at the end of each record of a shared file.
+_CHECKSUM = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What was counted for one request, so that it can be settled: ``counted_at`` is in the store's own time."""
+    """What was counted for one request, so that it can be settled: ``counted_at`` is on this machine's own clock."""
 
     key: str
     lease: int
     tokens: int
     counted_at: float
+    #: The second of Redis in which it was counted there; None if it was counted here.
+    second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class LocalStore(LimitStore):
     async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
         """See ``LimitStore``."""
         now = time.monotonic()
-        verdict = self._change(key, lambda window: window.take(limits, now, tokens, lease))
+        verdict = await self._change(key, lambda window: window.take(limits, now, tokens, lease))
         return verdict, Ticket(key, lease, tokens, now)
 
     async def settle(self, ticket: Ticket, tokens: int) -> None:
@@ -82,16 +86,16 @@ class LocalStore(LimitStore):
             window.release(ticket.lease)
             window.settle(time.monotonic(), ticket.counted_at, ticket.tokens, tokens)
 
-        self._change(ticket.key, act)
+        await self._change(ticket.key, act)
 
     async def renew(self, tickets: Sequence[Ticket]) -> None:
         """See ``LimitStore``."""
         now = time.monotonic()
         for ticket in tickets:
-            self._change(ticket.key, functools.partial(Window.renew, now=now, lease=ticket.lease))
+            await self._change(ticket.key, functools.partial(Window.renew, now=now, lease=ticket.lease))
 
     @abstractmethod
-    def _change(self, key: str, act: Callable[[Window], T]) -> T:
+    async def _change(self, key: str, act: Callable[[Window], T]) -> T:
         """Let ``act`` read and change the window of ``key``, and return what it returns."""
 
 
@@ -101,71 +105,177 @@ class MemoryStore(LocalStore):
     def __init__(self) -> None:
         self._windows: dict[str, Window] = {}
 
-    def _change(self, key: str, act: Callable[[Window], T]) -> T:
+    async def _change(self, key: str, act: Callable[[Window], T]) -> T:
         return act(self._windows.setdefault(key, Window()))
-
-    def counted(self) -> dict[str, list[tuple[int, int, int]]]:
-        """Return what counts now, by key; see ``Window.counted``."""
-        now = time.monotonic()
-        return {key: counted for key, window in self._windows.items() if (counted := window.counted(now))}
-
-    def forget(self) -> None:
-        """Start all windows anew; leases stay."""
-        for window in self._windows.values():
-            window.requests, window.tokens = empty(), empty()
 
 
 class SharedStore(LocalStore):
-    """Windows in a file that the processes of one machine map into memory, each change under a file lock.
+    """Windows in a file that the processes of one machine share, each change under a file lock.
 
-    A change takes some ten microseconds. The kernel gives the lock back when a process dies; a window that it left
-    half written is one key's counts of one minute.
+    A change takes some ten microseconds, and never blocks the loop. The kernel gives the lock back when a process
+    dies. Each process remembers the windows as it last saw them: a file that is deleted, replaced or cut short gets
+    them back. While the file cannot be used, each process keeps its part of what was left.
     """
 
-    def __init__(self, folder: Path, scope: str, layout: Layout) -> None:
-        """Processes with the same ``scope`` and ``layout`` share a file in ``folder``."""
+    def __init__(
+        self,
+        folder: Path,
+        scope: str,
+        layout: Layout,
+        spare: Path | None = None,
+        processes: Callable[[], int] = lambda: 1,
+    ) -> None:
+        """Processes with the same ``scope`` and ``layout`` share a file in ``folder``, or else in ``spare``.
+
+        ``spare`` may lie where others can write. ``processes`` returns how many processes there are.
+        """
         self._places = {key: place for place, key in enumerate(sorted(set(layout.keys)))}
         self._leases = layout.leases
         self._counts = 2 * BUCKETS if layout.tokens else BUCKETS
-        self._record = struct.Struct(f"=q{self._counts}I" + "Qd" * layout.leases)
-        name = hashlib.sha256("\0".join([scope, *self._places, self._record.format]).encode()).hexdigest()
-        size = self._record.size * max(1, len(self._places))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = os.open(folder / f"limits-{name[:16]}.bin", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with self._locked():
-            if os.fstat(self._file).st_size < size:
-                os.ftruncate(self._file, size)
-        self._memory = mmap.mmap(self._file, size)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        #: A record: a number that each change raises, the newest second, counts, leases; then a checksum.
+        self._body = struct.Struct(f"=Qq{self._counts}I" + "Qd" * layout.leases)
+        self._record_bytes = self._body.size + _CHECKSUM.size
+        digest = hashlib.sha256("\0".join([scope, *self._places, self._body.format]).encode()).hexdigest()
+        name = f"limits-{digest[:16]}.bin"
+        size = self._record_bytes * max(1, len(self._places))
+        paths = [lambda: _own_folder(folder) / name]
+        if spare is not None:
+            paths.append(lambda: private_folder(spare) / name)
+        self._file = SharedFile(paths, size, self._remember)
+        self._processes = processes
+        #: The records as this process last saw them, and what it has counted while the file could not be used.
+        self._seen: dict[str, bytes] = {}
+        self._alone: dict[str, Window] = {}
+        self._breaker = Breaker()
+        self._problem: str | None = None
         try:
-            yield
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.open()
+        except OSError as error:
+            self._fail(error)
 
-    def _change(self, key: str, act: Callable[[Window], T]) -> T:
-        offset = self._places[key] * self._record.size
-        with self._locked():
-            window = self._read(offset)
-            result = act(window)
-            self._write(offset, window)
-        return result
+    @property
+    def degraded(self) -> str | None:
+        """See ``LimitStore``."""
+        if self._problem is None:
+            return None
+        return f"the file of the limits cannot be used, limits are kept per process: {self._problem}"
 
-    def _read(self, offset: int) -> Window:
-        newest, *rest = self._record.unpack_from(self._memory, offset)
+    async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
+        """See ``LimitStore``."""
+        try:
+            return await super().take(key, limits, tokens, lease)
+        except OSError:
+            now = time.monotonic()
+            window = self._alone.setdefault(key, Window())
+            return window.take(self._left(key, limits, now), now, tokens, lease), Ticket(key, lease, tokens, now)
+
+    async def _change(self, key: str, act: Callable[[Window], T]) -> T:
+        """See ``LocalStore``; raises OSError when the file cannot be used."""
+        results: list[T] = []
+
+        def change(found: bytes) -> bytes:
+            sequence, window = self._restore(key, found)
+            results.append(act(window))
+            return self._encode(sequence + 1, window)
+
+        if not self._breaker.admits():
+            raise BlockingIOError(self._problem)
+        try:
+            offset = self._places[key] * self._record_bytes
+            self._seen[key] = await self._file.change(offset, self._record_bytes, change)
+        except OSError as error:
+            self._fail(error)
+            raise
+        self._alone.pop(key, None)
+        self._recover()
+        return results[-1]
+
+    async def settle(self, ticket: Ticket, tokens: int) -> None:
+        """See ``LimitStore``."""
+        try:
+            await super().settle(ticket, tokens)
+        except OSError:
+            window = self._alone.setdefault(ticket.key, Window())
+            window.release(ticket.lease)
+            window.settle(time.monotonic(), ticket.counted_at, ticket.tokens, tokens)
+
+    async def renew(self, tickets: Sequence[Ticket]) -> None:
+        """See ``LimitStore``."""
+        with suppress(OSError):
+            await super().renew(tickets)
+
+    def _restore(self, key: str, found: bytes) -> tuple[int, Window]:
+        """Return the window in a record, with what was lost of it, and what was counted without it."""
+        now = time.monotonic()
+        sequence, window = self._decode(found)
+        seen_sequence, seen = self._decode(self._seen.get(key, found))
+        if sequence < seen_sequence:
+            sequence = seen_sequence
+            window.raise_to(now, seen)
+        if (alone := self._alone.get(key)) is not None:
+            for age, requests, tokens in alone.counted(now):
+                window.add(now, now - age, requests, tokens)
+            window.leases |= alone.leases
+        return sequence, window
+
+    def _remember(self, records: bytes) -> None:
+        """The file has lost its name: what is in it now is the last that this process sees of it."""
+        for key, place in self._places.items():
+            self._seen[key] = records[place * self._record_bytes : (place + 1) * self._record_bytes]
+
+    def _left(self, key: str, limits: Limits, now: float) -> Limits:
+        """Return this process's part of what was left when it last saw the file."""
+        known = self._decode(self._seen[key])[1] if key in self._seen else Window()
+        used, used_tokens = known.used(now)
+        processes = max(1, self._processes())
+
+        def part(limit: int, used: int) -> int:
+            return max(1, (limit - used) // processes) if limit > used else 0
+
+        held = sum(ends > now for ends in known.leases.values())
+        tokens, concurrent = limits.tokens_per_minute, limits.concurrent
+        return Limits(
+            part(limits.requests_per_minute, used),
+            None if tokens is None else part(tokens, used_tokens),
+            None if concurrent is None else part(concurrent, held),
+        )
+
+    def _fail(self, error: OSError) -> None:
+        self._breaker.failed()
+        if self._problem is None:
+            logger.warning("The file of the limits cannot be used, limits are kept per process: %s", error)
+        self._problem = str(error)
+
+    def _recover(self) -> None:
+        self._breaker.succeeded()
+        if self._problem is not None:
+            logger.warning("The file of the limits can be used again")
+            self._problem = None
+
+    def _decode(self, record: bytes) -> tuple[int, Window]:
+        """Return what a record holds; one that is new or damaged holds nothing, and has the number 0."""
+        body = record[: self._body.size]
+        if _CHECKSUM.unpack_from(record, self._body.size)[0] != zlib.crc32(body):
+            return 0, Window()
+        sequence, newest, *rest = self._body.unpack(body)
         leases = rest[self._counts :]
         held = {lease: ends for lease, ends in zip(leases[::2], leases[1::2], strict=True) if lease}
-        return Window(newest, rest[:BUCKETS], rest[BUCKETS : self._counts] or empty(), held)
+        return sequence, Window(newest, rest[:BUCKETS], rest[BUCKETS : self._counts] or empty(), held)
 
-    def _write(self, offset: int, window: Window) -> None:
+    def _encode(self, sequence: int, window: Window) -> bytes:
         held = list(window.leases.items())[: self._leases]
         flat = [part for lease in held for part in lease] + [0, 0.0] * (self._leases - len(held))
         counts = [min(count, 0xFFFFFFFF) for count in (window.requests + window.tokens)[: self._counts]]
-        self._record.pack_into(self._memory, offset, window.newest, *counts, *flat)
+        body = self._body.pack(sequence, window.newest, *counts, *flat)
+        return body + _CHECKSUM.pack(zlib.crc32(body))
 
     async def aclose(self) -> None:
-        """Unmap the file."""
-        self._memory.close()
-        os.close(self._file)
+        """Close the file."""
+        self._file.close()
+
+
+def _own_folder(folder: Path) -> Path:
+    """Return ``folder``, made if need be; raises PermissionError where others can put files."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_owned_folder(folder)
+    return folder

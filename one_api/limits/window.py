@@ -100,6 +100,36 @@ class Window:
         slot = int(counted_at) % BUCKETS
         self.tokens[slot] = max(0, self.tokens[slot] + actual - estimated)
 
+    def used(self, now: float) -> tuple[int, int]:
+        """Return the requests and tokens that count now."""
+        self._advance(int(now))
+        return sum(self.requests), sum(self.tokens)
+
+    def add(self, now: float, counted_at: float, requests: int, tokens: int) -> None:
+        """Add to what counts (or take from it, down to nothing) in an earlier second that is still in the window."""
+        self._advance(int(now))
+        if 0 <= self.newest - int(counted_at) < BUCKETS:
+            slot = int(counted_at) % BUCKETS
+            self.requests[slot] = max(0, self.requests[slot] + requests)
+            self.tokens[slot] = max(0, self.tokens[slot] + tokens)
+
+    def raise_to(self, now: float, other: "Window") -> None:
+        """Let no second count less than it does in ``other``; its leases are kept, too."""
+        self._advance(int(now))
+        for age, requests, tokens in other.counted(now):
+            slot = (self.newest - age) % BUCKETS
+            self.requests[slot] = max(self.requests[slot], requests)
+            self.tokens[slot] = max(self.tokens[slot], tokens)
+        self.leases = other.leases | self.leases
+
+    def drop_oldest(self, requests: int, tokens: int) -> None:
+        """Take so much from the oldest seconds."""
+        for counts, excess in ((self.requests, requests), (self.tokens, tokens)):
+            for second in range(self.newest - WINDOW_S, self.newest + 1) if excess else ():
+                dropped = min(excess, counts[second % BUCKETS])
+                counts[second % BUCKETS] -= dropped
+                excess -= dropped
+
     def counted(self, now: float) -> list[tuple[int, int, int]]:
         """Return what counts now as (age in whole seconds, requests, tokens), for each second that has any."""
         self._advance(int(now))

@@ -7,7 +7,8 @@ well again.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 import redis.asyncio
@@ -27,10 +28,21 @@ _TRIP = 64
 _LAST_LOOKS = 5
 #: How often a refusal is told in the log, in seconds.
 _TELL_S = 60.0
+#: An answer that is late is waited for, by nobody's request, for so many seconds.
+_MAX_LATE_S = 2.0
+#: So many failures within so many seconds are too many, also when others succeed between them.
+_UNRELIABLE_FAILURES, _UNRELIABLE_S = 3, 60.0
 
 
 class RedisUnavailable(Exception):
-    """Redis is ill: it gave no answer in time, or none that is of use."""
+    """Redis is ill: it gave no answer in time, or none that is of use.
+
+    ``late`` is where the answer may still come, or None when there will be none.
+    """
+
+    def __init__(self, late: asyncio.Future[Any] | None = None) -> None:
+        super().__init__()
+        self.late = late
 
 
 class RedisRefusal(RedisUnavailable):
@@ -62,7 +74,7 @@ class RedisLink:
         self._call_s = call_s
         self._connect_s = max(call_s, _CONNECT_S)
         self._client = redis.asyncio.Redis.from_url(
-            url, socket_connect_timeout=self._connect_s, socket_timeout=None, retry=None, max_connections=2
+            url, socket_connect_timeout=self._connect_s, socket_timeout=None, retry=None, max_connections=4
         )
         self._logger = logger
         self._without = without
@@ -75,11 +87,20 @@ class RedisLink:
         #: Commands that wait for the next trip; each trip takes all that are there.
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._pump: asyncio.Task[None] | None = None
+        #: When calls failed lately, and those whose answers are still waited for.
+        self._failed_at: deque[float] = deque(maxlen=_UNRELIABLE_FAILURES)
+        self._late: set[asyncio.Task[None]] = set()
 
     @property
     def ill(self) -> bool:
         """Say whether Redis was ill when last asked."""
         return self._breaker.is_open
+
+    @property
+    def unreliable(self) -> bool:
+        """Say whether several calls of the last minute had no answer in time, though others had."""
+        failed = self._failed_at
+        return len(failed) == _UNRELIABLE_FAILURES and time.monotonic() - failed[0] < _UNRELIABLE_S
 
     async def ask(self, *command: Any) -> Any:
         """Return what Redis answers to one command.
@@ -99,7 +120,7 @@ class RedisLink:
             self._tell(found)
             raise RedisRefusal
         if isinstance(found, Exception):
-            raise RedisUnavailable
+            raise found if isinstance(found, RedisUnavailable) else RedisUnavailable
         return found
 
     async def _travel(self) -> None:
@@ -119,23 +140,43 @@ class RedisLink:
     async def _trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands together, and return their answers; an exception for each that has none."""
         was_open = self._breaker.is_open
+        sending = asyncio.ensure_future(self._send(commands))
         try:
-            answers = await _within(self._call_s if self._connected else self._connect_s, self._send(commands))
+            answers = await _within(self._call_s if self._connected else self._connect_s, sending)
             self._connected = True
             if problem := next((answer for answer in answers if self._is_illness(answer)), None):
                 raise problem
         except Exception as error:  # the client's parser raises anything; who waits would wait for ever
-            self._breaker.failed()
-            self._connected = False
-            if self._breaker.is_open and not was_open:
-                self._logger.warning("Redis does not answer (%s): %s", type(error).__name__, self._without)
-            return [RedisUnavailable()] * len(commands)
+            self._fail(error)
+            return self._wait_on(sending, len(commands))
         self._breaker.succeeded()
         if was_open:
+            self._failed_at.clear()
             self._logger.warning("Redis answers again: until now, %s", self._without)
             if self._recovered is not None:
                 await self._recovered(self._trip)
         return answers
+
+    def _fail(self, error: Exception) -> None:
+        """Note a failure, and log when it is one too many."""
+        was_open, was_unreliable = self._breaker.is_open, self.unreliable
+        self._breaker.failed()
+        self._failed_at.append(time.monotonic())
+        self._connected = False
+        if self._breaker.is_open and not was_open:
+            self._logger.warning("Redis does not answer (%s): %s", type(error).__name__, self._without)
+        elif self.unreliable and not was_unreliable and not was_open:
+            self._logger.warning("Redis often answers late (%s): then, %s", type(error).__name__, self._without)
+
+    def _wait_on(self, sending: asyncio.Future[list[Any]], count: int) -> list[Any]:
+        """Return a failure for each command; where answers may still come, with a future for each."""
+        if sending.done():
+            return [RedisUnavailable() for _ in range(count)]
+        late: list[asyncio.Future[Any]] = [asyncio.get_running_loop().create_future() for _ in range(count)]
+        task = asyncio.create_task(_deliver(sending, late))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+        return [RedisUnavailable(each) for each in late]
 
     def _is_illness(self, answer: Any) -> bool:
         return isinstance(answer, Exception) and not (self._forgiving and isinstance(answer, ResponseError))
@@ -158,24 +199,41 @@ class RedisLink:
         """Close the connections."""
         if self._pump is not None:
             await self._pump
+        for task in tuple(self._late):
+            task.cancel()
+        await asyncio.gather(*self._late, return_exceptions=True)
         await self._client.aclose()
 
 
-async def _within(limit_s: float, call: Coroutine[Any, Any, T]) -> T:
+async def _deliver(sending: asyncio.Future[list[Any]], late: list[asyncio.Future[Any]]) -> None:
+    """Hand late answers on, None for each when there are none."""
+    answers: list[Any] = [None] * len(late)
+    try:
+        async with asyncio.timeout(_MAX_LATE_S):
+            answers = await sending
+    except Exception:  # noqa: S110 - as good as no answer; the call that it belongs to has failed already
+        pass
+    finally:
+        for future, answer in zip(late, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+
+
+async def _within(limit_s: float, call: asyncio.Future[T]) -> T:
     """Await ``call`` for so long. An answer that is there counts, even if this process was too busy to look in time.
 
     Raises:
-        TimeoutError: when there is none.
+        TimeoutError: when there is none; the call goes on.
     """
-    task = asyncio.ensure_future(call)
     try:
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-        for _ in range(_LAST_LOOKS):
-            if not done:
-                await asyncio.sleep(0)
-                done = {task} if task.done() else set()
+        done, _ = await asyncio.wait({call}, timeout=limit_s)
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+    for _ in range(_LAST_LOOKS):
         if not done:
-            raise TimeoutError
-        return task.result()
-    finally:
-        task.cancel()
+            await asyncio.sleep(0)
+            done = {call} if call.done() else set()
+    if not done:
+        raise TimeoutError
+    return call.result()

@@ -8,14 +8,13 @@ import asyncio
 import getpass
 import logging
 import os
-import stat
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
+from one_api.settings.private_files import private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,8 @@ class Siblings:
             return
         path = self._folder / f"{self._group()}{os.getpid()}.sock"
         try:
-            _make_private(self._folder)
+            private_folder(self._folder.parent)
+            private_folder(self._folder)
             for old in self._folder.glob("*.sock"):
                 if old == path or not _is_alive(int(old.stem.rpartition("-")[2])):
                     old.unlink(missing_ok=True)
@@ -76,7 +76,12 @@ class Siblings:
         return f"{self._scope}-{os.getppid()}-"
 
     def _others(self) -> dict[int, Path]:
-        """Return the sockets of the others by process; those of dead ones are removed."""
+        """Return the sockets of the others by process; those of dead ones are removed.
+
+        A process that does not listen has not seen to it that the folder is this user's: it is alone.
+        """
+        if self._path is None:
+            return {}
         group = self._group()
         found: dict[int, Path] = {}
         for path in self._folder.glob(f"{group}*.sock"):
@@ -134,13 +139,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _make_private(folder: Path) -> None:
-    """Make the folder, and the one it is in, for this user alone; raises OSError where somebody else's is there."""
-    for each in (folder.parent, folder):
-        with suppress(FileExistsError):
-            each.mkdir(mode=0o700)
-    status = folder.parent.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise PermissionError(f"{folder.parent} is not a folder of this user alone")

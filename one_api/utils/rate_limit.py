@@ -220,19 +220,14 @@ def _store(config: Config, names: list[str], folder: Path, processes: Callable[[
     if kind == "memory":
         return MemoryStore()
     if kind == "shared":
-        return _shared(folder, str(config.server.port), _layout(config, names))
+        # Where the folder cannot be written, the user's own corner of the temporary one.
+        spare = Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
+        count = processes or (lambda: config.server.workers)
+        return SharedStore(folder, str(config.server.port), _layout(config, names), spare, count)
     # Only here, so that a gateway without Redis imports nothing of its client.
     from one_api.limits.redis import RedisStore
 
     return RedisStore(kind, processes or config.server.workers, config.rate_limit.storage_timeout_s)
-
-
-def _shared(folder: Path, scope: str, layout: Layout) -> SharedStore:
-    """Return a store in ``folder``, or where that cannot be written, in the user's own corner of the temporary one."""
-    try:
-        return SharedStore(folder, scope, layout)
-    except OSError:
-        return SharedStore(Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}", scope, layout)
 
 
 def duration(seconds: float) -> str:

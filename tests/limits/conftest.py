@@ -15,13 +15,12 @@ from tests.support.gateway import free_port
 OwnRedis = tuple[str, "subprocess.Popen[bytes]"]
 
 
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    """Start it; returns its URL and its process."""
+@contextlib.contextmanager
+def redis_at(port: int, folder: Path) -> Iterator[OwnRedis]:
+    """Start a Redis that knows nothing; gives its URL and its process."""
     binary = shutil.which("redis-server")
     assert binary, "the tests need a redis-server to freeze: install Debian's package redis-server"
-    port = free_port()
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
@@ -34,6 +33,13 @@ def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
         process.kill()
         process.wait(5)
         process.stdout.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    """Start one for a test."""
+    with redis_at(free_port(), tmp_path) as started:
+        yield started
 
 
 class OddRedis:
