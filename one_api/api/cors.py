@@ -19,6 +19,8 @@ _EXPOSED = [
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
     "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings", "x-gateway-cache", "age",
 ]  # fmt: skip
+#: And those that begin so: the limits and ids of upstreams, each with names of its own.
+_EXPOSED_OF_UPSTREAMS = ("x-upstream-", "anthropic-ratelimit-")
 #: Pages of other origins never reach what is for the operator.
 _RESOURCES = r"/(?!admin(?:/|$))"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -43,6 +45,7 @@ def register(app: Flask, origins: tuple[str, ...]) -> None:
 
     app.before_request(answer_options)
     if allowed:
+        app.after_request(_expose_more)  # runs after Flask-CORS, which is registered later
         CORS(
             app,
             resources=_RESOURCES,
@@ -51,6 +54,16 @@ def register(app: Flask, origins: tuple[str, ...]) -> None:
             expose_headers=_EXPOSED,
             max_age=600,
         )
+
+
+def _expose_more(response: Response) -> Response:
+    """Let pages that may call read what the upstream said in headers, too."""
+    if "Access-Control-Expose-Headers" in response.headers:
+        names = sorted({name.lower() for name, _ in response.headers if name.lower().startswith(_EXPOSED_OF_UPSTREAMS)})
+        response.headers["Access-Control-Expose-Headers"] = ", ".join(
+            [response.headers["Access-Control-Expose-Headers"], *names]
+        )
+    return response
 
 
 def _pattern(origin: str) -> re.Pattern[str]:
