@@ -21,7 +21,7 @@ from one_api.api.models import models
 from one_api.api.openapi import openapi
 from one_api.api.service import Service
 from one_api.cli import register_commands
-from one_api.config import Config
+from one_api.config import Config, load
 from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.adapters.claude import ClaudeAdapter
@@ -103,8 +103,10 @@ def create_app(config: Config | None = None) -> Flask:
     Raises:
         ConfigError: when the environment's configuration cannot be used.
     """
-    config = config or Config.load()
-    prepare_flask_run(config.server)
+    if config is None:
+        loaded = load()
+        config = loaded.config
+        prepare_flask_run(loaded)
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
     warn_if_unfit()
@@ -150,4 +152,4 @@ def _adapter(name: str, settings: AdapterConfig, reports: Reports) -> BaseModelA
     # Only here, so that a gateway without local models imports nothing of the engine.
     from one_api.models.adapters.local import LocalModelAdapter
 
-    return LocalModelAdapter(name, settings)
+    return LocalModelAdapter(name, settings, reports=reports)

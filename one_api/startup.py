@@ -41,6 +41,23 @@ class Listening:
     processes: int
 
 
+def local_url(host: str, port: int) -> str:
+    """Return where a program on this machine reaches a server that listens on ``host``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def report(loaded: Loaded, listening: Listening) -> None:
+    """Print what is doubtful, and what is served, in the format of the log."""
+    as_json = loaded.config.log.format == "json"
+    for warning in [*loaded.warnings, *machine_warnings(loaded)]:
+        sys.stderr.write(f"{warning_as_json(warning) if as_json else f'warning: {warning}'}\n")
+    sys.stderr.flush()
+    output = sys.stderr if as_json else sys.stdout
+    output.write(f"{announcement_as_json(loaded, listening) if as_json else announcement(loaded, listening)}\n")
+    output.flush()
+
+
 def announcement(loaded: Loaded, listening: Listening) -> str:
     """Return what people read at the start: a table, and a first request if one can work as printed."""
     title = f"one_api {__version__} is listening" + (f" on {listening.url}" if listening.url else "")

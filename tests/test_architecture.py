@@ -23,7 +23,8 @@ PACKAGE = ROOT / "one_api"
 LADDER: list[list[str]] = [
     ["__main__"],
     ["app", "quickstart", "install", "serving.worker"],
-    ["cli", "flask_run", "startup"],
+    ["flask_run"],
+    ["cli", "startup"],
     ["admin"],
     ["api"],
     ["utils"],
@@ -46,7 +47,7 @@ GATES: dict[str, list[str]] = {
     "flask": ["app", "cli", "flask_run", "__main__", "admin", "api", "utils", "serving"],
     "flask_cors": ["api.cors"],
     "redis": ["redis.link"],
-    "werkzeug": ["app", "admin", "api", "utils", "serving"],
+    "werkzeug": ["app", "admin", "api", "utils", "serving", "flask_run"],
     "click": ["cli", "flask_run", "__main__"],
     "aiohttp": ["upstream"],
     "python_socks": ["upstream.connections"],
