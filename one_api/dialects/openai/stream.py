@@ -112,7 +112,7 @@ class OpenAIStream:
         """
         if self.finished or not self._choices:
             return []
-        return self._finish() if self._in_one or self._all_finished else []
+        return self._finish() if self._in_one or (self.is_complete and self._all_finished) else []
 
     @property
     def _all_finished(self) -> bool:
