@@ -13,22 +13,13 @@ sys.path.insert(0, chdir)
 
 from one_api.config import ConfigError, load  # noqa: E402 - found only now
 from one_api.serving.kept import kept_texts  # noqa: E402
-from one_api.startup import (  # noqa: E402
-    Listening,
-    address_problem,
-    announcement,
-    announcement_as_json,
-    machine_warnings,
-    report,
-    warning_as_json,
-)
+from one_api.startup import Listening, address_problem, local_url, report  # noqa: E402
 
 try:
     _loaded = load()
 except ConfigError as error:
     sys.exit(str(error))
-_config = _loaded.config
-_server = _config.server
+_server = _loaded.config.server
 
 bind = f"[{_server.host}]:{_server.port}" if ":" in _server.host else f"{_server.host}:{_server.port}"
 workers = _server.workers
@@ -58,14 +49,7 @@ def on_starting(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Report what is served and where, once, when connections are accepted."""
     server.handle_hup = lambda: _reload(server)
-    listening = Listening(_url(server), server.cfg.workers)
-    for warning in [*_loaded.warnings, *machine_warnings(_loaded)]:
-        as_json = _config.log.format == "json"
-        report(warning_as_json(warning) if as_json else f"warning: {warning}", sys.stderr)
-    if _config.log.format == "json":
-        report(announcement_as_json(_loaded, listening), sys.stderr)
-    else:
-        report(announcement(_loaded, listening), sys.stdout)
+    report(_loaded, Listening(_url(server), server.cfg.workers))
 
 
 def _reload(server: Any) -> None:
@@ -79,6 +63,5 @@ def _url(server: Any) -> str | None:
     for listener in server.LISTENERS:
         name = listener.sock.getsockname()
         if isinstance(name, tuple):
-            host = str({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name[0], name[0]))  # noqa: S104 - where it listens
-            return f"http://[{host}]:{name[1]}" if ":" in host else f"http://{host}:{name[1]}"
+            return local_url(name[0], name[1])
     return None

@@ -112,7 +112,8 @@ def create_app(config: Config | None = None) -> Flask:
     kept = kept_texts()
     start, loaded = (config, None) if config is not None else _loaded(kept)
     config, restart_needed = applicable(start, loaded.config if loaded else start)
-    prepare_flask_run(config.server)
+    if loaded is not None:
+        prepare_flask_run(loaded)
     as_json = config.log.format == "json"
     log = set_up_logging(config.log.level, as_json=as_json)
     warn_if_unfit()
@@ -214,4 +215,4 @@ def _adapter(name: str, settings: AdapterConfig, reports: Reports) -> BaseModelA
     # Only here, so that a gateway without local models imports nothing of the engine.
     from one_api.models.adapters.local import LocalModelAdapter
 
-    return LocalModelAdapter(name, settings)
+    return LocalModelAdapter(name, settings, reports=reports)

@@ -215,6 +215,8 @@ class UpstreamError(GatewayError):
     counts_as_failure: ClassVar[bool] = True
     #: How long this one gets no request when the upstream gave no time, in seconds.
     default_cooldown_s: ClassVar[float] = 0.0
+    #: What the upstream said, cleaned, for the code that asked it; clients read ``message``, which may hide it.
+    said: str = ""
 
     @property
     def cooldown_s(self) -> float:

@@ -7,15 +7,19 @@ import sys
 import click
 from click.core import ParameterSource
 from flask.cli import run_command
+from werkzeug.serving import is_running_from_reloader
 
-from one_api.settings.sections import ServerConfig
+from one_api.config import Loaded
+from one_api.startup import Listening, local_url, report
 
 #: How werkzeug's server logs a request.
 _REQUEST_LINE = '"%s" %s %s'
 
 
-def prepare_flask_run(server: ServerConfig) -> None:
-    """Have a ``flask run`` that loads the application listen as ``server`` says; without one this does nothing.
+def prepare_flask_run(loaded: Loaded) -> None:
+    """Have a ``flask run`` that loads the application listen as it is configured; without one this does nothing.
+
+    What is served, and what is doubtful, is printed as under gunicorn.
 
     The command has read its options before it loads the application, so the process begins anew with them. An address
     on the command line, or in Flask's own variables, goes before.
@@ -25,11 +29,14 @@ def prepare_flask_run(server: ServerConfig) -> None:
         return
     logging.getLogger("werkzeug").addFilter(_is_no_request)
     wanted: list[str] = []
+    server = loaded.config.server
     for option, value in (("host", server.host), ("port", server.port)):
         if context.get_parameter_source(option) is ParameterSource.DEFAULT and context.params[option] != value:
             wanted += [f"--{option}", str(value)]
     if wanted:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *wanted])  # noqa: S606 - this very command
+    if not is_running_from_reloader():
+        report(loaded, Listening(local_url(context.params["host"], context.params["port"]), 1))
 
 
 def _is_no_request(record: logging.LogRecord) -> bool:

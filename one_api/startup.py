@@ -43,8 +43,25 @@ class Listening:
     processes: int
 
 
-def report(lines: str, stream: TextIO) -> None:
-    """Write lines at the start, as far as that needs no waiting: a log that is not read must not hold up the start."""
+def local_url(host: str, port: int) -> str:
+    """Return where a program on this machine reaches a server that listens on ``host``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def report(loaded: Loaded, listening: Listening) -> None:
+    """Print what is doubtful, and what is served, in the format of the log."""
+    as_json = loaded.config.log.format == "json"
+    for warning in [*loaded.warnings, *machine_warnings(loaded)]:
+        _write(warning_as_json(warning) if as_json else f"warning: {warning}", sys.stderr)
+    if as_json:
+        _write(announcement_as_json(loaded, listening), sys.stderr)
+    else:
+        _write(announcement(loaded, listening), sys.stdout)
+
+
+def _write(lines: str, stream: TextIO) -> None:
+    """Write lines as far as that needs no waiting: a log that is not read must not hold up the start."""
     data = f"{lines}\n".encode(errors="replace")
     for begin in range(0, len(data), select.PIPE_BUF):
         if not select.select([], [stream], [], 0)[1]:

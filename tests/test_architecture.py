@@ -23,7 +23,8 @@ PACKAGE = ROOT / "one_api"
 LADDER: list[list[str]] = [
     ["__main__"],
     ["app", "quickstart", "install", "serving.worker"],
-    ["cli", "flask_run"],
+    ["flask_run"],
+    ["cli"],
     ["doctor"],
     ["startup"],
     ["admin"],
@@ -48,7 +49,7 @@ GATES: dict[str, list[str]] = {
     "flask": ["app", "cli", "flask_run", "__main__", "admin", "api", "utils", "serving"],
     "flask_cors": ["api.cors"],
     "redis": ["redis"],
-    "werkzeug": ["app", "admin", "api", "utils", "serving"],
+    "werkzeug": ["app", "admin", "api", "utils", "serving", "flask_run"],
     "click": ["cli", "flask_run", "__main__"],
     "aiohttp": ["upstream"],
     "python_socks": ["upstream.connections"],

@@ -19,6 +19,8 @@ _EXPOSED = [
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
     "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings", "x-gateway-cache", "age",
 ]  # fmt: skip
+#: And those that begin so: the limits and ids of upstreams, each with names of its own.
+_EXPOSED_OF_UPSTREAMS = ("x-upstream-", "anthropic-ratelimit-")
 #: Pages of other origins never reach what is for the operator.
 _RESOURCES = r"/(?!admin(?:/|$))"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -44,7 +46,7 @@ class CrossOrigin:
     def mark(self, response: Response) -> Response:
         """Add what browsers have to see to the answer of the current request."""
         if self._options is not None and re.match(_RESOURCES, request.path):
-            set_cors_headers(response, self._options)
+            _expose_more(set_cors_headers(response, self._options))
         return response
 
 
@@ -68,6 +70,16 @@ def _answer_options() -> Response | None:
     elif request.path.startswith("/v1"):
         authenticate()
     return None
+
+
+def _expose_more(response: Response) -> Response:
+    """Let pages that may call read what the upstream said in headers, too."""
+    if "Access-Control-Expose-Headers" in response.headers:
+        names = sorted({name.lower() for name, _ in response.headers if name.lower().startswith(_EXPOSED_OF_UPSTREAMS)})
+        response.headers["Access-Control-Expose-Headers"] = ", ".join(
+            [response.headers["Access-Control-Expose-Headers"], *names]
+        )
+    return response
 
 
 def _pattern(origin: str) -> re.Pattern[str]:

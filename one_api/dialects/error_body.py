@@ -10,6 +10,7 @@ plain text, and pages of proxies in HTML.
 
 import html
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +27,16 @@ _MAX_TEXT = 16 * 1024
 #: The longest words, in characters: longer than what anybody is shown, so that the cut is noticed.
 _MAX_WORDS = 4096
 
-#: Where the words are, the best first.
-_WORDS = (
-    "message", "Message", "msg", "error_msg", "error_message", "errorMessage", "errmsg", "status_msg", "detail",
-    "error_description", "details", "title", "reason", "error", "Error",
+#: Where the words are, the best first; of these, those that stand in errors alone when no answer is beside them.
+CLEAR_WORDS = (
+    "message", "Message", "msg", "error_msg", "error_message", "errorMessage", "errmsg", "err_msg", "status_msg",
+    "detail", "error_description", "details",
 )  # fmt: skip
+_WORDS = (*CLEAR_WORDS, "title", "reason", "error", "Error")
 #: Where reports lie in reports.
 _INNER = ("error", "Error", "errors", "base_resp", "response")
+#: Fields that are called like an error, and are no names of one. Azure: innererror.
+_NO_NAMES = frozenset({*_INNER, "innererror"})
 #: "Please try again in 9m38.016s", "try again in 850ms" (Groq, OpenAI).
 _TRY_AGAIN = re.compile(
     r"(?:try again|retry) (?:in|after) (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(ms|s(?:ec(?:ond)?s?)?\b))?", re.I
@@ -74,21 +78,11 @@ def read_value(value: Any) -> ErrorReport:
     return report
 
 
-def reports_error(payload: JSONObject) -> bool:
-    """Say whether an answer or an event with status 200 is an error report, in any of the shapes."""
-    if payload.get("error") or payload.get("object") == "error" or payload.get("type") == "error":
-        return True
-    base = payload.get("base_resp")
-    if isinstance(base, dict) and base.get("status_code") not in (None, 0, "0"):
-        return True
-    if payload.get("choices"):
-        return False
-    if payload.get("error_code") and payload.get("error_msg"):
-        return True
-    if payload.get("errors") or (payload.get("detail") and "choices" not in payload):
-        return True
-    words = payload.get("message") or payload.get("msg")
-    return isinstance(words, str) and (payload.get("success") is False or bool(payload.get("code")))
+def named_reports(payload: JSONObject) -> Iterator[tuple[str, JSONObject]]:
+    """Give the reports that stand under their own names, as AWS sends them: ``{"throttlingException": {...}}``."""
+    for name, inner in payload.items():
+        if isinstance(inner, dict) and name not in _NO_NAMES and name.lower().endswith(("exception", "error")):
+            yield name, inner
 
 
 class _Reader:
@@ -148,6 +142,11 @@ class _Reader:
         for key in _WORDS:
             if not report.message and isinstance(value.get(key), (str, dict, list)):
                 self.read(value[key], depth + 1)
+        for key in ("data", "header"):
+            if not report.message and isinstance(value.get(key), dict):
+                self.read(value[key], depth + 1)
+        for name, inner in named_reports(value):
+            self.read({"type": name, **inner}, depth + 1)
         self._read_names(value)
 
     def _read_raw(self, raw: Any, depth: int) -> None:
@@ -187,7 +186,7 @@ class _Reader:
             report.type = report.type or kind
             report.param = report.param or _text(value.get("param"))
         if report.status is None:
-            report.status = _status(value)
+            report.status = status_in(value)
         if report.retry_after_s is None and (match := re.fullmatch(r"(\d+(?:\.\d+)?)s", str(value.get("retryDelay")))):
             report.retry_after_s = float(match[1])
         details = value.get("details")
@@ -230,9 +229,9 @@ def _deeper_codes(value: JSONObject) -> list[str | None]:
     return found
 
 
-def _status(value: JSONObject) -> int | None:
+def status_in(value: JSONObject) -> int | None:
     """Return the HTTP status that a report names, if it is that of an error."""
-    for key in ("code", "status", "status_code", "statusCode", "error_code"):
+    for key in ("code", "status", "status_code", "statusCode", "error_code", "errcode"):
         found = value.get(key)
         if isinstance(found, str) and found.isascii() and found.isdigit():
             found = int(found[:4])

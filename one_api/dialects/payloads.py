@@ -6,9 +6,10 @@ answer: nothing is left out, for it may have been words, or an error.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-from one_api.dialects import json
+from one_api.dialects import error_body, json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.sse import Event
 
@@ -18,12 +19,12 @@ class InvalidAnswer(ValueError):
 
 
 class ErrorPayload(InvalidAnswer):
-    """The upstream sent an error where an answer belongs; ``payload`` is what it sent, as an object.
+    """The upstream sent an error where an answer belongs; ``payload`` is what it sent, for ``error_body`` to read.
 
     ``chunks`` are what the same event holds of the answer.
     """
 
-    def __init__(self, payload: JSONObject, chunks: list[JSONObject] | None = None) -> None:
+    def __init__(self, payload: Any, chunks: list[JSONObject] | None = None) -> None:
         super().__init__("the upstream sent an error in place of an answer")
         self.payload = payload
         self.chunks = chunks or []
@@ -43,19 +44,19 @@ DONE: JSONObject = {"object": "done"}
 #: Names of events that report an error, and of those that say nothing; also as ``type``, ``object`` or ``event``.
 _ERROR_NAMES = frozenset({"error", "errors", "exception", "fatal", "failure", "stream_error"})
 _SILENT_NAMES = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive", "comment"})
-#: Fields that hold the words of an error where no answer is. Baidu: error_msg; MiniMax: base_resp; Zhipu: msg.
-_WORDS = ("message", "detail", "details", "msg", "error_message", "error_msg", "errmsg", "err_msg", "error_description")
-_CODES = ("code", "status_code", "error_code", "errcode", "status", "errno")
+#: In the type or the name of an event that reports an error.
+_ERROR_NAME = re.compile("error|exception|fail|fatal", re.I)
 #: Text that is no JSON and speaks of an error.
 _SPEAKS_OF_ERROR = re.compile(rb"\W*(?:\w*error|\w*exception|fatal|traceback|internal server|bad gateway)\b", re.I)
 #: More of an error's text than this is not needed, in bytes.
 _MAX_TEXT = 4096
 
 
-def read_event(event: Event) -> JSONObject | None:
+def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
     """Return the object that ``event`` holds, ``DONE`` at the end of the stream, or None if it says nothing.
 
-    The object is a ``RepairedObject`` if it is not JSON by the letter.
+    The object is a ``RepairedObject`` if it is not JSON by the letter. With ``by_name``, events have types or names,
+    and words make an error of those only that have none.
 
     Raises:
         ErrorPayload: when it reports an error.
@@ -64,7 +65,7 @@ def read_event(event: Event) -> JSONObject | None:
     if event.name:
         name = event.name.strip().lower()
         if name in _ERROR_NAMES:
-            raise ErrorPayload(_reported(event.data))
+            raise ErrorPayload(_value_in(event.data))
         if name in _SILENT_NAMES:
             return None
     value: Any
@@ -76,14 +77,26 @@ def read_event(event: Event) -> JSONObject | None:
     if payload is None or payload is DONE:
         return payload
     if "error" in payload or not payload.get("choices"):
-        check_error(payload)
+        check_error(payload, is_named=by_name and _is_named(payload, event))
         return None if says_nothing(payload) else payload
     return payload
 
 
-def split_event(event: Event) -> list[Event]:
-    """Return the events that came as one: JSON texts one after the other, with nothing between them."""
-    return [Event(text, event.name, event.bare) for text in json.split(event.data)]
+def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: InvalidAnswer) -> list[JSONObject]:
+    """Return the chunks of events that came as one: JSON texts with nothing between them.
+
+    ``error`` is why ``event`` itself cannot be read; it is raised when ``event`` does not hold several.
+    """
+    several = [] if isinstance(error, ErrorPayload) else json.split(event.data)
+    if len(several) < 2:
+        raise error
+    chunks: list[JSONObject] = []
+    for text in several:
+        try:
+            chunks += feed(Event(text, event.name, event.bare))
+        except ErrorPayload as report:
+            raise ErrorPayload(report.payload, chunks + report.chunks) from None
+    return chunks
 
 
 def read_body(data: bytes) -> JSONObject | None:
@@ -104,25 +117,22 @@ def read_body(data: bytes) -> JSONObject | None:
     return value
 
 
-def check_error(payload: JSONObject) -> None:
-    """Raise ErrorPayload when a payload reports an error, in any of the shapes seen."""
-    if (found := payload.get("error")) and not _is_blank(found):
+def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
+    """Raise ErrorPayload, with the payload as it came, when it reports an error in any of the shapes seen.
+
+    ``is_named`` says that the payload is an event of some kind of its own: words alone make no error of it.
+    """
+    if not _is_blank(payload.get("error")) or payload.get("errors"):
         raise ErrorPayload(payload)
-    if payload.get("object") == "error" or payload.get("type") == "error" or payload.get("errors"):
+    if "error" in (payload.get("object"), payload.get("type")):
         raise ErrorPayload(payload)
     if payload.get("choices"):
         return
     status = payload.get("base_resp")
     if isinstance(status, dict) and status.get("status_code"):
-        raise ErrorPayload({"error": {"message": status.get("status_msg"), "code": status["status_code"]}})
-    holder = next((each for each in (payload, payload.get("data"), payload.get("header")) if _has_words(each)), None)
-    if holder is not None:
-        raise ErrorPayload(payload if holder is payload and _is_plain(payload) else {"error": _in_one_form(holder)})
-    if payload.get("success") is False:
-        raise ErrorPayload({"error": {"message": "The upstream reported a failure without words."}})
-    for name, body in payload.items():  # as AWS sends them: {"throttlingException": {"message": "..."}}
-        if name != "error" and isinstance(body, dict) and name.lower().endswith(("exception", "error")):
-            raise ErrorPayload({"error": {"type": name, **_in_one_form(body)}})
+        raise ErrorPayload(payload)
+    if not is_named and (payload.get("success") is False or _reports_in_words(payload)):
+        raise ErrorPayload(payload)
 
 
 def says_nothing(payload: JSONObject) -> bool:
@@ -138,49 +148,33 @@ def _is_blank(value: Any) -> bool:
     return value in (None, "", 0, False) or value == []
 
 
+def _reports_in_words(payload: JSONObject) -> bool:
+    """Say whether an object reports an error by its words or codes alone."""
+    holders = (payload, payload.get("data"), payload.get("header"))
+    return any(map(_has_words, holders)) or next(error_body.named_reports(payload), None) is not None
+
+
 def _has_words(value: Any) -> bool:
-    """Say whether an object tells of an error in words, and not of a message."""
+    """Say whether an object holds the words or the code of an error, and not a message."""
     if not isinstance(value, dict) or "role" in value:
         return False
-    if any(value.get(key) and isinstance(value[key], (str, list)) for key in _WORDS):
+    if any(value.get(key) and isinstance(value[key], (str, list)) for key in error_body.CLEAR_WORDS):
         return not {"content", "delta", "text", "response"} & value.keys()
-    return isinstance(value.get("detail"), dict) or any(map(_is_failure, map(value.get, _CODES)))
+    return isinstance(value.get("detail"), dict) or error_body.status_in(value) is not None
 
 
-def _is_failure(code: Any) -> bool:
-    """Say whether a code by itself is one of HTTP's for a failure."""
-    return isinstance(code, int) and 400 <= code <= 599
+def _is_named(payload: JSONObject, event: Event) -> bool:
+    """Say whether an event has a type or a name, and not that of an error."""
+    name = payload.get("type") or event.name
+    return isinstance(name, str) and bool(name) and _ERROR_NAME.search(name) is None
 
 
-def _is_plain(payload: JSONObject) -> bool:
-    """Say whether the words of an error stand where those that report it look for them."""
-    return bool(payload.get("message") or payload.get("detail"))
-
-
-def _in_one_form(body: JSONObject) -> JSONObject:
-    """Return the words and the code of an error under one name each."""
-    words = next((body[key] for key in _WORDS if body.get(key)), None)
-    form = {"message": _text_of(words), "code": next((body[key] for key in _CODES if body.get(key)), None)}
-    return form | ({"type": body["type"]} if body.get("type") else {})
-
-
-def _reported(data: bytes) -> JSONObject:
-    """Return the payload of an event that is called an error, whatever it holds."""
+def _value_in(data: bytes) -> Any:
+    """Return what an event that is called an error holds: a value of JSON, or text."""
     try:
-        value = json.decode_generously(data)
+        return json.decode_generously(data)
     except json.InvalidJSON:
-        value = data[:_MAX_TEXT].decode("utf-8", "replace").strip()
-    if isinstance(value, dict) and (value.get("error") or value.get("errors")):
-        return value
-    if isinstance(value, dict) and value.get("message"):
-        return {"error": value}
-    return {"error": _in_one_form(value) if _has_words(value) else {"message": _text_of(value)}}
-
-
-def _text_of(value: Any) -> str:
-    if not value:
-        return "The upstream reported an error without words."
-    return value if isinstance(value, str) else json.encode([value]).decode()[1:-1]
+        return data[:_MAX_TEXT].decode("utf-8", "replace").strip()
 
 
 def _read_loosely(data: bytes, refused: json.InvalidJSON) -> Any:
@@ -198,7 +192,7 @@ def _read_loosely(data: bytes, refused: json.InvalidJSON) -> Any:
         value = json.decode_generously(text)
     except json.InvalidJSON:
         if _SPEAKS_OF_ERROR.match(text):
-            raise ErrorPayload({"error": {"message": text[:_MAX_TEXT].decode("utf-8", "replace")}}) from None
+            raise ErrorPayload(text[:_MAX_TEXT].decode("utf-8", "replace")) from None
         raise InvalidAnswer(f"an event is not a JSON object: {refused}") from None
     return RepairedObject(value) if isinstance(value, dict) else value
 
@@ -224,5 +218,5 @@ def _word(text: str) -> JSONObject | None:
     if text.upper() == "DONE":
         return DONE
     if _SPEAKS_OF_ERROR.match(text.encode("utf-8", "replace")):
-        raise ErrorPayload({"error": {"message": text[:_MAX_TEXT]}})
+        raise ErrorPayload(text[:_MAX_TEXT])
     raise InvalidAnswer("an event is not a JSON object: it is a text")

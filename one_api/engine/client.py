@@ -15,6 +15,7 @@ from one_api.errors import UpstreamError, UpstreamFailed, UpstreamRejected, Upst
 from one_api.settings.adapters import LocalConfig
 from one_api.settings.kinds import Secret
 from one_api.upstream.client import Upstream
+from one_api.upstream.errors import OPENAI_REPORTS, Reports
 
 
 class EngineUnavailable(UpstreamError):
@@ -27,10 +28,13 @@ class EngineUnavailable(UpstreamError):
 class EngineDoor:
     """One process's way to the engine of one model, as its ``file`` was when it was first asked for."""
 
-    def __init__(self, supervisor: EngineSupervisor, config: LocalConfig, file: ModelFile) -> None:
+    def __init__(
+        self, supervisor: EngineSupervisor, config: LocalConfig, file: ModelFile, reports: Reports = OPENAI_REPORTS
+    ) -> None:
         self.file = file
         self._supervisor = supervisor
         self._config = config
+        self._reports = reports
         self._queue: SlotQueue | None = None
         self._endpoint: Endpoint | None = None
         self._upstream: Upstream | None = None
@@ -94,7 +98,11 @@ class EngineDoor:
             old = self._upstream
             headers = {"authorization": Secret(f"Bearer {endpoint.api_key}")}
             self._upstream = Upstream(
-                "http://engine", headers, self._config.timeouts, unix_socket=str(endpoint.socket_path)
+                "http://engine",
+                headers,
+                self._config.timeouts,
+                unix_socket=str(endpoint.socket_path),
+                reports=self._reports,
             )
             self._endpoint = endpoint
             if old is not None:
@@ -125,16 +133,17 @@ class Answer:
         """Return the engine's refusal in OpenAI's words: it has numbers for codes, and names no parameter."""
         param, code, message = error.param, error.code, error.message
         if code == "context_length_exceeded":
-            message = _too_long(message, file, context_tokens)
+            message = _too_long(error.said, file, context_tokens)
         if code is not None and code.isdigit():
             code = None
-        if "JSON schema error" in message:
+        if "JSON schema error" in error.said:
             param = "tools" if self._forced else "response_format"
             code = "invalid_function_parameters" if self._forced else None
-        elif "While executing" in message:
+        elif "While executing" in error.said:
             param = "messages"
-            reason = message.rpartition("Error: ")[2].removeprefix("Jinja Exception: ").strip()
-            message = f"The model's chat template refuses these messages: {reason}"
+            reason = error.said.rpartition("Error: ")[2].removeprefix("Jinja Exception: ").strip()
+            shown = f": {reason}" if error.said in message else "."
+            message = f"The model's chat template refuses these messages{shown}"
         return UpstreamRejected(message, status=error.status, type=error.type, param=param, code=code)
 
 

@@ -40,7 +40,7 @@ def _misses_thinking(error: UpstreamRejected, body: JSONObject) -> bool:
     """Say whether the upstream refused a tool loop for want of the thinking blocks in it."""
     thinking = body.get("thinking")
     enabled = isinstance(thinking, dict) and thinking.get("type") == "enabled"
-    return enabled and "xpected `thinking`" in error.message
+    return enabled and "xpected `thinking`" in error.said
 
 
 class MessageStream(ChunkStream):

@@ -122,7 +122,7 @@ class Discovery:
                     wait_s = self._interval_s
             else:
                 if self.pending is not None:
-                    logger.info("adapter %s: %d models", self._name, len(found))
+                    logger.debug("adapter %s: %d models", self._name, len(found))
                 if self._wanted:
                     self.models, self.pending = {info.id: info for info in found[:MOST_MODELS]}, None
                 wait_s, pause_s = self._interval_s, _RETRY_S[0]

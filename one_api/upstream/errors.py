@@ -112,7 +112,9 @@ class Reports:
             limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
             kept_status=kept,
         )
-        return _BUILDERS[fault](case)
+        error = _BUILDERS[fault](case)
+        error.said = text
+        return error
 
 
 # One builder for each fault

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from one_api.contract import ChunkStream, JSONObject, Usage
-from one_api.dialects import json, sse
+from one_api.dialects import error_body, json, sse
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer
@@ -143,8 +143,7 @@ def failures_named() -> Iterator[None]:
     except (GatewayError, asyncio.CancelledError):
         raise
     except ErrorPayload as error:
-        said = error.payload.get("error")
-        message = said.get("message") if isinstance(said, dict) else said
+        message = error_body.read_value(error.payload).message
         raise UpstreamFailed(f"The upstream reported an error: {message}"[:500]) from None
     except InvalidAnswer as error:
         raise UpstreamBroken(f"The upstream's stream cannot be read: {error}.") from None

@@ -58,7 +58,9 @@ class RateLimits:
         """Count in this place from now on; what the one before has counted goes with it."""
         old, self.books.place = self.books.place, self.place
         if old.store is not self.place.store:
-            copy_windows(old.store, self.place.store, (old.keys or frozenset()) & (self.place.keys or frozenset()))
+            await copy_windows(
+                old.store, self.place.store, (old.keys or frozenset()) & (self.place.keys or frozenset())
+            )
             await old.store.aclose()
 
     async def admit(self, caller: str, request_id: str, size_bytes: int) -> dict[str, str]:

@@ -262,6 +262,10 @@ FAULTS = {
     "an error": [error(400)],
     "a cut": [sse(text_chunks("a")[0], text_chunks("a")[1], Close(), done=False)],
     "an error inside": [sse(text_chunks("a")[0], b'data: {"error": {"message": "x"}}\n\n', done=False)],
+    "an error in other words": [sse(*text_chunks("a", finish=None), b'data: {"code": 500, "msg": "x"}\n\n')],
+    "an error as a field": [sse(*text_chunks("a", finish=None), b'error: {"code": 500, "message": "x"}\n\n')],
+    "an error in plain words": [sse(*text_chunks("a", finish=None), b"event: error\ndata: out of memory\n\n")],
+    "an answer given up": [sse(*text_chunks("a", finish="abort", usage=USAGE))],
 }
 
 

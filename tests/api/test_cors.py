@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from one_api.config import Config, ConfigError
-from tests.support import Gateway
+from tests.support import Gateway, error
 
 from .bed import ADMIN_KEY, KEY, Answer, Bed, Body, running_bed
 
@@ -118,6 +118,22 @@ def test_a_call_from_a_page(open_bed: Bed, stream: bool) -> None:
     assert answer.headers.all("access-control-allow-origin") == [PAGE]
     assert listed(answer, "access-control-expose-headers") == EXPOSED
     assert "origin" in listed(answer, "vary")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [["limit-requests", "remaining-tokens", "reset-tokens"], ["limit-requests-day"], ["limit-audio-seconds"]],
+)
+def test_a_page_can_read_the_limits_of_an_upstream(open_bed: Bed, limits: list[str]) -> None:
+    model = open_bed.model()
+    sent = {f"x-ratelimit-{name}": "60" for name in limits}
+    open_bed.a.on(model, error(429, {"error": {"message": "slow down"}}, headers=sent))
+
+    answer = open_bed.ask(model, headers={"Origin": PAGE})
+
+    shown = {f"x-upstream-ratelimit-{name}" for name in limits}
+    assert {name for name, _ in answer.headers if name.startswith("x-upstream-")} == shown
+    assert listed(answer, "access-control-expose-headers") == EXPOSED | shown
 
 
 @pytest.mark.parametrize("key", ["wrong", None])

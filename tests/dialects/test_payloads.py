@@ -10,6 +10,7 @@ from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.sse import Event, EventReader
+from one_api.upstream.errors import OPENAI_REPORTS
 from tests.dialects.recorded import OURS, Translated, called, chunk, opened, piece, said, stream, usage
 
 ROLE: JSONObject = {"role": "assistant", "content": ""}
@@ -84,7 +85,7 @@ ERRORS = {
     "event with a message": ("event: error\ndata: oom\n\n", "oom"),
     "event with an object": ('event: error\ndata: {"code":500,"message":"oom"}\n\n', "oom"),
     "event with other words": ('event: Error\ndata: {"msg":"oom"}\n\n', "oom"),
-    "event without data": ("event: error\n\n", "without words"),
+    "event without data": ("event: error\n\n", "failed with status 502"),
     "exception": ('event: exception\ndata: {"detail":"oom"}\n\n', "oom"),
     "object": ('data: {"error":{"message":"oom"}}\n\n', "oom"),
     "text": ('data: {"error":"oom"}\n\n', "oom"),
@@ -101,7 +102,7 @@ ERRORS = {
     "list": ('data: [{"error":{"message":"oom"}}]\n\n', "oom"),
     "text in text": ('data: "{\\"error\\":{\\"message\\":\\"oom\\"}}"\n\n', "oom"),
     "AWS": ('data: {"throttlingException":{"message":"oom"}}\n\n', "oom"),
-    "code": ('data: {"status":503}\n\n', "503"),
+    "code": ('data: {"status":503}\n\n', "overloaded"),
     "plain": ("data: Error: oom\n\n", "oom"),
     "bare line": ('{"error":{"message":"oom"}}\n', "oom"),
     "bare lines": ('{\n "error": {\n  "message": "oom"\n }\n}\n', "oom"),
@@ -117,7 +118,7 @@ def test_an_error_in_whatever_words_ends_the_stream(before: list[JSONObject | st
     with pytest.raises(ErrorPayload) as caught:
         translate(stream(*before, event, TEXT, FINISH))
 
-    assert words in json.encode(caught.value.payload).decode()
+    assert words in OPENAI_REPORTS.error_of_payload(caught.value.payload).message
 
 
 @pytest.mark.parametrize("name", [name for name, (event, _) in ERRORS.items() if event.startswith("data: {")])
@@ -127,7 +128,7 @@ def test_a_whole_answer_that_reports_an_error_is_one(name: str) -> None:
     with pytest.raises(ErrorPayload) as caught:
         read_answer(event.removeprefix("data: ").encode(), OURS)
 
-    assert words in json.encode(caught.value.payload).decode()
+    assert words in OPENAI_REPORTS.error_of_payload(caught.value.payload).message
 
 
 def test_words_beside_an_error_are_not_lost() -> None:

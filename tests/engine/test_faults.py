@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from one_api.app import build_registry
+from one_api.config import Config
 from one_api.engine.client import EngineUnavailable
 from one_api.engine.download import fetch_default_model
 from one_api.engine.files import EngineFailed, EngineSettings
@@ -28,6 +30,7 @@ from one_api.engine.supervisor import EngineSupervisor
 from one_api.errors import GatewayError, UpstreamRejected, UpstreamTimeout
 from one_api.models.adapters.local import LocalModelAdapter
 from one_api.settings.adapters import LocalConfig, Timeouts
+from one_api.settings.sections import ErrorsConfig
 from tests.engine.templates import ENDLESS, ESCAPING, WITH_TOOLS, with_template
 
 ROOT = Path(__file__).parents[2]
@@ -341,14 +344,16 @@ async def warm(adapter: LocalModelAdapter, model: str) -> None:
             return
 
 
+STRICT = (
+    "{% for m in messages %}{% if 'boom' in m.content %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    "{{ m.content }}{% endfor %}"
+)
+
+
 async def test_what_a_template_refuses_is_the_callers_fault(
     model_file: Path, tmp_path: Path, serve: Callable[..., Any]
 ) -> None:
-    template = (
-        "{% for m in messages %}{% if 'boom' in m.content %}{{ raise_exception('Roles must alternate') }}{% endif %}"
-        "{{ m.content }}{% endfor %}"
-    )
-    with_template(model_file, tmp_path / "strict.gguf", template)
+    with_template(model_file, tmp_path / "strict.gguf", STRICT)
     adapter = await serve(tmp_path)
 
     with pytest.raises(UpstreamRejected) as caught:
@@ -356,6 +361,22 @@ async def test_what_a_template_refuses_is_the_callers_fault(
 
     assert (caught.value.status, caught.value.param) == (400, "messages")
     assert caught.value.message == "The model's chat template refuses these messages: Roles must alternate"
+
+
+async def test_what_the_engine_says_can_be_hidden_from_clients(model_file: Path, tmp_path: Path) -> None:
+    with_template(model_file, tmp_path / "strict.gguf", STRICT)
+    local = LocalConfig(models_dir=str(tmp_path), slots=1, slot_context=512)
+    registry = build_registry(Config(adapters={"local": local}, errors=ErrorsConfig(upstream_text="hide")))
+    await registry.start()
+
+    try:
+        with pytest.raises(UpstreamRejected) as caught:
+            await registry.generate_completion(model="strict", messages=[{"role": "user", "content": "boom"}])
+    finally:
+        await registry.aclose()
+
+    assert (caught.value.status, caught.value.param) == (400, "messages")
+    assert caught.value.message == "The model's chat template refuses these messages."
 
 
 async def test_a_template_with_tools_has_native_calls(

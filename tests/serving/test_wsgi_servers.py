@@ -234,6 +234,19 @@ def test_flask_logs_each_request_once(server: Server) -> None:
     assert server.log.count("nobody-logs-this-twice") == 1
 
 
+def test_flask_reports_once_what_it_serves_and_what_is_doubtful(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    server = Server("flask", upstream, tmp_path, ONE_API_ENV_FILE=str(tmp_path / "absent"))
+    try:
+        wait_until(server.answers, "an answer", timeout_s=20)
+        log = server.log
+    finally:
+        server.kill()
+
+    assert log.count(f"is listening on http://{HOST}:{server.port}\n") == 1
+    assert f"(openai, {upstream.base_url})" in log
+    assert log.count("warning: ONE_API_ENV_FILE: there is no file") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables"),
     [

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import pytest
 
 from one_api.settings.adapters import OpenAIConfig
-from one_api.settings.kinds import Secret, Storage
+from one_api.settings.kinds import Proxy, Secret, Storage
 from one_api.settings.sections import CacheConfig, KeyConfig
 from one_api.upstream.scrubbing import MAX_TEXT, REMOVED, Scrubber, addresses_in, secrets_in
 
@@ -103,6 +103,16 @@ def test_a_text_becomes_one_line_of_clean_characters() -> None:
                                             ("x" * 129, None), (None, None), ("", None)])  # fmt: skip
 def test_a_name_is_clean_or_nothing(name: str | None, kept: str | None) -> None:
     assert SCRUBBER.name(name) == kept
+
+
+@pytest.mark.parametrize("proxy", ["http://user:pr%40xy-w@10.0.0.1:3128", "socks5://pr%40xy-w@proxy:1080"])
+def test_the_password_of_a_proxy_is_a_secret(proxy: str) -> None:
+    config = OpenAIConfig(base_url="http://up:1/v1", proxy=Proxy(proxy))
+
+    scrubber = Scrubber(secrets_in({"a": config}), addresses_in({"a": config}))
+
+    for written in ("pr%40xy-w", "pr@xy-w", "PR@XY-W"):
+        assert scrubber.clean(f"407 for {written} here") == f"407 for {REMOVED} here"
 
 
 def test_the_configuration_knows_its_secrets_and_addresses() -> None:

@@ -5,15 +5,14 @@ numbers out, write texts as lists of parts and inputs as JSON texts, and put cou
 looks at more than one event: what belongs together is for ``ClaudeStream``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.characters import TextJoiner, all_whole
 from one_api.dialects.json import JSONObject
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer, split_event
-from one_api.dialects.sse import Event
+from one_api.dialects.payloads import ErrorPayload
 
 #: The events that are read. All others are skipped, as Anthropic asks of its clients.
 EVENTS = frozenset(
@@ -65,20 +64,6 @@ class Delta:
         if self.kind == "citation":
             return Delta(self.kind, all_whole(self.value))
         return Delta(self.kind, joiner.join((number, self.kind), self.value))
-
-
-def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: InvalidAnswer) -> list[JSONObject]:
-    """Return the chunks of events that came as one; ``error`` is raised when ``event`` does not hold several."""
-    several = [] if isinstance(error, ErrorPayload) else split_event(event)
-    if len(several) < 2:
-        raise error
-    chunks: list[JSONObject] = []
-    for each in several:
-        try:
-            chunks += feed(each)
-        except ErrorPayload as report:
-            raise ErrorPayload(report.payload, chunks + report.chunks) from None
-    return chunks
 
 
 def kind_of(payload: JSONObject, name: str) -> str:

@@ -17,7 +17,6 @@ from one_api.dialects.anthropic.events import (
     blocks_of,
     check_inner,
     deltas_of,
-    feed_all,
     kind_of,
     number_of,
     stop_of,
@@ -40,7 +39,7 @@ from one_api.dialects.characters import TextJoiner, all_whole
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import own_call_id
 from one_api.dialects.openai.response import Identity
-from one_api.dialects.payloads import DONE, InvalidAnswer, RepairedObject, UnfitAnswer, read_event
+from one_api.dialects.payloads import DONE, InvalidAnswer, RepairedObject, UnfitAnswer, feed_all, read_event
 from one_api.dialects.sse import Event
 
 logger = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ class ClaudeStream:
         if self.finished:
             return []
         try:
-            payload = read_event(event)
+            payload = read_event(event, by_name=True)
         except InvalidAnswer as error:
             return feed_all(self.feed, event, error)
         if payload is DONE or (payload is None and event.name == "message_stop"):

@@ -23,7 +23,7 @@ from one_api.dialects.openai.shapes import (
     message_in,
     shape_texts,
 )
-from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, read_event, split_event
+from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, feed_all, read_event
 from one_api.dialects.sse import Event
 
 #: Texts of a delta that may hold halves of characters.
@@ -97,9 +97,7 @@ class OpenAIStream:
         try:
             payload = read_event(event)
         except InvalidAnswer as error:
-            if isinstance(error, ErrorPayload) or len(several := split_event(event)) < 2:
-                raise
-            return self._feed_all(several)
+            return feed_all(self.feed, event, error)
         if payload is None:
             return []
         if payload is DONE:
@@ -111,16 +109,6 @@ class OpenAIStream:
             payload = self._with_whole_characters(payload)
         return self._take(payload)
 
-    def _feed_all(self, events: list[Event]) -> list[JSONObject]:
-        """Return the chunks of events that came as one."""
-        chunks: list[JSONObject] = []
-        for event in events:
-            try:
-                chunks += self.feed(event)
-            except ErrorPayload as error:
-                raise ErrorPayload(error.payload, chunks + error.chunks) from None
-        return chunks
-
     def end(self) -> list[JSONObject]:
         """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
 
@@ -128,7 +116,7 @@ class OpenAIStream:
         """
         if self.finished or not self._choices:
             return []
-        return self._finish() if self._in_one or self._all_finished else []
+        return self._finish() if self._in_one or (self.is_complete and self._all_finished) else []
 
     @property
     def _all_finished(self) -> bool:

@@ -28,6 +28,7 @@ from one_api.errors import UpstreamOverloaded
 from one_api.models.adapters.base import RequestAdapter
 from one_api.observability.records import current_call
 from one_api.settings.adapters import LocalConfig
+from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,21 @@ _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "t
 class LocalModelAdapter(RequestAdapter):
     """The models in one folder."""
 
-    def __init__(self, name: str, config: LocalConfig, run_dir: Path | None = None, look_s: float = LOOK_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: LocalConfig,
+        run_dir: Path | None = None,
+        look_s: float = LOOK_S,
+        reports: Reports = OPENAI_REPORTS,
+    ) -> None:
         """``run_dir`` is where processes that share engines meet, by default one per user.
 
-        The folder is looked at every ``look_s`` seconds.
+        The folder is looked at every ``look_s`` seconds; ``reports`` reads the engine's errors.
         """
         self._name = name
         self._config = config
+        self._reports = reports
         self._folder = Path(config.models_dir)
         self._look_s = look_s
         self._settings = engine_settings(config)
@@ -147,7 +156,7 @@ class LocalModelAdapter(RequestAdapter):
         body = prepare(body | {"model": file.id}, Dialect(developer_as_system=True))
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
         answer = Answer(identity, include_usage=include_usage, forced=forced)
-        door = self._doors.setdefault(file.path, EngineDoor(self._supervisor, self._config, file))
+        door = self._doors.setdefault(file.path, EngineDoor(self._supervisor, self._config, file, self._reports))
         record = current_call.get()
         caller = (record.caller if record else None) or ""
 

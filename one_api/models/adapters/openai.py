@@ -83,7 +83,7 @@ class OpenAIAdapter(RemoteAdapter):
         try:
             return await post(body)
         except UpstreamRejected as error:
-            other = other_name(error.message, body["messages"])
+            other = other_name(error.said, body["messages"])
             if other is None:
                 raise
         answer = await post(prepare(request.body, self._dialect, other))

@@ -341,6 +341,30 @@ def test_an_error_in_any_words_ends_the_stream(event: bytes, before: list[dict[s
         tell(raw(*before) + event + b"\n\n" + raw(*END, STOP))
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"type":"notice","message":"A newer model is there."}',
+        b'data: {"type":"rate_limit_notice","details":["input"],"code":429}',
+        b'event: notice\ndata: {"message":"A newer model is there."}',
+        b'event: container_state\ndata: {"type":"container_state","status":500,"detail":"idle"}',
+    ],
+)
+@pytest.mark.parametrize("before", [[], [START, text("Hi")], [START, begin(tool()), part('{"a"')]])
+def test_an_event_of_an_unknown_kind_is_no_error_whatever_words_it_holds(
+    event: bytes, before: list[dict[str, Any]]
+) -> None:
+    told = tell(raw(*before) + event + b"\n\n" + raw(START, text("Ho", 7), *END, STOP))
+
+    assert told.message["content"].endswith("Ho")
+
+
+@pytest.mark.parametrize("kind", ["overloaded_error", "stream_failure", "ThrottlingException"])
+def test_an_event_of_an_unknown_kind_that_is_called_an_error_is_one(kind: str) -> None:
+    with pytest.raises(ErrorPayload):
+        tell(raw(START, text("Hi"), {"type": kind, "message": "Busy"}, *END, STOP))
+
+
 def test_a_blocks_own_error_is_none_of_the_stream() -> None:
     found = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
     block = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": found}

@@ -409,6 +409,19 @@ def test_bytes_that_just_stop_are_no_end(payloads: list[JSONObject | str]) -> No
     assert not translate(stream(*payloads, done=False)).finished
 
 
+@pytest.mark.parametrize(
+    ("begun", "is_whole"), [([0], False), ([1], False), ([0, 1], False), ([0, 1, 2], True), ([2, 0, 1], True)]
+)
+def test_an_end_without_a_mark_completes_an_answer_that_has_all_its_choices(begun: list[int], is_whole: bool) -> None:
+    reader = OpenAIStream(OURS, include_usage=False, choices=3)
+    for index in begun:
+        reader.feed(Event(json.encode(chunk({"content": "a"}, "stop", index))))
+
+    reader.end()
+
+    assert reader.finished is is_whole
+
+
 @pytest.mark.parametrize("payloads", [[], [": comment\n\n"], [USAGE_CHUNK], [{**chunk(), "choices": []}]])
 def test_an_end_mark_without_an_answer_is_no_answer(payloads: list[JSONObject | str]) -> None:
     with pytest.raises(InvalidAnswer):

@@ -24,6 +24,7 @@ from one_api.errors import (
 from one_api.models.adapters.openai import OpenAIAdapter
 from one_api.settings.adapters import OpenAIConfig, Timeouts
 from one_api.settings.kinds import Secret
+from one_api.upstream.errors import Reports
 from tests.support import (
     Close,
     Hang,
@@ -261,6 +262,22 @@ async def test_a_refused_name_is_replaced_before_the_upstream_has_said_its_own(
 
     sent = [seen.json["messages"][1].keys() - {"role", "content"} for seen in upstream.requests[before:]]
     assert sent == [{"reasoning_content"}, {"reasoning"}, {"reasoning"}]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_refused_name_is_replaced_also_where_clients_may_not_read_the_refusal(
+    upstream: ScriptedUpstream, stream: bool
+) -> None:
+    config = OpenAIConfig(base_url=upstream.base_url, models=("secretive",))
+    adapter, before = OpenAIAdapter("hiding", config, Reports(show_text=False)), len(upstream.requests)
+    refusal = json_reply({"detail": [{"loc": ["messages", 1, "reasoning_content"], "msg": "Extra inputs"}]}, 422)
+    upstream.on("secretive", refusal, reasoned("reasoning", stream))
+
+    await ask(adapter, "secretive", stream)
+    await adapter.aclose()
+
+    sent = [seen.json["messages"][1].keys() - {"role", "content"} for seen in upstream.requests[before:]]
+    assert sent == [{"reasoning_content"}, {"reasoning"}]
 
 
 async def test_another_refusal_is_not_asked_about_again(make: Make, upstream: ScriptedUpstream) -> None:
