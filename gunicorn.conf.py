@@ -19,6 +19,7 @@ from one_api.startup import (  # noqa: E402
     announcement,
     announcement_as_json,
     machine_warnings,
+    report,
     warning_as_json,
 )
 
@@ -60,11 +61,11 @@ def when_ready(server: Any) -> None:
     listening = Listening(_url(server), server.cfg.workers)
     for warning in [*_loaded.warnings, *machine_warnings(_loaded)]:
         as_json = _config.log.format == "json"
-        print(warning_as_json(warning) if as_json else f"warning: {warning}", file=sys.stderr, flush=True)
+        report(warning_as_json(warning) if as_json else f"warning: {warning}", sys.stderr)
     if _config.log.format == "json":
-        print(announcement_as_json(_loaded, listening), file=sys.stderr, flush=True)
+        report(announcement_as_json(_loaded, listening), sys.stderr)
     else:
-        print(announcement(_loaded, listening), flush=True)
+        report(announcement(_loaded, listening), sys.stdout)
 
 
 def _reload(server: Any) -> None:

@@ -4,9 +4,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 import click
 from flask import Flask, current_app
@@ -17,6 +15,7 @@ from one_api.dialects import json
 from one_api.engine.download import FetchFailed, fetch_default_model
 from one_api.settings.adapters import DEFAULT_MODELS_DIR, LocalConfig
 from one_api.settings.files import as_yaml
+from one_api.settings.kinds import Secret
 from one_api.settings.sections import key_names
 
 #: Exit codes of ``config reload``, beside 0 and click's own 1.
@@ -30,6 +29,7 @@ def register_commands(app: Flask) -> None:
     app.cli.add_command(_config)
     app.cli.add_command(_route)
     app.cli.add_command(_models)
+    app.cli.add_command(doctor_command)
 
 
 @click.group("config")
@@ -103,6 +103,24 @@ def key_command(name: str | None) -> None:
     click.echo(entry.key.reveal())
 
 
+@click.command("doctor")
+def doctor_command() -> None:
+    """Examine the configuration, this machine and each upstream; print one line for each fact, with the cure.
+
+    Ends with status 1 when there is a problem. Asks each upstream for its models, and no model for anything.
+    """
+    # Only here, so that a gateway that serves imports nothing of it.
+    from one_api.doctor.checks import examine
+    from one_api.doctor.finding import summary
+
+    findings = examine(Path(Flask("one_api.app").instance_path))
+    for found in findings:
+        click.echo(found)
+    click.echo(f"\n{summary(findings)}")
+    if any(found.state == "problem" for found in findings):
+        raise click.exceptions.Exit(1)
+
+
 def _load() -> Loaded:
     """Read the configuration; raises ClickException with everything that is wrong."""
     try:
@@ -157,16 +175,20 @@ def _ask_gateway(config: Config, url: str | None, path: str, method: str = "GET"
     url = (url or config.server.url).rstrip("/").removesuffix("/v1") + path
     if not url.startswith(("http://", "https://")):
         raise click.ClickException(f"{url} is not an http address: write it like http://127.0.0.1:8000")
-    headers = {"authorization": f"Bearer {config.admin.key.reveal()}"}
+    # Only here, so that a gateway that serves imports nothing of it.
+    from one_api.doctor.asking import NoAnswer, Question, ask
+
+    headers = {"authorization": Secret(f"Bearer {config.admin.key.reveal()}")}
     try:
-        with urlopen(Request(url, headers=headers, method=method), timeout=10) as answer:  # noqa: S310 - checked above
-            return json.decode_object(answer.read())
-    except HTTPError as error:
-        with suppress(json.InvalidJSON, KeyError, TypeError):
-            raise click.ClickException(json.decode_object(error.read())["error"]["message"]) from None
-        raise click.ClickException(f"{url} answers with status {error.code}: is that the gateway?") from None
-    except OSError as error:
-        raise click.ClickException(f"no gateway answers at {url}: start it first ({error})") from None
+        answer = ask(Question(url, headers, connect_s=10, method=method))
+    except NoAnswer as error:
+        raise click.ClickException(f"no gateway answers at {url}: start it first ({error.what})") from None
+    with suppress(json.InvalidJSON, KeyError, TypeError):
+        found = json.decode_object(answer.body)
+        if answer.status in (200, 202):
+            return found
+        raise click.ClickException(found["error"]["message"])
+    raise click.ClickException(f"{url} answers with status {answer.status}: is that the gateway?")
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

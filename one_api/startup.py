@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import re
+import select
 import shlex
 import socket
 import stat
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import one_api
 from one_api import __version__
@@ -39,6 +41,15 @@ class Listening:
 
     url: str | None
     processes: int
+
+
+def report(lines: str, stream: TextIO) -> None:
+    """Write lines at the start, as far as that needs no waiting: a log that is not read must not hold up the start."""
+    data = f"{lines}\n".encode(errors="replace")
+    for begin in range(0, len(data), select.PIPE_BUF):
+        if not select.select([], [stream], [], 0)[1]:
+            return
+        os.write(stream.fileno(), data[begin : begin + select.PIPE_BUF])  # never waits: there is room for so much
 
 
 def announcement(loaded: Loaded, listening: Listening) -> str:

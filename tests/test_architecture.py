@@ -23,7 +23,9 @@ PACKAGE = ROOT / "one_api"
 LADDER: list[list[str]] = [
     ["__main__"],
     ["app", "quickstart", "install", "serving.worker"],
-    ["cli", "flask_run", "startup"],
+    ["cli", "flask_run"],
+    ["doctor"],
+    ["startup"],
     ["admin"],
     ["api"],
     ["utils"],
@@ -45,7 +47,7 @@ ROW = {room: row for row, rooms in enumerate(LADDER) for room in rooms}
 GATES: dict[str, list[str]] = {
     "flask": ["app", "cli", "flask_run", "__main__", "admin", "api", "utils", "serving"],
     "flask_cors": ["api.cors"],
-    "redis": ["redis.link"],
+    "redis": ["redis"],
     "werkzeug": ["app", "admin", "api", "utils", "serving"],
     "click": ["cli", "flask_run", "__main__"],
     "aiohttp": ["upstream"],
@@ -65,7 +67,7 @@ GATES: dict[str, list[str]] = {
     "json": ["engine.program", "dialects.json"],
     "orjson": [],
     "simplejson": [],
-    "requests": [],
+    "requests": ["doctor"],
     "urllib3": [],
     "httpx": [],
 }
@@ -73,6 +75,10 @@ GATES: dict[str, list[str]] = {
 LATE_IMPORTS = {
     ("cache.answers", "one_api.cache.redis"): "a gateway without Redis imports nothing of its client",
     ("utils.rate_limit", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
+    ("cli", "one_api.doctor.asking"): "a gateway that serves imports nothing of requests",
+    ("cli", "one_api.doctor.checks"): "a gateway that serves imports nothing of requests",
+    ("cli", "one_api.doctor.finding"): "a gateway that serves imports nothing of requests",
+    ("doctor.machine", "one_api.redis.probe"): "an examination without Redis imports nothing of its client",
     ("cli", "one_api.engine.inventory"): "a gateway without local models imports nothing of the engine",
     ("app", "one_api.models.adapters.local"): "a gateway without local models imports nothing of the engine",
     (
@@ -323,3 +329,51 @@ def _codes_given(tree: ast.Module) -> Iterator[str]:
             for keyword in call.keywords:
                 if keyword.arg == "code" and isinstance(keyword.value, ast.Constant):
                     yield str(keyword.value.value)
+
+
+# The page about the architecture
+
+
+def architecture() -> list[list[str]]:
+    """The rows of the tables in the page: what is in backticks, cell by cell."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[match for cell in row for match in re.findall(r"`([^`]+)`", cell)] for row in rows]
+
+
+FOLLOWED = [(row[0], name) for row in architecture() if row and row[0].endswith(".py") for name in row[1:]]
+
+
+@pytest.mark.parametrize(("file", "name"), FOLLOWED)
+def test_the_architecture_names_functions_that_exist(file: str, name: str) -> None:
+    bodies: list[ast.stmt] = TREES[name_of(PACKAGE / file)].body
+
+    for part in name.split("."):
+        found = [node for node in bodies if getattr(node, "name", None) == part]
+        assert found, f"{file} has no {name}: mend docs/architecture.md"
+        bodies = getattr(found[-1], "body", [])
+
+
+def test_the_architecture_follows_a_request_through_twelve_files() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+
+    assert len(FOLLOWED) > 20
+    assert [int(number) for number in re.findall(r"^\| (\d+) \| `", text, re.MULTILINE)] == list(range(1, 13))
+
+
+def test_the_architecture_names_every_room() -> None:
+    named = {room for row in architecture() for room in row if not room.endswith(".py")}
+
+    assert {room.partition(".")[0] for room in ROW} - {""} - named == set()
+
+
+def test_documents_link_to_files_that_exist() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    broken = [
+        f"{page.name}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / link).exists()
+    ]
+
+    assert broken == []

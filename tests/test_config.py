@@ -687,3 +687,14 @@ def test_what_is_printed_can_be_read_again(load: Load, text: str, variables: dic
 )
 def test_secrets_are_masked_wherever_they_stand(value: object, expected: object) -> None:
     assert masked(value) == expected
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_example_of_the_readme_works_as_printed(load: Load, page: str) -> None:
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+
+    config = load(text, OPENAI_API_KEY="key-1", GROQ_API_KEY="key-2")
+
+    assert [target.model for target in targets(config.model_groups["fast"].fallbacks)] == [
+        "here/SmolLM2-135M-Instruct.Q4_1"
+    ]

@@ -73,25 +73,38 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
         InvalidJSON: for anything that is not one JSON text, that nests deeper than ``max_depth``, or that holds more
             than ``MAX_VALUES`` values.
     """
-    held = _measure(data)
+    decoder = _decode_as_written if as_written else _decode
     try:
-        with _collector_paused(len(data)):
-            value = (_decode_as_written if as_written else _decode)(data)
+        if len(data) <= _LONG_BYTES:  # it holds at most as many values and keys as bytes
+            value = decoder(data)
+            held = None
+        else:
+            held = _measure(data)
+            with _collector_paused():
+                value = decoder(data)
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
     except RecursionError:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
     except msgspec.MsgspecError as error:
         raise InvalidJSON(str(error)) from None
-    _check_size(held, value, max_depth)
+    # As many levels need as many brackets: only a text with enough of them is looked at more closely.
+    if held is not None:
+        _check_size(held, value, max_depth)
+    elif len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth:
+        _check_depth(value, max_depth)
     return value
+
+
+def _check_depth(value: Any, max_depth: int) -> None:
+    if _deeper_than(value, max_depth):
+        raise InvalidJSON(f"it nests deeper than {max_depth} levels")
 
 
 def _check_size(held: Elements, value: Any, max_depth: int) -> None:
     """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep or has too many keys."""
-    # As many levels need as many brackets: only a text with enough of them is looked at more closely.
-    if held.containers > max_depth and _deeper_than(value, max_depth):
-        raise InvalidJSON(f"it nests deeper than {max_depth} levels")
+    if held.containers > max_depth:
+        _check_depth(value, max_depth)
     if held.keys > _MOST_KEYS and _keys(value) > _MOST_KEYS:
         raise InvalidJSON(f"it has more than {_MOST_KEYS} keys")
 
@@ -174,9 +187,9 @@ def _measure(data: bytes | bytearray) -> Elements:
 
 
 @contextmanager
-def _collector_paused(size: int) -> Iterator[None]:
-    """Let nothing be collected while so many bytes are decoded, if they are many."""
-    paused = size > _LONG_BYTES and gc.isenabled()
+def _collector_paused() -> Iterator[None]:
+    """Let nothing be collected while many bytes are decoded."""
+    paused = gc.isenabled()
     if paused:
         gc.disable()
     try:

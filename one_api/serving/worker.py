@@ -20,6 +20,7 @@ from uvicorn_worker import UvicornWorker
 from one_api.observability.log import route_all_logs
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.protocol import GatewayProtocol
+from one_api.settings.sections import ServerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ _GC_THRESHOLDS = (2_000, 5, 5)
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
-#: What a client may need, one for itself and one to its upstream, and what the process needs besides.
-_FILES_PER_CLIENT, _OWN_FILES = 2, 100
 #: How many connections are accepted in one pass of the loop.
 _ACCEPTS_PER_PASS = 2
 
@@ -105,19 +104,19 @@ def _listeners(listener: socket.socket) -> list[socket.socket]:
     return [listener, *(listener.dup() for _ in range(_ACCEPTS_PER_PASS - 1))]
 
 
-def _raise_file_limit(max_connections: int) -> None:
+def _raise_file_limit(server: ServerConfig) -> None:
     """Allow this process as many open files as the system lets it have; log when that is too few for all clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    needed = _FILES_PER_CLIENT * max_connections + _OWN_FILES
+    needed = server.files_needed
     if soft != resource.RLIM_INFINITY and soft < needed:
         logger.warning(
             "%d open files are allowed (ulimit -n), and server.max_connections of %d may need %d:"
             " raise the one or lower the other",
             soft,
-            max_connections,
+            server.max_connections,
             needed,
         )
 
@@ -139,7 +138,7 @@ class GatewayWorker(UvicornWorker):
     async def _serve(self) -> None:
         route_all_logs()
         app = FlaskASGI(self.wsgi, self.cfg.settings["root_path"].get() if "root_path" in self.cfg.settings else "")
-        _raise_file_limit(app.settings.max_connections)
+        _raise_file_limit(app.settings)
         self.config.app = app
         GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler
         graceful_s = self.cfg.graceful_timeout

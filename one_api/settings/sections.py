@@ -191,6 +191,11 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     backlog: Count = 2048
 
     @property
+    def files_needed(self) -> int:
+        """Return how many files one process may have open: two for each client, and 100 besides."""
+        return 2 * self.max_connections + 100
+
+    @property
     def url(self) -> str:
         """Return the address by which this machine reaches it, without a path."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - where it listens

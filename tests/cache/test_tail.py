@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from one_api.contract import ChunkStream
 
 from one_api.cache.claim import _Parts
 from one_api.cache.lease import LEASE_S, PARTS, Shared, Standing, Taken
 from one_api.cache.redis import RedisAnswers
 from one_api.cache.tail import InvalidPart, Part, Tail
+from one_api.contract import ChunkStream
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
 
 from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, turns, whole

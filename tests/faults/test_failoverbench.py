@@ -111,7 +111,7 @@ SCENARIOS = [
     Scenario("S07 slow first token", [sse(Hang(), done=False)], [HEAD_ONLY], 1, 1),
     mid_stream("S08 cut after 40 words", broken(40, Close())),
     mid_stream("S09 stall after 20 words", broken(20, Hang())),
-    mid_stream("S10 malformed event", malformed(), fallback=0),
+    mid_stream("S10 malformed event", malformed()),
     mid_stream("S11 no [DONE]", healthy(True, done=False), fallback=0),
     both("S12 context length exceeded", [error(400, TOO_LONG)], 1, 1),
     mid_stream("S14 cut, and the fallback refuses prefill", broken(40, Close())),

@@ -23,8 +23,11 @@ def gunicorn(tmp_path: Path, *arguments: str) -> Iterator[str]:
     port = free_port()
     environment = {
         "PATH": os.environ.get("PATH", os.defpath), "HOME": str(tmp_path), "API_KEYS": "k", "PORT": str(port),
-        "LOCAL_MODELS_ENABLED": "false", "ONE_API_ENV_FILE": os.devnull,
+        "LOCAL_MODELS_ENABLED": "false", "ONE_API_ENV_FILE": os.devnull, "ONE_API_CONFIG": str(tmp_path / "few.yaml"),
     }  # fmt: skip
+    # So few that any machine allows the files: else a warning of the worker would be in the log.
+    (tmp_path / "few.yaml").write_text("server: {max_connections: 100}")
+    (tmp_path / "few.yaml").chmod(0o600)
     log = tmp_path / "log"
     with log.open("wb") as file:
         command = [sys.executable, "-m", "gunicorn", *(each.format(port=port) for each in arguments), "wsgi:app"]

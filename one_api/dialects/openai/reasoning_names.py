@@ -8,7 +8,7 @@ from one_api.dialects.json import JSONObject
 
 #: What servers call it: most, with us; OpenRouter, Groq and newer vLLM; Copilot; Ollama.
 NAMES = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
-_IN_JSON = tuple(f'"{name}"'.encode() for name in NAMES)
+_NAMES = frozenset(NAMES)
 #: Models whose names are remembered.
 _MAX_MODELS = 10_000
 
@@ -35,16 +35,21 @@ def name_in_answer(payload: Any) -> str | None:
     for choice in choices if isinstance(choices, list) else ():
         for part in ("message", "delta"):
             holder = choice.get(part) if isinstance(choice, dict) else None
-            if isinstance(holder, dict):
-                used = [name for name in NAMES if isinstance(holder.get(name), str) and holder[name]]
-                if used:
-                    return used[0]
+            if isinstance(holder, dict) and (name := name_in(holder)) is not None:
+                return name
     return None
 
 
-def name_in_event(data: bytes) -> str | None:
-    """Return the name that one event of a stream uses; None when it has none, or cannot be read."""
-    if not any(name in data for name in _IN_JSON):
+def name_in(holder: JSONObject) -> str | None:
+    """Return the name that a message or delta, as the server sent it, uses for reasoning; None when it has none."""
+    if _NAMES.isdisjoint(holder):
+        return None
+    return next((name for name in NAMES if isinstance(holder.get(name), str) and holder[name]), None)
+
+
+def name_in_body(data: bytes) -> str | None:
+    """Return the name that the body of a whole answer uses; None when it has none, or cannot be read."""
+    if b'"reasoning' not in data and b'"thinking"' not in data:
         return None
     try:
         return name_in_answer(json.decode(data))

@@ -4,7 +4,7 @@ Official clients join what a stream says of one thing twice (``assistantassistan
 numbering of tool calls. Many servers repeat and number as they like; here it becomes once, and dense.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from one_api.dialects.characters import TextJoiner, all_whole
 from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import CallReader
+from one_api.dialects.openai.reasoning_names import name_in
 from one_api.dialects.openai.response import Identity, check_choice, fill, natural_end
 from one_api.dialects.openai.shapes import (
     bring_choices,
@@ -54,7 +55,8 @@ class OpenAIStream:
 
     ``finished`` is True only when the upstream said that the answer is complete. ``usage`` is what was reported so far,
     the largest of each count; it is passed on, as a chunk of its own at the end, only when the client asked for it.
-    ``choices`` is how many were asked for; ``tools`` are the names of the tools that there are.
+    ``choices`` is how many were asked for; ``tools`` are the names of the tools that there are. ``on_reasoning_name``
+    is called once, with the name under which the upstream sends reasoning.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class OpenAIStream:
         drop: frozenset[str] = frozenset(),
         choices: int = 1,
         tools: Collection[str] = (),
+        on_reasoning_name: Callable[[str], None] | None = None,
     ) -> None:
         self.finished = False
         #: Every choice has its finish reason: only usage and the end mark may follow.
@@ -76,6 +79,7 @@ class OpenAIStream:
         self._drop = drop
         self._asked_for = choices
         self._tools = tools
+        self._on_reasoning_name = on_reasoning_name
         self._choices: dict[int, _Choice] = {}
         self._joiner = TextJoiner()
         #: The answer came as one JSON text, without events.
@@ -245,6 +249,9 @@ class OpenAIStream:
         else:
             delta["role"] = "assistant"
             state.role_said = True
+        if self._on_reasoning_name is not None and (name := name_in(delta)) is not None:
+            self._on_reasoning_name(name)
+            self._on_reasoning_name = None
         shape_texts(delta)
         if "function_call" in delta:
             self._mend_legacy_call(delta, state)

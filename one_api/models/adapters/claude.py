@@ -60,7 +60,7 @@ class ClaudeAdapter(RemoteAdapter):
             keep_529=config.keep_529,
             client_headers=claude_headers,
         )
-        upstream = Upstream(base_url, _headers(config), config.timeouts, reports=reports, proxy=config.proxy)
+        upstream = Upstream(base_url, request_headers(config), config.timeouts, reports=reports, proxy=config.proxy)
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._config = config
         self._options = _options(name, config)
@@ -158,7 +158,8 @@ class ClaudeAdapter(RemoteAdapter):
         return stream
 
 
-def _headers(config: ClaudeConfig) -> dict[str, Secret]:
+def request_headers(config: ClaudeConfig) -> dict[str, Secret]:
+    """Return the headers of every request to the upstream: its version, its key, and what is in beta."""
     headers = {"anthropic-version": Secret(config.version)}
     if config.beta:
         headers["anthropic-beta"] = Secret(",".join(config.beta))

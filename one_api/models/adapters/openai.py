@@ -7,11 +7,10 @@ from functools import partial
 from typing import TypeVar
 
 from one_api.contract import ChunkStream, ModelInfo
-from one_api.dialects import sse
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_event, other_name
+from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_body, other_name
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.stream import OpenAIStream
@@ -55,7 +54,7 @@ class OpenAIAdapter(RemoteAdapter):
     async def complete(self, request: ChatRequest) -> JSONObject:
         """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
         answer = await self._send(request, partial(self._upstream.post, "/chat/completions"))
-        self._reasoning.learn(request.model, name_in_event(answer))
+        self._reasoning.learn(request.model, name_in_body(answer))
         try:
             return read_answer(answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request))
         except ErrorPayload as error:
@@ -67,13 +66,13 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``complete``."""
 
         async def post(body: JSONObject) -> ChunkStream:
-            translator = _LearningStream(
+            translator = OpenAIStream(
                 _identity(request),
                 include_usage=request.include_usage,
                 choices=_choices_of(request),
                 tools=_tools_of(request),
+                on_reasoning_name=partial(self._reasoning.learn, request.model),
             )
-            translator.learn = partial(self._reasoning.learn, request.model)
             return await self._upstream.post_stream("/chat/completions", body, translator)
 
         return await self._send(request, post)
@@ -90,19 +89,6 @@ class OpenAIAdapter(RemoteAdapter):
         answer = await post(prepare(request.body, self._dialect, other))
         self._reasoning.learn(request.model, other)
         return answer
-
-
-class _LearningStream(OpenAIStream):
-    """One that notes, as soon as it can, what the upstream calls reasoning."""
-
-    learn: Callable[[str | None], None] | None = None
-
-    def feed(self, event: sse.Event) -> list[JSONObject]:
-        """See ``OpenAIStream``."""
-        if self.learn is not None and (name := name_in_event(event.data)) is not None:
-            self.learn(name)
-            self.learn = None
-        return super().feed(event)
 
 
 def _identity(request: ChatRequest) -> Identity:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from one_api.dialects import json
-from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_answer, name_in_event, other_name
+from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_answer, name_in_body, other_name
 
 
 def answer(part: str = "message", **holder: Any) -> dict[str, Any]:
@@ -31,12 +31,12 @@ def answer(part: str = "message", **holder: Any) -> dict[str, Any]:
 )
 def test_the_name_is_the_one_with_words_in_it(payload: Any, name: str | None) -> None:
     assert name_in_answer(payload) == name
-    assert name_in_event(json.encode(payload)) == name
+    assert name_in_body(json.encode(payload)) == name
 
 
 @pytest.mark.parametrize("data", [b"[DONE]", b'{"reasoning"', b"", b'"reasoning"'])
 def test_an_event_that_cannot_be_read_has_no_name(data: bytes) -> None:
-    assert name_in_event(data) is None
+    assert name_in_body(data) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""The command as people run it: against a scripted upstream, by each of its names."""
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from one_api.__main__ import main
+from tests.api.bed import yaml
+from tests.api.test_cli import FLASK, MODULE, config, run
+from tests.support.replies import error
+from tests.support.upstream import ScriptedUpstream
+
+SCRIPT = ("-c", "from one_api.__main__ import main; main()")
+BY_NAME = pytest.mark.parametrize("command", [FLASK, MODULE, SCRIPT], ids=["flask", "python -m one_api", "one-api"])
+SECRETS = {"API_KEYS": "alice:sk-client-secret", "KEY": "sk-upstream-secret"}
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    """Lists one model."""
+    with ScriptedUpstream(["m"]) as running:
+        yield running
+
+
+def env(tmp_path: Path, upstream: ScriptedUpstream) -> dict[str, str]:
+    """An environment with one upstream."""
+    adapters = {"eu": {"type": "openai", "base_url": upstream.base_url, "api_key": "${KEY}"}}
+    return {**SECRETS, **config(tmp_path, yaml(adapters=adapters))}
+
+
+@BY_NAME
+def test_a_working_configuration_ends_with_status_0(
+    tmp_path: Path, upstream: ScriptedUpstream, command: Sequence[str]
+) -> None:
+    done = run("doctor", env=env(tmp_path, upstream), command=command)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "answers and lists 1 models" in done.stdout
+    assert "open files" in done.stdout
+    assert "are free on its disk" in done.stdout
+    assert "sk-" not in done.stdout
+
+
+def test_a_problem_ends_with_status_1(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    with ScriptedUpstream() as refusing:
+        refusing.on_models(error(401, "wrong key sk-upstream-secret"))
+        done = run("doctor", env=env(tmp_path, refusing))
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "problem  adapters.eu" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith("1 problem")
+    assert "sk-" not in done.stdout
+
+
+@BY_NAME
+def test_a_configuration_that_cannot_be_used_ends_with_status_1(command: Sequence[str]) -> None:
+    done = run("doctor", env={"PORT": "many", "API_KEYS": "sk-client-secret"}, command=command)
+
+    assert done.returncode == 1
+    assert "PORT: is not a number" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "sk-" not in done.stdout + done.stderr
+
+
+def test_the_console_script_leads_to_the_commands() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+
+    assert project["project"]["scripts"] == {"one-api": f"{main.__module__}:{main.__name__}"}
+
+
+def test_a_gateway_that_serves_imports_nothing_of_the_examination() -> None:
+    script = (
+        "import sys, wsgi; print([name for name in ('requests', 'urllib3', 'one_api.doctor') if name in sys.modules])"
+    )
+
+    done = run(command=("-c", script), env=SECRETS)
+
+    assert (done.stdout, done.stderr) == ("[]\n", "")
