@@ -14,7 +14,7 @@ LOCK := .lock-venv
 PIP_COMPILE = $(LOCK)/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links
 
-.PHONY: help install run test test-long check check-long format lint types bench bench-local crowd faults soak simulate lock clean
+.PHONY: help install run test test-long check check-long format lint types bench bench-local crowd faults soak reloads simulate lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
@@ -28,6 +28,7 @@ help:
 	@echo "make crowd   500 slow clients of each kind: do others notice?"
 	@echo "make faults  what failing upstreams cost the clients of a group"
 	@echo "make soak    20,000 requests on new connections: does anything leak?"
+	@echo "make reloads 100 reloads and 60 killed workers under 100 streams: is anything cut?"
 	@echo "make simulate  who is chosen in a group when something befalls it, as a table and simulation.png"
 	@echo "make lock    pin the dependencies of pyproject.toml anew, with hashes"
 
@@ -72,6 +73,9 @@ faults: $(INSTALLED_DEV)
 
 soak: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.soak
+
+reloads: $(INSTALLED_DEV)
+	$(BIN)/python -m bench.reloads
 
 simulate: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.simulate

@@ -180,12 +180,12 @@ def _ask_gateway(config: Config, url: str | None, path: str, method: str = "GET"
 
     headers = {"authorization": Secret(f"Bearer {config.admin.key.reveal()}")}
     try:
-        answer = ask(Question(url, headers, method=method, connect_s=10))
+        answer = ask(Question(url, headers, connect_s=10, method=method))
     except NoAnswer as error:
         raise click.ClickException(f"no gateway answers at {url}: start it first ({error.what})") from None
     with suppress(json.InvalidJSON, KeyError, TypeError):
         found = json.decode_object(answer.body)
-        if answer.status == 200:
+        if answer.status in (200, 202):
             return found
         raise click.ClickException(found["error"]["message"])
     raise click.ClickException(f"{url} answers with status {answer.status}: is that the gateway?")

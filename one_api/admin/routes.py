@@ -39,7 +39,7 @@ def explain_route(model: str) -> Response:
 @admin.get("/admin/config")
 @for_the_operator
 async def show_config() -> Response:
-    """Tell which configuration each process uses, by its digest, and what came of the last reload."""
+    """Return which configuration each process uses, by its digest, and the result of its last reload."""
     parts = service()
     others = await parts.siblings.ask({"config": True})
     return JSONResponse({"processes": [_status(parts), *(each for each in others if "digest" in each)]})

@@ -168,13 +168,13 @@ class Reload:
         new.registry.take_over(old.registry)
         self.snapshot = new
         self._old.append(old)
+        task = asyncio.get_running_loop().create_task(self._let_go(old))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         await new.limits.take_over()
         await new.limits.start()
         for adapter in self._unshared(old, [new]):
             await adapter.retire()
-        task = asyncio.get_running_loop().create_task(self._let_go(old))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _let_go(self, old: Snapshot) -> None:
         deadline = time.monotonic() + old.config.server.drain_s

@@ -68,7 +68,7 @@ class _SystemTrust(HTTPAdapter):
 
 
 def ask(question: Question) -> Answer:
-    """Return what an upstream, or the gateway itself, answers; redirects are not followed.
+    """Return what a server answers; redirects are not followed.
 
     Raises:
         NoAnswer: when there is none, with the likely cure.

@@ -145,7 +145,7 @@ class GatewayWorker(UvicornWorker):
         server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
-        loop.add_signal_handler(signal.SIGUSR1, app.reload)
+        loop.add_signal_handler(signal.SIGUSR1, self._on_usr1, app)
         # What is loaded stays: the collector need not walk it again. Requests leave few cycles, so it runs less often.
         gc.collect()
         gc.freeze()
@@ -155,6 +155,11 @@ class GatewayWorker(UvicornWorker):
             await server.serve(sockets=[each for one in self.sockets for each in _listeners(one)])
         finally:
             alive.cancel()
+
+    def _on_usr1(self, app: FlaskASGI) -> None:
+        """Open the log files anew, as workers of gunicorn do, and load the configuration if the master asks for it."""
+        self.log.reopen_files()
+        app.reload()
 
     async def _keep_notifying(self, server: GatewayServer, app: FlaskASGI) -> None:
         """Show gunicorn's master that this process lives, also while it drains; drain when the master has gone."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, sse, text_chunks
+from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, sse, text_chunks
 from tests.support.gateway import REPOSITORY
 
 from .clients import ask, chat, connect, request, wait_until
@@ -117,7 +117,7 @@ def bed(running: Reloadable) -> Iterator[Reloadable]:
     """The gateway, with what it was started with; its processes and its master stay the same in every test."""
     running.apply()
     yield running
-    assert _answers(running)
+    assert len(running.processes()) == WORKERS
 
 
 def open_stream(stack: ExitStack, bed: Reloadable, key: str = "test-key") -> Iterator[str]:
@@ -207,6 +207,43 @@ def test_a_new_key_and_model_work_and_a_removed_key_is_refused_while_its_stream_
         assert list(events)[-1] == DONE
     bed.apply()
     assert (bed.ask().status, bed.ask(key="second-key").status) == (200, 401)
+
+
+def test_an_adapter_that_is_gone_is_closed_after_its_last_stream(
+    bed: Reloadable, upstream: ScriptedUpstream, gate: threading.Event
+) -> None:
+    with ScriptedUpstream(["other"]) as other, ExitStack() as stack:
+        events = open_stream(stack, bed)
+        elsewhere = {"type": "openai", "base_url": other.base_url, "models": ["other"]}
+        bed.apply(adapters={"b": elsewhere})
+        assert bed.ask("other").status == 200
+        gate.set()
+        assert list(events)[-1] == DONE
+        wait_until(lambda: upstream.open_connections == 0, "every connection to be closed")
+
+
+def failures(bed: Reloadable, model: str) -> int:
+    """The failures that all processes count for a model."""
+    found = json.loads(ask(bed.gateway, request(bed.gateway, "GET", f"/admin/routes/{model}", ADMIN)).body)
+    tables = [table for view in (found, *found["others"]) for table in view["tables"] if not table["stream"]]
+    return sum(row["failures"] for table in tables for row in table["candidates"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [({"weight": 5}, 1), ({"timeouts": {"total_s": 5}}, 1), ({"api_key": "sk-corrected"}, 0)],
+    ids=["weight", "timeouts", "credential"],
+)
+def test_a_deployment_is_known_on_unless_its_upstream_changes(
+    bed: Reloadable, upstream: ScriptedUpstream, changed: dict[str, Any], kept: int
+) -> None:
+    model = f"fails-{next(iter(changed))}"
+    upstream.on(model, error(500))
+    bed.apply(adapters={"a": bed.adapter([model])}, retry={"max_attempts": 1})
+    bed.ask(model)
+    assert failures(bed, model) == 1
+    bed.apply(adapters={"a": bed.adapter([model], **changed)}, retry={"max_attempts": 1})
+    assert failures(bed, model) == kept
 
 
 def test_what_needs_a_restart_is_named_and_the_rest_is_applied(bed: Reloadable) -> None:
