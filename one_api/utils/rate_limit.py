@@ -5,7 +5,6 @@ import getpass
 import random
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from functools import wraps
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -26,6 +25,9 @@ _EXTENSION = "one_api_limits"
 #: Characters per token, for the estimate of what nobody has counted yet.
 _BYTES_PER_TOKEN = 4
 
+#: How often the store is looked after, in seconds.
+_LOOK_S = 0.5
+
 _REFUSALS = {
     "requests": "{limit} requests per minute",
     "tokens": "{limit} tokens per minute",
@@ -44,7 +46,7 @@ class RateLimits:
         self._settles = config.tokens_per_minute is not None or config.concurrent is not None
         #: What was counted for requests under way, by their ids.
         self._tickets: dict[str, Ticket] = {}
-        self._renewing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def init_app(self, app: Flask) -> None:
         """Limit the requests of ``app``."""
@@ -114,9 +116,18 @@ class RateLimits:
         await self._store.settle(ticket, tokens)
 
     async def start(self) -> None:
-        """Begin to keep the leases of long requests alive."""
-        if self.limits.concurrent is not None and self._renewing is None:
-            self._renewing = asyncio.get_running_loop().create_task(self._keep_renewing())
+        """Begin to look after the store, and to keep the leases of long requests alive."""
+        if self._tasks or not self.enabled:
+            return
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._keep_looking()))
+        if self.limits.concurrent is not None:
+            self._tasks.append(loop.create_task(self._keep_renewing()))
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self._store.look_after()
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -125,11 +136,10 @@ class RateLimits:
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewing
-            self._renewing = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
         await self._store.aclose()
 
 
@@ -146,6 +156,11 @@ def build_limits(
         # Under gunicorn there may be more processes at any time, whatever was configured (-w, TTIN, a replacement).
         storage = "shared" if config.server.workers > 1 or runs_under_gunicorn() else "memory"
     store: LimitStore
+
+    def count() -> int:
+        """Return how many share the limits: a process that has just begun is not there yet for others to count."""
+        return max(config.server.workers, processes() if processes is not None else 1)
+
     if not settings.enabled or storage == "memory":
         store = MemoryStore()
     elif storage == "shared":
@@ -159,7 +174,7 @@ def build_limits(
         # Only here, so that a gateway without Redis imports nothing of its client.
         from one_api.limits.redis import RedisStore
 
-        store = RedisStore(storage, processes or config.server.workers, settings.storage_timeout_s)
+        store = RedisStore(storage, count, settings.storage_timeout_s)
     return RateLimits(settings, store)
 
 
