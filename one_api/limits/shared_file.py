@@ -70,6 +70,12 @@ class SharedFile:
                 self._path.unlink(missing_ok=True)
             raise
 
+    @property
+    def is_lost(self) -> bool:
+        """Say whether the open file has lost its name, or its length."""
+        file = self._file
+        return file is not None and (not self._has_name(file) or os.fstat(file).st_size < self._size)
+
     async def change(self, offset: int, length: int, act: Callable[[bytes], bytes]) -> bytes:
         """Replace one record by what ``act`` makes of it; returns that. A part that was cut off reads as zeros.
 

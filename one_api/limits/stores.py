@@ -61,6 +61,9 @@ class LimitStore(ABC):
     async def renew(self, tickets: Sequence[Ticket]) -> None:
         """Keep the leases of requests that are still under way."""
 
+    async def look_after(self) -> None:  # noqa: B027 - some need no care
+        """Do what is needed also while nobody asks; called about twice a second."""
+
     @property
     def degraded(self) -> str | None:
         """Say why limits are kept less exactly than they should be; None when they are not."""
@@ -203,6 +206,14 @@ class SharedStore(LocalStore):
         """See ``LimitStore``."""
         with suppress(OSError):
             await super().renew(tickets)
+
+    async def look_after(self) -> None:
+        """Give a file that has taken the place of ours the counts that it lacks, before a new process relies on it."""
+        if not self._file.is_lost:
+            return
+        with suppress(OSError):
+            for key in tuple(self._seen):
+                await self._change(key, lambda _: None)
 
     def _restore(self, key: str, found: bytes) -> tuple[int, Window]:
         """Return the window in a record, with what was lost of it, and what was counted without it."""

@@ -5,7 +5,6 @@ import getpass
 import random
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from inspect import iscoroutinefunction
@@ -26,6 +25,9 @@ from one_api.settings.sections import RateLimitConfig
 
 #: Characters per token, for the estimate of what nobody has counted yet.
 _BYTES_PER_TOKEN = 4
+
+#: How often the store is looked after, in seconds.
+_LOOK_S = 0.5
 
 _REFUSALS = {
     "requests": "{limit} requests per minute",
@@ -124,9 +126,9 @@ class RateLimits:
         await self.books.place.store.settle(ticket, tokens)
 
     async def start(self) -> None:
-        """Begin to keep the leases of long requests alive."""
-        if self.limits.concurrent is not None:
-            self.books.start()
+        """Begin to look after the store, and to keep the leases of long requests alive."""
+        if self.enabled:
+            self.books.start(renews=self.limits.concurrent is not None)
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
@@ -154,12 +156,21 @@ class Books:
         self.place = place
         #: By the ids of requests.
         self.tickets: dict[str, Ticket] = {}
+        self._looking: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to keep leases alive; does nothing the second time."""
-        if self._renewing is None:
-            self._renewing = asyncio.get_running_loop().create_task(self._keep_renewing())
+    def start(self, *, renews: bool) -> None:
+        """Begin to look after the store, and to keep leases alive if there are any; may be called again."""
+        loop = asyncio.get_running_loop()
+        if self._looking is None:
+            self._looking = loop.create_task(self._keep_looking())
+        if renews and self._renewing is None:
+            self._renewing = loop.create_task(self._keep_renewing())
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self.place.store.look_after()
 
     async def _keep_renewing(self) -> None:
         while True:
@@ -168,11 +179,11 @@ class Books:
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
-        if self._renewing is not None:
-            self._renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewing
-            self._renewing = None
+        tasks = [task for task in (self._looking, self._renewing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._looking = self._renewing = None
         await self.place.store.aclose()
 
 
@@ -218,18 +229,21 @@ def _made_for(config: Config, names: list[str]) -> object:
 
 
 def _store(config: Config, names: list[str], folder: Path, processes: Callable[[], int] | None) -> LimitStore:
+    def count() -> int:
+        """Return how many share the limits: a process that has just begun is not there yet for others to count."""
+        return max(config.server.workers, processes() if processes is not None else 1)
+
     kind = _kind(config)
     if kind == "memory":
         return MemoryStore()
     if kind == "shared":
         # Where the folder cannot be written, the user's own corner of the temporary one.
         spare = Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
-        count = processes or (lambda: config.server.workers)
         return SharedStore(folder, str(config.server.port), _layout(config, names), spare, count)
     # Only here, so that a gateway without Redis imports nothing of its client.
     from one_api.limits.redis import RedisStore
 
-    return RedisStore(kind, processes or config.server.workers, config.rate_limit.storage_timeout_s)
+    return RedisStore(kind, count, config.rate_limit.storage_timeout_s)
 
 
 def duration(seconds: float) -> str:

@@ -1,15 +1,21 @@
 """Two hundred requests at once against a limit of fifty: exactly fifty are let in, wherever the counts are kept."""
 
 import collections
+import fcntl
 import json
+import os
+import signal
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
+from tests.limits.conftest import redis_at
 from tests.support import Gateway, Hang, RawClient, ScriptedUpstream, post_chat, sse, text_chunks
+from tests.support.gateway import free_port
 
 REDIS = "redis://127.0.0.1:6379/0"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x" * 400}]}
@@ -87,3 +93,66 @@ def test_requests_at_a_time_are_leases_that_end_with_the_request() -> None:
         with RawClient(gateway.host, gateway.port) as client:
             client.send(post_chat(gateway.host, gateway.port, {**BODY, "stream": True}))
             assert client.read_response().status == 200
+
+
+def limit_file(gateway: Gateway) -> Path:
+    """Return the file that the workers share."""
+    worker = gateway.worker_pids(1)[0]
+    links = (each.readlink() for each in Path(f"/proc/{worker}/fd").iterdir() if each.exists())
+    return next(link for link in links if link.name.startswith("limits-"))
+
+
+def ready(gateway: Gateway) -> dict[str, object]:
+    """Return what `/ready` says."""
+    with RawClient(gateway.host, gateway.port) as client:
+        client.send(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")
+        found: dict[str, object] = client.read_response().json
+    return found
+
+
+def test_a_frozen_and_restarted_redis_lets_in_no_second_limit(tmp_path: Path) -> None:
+    port = free_port()
+    limits = f"{{requests_per_minute: 40, storage: 'redis://127.0.0.1:{port}/0'}}"
+    with ExitStack() as stack:
+        _, process = stack.enter_context(redis_at(port, tmp_path))
+        (gateway,), _ = stack.enter_context(gateways(limits, 1, 2))
+        gateway.worker_pids(2)
+        statuses = [ask(gateway)[0] for _ in range(60)]
+        process.send_signal(signal.SIGSTOP)
+        statuses += [ask(gateway)[0] for _ in range(40)]
+        assert "per process" in str(ready(gateway).get("limits"))
+        process.kill()
+        process.wait(5)
+        stack.enter_context(redis_at(port, tmp_path))
+        statuses += [ask(gateway)[0] for _ in range(40)]
+    # A process's share: what one may let in that does not know of the others' requests.
+    assert 40 <= statuses.count(200) <= 40 + 20
+    assert set(statuses) == {200, 429}
+
+
+def test_a_deleted_file_and_a_replaced_worker_let_in_no_second_limit() -> None:
+    with gateways("{requests_per_minute: 30}", 1, 2) as ((gateway,), _):
+        workers = gateway.worker_pids(2)
+        statuses = [ask(gateway)[0] for _ in range(40)]
+        assert statuses.count(200) == 30
+        limit_file(gateway).unlink()
+        os.kill(workers[0], signal.SIGKILL)
+        statuses += [ask(gateway)[0] for _ in range(60)]
+        # A process's share is what a worker may let in that asks before any other has noticed.
+        assert statuses.count(200) <= 30 + 15
+        assert limit_file(gateway).exists()
+        assert "limits" not in ready(gateway)
+
+
+def test_a_locked_file_is_on_ready_and_each_worker_keeps_its_part() -> None:
+    with gateways("{requests_per_minute: 30}", 1, 2) as ((gateway,), _):
+        gateway.worker_pids(2)
+        holder = os.open(limit_file(gateway), os.O_RDWR)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        try:
+            statuses = [ask(gateway)[0] for _ in range(60)]
+            assert statuses.count(200) <= 30
+            assert set(statuses) == {200, 429}
+            assert "per process" in str(ready(gateway).get("limits"))
+        finally:
+            os.close(holder)
