@@ -44,7 +44,7 @@ def _count(value: Any) -> int:
 class ChunkStream(ABC):
     """A streamed answer: OpenAI chunks as dicts. It ends exactly once; whoever has it calls ``aclose()``.
 
-    ``usage`` is set once the upstream has told it.
+    ``usage`` is set once the upstream has sent it.
     """
 
     usage: Usage | None = None

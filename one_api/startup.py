@@ -220,7 +220,7 @@ def machine_warnings(loaded: Loaded, user: int | None = None) -> list[Problem]:
     """
     found = []
     if (os.geteuid() if user is None else user) == 0:
-        fix = "Start it as a user of its own, who may read only what it needs"
+        fix = "Start it as a user of its own that may read only what it needs"
         found.append(Problem("root", "the gateway runs as root", fix))
     for path in loaded.files:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Calls from web pages of other origins: who may call is configured, what they may send is not limited.
+"""Calls from web pages of other origins: the origins that may call are configured, what they may send is not limited.
 
 The headers are Flask-CORS's. A preflight (https://fetch.spec.whatwg.org/#cors-preflight-request) carries no key, so it
 is answered before the key is looked at; no other ``OPTIONS`` is.

@@ -1,4 +1,4 @@
-"""A page for people who open the gateway's address in a browser; programs get the same errors there as ever."""
+"""A page for people that open the gateway's address in a browser; programs get the same errors there as ever."""
 
 import re
 
@@ -54,6 +54,6 @@ def _root(used: Snapshot) -> str:
 
 
 def _model(used: Snapshot) -> str:
-    """Return a model for the examples; strangers are not told which there are."""
+    """Return a model for the examples; strangers do not learn which there are."""
     listed = used.registry.listed if is_from_this_machine() else []
     return next((model for model in listed if _MODEL.fullmatch(model)), "MODEL")

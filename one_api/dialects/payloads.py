@@ -76,7 +76,7 @@ def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
     payload: JSONObject | None = value if type(value) is dict else _object_in(value)
     if payload is None or payload is DONE:
         return payload
-    if "error" in payload or not payload.get("choices"):
+    if "error" in payload or "base_resp" in payload or not payload.get("choices"):
         check_error(payload, is_named=by_name and _is_named(payload, event))
         return None if says_nothing(payload) else payload
     return payload
@@ -124,12 +124,14 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
     """
     if not _is_blank(payload.get("error")) or payload.get("errors"):
         raise ErrorPayload(payload)
+    status = payload.get("base_resp")
+    if isinstance(status, dict) and status.get("status_code") not in (None, 0, "0", ""):
+        raise ErrorPayload(payload)
     if "error" in (payload.get("object"), payload.get("type")):
         raise ErrorPayload(payload)
     if payload.get("choices"):
         return
-    status = payload.get("base_resp")
-    if isinstance(status, dict) and status.get("status_code"):
+    if any(str(payload.get(key)).lower() in _ERROR_NAMES for key in ("type", "object", "event", "status")):
         raise ErrorPayload(payload)
     if not is_named and (payload.get("success") is False or _reports_in_words(payload)):
         raise ErrorPayload(payload)

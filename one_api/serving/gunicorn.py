@@ -1,4 +1,4 @@
-"""What gunicorn, if it is the server, makes of us: told by the modules that it has loaded."""
+"""What gunicorn, if it is the server, makes of us: read from the modules that it has loaded."""
 
 import logging
 import sys

@@ -57,7 +57,7 @@ def check_admin(admin: AdminConfig | None, keys: Iterable[KeyConfig | None], pro
 
 
 def check_server(server: ServerConfig, keys: Collection[object], problems: Problems) -> None:
-    """Check that nobody is let in who should not be."""
+    """Check that only those are let in that should be."""
     if not keys and server.host is not None and not is_loopback(server.host):
         fix = "Set API_KEYS before you let others in, or HOST=127.0.0.1"
         problems.add("server.host", "can be reached from elsewhere, and there is no API key", fix)

@@ -105,7 +105,7 @@ def warn_of_near_misses(
 
 
 def _slip(name: str) -> str | None:
-    """Return the variable that a name is a slip of; case counts, because the system tells names apart by it."""
+    """Return the variable that a name is a slip of; case counts, because it makes another variable."""
     upper = name.upper()
     if name in _OTHERS:
         return None

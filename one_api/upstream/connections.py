@@ -34,7 +34,7 @@ _MAX_INTERIM = 10
 #: How much is parsed at once while no answer has begun, in bytes: the parser makes whole messages of all that it gets.
 _HEAD_BYTES = 4 * 1024
 #: How many connections one request may be given, should each have bytes on it that nobody asked for.
-_MOST_SPOILT = 10
+_MAX_SPOILT = 10
 
 _kept: ContextVar[bool] = ContextVar("kept", default=False)
 
@@ -88,7 +88,7 @@ class KeepingConnector(aiohttp.TCPConnector):
 
     async def connect(self, req: "ClientRequest", traces: "list[Trace]", timeout: aiohttp.ClientTimeout) -> Connection:
         """Return a connection, kept or new, with nothing left over on it."""
-        for _ in range(_MOST_SPOILT):
+        for _ in range(_MAX_SPOILT):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if protocol is not None and not protocol.should_close:

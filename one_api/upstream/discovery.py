@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 #: How long one question for the model list may take, in seconds.
 DISCOVERY_TIMEOUT_S = 10.0
 #: More models than this from one upstream are not kept.
-MOST_MODELS = 10_000
+MAX_MODELS = 10_000
 #: Pause after a failed question: doubles from the first to the last, in seconds.
 _RETRY_S = (0.5, 10.0)
 #: Where servers keep their list, and what they call the id of an entry; the first that is there counts.
@@ -35,7 +35,7 @@ def entries_of(listing: Any) -> list[JSONObject]:
     found = _listed(listing)
     if found is None:
         raise UpstreamBroken("The upstream's model list has no known shape: list its models in the configuration.")
-    entries = [entry for each in found[:MOST_MODELS] if (entry := _entry(each)) is not None]
+    entries = [entry for each in found[:MAX_MODELS] if (entry := _entry(each)) is not None]
     if found and not entries:
         raise UpstreamBroken("The upstream's model list names no model: list its models in the configuration.")
     return entries
@@ -124,7 +124,7 @@ class Discovery:
                 if self.pending is not None:
                     logger.debug("adapter %s: %d models", self._name, len(found))
                 if self._wanted:
-                    self.models, self.pending = {info.id: info for info in found[:MOST_MODELS]}, None
+                    self.models, self.pending = {info.id: info for info in found[:MAX_MODELS]}, None
                 wait_s, pause_s = self._interval_s, _RETRY_S[0]
             self._tried.set()
             await asyncio.sleep(wait_s)

@@ -13,7 +13,7 @@ from one_api.dialects.error_body import ErrorReport
 
 
 class Fault(Enum):
-    """What is wrong, by who can mend it."""
+    """What is wrong, by the party that can mend it."""
 
     #: The caller's: the request itself.
     REQUEST = "request"

@@ -68,7 +68,7 @@ class UpstreamStream(ChunkStream):
         self._patience = Patience()
         self._events = sse.EventReader()
         self._ready: list[JSONObject] = []
-        #: How the stream broke; told once everything that came before has been read.
+        #: How the stream broke; raised once everything that came before has been read.
         self._failure: UpstreamError | None = None
         #: Something of an answer has come.
         self._begun = False

@@ -106,6 +106,12 @@ ERRORS = {
     "plain": ("data: Error: oom\n\n", "oom"),
     "bare line": ('{"error":{"message":"oom"}}\n', "oom"),
     "bare lines": ('{\n "error": {\n  "message": "oom"\n }\n}\n', "oom"),
+    "type exception": ('data: {"type":"exception","text":"oom","message":"oom"}\n\n', "oom"),
+    "status error": ('data: {"status":"error","reason":"oom"}\n\n', "oom"),
+    "base_resp beside choices": (
+        'data: {"choices":[{"index":0,"delta":{}}],"base_resp":{"status_code":1004,"status_msg":"oom"}}\n\n',
+        "oom"),
+    "nothing but text": ('data: {"event":"fatal","text":"oom"}\n\n', "failed with status 502"),
     "choice": ('data: {"choices":[{"index":0,"delta":{},"error":{"message":"oom"}}]}\n\n', "oom"),
 }  # fmt: skip
 
@@ -131,11 +137,21 @@ def test_a_whole_answer_that_reports_an_error_is_one(name: str) -> None:
     assert words in OPENAI_REPORTS.error_of_payload(caught.value.payload).message
 
 
-def test_words_beside_an_error_are_not_lost() -> None:
+@pytest.mark.parametrize(
+    ("finish", "beside"),
+    [
+        ("error", {}),
+        ("error", {"error": {"message": "oom", "code": 502}}),
+        ("stop", {"error": "oom"}),
+        (None, {"errors": [{"message": "oom"}], "error": "oom"}),
+        ("stop", {"base_resp": {"status_code": 1027, "status_msg": "output is sensitive"}}),
+    ],
+)
+def test_words_beside_an_error_are_not_lost(finish: str | None, beside: JSONObject) -> None:
     reader = OpenAIStream(OURS, include_usage=False)
 
     with pytest.raises(ErrorPayload) as caught:
-        reader.feed(Event(json.encode(chunk({"content": "last"}, "error"))))
+        reader.feed(Event(json.encode(chunk({"content": "last"}, finish, **beside))))
 
     assert [each["choices"][0]["delta"]["content"] for each in caught.value.chunks] == ["last"]
     assert [each["choices"][0]["finish_reason"] for each in caught.value.chunks] == [None]

@@ -5,6 +5,7 @@ numbering of tool calls. Many servers repeat and number as they like; here it be
 """
 
 from collections.abc import Callable, Collection
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,8 @@ class OpenAIStream:
             return []
         try:
             payload = read_event(event)
+        except ErrorPayload as error:
+            raise self._with_words(error) from None
         except InvalidAnswer as error:
             return feed_all(self.feed, event, error)
         if payload is None:
@@ -108,6 +111,19 @@ class OpenAIStream:
         if self._joiner.begun or type(payload) is RepairedObject:
             payload = self._with_whole_characters(payload)
         return self._take(payload)
+
+    def _with_words(self, error: ErrorPayload) -> ErrorPayload:
+        """Return ``error`` with the chunks that its payload holds beside it: words, but no end."""
+        choices = error.payload.get("choices") if isinstance(error.payload, dict) else None
+        if not choices or not isinstance(choices, list):
+            return error
+        begun = [{**deepcopy(choice), "finish_reason": None} for choice in choices if isinstance(choice, dict)]
+        try:
+            return ErrorPayload(error.payload, self._take({"choices": begun}))
+        except ErrorPayload as inner:
+            return ErrorPayload(error.payload, inner.chunks)
+        except InvalidAnswer:
+            return error
 
     def end(self) -> list[JSONObject]:
         """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.

@@ -26,7 +26,7 @@ from one_api.settings.kinds import Secret
 from one_api.upstream.anthropic_stream import MessageStream, open_message
 from one_api.upstream.choices import SeveralChoices
 from one_api.upstream.client import Upstream
-from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MOST_MODELS, entries_of
+from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MAX_MODELS, entries_of
 from one_api.upstream.errors import Reports
 from one_api.upstream.foreign import whole
 from one_api.upstream.limit_headers import claude_headers
@@ -78,7 +78,7 @@ class ClaudeAdapter(RemoteAdapter):
         """Return all pages of the list; models that are retired are not in it."""
         entries: dict[str, JSONObject] = {}
         after = ""
-        while len(entries) < MOST_MODELS:
+        while len(entries) < MAX_MODELS:
             page = await self._upstream.get_json(f"/v1/models?limit={_PAGE}{after}", DISCOVERY_TIMEOUT_S)
             known = len(entries)
             entries |= {entry["id"]: entry for entry in entries_of(page)}
