@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from one_api.contract import ChunkStream, ModelInfo, Usage
-
 from one_api.dialects.json import JSONObject
 from one_api.errors import UpstreamTimeout
 from one_api.models.adapters.base import BaseModelAdapter
