@@ -1,7 +1,8 @@
 """Keeps one engine process per model on this machine, shared by all workers.
 
 A process that needs a model first takes ``<name>.lock`` in the run directory. It looks for a living engine, and starts
-one if there is none; the others find it. Everything that processes agree on is a file there, ``name`` standing for the model
+one if there is none; the others find it. Everything that processes agree on is a file there, ``name`` standing
+for the model
 file as it is now and the settings:
 
 ========== ==============================================================================================
