@@ -20,7 +20,7 @@ from one_api.errors import GatewayError, InternalError, InvalidRequest, Shutting
 from one_api.observability.records import CallRecord
 from one_api.serving.events import EventBody, EventResponse
 from one_api.serving.responses import JSONResponse
-from one_api.serving.timeouts import Patience
+from one_api.serving.timeouts import ReusableTimeout
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit
 
@@ -127,7 +127,7 @@ class ChatEvents(EventBody):
         self._parts = parts
         self._used = used
         self._heartbeat_s = used.config.server.heartbeat_s
-        self._patience = Patience()
+        self._timeout = ReusableTimeout()
         self._stream: ChunkStream | None = None
         self._ended = False
         self._reported = False
@@ -141,7 +141,7 @@ class ChatEvents(EventBody):
             return sse.HEARTBEAT
         try:
             heartbeat = asyncio.get_running_loop().time() + self._heartbeat_s
-            return await self._patience.wait(self._next(), heartbeat)
+            return await self._timeout.wait(self._next(), heartbeat)
         except TimeoutError:
             return sse.HEARTBEAT
         except GatewayError as error:
@@ -178,7 +178,7 @@ class ChatEvents(EventBody):
         if self._reported:
             return
         self._reported = True
-        self._patience.close()
+        self._timeout.close()
         if not self._ended:
             self._record.status, self._record.error = 499, "cancelled"
         self._record.ended = time.monotonic()

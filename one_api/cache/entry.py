@@ -1,4 +1,4 @@
-"""What is kept of one answer, as bytes."""
+"""One cached answer, as bytes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ _MAX_DEPTH = 70
 
 
 class InvalidEntry(ValueError):
-    """The bytes are no entry of ours, or not the one that was asked for."""
+    """The bytes are not a cache entry, or not the entry of this key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Entry:
 
     answer: JSONObject
     stored_at: float
-    #: Who answered: "adapter/upstream model".
+    #: The deployment that answered: "adapter/upstream model".
     deployment: str | None = None
-    #: What had been dropped or altered of the request.
+    #: What was dropped or altered of the request.
     warnings: list[str] = field(default_factory=list)
 
     def encode(self, key: bytes) -> bytes:
@@ -40,7 +40,7 @@ class Entry:
 
     @classmethod
     def decode(cls, key: bytes, data: bytes) -> "Entry":
-        """Read what was found under ``key``; raises InvalidEntry for anything that we have not put there."""
+        """Read the value found under ``key``; raises InvalidEntry for anything that ``encode`` did not write."""
         try:
             found = json.decode_object(data, max_depth=_MAX_DEPTH)
         except json.InvalidJSON as error:

@@ -1,6 +1,6 @@
 """What makes two requests the same: the key of an answer.
 
-A field that is not known here makes a difference: what could change an answer must never be left out.
+An unknown field makes a difference: a field that could change an answer must never be left out.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 
-#: Part of every key: raise it when the form of what is stored changes, and no old entry is found any more.
+#: Part of every key: raise it when the stored format changes. Old entries are then not found any more.
 SCHEMA_VERSION = 1
-#: Fields that do not change what a model says: how the answer is delivered (``stream``, ``stream_options``), who the
-#: end user is, labels, and where the provider keeps its own cache. ``model`` is in the key as the route it leads to.
+#: Fields that do not change the answer: how it is delivered (``stream``, ``stream_options``), the end user, labels,
+#: and where the provider keeps its own cache. ``model`` is in the key as the route it leads to.
 LEFT_OUT = frozenset(
     {
         "model", "stream", "stream_options", "user", "metadata", "safety_identifier",
@@ -23,10 +23,10 @@ LEFT_OUT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What an answer depends on beside the request: the model's name, and the deployments that it leads to.
+class RouteFingerprint:
+    """The part of the key that depends on the route: the model's name, and the deployments behind it.
 
-    ``deployments`` name each, and where it is, targets first; ``targets`` says how many those are.
+    ``deployments`` holds the name and the address of each, targets first; ``targets`` is the number of targets.
     """
 
     model: str
@@ -34,15 +34,15 @@ class Place:
     targets: int
 
 
-def key_of(caller: str | None, place: Place, body: JSONObject) -> bytes:
+def key_of(caller: str | None, fingerprint: RouteFingerprint, body: JSONObject) -> bytes:
     """Return the key (SHA-256) of the answer to ``body``.
 
     Args:
-        caller: whose answer it is; None when everybody shares it.
-        place: where the request goes.
+        caller: the caller that may get the answer; None if all callers share it.
+        fingerprint: the route of the request.
         body: the request.
     """
     asked = {name: value for name, value in body.items() if name not in LEFT_OUT}
     # As one JSON text, so that no value can pass for the end of another.
-    whole = [SCHEMA_VERSION, caller, place.model, place.targets, list(place.deployments), asked]
+    whole = [SCHEMA_VERSION, caller, fingerprint.model, fingerprint.targets, list(fingerprint.deployments), asked]
     return hashlib.sha256(json.canonical(whole)).digest()

@@ -12,7 +12,7 @@ from one_api.settings.sections import CacheConfig, GroupCacheConfig
 #: The ``Cache-Control`` header of the request that this context serves.
 cache_control: ContextVar[str | None] = ContextVar("cache_control", default=None)
 
-#: What chunks, their choices and their deltas may hold for the whole stream to be told as one message: these of a delta
+#: What chunks, their choices and their deltas may hold for the whole stream to fit into one message: these of a delta
 #: as text, and nothing else but padding and labels (Groq's: its id of the request, and usage once more).
 _TEXTS = frozenset({"role", "content", "refusal", "reasoning_content"})
 _PLAIN_DELTA = _TEXTS | {"tool_calls"}
@@ -22,28 +22,28 @@ _PLAIN_CHUNK = frozenset({"object", "choices", "usage", "x_groq", *HEAD, *PADDIN
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request says of the cache. ``max_age_s`` is how old an answer may be; None is any age."""
+class CacheDirectives:
+    """The cache directives of a request. ``max_age_s`` is the greatest age of an answer; None allows any age."""
 
     no_store: bool = False
     no_cache: bool = False
     max_age_s: int | None = None
 
     @classmethod
-    def read(cls, header: str | None) -> "Wish":
+    def read(cls, header: str | None) -> "CacheDirectives":
         """Read a ``Cache-Control`` header (RFC 9111, 5.2.1). A ``max-age`` that is no number allows no age at all."""
         if not header:
             return _ANYTHING
-        said = dict(_directive(part) for part in header.split(","))
-        max_age = said.get("max-age")
+        directives = dict(_directive(part) for part in header.split(","))
+        max_age = directives.get("max-age")
         if max_age is not None:
             # More digits than any age has are as good as no limit, and cost nothing to read.
             max_age_s = int(max_age[:12]) if max_age.isascii() and max_age.isdigit() else 0
-            return cls("no-store" in said, "no-cache" in said or max_age_s == 0, max_age_s)
-        return cls("no-store" in said, "no-cache" in said)
+            return cls("no-store" in directives, "no-cache" in directives or max_age_s == 0, max_age_s)
+        return cls("no-store" in directives, "no-cache" in directives)
 
 
-_ANYTHING = Wish()
+_ANYTHING = CacheDirectives()
 
 
 def _directive(part: str) -> tuple[str, str]:
@@ -52,7 +52,7 @@ def _directive(part: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class CachePolicy:
     """How answers of one model are kept; see ``CacheConfig``."""
 
     enabled: bool
@@ -62,7 +62,7 @@ class Policy:
     single_flight: bool
 
     @classmethod
-    def of(cls, common: CacheConfig, own: GroupCacheConfig) -> "Policy":
+    def of(cls, common: CacheConfig, own: GroupCacheConfig) -> "CachePolicy":
         """Return the policy of a group: its own settings, and the common ones where it has none."""
 
         def either(name: str) -> Any:
@@ -73,10 +73,10 @@ class Policy:
 
 
 def may_be_kept(answer: JSONObject, *, tool_calls: bool) -> bool:
-    """Say whether a whole answer is complete and good in every choice.
+    """Return whether a whole answer is complete and usable in every choice.
 
-    Not kept: refusals and withheld text, answers that a limit cut short (``length``), that say nothing, that end with a
-    word we do not know, and calls of tools unless ``tool_calls``. What an adapter has told as ``stop`` is one.
+    Not kept: refusals and withheld text, answers that a limit cut short (``length``), empty answers, those with an
+    unknown finish reason, and tool calls unless ``tool_calls``. A finish that an adapter maps to ``stop`` is one.
     """
     choices = answer.get("choices")
     return isinstance(choices, list) and bool(choices) and all(_good(choice, tool_calls) for choice in choices)
@@ -95,7 +95,7 @@ def _good(choice: Any, tool_calls: bool) -> bool:
 
 
 def is_plain(chunks: Iterable[JSONObject]) -> bool:
-    """Say whether the chunks of a stream hold nothing that gets lost when they are put together."""
+    """Return whether the chunks of a stream can be assembled into one message without a loss."""
     return all(
         has_only(_PLAIN_CHUNK, chunk) and all(_is_plain_choice(choice) for choice in chunk["choices"])
         for chunk in chunks

@@ -1,46 +1,55 @@
-"""Answers in Redis, and the leases by which processes share a call. A Redis that is ill is a miss, and no lease."""
+"""Answers in Redis, and the leases with which processes share a call. An unhealthy Redis is a miss, without a lease."""
 
 import logging
 from typing import Any
 
-from one_api.cache.lease import LEASE_S, LISTENING_S, PARTS, REST_S, LeaseKeeper, Shared, Standing, Taken
+from one_api.cache.lease import (
+    KEPT_AFTER_END_S,
+    LEASE_S,
+    LISTENING_S,
+    MAX_SEGMENTS,
+    CallKey,
+    LeaseKeeper,
+    LeaseResult,
+    LeaseStatus,
+)
 from one_api.cache.stores import AnswerStore
 from one_api.redis.link import RedisLink, RedisRefusal, RedisUnavailable
 
 logger = logging.getLogger(__name__)
 
-#: What an ill Redis means here.
+#: The effect of an unhealthy Redis, for log lines.
 _WITHOUT = "answers are neither kept nor found"
 
 #: KEYS: the answer, the lease. ARGV: token, milliseconds.
 _TAKE = f"""
 local kept = redis.call('GET', KEYS[1])
-if kept then return {{'{Standing.HELD}', kept}} end
+if kept then return {{'{LeaseStatus.HELD}', kept}} end
 local holder = redis.call('GET', KEYS[2])
-if holder and holder ~= ARGV[1] then return {{'{Standing.HELD}', false, holder}} end
+if holder and holder ~= ARGV[1] then return {{'{LeaseStatus.HELD}', false, holder}} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-return {{'{Standing.WON}'}}
+return {{'{LeaseStatus.WON}'}}
 """
-#: KEYS: the lease, what was told, the mark that somebody listens. ARGV: token, milliseconds.
+#: KEYS: the lease, the segments, the subscriber mark. ARGV: token, milliseconds.
 _RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return redis.call('EXISTS', KEYS[3])
 """
-#: KEYS: what was told. ARGV: number, part, the oldest number that stays, milliseconds. A second try changes nothing.
-_TELL = """
+#: KEYS: the segments. ARGV: number, segment, oldest number to keep, milliseconds. A repetition changes nothing.
+_PUBLISH = """
 local done = redis.pcall('XADD', KEYS[1], 'MINID', ARGV[3], ARGV[1], 'part', ARGV[2])
 if type(done) == 'table' and not string.find(done.err, 'equal or smaller') then return done end
 return redis.call('PEXPIRE', KEYS[1], ARGV[4])
 """
-#: KEYS: the lease, what was told, the mark that somebody listens. ARGV: token, first number, parts, milliseconds.
-_HEAR = f"""
+#: KEYS: the lease, the segments, the subscriber mark. ARGV: token, first number, count, milliseconds.
+_POLL = f"""
 redis.call('SET', KEYS[3], '', 'PX', ARGV[4])
-local parts = redis.call('XRANGE', KEYS[2], ARGV[2], '+', 'COUNT', ARGV[3])
+local segments = redis.call('XRANGE', KEYS[2], ARGV[2], '+', 'COUNT', ARGV[3])
 local there = redis.call('EXISTS', KEYS[2]) == 1 or redis.call('GET', KEYS[1]) == ARGV[1]
-return {{there and '{Standing.HELD}' or '{Standing.GONE}', parts}}
+return {{there and '{LeaseStatus.HELD}' or '{LeaseStatus.GONE}', segments}}
 """
-#: KEYS: the lease, what was told. ARGV: token, 1 to drop what was told.
+#: KEYS: the lease, the segments. ARGV: token, 1 to drop the segments.
 _RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 if ARGV[2] == '1' then redis.call('DEL', KEYS[2]) end
@@ -49,7 +58,7 @@ return 1
 
 
 class RedisAnswers(AnswerStore, LeaseKeeper):
-    """Answers that all processes share. How much room they have is Redis's own setting (``maxmemory``)."""
+    """Answers that all processes share. Their size is limited by Redis itself (``maxmemory``)."""
 
     def __init__(self, url: str, call_s: float = 0.05) -> None:
         super().__init__()
@@ -64,7 +73,7 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
         """See ``AnswerStore``."""
         try:
             found = await self._link.ask("GET", _answer(key))
-        except RedisRefusal:  # what lies there is no text: nobody of us has put it there
+        except RedisRefusal:  # the value is not a string: no process of the gateway wrote it
             await self.delete(key)
             return None
         except RedisUnavailable:
@@ -79,31 +88,33 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
         """See ``AnswerStore``."""
         await self._try("DEL", _answer(key))
 
-    async def take(self, call: Shared, token: str) -> Taken:
+    async def take(self, call: CallKey, token: str) -> LeaseResult:
         """See ``LeaseKeeper``."""
         found = await self._try("EVAL", _TAKE, 2, _answer(call.key), _lease(call), token, _ms(LEASE_S))
-        return _taken(found)
+        return _lease_result(found)
 
-    async def renew(self, call: Shared, token: str) -> bool | None:
+    async def renew(self, call: CallKey, token: str) -> bool | None:
         """See ``LeaseKeeper``."""
         found = await self._try("EVAL", _RENEW, 3, *_names(call, token), token, _ms(LEASE_S))
         return None if found is None else bool(found)
 
-    async def tell(self, call: Shared, token: str, number: int, part: bytes, *, oldest: int, last: bool) -> bool:
+    async def publish(self, call: CallKey, token: str, number: int, segment: bytes, *, oldest: int, last: bool) -> bool:
         """See ``LeaseKeeper``."""
-        _, told, _ = _names(call, token)
-        life_ms = _ms(REST_S if last else LEASE_S)
-        return await self._try("EVAL", _TELL, 1, told, number, part, oldest, life_ms) is not None
+        _, segments, _ = _names(call, token)
+        life_ms = _ms(KEPT_AFTER_END_S if last else LEASE_S)
+        return await self._try("EVAL", _PUBLISH, 1, segments, number, segment, oldest, life_ms) is not None
 
-    async def hear(self, call: Shared, holder: str, after: int) -> tuple[Standing, list[tuple[int, bytes]]]:
+    async def poll(self, call: CallKey, holder: str, after: int) -> tuple[LeaseStatus, list[tuple[int, bytes]]]:
         """See ``LeaseKeeper``."""
-        found = await self._try("EVAL", _HEAR, 3, *_names(call, holder), holder, after + 1, PARTS, _ms(LISTENING_S))
-        return _heard(found)
+        found = await self._try(
+            "EVAL", _POLL, 3, *_names(call, holder), holder, after + 1, MAX_SEGMENTS, _ms(LISTENING_S)
+        )
+        return _poll_result(found)
 
-    async def release(self, call: Shared, token: str, *, forget: bool) -> None:
+    async def release(self, call: CallKey, token: str, *, forget: bool) -> None:
         """See ``LeaseKeeper``."""
-        lease, told, _ = _names(call, token)
-        await self._try("EVAL", _RELEASE, 2, lease, told, token, int(forget))
+        lease, segments, _ = _names(call, token)
+        await self._try("EVAL", _RELEASE, 2, lease, segments, token, int(forget))
 
     async def _try(self, *command: Any) -> Any:
         try:
@@ -116,50 +127,50 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
         await self._link.aclose()
 
 
-# What makes no sense comes from no script of ours, and is as good as no answer.
+# A result in another form does not come from these scripts; it counts as no answer.
 
 
-def _taken(found: Any) -> Taken:
+def _lease_result(found: Any) -> LeaseResult:
     """Read the answer of ``_TAKE``."""
     match found:
         case [b"won"]:
-            return Taken(Standing.WON)
+            return LeaseResult(LeaseStatus.WON)
         case [b"held", bytes(kept)]:
-            return Taken(Standing.HELD, kept)
+            return LeaseResult(LeaseStatus.HELD, kept)
         case [b"held", None, bytes(holder)]:
-            return Taken(Standing.HELD, holder=holder.decode(errors="replace"))
-    return Taken(Standing.ALONE)
+            return LeaseResult(LeaseStatus.HELD, holder=holder.decode(errors="replace"))
+    return LeaseResult(LeaseStatus.ALONE)
 
 
-def _heard(found: Any) -> tuple[Standing, list[tuple[int, bytes]]]:
-    """Read the answer of ``_HEAR``."""
+def _poll_result(found: Any) -> tuple[LeaseStatus, list[tuple[int, bytes]]]:
+    """Read the answer of ``_POLL``."""
     match found:
-        case [b"held" | b"gone" as standing, [*parts]] if all(map(_is_part, parts)):
-            numbered = [(int(number.partition(b"-")[0]), part) for number, [_, part] in parts]
-            return Standing(standing.decode()), numbered
-    return Standing.ALONE, []
+        case [b"held" | b"gone" as status, [*segments]] if all(map(_is_segment, segments)):
+            numbered = [(int(number.partition(b"-")[0]), segment) for number, [_, segment] in segments]
+            return LeaseStatus(status.decode()), numbered
+    return LeaseStatus.ALONE, []
 
 
-def _is_part(found: Any) -> bool:
+def _is_segment(found: Any) -> bool:
     match found:
         case [bytes(number), [_, bytes()]]:
             return number.partition(b"-")[0].isdigit()
     return False
 
 
-# The braces keep all that belongs to one answer on one node of a cluster.
+# The braces (hash tag) keep all keys of one answer on one node of a cluster.
 
 
 def _answer(key: bytes) -> str:
     return f"one_api:answer:{{{key.hex()}}}"
 
 
-def _lease(call: Shared) -> str:
+def _lease(call: CallKey) -> str:
     return f"one_api:asking:{{{call.key.hex()}}}:{call.form}"
 
 
-def _names(call: Shared, token: str) -> tuple[str, str, str]:
-    """Return where the lease lies, what its holder tells, and the mark that somebody listens."""
+def _names(call: CallKey, token: str) -> tuple[str, str, str]:
+    """Return the keys of the lease, of its holder's segments, and of the subscriber mark."""
     own = f"{{{call.key.hex()}}}:{call.form}:{token}"
     return _lease(call), f"one_api:told:{own}", f"one_api:listening:{own}"
 

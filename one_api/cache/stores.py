@@ -1,45 +1,45 @@
-"""Where answers are kept: in this process, bounded in bytes."""
+"""Stores for answers: the interface, and a store in the memory of this process, limited in bytes."""
 
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 
-#: What one entry takes beside its value: the key, and the records of the interpreter and of the map.
+#: The size of one entry beside its value: the key, and the objects of the interpreter and the map.
 _OVERHEAD_BYTES = 400
 
 
 class AnswerStore(ABC):
-    """Keeps bytes under keys for a time. It never fails: what it cannot do now is a miss."""
+    """Keeps bytes under keys for a time. It never raises: a failure counts as a miss."""
 
     @abstractmethod
     async def get(self, key: bytes) -> bytes | None:
-        """Return what is kept under ``key``, or None."""
+        """Return the value kept under ``key``, or None."""
 
     @abstractmethod
     async def put(self, key: bytes, value: bytes, ttl_s: float) -> None:
-        """Keep ``value`` for so long, if there is room."""
+        """Keep ``value`` for ``ttl_s`` seconds, if there is space."""
 
     @abstractmethod
     async def delete(self, key: bytes) -> None:
-        """Forget what is kept under ``key``."""
+        """Delete the value kept under ``key``."""
 
     @property
     def degraded(self) -> str | None:
-        """Say why less is kept than could be; None when all is well."""
+        """Return why the store works only in part; None when it is healthy."""
         return None
 
     async def aclose(self) -> None:  # noqa: B027 - some have nothing open
-        """Let go of what is open."""
+        """Close connections."""
 
 
 class MemoryAnswers(AnswerStore):
-    """Answers in this process: at most ``max_bytes``, the one that was used least recently goes first."""
+    """Answers in this process: at most ``max_bytes``. The least recently used answer is dropped first."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.max_bytes = max_bytes
         self._clock = clock
-        #: By key: the value, and when it ends. The one used last stands last.
+        #: By key: the value, and when it expires. The most recently used entry is last.
         self._entries: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
         self.size_bytes = 0
 

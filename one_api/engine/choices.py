@@ -8,8 +8,8 @@ from one_api.contract import ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.response import Identity
 
-#: Batches of chunks that may wait to be read; then the answers wait, too.
-_READY = 8
+#: The most batches of chunks that wait to be read; beyond that the engine streams wait.
+_MAX_BATCHES = 8
 
 Open = Callable[[int], Awaitable[ChunkStream]]
 
@@ -22,7 +22,7 @@ class ChoicesStream(ChunkStream):
         self._identity = identity
         self._include_usage = include_usage
         self._open = open_one
-        self._ready: asyncio.Queue[tuple[int, list[JSONObject] | Exception]] = asyncio.Queue(_READY)
+        self._ready: asyncio.Queue[tuple[int, list[JSONObject] | Exception]] = asyncio.Queue(_MAX_BATCHES)
         self._left = n
         self._completion_tokens = 0
         self._first: list[JSONObject] = [
@@ -36,7 +36,7 @@ class ChoicesStream(ChunkStream):
     async def wait_for_first(self) -> None:
         """Wait for the first event of any choice, and keep it for ``read``; raises what keeps it from coming."""
         try:
-            self._first += self._taken(*await self._ready.get())
+            self._first += self._accept(*await self._ready.get())
         except BaseException:
             await self.aclose()
             raise
@@ -45,7 +45,7 @@ class ChoicesStream(ChunkStream):
         """See ``ChunkStream``."""
         found, self._first = self._first, []
         while not found and not self.ended:
-            found = self._taken(*await self._ready.get())
+            found = self._accept(*await self._ready.get())
         return found
 
     async def _choice(self, index: int, turns: asyncio.Semaphore) -> None:
@@ -66,7 +66,7 @@ class ChoicesStream(ChunkStream):
             self._completion_tokens += stream.usage.completion_tokens
             self.usage = Usage(prompt, self._completion_tokens)
 
-    def _taken(self, index: int, batch: "list[JSONObject] | Exception") -> list[JSONObject]:
+    def _accept(self, index: int, batch: "list[JSONObject] | Exception") -> list[JSONObject]:
         """Return what a batch of one choice adds to the whole."""
         if isinstance(batch, Exception):
             raise batch
@@ -76,20 +76,20 @@ class ChoicesStream(ChunkStream):
         self.ended = not self._left
         if not self.ended or self.usage is None or not self._include_usage:
             return []
-        told = {"prompt_tokens": self.usage.prompt_tokens, "completion_tokens": self.usage.completion_tokens}
-        return [self._chunk([]) | {"usage": told | {"total_tokens": sum(told.values())}}]
+        usage = {"prompt_tokens": self.usage.prompt_tokens, "completion_tokens": self.usage.completion_tokens}
+        return [self._chunk([]) | {"usage": usage | {"total_tokens": sum(usage.values())}}]
 
     def _is_shown(self, chunk: JSONObject, index: int) -> bool:
-        """Give the choices of a chunk their number; their roles have been said, and their usage is counted."""
+        """Give the choices of a chunk their number; drop their roles (already sent) and usage (already counted)."""
         for choice in chunk["choices"]:
             choice["index"] = index
             choice["delta"].pop("role", None)
         return bool(chunk["choices"])
 
     def _chunk(self, choices: list[JSONObject]) -> JSONObject:
-        said = self._identity
+        identity = self._identity
         chunk: JSONObject = {
-            "id": said.id, "object": "chat.completion.chunk", "created": said.created, "model": said.model,
+            "id": identity.id, "object": "chat.completion.chunk", "created": identity.created, "model": identity.model,
             "choices": choices,
         }  # fmt: skip
         return chunk | {"usage": None} if self._include_usage else chunk

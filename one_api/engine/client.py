@@ -1,4 +1,4 @@
-"""The way of one request to the engine of a model: a slot, an engine that runs, and a stream from it."""
+"""The client of a model's engine: it takes a slot, ensures a running engine, and opens a stream."""
 
 import asyncio
 import re
@@ -25,8 +25,8 @@ class EngineUnavailable(UpstreamError):
     code = "no_backend_available"
 
 
-class EngineDoor:
-    """One process's way to the engine of one model, as its ``file`` was when it was first asked for."""
+class EngineClient:
+    """One process's client of the engine of one model, for the version of its ``file`` at the first request."""
 
     def __init__(
         self, supervisor: EngineSupervisor, config: LocalConfig, file: ModelFile, reports: Reports = OPENAI_REPORTS
@@ -41,7 +41,7 @@ class EngineDoor:
 
     @property
     def idle(self) -> bool:
-        """Say whether no request is on its way."""
+        """Return whether no request is running or waiting."""
         return self._queue is None or self._queue.idle
 
     async def open(self, caller: str, body: JSONObject, answer: "Answer") -> ChunkStream:
@@ -110,7 +110,7 @@ class EngineDoor:
         return self._upstream
 
     async def aclose(self) -> None:
-        """Close what is open, and refuse who waits."""
+        """Close the connections, and refuse waiting requests."""
         if self._queue is not None:
             await self._queue.close()
         if self._upstream is not None:
@@ -118,7 +118,7 @@ class EngineDoor:
 
 
 class Answer:
-    """How the engine's stream is to be read: who it is from, and whether a tool call was forced."""
+    """How to translate the engine's stream: the identity of the answer, and whether a tool call was forced."""
 
     def __init__(self, identity: Identity, *, include_usage: bool, forced: bool) -> None:
         self._identity = identity
@@ -126,7 +126,7 @@ class Answer:
         self._forced = forced
 
     def translator(self) -> LocalStream:
-        """Return a reader for one try."""
+        """Return a translator for one attempt."""
         return LocalStream(self._identity, include_usage=self._include_usage, forced=self._forced)
 
     def explained(self, error: UpstreamRejected, file: ModelFile, context_tokens: int) -> UpstreamRejected:
@@ -178,7 +178,7 @@ class SlotStream(ChunkStream):
             self.usage, self.ended = self._stream.usage, self._stream.ended
 
     async def aclose(self) -> None:
-        """Close the stream, and give the slot back."""
+        """Close the stream, and release the slot."""
         try:
             await self._stream.aclose()
         finally:

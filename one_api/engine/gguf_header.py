@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 #: The most that is read of one file, in bytes. A vocabulary of 49,152 words takes 1.7 MiB.
-HEADER_LIMIT = 16 * 1024 * 1024
+MAX_HEADER_BYTES = 16 * 1024 * 1024
 
 #: Small, because every read lets other threads run.
 _CHUNK = 64 * 1024
-_METADATA_LIMIT, _TENSORS_LIMIT = 65_536, 262_144
-_KEY_LIMIT, _TENSOR_NAME_LIMIT, _TEXT_LIMIT = 65_535, 63, 1024 * 1024
-_DIMENSIONS_LIMIT, _ALIGNMENT_LIMIT = 4, 4096
+_MAX_METADATA, _MAX_TENSORS = 65_536, 262_144
+_MAX_KEY_BYTES, _MAX_TENSOR_NAME_BYTES, _MAX_TEXT_BYTES = 65_535, 63, 1024 * 1024
+_MAX_DIMENSIONS, _MAX_ALIGNMENT = 4, 4096
 _INT64_MAX = 2**63 - 1
 
 _STRING, _ARRAY = 8, 9
@@ -63,8 +63,8 @@ TENSOR_TYPES = {
 }
 
 
-class Odd(Exception):
-    """Something in the header that cannot be right; the message says what."""
+class InvalidGGUF(Exception):
+    """The header is invalid; the message names the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,10 @@ class Metadata:
     texts: dict[str, str]
 
     def integer(self, key: str, default: int) -> int:
-        """Return a whole number of at least 0; raises Odd for a value of another kind."""
+        """Return a whole number of at least 0; raises InvalidGGUF for a value of another kind."""
         value = self.numbers.get(key, default)
         if not isinstance(value, int) or value < 0 or key in self.texts:
-            raise Odd(f"{key} is not a whole number")
+            raise InvalidGGUF(f"{key} is not a whole number")
         return value
 
 
@@ -91,7 +91,7 @@ class HeaderReader:
         self._buffer = b""
         self._base = 0
         self._at = 0
-        self._budget = HEADER_LIMIT
+        self._budget = MAX_HEADER_BYTES
 
     @property
     def position(self) -> int:
@@ -117,14 +117,14 @@ class HeaderReader:
     def skip(self, length: int) -> None:
         """Pass over ``length`` bytes without reading them."""
         if length > self.left:
-            raise Odd("it is cut short, or a length in its header is wrong")
+            raise InvalidGGUF("it is cut short, or a length in its header is wrong")
         self._at += length
 
     def text(self, limit: int, what: str) -> str:
-        """Return the next string; one of more than ``limit`` bytes is odd. Bytes that are not UTF-8 are replaced."""
+        """Return the next string; at most ``limit`` bytes are valid. Bytes that are not UTF-8 are replaced."""
         length = self.number("Q")
         if length > limit:
-            raise Odd(f"{what} of {length} bytes: at most {limit} can be right")
+            raise InvalidGGUF(f"{what} of {length} bytes: at most {limit} can be right")
         return self.take(length).decode("utf-8", "replace")
 
     def skip_strings(self, count: int) -> None:
@@ -139,7 +139,7 @@ class HeaderReader:
     def _fill(self, length: int) -> None:
         """See that the next ``length`` bytes are in the buffer."""
         if length > self.left:
-            raise Odd("it is cut short, or a length in its header is wrong")
+            raise InvalidGGUF("it is cut short, or a length in its header is wrong")
         if self._at + length <= len(self._buffer):
             return
         self._base, self._at = self.position, 0
@@ -147,14 +147,14 @@ class HeaderReader:
         wanted = min(max(length, _CHUNK), self.left)
         self._budget -= wanted
         if self._budget < 0:
-            raise Odd(f"its header is larger than {HEADER_LIMIT // 1024**2} MiB")
+            raise InvalidGGUF(f"its header is larger than {MAX_HEADER_BYTES // 1024**2} MiB")
         parts = []
         while wanted > 0 and (part := self._file.read(wanted)):
             parts.append(part)
             wanted -= len(part)
         self._buffer = b"".join(parts)
         if len(self._buffer) < length:
-            raise Odd("it became shorter while it was read")
+            raise InvalidGGUF("it became shorter while it was read")
 
 
 def read_metadata(reader: HeaderReader) -> Metadata:
@@ -163,37 +163,37 @@ def read_metadata(reader: HeaderReader) -> Metadata:
     metadata = Metadata({}, {})
     keys: set[str] = set()
     for _ in range(entries):
-        key = reader.text(_KEY_LIMIT, "a metadata key")
+        key = reader.text(_MAX_KEY_BYTES, "a metadata key")
         if not key or key in keys:
-            raise Odd(f"the metadata key {printable(key)!r} is empty or there twice")
+            raise InvalidGGUF(f"the metadata key {printable(key)!r} is empty or there twice")
         keys.add(key)
         _read_value(reader, key, metadata)
     alignment = metadata.integer("general.alignment", 32)
-    if not 0 < alignment <= _ALIGNMENT_LIMIT or alignment & (alignment - 1):
-        raise Odd(f"its alignment is {alignment}: a power of two up to {_ALIGNMENT_LIMIT} is needed")
+    if not 0 < alignment <= _MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise InvalidGGUF(f"its alignment is {alignment}: a power of two up to {_MAX_ALIGNMENT} is needed")
     _check_tensors(reader, tensors, alignment)
     if tensors == 0 and metadata.integer("split.count", 0) < 2:
-        raise Odd("it holds no weights")
+        raise InvalidGGUF("it holds no weights")
     return metadata
 
 
 def _read_counts(reader: HeaderReader) -> tuple[int, int]:
     """Return the number of tensors and of metadata entries; checks magic, version and both numbers."""
     if reader.left == 0:
-        raise Odd("it is empty")
+        raise InvalidGGUF("it is empty")
     if reader.left < 24 or reader.take(4) != b"GGUF":
-        raise Odd("it is not a GGUF file")
+        raise InvalidGGUF("it is not a GGUF file")
     version = reader.number("I")
     if version in (0x02000000, 0x03000000):
-        raise Odd("it is a big-endian file; get the little-endian one")
+        raise InvalidGGUF("it is a big-endian file; get the little-endian one")
     if version not in (2, 3):
-        raise Odd(f"it has GGUF version {version}: 2 and 3 can be read")
+        raise InvalidGGUF(f"it has GGUF version {version}: 2 and 3 can be read")
     tensors, entries = reader.number("Q"), reader.number("Q")
     # The smallest entry is a key of one byte, its type and a value of one byte; the smallest tensor has one dimension.
-    if entries > _METADATA_LIMIT or entries * 14 > reader.left:
-        raise Odd(f"it claims {entries} metadata entries, more than can be right")
-    if tensors > _TENSORS_LIMIT or tensors * 33 > reader.left:
-        raise Odd(f"it claims {tensors} tensors, more than can be right")
+    if entries > _MAX_METADATA or entries * 14 > reader.left:
+        raise InvalidGGUF(f"it claims {entries} metadata entries, more than can be right")
+    if tensors > _MAX_TENSORS or tensors * 33 > reader.left:
+        raise InvalidGGUF(f"it claims {tensors} tensors, more than can be right")
     return tensors, entries
 
 
@@ -204,22 +204,22 @@ def _read_value(reader: HeaderReader, key: str, metadata: Metadata) -> None:
         metadata.numbers[key] = struct.unpack("<" + _SCALARS[kind], reader.take(_scalar_size(kind)))[0]
     elif kind == _STRING:
         if key.startswith("general.") or key == "tokenizer.chat_template":
-            metadata.texts[key] = reader.text(_TEXT_LIMIT, key)
+            metadata.texts[key] = reader.text(_MAX_TEXT_BYTES, key)
         else:
             reader.skip(reader.number("Q"))
     elif kind == _ARRAY:
         _skip_array(reader, key)
     else:
-        raise Odd(f"the value of {printable(key)} has the unknown type {kind}")
+        raise InvalidGGUF(f"the value of {printable(key)} has the unknown type {kind}")
 
 
 def _skip_array(reader: HeaderReader, key: str) -> None:
     """Pass over an array: by seeking if its items have a fixed size, else string by string."""
     kind, count = reader.number("I"), reader.number("Q")
     if kind not in _SCALARS and kind != _STRING:
-        raise Odd(f"the items of {printable(key)} have the unknown type {kind}")
+        raise InvalidGGUF(f"the items of {printable(key)} have the unknown type {kind}")
     if count > reader.left // (8 if kind == _STRING else _scalar_size(kind)):
-        raise Odd(f"{printable(key)} claims {count} items, more than the file can hold")
+        raise InvalidGGUF(f"{printable(key)} claims {count} items, more than the file can hold")
     if kind == _STRING:
         reader.skip_strings(count)
     else:
@@ -231,36 +231,36 @@ def _check_tensors(reader: HeaderReader, tensors: int, alignment: int) -> None:
     names: set[str] = set()
     end = 0
     for _ in range(tensors):
-        name = reader.text(_TENSOR_NAME_LIMIT, "a tensor's name")
+        name = reader.text(_MAX_TENSOR_NAME_BYTES, "a tensor's name")
         if name in names:
-            raise Odd(f"tensor {printable(name)!r} is there twice")
+            raise InvalidGGUF(f"tensor {printable(name)!r} is there twice")
         names.add(name)
         size = _tensor_size(reader, name)
         offset = reader.number("Q")
         if offset % alignment:
-            raise Odd(f"tensor {printable(name)!r} is not aligned to {alignment} bytes")
+            raise InvalidGGUF(f"tensor {printable(name)!r} is not aligned to {alignment} bytes")
         end = max(end, offset + size)
     start = -(-reader.position // alignment) * alignment
     if tensors and start + end > reader.position + reader.left:
         missing = start + end - reader.position - reader.left
-        raise Odd(f"it is cut short: {missing} bytes of its weights are missing; copy or download it again")
+        raise InvalidGGUF(f"it is cut short: {missing} bytes of its weights are missing; copy or download it again")
 
 
 def _tensor_size(reader: HeaderReader, name: str) -> int:
     """Return the size in bytes of the tensor whose dimensions and type come next."""
     count = reader.number("I")
-    if not 0 < count <= _DIMENSIONS_LIMIT:
-        raise Odd(f"tensor {printable(name)!r} has {count} dimensions: 1 to {_DIMENSIONS_LIMIT} are possible")
+    if not 0 < count <= _MAX_DIMENSIONS:
+        raise InvalidGGUF(f"tensor {printable(name)!r} has {count} dimensions: 1 to {_MAX_DIMENSIONS} are possible")
     dimensions = [reader.number("Q") for _ in range(count)]
     elements = math.prod(dimensions)
     if not 0 < elements <= _INT64_MAX:
-        raise Odd(f"tensor {printable(name)!r} has an impossible shape")
+        raise InvalidGGUF(f"tensor {printable(name)!r} has an impossible shape")
     kind = reader.number("I")
     if kind not in TENSOR_TYPES:
-        raise Odd(f"tensor {printable(name)!r} has the unknown type {kind}")
+        raise InvalidGGUF(f"tensor {printable(name)!r} has the unknown type {kind}")
     block, block_bytes = TENSOR_TYPES[kind]
     if dimensions[0] % block:
-        raise Odd(f"tensor {printable(name)!r}: {dimensions[0]} is not a multiple of its block of {block}")
+        raise InvalidGGUF(f"tensor {printable(name)!r}: {dimensions[0]} is not a multiple of its block of {block}")
     return elements // block * block_bytes
 
 

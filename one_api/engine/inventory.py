@@ -5,7 +5,7 @@ from pathlib import Path
 
 from one_api.engine.files import EngineSettings, default_run_dir, slot_context
 from one_api.engine.gguf import ModelFile, discover
-from one_api.engine.loaded import Resident, residents
+from one_api.engine.loaded import LoadedEngine, loaded_engines
 from one_api.engine.process import engine_settings
 from one_api.settings.adapters import LocalConfig
 
@@ -21,7 +21,7 @@ def table(
     which decide on the context. Blocks on the disk.
     """
     place = run_dir or default_run_dir()
-    loaded = {each.model: each for each in residents(place)} if place.is_dir() else {}
+    loaded = {each.model: each for each in loaded_engines(place)} if place.is_dir() else {}
     rows: list[tuple[str, ...]] = [_HEADS]
     problems: list[str] = []
     for folder in folders:
@@ -34,15 +34,15 @@ def table(
     return lines + problems
 
 
-def _row(model: ModelFile, settings: EngineSettings, resident: Resident | None) -> tuple[str, ...]:
-    memory = resident.memory_bytes if resident else None
+def _row(model: ModelFile, settings: EngineSettings, engine: LoadedEngine | None) -> tuple[str, ...]:
+    memory = engine.memory_bytes if engine else None
     template = "tools" if model.template_mentions_tools else "chat" if model.chat_template else "none"
     return (
         model.id,
         f"{model.size_bytes / 1e6:.0f} MB",
         str(slot_context(model, settings)),
         "embeds only" if model.embedding_only else template,
-        "yes" if resident else "no",
+        "yes" if engine else "no",
         f"{memory / 1e6:.0f} MB" if memory is not None else "-",
         str(model.path),
     )

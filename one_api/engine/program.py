@@ -30,7 +30,7 @@ from typing import Any, NoReturn, TypedDict
 #: How often the lease is looked at, in seconds.
 TICK_S = 0.5
 #: How often the engine tries to lock the file that says that it lives.
-_CLAIMS = 20
+_MAX_LOCK_TRIES = 20
 
 
 class EngineConfig(TypedDict):
@@ -192,7 +192,7 @@ def _leave(config: EngineConfig) -> NoReturn:
 def _claim(path: Path) -> None:
     """Lock the file that says that this engine lives, for as long as it does, and write the pid into it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    for _ in range(_CLAIMS):
+    for _ in range(_MAX_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,8 +1,9 @@
-"""Who may talk to an engine: never more requests at once than it has slots, over all processes, and fair by key.
+"""The slots of an engine: over all processes at most one request per slot, shared fairly between keys.
 
-The engine must not queue by itself, for it would not notice who leaves. Each slot is a file, and to have the slot is to
-hold a flock on it, which the kernel releases however a process ends. The file names the key whose request is at work,
-and for each key there is a file that processes lock in which its requests wait: so all of them know whose turn it is.
+The engine must not queue requests itself, because it would not notice a client that leaves. Each slot is a file. A
+process owns the slot while it holds a flock on the file; the kernel releases it however the process ends. The file
+holds the tag of the key that uses the slot. Each key also has a file, locked by the processes in which its requests
+wait. So every process knows which key is next.
 """
 
 import asyncio
@@ -19,17 +20,17 @@ from one_api.errors import UpstreamOverloaded
 if sys.platform != "win32":
     import fcntl
 
-#: How often a process that waits looks for a slot that another has given back, in seconds.
+#: How often a waiting process looks for a slot that another process released, in seconds.
 _POLL_S = 0.01
-#: How long a process leaves a slot to others that wait, in seconds: longer than they take to look.
+#: How long a process leaves a slot to other waiting processes, in seconds: longer than their poll interval.
 _YIELD_S = 3 * _POLL_S
-#: How often a slot that is free is left to a key with fewer requests at work, before the process that has those is
-#: taken for dead.
-_PATIENCE = 50
+#: How often a free slot is left to a key with fewer running requests. After that the process of that key counts as
+#: dead.
+_MAX_SKIPS = 50
 #: Bytes that stand for a key in files.
 _TAG_BYTES = 16
 #: When to come back to a full queue, in seconds.
-_COME_BACK_S = 5.0
+_RETRY_AFTER_S = 5.0
 
 
 class QueueFull(UpstreamOverloaded):
@@ -53,7 +54,7 @@ class SlotFile:
 
     @property
     def held(self) -> bool:
-        """Say whether this process has it."""
+        """Return whether this process holds the slot."""
         return self._held
 
     @property
@@ -66,23 +67,23 @@ class SlotFile:
         if self._held or not try_lock(self._descriptor):
             return False
         self._held = True
-        self._say(tag)
+        self._write_tag(tag)
         os.utime(self._descriptor)  # when it was last used
         return True
 
-    def give_back(self) -> None:
-        """Let others have it."""
-        self._say("")
+    def release(self) -> None:
+        """Release the slot for other requests."""
+        self._write_tag("")
         self._held = False
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file, and give the slot back with it."""
         if self._held:
-            self._say("")
+            self._write_tag("")
         os.close(self._descriptor)
 
-    def _say(self, tag: str) -> None:
+    def _write_tag(self, tag: str) -> None:
         os.pwrite(self._descriptor, tag.ljust(_TAG_BYTES).encode(), 0)
 
 
@@ -99,31 +100,31 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
     return False
 
 
-class Crowd:
-    """Whether anybody waits for a slot of one engine: those who do hold a shared lock on a file."""
+class WaiterLock:
+    """Shows whether a process waits for a slot of one engine: each waiting process holds a shared lock on a file."""
 
     def __init__(self, path: Path) -> None:
         """Open the file; raises OSError."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def join(self) -> None:
-        """Say that this process waits."""
+    def add(self) -> None:
+        """Mark this process as waiting."""
         try_lock(self._descriptor, shared=True)
 
-    def leave(self) -> None:
-        """Say that this process does not wait any more."""
+    def remove(self) -> None:
+        """Mark this process as no longer waiting."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def others(self) -> bool:
-        """Say whether another process waits; this one does."""
+    def others_wait(self) -> bool:
+        """Return whether another process waits, while this process waits too."""
         alone = try_lock(self._descriptor)
-        self.join()
+        self.add()
         return not alone
 
-    def anybody(self) -> bool:
-        """Say whether a process waits; this one does not."""
+    def any_wait(self) -> bool:
+        """Return whether any process waits, while this process does not."""
         nobody = try_lock(self._descriptor)
-        self.leave()
+        self.remove()
         return not nobody
 
     def close(self) -> None:
@@ -131,49 +132,49 @@ class Crowd:
         os.close(self._descriptor)
 
 
-class Lines:
-    """For which keys requests wait for a slot of one engine, in this process and in others: a ``Crowd`` for each key.
+class WaitersByKey:
+    """The keys whose requests wait for a slot of one engine, in all processes: one ``WaiterLock`` per key.
 
-    There are no more files than the configuration has keys.
+    There are at most as many files as the configuration has keys.
     """
 
     def __init__(self, base: Path) -> None:
         """``base`` with an ending names the files."""
         self._folder = base.parent
         self._prefix = f"{base.name}.line-"
-        self._mine: dict[str, Crowd] = {}
+        self._own: dict[str, WaiterLock] = {}
 
-    def keep(self, tags: set[str]) -> None:
+    def set_waiting(self, tags: set[str]) -> None:
         """Say that requests of these keys wait in this process, and no others. Say it again now and then: who looks
         whether others wait keeps them out for a moment."""
-        for tag in self._mine.keys() - tags:
-            self._mine.pop(tag).close()
+        for tag in self._own.keys() - tags:
+            self._own.pop(tag).close()
         for tag in tags:
-            with suppress(OSError):  # no descriptor is left, say: without a line it is served, but not as fairly
-                if tag not in self._mine:
-                    self._mine[tag] = Crowd(self._folder / f"{self._prefix}{tag}")
-                self._mine[tag].join()
+            with suppress(OSError):  # for example no free descriptor: the key is still served, but less fairly
+                if tag not in self._own:
+                    self._own[tag] = WaiterLock(self._folder / f"{self._prefix}{tag}")
+                self._own[tag].add()
 
-    def elsewhere(self) -> list[str]:
-        """Return the keys whose requests wait in other processes."""
+    def waiting_elsewhere(self) -> list[str]:
+        """Return the tags of the keys whose requests wait in other processes."""
         found = []
         for entry in os.scandir(self._folder):
             if entry.name.startswith(self._prefix):
                 tag = entry.name.removeprefix(self._prefix)
-                if self._mine[tag].others() if tag in self._mine else self._anybody(entry.path):
+                if self._own[tag].others_wait() if tag in self._own else self._any_wait(entry.path):
                     found.append(tag)
         return found
 
     @staticmethod
-    def _anybody(path: str) -> bool:
+    def _any_wait(path: str) -> bool:
         try:
-            crowd = Crowd(Path(path))
+            waiter_lock = WaiterLock(Path(path))
         except OSError:
             return False
         try:
-            return crowd.anybody()
+            return waiter_lock.any_wait()
         finally:
-            crowd.close()
+            waiter_lock.close()
 
 
 class Slot:
@@ -196,7 +197,7 @@ class SlotQueue:
 
     Of those that wait, in all processes, the next is one of the key that has the fewest requests at the engine; among
     such keys of one process it is the one that has waited longest for its turn, and processes share the slots about
-    evenly. A queue that is full refuses whoever has the most in it.
+    evenly. A full queue refuses a request of the key with the most waiting requests.
     """
 
     def __init__(self, model: str, base: Path, slots: int, limit: int) -> None:
@@ -204,10 +205,10 @@ class SlotQueue:
         self._model = model
         self._limit = limit
         self._files = [SlotFile(base.with_name(f"{base.name}.slot-{number}")) for number in range(slots)]
-        self._crowd = Crowd(base.with_name(f"{base.name}.waiting"))
-        self._lines = Lines(base)
+        self._waiters = WaiterLock(base.with_name(f"{base.name}.waiting"))
+        self._waiters_by_key = WaitersByKey(base)
         #: How often in a row a free slot was left to another process.
-        self._left = 0
+        self._skips = 0
         #: By caller, in the order of their turns.
         self._waiting: dict[str, deque[asyncio.Future[Slot]]] = {}
         self._busy: Counter[str] = Counter()
@@ -227,31 +228,31 @@ class SlotQueue:
         Raises:
             QueueFull: if too many wait, or it takes too long.
         """
-        may = not self._waiting and time.monotonic() >= self._not_before and not self._behind(caller)
+        may = not self._waiting and time.monotonic() >= self._not_before and not self._must_yield(caller)
         if may and (slot := self._free_slot(caller)):
             return slot
-        place = self._line_up(caller)
+        waiter = self._enqueue(caller)
         try:
             async with asyncio.timeout(limit_s):
-                return await place
+                return await waiter
         except BaseException as error:
-            self._step_out(caller, place)
+            self._stop_waiting(caller, waiter)
             if isinstance(error, TimeoutError):
                 raise self._refusal("is busy") from None
             raise
 
-    def _line_up(self, caller: str) -> "asyncio.Future[Slot]":
+    def _enqueue(self, caller: str) -> "asyncio.Future[Slot]":
         if self._closed:
             raise self._refusal("is shutting down")
         if sum(map(len, self._waiting.values())) >= self._limit:
-            self._make_place(caller)
-        place: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(place)
+            self._evict_for(caller)
+        waiter: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(waiter)
         if self._serving is None:
             self._serving = asyncio.create_task(self._serve(), name=f"slots of {self._model}")
-        return place
+        return waiter
 
-    def _make_place(self, caller: str) -> None:
+    def _evict_for(self, caller: str) -> None:
         """Refuse the last of the caller that has the most waiting; that may be the one that has just come."""
         most = max(self._waiting, key=lambda each: len(self._waiting[each]))
         if len(self._waiting[most]) <= len(self._waiting.get(caller, ())) + 1:
@@ -260,35 +261,35 @@ class SlotQueue:
         if not last.done():
             last.set_exception(self._refusal("has a full queue"))
 
-    def _step_out(self, caller: str, place: "asyncio.Future[Slot]") -> None:
+    def _stop_waiting(self, caller: str, waiter: "asyncio.Future[Slot]") -> None:
         """Forget a request that does not wait any more; a slot that it was given meanwhile goes to another."""
-        if place.done() and not place.cancelled() and place.exception() is None:
-            place.result().release()
-        places = self._waiting.get(caller)
-        if places is not None and place in places:
-            places.remove(place)
-            if not places:
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            waiter.result().release()
+        waiters = self._waiting.get(caller)
+        if waiters is not None and waiter in waiters:
+            waiters.remove(waiter)
+            if not waiters:
                 del self._waiting[caller]
 
     async def _serve(self) -> None:
-        """Hand slots to those who wait until nobody does."""
-        self._crowd.join()
+        """Assign slots to waiting requests until none waits."""
+        self._waiters.add()
         try:
             while (caller := self._next()) is not None:
-                self._lines.keep({tag_of(each) for each in self._waiting})
+                self._waiters_by_key.set_waiting({tag_of(each) for each in self._waiting})
                 wait_s = max(_POLL_S, self._not_before - time.monotonic())
-                waits = time.monotonic() < self._not_before or self._behind(caller)
+                waits = time.monotonic() < self._not_before or self._must_yield(caller)
                 if waits or not (slot := self._free_slot(caller)):
                     self._freed.clear()
-                    self._crowd.join()  # again: who looks whether others wait keeps them out for a moment
+                    self._waiters.add()  # again: a process that looks for waiters blocks their lock for a moment
                     with suppress(TimeoutError):
                         async with asyncio.timeout(wait_s):
                             await self._freed.wait()
                     continue
-                self._hand(caller, slot)
+                self._assign(caller, slot)
         finally:
-            self._crowd.leave()
-            self._lines.keep(set())
+            self._waiters.remove()
+            self._waiters_by_key.set_waiting(set())
             self._serving = None
 
     def _next(self) -> str | None:
@@ -300,34 +301,34 @@ class SlotQueue:
         """Return how many requests each key has at the engine, from all processes, by tag."""
         return Counter(file.tag for file in self._files)
 
-    def _behind(self, caller: str) -> bool:
+    def _must_yield(self, caller: str) -> bool:
         """Say whether the next slot is for a request in another process, whose key has fewer at work than ``caller``.
 
         When that one does not take a slot that is free, it is not waited for any longer.
         """
         at_work = self._at_work()
         mine = at_work[tag_of(caller)]
-        if not mine or all(at_work[tag] >= mine for tag in self._lines.elsewhere()):
-            self._left = 0
+        if not mine or all(at_work[tag] >= mine for tag in self._waiters_by_key.waiting_elsewhere()):
+            self._skips = 0
             return False
-        self._left = self._left + 1 if at_work[""] else 0
-        return self._left <= _PATIENCE
+        self._skips = self._skips + 1 if at_work[""] else 0
+        return self._skips <= _MAX_SKIPS
 
-    def _ahead(self) -> bool:
+    def _has_priority(self) -> bool:
         """Say whether this process has a request whose key has fewer at work than all that wait in others."""
         at_work = self._at_work()
         fewest = min(at_work[tag_of(each)] for each in self._waiting)
-        return all(at_work[tag] > fewest for tag in self._lines.elsewhere())
+        return all(at_work[tag] > fewest for tag in self._waiters_by_key.waiting_elsewhere())
 
-    def _hand(self, caller: str, slot: Slot) -> None:
-        places = self._waiting.pop(caller)
-        place = places.popleft()
-        if places:
-            self._waiting[caller] = places  # at the end: it has had its turn
-        if place.done():  # it has left in this very moment
+    def _assign(self, caller: str, slot: Slot) -> None:
+        waiters = self._waiting.pop(caller)
+        waiter = waiters.popleft()
+        if waiters:
+            self._waiting[caller] = waiters  # at the end: it has had its turn
+        if waiter.done():  # it has left in this very moment
             slot.release()
         else:
-            place.set_result(slot)
+            waiter.set_result(slot)
 
     def _free_slot(self, caller: str) -> Slot | None:
         for file in self._files:
@@ -344,29 +345,29 @@ class SlotQueue:
         if self._closed:
             file.close()
             return
-        file.give_back()
-        if self._waiting and self._crowd.others() and not self._ahead():
+        file.release()
+        if self._waiting and self._waiters.others_wait() and not self._has_priority():
             self._not_before = time.monotonic() + _YIELD_S
         self._freed.set()
 
     def _refusal(self, what: str) -> QueueFull:
-        return QueueFull(f"The local model `{self._model}` {what}: try again later.", retry_after_s=_COME_BACK_S)
+        return QueueFull(f"The local model `{self._model}` {what}: try again later.", retry_after_s=_RETRY_AFTER_S)
 
     async def close(self) -> None:
-        """Refuse all who wait, and close the files but for those whose slots are still held."""
+        """Refuse all waiting requests, and close the files, except those of slots that are still held."""
         if self._closed:
             return
         self._closed = True
-        for places in self._waiting.values():
-            for place in places:
-                if not place.done():
-                    place.set_exception(self._refusal("is shutting down"))
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(self._refusal("is shutting down"))
         self._waiting.clear()
         if self._serving is not None:
             self._serving.cancel()
             with suppress(asyncio.CancelledError):
                 await self._serving
-        self._crowd.close()
+        self._waiters.close()
         for file in self._files:
             if not file.held:
                 file.close()

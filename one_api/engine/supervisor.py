@@ -1,7 +1,8 @@
 """Keeps one engine process per model on this machine, shared by all workers.
 
-Whoever needs a model first takes ``<name>.lock`` in the run directory, looks for a living engine, and starts one if
-there is none; the others find it. Everything that processes agree on is a file there, ``name`` standing for the model
+A process that needs a model first takes ``<name>.lock`` in the run directory. It looks for a living engine, and starts
+one if there is none; the others find it. Everything that processes agree on is a file there, ``name`` standing
+for the model
 file as it is now and the settings:
 
 ========== ==============================================================================================
@@ -17,8 +18,8 @@ file as it is now and the settings:
 .line-TAG  the same, for the requests of one key
 ========== ==============================================================================================
 
-`room` is held, for a moment, by who counts the engines. All locks are flocks, which the kernel releases however a
-process ends. So nothing has to be cleaned up after SIGKILL.
+`room` is held for a moment by the process that counts the engines. All locks are flocks, which the kernel releases
+however a process ends. So nothing has to be cleaned up after SIGKILL.
 """
 
 import asyncio
@@ -48,14 +49,14 @@ from one_api.engine.files import (
     slots_base,
     write_state,
 )
-from one_api.engine.loaded import ROOM_LIMIT_S, Room
+from one_api.engine.loaded import MAX_CAPACITY_WAIT_S, EngineCapacity
 from one_api.engine.process import clear, explain, launch, memory_bytes, read_ready, runs, send_signal, stop
 
 #: An answer of ``ensure`` holds for this long, in seconds, before the engine's health is asked again.
 FRESH_S = 1.0
-_LEASE_LIMIT_S = 5.0
-#: After so many requests in a row that the engine did not answer in time it is ended, though it says that it is well.
-_HANGS = 2
+_MAX_LEASE_WAIT_S = 5.0
+#: After so many requests in a row that the engine did not answer in time it is ended, though its health check passes.
+_MAX_TIMEOUTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class EngineSupervisor:
         self._settings = settings
         # One entry per model file that was asked for and not forgotten: bounded by the models folder.
         self._entries: dict[Path, _Entry] = {}
-        self._room = Room(settings.max_loaded)
+        self._capacity = EngineCapacity(settings.max_loaded)
         self._shut = asyncio.Event()
 
     async def ensure(self, model: Path, alias: str) -> Endpoint:
@@ -123,13 +124,13 @@ class EngineSupervisor:
         return result
 
     async def report_failure(self, endpoint: Endpoint) -> None:
-        """Tell that ``endpoint`` refused or broke a connection: the next ``ensure`` asks it before answering."""
+        """Record that ``endpoint`` refused or broke a connection: the next ``ensure`` checks its health first."""
         for entry in self._entries.values():
             if entry.endpoint == endpoint:
                 entry.checked_at = -math.inf
 
     def report_answer(self, endpoint: Endpoint, *, in_time: bool) -> None:
-        """Tell whether ``endpoint`` began to answer a request in time.
+        """Record whether ``endpoint`` began to answer a request in time.
 
         One that does not, twice in a row, is replaced by the next ``ensure``: a chat template without an end keeps a
         thread of the engine busy for ever.
@@ -179,10 +180,10 @@ class EngineSupervisor:
         return self._shut.is_set()
 
     async def _refresh(self, model: Path, entry: _Entry) -> Endpoint | EngineFailed:
-        """Bring ``entry`` up to date. Returns the error, because a task that nobody awaits must not raise."""
+        """Bring ``entry`` up to date. Returns the error, because a task that is not awaited must not raise."""
         try:
             known = endpoint = entry.endpoint
-            hangs = entry.hangs >= _HANGS
+            hangs = entry.hangs >= _MAX_TIMEOUTS
             if endpoint is None or hangs or not await _healthy(endpoint.socket_path, self._settings.health_limit_s):
                 entry.endpoint = None
                 plan = await asyncio.to_thread(plan_for, self._run_dir, self._settings, model, entry.alias)
@@ -208,18 +209,18 @@ class EngineSupervisor:
         if entry.lease is None:
             entry.lease, entry.lease_name = FileLock(plan.file("lease"), shared=True), plan.base.name
         # It is refused only while an engine that has just found itself without users ends: a moment.
-        if not await entry.lease.acquire(_LEASE_LIMIT_S, self._is_closing):
+        if not await entry.lease.acquire(_MAX_LEASE_WAIT_S, self._is_closing):
             raise EngineFailed(f"{plan.alias}: its engine does not end; look into {plan.file('log')}")
 
-    async def _find_or_start(self, plan: Plan, doubted: Endpoint | None, hangs: bool) -> Endpoint:
+    async def _find_or_start(self, plan: Plan, suspect: Endpoint | None, hangs: bool) -> Endpoint:
         """Return the engine that runs, or start it; other processes wait meanwhile and share what comes of it."""
         lock = FileLock(plan.file("lock"))
         began = time.monotonic()
         try:
-            if not await lock.acquire(self._settings.start_limit_s + ROOM_LIMIT_S + 15.0, self._is_closing):
+            if not await lock.acquire(self._settings.start_limit_s + MAX_CAPACITY_WAIT_S + 15.0, self._is_closing):
                 raise EngineFailed(f"{plan.alias}: another process has been starting its engine for too long", 1.0)
             meanwhile = await asyncio.to_thread(read_failures, plan)
-            endpoint = await self._find(plan, doubted, hangs)
+            endpoint = await self._find(plan, suspect, hangs)
             if endpoint is not None:
                 return endpoint
             if meanwhile.times and meanwhile.times[-1] >= began:
@@ -236,19 +237,19 @@ class EngineSupervisor:
             async with asyncio.timeout(pause_s):
                 await self._shut.wait()
 
-    async def _find(self, plan: Plan, doubted: Endpoint | None, hangs: bool) -> Endpoint | None:
+    async def _find(self, plan: Plan, suspect: Endpoint | None, hangs: bool) -> Endpoint | None:
         """Return the running engine, or None after clearing away what is left of one that crashed or hangs.
 
-        It hangs if it does not answer twice; ``doubted`` has been asked once already, and ``hangs`` says that it did
+        It hangs if it does not answer twice; ``suspect`` has been asked once already, and ``hangs`` says that it did
         not answer requests.
         """
         state = await asyncio.to_thread(read_state, plan)
         crash = "it ended unexpectedly"
         if await asyncio.to_thread(runs, plan):
-            for _ in range(1 if state == doubted else 2):
+            for _ in range(1 if state == suspect else 2):
                 if (
                     state is not None
-                    and not (hangs and state == doubted)
+                    and not (hangs and state == suspect)
                     and await _healthy(state.socket_path, self._settings.health_limit_s)
                 ):
                     return state
@@ -268,7 +269,7 @@ class EngineSupervisor:
                 f"{memory / 1e6:.0f} MB of memory; use a smaller one"
             )
         target = Endpoint(plan.new_socket(), secrets.token_urlsafe(32), 0, plan.context_tokens)
-        starting = await self._room.reserve(plan)
+        starting = await self._capacity.reserve(plan)
         try:
             code, endpoint = await self._launch(plan, target)
         finally:

@@ -14,7 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from one_api.errors import RequestTimeout, ShuttingDown
 from one_api.serving.bridge import await_, begin, run_bridged, within
-from one_api.serving.disconnect import EXTENSION, Departure
+from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.loop import Service
@@ -115,7 +115,7 @@ class _Exchange:
         self._input = _BodyReader(receive, service.server.body_timeout_s, self._watch)
         self._receive = receive
         self._task = asyncio.current_task()
-        self._departure: Departure | None = scope.get("extensions", {}).get(EXTENSION)
+        self._disconnect: DisconnectSignal | None = scope.get("extensions", {}).get(EXTENSION)
         self._watcher: asyncio.Task[None] | None = None
         self._client_left = False
         self._started = False
@@ -220,15 +220,15 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
 
     def _watch(self) -> None:
-        """From now on, notice when the client leaves. A server that does not tell has to be asked."""
-        if self._departure is not None:
-            self._departure.watch(self._leave)
+        """From now on, notice when the client disconnects. Servers without a ``DisconnectSignal`` are polled."""
+        if self._disconnect is not None:
+            self._disconnect.watch(self._leave)
         else:
             self._watcher = asyncio.get_running_loop().create_task(self._wait_for_leave())
 
     def _stop_watching(self) -> None:
-        if self._departure is not None:
-            self._departure.forget()
+        if self._disconnect is not None:
+            self._disconnect.forget()
         if self._watcher is not None:
             self._watcher.cancel()
             self._watcher = None

@@ -1,32 +1,33 @@
-"""How the server tells whoever serves a request that its client has left: a call, not a task that waits for it."""
+"""The signal that a client has disconnected: a callback, so that no task has to wait for it."""
 
 from collections.abc import Callable
 
-#: Where the server puts a request's ``Departure``: among the ``extensions`` of its ASGI scope.
-EXTENSION = "one_api.departure"
+#: The server puts a request's ``DisconnectSignal`` under this name, among the ``extensions`` of its ASGI scope.
+EXTENSION = "one_api.disconnect"
 
 
-class Departure:
-    """Says once that the client of one request has left."""
+class DisconnectSignal:
+    """Fires once, when the client of one request disconnects."""
 
-    __slots__ = ("_tell", "left")
+    __slots__ = ("_callback", "left")
 
     def __init__(self) -> None:
+        #: The client has disconnected.
         self.left = False
-        self._tell: Callable[[], None] | None = None
+        self._callback: Callable[[], None] | None = None
 
-    def watch(self, tell: Callable[[], None]) -> None:
-        """Have ``tell`` called when the client leaves; at once when it has left already."""
-        self._tell = tell
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the client disconnects; at once if it has disconnected already."""
+        self._callback = callback
         if self.left:
-            tell()
+            callback()
 
     def forget(self) -> None:
-        """Tell nobody any more."""
-        self._tell = None
+        """Remove the callback."""
+        self._callback = None
 
-    def happened(self) -> None:
-        """Note that the client has left; called by the server."""
+    def fire(self) -> None:
+        """Note that the client has disconnected, and run the callback. Called by the server."""
         self.left = True
-        if self._tell is not None:
-            self._tell()
+        if self._callback is not None:
+            self._callback()

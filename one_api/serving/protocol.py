@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from one_api.dialects import json
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
-from one_api.serving.disconnect import EXTENSION, Departure
+from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.transport import Flow, JoinedHead, set_options
 from one_api.settings.sections import ServerConfig
@@ -168,7 +168,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._is_over:
             raise ValueError("a request after the last one")
         super().on_message_begin()
-        extensions: dict[str, Any] = {EXTENSION: Departure()}
+        extensions: dict[str, Any] = {EXTENSION: DisconnectSignal()}
         self.scope["extensions"] = extensions
         self._in_head = True
         self._header_bytes = self._header_count = self._unreported_bytes = 0
@@ -366,4 +366,4 @@ def _dismiss(cycle: RequestResponseCycle) -> None:
     cycle.message_event.set()
     extensions: dict[str, Any] | None = cycle.scope.get("extensions")
     if extensions is not None:
-        extensions[EXTENSION].happened()
+        extensions[EXTENSION].fire()

@@ -17,7 +17,7 @@ from one_api.errors import (
     UpstreamError,
     UpstreamUnfit,
 )
-from one_api.serving.timeouts import Patience
+from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import named_errors, truncated
 
@@ -65,7 +65,7 @@ class UpstreamStream(ChunkStream):
         self._reports = reports
         #: Of the whole stream, in the loop's time.
         self._deadline = deadline
-        self._patience = Patience()
+        self._timeout = ReusableTimeout()
         self._events = sse.EventReader()
         self._ready: list[JSONObject] = []
         #: How the stream broke; raised once everything that came before has been read.
@@ -92,10 +92,10 @@ class UpstreamStream(ChunkStream):
         # thinks in silence sends pings.
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
         while not self._ready and not self.ended:
-            limit = min(self._patience.until(idle_s), self._deadline, self._end_of_tail())
+            limit = min(self._timeout.until(idle_s), self._deadline, self._end_of_tail())
             try:
-                if await self._patience.wait(self._receive(), limit):
-                    self._patience.begin_anew()
+                if await self._timeout.wait(self._receive(), limit):
+                    self._timeout.reset()
             except Exception as error:
                 if self._translator.is_complete and not isinstance(error, UpstreamError):
                     self._end()
@@ -168,7 +168,7 @@ class UpstreamStream(ChunkStream):
     async def aclose(self) -> None:
         """Close the response; a connection whose stream was read to its very end is used again."""
         self.ended = True
-        self._patience.close()
+        self._timeout.close()
         if self._response.closed:
             return
         if self._translator.finished and await self._at_end():

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from one_api.cache.keys import LEFT_OUT, Place, key_of
+from one_api.cache.keys import LEFT_OUT, RouteFingerprint, key_of
 from one_api.dialects import json
 from tests.support.examples import examples
 
-PLACE = Place("m", [("a/m", "https://a.example/v1")], 1)
+FINGERPRINT = RouteFingerprint("m", [("a/m", "https://a.example/v1")], 1)
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "temperature": 1}
 
 VALUES = st.recursive(
@@ -25,9 +25,9 @@ VALUES = st.recursive(
 BODIES = st.dictionaries(st.sampled_from(["messages", "seed", "stop", "tools", "x"]), VALUES, max_size=5)
 
 
-def key(body: dict[str, Any], caller: str | None = "alice", place: Place = PLACE) -> bytes:
+def key(body: dict[str, Any], caller: str | None = "alice", fingerprint: RouteFingerprint = FINGERPRINT) -> bytes:
     """The key of a body, of alice's unless told otherwise."""
-    return key_of(caller, place, body)
+    return key_of(caller, fingerprint, body)
 
 
 def shuffled(value: Any, rng: random.Random) -> Any:
@@ -101,15 +101,15 @@ def test_all_else_is_in(field: str) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Place("n", PLACE.deployments, 1),
-        Place("m", [("b/m", "https://a.example/v1")], 1),
-        Place("m", [("a/m", "https://b.example/v1")], 1),
-        Place("m", [*PLACE.deployments, ("b/m", "https://b.example/v1")], 1),
-        Place("m", PLACE.deployments, 0),
+        RouteFingerprint("n", FINGERPRINT.deployments, 1),
+        RouteFingerprint("m", [("b/m", "https://a.example/v1")], 1),
+        RouteFingerprint("m", [("a/m", "https://b.example/v1")], 1),
+        RouteFingerprint("m", [*FINGERPRINT.deployments, ("b/m", "https://b.example/v1")], 1),
+        RouteFingerprint("m", FINGERPRINT.deployments, 0),
     ],
 )
-def test_another_route_is_another_answer(other: Place) -> None:
-    assert key(BODY, place=other) != key(BODY)
+def test_another_route_is_another_answer(other: RouteFingerprint) -> None:
+    assert key(BODY, fingerprint=other) != key(BODY)
 
 
 def test_the_body_is_not_touched() -> None:

@@ -6,38 +6,38 @@ from typing import Any
 
 import pytest
 
-from one_api.cache.policy import Policy, Wish, is_plain, may_be_kept
+from one_api.cache.policy import CacheDirectives, CachePolicy, is_plain, may_be_kept
 from one_api.config import Config, ConfigError
 from one_api.settings.sections import CacheConfig, GroupCacheConfig
 
 
 @pytest.mark.parametrize(
-    "header, wish",
+    "header, directives",
     [
-        (None, Wish()),
-        ("", Wish()),
-        ("no-cache", Wish(no_cache=True)),
-        ("No-Store", Wish(no_store=True)),
-        ("max-age=60", Wish(max_age_s=60)),
-        (' max-age = "60" , no-transform', Wish(max_age_s=60)),
-        ("max-age=0", Wish(no_cache=True, max_age_s=0)),
-        ("max-age=soon", Wish(no_cache=True, max_age_s=0)),
-        ("max-age=-1", Wish(no_cache=True, max_age_s=0)),
-        ("max-age=\u0663", Wish(no_cache=True, max_age_s=0)),
-        ("max-age=" + "9" * 10_000, Wish(max_age_s=999_999_999_999)),
-        ("no-cache, no-store, max-age=5", Wish(True, True, 5)),
-        (",,=,;", Wish()),
+        (None, CacheDirectives()),
+        ("", CacheDirectives()),
+        ("no-cache", CacheDirectives(no_cache=True)),
+        ("No-Store", CacheDirectives(no_store=True)),
+        ("max-age=60", CacheDirectives(max_age_s=60)),
+        (' max-age = "60" , no-transform', CacheDirectives(max_age_s=60)),
+        ("max-age=0", CacheDirectives(no_cache=True, max_age_s=0)),
+        ("max-age=soon", CacheDirectives(no_cache=True, max_age_s=0)),
+        ("max-age=-1", CacheDirectives(no_cache=True, max_age_s=0)),
+        ("max-age=\u0663", CacheDirectives(no_cache=True, max_age_s=0)),
+        ("max-age=" + "9" * 10_000, CacheDirectives(max_age_s=999_999_999_999)),
+        ("no-cache, no-store, max-age=5", CacheDirectives(True, True, 5)),
+        (",,=,;", CacheDirectives()),
     ],
 )
-def test_cache_control_is_read(header: str | None, wish: Wish) -> None:
-    assert Wish.read(header) == wish
+def test_cache_control_is_read(header: str | None, directives: CacheDirectives) -> None:
+    assert CacheDirectives.read(header) == directives
 
 
 def test_a_group_says_only_what_it_does_differently() -> None:
     common = CacheConfig(enabled=True, ttl_s=60, store_tool_calls=True)
-    assert Policy.of(common, GroupCacheConfig()) == Policy(True, 60, "key", True, True)
+    assert CachePolicy.of(common, GroupCacheConfig()) == CachePolicy(True, 60, "key", True, True)
     own = GroupCacheConfig(enabled=False, ttl_s=5, scope="shared", store_tool_calls=False, single_flight=False)
-    assert Policy.of(common, own) == Policy(False, 5, "shared", False, False)
+    assert CachePolicy.of(common, own) == CachePolicy(False, 5, "shared", False, False)
 
 
 @pytest.mark.parametrize(

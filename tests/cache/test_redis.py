@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from one_api.cache.keys import Place, key_of
-from one_api.cache.lease import Shared, Standing, Taken
+from one_api.cache.keys import RouteFingerprint, key_of
+from one_api.cache.lease import CallKey, LeaseResult, LeaseStatus
 from one_api.cache.redis import RedisAnswers
 from one_api.errors import UpstreamFailed
 from tests.support.gateway import free_port
@@ -19,8 +19,8 @@ from .conftest import OwnRedis, odd_redis
 
 #: The key of the request that ``Caching.ask`` makes.
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
-KEY = key_of("alice", Place("m", [("a/m", "https://api.openai.com/v1")], 1), BODY)
-CALL = Shared(KEY, "whole")
+KEY = key_of("alice", RouteFingerprint("m", [("a/m", "https://api.openai.com/v1")], 1), BODY)
+CALL = CallKey(KEY, "whole")
 NAME = f"one_api:answer:{{{KEY.hex()}}}"
 
 
@@ -119,8 +119,8 @@ async def test_one_who_has_waited_long_enough_asks(own_redis: OwnRedis) -> None:
 
 async def test_a_lease_ends_with_the_process_that_held_it(own_redis: OwnRedis, operator: Any) -> None:
     store = RedisAnswers(own_redis[0])
-    assert await store.take(CALL, "dead") == Taken(Standing.WON)
-    assert await store.take(CALL, "other") == Taken(Standing.HELD, holder="dead")
+    assert await store.take(CALL, "dead") == LeaseResult(LeaseStatus.WON)
+    assert await store.take(CALL, "other") == LeaseResult(LeaseStatus.HELD, holder="dead")
     lease = f"one_api:asking:{{{KEY.hex()}}}:whole"
     assert 0 < await operator.pttl(lease) <= 5000
     await operator.pexpire(lease, 100)
@@ -129,28 +129,28 @@ async def test_a_lease_ends_with_the_process_that_held_it(own_redis: OwnRedis, o
     await store.renew(CALL, "dead")
     assert await operator.pttl(lease) > 1000
     await store.release(CALL, "other", forget=True)
-    assert await store.take(CALL, "other") == Taken(Standing.HELD, holder="dead")
+    assert await store.take(CALL, "other") == LeaseResult(LeaseStatus.HELD, holder="dead")
     await store.release(CALL, "dead", forget=True)
-    assert await store.take(CALL, "other") == Taken(Standing.WON)
+    assert await store.take(CALL, "other") == LeaseResult(LeaseStatus.WON)
     await store.aclose()
 
 
 async def test_what_is_told_is_heard_once_and_in_its_order(own_redis: OwnRedis, operator: Any) -> None:
     store = RedisAnswers(own_redis[0])
-    assert await store.hear(CALL, "me", 0) == (Standing.GONE, [])
+    assert await store.poll(CALL, "me", 0) == (LeaseStatus.GONE, [])
     await store.take(CALL, "me")
-    assert await store.hear(CALL, "me", 0) == (Standing.HELD, [])
+    assert await store.poll(CALL, "me", 0) == (LeaseStatus.HELD, [])
     assert await store.renew(CALL, "me") is True
     for number in (1, 2, 2, 3):
-        assert await store.tell(CALL, "me", number, b"%d" % number, oldest=1, last=False)
-    assert await store.hear(CALL, "me", 0) == (Standing.HELD, [(1, b"1"), (2, b"2"), (3, b"3")])
-    assert await store.tell(CALL, "me", 4, b"4", oldest=3, last=True)
+        assert await store.publish(CALL, "me", number, b"%d" % number, oldest=1, last=False)
+    assert await store.poll(CALL, "me", 0) == (LeaseStatus.HELD, [(1, b"1"), (2, b"2"), (3, b"3")])
+    assert await store.publish(CALL, "me", 4, b"4", oldest=3, last=True)
     await store.release(CALL, "me", forget=False)
-    assert await store.hear(CALL, "me", 3) == (Standing.HELD, [(4, b"4")])
-    assert await store.hear(CALL, "me", 1) == (Standing.HELD, [(3, b"3"), (4, b"4")])
+    assert await store.poll(CALL, "me", 3) == (LeaseStatus.HELD, [(4, b"4")])
+    assert await store.poll(CALL, "me", 1) == (LeaseStatus.HELD, [(3, b"3"), (4, b"4")])
     assert {name async for name in operator.scan_iter("one_api:*") if await operator.pttl(name) < 0} == set()
     await store.release(CALL, "me", forget=True)
-    assert await store.hear(CALL, "me", 4) == (Standing.GONE, [])
+    assert await store.poll(CALL, "me", 4) == (LeaseStatus.GONE, [])
     await store.aclose()
 
 
@@ -211,8 +211,8 @@ async def test_an_answer_that_makes_no_sense_is_as_good_as_none(says: bytes) -> 
         store = RedisAnswers(server.url)
         await store.get(KEY)
         server.says = says
-        assert await store.take(CALL, "me") == Taken(Standing.ALONE)
-        assert await store.hear(CALL, "other", 0) == (Standing.ALONE, [])
+        assert await store.take(CALL, "me") == LeaseResult(LeaseStatus.ALONE)
+        assert await store.poll(CALL, "other", 0) == (LeaseStatus.ALONE, [])
         cache = Caching(Upstreams(whole()), store, store)
         assert await cache.ask() == whole()
         assert cache.where_from() == ["miss"]

@@ -23,7 +23,7 @@ from one_api.engine.client import EngineUnavailable
 from one_api.engine.download import fetch_default_model
 from one_api.engine.files import EngineFailed, EngineSettings
 from one_api.engine.gguf import UnreadableModel, read_header
-from one_api.engine.loaded import residents
+from one_api.engine.loaded import loaded_engines
 from one_api.engine.process import memory_bytes
 from one_api.engine.slots import QueueFull
 from one_api.engine.supervisor import EngineSupervisor
@@ -55,12 +55,12 @@ def run_dir() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="oa-", dir="/tmp"))
     yield folder
     deadline = time.monotonic() + 30
-    while (left := residents(folder)) and time.monotonic() < deadline:
+    while (left := loaded_engines(folder)) and time.monotonic() < deadline:
         for each in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(each.pid or 2**22, 15)
         time.sleep(0.05)
-    assert not residents(folder)
+    assert not loaded_engines(folder)
     shutil.rmtree(folder)
 
 
@@ -321,14 +321,14 @@ async def test_a_template_without_an_end_times_out_and_the_engine_is_replaced(
     with_template(model_file, tmp_path / "endless.gguf", ENDLESS)
     adapter = await serve(tmp_path, timeouts=Timeouts(first_event_s=1.0))
     await warm(adapter, "endless")
-    (before,) = residents(run_dir)
+    (before,) = loaded_engines(run_dir)
 
     for _ in range(2):
         with pytest.raises(UpstreamTimeout):
             await adapter.generate_completion("endless", [{"role": "user", "content": "spin"}])
     await warm(adapter, "endless")
 
-    (after,) = residents(run_dir)
+    (after,) = loaded_engines(run_dir)
     assert after.pid != before.pid
 
 
@@ -432,10 +432,10 @@ async def test_the_least_recently_used_idle_model_makes_room(
     for name in ("a", "b", "a", "c"):
         await adapter.generate_completion(name, HELLO, max_tokens=1)
 
-    assert [Path(each.model).stem for each in residents(run_dir)] == ["a", "c"]
-    assert all((each.memory_bytes or 0) > 50_000_000 for each in residents(run_dir))
+    assert [Path(each.model).stem for each in loaded_engines(run_dir)] == ["a", "c"]
+    assert all((each.memory_bytes or 0) > 50_000_000 for each in loaded_engines(run_dir))
     await adapter.generate_completion("b", HELLO, max_tokens=1)
-    assert [Path(each.model).stem for each in residents(run_dir)] == ["c", "b"]
+    assert [Path(each.model).stem for each in loaded_engines(run_dir)] == ["c", "b"]
     assert not list(run_dir.glob("*.failures")), "it ended in order"
 
 
@@ -454,12 +454,12 @@ async def test_a_file_that_is_replaced_is_served_anew_and_one_that_is_removed_is
     shutil.copyfile(model_file, path)
     adapter = await serve(tmp_path)
     await adapter.generate_completion("tiny", HELLO, max_tokens=1)
-    (before,) = residents(run_dir)
+    (before,) = loaded_engines(run_dir)
     os.utime(path, (1, 1))
 
-    await until(lambda: before.name not in {each.name for each in residents(run_dir)}, "the old engine has ended")
+    await until(lambda: before.name not in {each.name for each in loaded_engines(run_dir)}, "the old engine has ended")
     await adapter.generate_completion("tiny", HELLO, max_tokens=1)
-    (after,) = residents(run_dir)
+    (after,) = loaded_engines(run_dir)
     path.unlink()
 
     assert after.pid != before.pid
@@ -480,4 +480,4 @@ async def test_a_busy_model_finishes_its_answer_before_it_makes_room(
 
     assert len(chunks) > 20
     assert (await asyncio.wait_for(other, 60))["choices"]
-    assert [Path(each.model).stem for each in residents(run_dir)] == ["b"]
+    assert [Path(each.model).stem for each in loaded_engines(run_dir)] == ["b"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from one_api.engine import gguf_header as gguf_format
+from one_api.engine import gguf_header
 from one_api.engine.files import EngineSettings, slot_context
 from one_api.engine.gguf import ModelFile, UnreadableModel, discover, read_header
 from one_api.engine.gguf_header import TENSOR_TYPES
@@ -249,7 +249,7 @@ def test_no_more_than_the_limit_is_read_of_a_header_that_never_ends(tmp_path: Pa
     with pytest.raises(UnreadableModel, match="larger than 16 MiB"):
         read_header(path)
 
-    assert bytes_read() - before < gguf_format.HEADER_LIMIT + 64 * 1024
+    assert bytes_read() - before < gguf_header.MAX_HEADER_BYTES + 64 * 1024
     assert time.monotonic() - began < 10
 
 

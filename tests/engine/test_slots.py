@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from one_api.engine.slots import Lines, QueueFull, Slot, SlotQueue, tag_of
+from one_api.engine.slots import QueueFull, Slot, SlotQueue, WaitersByKey, tag_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no flocks")
 
@@ -171,12 +171,12 @@ async def test_a_process_that_takes_no_turn_is_not_waited_for(make: Make, tmp_pa
     """It is stopped, say: it holds its place in the line, and never comes."""
     queue = make(slots=2)
     long = await queue.take("greedy", LIMIT_S)
-    stopped = Lines(tmp_path / "tiny-1")
-    stopped.keep({tag_of("modest")})
+    stopped = WaitersByKey(tmp_path / "tiny-1")
+    stopped.set_waiting({tag_of("modest")})
 
     (await queue.take("greedy", LIMIT_S)).release()
 
-    stopped.keep(set())
+    stopped.set_waiting(set())
     long.release()
 
 

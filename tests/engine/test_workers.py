@@ -20,7 +20,7 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from one_api.engine.download import fetch_default_model
-from one_api.engine.loaded import Resident, residents
+from one_api.engine.loaded import LoadedEngine, loaded_engines
 from one_api.engine.process import is_engine
 from one_api.engine.slots import SlotFile
 from tests.support import Gateway, ScriptedUpstream
@@ -100,9 +100,9 @@ def run_dir(place: Path) -> Path:
     return next(path for path in place.iterdir() if path.name.startswith("one_api-"))
 
 
-def engine(place: Path, model: str) -> Resident:
+def engine(place: Path, model: str) -> LoadedEngine:
     """The one engine of a model."""
-    (found,) = [each for each in residents(run_dir(place)) if Path(each.model).stem == model]
+    (found,) = [each for each in loaded_engines(run_dir(place)) if Path(each.model).stem == model]
     return found
 
 
@@ -131,7 +131,7 @@ def test_twelve_cold_requests_to_three_processes_start_one_engine(gateway: Gatew
         answers = list(pool.map(lambda _: ask(gateway, "a"), range(12)))
 
     assert all(answers)
-    assert len(residents(run_dir(place))) == 1
+    assert len(loaded_engines(run_dir(place))) == 1
     assert engine(place, "a").pid
     assert sum(path.read_text().count("--- start ") for path in run_dir(place).glob("*.log")) == 1
 
@@ -181,7 +181,7 @@ def test_while_one_model_loads_another_goes_on(gateway: Gateway, place: Path) ->
         assert loading.result(LIMIT_S)
 
     assert meanwhile >= 3
-    assert {Path(each.model).stem for each in residents(run_dir(place))} == {"a", "b"}
+    assert {Path(each.model).stem for each in loaded_engines(run_dir(place))} == {"a", "b"}
 
 
 def test_a_client_that_leaves_gives_its_slot_back(gateway: Gateway, place: Path) -> None:
@@ -244,11 +244,11 @@ def test_a_killed_process_of_the_gateway_gives_its_slots_back_and_leaves_the_eng
 def test_a_killed_gateway_leaves_nothing_behind_and_the_next_one_works(place: Path) -> None:
     with make_gateway(place, 1, slot_context=256) as running:
         assert ask(running, "a")
-        (ours,) = [each for each in residents(run_dir(place)) if Path(each.model).stem == "a"][-1:]
+        (ours,) = [each for each in loaded_engines(run_dir(place)) if Path(each.model).stem == "a"][-1:]
 
         running.kill()
 
-        until(lambda: ours.name not in {each.name for each in residents(run_dir(place))}, "its engine has ended")
+        until(lambda: ours.name not in {each.name for each in loaded_engines(run_dir(place))}, "its engine has ended")
     assert not is_engine(ours.pid)
     with make_gateway(place, 1, slot_context=256) as running:
         assert ask(running, "a")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from one_api.serving.timeouts import Patience
+from one_api.serving.timeouts import ReusableTimeout
 
 LONG_S = 60.0
 #: Longer than anything that should not wait takes; shorter than LONG_S.
@@ -13,8 +13,8 @@ SHORT_S = 0.05
 
 
 @pytest.fixture
-def patience() -> Iterator[Patience]:
-    made = Patience()
+def timeout() -> Iterator[ReusableTimeout]:
+    made = ReusableTimeout()
     yield made
     made.close()
 
@@ -27,54 +27,54 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
-async def test_what_ends_in_time_gives_its_result(patience: Patience) -> None:
+async def test_what_ends_in_time_gives_its_result(timeout: ReusableTimeout) -> None:
     async def answer() -> int:
         await asyncio.sleep(0)
         return 42
 
-    assert await patience.wait(answer(), now() + LONG_S) == 42
+    assert await timeout.wait(answer(), now() + LONG_S) == 42
 
 
-async def test_what_takes_too_long_is_cancelled(patience: Patience) -> None:
+async def test_what_takes_too_long_is_cancelled(timeout: ReusableTimeout) -> None:
     with pytest.raises(TimeoutError):
-        await patience.wait(forever(), now() + SHORT_S)
+        await timeout.wait(forever(), now() + SHORT_S)
 
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
 
 
-async def test_an_error_comes_through(patience: Patience) -> None:
+async def test_an_error_comes_through(timeout: ReusableTimeout) -> None:
     async def fail() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await patience.wait(fail(), now() + LONG_S)
+        await timeout.wait(fail(), now() + LONG_S)
 
 
-async def test_a_later_deadline_moves_the_timer(patience: Patience) -> None:
+async def test_a_later_deadline_moves_the_timer(timeout: ReusableTimeout) -> None:
     """The timer of the first wait goes off during the second, which has more time."""
-    await patience.wait(asyncio.sleep(0), now() + SHORT_S)
+    await timeout.wait(asyncio.sleep(0), now() + SHORT_S)
     began = now()
 
     with pytest.raises(TimeoutError):
-        await patience.wait(forever(), began + 3 * SHORT_S)
+        await timeout.wait(forever(), began + 3 * SHORT_S)
 
     assert now() >= began + 3 * SHORT_S
 
 
-async def test_an_earlier_deadline_counts(patience: Patience) -> None:
-    await patience.wait(asyncio.sleep(0), now() + LONG_S)
+async def test_an_earlier_deadline_counts(timeout: ReusableTimeout) -> None:
+    await timeout.wait(asyncio.sleep(0), now() + LONG_S)
     began = now()
 
     with pytest.raises(TimeoutError):
-        await patience.wait(forever(), began + SHORT_S)
+        await timeout.wait(forever(), began + SHORT_S)
 
     assert now() < began + LONG_S
 
 
-async def test_a_cancellation_from_outside_stays_one(patience: Patience) -> None:
-    task = asyncio.ensure_future(patience.wait(forever(), now() + LONG_S))
+async def test_a_cancellation_from_outside_stays_one(timeout: ReusableTimeout) -> None:
+    task = asyncio.ensure_future(timeout.wait(forever(), now() + LONG_S))
     await asyncio.sleep(0)
 
     task.cancel()
@@ -84,8 +84,8 @@ async def test_a_cancellation_from_outside_stays_one(patience: Patience) -> None
 
 
 @pytest.mark.parametrize("inner_s, outer_s", [(SHORT_S, LONG_S), (LONG_S, SHORT_S)], ids=["inner first", "outer first"])
-async def test_nested_waits_know_whose_time_is_up(patience: Patience, inner_s: float, outer_s: float) -> None:
-    inner = Patience()
+async def test_nested_waits_know_whose_time_is_up(timeout: ReusableTimeout, inner_s: float, outer_s: float) -> None:
+    inner = ReusableTimeout()
     told = []
 
     async def wait() -> None:
@@ -96,15 +96,15 @@ async def test_nested_waits_know_whose_time_is_up(patience: Patience, inner_s: f
             raise KeyError from None
 
     with pytest.raises((KeyError, TimeoutError)) as caught:
-        await patience.wait(wait(), now() + outer_s)
+        await timeout.wait(wait(), now() + outer_s)
     inner.close()
 
     assert told == (["inner"] if inner_s < outer_s else [])
     assert isinstance(caught.value, KeyError if inner_s < outer_s else TimeoutError)
 
 
-async def test_a_timer_that_nobody_waits_for_does_nothing(patience: Patience) -> None:
-    await patience.wait(asyncio.sleep(0), now() + SHORT_S)
+async def test_a_timer_that_nobody_waits_for_does_nothing(timeout: ReusableTimeout) -> None:
+    await timeout.wait(asyncio.sleep(0), now() + SHORT_S)
     await asyncio.sleep(2 * SHORT_S)
 
-    assert await patience.wait(asyncio.sleep(0, "still"), now() + LONG_S) == "still"
+    assert await timeout.wait(asyncio.sleep(0, "still"), now() + LONG_S) == "still"

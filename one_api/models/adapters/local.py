@@ -19,7 +19,7 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.engine.choices import ChoicesStream
-from one_api.engine.client import Answer, EngineDoor
+from one_api.engine.client import Answer, EngineClient
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
@@ -67,7 +67,7 @@ class LocalModelAdapter(RequestAdapter):
         self._looked = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         #: By file; those of files that have gone are closed.
-        self._doors: dict[Path, EngineDoor] = {}
+        self._clients: dict[Path, EngineClient] = {}
 
     def list_models(self) -> list[ModelInfo]:
         """Return the models whose files can be read, under their ids and then under their aliases."""
@@ -118,13 +118,13 @@ class LocalModelAdapter(RequestAdapter):
             await asyncio.sleep(self._look_s)
 
     async def _let_go(self) -> None:
-        """Close the doors to files that are gone or have been replaced, once no request is on its way through."""
+        """Close the clients to files that are gone or have been replaced, once no request is on its way through."""
         now = {file.path: file for file in self._files.values()}
-        for path, door in list(self._doors.items()):
-            if door.idle and now.get(path) != door.file:
-                del self._doors[path]
+        for path, client in list(self._clients.items()):
+            if client.idle and now.get(path) != client.file:
+                del self._clients[path]
                 self._supervisor.forget(path)
-                await door.aclose()
+                await client.aclose()
 
     async def complete(self, request: ChatRequest) -> JSONObject:
         """See ``BaseModelAdapter``."""
@@ -156,12 +156,12 @@ class LocalModelAdapter(RequestAdapter):
         body = prepare(body | {"model": file.id}, Dialect(developer_as_system=True))
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
         answer = Answer(identity, include_usage=include_usage, forced=forced)
-        door = self._doors.setdefault(file.path, EngineDoor(self._supervisor, self._config, file, self._reports))
+        client = self._clients.setdefault(file.path, EngineClient(self._supervisor, self._config, file, self._reports))
         record = current_call.get()
         caller = (record.caller if record else None) or ""
 
         async def open_one(index: int) -> ChunkStream:
-            return await door.open(caller, body | request.seed_of(index), answer)
+            return await client.open(caller, body | request.seed_of(index), answer)
 
         if request.n == 1:
             return await open_one(0)
@@ -171,14 +171,14 @@ class LocalModelAdapter(RequestAdapter):
         return choices
 
     async def aclose(self) -> None:
-        """Stop looking, close the doors, and let the engines go."""
+        """Stop looking, close the clients, and let the engines go."""
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
                 await self._looking
             self._looking = None
-        for door in self._doors.values():
-            await door.aclose()
+        for client in self._clients.values():
+            await client.aclose()
         await self._supervisor.close()
 
 

@@ -1,4 +1,4 @@
-"""Chunks that wait to be read. Where many wait, those that only add text are joined."""
+"""A buffer of chunks. When it holds many, neighbours that only add text are joined."""
 
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -8,7 +8,7 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import HEAD, PADDING, has_only
 
 #: From this many waiting chunks on, neighbours are joined.
-_MANY = 64
+_JOIN_FROM = 64
 #: Fields of a delta that are text, in pieces.
 _TEXTS = frozenset({"content", "reasoning_content", "refusal"})
 #: Fields of a chunk, and of its choice, of which one stands for those of all its neighbours.
@@ -19,44 +19,44 @@ _CHOICE = frozenset({"index", "delta"})
 Slot: TypeAlias = tuple[int, str] | tuple[int, str, int, str, str]
 
 
-class Backlog:
-    """Chunks of one stream in their order: it grows with the text that they hold, not with their number.
+class ChunkBuffer:
+    """Chunks of one stream in their order. Its size follows the text in the chunks, not their number.
 
-    Chunks are shared with others, and never changed.
+    Chunks are shared with other buffers, and never changed.
     """
 
     def __init__(self) -> None:
         self._chunks: list[JSONObject] = []
-        self._join_at = _MANY
-        #: What the chunks take as JSON.
+        self._join_at = _JOIN_FROM
+        #: The size of all chunks as JSON.
         self.size_bytes = 0
 
     def __len__(self) -> int:
         return len(self._chunks)
 
-    def copy(self) -> "Backlog":
-        """Return another one with the same chunks."""
-        other = Backlog()
+    def copy(self) -> "ChunkBuffer":
+        """Return a buffer with the same chunks."""
+        other = ChunkBuffer()
         other._chunks, other._join_at, other.size_bytes = list(self._chunks), self._join_at, self.size_bytes
         return other
 
     def add(self, chunk: JSONObject, size_bytes: int) -> None:
-        """Add the next chunk, which takes so much as JSON."""
+        """Add the next chunk, of the given size as JSON."""
         self._chunks.append(chunk)
         self.size_bytes += size_bytes
         if len(self._chunks) >= self._join_at:
             self._chunks = join(self._chunks)
-            self._join_at = 2 * len(self._chunks) + _MANY
+            self._join_at = 2 * len(self._chunks) + _JOIN_FROM
             self.size_bytes = sum(len(json.encode(each)) for each in self._chunks)
 
     def take(self) -> list[JSONObject]:
-        """Return all chunks, and be empty."""
+        """Return and remove all chunks."""
         taken, self._chunks = self._chunks, []
-        self.size_bytes, self._join_at = 0, _MANY
+        self.size_bytes, self._join_at = 0, _JOIN_FROM
         return taken
 
     def peek(self) -> list[JSONObject]:
-        """Return all chunks, and keep them."""
+        """Return all chunks without removing them."""
         return list(self._chunks)
 
 
@@ -73,14 +73,14 @@ def join(chunks: list[JSONObject]) -> list[JSONObject]:
 
 
 def _slot(chunk: JSONObject) -> Slot | None:
-    """Say where a chunk adds text, if that is all it does."""
+    """Return where a chunk adds text; None if it does anything else."""
     if len(chunk["choices"]) != 1 or not has_only(_CHUNK, chunk) or not has_only(_CHOICE, chunk["choices"][0]):
         return None
     choice = chunk["choices"][0]
-    said = [(name, value) for name, value in choice["delta"].items() if value is not None]
-    if len(said) != 1:
+    fields = [(name, value) for name, value in choice["delta"].items() if value is not None]
+    if len(fields) != 1:
         return None
-    ((name, value),) = said
+    ((name, value),) = fields
     if name in _TEXTS and isinstance(value, str):
         return choice["index"], name
     if name == "tool_calls" and len(value) == 1 and len(value[0]) == 2:

@@ -1,4 +1,4 @@
-"""The live tail of a call: processes that share a Redis share what comes, as it comes."""
+"""Calls across processes: processes that share a Redis share an answer while it arrives."""
 
 import asyncio
 import os
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from one_api.cache.claim import _Parts
-from one_api.cache.lease import LEASE_S, PARTS, Shared, Standing, Taken
+from one_api.cache.followed_stream import FollowedStream, InvalidSegment, Segment
+from one_api.cache.lease import LEASE_S, MAX_SEGMENTS, CallKey, LeaseResult, LeaseStatus
+from one_api.cache.leased_call import _SegmentWindow
 from one_api.cache.redis import RedisAnswers
-from one_api.cache.tail import InvalidPart, Part, Tail
 from one_api.contract import ChunkStream
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
 
@@ -91,7 +91,7 @@ class Inattentive(RedisAnswers):
 
     attentive = False
 
-    async def renew(self, call: Shared, token: str) -> bool | None:
+    async def renew(self, call: CallKey, token: str) -> bool | None:
         """See ``LeaseKeeper``."""
         return await super().renew(call, token) and self.attentive
 
@@ -204,7 +204,7 @@ async def test_when_the_upstream_fails_clients_of_the_same_process_come_first(
         await asked.asked.wait()
         outside = asyncio.create_task(two.open())
         (flight,) = one.answers._flights._listed.values()
-        while all(seat.local for seat in flight._seats):
+        while all(subscriber.local for subscriber in flight._subscribers):
             await asyncio.sleep(0.01)
         second = asyncio.create_task(one.open())
         await asyncio.sleep(0)
@@ -287,7 +287,7 @@ class Stumbling(RedisAnswers):
         self.pid: int | None = None
         self.stopped = asyncio.Event()
 
-    async def take(self, call: Shared, token: str) -> Taken:
+    async def take(self, call: CallKey, token: str) -> LeaseResult:
         """See ``LeaseKeeper``."""
         if self.pid is not None:
             os.kill(self.pid, signal.SIGSTOP)
@@ -396,29 +396,29 @@ async def test_one_who_comes_late_from_another_process_is_not_behind_for_what_ha
 
 async def test_a_past_that_takes_several_looks_leaves_no_time_to_read(own_redis: OwnRedis) -> None:
     store = RedisAnswers(own_redis[0], call_s=5.0)
-    call = Shared(b"key", "stream")
+    call = CallKey(b"key", "stream")
     await store.take(call, "me")
-    texts = ["x" * 2_000_000, *["x"] * PARTS, "y" * 1_200_000, "z"]
+    texts = ["x" * 2_000_000, *["x"] * MAX_SEGMENTS, "y" * 1_200_000, "z"]
     for number, said in enumerate(texts, 1):
         last = number == len(texts)
-        part = Part([chunk(said)], complete=True if last else None)
-        assert await store.tell(call, "me", number, part.encode(), oldest=1, last=last)
-    tail = Tail(store, call, "me")
-    assert await tail.begin(0.0) is Standing.HELD
+        segment = Segment([chunk(said)], complete=True if last else None)
+        assert await store.publish(call, "me", number, segment.encode(), oldest=1, last=last)
+    followed = FollowedStream(store, call, "me")
+    assert await followed.begin(0.0) is LeaseStatus.HELD
     async with asyncio.timeout(10):
-        while not tail._inbox.over:
+        while not followed._buffer.ended:
             await asyncio.sleep(0.01)
-    assert text(await read_all(tail)) == "".join(texts)
+    assert text(await read_all(followed)) == "".join(texts)
     await store.aclose()
 
 
 def test_parts_are_bounded_in_bytes() -> None:
-    parts, oldest = _Parts(100), []
+    segments, oldest = _SegmentWindow(100), []
     for size in (40, 40, 20, 1, 300, 40):
-        parts.add(size)
-        oldest.append(parts.oldest)
+        segments.add(size)
+        oldest.append(segments.oldest)
     assert oldest == [1, 1, 1, 2, 5, 6]
-    assert parts.dropped
+    assert segments.dropped
 
 
 @pytest.mark.parametrize(
@@ -430,10 +430,10 @@ def test_parts_are_bounded_in_bytes() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_part_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidPart):
-        Part.decode(data)
+    with pytest.raises(InvalidSegment):
+        Segment.decode(data)
 
 
 def test_a_part_is_read_as_it_was_written() -> None:
-    part = Part([chunk("é")], whole(), "a/m", ["dropped"], True)
-    assert Part.decode(part.encode()) == part
+    segment = Segment([chunk("é")], whole(), "a/m", ["dropped"], True)
+    assert Segment.decode(segment.encode()) == segment

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_api.cache.backlog import Backlog, join
+from one_api.cache.chunk_buffer import ChunkBuffer, join
 from one_api.contract import ChunkStream, Usage
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
@@ -376,10 +376,10 @@ def test_pieces_of_arguments_are_joined_too() -> None:
 
 
 def test_a_backlog_grows_with_the_text_and_not_with_the_pieces() -> None:
-    backlog = Backlog()
+    chunk_buffer = ChunkBuffer()
     for _ in range(100_000):
-        backlog.add(chunk("x"), 150)
-    assert len(backlog) < 100
-    assert backlog.size_bytes < 130_000
-    assert text(backlog.take()) == "x" * 100_000
-    assert (len(backlog), backlog.size_bytes) == (0, 0)
+        chunk_buffer.add(chunk("x"), 150)
+    assert len(chunk_buffer) < 100
+    assert chunk_buffer.size_bytes < 130_000
+    assert text(chunk_buffer.take()) == "x" * 100_000
+    assert (len(chunk_buffer), chunk_buffer.size_bytes) == (0, 0)

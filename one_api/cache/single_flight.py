@@ -1,8 +1,8 @@
 """Single flight: identical requests under way share one upstream call.
 
-A flight is one upstream call in a task of its own. Each request that shares it has a seat: it gets what has come so
-far, then what comes. The seat that began it leads: the attempts stand in its record. Its client may leave, as any
-other; when nobody is left, the upstream call is closed.
+A flight is one upstream call in a task of its own. Each request that shares it is a subscriber: it gets the chunks so
+far, then each new chunk. The subscriber that started the flight leads it: the attempts are written to its record. Its
+client may leave like any other. When the last client has left, the upstream call is closed.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from one_api.cache.backlog import Backlog
-from one_api.cache.inbox import Inbox, Sized, sized
+from one_api.cache.chunk_buffer import ChunkBuffer
 from one_api.cache.policy import is_plain
+from one_api.cache.read_buffer import ReadBuffer, Sized, sized
 from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import Assembler
@@ -22,26 +22,26 @@ from one_api.observability.records import CallRecord, current_call
 logger = logging.getLogger(__name__)
 
 #: The upstream is read while the fastest client is no further behind than this, in bytes: it sets the pace.
-_AHEAD_BYTES = 256 * 1024
+_MAX_AHEAD_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whose answer it is, and what had been dropped or altered of the request."""
+    """The deployment that answered, and what was dropped or altered of the request."""
 
     deployment: str | None
     warnings: tuple[str, ...]
 
 
-class Call(ABC):
-    """What a flight is made of: how to ask, and what to do with a whole answer."""
+class SharedCall(ABC):
+    """The call behind a flight: how to ask, and what to do with a whole answer."""
 
-    #: No upstream was asked: nobody here stands for the cost.
+    #: No upstream was asked: no request of this process pays for the answer.
     free = False
 
     @abstractmethod
     async def ask(self, flight: "Flight") -> JSONObject | ChunkStream:
-        """Ask; the current call's record is that of whoever leads. It may be called a second time after an error."""
+        """Ask; the current call's record is that of the leader. It may be called a second time after an error."""
 
     @abstractmethod
     async def keep(self, answer: JSONObject, source: Source) -> None:
@@ -49,33 +49,33 @@ class Call(ABC):
 
     @abstractmethod
     async def aclose(self, *, complete: bool) -> None:
-        """Let go of what is held: there will be no more."""
+        """Release everything: the call has ended."""
 
 
-class Seat(ChunkStream):
-    """One request's part in a flight; or, if it is not ``local``, the part of all who listen in other processes."""
+class Subscriber(ChunkStream):
+    """One request that shares a flight; if it is not ``local``, it stands for all requests of other processes."""
 
     def __init__(self, flight: "Flight", record: CallRecord, *, include_usage: bool, local: bool = True) -> None:
         self.record = record
         self.local = local
-        self.inbox = Inbox()
+        self.buffer = ReadBuffer()
         self._flight = flight
         self._include_usage = include_usage
         self._whole: JSONObject | None = None
 
     def finish(self, whole: JSONObject | None) -> None:
-        """Learn that the answer is complete; ``whole`` if it is no stream."""
+        """Mark the answer as complete; ``whole`` is the answer, if it is not a stream."""
         self._whole = whole
-        self.inbox.finish()
+        self.buffer.finish()
 
     async def answer(self) -> JSONObject | ChunkStream:
         """Wait for the whole answer, or for the first chunks of a stream; raises what a call raises."""
         try:
-            await self.inbox.wait()
+            await self.buffer.wait()
         except BaseException:
             await self.aclose()
             raise
-        self._flight.tell(self.record)
+        self._flight.write_source(self.record)
         if self._whole is None:
             return self
         await self.aclose()
@@ -85,10 +85,10 @@ class Seat(ChunkStream):
         """See ``ChunkStream``."""
         shown: list[JSONObject] = []
         while not shown and not self.ended:
-            await self.inbox.wait()
-            shown = [*map(self._shown, filter(self._wanted, self.inbox.take()))]
-            self._flight.room.set()
-            self.ended = self.inbox.complete
+            await self.buffer.wait()
+            shown = [*map(self._shown, filter(self._wanted, self.buffer.take()))]
+            self._flight.has_read.set()
+            self.ended = self.buffer.complete
             self.usage = self._flight.usage
         return shown
 
@@ -101,77 +101,77 @@ class Seat(ChunkStream):
         return {name: value for name, value in chunk.items() if name != "usage"}
 
     async def aclose(self) -> None:
-        """See ``ChunkStream``; the last one who leaves closes the upstream call."""
+        """See ``ChunkStream``; the last subscriber that leaves closes the upstream call."""
         self.ended = True
-        self.inbox.close()
+        self.buffer.close()
         await self._flight.leave(self)
 
 
 class Flight:
-    """One upstream call, and the seats of those who share it."""
+    """One upstream call, and its subscribers."""
 
-    def __init__(self, call: Call, most_bytes: int) -> None:
+    def __init__(self, call: SharedCall, max_bytes: int) -> None:
         self._call = call
-        #: The longest history: a stream with more of it cannot be joined or kept.
-        self._most_bytes = most_bytes
-        self._history: Backlog | None = Backlog()
+        #: The longest history: a longer stream cannot be joined or kept.
+        self._max_bytes = max_bytes
+        self._history: ChunkBuffer | None = ChunkBuffer()
         self._whole: JSONObject | None = None
-        self._seats: list[Seat] = []
+        self._subscribers: list[Subscriber] = []
         self._complete = self._failed = False
         self._source = Source(None, ())
         self._task: asyncio.Task[None] | None = None
         self.usage = ChunkStream.usage
-        #: Set when somebody has read.
-        self.room = asyncio.Event()
+        #: Set when a subscriber has read.
+        self.has_read = asyncio.Event()
 
     @property
     def open(self) -> bool:
-        """Say whether it can be joined."""
-        return bool(self._seats or self._complete) and not self._failed and self._history is not None
+        """Return whether it can be joined."""
+        return bool(self._subscribers or self._complete) and not self._failed and self._history is not None
 
-    def join(self, record: CallRecord, *, include_usage: bool) -> Seat:
-        """Return a seat for one more request."""
-        return self._take(Seat(self, record, include_usage=include_usage))
+    def join(self, record: CallRecord, *, include_usage: bool) -> Subscriber:
+        """Add a subscriber for one more request."""
+        return self._take(Subscriber(self, record, include_usage=include_usage))
 
-    def join_from_outside(self) -> Seat:
-        """Return the seat of all who listen in other processes: it gets everything, and stands for nobody's cost."""
+    def add_remote_subscriber(self) -> Subscriber:
+        """Add the subscriber for all other processes: it gets everything, and never pays for the call."""
         outside = CallRecord("", "", "", free=True)
-        return self._take(Seat(self, outside, include_usage=True, local=False))
+        return self._take(Subscriber(self, outside, include_usage=True, local=False))
 
-    def has_only(self, seat: Seat) -> bool:
-        """Say whether all others have left."""
-        return self._seats == [seat]
+    def has_only(self, subscriber: Subscriber) -> bool:
+        """Return whether all other subscribers have left."""
+        return self._subscribers == [subscriber]
 
-    def _take(self, seat: Seat) -> Seat:
+    def _take(self, subscriber: Subscriber) -> Subscriber:
         if self._history:
-            seat.inbox.catch_up(self._history)
+            subscriber.buffer.catch_up(self._history)
         if self._complete:
-            seat.finish(self._whole)
-        self._seats.append(seat)
-        return seat
+            subscriber.finish(self._whole)
+        self._subscribers.append(subscriber)
+        return subscriber
 
     def begin(self) -> "asyncio.Task[None]":
-        """Ask; whoever has joined first leads."""
+        """Start the call; the first subscriber leads."""
         self._task = asyncio.create_task(self._run())
         return self._task
 
-    def tell(self, record: CallRecord) -> None:
-        """Write down who answered."""
+    def write_source(self, record: CallRecord) -> None:
+        """Write the deployment and the warnings to a record."""
         record.deployment = self._source.deployment
         record.warnings += [warning for warning in self._source.warnings if warning not in record.warnings]
 
-    async def leave(self, seat: Seat) -> None:
-        """Give a seat back. Somebody of those who stay answers for the cost of the call."""
-        if seat not in self._seats:
+    async def leave(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber. If it paid for the call, another local subscriber pays instead."""
+        if subscriber not in self._subscribers:
             return
-        self._seats.remove(seat)
-        self.room.set()
+        self._subscribers.remove(subscriber)
+        self.has_read.set()
         if self._complete or self._failed or self._task is None:
             return
-        if self._seats:
-            heir = next((each.record for each in self._seats if each.local), None)
-            if heir is not None and not seat.record.free:
-                heir.free, seat.record.free = False, True
+        if self._subscribers:
+            heir = next((each.record for each in self._subscribers if each.local), None)
+            if heir is not None and not subscriber.record.free:
+                heir.free, subscriber.record.free = False, True
             return
         self._failed = True
         self._task.cancel()
@@ -184,7 +184,7 @@ class Flight:
                 await self._relay(answer)
             else:
                 await self._finish(answer)
-        except Exception as error:  # those who wait are told, and each says it to its client
+        except Exception as error:  # each subscriber gets it, and returns it to its client
             if self._complete:
                 logger.exception("an answer could not be kept")
             self._fail(error)
@@ -193,63 +193,67 @@ class Flight:
             await self._call.aclose(complete=self._complete)
 
     async def _open(self) -> JSONObject | ChunkStream:
-        """Ask. When the upstream fails, the leader is told, and one other tries once more for all who are left."""
+        """Ask. If the upstream fails, the leader gets the error, and another subscriber asks once more."""
         for last in (False, True):
-            leader = next(seat for seat in self._seats if seat.local)
+            leader = next(subscriber for subscriber in self._subscribers if subscriber.local)
             current_call.set(leader.record)
             try:
                 answer = await self._call.ask(self)
             except UpstreamError as error:
-                others = [seat for seat in self._seats if seat is not leader and seat.local]
+                others = [
+                    subscriber for subscriber in self._subscribers if subscriber is not leader and subscriber.local
+                ]
                 if last or not error.retry_elsewhere or not others:
                     raise
-                leader.inbox.fail(error)
-                self._seats = [seat for seat in self._seats if seat is not leader]
+                leader.buffer.fail(error)
+                self._subscribers = [subscriber for subscriber in self._subscribers if subscriber is not leader]
                 others[0].record.cache, others[0].record.free = "miss", False
             else:
-                if self._call.free:  # whoever leads by now
-                    for seat in self._seats:
-                        seat.record.free = True
+                if self._call.free:  # the current leader too
+                    for subscriber in self._subscribers:
+                        subscriber.record.free = True
                 self._source = Source(leader.record.deployment, tuple(leader.record.warnings))
                 return answer
         raise AssertionError("unreachable")
 
     async def _relay(self, stream: ChunkStream) -> None:
-        """Pass a stream on to every seat, as fast as the fastest takes it."""
+        """Send a stream to every subscriber, at the pace of the fastest one."""
         async with stream:
             while chunks := await stream.read():
                 self._pass_on(sized(chunks))
                 self.usage = stream.usage
                 if stream.ended:
                     break
-                while self._seats and all(seat.inbox.size_bytes > _AHEAD_BYTES for seat in self._seats):
-                    self.room.clear()
-                    await self.room.wait()
+                while self._subscribers and all(
+                    subscriber.buffer.size_bytes > _MAX_AHEAD_BYTES for subscriber in self._subscribers
+                ):
+                    self.has_read.clear()
+                    await self.has_read.wait()
             await self._finish(None)
 
     def _pass_on(self, chunks: list[Sized]) -> None:
         for chunk, size_bytes in chunks:
             if self._history is not None:
                 self._history.add(chunk, size_bytes)
-                if self._history.size_bytes > self._most_bytes:
+                if self._history.size_bytes > self._max_bytes:
                     self._history = None
-        for seat in self._seats:
-            seat.inbox.push(chunks)
+        for subscriber in self._subscribers:
+            subscriber.buffer.push(chunks)
 
     async def _finish(self, whole: JSONObject | None) -> None:
         self._whole, self._complete = whole, True
-        for seat in self._seats:
-            seat.finish(whole)
+        for subscriber in self._subscribers:
+            subscriber.finish(whole)
         await self._keep()
 
     def abandon(self) -> None:
-        """Tell those who still wait that there will be no more; has no effect on a flight that came to its end."""
+        """Fail the subscribers that still wait; has no effect on a complete flight."""
         self._fail(ShuttingDown("The gateway is shutting down: the answer is not complete."))
 
     def _fail(self, error: Exception) -> None:
         self._failed = not self._complete
-        for seat in self._seats:
-            seat.inbox.fail(error)
+        for subscriber in self._subscribers:
+            subscriber.buffer.fail(error)
 
     async def _keep(self) -> None:
         answer = self._whole
@@ -263,23 +267,23 @@ class Flight:
 
 
 class Flights:
-    """The calls under way."""
+    """The running calls."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        #: Those that can be joined. Bounded, as the other, by the number of requests under way.
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        #: The flights that can be joined. Bounded, like the tasks, by the number of running requests.
         self._listed: dict[object, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, key: object, record: CallRecord, *, include_usage: bool) -> Seat | None:
-        """Return a seat in the flight under ``key``, if there is one that can be joined; None joins none."""
+    def join(self, key: object, record: CallRecord, *, include_usage: bool) -> Subscriber | None:
+        """Return a subscriber of the flight under ``key``, if that can be joined; the key None joins none."""
         flight = self._listed.get(key) if key is not None else None
         return flight.join(record, include_usage=include_usage) if flight is not None and flight.open else None
 
-    def begin(self, call: Call, record: CallRecord, *, include_usage: bool, key: object = None) -> Seat:
-        """Begin a flight and return its first seat; without a ``key``, nobody else can join it."""
-        flight = Flight(call, self._most_bytes)
-        seat = flight.join(record, include_usage=include_usage)
+    def begin(self, call: SharedCall, record: CallRecord, *, include_usage: bool, key: object = None) -> Subscriber:
+        """Start a flight and return its first subscriber; without a ``key`` no other request can join it."""
+        flight = Flight(call, self._max_bytes)
+        subscriber = flight.join(record, include_usage=include_usage)
         task = flight.begin()
         self._tasks.add(task)
         if key is not None:
@@ -292,7 +296,7 @@ class Flights:
                 del self._listed[key]
 
         task.add_done_callback(forget)
-        return seat
+        return subscriber
 
     async def aclose(self) -> None:
         """End every call."""
