@@ -16,8 +16,8 @@ from one_api.utils.auth import for_the_operator
 
 admin = Blueprint("admin", __name__)
 
-#: How many of the last requests are told.
-_MOST_RECENT = 20
+#: How many of the last requests are shown.
+_MAX_RECENT = 20
 
 
 @admin.get("/admin/routes/<path:model>")
@@ -31,7 +31,7 @@ def explain_route(model: str) -> Response:
     own = _view(parts, snapshot(), model)
     others = await_(parts.siblings.ask({"model": model}))
     records = [record for view in (own, *others) for record in view.get("recent", [])]
-    recent = sorted(records, key=lambda record: float(record["age_s"]))[:_MOST_RECENT]
+    recent = sorted(records, key=lambda record: float(record["age_s"]))[:_MAX_RECENT]
     shown = [{"process": view["process"], "tables": view["tables"]} for view in others if "tables" in view]
     return JSONResponse(own | {"processes": 1 + len(others), "others": shown, "recent": recent})
 
@@ -79,8 +79,6 @@ def _status(parts: Service) -> JSONObject:
 def _view(parts: Service, used: Snapshot, model: str) -> JSONObject:
     """Return what this process alone knows of a model; raises UnknownModel."""
     now = time.monotonic()
-    recent = [
-        {"age_s": round(now - each.started, 3), **each.as_dict()} for each in parts.recent.of(model, _MOST_RECENT)
-    ]
+    recent = [{"age_s": round(now - each.started, 3), **each.as_dict()} for each in parts.recent.of(model, _MAX_RECENT)]
     tables = [used.registry.explain(model, stream=stream) for stream in (True, False)]
     return {"process": os.getpid(), "tables": tables, "recent": recent}

@@ -18,7 +18,7 @@ from one_api.contract import JSONObject as JSONObject
 from one_api.dialects.elements import Elements, count_elements
 
 #: More keys than this, in all objects together, no request needs.
-_MOST_KEYS = 100_000
+_MAX_KEYS = 100_000
 #: More values than this no text may hold: each takes up to a hundred bytes of memory once it is decoded.
 MAX_VALUES = 300_000
 #: While a longer text than this is decoded, the collector waits: it would go through all that is new, again and again.
@@ -105,8 +105,8 @@ def _check_size(held: Elements, value: Any, max_depth: int) -> None:
     """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep or has too many keys."""
     if held.containers > max_depth:
         _check_depth(value, max_depth)
-    if held.keys > _MOST_KEYS and _keys(value) > _MOST_KEYS:
-        raise InvalidJSON(f"it has more than {_MOST_KEYS} keys")
+    if held.keys > _MAX_KEYS and _keys(value) > _MAX_KEYS:
+        raise InvalidJSON(f"it has more than {_MAX_KEYS} keys")
 
 
 def _finite(number: str) -> float | None:

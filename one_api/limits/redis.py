@@ -15,7 +15,7 @@ from one_api.limits.scripts import MERGE, RENEW, SETTLE, TAKE
 from one_api.limits.stores import LimitStore, Ticket
 from one_api.limits.usage import Counts, KeyUsage, LateTake
 from one_api.limits.window import Kind, Limits, Verdict
-from one_api.redis.link import RedisLink, RedisUnavailable, Trip
+from one_api.redis.link import RedisLink, RedisUnavailable, SendPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class RedisStore(LimitStore):
         if counts := usage.begin_merge(time.monotonic()):
             _finish_merge(usage, counts, await self._ask(*_merge_command(key, counts)))
 
-    async def _merge_all(self, trip: Trip) -> None:
+    async def _merge_all(self, send: SendPipeline) -> None:
         """Add to Redis what was counted here while it was away, so that nobody's minute begins anew.
 
         The first round shows which windows Redis has lost, the second adds what had been counted in them.
@@ -171,7 +171,7 @@ class RedisStore(LimitStore):
         for _ in range(2):
             now = time.monotonic()
             counts = {key: usage.begin_merge(now) for key, usage in self._usage.items() if usage.is_used(now)}
-            answers = await trip([_merge_command(*each) for each in counts.items()]) if counts else []
+            answers = await send([_merge_command(*each) for each in counts.items()]) if counts else []
             for (key, each), answer in zip(counts.items(), answers, strict=True):
                 _finish_merge(self._usage[key], each, answer)
 

@@ -30,8 +30,8 @@ class LogObserver:
         if self._as_json:
             line = json.encode({"event": "call", "time": round(time.time(), 3), **fields}).decode()
         else:
-            told = [f"{key}={_plain(value)}" for key, value in fields.items() if value is not None]
-            line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(told)}"
+            shown = [f"{key}={_plain(value)}" for key, value in fields.items() if value is not None]
+            line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(shown)}"
         self._writer.write(line)
 
 

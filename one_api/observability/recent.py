@@ -10,7 +10,7 @@ from one_api.observability.records import CallRecord
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(CallRecord).decode
 #: A kept record is no larger: names and warnings are as long as clients and upstreams make them.
-_MOST_PACKED_BYTES = 16 * 1024
+_MAX_PACKED_BYTES = 16 * 1024
 
 
 class RecentCalls:
@@ -24,7 +24,7 @@ class RecentCalls:
 
     def on_call(self, record: CallRecord) -> None:
         """Keep the record of a request that named a model, unless somebody has made it absurdly large."""
-        if record.model is not None and len(packed := _pack(record)) <= _MOST_PACKED_BYTES:
+        if record.model is not None and len(packed := _pack(record)) <= _MAX_PACKED_BYTES:
             self._packed.append(packed)
 
     def of(self, model: str, most: int) -> list[CallRecord]:

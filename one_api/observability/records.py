@@ -50,7 +50,7 @@ class AttemptRecord:
     candidates: Sequence[CandidateRecord] = ()
 
     @property
-    def told(self) -> str:
+    def log_text(self) -> str:
         """Return what the log line says of a try that failed: deployment, outcome, milliseconds."""
         return f"{self.deployment[:256]}:{self.outcome}:{_ms(self.seconds or 0)}"
 
@@ -99,7 +99,7 @@ class CallRecord:
     upstream_headers: dict[str, str] = field(default_factory=dict)
 
     def used(self, usage: Usage | None) -> None:
-        """Note what the answer took; ``usage`` is None when nobody has told."""
+        """Note what the answer took; ``usage`` is None when the upstream has not said."""
         self.usage = Usage(0, 0) if self.free else usage
 
     def fields(self) -> dict[str, object]:
@@ -115,7 +115,8 @@ class CallRecord:
             "deployment": self.deployment,
             "stream": self.stream,
             "attempts": len(self.attempts),
-            "failed": " ".join(each.told for each in self.attempts if each.outcome not in ("ok", "pending")) or None,
+            "failed": " ".join(each.log_text for each in self.attempts if each.outcome not in ("ok", "pending"))
+            or None,
             "ms": _ms(ended - self.started),
             "first_event_ms": None if self.first_event is None else _ms(self.first_event - self.started),
             "prompt_tokens": self.usage and self.usage.prompt_tokens,

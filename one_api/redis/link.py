@@ -18,7 +18,7 @@ from one_api.redis.breaker import Breaker
 
 T = TypeVar("T")
 #: Sends commands together, and returns their answers; an exception stands for one that there is none to.
-Trip: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
+SendPipeline: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 #: The deadline of a connect, in seconds, and of a trip that needs one; of every trip if its own is longer.
 _CONNECT_S = 0.25
@@ -69,7 +69,7 @@ class RedisLink:
         *,
         without: str,
         forgiving: bool,
-        recovered: Callable[[Trip], Awaitable[None]] | None = None,
+        recovered: Callable[[SendPipeline], Awaitable[None]] | None = None,
     ) -> None:
         self._call_s = call_s
         self._connect_s = max(call_s, _CONNECT_S)

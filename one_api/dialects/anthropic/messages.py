@@ -12,7 +12,7 @@ from one_api.dialects.json import JSONObject
 
 Replay = Callable[[JSONObject], list[JSONObject] | None]
 #: The upstream refuses more marks for its cache than this in one request.
-MOST_MARKS = 4
+MAX_MARKS = 4
 _THINKING = ("thinking", "redacted_thinking")
 
 
@@ -167,9 +167,9 @@ def limit_marks(tools: list[JSONObject], system: list[JSONObject], messages: lis
         if isinstance(each, dict)
     ]
     marked = [each for each in [*nested, *tools, *system] if "cache_control" in each]
-    if len(marked) > MOST_MARKS:
-        notes.warn("cache_control", f"This model takes at most {MOST_MARKS} marks for its cache.", param="messages")
-    for each in marked[:-MOST_MARKS]:
+    if len(marked) > MAX_MARKS:
+        notes.warn("cache_control", f"This model takes at most {MAX_MARKS} marks for its cache.", param="messages")
+    for each in marked[:-MAX_MARKS]:
         del each["cache_control"]
 
 

@@ -14,7 +14,7 @@ from one_api.errors import InvalidRequest
 Handling = Literal["mapped", "emulated", "ignored", "warned", "refused"]
 
 #: More names than this do not go into one header.
-_MOST_WARNINGS = 40
+_MAX_WARNINGS = 40
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
@@ -62,7 +62,7 @@ class Notes:
         """
         if self.strict:
             raise InvalidRequest(message, param=param or name, code=code)
-        if len(self._names) < _MOST_WARNINGS:
+        if len(self._names) < _MAX_WARNINGS:
             # The name can be the client's own text, and goes into a header.
             self._names[name if _PLAIN_NAME.fullmatch(name) else "unknown_parameter"] = None
 

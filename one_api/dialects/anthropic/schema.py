@@ -11,14 +11,14 @@ from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 
 #: Upstream limits on one schema: parameters of several types, and parameters that may be left out.
-MOST_UNIONS = 16
-MOST_OPTIONAL = 24
+MAX_UNIONS = 16
+MAX_OPTIONAL = 24
 #: More schemas than this are not looked at: references that copy each other grow without bound.
-_MOST_NODES = 5_000
+_MAX_NODES = 5_000
 #: References that are followed for the properties of a tool; each can lead to the next.
-_MOST_REFERENCES = 64
+_MAX_REFERENCES = 64
 #: Different schemas of one property that are told apart.
-_MOST_KINDS = 32
+_MAX_KINDS = 32
 
 _KEPT = frozenset({"type", "description", "title", "enum", "const", "default", "required"})
 _COMBINATORS = ("oneOf", "anyOf", "allOf")
@@ -77,7 +77,7 @@ def flattened(schema: JSONObject) -> JSONObject | None:
 
 def _any_of(kinds: list[Any]) -> Any:
     """Return one schema for a property that has several; for too many, one that allows anything."""
-    if len(kinds) == _MOST_KINDS:
+    if len(kinds) == _MAX_KINDS:
         return {}
     return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
 
@@ -87,13 +87,13 @@ def _collect(schema: Any, root: JSONObject, found: dict[str, list[Any]], seen: s
     if not isinstance(schema, dict):
         return
     reference = schema.get("$ref")
-    if isinstance(reference, str) and reference not in seen and len(seen) < _MOST_REFERENCES:
+    if isinstance(reference, str) and reference not in seen and len(seen) < _MAX_REFERENCES:
         seen.add(reference)
         _collect(_resolve(root, reference), root, found, seen)
     properties = schema.get("properties")
     for name, kind in properties.items() if isinstance(properties, dict) else ():
         kinds = found.setdefault(name, [])
-        if len(kinds) < _MOST_KINDS and kind not in kinds:
+        if len(kinds) < _MAX_KINDS and kind not in kinds:
             kinds.append(kind)
     for key in _COMBINATORS:
         for branch in schema[key] if isinstance(schema.get(key), list) else ():
@@ -131,10 +131,10 @@ class _Expression:
             if isinstance(root.get(key), dict)
         }
         found = self.schema({key: value for key, value in root.items() if key not in _DEFINITIONS}, at_root=True)
-        if self.unions > MOST_UNIONS:
-            raise Inexpressible(f"it has more than {MOST_UNIONS} properties of several types")
-        if self.optional > MOST_OPTIONAL:
-            raise Inexpressible(f"it has more than {MOST_OPTIONAL} optional properties")
+        if self.unions > MAX_UNIONS:
+            raise Inexpressible(f"it has more than {MAX_UNIONS} properties of several types")
+        if self.optional > MAX_OPTIONAL:
+            raise Inexpressible(f"it has more than {MAX_OPTIONAL} optional properties")
         return {**found, **definitions}
 
     def schema(self, schema: Any, *, at_root: bool = False) -> JSONObject:
@@ -160,7 +160,7 @@ class _Expression:
 
     def _count(self) -> None:
         self.nodes += 1
-        if self.nodes > _MOST_NODES:
+        if self.nodes > _MAX_NODES:
             raise Inexpressible("it is too large")
 
     def _structure(self, schema: JSONObject, found: JSONObject, has_branches: bool) -> None:

@@ -1,4 +1,4 @@
-"""A streamed answer of Anthropic's Messages API, told as OpenAI tells it.
+"""A streamed answer of Anthropic's Messages API, in the form of OpenAI's.
 
 One object per answer, fed one event at a time. It knows whether the message ended, whether it is only paused, and
 keeps the message's own blocks: the next request of a tool loop must hold them as they were.
@@ -45,11 +45,11 @@ from one_api.dialects.sse import Event
 logger = logging.getLogger(__name__)
 
 #: More blocks than this no answer has.
-_MOST_BLOCKS = 4096
+_MAX_BLOCKS = 4096
 #: An answer with more characters than this is not kept, so it can be neither continued nor replayed.
-_MOST_KEPT = 4 * 1024 * 1024
+_MAX_KEPT = 4 * 1024 * 1024
 #: No answer is longer than this, in characters.
-_MOST_CHARACTERS = 32 * 1024 * 1024
+_MAX_CHARACTERS = 32 * 1024 * 1024
 #: Characters of a token, roughly: for answers that we cut ourselves.
 _TOKEN_CHARACTERS = 4
 #: Kinds of deltas that hold words for the client: they are taken without a block's start, too.
@@ -189,8 +189,8 @@ class ClaudeStream:
             known.start["input"] = start["input"] or known.start["input"]
             return []
         self._seen += 1
-        if self._seen > _MOST_BLOCKS:
-            raise InvalidAnswer(f"it has more than {_MOST_BLOCKS} content blocks")
+        if self._seen > _MAX_BLOCKS:
+            raise InvalidAnswer(f"it has more than {_MAX_BLOCKS} content blocks")
         block = Block(start, self._writer.length, number)
         ended = self._open.add(block)
         chunks = [] if ended is None else self._close(ended)
@@ -377,9 +377,9 @@ class ClaudeStream:
 
     def _keep(self, characters: int) -> None:
         self._kept += characters
-        if self._kept > _MOST_CHARACTERS:
-            raise InvalidAnswer(f"it is longer than {_MOST_CHARACTERS} characters")
-        self._blocks = None if self._kept > _MOST_KEPT else self._blocks
+        if self._kept > _MAX_CHARACTERS:
+            raise InvalidAnswer(f"it is longer than {_MAX_CHARACTERS} characters")
+        self._blocks = None if self._kept > _MAX_KEPT else self._blocks
 
 
 _HANDLERS: dict[str, Callable[[ClaudeStream, JSONObject], list[JSONObject]]] = {

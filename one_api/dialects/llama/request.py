@@ -57,7 +57,7 @@ _IMPOSSIBLE = {
 #: A name that can be told in a header.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
 #: More names than this are not told.
-_MOST_DROPPED = 20
+_MAX_DROPPED = 20
 _FORMATS = ("text", "json_object", "json_schema")
 #: The engine takes the largest seed for "choose one".
 _SEEDS = 2**32 - 1
@@ -115,7 +115,7 @@ def read_request(body: JSONObject, model: Model) -> LocalRequest:
     if (wanted := _schema_of(sent.get("response_format"))) is not None:
         asked = {key: value for key, value in asked.items() if key != "response_format"} | constrained(*wanted)
     dropped = [key for key in given if key not in _SENT and key not in _WITHOUT_EFFECT and _NAME(key)]
-    return LocalRequest(asked, given.get("n", 1), given.get("seed"), dropped[:_MOST_DROPPED])
+    return LocalRequest(asked, given.get("n", 1), given.get("seed"), dropped[:_MAX_DROPPED])
 
 
 def _check_parameters(given: JSONObject) -> None:

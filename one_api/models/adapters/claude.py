@@ -38,7 +38,7 @@ _PAGE = 1000
 #: A conversation with more messages, or an image or file of more characters, is translated beside the loop.
 _SHORT_MESSAGES, _SHORT_DATA = 100, 256 * 1024
 #: The most choices that are emulated.
-_MOST_CHOICES = 16
+_MAX_CHOICES = 16
 #: How keys begin that are accepted as a bearer token only.
 _OAUTH = "sk-ant-oat"
 
@@ -220,9 +220,9 @@ def _choices(body: JSONObject) -> int:
     number = body.pop("n", None)
     if number is None:
         return 1
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MOST_CHOICES:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _MAX_CHOICES:
         raise InvalidRequest(
-            f"`n` must be a whole number from 1 to {_MOST_CHOICES}.", param="n", code="unsupported_value"
+            f"`n` must be a whole number from 1 to {_MAX_CHOICES}.", param="n", code="unsupported_value"
         )
     return number
 
