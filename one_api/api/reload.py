@@ -245,7 +245,7 @@ class Reload:
 
 
 def _log_changes(by: str, old: Snapshot, new: Snapshot) -> None:
-    """Write down who changed what: places of settings, never values."""
+    """Log a change and its cause: places of settings, never values."""
     paths = changed_paths(old.config, new.config)
     more = f" and {len(paths) - _MAX_PATHS} more" if len(paths) > _MAX_PATHS else ""
     logger.info(

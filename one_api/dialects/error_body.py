@@ -1,6 +1,6 @@
 """Error bodies, in all the shapes that servers send them in, as one report.
 
-Seen at: OpenAI and those who copy it (``error`` as an object, as text, inside another ``error``), Anthropic
+Seen at: OpenAI and servers that copy it (``error`` as an object, as text, inside another ``error``), Anthropic
 (``type: error``), Google (a list; ``status`` in capitals; ``details`` with a reason), FastAPI and Mistral (``detail``
 as a list with places), Cloudflare (``errors``), OpenRouter (the provider's own words in ``metadata.raw``), Azure
 (``innererror``), AWS (``__type``), MiniMax (``base_resp``), Baidu (``error_code``, ``error_msg``), DashScope and

@@ -181,7 +181,7 @@ def _describe(path: Path, status: os.stat_result, metadata: Metadata) -> ModelFi
 
 
 def _context_bytes(metadata: Metadata, architecture: str) -> int:
-    """Return what keys and values of one token take in all layers, at 16 bits a number; 0 if it cannot be told.
+    """Return what keys and values of one token take in all layers, at 16 bits a number; 0 if it is not known.
 
     llama.cpp: ``n_layer * n_head_kv * (n_embd_head_k + n_embd_head_v)``; layers that keep less are counted in full.
     """

@@ -196,7 +196,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
-    """Send this package's log to standard error, and return who writes it; set up once per process."""
+    """Send this package's log to standard error, and return its writer; set up once per process."""
     for known in logger.handlers:
         if isinstance(known, LineWriter):
             return known

@@ -1,4 +1,4 @@
-"""The last requests of this process, for people who ask what happened."""
+"""The last requests of this process, for people that look into a problem."""
 
 from collections import deque
 from itertools import islice
@@ -14,7 +14,7 @@ _MAX_PACKED_BYTES = 16 * 1024
 
 
 class RecentCalls:
-    """Keeps the last chat requests of this process, for people who ask what happened.
+    """Keeps the last chat requests of this process, for people that look into a problem.
 
     Each record is kept in one piece of bytes: small objects that stay would pin the memory of those that do not.
     """

@@ -23,7 +23,7 @@ _TIERS = {"standard": "default", "priority": "priority"}
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the request asked for, as far as its answer must be told differently for it."""
+    """What the request asked for, as far as it changes the form of the answer."""
 
     #: The client's names of tools, by the upstream's, where they differ.
     names: Mapping[str, str] = field(default_factory=dict)

@@ -356,7 +356,7 @@ class ClaudeStream:
             raise UnfitAnswer("the model has not answered with a JSON object; give a JSON schema to hold it to one")
         chunks += self._extras.chunks(self._writer)
         if self.stop_reason is None or not known_stop(self.stop_reason):
-            logger.warning("an upstream ended a message with the stop reason %r: told as `stop`", self.stop_reason)
+            logger.warning("an upstream ended a message with the stop reason %r: sent on as `stop`", self.stop_reason)
         reason = finish_reason(self.stop_reason, self._writer.called)
         details = self._stop_details
         if reason == "content_filter" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
