@@ -220,7 +220,7 @@ def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -
 
 
 def slot_context(model: ModelFile, settings: EngineSettings) -> int:
-    """Return the tokens of prompt and answer together that one slot has: the one figure that lists, answers and errors show."""
+    """Return the tokens of prompt and answer together that one slot has; lists, answers and errors show this figure."""
     tokens = settings.context_tokens
     if not tokens:
         per_token = model.context_bytes * settings.slots * _BITS[settings.kv_type] / 16
