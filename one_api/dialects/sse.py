@@ -141,6 +141,9 @@ class EventReader:
         elif field.lower() == b"error":
             events.extend(self._dispatch())
             events.append(Event(value, "error"))
+        elif self.blocks and line.lstrip()[:1] == b"<":  # the page of a proxy, where the next event belongs
+            events.extend(self._dispatch())
+            events.append(Event(line, "error"))
         elif field:
             self._size += len(line)
 

@@ -227,3 +227,11 @@ def test_an_event_is_one_line_of_json_and_a_blank_line() -> None:
     assert encode_event({"a": "ä\n"}) == 'data: {"a":"ä\\n"}\n\n'.encode()
     assert HEARTBEAT.startswith(b":")
     assert HEARTBEAT.endswith(b"\n\n")
+
+
+def test_a_page_after_events_is_an_error() -> None:
+    reader = EventReader()
+
+    events = reader.feed(b"data: {}\n\n<html><title>502 Bad Gateway</title></html>\n\ndata: [DONE]\n\n")
+
+    assert events[1] == Event(b"<html><title>502 Bad Gateway</title></html>", "error")
