@@ -8,19 +8,26 @@ upstream sent may be read more generously.
 import gc
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from one_api.contract import JSONObject as JSONObject
-from one_api.dialects.elements import Elements, count_elements
+from one_api.dialects.elements import Elements, count_elements, count_in_steps
+
+#: What decodes in steps, and returns what it has decoded.
+Steps: TypeAlias = Generator[None, None, Any]
 
 #: More keys than this, in all objects together, no request needs.
 _MAX_KEYS = 100_000
 #: More values than this no text may hold: each takes up to a hundred bytes of memory once it is decoded.
 MAX_VALUES = 300_000
+#: Of a text with more values than this, numbers lose the form that they were written in: to keep it takes long.
+_MANY_VALUES = 20_000
+#: How much is decoded in one step, in bytes; a text without containers cannot be cut.
+_STEP_BYTES = 64 * 1024
 #: While a longer text than this is decoded, the collector waits: it would go through all that is new, again and again.
 _LONG_BYTES = 64 * 1024
 
@@ -57,6 +64,7 @@ def _as_float(value: Any) -> Any:
 
 
 _decode = msgspec.json.Decoder().decode
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
 _encode = msgspec.json.Encoder(enc_hook=_as_written).encode
 _encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
@@ -73,13 +81,17 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
         InvalidJSON: for anything that is not one JSON text, that nests deeper than ``max_depth``, or that holds more
             than ``MAX_VALUES`` values.
     """
+    # A short text holds at most as many values and keys as bytes.
+    return _decode_held(data, None if len(data) <= _LONG_BYTES else _measure(data), max_depth, as_written)
+
+
+def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int, as_written: bool) -> Any:
+    """Decode a text of which ``held`` was counted; None is a short one."""
     decoder = _decode_as_written if as_written else _decode
     try:
-        if len(data) <= _LONG_BYTES:  # it holds at most as many values and keys as bytes
+        if held is None:
             value = decoder(data)
-            held = None
         else:
-            held = _measure(data)
             with _collector_paused():
                 value = decoder(data)
     except UnicodeDecodeError:
@@ -157,15 +169,147 @@ def split(data: bytes) -> list[bytes]:
 
 def decode_object(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = False) -> JSONObject:
     """Return the object that ``data`` holds; raises InvalidJSON for any other kind of value too."""
-    value = decode(data, max_depth=max_depth, as_written=as_written)
+    return _only_object(decode(data, max_depth=max_depth, as_written=as_written))
+
+
+def decode_large(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = True) -> Steps:
+    """Decode an object as ``decode_object`` does, in steps none of which takes long.
+
+    Whoever iterates lets others go on in between. ``as_written`` numbers keep their form unless there are many values.
+
+    Raises:
+        InvalidJSON: as ``decode_object`` does, and for integers beyond a double, whose digits take too long to read.
+    """
+    held = yield from count_in_steps(data, MAX_VALUES)
+    _check_measure(held)
+    if held.has_endless_number:
+        raise InvalidJSON("Number out of range")
+    yield
+    if held.values <= _MANY_VALUES:
+        return _only_object(_decode_held(data, held, max_depth, as_written))
+    try:
+        with _collector_paused():
+            value = yield from _in_steps(bytes(data))
+    except UnicodeDecodeError:
+        raise InvalidJSON("it is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+    except msgspec.MsgspecError:
+        raise InvalidJSON("it is malformed") from None  # the place would be one in a slice
+    yield
+    _check_size(held, value, max_depth)
+    return _only_object(value)
+
+
+def _in_steps(text: bytes) -> Steps:
+    """Return the value of a JSON text; numbers with a fraction lose the form that they were written in.
+
+    Raises:
+        msgspec.MsgspecError, RecursionError: when it cannot be decoded.
+    """
+    if len(text) <= _STEP_BYTES:
+        return _decode(text)
+    first = text[:_STEP_BYTES].lstrip()[:1]
+    if first == b"{":
+        return (yield from _object_in_steps(text))
+    if first == b"[":
+        return (yield from _array_in_steps(text))
+    yield
+    return _decode(text)
+
+
+def _object_in_steps(text: bytes) -> Steps:
+    yield
+    found: dict[str, Any] = {}
+    size = 0
+    for name, raw in _decode_fields(text).items():
+        found[name] = (yield from _in_steps(bytes(raw))) if len(raw) > _STEP_BYTES else _decode(raw)
+        size += len(name) + len(raw)
+        if size > _STEP_BYTES:
+            size = 0
+            yield
+    return found
+
+
+def _array_in_steps(text: bytes) -> Steps:
+    yield
+    found: list[Any] = []
+    step: list[Any] = []
+    size = 0
+    for raw in _decode_items(text):
+        if len(raw) > _STEP_BYTES:
+            found += _decode(b"[" + b",".join(step) + b"]")
+            found.append((yield from _in_steps(bytes(raw))))
+            step, size = [], 0
+            continue
+        step.append(raw)
+        size += len(raw) + 1
+        if size > _STEP_BYTES:
+            found += _decode(b"[" + b",".join(step) + b"]")
+            step, size = [], 0
+            yield
+    found += _decode(b"[" + b",".join(step) + b"]")
+    return found
+
+
+def _only_object(value: Any) -> JSONObject:
     if not isinstance(value, dict):
         raise InvalidJSON("it is not an object")
     return value
 
 
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_numbers = msgspec.json.Decoder(list[float]).decode
+
+
+def fields_in(data: bytes | memoryview) -> dict[str, memoryview]:
+    """Return the fields of the object in ``data``, each still encoded; for texts too long for ``decode``.
+
+    Raises:
+        InvalidJSON: when it is no object. What is inside of the fields has been looked at as far as its form goes.
+    """
+    return {name: memoryview(raw) for name, raw in _typed(_decode_fields, data).items()}
+
+
+def items_in(data: bytes | memoryview) -> list[memoryview]:
+    """Return the items of the array in ``data``, as ``fields_in`` does those of an object."""
+    return [memoryview(raw) for raw in _typed(_decode_items, data)]
+
+
+def numbers_in(data: bytes | memoryview) -> list[float]:
+    """Return the numbers of the array in ``data``; raises InvalidJSON when it holds anything else."""
+    numbers: list[float] = _typed(_decode_numbers, data)
+    return numbers
+
+
+def _typed(decoder: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:
+    try:
+        return decoder(data)
+    except UnicodeDecodeError:
+        raise InvalidJSON("it is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidJSON("it nests too deep") from None
+    except msgspec.MsgspecError as error:
+        raise InvalidJSON(str(error)) from None
+
+
 def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
     return _encode(value)
+
+
+def decode_text(data: bytes) -> str | None:
+    """Return the text that a JSON string (UTF-8, quotes included) holds; None when it is anything else."""
+    try:
+        return _decode_text(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def encode_text(text: str) -> bytes:
+    """Return a text as a JSON string, the way that ``encode`` writes it."""
+    return _encode(text)
 
 
 def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
@@ -181,9 +325,13 @@ def _measure(data: bytes | bytearray) -> Elements:
     if len(data) <= _LONG_BYTES:  # at most as many values as bytes
         return Elements(0, data.count(b"{") + data.count(b"["), 0)
     held = count_elements(data, MAX_VALUES)
+    _check_measure(held)
+    return held
+
+
+def _check_measure(held: Elements) -> None:
     if held.values > MAX_VALUES:
         raise InvalidJSON(f"it holds more than {MAX_VALUES} values")
-    return held
 
 
 @contextmanager

@@ -68,6 +68,8 @@ def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
             raise ErrorPayload(_value_in(event.data))
         if name in _SILENT_NAMES:
             return None
+    if event.data == b"[DONE]":
+        return DONE
     value: Any
     try:
         value = json.decode(event.data)
@@ -99,10 +101,13 @@ def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: Inv
     return chunks
 
 
-def read_body(data: bytes) -> JSONObject | None:
-    """Return the object that a whole body holds, None if it is no JSON; raises as ``read_event`` does."""
+def read_body(data: bytes, decoded: JSONObject | None = None) -> JSONObject | None:
+    """Return the object that a whole body holds, None if it is no JSON; raises as ``read_event`` does.
+
+    ``decoded`` is what it holds, if it has been decoded already.
+    """
     try:
-        value = json.decode(data)
+        value = json.decode(data) if decoded is None else decoded
     except json.InvalidJSON:
         try:
             value = json.decode_generously(data)

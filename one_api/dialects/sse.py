@@ -65,6 +65,11 @@ class EventReader:
         #: Blocks that ended, those without data included: signs that the server is alive.
         self.blocks = 0
 
+    @property
+    def is_between_events(self) -> bool:
+        """Say whether no event has come in part, and events end with a blank line as they should."""
+        return not (self._rest or self._data or self._name or self._bare or self._start or self._by_line or self._size)
+
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that ``received`` completes.
 

@@ -12,6 +12,8 @@ def merge(known: JSONObject | None, reported: JSONObject) -> JSONObject:
     """Return what is known after one more report; neither is changed."""
     if known is None:
         return reported if _is_openais(reported) else _named(reported)
+    if known is reported and _is_openais(reported):
+        return known
     merged = dict(known)
     for name, value in reported.items() if _is_openais(reported) else _named(reported).items():
         merged[name] = _larger(merged.get(name), value)

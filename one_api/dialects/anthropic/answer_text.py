@@ -26,6 +26,12 @@ class AnswerText:
         """A stop string of ours was met: nothing that follows belongs to the answer."""
         return self._scanner.hit
 
+    @property
+    def passes_on(self) -> bool:
+        """Text becomes content as it is."""
+        shape = self._shape
+        return not (shape.stops or shape.unfence or shape.json_tool or shape.forced_tool)
+
     def add(self, text: str) -> list[JSONObject]:
         """Add a piece."""
         if self._shape.json_tool:

@@ -52,9 +52,13 @@ class ChunkWriter:
         """Say a piece of text."""
         if not text:
             return []
+        self.add_text(text)
+        return self.delta({"content": text})
+
+    def add_text(self, text: str) -> None:
+        """Remember a piece of text that was said."""
         self._texts.append(text)
         self.length += len(text)
-        return self.delta({"content": text})
 
     def reasoning(self, text: str) -> list[JSONObject]:
         """Say a piece of reasoning."""

@@ -6,7 +6,7 @@ keeps the message's own blocks: the next request of a tool loop must hold them a
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.answer_text import AnswerText, Extras
@@ -88,8 +88,12 @@ class ClaudeStream:
         self._earlier_usage: JSONObject | None = None
         self._stop_details: Any = None
         self._text = AnswerText(self._writer, self._shape)
+        #: The block whose text the events of the present frame add to.
+        self._framed: Block | None = None
         self._json_said = False
         self._extras = Extras()
+
+    notes_texts: ClassVar[bool] = True
 
     @property
     def text(self) -> str:
@@ -124,6 +128,24 @@ class ClaudeStream:
         if payload is DONE or (payload is None and event.name == "message_stop"):
             payload = {"type": "message_stop"}
         return [] if payload is None else self._take(payload, event)
+
+    def text_in(self, payload: JSONObject) -> str | None:
+        """See ``frames.Translator``: a piece of the text of an open block, where nothing is looked for in it."""
+        delta = payload.get("delta")
+        if payload.get("type") != "content_block_delta" or not isinstance(delta, dict) or self._joiner.begun:
+            return None
+        block = self._open.holder(number_of(payload), "text")
+        if block is None or not self._text.passes_on or delta.keys() != {"type", "text"} or len(payload) != 3:
+            return None
+        self._framed = block
+        return delta["text"] if delta["type"] == "text_delta" and isinstance(delta["text"], str) else None
+
+    def add_text(self, text: str) -> None:
+        """See ``frames.Translator``."""
+        if text and self._framed is not None:
+            self._framed.pieces.append(text)
+            self._keep(len(text))
+            self._writer.add_text(text)
 
     def _take(self, payload: JSONObject, event: Event) -> list[JSONObject]:
         kind = kind_of(payload, event.name)

@@ -25,18 +25,24 @@ class StopScanner:
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
         self._held = ""
-        #: A stop string was met: nothing that follows belongs to the text.
-        self.hit = False
+        #: The stop string that was met; None before that. Nothing that follows belongs to the text.
+        self.stop: str | None = None
+
+    @property
+    def hit(self) -> bool:
+        """Say whether a stop string was met."""
+        return self.stop is not None
 
     def feed(self, text: str) -> str:
         """Return the text that may be passed on."""
         if not self._stops:
             return text
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
-            self.hit, self._held = True, ""
-            return text[: min(found)]
+            place, self.stop = min(found)
+            self._held = ""
+            return text[:place]
         held = self._suspect(text)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

@@ -22,6 +22,10 @@ class LocalStream(OpenAIStream):
         """See ``OpenAIStream``."""
         return self._turned(super().feed(event))
 
+    def text_in(self, payload: JSONObject) -> str | None:
+        """See ``OpenAIStream``: the text of a forced call is turned."""
+        return super().text_in(payload) if self._forced is None else None
+
     def end(self) -> list[JSONObject]:
         """See ``OpenAIStream``."""
         return self._turned(super().end())

@@ -11,14 +11,23 @@ from one_api.dialects.payloads import InvalidAnswer, RepairedObject, read_body
 from one_api.dialects.sse import EventReader, EventTooLarge
 
 
-def read_answer(data: bytes, identity: Identity, *, choices: int = 1, tools: Collection[str] = ()) -> JSONObject:
+def read_answer(
+    data: bytes,
+    identity: Identity,
+    *,
+    choices: int = 1,
+    tools: Collection[str] = (),
+    decoded: JSONObject | None = None,
+) -> JSONObject:
     """Return the completion that the body of an answer holds; see ``OpenAIStream`` for ``choices`` and ``tools``.
+
+    ``decoded`` is the object in the body, if that has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it holds no answer, or not all of one.
     """
-    payload = read_body(data)
+    payload = read_body(data, decoded)
     if payload is None:
         return _assembled(data, OpenAIStream(identity, include_usage=True, choices=choices, tools=tools))
     answer = all_whole(payload) if isinstance(payload, RepairedObject) else payload

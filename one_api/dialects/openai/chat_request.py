@@ -4,10 +4,12 @@ The checks are the rows of OpenAI's behaviour that every adapter relies on: type
 understand ourselves. What only the upstream can judge (ranges, names, combinations for a model) is left to it.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
+from one_api.contract import Kind
 from one_api.dialects.json import JSONObject, kind_of
+from one_api.dialects.native import NativeRequest
 from one_api.errors import InvalidRequest
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
@@ -32,6 +34,12 @@ class ChatRequest:
     #: Did the client ask for the usage chunk of a stream?
     include_usage: bool
     body: JSONObject
+    #: The request as it came, where that was in another dialect: ``body`` says the same for all other upstreams.
+    native: NativeRequest | None = None
+
+    #: See ``Call``.
+    kind: ClassVar[Kind] = "chat"
+    repeats: ClassVar[bool] = True
 
     @classmethod
     def of(cls, body: JSONObject) -> Self:
@@ -42,7 +50,7 @@ class ChatRequest:
 
     def for_model(self, model: str) -> Self:
         """Return the same request for the model of that name; its body keeps the order of its keys."""
-        return replace(self, model=model, body=self.body | {"model": model})
+        return type(self)(model, self.stream, self.include_usage, self.body | {"model": model}, self.native)
 
     @classmethod
     def read(cls, body: JSONObject) -> Self:
@@ -51,36 +59,48 @@ class ChatRequest:
         Raises:
             InvalidRequest: naming the first thing that is wrong by ``param`` and ``code``.
         """
-        model = body.get("model")
-        if model is None or model == "":
-            raise InvalidRequest("You must name a model: set `model` to one of the ids that /v1/models lists.")
-        if not isinstance(model, str):
-            raise _wrong_type("model", "a string", model)
+        model = model_in(body)
         _check_messages(body)
-        stream = _flag(body, "stream", "stream")
-        options = body.get("stream_options")
-        if options is not None:
-            if not isinstance(options, dict):
-                raise _wrong_type("stream_options", "an object", options)
-            if not stream:
-                raise InvalidRequest("`stream_options` is only allowed with `stream: true`.", param="stream_options")
-        include_usage = options is not None and _flag(options, "include_usage", "stream_options.include_usage")
+        stream, include_usage = stream_in(body)
         _check_tools(body)
         return cls(model, stream, include_usage, body)
+
+
+def model_in(body: JSONObject) -> str:
+    """Return the model that a request names; raises InvalidRequest when it names none."""
+    model = body.get("model")
+    if model is None or model == "":
+        raise InvalidRequest("You must name a model: set `model` to one of the ids that /v1/models lists.")
+    if not isinstance(model, str):
+        raise wrong_type("model", "a string", model)
+    return model
+
+
+def stream_in(body: JSONObject) -> tuple[bool, bool]:
+    """Return whether a request asks for a stream, and for usage in it; raises InvalidRequest."""
+    stream = _flag(body, "stream", "stream")
+    options = body.get("stream_options")
+    if options is None:
+        return stream, False
+    if not isinstance(options, dict):
+        raise wrong_type("stream_options", "an object", options)
+    if not stream:
+        raise InvalidRequest("`stream_options` is only allowed with `stream: true`.", param="stream_options")
+    return stream, _flag(options, "include_usage", "stream_options.include_usage")
 
 
 def _flag(holder: JSONObject, key: str, param: str) -> bool:
     """Return a boolean that may be null or absent."""
     value = holder.get(key)
     if value is not None and not isinstance(value, bool):
-        raise _wrong_type(param, "a boolean", value)
+        raise wrong_type(param, "a boolean", value)
     return bool(value)
 
 
 def _check_tools(body: JSONObject) -> None:
     tools = body.get("tools")
     if tools is not None and not isinstance(tools, list):
-        raise _wrong_type("tools", "an array", tools)
+        raise wrong_type("tools", "an array", tools)
     if body.get("tool_choice") is not None and not tools:
         raise InvalidRequest("`tool_choice` is only allowed when `tools` are given.", param="tool_choice")
 
@@ -93,7 +113,7 @@ def _check_messages(body: JSONObject) -> None:
             "Missing required parameter: `messages`.", param="messages", code="missing_required_parameter"
         )
     if not isinstance(messages, list):
-        raise _wrong_type("messages", "an array of messages", messages)
+        raise wrong_type("messages", "an array of messages", messages)
     if not messages:
         raise InvalidRequest("`messages` is empty: give at least one message.", param="messages", code="empty_array")
     pending: dict[str, int] = {}
@@ -113,14 +133,14 @@ def _check_messages(body: JSONObject) -> None:
 def _check_message(message: Any, where: str) -> str:
     """Check one message and return its role."""
     if not isinstance(message, dict):
-        raise _wrong_type(where, "an object", message)
+        raise wrong_type(where, "an object", message)
     role = message.get("role")
     if role is None:
         raise InvalidRequest(
             f"Missing required parameter: `{where}.role`.", param=f"{where}.role", code="missing_required_parameter"
         )
     if not isinstance(role, str):
-        raise _wrong_type(f"{where}.role", "a string", role)
+        raise wrong_type(f"{where}.role", "a string", role)
     if role not in ROLES:
         raise _not_among(f"{where}.role", role, ROLES)
     content = message.get("content")
@@ -128,13 +148,13 @@ def _check_message(message: Any, where: str) -> str:
         for j, part in enumerate(content):
             _check_part(part, f"{where}.content[{j}]")
     elif not isinstance(content, str) and (content is not None or role in _SPEAKING):
-        raise _wrong_type(f"{where}.content", "a string or an array of content parts", content)
+        raise wrong_type(f"{where}.content", "a string or an array of content parts", content)
     return role
 
 
 def _check_part(part: Any, where: str) -> None:
     if not isinstance(part, dict):
-        raise _wrong_type(where, "an object", part)
+        raise wrong_type(where, "an object", part)
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in PART_TYPES:
         raise _not_among(f"{where}.type", kind, PART_TYPES)
@@ -146,7 +166,7 @@ def _check_tool_result(message: JSONObject, i: int, answerable: set[str]) -> Non
     if call_id is None:
         raise InvalidRequest(f"Missing required parameter: `{where}`.", param=where, code="missing_required_parameter")
     if not isinstance(call_id, str):
-        raise _wrong_type(where, "a string", call_id)
+        raise wrong_type(where, "a string", call_id)
     if call_id not in answerable:
         raise InvalidRequest(
             "A message with role `tool` must answer a preceding assistant message whose `tool_calls` hold its id.",
@@ -171,7 +191,8 @@ def _refuse_unanswered(pending: dict[str, int]) -> None:
         )
 
 
-def _wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
+def wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
+    """Return the error for a value that is not of the type that is ``expected``."""
     return InvalidRequest(
         f"Invalid type for `{param}`: expected {expected}, but got {kind_of(got)}.", param=param, code="invalid_type"
     )

@@ -7,7 +7,7 @@ numbering of tool calls. Many servers repeat and number as they like; here it be
 from collections.abc import Callable, Collection
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from one_api.dialects import usage
 from one_api.dialects.characters import TextJoiner, all_whole
@@ -86,6 +86,8 @@ class OpenAIStream:
         #: The answer came as one JSON text, without events.
         self._in_one = False
 
+    notes_texts: ClassVar[bool] = False
+
     def feed(self, event: Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to.
 
@@ -111,6 +113,24 @@ class OpenAIStream:
         if self._joiner.begun or type(payload) is RepairedObject:
             payload = self._with_whole_characters(payload)
         return self._take(payload)
+
+    def text_in(self, payload: JSONObject) -> str | None:
+        """See ``frames.Translator``: a piece of a choice that has begun, and nothing else."""
+        choices = payload.get("choices")
+        choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+        if not isinstance(choice, dict) or self._joiner.begun or self.is_complete or payload.get("usage") is not None:
+            return None
+        index, delta = choice.get("index"), choice.get("delta")
+        state = self._choices.get(index) if isinstance(index, int) else None
+        if state is None or state.finished or not state.by_delta or not isinstance(delta, dict) or "x_groq" in payload:
+            return None
+        if choice.get("finish_reason") is not None or not _OTHER_SHAPES.isdisjoint(choice):
+            return None
+        found = [value for name, value in delta.items() if value and name != "role"]
+        return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+
+    def add_text(self, text: str) -> None:
+        """See ``frames.Translator``: there is nothing to note."""
 
     def _with_words(self, error: ErrorPayload) -> ErrorPayload:
         """Return ``error`` with the chunks that its payload holds beside it: words, but no end."""

@@ -1,0 +1,1 @@
+"""Anthropic's Messages, served: their requests become chat requests, and chat answers become messages and events."""

@@ -1,0 +1,126 @@
+"""A chat completion becomes a message of Anthropic's."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from one_api.dialects.anthropic.history import tool_input
+from one_api.dialects.anthropic.inbound.chat import AnswerForm
+from one_api.dialects.anthropic.text import StopScanner
+from one_api.dialects.json import JSONObject
+
+#: Returns the signature that carries reasoning to the client and back; "" when nobody wants it back.
+Seal: TypeAlias = Callable[[str], str]
+
+_STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
+_LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+
+
+def to_message(completion: JSONObject, message_id: str, form: AnswerForm, seal: Seal) -> JSONObject:
+    """Return the message that ``completion`` amounts to; ``message_id`` is its id."""
+    choice = completion["choices"][0]
+    said = choice["message"]
+    text, refusal = _text(said.get("content")), _text(said.get("refusal"))
+    scanner = StopScanner(form.stops if form.cuts else ())
+    text = scanner.feed(text) + scanner.end() if text else ""
+    calls = [] if scanner.hit else [_call(call) for call in said.get("tool_calls") or () if "function" in call]
+    content = _thought(said, form, seal) + [{"type": "text", "text": each} for each in (text, refusal) if each.strip()]
+    whole = all(isinstance(call["input"], dict) and "_raw_arguments" not in call["input"] for call in calls)
+    stop = Stop.of(choice, form, called=bool(calls), whole=whole, cut=scanner.stop)
+    return {
+        "id": message_id,
+        "type": "message",
+        "role": "assistant",
+        "model": form.model,
+        "content": content + calls,
+        **stop.fields(refusal),
+        "usage": usage_of(completion.get("usage")),
+    }
+
+
+class Stop:
+    """Why an answer ended, in Anthropic's words."""
+
+    def __init__(self, reason: str, sequence: str | None) -> None:
+        self.reason = reason
+        self.sequence = sequence
+
+    @classmethod
+    def of(cls, choice: JSONObject, form: AnswerForm, *, called: bool, whole: bool, cut: str | None) -> "Stop":
+        """Read the end of ``choice``.
+
+        ``called``: it holds calls, and ``whole``: all of their arguments have come. ``cut`` is the stop string at which
+        the gateway has ended it.
+        """
+        reason = _STOP_REASONS.get(choice.get("finish_reason") or "")
+        if cut is not None:
+            return cls("stop_sequence", cut)
+        # A call whose arguments were cut is not to be run.
+        if called and (whole or reason is None):
+            return cls("tool_use", None)
+        if reason is not None:
+            return cls(reason, None)
+        # vLLM's name for it, and SGLang's.
+        matched = next((choice[key] for key in ("stop_reason", "matched_stop") if choice.get(key) in form.stops), None)
+        return cls("stop_sequence", matched) if matched is not None else cls("end_turn", None)
+
+    def fields(self, refusal: str) -> JSONObject:
+        """Return the fields of a message; ``refusal`` is what the model said about it."""
+        details = {"type": "refusal", "category": None, "explanation": refusal or None}
+        return {
+            "stop_reason": self.reason,
+            "stop_sequence": self.sequence,
+            "stop_details": details if self.reason == "refusal" else None,
+        }
+
+
+def usage_of(usage: Any) -> JSONObject:
+    """Return Anthropic's four counts, which count cached tokens apart, for OpenAI's."""
+    told = usage if isinstance(usage, dict) else {}
+    details = told.get("prompt_tokens_details")
+    details = details if isinstance(details, dict) else {}
+    read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
+    return {
+        "input_tokens": max(0, _count(told.get("prompt_tokens")) - read - written),
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": read,
+        "output_tokens": _count(told.get("completion_tokens")),
+    }
+
+
+def call_id(given: Any) -> str:
+    """Return the id of a call as Anthropic's clients and servers take it: its own, or the same hash each time."""
+    text = str(given)
+    if _LEGAL_ID.fullmatch(text):
+        return text
+    return f"call_{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:24]}"
+
+
+def _thought(said: JSONObject, form: AnswerForm, seal: Seal) -> list[JSONObject]:
+    """Return the thinking block; none where the client has not asked for such, or it would be empty."""
+    text = _text(said.get("reasoning_content"))
+    if not text or form.thinking == "none":
+        return []
+    signature = seal(text)
+    shown = text if form.thinking == "shown" else ""
+    return [{"type": "thinking", "thinking": shown, "signature": signature}] if shown or signature else []
+
+
+def _call(call: JSONObject) -> JSONObject:
+    function = call["function"]
+    return {
+        "type": "tool_use",
+        "id": call_id(call.get("id")),
+        "name": str(function.get("name") or ""),
+        "input": tool_input(function.get("arguments")),
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int:
+    """Return a count; what is none counts nothing."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

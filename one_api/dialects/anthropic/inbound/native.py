@@ -1,0 +1,242 @@
+"""A Messages request on its way to an upstream that speaks Messages, and its answer: as little is touched as can be."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from one_api.dialects import json
+from one_api.dialects.anthropic.history import tool_input
+from one_api.dialects.anthropic.response import merge_usage, usage_of
+from one_api.dialects.frames import Translator
+from one_api.dialects.json import JSONObject
+from one_api.dialects.native import NativeRequest
+from one_api.dialects.payloads import InvalidAnswer, check_error, read_event
+from one_api.dialects.sealing import PREFIX
+from one_api.dialects.sse import Event, EventReader
+
+#: The client's headers that go to the upstream.
+HEADERS = ("anthropic-version", "anthropic-beta")
+_NAME = b'"model"'
+_VALUE = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+#: What opens and closes in JSON, strings as a whole.
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+#: The beginning of an escaped letter of ``model``: a key may be written so.
+_ESCAPED = b"\\u006"
+#: Events that hold something of the answer.
+_CONTENT = frozenset({"content_block_delta", "message_delta", "message_stop"})
+
+
+@dataclass(frozen=True, slots=True)
+class Deviations:
+    """What a server that imitates Anthropic's takes otherwise."""
+
+    #: Fields of the body that it refuses.
+    strip_fields: frozenset[str] = frozenset()
+    #: It knows no system messages between the turns: they become user messages.
+    system_as_user: bool = False
+
+
+def body_for(native: NativeRequest, model: str, deviations: Deviations, *, stream: bool | None = None) -> bytes:
+    """Return the bytes to send: those of the client, but for the model's name and thinking that is not the upstream's.
+
+    ``stream`` asks for a stream in any case; None leaves what the client has asked for.
+    """
+    body = native.body
+    changes: JSONObject = {} if stream is None else {"stream": stream}
+    messages = _messages_for(body["messages"], deviations)
+    if messages is not None:
+        changes["messages"] = messages
+    stripped = deviations.strip_fields & body.keys()
+    if not changes and not stripped:
+        if body["model"] == model:
+            return native.data
+        if (renamed := _renamed(native.data, model)) is not None:
+            return renamed
+    kept = {key: value for key, value in body.items() if key not in stripped}
+    return json.encode(kept | changes | {"model": model})
+
+
+def _renamed(data: bytes, model: str) -> bytes | None:
+    """Return ``data`` with another model; None when it is not certain which bytes name it."""
+    found = _VALUE.search(data)
+    if found is None or data.count(_NAME) != 1 or _ESCAPED in data or _depth(data[: found.start()]) != 1:
+        return None
+    start, end = found.span(1)
+    return data[:start] + json.encode([model])[1:-1] + data[end:]
+
+
+def _depth(data: bytes) -> int:
+    """Return how many brackets are open after ``data``."""
+    depth = 0
+    for token in _TOKENS.finditer(data):
+        mark = token[0]
+        depth += 1 if mark in b"{[" else -1 if mark in b"}]" else 0
+    return depth
+
+
+def _messages_for(messages: list[JSONObject], deviations: Deviations) -> list[JSONObject] | None:
+    """Return the messages without thinking that no server of Anthropic's has signed; None when nothing changes."""
+    found, changed = [], False
+    for message in messages:
+        content = message["content"]
+        kept = [block for block in content if not _is_foreign(block)] if isinstance(content, list) else content
+        is_system = deviations.system_as_user and message["role"] == "system"
+        changed = changed or is_system or len(kept) != len(content)
+        if is_system:
+            found.append({"role": "user", "content": kept})
+        elif kept or not content:
+            found.append(message if len(kept) == len(content) else message | {"content": kept})
+    return found if changed else None
+
+
+def _is_foreign(block: Any) -> bool:
+    if not isinstance(block, dict) or block.get("type") != "thinking":
+        return False
+    signature = block.get("signature")
+    return not signature or (isinstance(signature, str) and signature.startswith(PREFIX))
+
+
+class NativeMessage(Translator):
+    """Passes the events of one message on as they came, and reads beside that what it took and whether it has ended.
+
+    What it returns has the bytes of an event under ``native``, and says under ``content`` whether they hold something
+    of the answer; the first event is whole, under ``native_start``.
+    """
+
+    def __init__(self) -> None:
+        self.finished = False
+        self._has_stop_reason = False
+        self.usage: JSONObject | None = None
+        self._counts: JSONObject = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether the message has its stop reason: only its end may follow."""
+        return self._has_stop_reason
+
+    def feed(self, event: Event) -> list[JSONObject]:
+        """Return the chunks that ``event`` amounts to.
+
+        Raises:
+            ErrorPayload: when the event reports an error.
+            InvalidAnswer: when it is none of a message.
+        """
+        if self.finished or not event.data:
+            return []
+        if event.name == "content_block_delta":  # by far the most; nothing in them has to be read
+            return [_chunk(event.name, event.data)]
+        if event.name == "ping":
+            return [_chunk(event.name, event.data)]
+        payload = read_event(event, by_name=True)
+        if payload is None:
+            return []
+        kind = payload.get("type") if isinstance(payload.get("type"), str) else event.name
+        if not kind:
+            raise InvalidAnswer("an event has no type")
+        if kind == "message_start":
+            return self._start(payload)
+        if kind == "message_delta":
+            self._count(payload.get("usage"))
+            delta = payload.get("delta")
+            if isinstance(delta, dict) and delta.get("stop_reason") is not None:
+                self._has_stop_reason = True
+        self.finished = kind == "message_stop"
+        return [_chunk(kind, event.data)]
+
+    def _start(self, payload: JSONObject) -> list[JSONObject]:
+        message = payload.get("message")
+        if not isinstance(message, dict):
+            raise InvalidAnswer("a message begins without a message")
+        self._count(message.get("usage"))
+        return [{"native_start": payload, "content": False}]
+
+    def _count(self, usage: Any) -> None:
+        if isinstance(usage, dict):
+            merge_usage(self._counts, usage)
+            self.usage = usage_of(self._counts)
+
+    def end(self) -> list[JSONObject]:
+        """Return what is owed when the bytes have ended: the end of a message that has its stop reason."""
+        if self.finished or not self.is_complete:
+            return []
+        self.finished = True
+        return [_chunk("message_stop", b'{"type":"message_stop"}')]
+
+
+def _chunk(kind: str, data: bytes) -> JSONObject:
+    framed = b"\ndata: ".join(data.split(b"\n"))
+    return {"native": b"event: %b\ndata: %b\n\n" % (kind.encode(), framed), "content": kind in _CONTENT}
+
+
+def read_message(data: bytes) -> JSONObject:
+    """Return the answer for a whole message: ``native`` is the message, ``usage`` is counted as OpenAI does.
+
+    Raises:
+        ErrorPayload: when it reports an error.
+        InvalidAnswer: when it is no message.
+    """
+    try:
+        message = json.decode_object(data, as_written=True)
+    except json.InvalidJSON as error:
+        raise InvalidAnswer(str(error)) from None
+    check_error(message, is_named=True)
+    if not isinstance(message.get("content"), list) or message.get("stop_reason") is None:
+        raise InvalidAnswer("it is not a whole message")
+    usage = message.get("usage")
+    return {"native": message, "usage": usage_of(usage if isinstance(usage, dict) else {})}
+
+
+class MessageAssembler:
+    """Puts a whole message together from the chunks of a ``NativeMessage``."""
+
+    def __init__(self) -> None:
+        self._message: JSONObject = {}
+        self._pieces: dict[int, list[str]] = {}
+
+    def add(self, chunk: JSONObject) -> None:
+        """Add one chunk, in order; raises InvalidAnswer when it does not fit what came before."""
+        try:
+            self._add(chunk.get("native_start") or _payload_of(chunk))
+        except (LookupError, TypeError, AttributeError, json.InvalidJSON):
+            raise InvalidAnswer("its events do not amount to a message") from None
+
+    def _add(self, payload: JSONObject) -> None:
+        kind = payload.get("type")
+        if kind == "message_start":
+            self._message = payload["message"] | {"content": []}
+        elif kind == "content_block_start":
+            self._message["content"].append(dict(payload["content_block"]))
+        elif kind == "content_block_delta":
+            self._add_delta(payload["index"], payload["delta"])
+        elif kind == "message_delta":
+            given = {key: value for key, value in (payload.get("usage") or {}).items() if value is not None}
+            self._message |= {**payload["delta"], "usage": {**self._message.get("usage", {}), **given}}
+
+    def _add_delta(self, index: int, delta: JSONObject) -> None:
+        block = self._message["content"][index]
+        kind = delta.get("type")
+        if kind == "input_json_delta":
+            self._pieces.setdefault(index, []).append(delta["partial_json"])
+        elif kind == "citations_delta":
+            block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
+        elif kind == "signature_delta":
+            block["signature"] = delta["signature"]
+        elif kind in ("text_delta", "thinking_delta"):
+            key = kind.removesuffix("_delta")
+            self._pieces.setdefault(index, []).append(delta[key])
+
+    @property
+    def answer(self) -> JSONObject:
+        """The answer, once the stream has ended well; see ``read_message``."""
+        for index, pieces in self._pieces.items():
+            block, text = self._message["content"][index], "".join(pieces)
+            if block["type"] in ("text", "thinking"):
+                block[block["type"]] += text
+            elif text.strip():
+                block["input"] = tool_input(text)
+        return {"native": self._message, "usage": usage_of(self._message.get("usage") or {})}
+
+
+def _payload_of(chunk: JSONObject) -> JSONObject:
+    (event,) = EventReader().feed(chunk["native"])
+    return json.decode_object(event.data)

@@ -1,0 +1,69 @@
+"""Anthropic's tools and choice of tools become OpenAI's."""
+
+from typing import Any
+
+from one_api.dialects.anthropic.inbound.request import wrong
+from one_api.dialects.json import JSONObject
+
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+def read_tools(body: JSONObject, referenced: set[str]) -> JSONObject:
+    """Return ``tools``, ``tool_choice`` and ``parallel_tool_calls``; nothing when no tool is left.
+
+    A tool that is to be loaded later is left out, unless the history has found it (``referenced``) or it is forced.
+
+    Raises:
+        InvalidRequest: for a tool that runs at Anthropic.
+    """
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if tools is None:
+        return {}
+    if not isinstance(tools, list):
+        raise wrong("tools", "Input should be an array of tools.")
+    forced = choice.get("name") if isinstance(choice, dict) else None
+    kept = [
+        _function(tool, f"tools.{i}")
+        for i, tool in enumerate(tools)
+        if not _is_deferred(tool) or tool.get("name") in referenced or tool.get("name") == forced
+    ]
+    return {"tools": kept, **_choice(choice)} if kept else {}
+
+
+def _is_deferred(tool: Any) -> bool:
+    return isinstance(tool, dict) and tool.get("defer_loading") is True
+
+
+def _function(tool: Any, where: str) -> JSONObject:
+    if not isinstance(tool, dict):
+        raise wrong(where, "Input should be an object.")
+    kind, name = tool.get("type"), tool.get("name")
+    if kind not in (None, "custom"):
+        message = f"Only Anthropic's own models have the tool `{str(kind)[:64]}`: leave it out, or ask one of them."
+        raise wrong(where, message)
+    if not isinstance(name, str) or not name:
+        raise wrong(f"{where}.name", "Input should be a string.")
+    schema = tool.get("input_schema")
+    if isinstance(schema, dict):
+        # It names the language of the schema, which OpenAI's format leaves open; some servers refuse it.
+        schema = {key: value for key, value in schema.items() if key != "$schema"}
+    function: JSONObject = {"name": name, "parameters": schema or {"type": "object", "properties": {}}}
+    if isinstance(tool.get("description"), str):
+        function["description"] = tool["description"]
+    if isinstance(tool.get("strict"), bool):
+        function["strict"] = tool["strict"]
+    return {"type": "function", "function": function}
+
+
+def _choice(choice: Any) -> JSONObject:
+    if not isinstance(choice, dict):
+        return {}
+    found: JSONObject = {}
+    kind = choice.get("type")
+    if kind == "tool" and isinstance(choice.get("name"), str):
+        found["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+    elif kind in _CHOICES:
+        found["tool_choice"] = _CHOICES[kind]
+    if choice.get("disable_parallel_tool_use") is True:
+        found["parallel_tool_calls"] = False
+    return found

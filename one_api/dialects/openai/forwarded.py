@@ -1,0 +1,232 @@
+"""Requests that pass through but for their model, and what of their answers is looked at on the way.
+
+Each is answered by the upstream in its own bytes. What is read of these: whether they are of a type that the door can
+have, whether a stream of events came to its own end, and what the upstream says that it took.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
+
+from one_api.contract import JSONObject, Kind, Usage
+from one_api.dialects import json
+from one_api.dialects.multipart import Field, Form
+from one_api.dialects.payloads import InvalidAnswer, check_error
+
+AnswerType: TypeAlias = Literal["json", "events", "text", "html", "binary"]
+
+#: So much of a form is sent at once, in bytes.
+_PIECE_BYTES = 64 * 1024
+#: An answer in JSON up to this size is read whole before it is passed on.
+MAX_READ_BYTES = 1024 * 1024
+#: So much of the end of a longer answer is kept for what it says of its usage, in bytes.
+_TAIL_BYTES = 4 * 1024
+
+_HTML = re.compile(rb"\s*<(?:!doctype|html|head|body)\b", re.I)
+#: The last event of a stream: one that is called so, by its name or its type, or the end mark.
+_LAST_EVENT = re.compile(
+    rb'\n(?:event:\s*[\w.]+\.(?:completed|done)\b|data:\s*\[DONE\])|"type"\s*:\s*"[\w.]+\.(?:completed|done)"'
+)
+#: As much of the bytes before is looked at again, lest a mark be cut in two.
+_OVERLAP_BYTES = 128
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One address that passes through."""
+
+    kind: Kind
+    #: Below ``/v1`` here, and below the base URL of an upstream.
+    path: str
+    answers: frozenset[AnswerType]
+    #: How long the first byte of an answer may take where nobody has set a limit, in seconds.
+    first_byte_s: float = 120.0
+    #: Each answer is paid for: a request whose answer did not come in time is not sent again.
+    is_paid_each: bool = False
+    #: The fields of an answer in JSON by which it is known not to be an error.
+    fields: frozenset[str] = frozenset()
+
+
+_JSON: frozenset[AnswerType] = frozenset({"json"})
+_IMAGES: frozenset[AnswerType] = frozenset({"json", "events"})
+_WORDS: frozenset[AnswerType] = frozenset({"json", "events", "text"})
+_SOUND: frozenset[AnswerType] = frozenset({"binary", "events"})
+
+MODERATIONS = Door("moderation", "/moderations", _JSON, fields=frozenset({"results"}))
+IMAGES = Door("image", "/images/generations", _IMAGES, 300.0, is_paid_each=True, fields=frozenset({"data"}))
+IMAGE_EDITS = Door("image", "/images/edits", _IMAGES, 300.0, is_paid_each=True, fields=frozenset({"data"}))
+TRANSCRIPTIONS = Door("transcription", "/audio/transcriptions", _WORDS, fields=frozenset({"text", "segments"}))
+TRANSLATIONS = Door("translation", "/audio/translations", _WORDS, fields=frozenset({"text", "segments"}))
+SPEECH = Door("speech", "/audio/speech", _SOUND, is_paid_each=True)
+RERANK = Door("rerank", "/rerank", _JSON, fields=frozenset({"results"}))
+
+
+class Body(Protocol):
+    """The body of a request, which may be sent several times."""
+
+    @property
+    def content_type(self) -> str:
+        """Return the header of that name."""
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes it has."""
+
+    def for_model(self, model: str) -> "Body":
+        """Return the same body, naming that model."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield its bytes, from the beginning each time."""
+
+
+class JSONBody:
+    """An object; it is sent with its keys in their order, and its numbers as they were written."""
+
+    content_type = "application/json"
+
+    def __init__(self, fields: JSONObject) -> None:
+        self.fields = fields
+        self._encoded = json.encode(fields)
+
+    @property
+    def size(self) -> int:
+        """See ``Body``."""
+        return len(self._encoded)
+
+    def for_model(self, model: str) -> "JSONBody":
+        """See ``Body``."""
+        return self if self.fields.get("model") == model else JSONBody(self.fields | {"model": model})
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._encoded
+
+
+@dataclass(frozen=True, slots=True)
+class FormBody:
+    """A form of several parts as it came, with the value of ``field`` replaced by ``model``."""
+
+    form: Form
+    field: Field
+    content_type: str
+    model: bytes
+
+    @property
+    def size(self) -> int:
+        """See ``Body``."""
+        return len(self.form) - (self.field.end - self.field.start) + len(self.model)
+
+    def for_model(self, model: str) -> Self:
+        """See ``Body``."""
+        return replace(self, model=model.encode())
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces(0, self.field.start):
+            yield piece
+        yield self.model
+        for piece in self._pieces(self.field.end, len(self.form)):
+            yield piece
+
+    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
+        for at in range(start, end, _PIECE_BYTES):
+            yield self.form[at : min(at + _PIECE_BYTES, end)]
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRequest:
+    """A request that passes through a ``door``."""
+
+    door: Door
+    model: str
+    body: Body
+    #: Another deployment may be asked also when the answer of the first did not come in time.
+    repeats: bool = True
+
+    #: Its answer is no stream of chunks, however it comes: it is answered when its first bytes are there.
+    stream: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> Kind:
+        """Return what is asked for."""
+        return self.door.kind
+
+    def for_model(self, model: str) -> Self:
+        """Return the same request for the model of that name."""
+        return replace(self, model=model, body=self.body.for_model(model))
+
+
+def type_of(label: str, start: bytes, door: Door) -> AnswerType:
+    """Return what an answer is, by its content type and how it begins."""
+    label = label.partition(";")[0].strip().lower()
+    if label == "text/html" or _HTML.match(start):
+        return "html"
+    if label == "text/event-stream":
+        return "events"
+    is_json = label == "application/json" or label.endswith("+json")
+    if is_json or ("text" not in door.answers and start.lstrip()[:1] in (b"{", b"[")):
+        return "json"
+    # Subtitles have labels of their own.
+    return "text" if label.startswith("text/") or "text" in door.answers else "binary"
+
+
+def read_json(data: bytes, door: Door) -> Any:
+    """Return the value of a whole answer in JSON.
+
+    Raises:
+        ErrorPayload: when it reports an error.
+        InvalidAnswer: when it is no JSON.
+    """
+    try:
+        value = json.decode(data)
+    except json.InvalidJSON as error:
+        raise InvalidAnswer(f"it is not JSON: {error}") from None
+    if isinstance(value, dict) and door.fields.isdisjoint(value):
+        check_error(value)
+    return value
+
+
+class Watcher:
+    """Looks at the bytes of an answer as they pass: at its end it knows whether it is whole, and what it took."""
+
+    def __init__(self, answer_type: AnswerType) -> None:
+        self._has_events = answer_type == "events"
+        self._reads = answer_type in ("events", "json")
+        #: As if a line had ended before the first one.
+        self._tail = b"\n"
+        self._ended = False
+
+    def feed(self, piece: bytes) -> None:
+        """Look at what comes next."""
+        if not self._reads:
+            return
+        if self._has_events and not self._ended:
+            self._ended = _LAST_EVENT.search(self._tail[-_OVERLAP_BYTES:] + piece) is not None
+        self._tail = piece[-_TAIL_BYTES:] if len(piece) >= _TAIL_BYTES else (self._tail + piece)[-_TAIL_BYTES:]
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether the bytes so far may be all: a stream of events has a last one."""
+        return self._ended or not self._has_events
+
+    @property
+    def usage(self) -> Usage | None:
+        """Return what the answer took, as far as its end says."""
+        found = _USAGE.findall(self._tail)
+        try:
+            return usage_of(json.decode(found[-1])) if found else None
+        except json.InvalidJSON:
+            return None
+
+
+def usage_of(reported: Any) -> Usage | None:
+    """Read a ``usage`` object in any of the words for it; None when it counts no tokens."""
+    if not isinstance(reported, dict):
+        return None
+    prompt = next((reported[name] for name in ("prompt_tokens", "input_tokens") if name in reported), None)
+    completion = next((reported[name] for name in ("completion_tokens", "output_tokens") if name in reported), None)
+    if prompt is None and completion is None:
+        prompt = reported.get("total_tokens")
+    if prompt is None and completion is None:
+        return None
+    return Usage.read({"prompt_tokens": prompt, "completion_tokens": completion})

@@ -1,0 +1,1 @@
+"""OpenAI's Responses dialect, as a door in front of Chat Completions."""

@@ -1,0 +1,139 @@
+"""The answer of an upstream that speaks Responses, as chat chunks."""
+
+from collections.abc import Callable
+from typing import Any
+
+from one_api.dialects.anthropic.chunks import Call, ChunkWriter
+from one_api.dialects.frames import Translator
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.assemble import Assembler
+from one_api.dialects.openai.response import Identity
+from one_api.dialects.responses.outbound.native import ENDINGS, payload_of, usage_in
+from one_api.dialects.sse import Event
+
+_KINDS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
+_REASONING = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
+_ARGUMENTS = ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta")
+_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
+
+
+class ResponsesStream(Translator):
+    """Reads the events of one response, one at a time, and returns the chunks to pass on.
+
+    What comes only whole, at the end of an item or of the response, is told then: servers leave deltas out.
+    """
+
+    def __init__(
+        self, identity: Identity, *, include_usage: bool, on_output: Callable[[list[JSONObject]], None] | None = None
+    ) -> None:
+        """``on_output`` is given the items of an answer that is complete, as the upstream made them."""
+        self.finished = False
+        self.usage: JSONObject | None = None
+        self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=False)
+        #: The items by their number: what of each was told.
+        self._calls: dict[Any, Call] = {}
+        self._told: set[Any] = set()
+        self._on_output = on_output
+        #: The whole items so far, where somebody wants them.
+        self._output: list[JSONObject] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Say whether the upstream has said that the answer is complete."""
+        return self.finished
+
+    def feed(self, event: Event) -> list[JSONObject]:
+        """Return the chunks that ``event`` amounts to.
+
+        Raises:
+            ErrorPayload: when it reports a failure.
+            InvalidAnswer: when it cannot be read.
+        """
+        payload = None if self.finished else payload_of(event)
+        return self.take(payload) if payload is not None else []
+
+    def end(self) -> list[JSONObject]:
+        """Return what is owed when the bytes have ended: nothing."""
+        return []
+
+    def take(self, payload: JSONObject) -> list[JSONObject]:
+        """Return the chunks that one event amounts to."""
+        kind, index, delta = payload["type"], payload.get("output_index"), payload.get("delta")
+        if kind == "response.output_text.delta":
+            return self._say(index, "content", delta, payload.get("logprobs"))
+        if kind == "response.refusal.delta":
+            return self._say(index, "refusal", delta)
+        if kind in _REASONING:
+            return self._say(index, "reasoning_content", delta)
+        if kind == "response.output_item.added":
+            return self._call(index, payload.get("item"))
+        if kind in _ARGUMENTS and index in self._calls:
+            return self._writer.arguments(self._calls[index], delta or "")
+        if kind == "response.output_item.done":
+            if self._on_output is not None and isinstance(payload.get("item"), dict):
+                self._output.append(payload["item"])
+            return self._rest(index, payload.get("item"))
+        return self._finish(payload.get("response") or {}) if kind in ENDINGS else []
+
+    def _say(self, index: Any, name: str, text: Any, logprobs: Any = None) -> list[JSONObject]:
+        if not isinstance(text, str) or not text:
+            return []
+        self._told.add(index)
+        chunks = [*self._writer.open(""), *self._writer.delta({name: text})]
+        if logprobs:
+            chunks[-1]["choices"][0]["logprobs"] = {"content": logprobs, "refusal": None}
+        return chunks
+
+    def _call(self, index: Any, item: Any) -> list[JSONObject]:
+        """Open a call; nothing for items of other kinds."""
+        if not isinstance(item, dict) or item.get("type") not in _KINDS or index in self._calls:
+            return []
+        kind, _ = _KINDS[item["type"]]
+        opening = self._writer.open(None)
+        self._calls[index], chunks = self._writer.call(str(item.get("call_id")), str(item.get("name")), kind)
+        return [*opening, *chunks]
+
+    def _rest(self, index: Any, item: Any) -> list[JSONObject]:
+        """Return what of a whole item was not told yet."""
+        if not isinstance(item, dict):
+            return []
+        if item.get("type") in _KINDS:
+            chunks = self._call(index, item)
+            call, whole = self._calls[index], item.get(_KINDS[item["type"]][1])
+            missing = not call.pieces and isinstance(whole, str)
+            return [*chunks, *self._writer.arguments(call, str(whole))] if missing else chunks
+        if index in self._told:
+            return []
+        parts = [*(item.get("summary") or ()), *(item.get("content") or ())]
+        name = "reasoning_content" if item.get("type") == "reasoning" else "content"
+        found: list[JSONObject] = []
+        for part in parts:
+            found += self._say(index, name, part.get("text")) + self._say(index, "refusal", part.get("refusal"))
+        return found
+
+    def _finish(self, response: JSONObject) -> list[JSONObject]:
+        chunks = [chunk for i, item in enumerate(response.get("output") or ()) for chunk in self._rest(i, item)]
+        for call in self._calls.values():
+            if not call.pieces and call.kind == "function":
+                chunks += self._writer.arguments(call, "{}")
+        self.usage, self.finished = usage_in(response), True
+        if self._on_output is not None:
+            self._on_output(response.get("output") or self._output)
+        details = response.get("incomplete_details")
+        given = details.get("reason") if isinstance(details, dict) else None
+        reason = _REASONS.get(str(given)) or self._writer.called or "stop"
+        last, *usage = self._writer.finish(reason, None, self.usage or {})
+        del last["choices"][0]["native_finish_reason"]
+        opening = [] if chunks else self._writer.open("")
+        return [*opening, *chunks, last, *(usage if self.usage is not None else ())]
+
+
+def completion_of(
+    response: JSONObject, identity: Identity, on_output: Callable[[list[JSONObject]], None] | None = None
+) -> JSONObject:
+    """Return the completion that a whole response amounts to; ``on_output`` as above."""
+    assembler = Assembler()
+    stream = ResponsesStream(identity, include_usage=True, on_output=on_output)
+    for chunk in stream.take({"type": "response.completed", "response": response}):
+        assembler.add(chunk)
+    return assembler.completion()

@@ -1,0 +1,237 @@
+"""The response object: what every answer and most events of a stream hold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from one_api.dialects import json
+from one_api.dialects.json import JSONObject
+from one_api.dialects.responses.custom_input import CustomInput
+from one_api.dialects.responses.request import Shown, Translated
+from one_api.dialects.responses.tools import Tool
+
+#: What a response holds of the request that a stream leaves out: prompts and tools are long, and events many.
+_LONG: JSONObject = {"instructions": None, "tools": []}
+_TOOL_PREFIXES = {"function": "fc", "custom": "ctc", "tool_search": "tsc"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a response is known by; ``created_at`` is in Unix seconds."""
+
+    #: ``resp_`` and 32 hexadecimal digits.
+    id: str
+    created_at: int
+
+    def item(self, prefix: str, index: int) -> str:
+        """Return the id of the item at ``index`` of the output."""
+        return f"{prefix}_{self.id.removeprefix('resp_')}{index:02x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an answer ended, so far as it has."""
+
+    status: str = "in_progress"
+    #: Why it is ``incomplete``.
+    reason: str | None = None
+    error: JSONObject | None = None
+    completed_at: int | None = None
+
+
+def outcome_of(finish_reason: str | None, refused: bool, completed_at: int) -> Outcome:
+    """Return how an answer ended whose ``finish_reason`` is chat's; ``refused``: it holds a refusal in words."""
+    if finish_reason == "length":
+        return Outcome("incomplete", "max_output_tokens", completed_at=completed_at)
+    if finish_reason == "content_filter" and not refused:
+        return Outcome("incomplete", "content_filter", completed_at=completed_at)
+    return Outcome("completed", completed_at=completed_at)
+
+
+def response_object(
+    request: Translated,
+    identity: Identity,
+    outcome: Outcome,
+    output: list[JSONObject],
+    *,
+    usage: JSONObject | None = None,
+    service_tier: str | None = None,
+    stored: bool = False,
+    short: bool = False,
+) -> JSONObject:
+    """Return a response; ``usage`` is chat's, and ``short`` leaves out what is long and the client's own."""
+    echo = request.echo
+    given = echo | _LONG if short else echo
+    return {
+        "id": identity.id,
+        "object": "response",
+        "created_at": identity.created_at,
+        "status": outcome.status,
+        "completed_at": outcome.completed_at,
+        "error": outcome.error,
+        "incomplete_details": {"reason": outcome.reason} if outcome.reason else None,
+        "model": echo["model"],
+        "output": output,
+        **{key: value for key, value in given.items() if key != "model"},
+        "service_tier": service_tier or echo["service_tier"],
+        "store": stored,
+        "usage": usage_of(usage) if usage is not None else None,
+    }
+
+
+def own_response(request: Translated, identity: Identity, response: JSONObject, *, stored: bool) -> JSONObject:
+    """Return a response of an upstream that speaks this dialect under our id and the names that the client used."""
+    echo = {name: request.echo[name] for name in ("model", "previous_response_id")}
+    return response | {"id": identity.id, **echo, "store": stored}
+
+
+def usage_of(usage: JSONObject) -> JSONObject:
+    """Return chat's ``usage`` under the names of this dialect, all of them."""
+    sent, made = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    read, told = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    return {
+        "input_tokens": sent,
+        "input_tokens_details": {name: _count(read, name) for name in ("cached_tokens", "cache_write_tokens")},
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": _count(told, "reasoning_tokens")},
+        "total_tokens": _count(usage, "total_tokens") or sent + made,
+    }
+
+
+def _count(holder: Any, name: str) -> int:
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
+def annotations_of(annotations: Any) -> list[JSONObject]:
+    """Return chat's annotations in this dialect, where a citation is flat."""
+    found = [each for each in annotations if isinstance(each, dict)] if isinstance(annotations, list) else []
+    return [
+        {"type": "url_citation", **each["url_citation"]} if isinstance(each.get("url_citation"), dict) else each
+        for each in found
+    ]
+
+
+def reasoning_item(item_id: str, text: str, shown: Shown, sealed: str | None) -> JSONObject:
+    """Return what the model thought, in the form in which it is shown, and sealed."""
+    item: JSONObject = {"id": item_id, "type": "reasoning", "summary": []}
+    if text and shown == "summary":
+        item["summary"] = [{"type": "summary_text", "text": text}]
+    elif text and shown == "text":
+        item["content"] = [{"type": "reasoning_text", "text": text}]
+    return item | {"encrypted_content": sealed, "status": "completed"}
+
+
+def carried(model: str, text: str, blocks: list[JSONObject]) -> JSONObject:
+    """Return what is sealed of the reasoning: Claude's own blocks, or the text."""
+    if blocks:
+        return {"model": model, "blocks": [{key: each[key] for key in each if key != "index"} for each in blocks]}
+    return {"model": model, "text": text}
+
+
+def text_part(text: str, annotations: list[JSONObject], logprobs: list[Any]) -> JSONObject:
+    """Return a part of a message."""
+    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
+
+
+def message_item(item_id: str, content: list[JSONObject], status: str) -> JSONObject:
+    """Return a message of the model."""
+    return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+def call_prefix(tool: Tool) -> str:
+    """Return how the ids of items begin that call a tool."""
+    return _TOOL_PREFIXES[tool.kind]
+
+
+def call_item(item_id: str, call_id: str, tool: Tool, text: str, status: str) -> JSONObject:
+    """Return the call of a tool; ``text`` is the arguments, or a custom tool's input."""
+    item: JSONObject = {"id": item_id, "status": status, "call_id": call_id}
+    if tool.kind == "tool_search":
+        return {"type": "tool_search_call", **item, "execution": "client", "arguments": _object_in(text)}
+    item["name"] = tool.name
+    if tool.namespace is not None:
+        item["namespace"] = tool.namespace
+    if tool.kind == "custom":
+        return {"type": "custom_tool_call", **item, "input": text}
+    return {"type": "function_call", **item, "arguments": text}
+
+
+def _object_in(text: str) -> JSONObject:
+    """Return the object that a model wrote as arguments; what is none goes under a name of its own."""
+    if not text:
+        return {}
+    try:
+        return json.decode_object(text.encode("utf-8", "replace"))
+    except json.InvalidJSON:
+        return {"query": text}
+
+
+def whole_response(
+    request: Translated,
+    identity: Identity,
+    completion: JSONObject,
+    completed_at: int,
+    *,
+    seal: Callable[[JSONObject], str] | None = None,
+    stored: bool = False,
+) -> JSONObject:
+    """Return the response that a whole chat completion amounts to."""
+    choice = completion["choices"][0]
+    message, finish = choice["message"], choice.get("finish_reason")
+    outcome = outcome_of(finish, bool(message.get("refusal")), completed_at)
+    return response_object(
+        request,
+        identity,
+        outcome,
+        _output(request, identity, choice, outcome.status, seal),
+        usage=completion.get("usage"),
+        service_tier=completion.get("service_tier"),
+        stored=stored,
+    )
+
+
+def _output(
+    request: Translated, identity: Identity, choice: JSONObject, status: str, seal: Callable[[JSONObject], str] | None
+) -> list[JSONObject]:
+    message = choice["message"]
+    output: list[JSONObject] = []
+    text, blocks = message.get("reasoning_content") or "", message.get("thinking_blocks") or []
+    sealed = seal(carried(request.chat.model, text, blocks)) if seal is not None and (text or blocks) else None
+    if sealed or (text and request.reasoning != "nothing"):
+        output.append(reasoning_item(identity.item("rs", 0), text, request.reasoning, sealed))
+    calls = message.get("tool_calls") or []
+    content = _content(message, choice.get("logprobs"))
+    if content or not calls:
+        parts = content or [text_part("", [], [])]
+        output.append(message_item(identity.item("msg", len(output)), parts, "completed"))
+    for call in calls:
+        body = call.get("function") or call.get("custom") or {}
+        tool = request.tools.find(body.get("name") or "")
+        item_id = identity.item(call_prefix(tool), len(output))
+        output.append(call_item(item_id, call["id"], tool, _called_with(tool, body), "completed"))
+    if status == "incomplete" and "status" in output[-1]:
+        output[-1]["status"] = status
+    return output
+
+
+def _content(message: JSONObject, logprobs: Any) -> list[JSONObject]:
+    found: list[JSONObject] = []
+    if message.get("content"):
+        measured = logprobs.get("content") if isinstance(logprobs, dict) else None
+        found.append(text_part(message["content"], annotations_of(message.get("annotations")), measured or []))
+    if message.get("refusal"):
+        found.append({"type": "refusal", "refusal": message["refusal"]})
+    return found
+
+
+def _called_with(tool: Tool, body: JSONObject) -> str:
+    """Return the arguments of a call, or a custom tool's input."""
+    text = body.get("arguments") if "arguments" in body else body.get("input")
+    text = text if isinstance(text, str) else ""
+    if tool.kind != "custom":
+        return text or "{}"
+    reader = CustomInput()
+    reader.feed(text)
+    reader.end()
+    return reader.text

@@ -1,0 +1,167 @@
+"""Chat requests in the words of Responses, and its answers in those of chat."""
+
+import json
+from typing import Any
+
+import pytest
+
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.assemble import Assembler
+from one_api.dialects.openai.response import Identity
+from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
+from one_api.dialects.responses.outbound.native import NativeResponse, native_body, read_response
+from one_api.dialects.responses.outbound.request import to_responses
+from one_api.dialects.responses.outbound.stream import ResponsesStream, completion_of
+from one_api.dialects.sse import EventReader
+from one_api.errors import UpstreamUnsuitable
+from tests.support import responses_api as api
+
+OURS = Identity("chatcmpl-ours", 1_700_000_000, "m")
+USER = {"role": "user", "content": "hi"}
+
+
+def sent(*messages: JSONObject, **fields: Any) -> JSONObject:
+    """The body that a chat request becomes."""
+    return to_responses({"model": "m", "messages": list(messages or (USER,)), **fields})[0]
+
+
+def raw(*events: JSONObject) -> bytes:
+    """The bytes of a stream."""
+    return "".join(f"data: {json.dumps(each, ensure_ascii=False)}\n\n" for each in events).encode()
+
+
+def answered(data: bytes, cut: int = 0) -> JSONObject:
+    """The completion that a stream amounts to, which arrives in two pieces."""
+    reader, stream, assembler = EventReader(), ResponsesStream(OURS, include_usage=True), Assembler()
+    for piece in (data[:cut], data[cut:]):
+        for event in reader.feed(piece):
+            for chunk in stream.feed(event):
+                assembler.add(chunk)
+    assert stream.finished
+    return assembler.completion()
+
+
+def test_custom_tools_and_their_calls_are_flat() -> None:
+    grammar = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: A"}}
+    call = {"id": "c", "type": "custom", "custom": {"name": "p", "input": "x"}}
+
+    body = sent(
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "ok"},
+        tools=[{"type": "custom", "custom": {"name": "p", "format": grammar}}],
+        tool_choice={
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "auto", "tools": [{"type": "custom", "custom": {"name": "p"}}]},
+        },
+    )
+
+    assert body["tools"] == [
+        {"type": "custom", "name": "p", "format": {"type": "grammar", "syntax": "lark", "definition": "start: A"}}
+    ]
+    assert body["tool_choice"] == {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "custom", "name": "p"}]}
+    assert [item.get("type") for item in body["input"]] == [None, "custom_tool_call", "custom_tool_call_output"]
+
+
+def test_a_request_of_system_messages_alone_keeps_them_as_input() -> None:
+    body = sent({"role": "system", "content": "hi"})
+
+    assert ("instructions" in body, body["input"]) == (False, [{"role": "system", "content": "hi"}])
+
+
+def test_later_system_messages_keep_their_place() -> None:
+    body = sent({"role": "system", "content": "a"}, USER, {"role": "system", "content": "b"})
+
+    assert body["instructions"] == "a"
+    assert body["input"] == [USER, {"role": "system", "content": "b"}]
+
+
+def test_what_has_no_counterpart_is_named() -> None:
+    body = {"model": "m", "messages": [USER], "seed": 1, "logit_bias": {"1": 1}, "stream_options": {}, "n": 1}
+
+    assert to_responses(body)[1] == ["seed", "logit_bias"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop": "x"}, "stop"),
+        ({"n": 2}, "n"),
+        ({"audio": {"voice": "v"}}, "audio"),
+        ({"messages": [USER, {"role": "function", "name": "f", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+         "messages[0].content[0].type"),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_answer_is_refused(fields: JSONObject, param: str) -> None:
+    with pytest.raises(UpstreamUnsuitable) as caught:
+        to_responses({"model": "m", "messages": [USER], **fields})
+
+    assert caught.value.param == param
+
+
+STREAM = raw(*api.opening(), *api.text_events("Hé", "llo 😀"), api.completed(api.message("Héllo 😀")))
+
+
+def test_a_stream_cut_at_any_byte_gives_the_same_answer() -> None:
+    whole = answered(STREAM)
+
+    assert whole["choices"][0]["message"]["content"] == "Héllo 😀"
+    assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": 4}
+    for cut in range(1, len(STREAM)):
+        assert answered(STREAM, cut) == whole
+
+
+def test_a_whole_response_and_its_stream_are_the_same_completion() -> None:
+    assert completion_of(api.response(api.message("Héllo 😀")), OURS) == answered(STREAM)
+
+
+def test_reasoning_refusals_and_calls_are_told() -> None:
+    reasoning = {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "hm"}]}
+    refusal = {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+
+    found = completion_of(api.response(reasoning, refusal, api.call("f", "")), OURS)
+
+    message = found["choices"][0]["message"]
+    assert (message["reasoning_content"], message["refusal"]) == ("hm", "No.")
+    assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+    assert found["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "error", "code": "x", "message": "broke"},
+        {"type": "response.failed", "response": {"error": {"code": "x", "message": "broke"}}},
+        {"error": {"message": "broke"}},
+    ],
+)
+@pytest.mark.parametrize("reader", [NativeResponse, lambda: ResponsesStream(OURS, include_usage=False)])
+def test_a_failure_is_one_in_whatever_form(event: JSONObject, reader: Any) -> None:
+    (found,) = EventReader().feed(raw(event))
+
+    with pytest.raises(ErrorPayload) as caught:
+        reader().feed(found)
+
+    assert caught.value.payload["error"]["message"] == "broke"
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"{}", InvalidAnswer),
+        (b"<html>", InvalidAnswer),
+        (b'{"status": "in_progress", "output": []}', InvalidAnswer),
+        (b'{"status": "failed", "output": [], "error": {"code": "x", "message": "broke"}}', ErrorPayload),
+        (b'{"error": {"message": "broke"}}', ErrorPayload),
+    ],
+)
+def test_what_is_no_response_is_not_taken_for_one(data: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        read_response(data)
+
+
+def test_a_text_stays_a_text() -> None:
+    assert native_body({"model": "m", "input": "hi", "store": True}, [], [USER]) == {
+        "model": "m", "input": "hi", "store": False
+    }  # fmt: skip
