@@ -1,10 +1,12 @@
-"""``/admin``, for the operator on this machine: why requests go where they go, and which configuration is in use."""
+"""``/admin``, for the operator: why requests go where they go, and which configuration is in use."""
 
 import os
 import time
 
-from flask import Blueprint, Response
+from flask import Blueprint, Flask, Response, request
+from werkzeug.exceptions import NotFound
 
+from one_api.api.metrics import own_samples
 from one_api.api.service import Service, service
 from one_api.api.snapshot import Snapshot, snapshot
 from one_api.config import ConfigError
@@ -18,6 +20,16 @@ admin = Blueprint("admin", __name__)
 
 #: How many of the last requests are shown.
 _MAX_RECENT = 20
+
+
+def keep_admin_apart(app: Flask) -> None:
+    """Where ``/admin`` has an address of its own, have ``app`` know nothing of it at any other."""
+    app.before_request(_hide_elsewhere)
+
+
+def _hide_elsewhere() -> None:
+    if request.path.startswith("/admin") and not snapshot().admin.is_here():
+        raise NotFound
 
 
 @admin.get("/admin/routes/<path:model>")
@@ -59,8 +71,10 @@ async def reload_config() -> Response:
     return JSONResponse(wanted, 202)
 
 
-def answer_sibling(parts: Service, question: JSONObject) -> JSONObject:
+async def answer_sibling(parts: Service, question: JSONObject) -> JSONObject:
     """Return what this process knows of what another process asks for; of a model that it does not know, nothing."""
+    if "metrics" in question:
+        return await own_samples(parts)
     if "reload" in question:
         parts.reload.notice(str(question["reload"]))
     if "model" not in question:

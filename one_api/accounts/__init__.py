@@ -1,0 +1,1 @@
+"""Keys, the ledger and prices: what is kept in a database. Knows no Flask."""

@@ -1,0 +1,187 @@
+"""What an operator's commands do with the database, whether a gateway runs or not."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from one_api.accounts import changes, reports
+from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, transact
+from one_api.accounts.keys import ChangeRefused
+from one_api.accounts.opening import open_database
+from one_api.accounts.periods import start_of, zone_named
+from one_api.accounts.prices import IMPORTED, Catalogue, InvalidCatalogue, Prices, open_catalogue
+from one_api.config import Config
+from one_api.contract import JSONObject
+from one_api.settings.sections import key_names
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """It cannot be done; the message says why, and what to do."""
+
+
+class Administration:
+    """The database and the prices of one configuration; a context manager."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        """``folder`` is the instance folder."""
+        self._config = config
+        self._folder = folder
+        self._engine: Engine | None = None
+        self._migrate = config.database.migrate
+
+    def __enter__(self) -> "Administration":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` returns, in one transaction; raises Refused."""
+        try:
+            return transact(self._opened(), work)
+        except ChangeRefused as error:
+            raise Refused(str(error)) from None
+        except (DatabaseUnavailable, DatabaseUnusable) as error:
+            raise Refused(f"the database cannot be used: {error}") from None
+
+    def change(self, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Return what a function of ``changes`` returns, done by the person at the command line; raises Refused."""
+        return self.run(lambda connection: work(connection, changes.person(), *arguments, **named))
+
+    def create_key(
+        self, name: str, fields: Mapping[str, Any], key: str | None = None, budgets: Mapping[str, str] | None = None
+    ) -> tuple[str, JSONObject]:
+        """Make a key, or take over ``key``; returns its text and what is kept of it. Raises Refused.
+
+        ``budgets`` are amounts in dollars by period; the key counts nowhere without them.
+        """
+        if name in key_names(self._config.api_keys):
+            raise Refused(f"there is a key named {name!r} in the configuration already")
+
+        def create(connection: Connection, actor: str) -> tuple[str, JSONObject]:
+            made = changes.create_key(connection, actor, name, fields, key)
+            for period, limit in (budgets or {}).items():
+                changes.set_budget(connection, actor, f"key:{name}:{period}", {"limit_usd": limit})
+            return made
+
+        return self.change(create)
+
+    def _opened(self) -> Engine:
+        if self._config.database.url == "none":
+            raise Refused("there is no database: set DATABASE_URL, or database.url, to sqlite or an address")
+        if self._engine is None:
+            self._engine = open_database(self._config.database, self._folder, migrate=self._migrate)
+        return self._engine
+
+    def upgrade(self) -> None:
+        """Bring the tables up to date, also where the gateway may not; raises Refused."""
+        self._migrate = True
+        self.run(lambda _: None)
+
+    def usage(self, by: Sequence[str], age_s: int, zone_name: str, key: str | None) -> list[JSONObject]:
+        """Return what was used since so long ago, see ``reports.usage``; raises Refused."""
+        if unknown := set(by) - {*reports.PLACES, *reports.TIMES}:
+            known = ", ".join((*reports.PLACES, *reports.TIMES))
+            raise Refused(f"usage is not kept by {', '.join(sorted(unknown))}: use some of {known}")
+        zone, now = zone_named(zone_name), int(time.time())
+        begin = now - age_s
+        # Sums are by the hour, and a day is told as a whole.
+        begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
+        rows = self.run(lambda connection: reports.usage(connection, by, begin, now + 1, zone, key))
+        return [*rows, reports.total(rows, by)]
+
+    def keys(self, tag: str | None, team: str | None) -> list[JSONObject]:
+        """Return what is kept of all keys; raises Refused."""
+        return self.run(lambda connection: changes.keys(connection, tag, team))
+
+    def key(self, name: str) -> JSONObject:
+        """Return what is kept of one; raises Refused."""
+        return self.run(lambda connection: changes.key(connection, name))
+
+    def update_key(self, name: str, fields: Mapping[str, Any]) -> JSONObject:
+        """Change what a key may do; raises Refused."""
+        return self.change(changes.update_key, name, fields)
+
+    def rotate_key(self, name: str, grace_s: int) -> str:
+        """Give a key another text, and return it; raises Refused."""
+        return self.change(changes.rotate_key, name, grace_s)[0]
+
+    def revoke_key(self, name: str) -> None:
+        """End a key for ever; raises Refused."""
+        self.change(changes.revoke_key, name)
+
+    def teams(self) -> list[JSONObject]:
+        """Return all teams; raises Refused."""
+        return self.run(changes.teams)
+
+    def create_team(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Make a team; raises Refused."""
+        self.change(changes.create_team, name, fields)
+
+    def update_team(self, name: str, fields: Mapping[str, Any], *, disabled: bool | None) -> None:
+        """Change a team, and shut out its keys or let them in; raises Refused."""
+        self.change(changes.update_team, name, fields)
+        if disabled is not None:
+            self.change(changes.disable_team, name, disabled=disabled)
+
+    def budgets(self) -> list[JSONObject]:
+        """Return all budgets, with what is spent of them; raises Refused."""
+        return self.run(lambda connection: reports.budgets(connection, time.time()))
+
+    def set_budget(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Make or change a budget; raises Refused."""
+        self.change(changes.set_budget, name, fields)
+
+    def credit_budget(self, name: str, usd: str, note: str | None) -> None:
+        """Take something off what is spent of a budget; raises Refused."""
+        self.change(changes.credit_budget, name, usd, note)
+
+    def remove_budget(self, name: str) -> None:
+        """End a budget; raises Refused."""
+        self.change(changes.remove_budget, name)
+
+    def wrong_windows(self) -> list[JSONObject]:
+        """Return where what is spent is not the sum of the ledger's rows, as far as these are kept; raises Refused."""
+        since_ms = int((time.time() - self._config.database.ledger_days * 86400) * 1000)
+        return self.run(lambda connection: reports.wrong_windows(connection, since_ms))
+
+    def prices(self) -> Prices:
+        """Return what models cost; raises Refused."""
+        try:
+            return Prices(self._config.prices, self._config.adapters, open_catalogue(self._folder))
+        except InvalidCatalogue as error:
+            raise Refused(str(error)) from None
+
+    def import_catalogue(self, path: Path) -> str:
+        """Use another catalogue from the next start on; returns its date. Raises Refused."""
+        try:
+            catalogue = Catalogue.read(path)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            new = self._folder / f".{IMPORTED}.{os.getpid()}"
+            new.write_bytes(path.read_bytes())
+            new.replace(self._folder / IMPORTED)
+        except (InvalidCatalogue, OSError) as error:
+            raise Refused(str(error)) from None
+        return catalogue.date
+
+    def export(self, target: Path) -> None:
+        """Copy SQLite's file as a whole, while a gateway may write to it; raises Refused."""
+        engine = self._opened()
+        if engine.dialect.name != "sqlite":
+            raise Refused("this is PostgreSQL: use pg_dump")
+        if target.exists():
+            raise Refused(f"{target} is there already")
+        try:
+            os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            with sqlite3.connect(str(engine.url.database)) as source, sqlite3.connect(target) as copy:
+                source.backup(copy)
+        except (OSError, sqlite3.Error) as error:
+            raise Refused(str(error)) from None

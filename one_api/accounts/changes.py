@@ -1,0 +1,360 @@
+"""Changes of keys, teams and budgets: each in one transaction with its line in the audit and the next version."""
+
+import getpass
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, func, or_, select
+
+from one_api.accounts import ledger
+from one_api.accounts.budgets import owner_in
+from one_api.accounts.keys import ROLES, ChangeRefused, check_foreign, check_name, digest_of, make_key, networks, shown
+from one_api.accounts.money import dollars, nano
+from one_api.accounts.periods import PERIODS, start_of, zone_named
+from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, META, TEAMS, WINDOWS
+from one_api.contract import JSONObject
+from one_api.dialects import json
+
+#: What may be said of a key when it is made, and changed later.
+KEY_FIELDS = (
+    "role", "team", "owner", "models", "networks", "tags", "note", "expires_at", "rpm", "tpm", "concurrent"
+)  # fmt: skip
+TEAM_FIELDS = ("models", "note")
+_LISTS = ("models", "networks", "tags")
+#: The most that each limit may be; those of requests at a time have room for no more in the file of the limits.
+_MOST = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrent": 1024}
+_SECRET = ("digest", "old_digest")
+#: Keys in the database: all are in the memory of every process.
+_MAX_KEYS = 50_000
+
+
+class NotThere(ChangeRefused):
+    """There is no key or team of this name."""
+
+
+def person() -> str:
+    """Return who is at the command line, for the audit."""
+    try:
+        return f"{getpass.getuser()} (command line)"
+    except (OSError, KeyError):
+        return "command line"
+
+
+# Keys
+
+
+def create_key(
+    connection: Connection, actor: str, name: str, fields: Mapping[str, Any], key: str | None = None
+) -> tuple[str, JSONObject]:
+    """Make a key; returns its text, which is nowhere else, and what is kept of it.
+
+    ``key`` is one that was made elsewhere. Raises ChangeRefused.
+    """
+    check_name(name)
+    text = make_key() if key is None else check_foreign(key)
+    _lock(connection)
+    if _row(connection, KEYS, name) is not None:
+        raise ChangeRefused(f"there is a key named {name!r} already")
+    if (connection.scalar(select(func.count()).select_from(KEYS)) or 0) >= _MAX_KEYS:
+        raise ChangeRefused(f"there are {_MAX_KEYS} keys already, and no more fit into the memory of each process")
+    _check_unused(connection, text)
+    values = {"role": "client"} | _checked(connection, fields, KEY_FIELDS)
+    values |= {"name": name, "digest": digest_of(text), "prefix": shown(text), "created_at": _now()}
+    connection.execute(KEYS.insert().values(values))
+    return text, _audited(connection, actor, "create key", KEYS, name, None)
+
+
+def update_key(connection: Connection, actor: str, name: str, fields: Mapping[str, Any]) -> JSONObject:
+    """Change what a key may do; returns what is kept of it. Raises ChangeRefused."""
+    return _change(connection, actor, "update key", KEYS, name, fields, KEY_FIELDS)
+
+
+def revoke_key(connection: Connection, actor: str, name: str) -> JSONObject:
+    """End a key for ever; again is harmless. Raises ChangeRefused."""
+    _lock(connection)
+    before = _existing(connection, KEYS, name)
+    if before["disabled_at"] is None:
+        connection.execute(KEYS.update().where(KEYS.c.name == name).values(disabled_at=_now()))
+    return _audited(connection, actor, "revoke key", KEYS, name, before)
+
+
+def rotate_key(
+    connection: Connection, actor: str, name: str, grace_s: int, key: str | None = None
+) -> tuple[str, JSONObject]:
+    """Give a key another text; the old one counts for ``grace_s`` more. Returns the text, and what is kept of it.
+
+    With a ``key`` of the caller's own, asking again after a lost answer changes nothing. Raises ChangeRefused.
+    """
+    text = make_key() if key is None else check_foreign(key)
+    _lock(connection)
+    before = _existing(connection, KEYS, name)
+    if before["disabled_at"] is not None:
+        raise ChangeRefused(f"the key {name!r} was revoked: make another one")
+    row = _row(connection, KEYS, name)
+    if row is not None and row.digest == digest_of(text):
+        return text, before
+    _check_unused(connection, text)
+    values = {
+        "old_digest": None if row is None or grace_s <= 0 else row.digest,
+        "old_until": None if grace_s <= 0 else _now() + grace_s * 1000,
+        "digest": digest_of(text),
+        "prefix": shown(text),
+    }
+    connection.execute(KEYS.update().where(KEYS.c.name == name).values(values))
+    return text, _audited(connection, actor, "rotate key", KEYS, name, before)
+
+
+def keys(connection: Connection, tag: str | None = None, team: str | None = None) -> list[JSONObject]:
+    """Return what is kept of all keys, by name; only those with a tag, or of a team, if these are given."""
+    query = select(KEYS).order_by(KEYS.c.name)
+    if team is not None:
+        query = query.where(KEYS.c.team == team)
+    found = [_shown(row) for row in connection.execute(query)]
+    return [each for each in found if tag is None or tag in (each["tags"] or ())]
+
+
+def key(connection: Connection, name: str) -> JSONObject:
+    """Return what is kept of one; raises NotThere."""
+    return _existing(connection, KEYS, name)
+
+
+# Teams
+
+
+def create_team(connection: Connection, actor: str, name: str, fields: Mapping[str, Any]) -> JSONObject:
+    """Make a team; raises ChangeRefused."""
+    check_name(name)
+    _lock(connection)
+    if _row(connection, TEAMS, name) is not None:
+        raise ChangeRefused(f"there is a team named {name!r} already")
+    connection.execute(TEAMS.insert().values({"name": name, **_checked(connection, fields, TEAM_FIELDS)}))
+    return _audited(connection, actor, "create team", TEAMS, name, None)
+
+
+def update_team(connection: Connection, actor: str, name: str, fields: Mapping[str, Any]) -> JSONObject:
+    """Change a team; raises ChangeRefused."""
+    return _change(connection, actor, "update team", TEAMS, name, fields, TEAM_FIELDS)
+
+
+def disable_team(connection: Connection, actor: str, name: str, *, disabled: bool) -> JSONObject:
+    """Shut out all keys of a team, or let them in again; raises ChangeRefused."""
+    _lock(connection)
+    before = _existing(connection, TEAMS, name)
+    connection.execute(TEAMS.update().where(TEAMS.c.name == name).values(disabled_at=_now() if disabled else None))
+    return _audited(connection, actor, "disable team" if disabled else "enable team", TEAMS, name, before)
+
+
+def teams(connection: Connection) -> list[JSONObject]:
+    """Return all teams, by name."""
+    return [_shown(row) for row in connection.execute(select(TEAMS).order_by(TEAMS.c.name))]
+
+
+# Budgets
+
+
+def set_budget(connection: Connection, actor: str, name: str, fields: Mapping[str, Any]) -> JSONObject:
+    """Make or change the budget named key:NAME:PERIOD, team:NAME:PERIOD or all:PERIOD.
+
+    ``fields`` are ``limit_usd``, decimal text; ``zone``, by default UTC; and ``alert_percent``. What was spent stays
+    spent. Raises ChangeRefused.
+    """
+    owner = owner_in(name)
+    if owner is None:
+        raise ChangeRefused(
+            f"{name[:128]!r} names no budget: write key:NAME:PERIOD, team:NAME:PERIOD or all:PERIOD; periods are "
+            f"{', '.join(PERIODS)}"
+        )
+    _lock(connection)
+    for table, whose in ((KEYS, owner.key), (TEAMS, owner.team)):
+        if whose is not None:
+            _existing(connection, table, whose)
+    row = _row(connection, BUDGETS, name)
+    before = None if row is None else _shown(row)
+    values = _budget_values(fields, new=row is None)
+    if row is None:
+        new = {"name": name, **owner._asdict(), "zone": "UTC", "alert_percent": 80}
+        connection.execute(BUDGETS.insert().values(new | values))
+    elif values:
+        connection.execute(BUDGETS.update().where(BUDGETS.c.name == name).values(values))
+    # What is held of it and not used comes back: its limit may be lower now. And alerts are for the new one.
+    called_back = {"wanted": WINDOWS.c.wanted + 1, "alerted": 0}
+    connection.execute(WINDOWS.update().where(WINDOWS.c.budget == name).values(called_back))
+    return _audited(connection, actor, "set budget", BUDGETS, name, before)
+
+
+def _budget_values(fields: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
+    if unknown := sorted(set(fields) - {"limit_usd", "zone", "alert_percent"}):
+        raise ChangeRefused(f"{', '.join(unknown)[:200]}: not known; known are limit_usd, zone and alert_percent")
+    values: dict[str, Any] = {}
+    if new or "limit_usd" in fields:
+        values["limit_nano"] = amount_in("limit_usd", fields.get("limit_usd"))
+    if "zone" in fields:
+        try:
+            zone_named(fields["zone"])
+        except (TypeError, ValueError):
+            raise ChangeRefused("zone: give the name of a time zone, such as Asia/Shanghai or UTC") from None
+        values["zone"] = fields["zone"]
+    if "alert_percent" in fields:
+        if not _is_whole(fields["alert_percent"], 0, 100):
+            raise ChangeRefused("alert_percent: give a whole number up to 100; 0 is never")
+        values["alert_percent"] = fields["alert_percent"]
+    return values
+
+
+def amount_in(name: str, value: Any) -> int:
+    """Return a text in dollars as nano-dollars; raises ChangeRefused."""
+    if not isinstance(value, str) or re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) is None:
+        raise ChangeRefused(f'{name}: give US dollars as a text, such as "50" or "0.25"')
+    return nano(value)
+
+
+def credit_budget(connection: Connection, actor: str, name: str, usd: Any, note: Any = None) -> JSONObject:
+    """Take something off what is spent of a budget now, by a row of the ledger; raises ChangeRefused."""
+    amount = amount_in("usd", usd)
+    if note is not None and not (isinstance(note, str) and len(note) <= 256 and "\0" not in note):
+        raise ChangeRefused("note: give a text of at most 256 characters, or null")
+    _lock(connection)
+    row = _row(connection, BUDGETS, name)
+    if row is None:
+        raise NotThere(f"there is no budget named {name[:128]!r}")
+    window = (name, start_of(row.period, zone_named(row.zone), _now() / 1000))
+    ledger.credit(connection, row.key or "", amount, window)
+    _note(connection, actor, "credit budget", name, None, {"usd": dollars(amount), "note": note})
+    return _shown(row)
+
+
+def remove_budget(connection: Connection, actor: str, name: str) -> None:
+    """End a budget; should it come back, what was spent in the same window counts. Raises ChangeRefused."""
+    _lock(connection)
+    before = _existing(connection, BUDGETS, name)
+    connection.execute(BUDGETS.delete().where(BUDGETS.c.name == name))
+    _note(connection, actor, "remove budget", name, before, {})
+
+
+def audit(connection: Connection, limit: int = 200) -> list[JSONObject]:
+    """Return the last changes, newest first."""
+    return [_shown(row) for row in connection.execute(select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit))]
+
+
+def forget_audit(connection: Connection, before_ms: int, limit: int) -> int:
+    """Delete what is from before a moment among the ``limit`` oldest lines of the audit; returns how many."""
+    oldest = select(AUDIT.c.id, AUDIT.c.at).order_by(AUDIT.c.id).limit(limit).subquery()
+    old = select(oldest.c.id).where(oldest.c.at < before_ms)
+    return connection.execute(AUDIT.delete().where(AUDIT.c.id.in_(old))).rowcount
+
+
+# What all share
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _lock(connection: Connection) -> None:
+    """Take the next version: changes follow each other, and a process that sees a version sees what came with it."""
+    connection.execute(META.update().where(META.c.name == "version").values(value=META.c.value + 1))
+
+
+def _row(connection: Connection, table: Table, name: str) -> Row[Any] | None:
+    return connection.execute(select(table).where(table.c.name == name)).one_or_none()
+
+
+def _existing(connection: Connection, table: Table, name: str) -> JSONObject:
+    row = _row(connection, table, name)
+    if row is None:
+        raise NotThere(f"there is no {table.name.removesuffix('s')} named {name[:128]!r}")
+    return _shown(row)
+
+
+def _check_unused(connection: Connection, text: str) -> None:
+    digest = digest_of(text)
+    if connection.scalar(select(KEYS.c.name).where(or_(KEYS.c.digest == digest, KEYS.c.old_digest == digest))):
+        raise ChangeRefused("this key is, or was, in use: make another one")
+
+
+def _change(
+    connection: Connection,
+    actor: str,
+    action: str,
+    table: Table,
+    name: str,
+    fields: Mapping[str, Any],
+    known: Sequence[str],
+) -> JSONObject:
+    _lock(connection)
+    before = _existing(connection, table, name)
+    if values := _checked(connection, fields, known):
+        connection.execute(table.update().where(table.c.name == name).values(values))
+    return _audited(connection, actor, action, table, name, before)
+
+
+def _checked(connection: Connection, fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """Return the values of columns for what was said; raises ChangeRefused."""
+    if unknown := sorted(set(fields) - set(known)):
+        raise ChangeRefused(f"{', '.join(unknown)[:200]}: not known; known are {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in _LISTS:
+            if value is not None and not (
+                isinstance(value, list) and all(isinstance(each, str) and each for each in value)
+            ):
+                raise ChangeRefused(f"{name}: give a list of texts, or null")
+            values[name] = None if value is None else json.encode(value).decode()
+        elif name == "expires_at":
+            if value is not None and not _is_whole(value, 1, 2**53 - 1):
+                raise ChangeRefused("expires_at: give UTC milliseconds, or null")
+            values[name] = value
+        elif name in _MOST:
+            if value is not None and not _is_whole(value, 0, _MOST[name]):
+                raise ChangeRefused(f"{name}: give a whole number up to {_MOST[name]}, 0 for no limit, or null")
+            values[name] = value
+        elif value is not None and not (isinstance(value, str) and len(value) <= 256 and "\0" not in value):
+            raise ChangeRefused(f"{name}: give a text of at most 256 characters, or null")
+        else:
+            values[name] = value
+    if values.get("role", "client") not in ROLES:
+        raise ChangeRefused(f"role: give one of {', '.join(ROLES)}")
+    try:
+        networks(fields.get("networks"))
+    except ValueError as error:
+        raise ChangeRefused(f"networks: {error}") from None
+    if (team := values.get("team")) is not None:
+        _existing(connection, TEAMS, team)
+    return values
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _audited(
+    connection: Connection, actor: str, action: str, table: Table, name: str, before: JSONObject | None
+) -> JSONObject:
+    """Note a change; returns what there is now."""
+    after = _existing(connection, table, name)
+    old = {field: before[field] for field in before if before[field] != after[field]} if before is not None else None
+    new = {field: after[field] for field in after if before is None or before[field] != after[field]}
+    _note(connection, actor, action, name, old, new)
+    return after
+
+
+def _note(
+    connection: Connection, actor: str, action: str, target: str, before: JSONObject | None, after: JSONObject
+) -> None:
+    """Write a line of the audit."""
+    values = {"at": _now(), "actor": actor[:256], "action": action, "target": target[:256]}
+    texts = {"before": None if before is None else json.encode(before).decode(), "after": json.encode(after).decode()}
+    connection.execute(AUDIT.insert().values(values | texts))
+
+
+def _shown(row: Row[Any]) -> JSONObject:
+    """Return a row as people may see it: without digests, lists as lists."""
+    found = {name: value for name, value in row._mapping.items() if name not in _SECRET}
+    for name in (*_LISTS, "before", "after"):
+        if found.get(name) is not None:
+            found[name] = json.decode(found[name].encode())
+    if "limit_nano" in found:
+        found["limit_usd"] = dollars(found.pop("limit_nano"))
+    return found

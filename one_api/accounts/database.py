@@ -1,0 +1,250 @@
+"""The database: SQLite or PostgreSQL, used synchronously in a thread of its own, with a limit for each transaction.
+
+SQLAlchemy's asyncio does not work below the bridge of ``one_api.serving``: its greenlet would take ours as its parent.
+"""
+
+import asyncio
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, RootTransaction, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+T = TypeVar("T")
+
+#: How long a transaction may take, and a connection to open, in seconds.
+TRANSACTION_S = 2.0
+#: How long a transaction waits for another one that holds what it needs, in seconds.
+_LOCK_S = 1.0
+#: How often a slow transaction is looked at, in seconds.
+_LOOK_S = 0.25
+#: The file of ``sqlite``, in the instance folder.
+DEFAULT_FILE = "one_api.db"
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be used now; the message says why, without its password."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Say whether the database works, and will never take what it was given."""
+        return isinstance(self.__cause__, (DataError, IntegrityError))
+
+
+class DatabaseUnusable(Exception):
+    """The database can never be used as it is configured; the message says what to do."""
+
+
+def open_engine(address: str, folder: Path) -> Engine:
+    """Return the engine for ``address``; ``sqlite`` is a file in ``folder``. Nothing is connected yet.
+
+    Raises:
+        DatabaseUnusable: when the address is none, or its driver is not installed.
+    """
+    url = _url(address, folder)
+    is_sqlite = url.get_backend_name() == "sqlite"
+    arguments: dict[str, Any] = {"connect_timeout": int(TRANSACTION_S), "prepare_threshold": None}
+    if is_sqlite:
+        arguments = {"timeout": TRANSACTION_S, "isolation_level": None}
+    try:
+        engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
+    except ModuleNotFoundError as error:
+        what = "pip install --require-hashes -r requirements-postgres.txt"
+        raise DatabaseUnusable(f"the database needs the package {error.name}: {what}") from None
+    if is_sqlite:
+        event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite if is_sqlite else _begin_postgres)
+    return engine
+
+
+def _url(address: str, folder: Path) -> URL:
+    if address == "sqlite":
+        return URL.create("sqlite", database=str(folder / DEFAULT_FILE))
+    try:
+        url = make_url(address)
+    except ArgumentError:
+        raise DatabaseUnusable("database.url is no address: write postgresql://USER:PASSWORD@HOST/NAME") from None
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.drivername == "sqlite":
+        return url
+    raise DatabaseUnusable(f"database.url begins with {url.drivername}: use sqlite or postgresql")
+
+
+def _prepare_sqlite(raw: Any, _: object) -> None:
+    # NORMAL loses nothing when the process is killed; a power cut may take the last transactions.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        raw.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and then writes would fail at once when another one has written meanwhile.
+    reads = connection.get_execution_options().get("reads", False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _begin_postgres(connection: Connection) -> None:
+    # For each transaction, because PgBouncer may hand each one to another server process.
+    statement_ms, lock_ms = int(TRANSACTION_S * 1000), int(_LOCK_S * 1000)
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {statement_ms}; SET LOCAL lock_timeout = {lock_ms}")
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line why a transaction failed; never an address or a value of a row."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(cause).splitlines()
+    # What a database says of what it was given holds that.
+    if isinstance(error, (DataError, IntegrityError)) or not isinstance(error, (DBAPIError, OSError)) or not lines:
+        return type(cause).__name__
+    return f"{type(cause).__name__}: {lines[0][:200]}"
+
+
+class _Thread:
+    """Runs one function after the other.
+
+    An executor of ``concurrent.futures`` takes nothing any more while the interpreter ends, which is when plain WSGI
+    servers have us close; and it would wait without limit for a thread that is held up.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def run(self, function: Callable[[], T]) -> "asyncio.Future[T]":
+        """Return what waits for the result of ``function``, on the running loop."""
+        future: Future[T] = Future()
+        self._jobs.put((future, function))
+        return asyncio.wrap_future(future)
+
+    def end(self) -> None:
+        """Let the thread end after what it was given."""
+        self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, function = job
+            try:
+                future.set_result(function())
+            except BaseException as error:  # whoever waits gets it
+                future.set_exception(error)
+            del job, future, function  # an idle thread holds on to nothing
+
+
+class Database:
+    """One thread with one connection: transactions run one after the other.
+
+    A waiter may leave; its transaction goes on. One that takes longer than ``TRANSACTION_S`` has its connection cut,
+    because against a peer that is frozen nothing else helps.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._thread = _Thread(f"one_api-{name}")
+        self._connection: Connection | None = None
+        #: When the transaction under way began, on the monotonic clock.
+        self._began: float | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Return how many transactions are under way or wait, whether or not anybody waits for them."""
+        return len(self._tasks)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` returns, in a transaction that only reads; raises DatabaseUnavailable."""
+        return await self._run(work, reads=True)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` returns, in a transaction that is committed after it.
+
+        Raises:
+            DatabaseUnavailable: also when it is not known whether the transaction was committed.
+        """
+        return await self._run(work, reads=False)
+
+    async def _run(self, work: Callable[[Connection], T], *, reads: bool) -> T:
+        task = asyncio.get_running_loop().create_task(self._watched(work, reads))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _watched(self, work: Callable[[Connection], T], reads: bool) -> T:
+        future = self._thread.run(partial(self._transact, work, reads))
+        while not (await asyncio.wait([future], timeout=_LOOK_S))[0]:
+            began = self._began
+            if began is not None and time.monotonic() - began > TRANSACTION_S:
+                self._cut()
+        try:
+            return future.result()
+        except (SQLAlchemyError, OSError) as error:
+            raise DatabaseUnavailable(reason(error)) from error
+
+    def _transact(self, work: Callable[[Connection], T], reads: bool) -> T:
+        """Run one transaction, in the thread."""
+        try:
+            with self._begin(reads) as transaction:
+                return work(transaction.connection)
+        except BaseException:
+            self._drop()
+            raise
+        finally:
+            self._began = None
+
+    def _begin(self, reads: bool) -> RootTransaction:
+        self._began = time.monotonic()
+        if self._connection is not None:
+            # The server may have gone since the last transaction; nothing was asked yet, so another one is opened.
+            with suppress(DBAPIError):
+                return self._connection.execution_options(reads=reads).begin()
+            self._drop()
+        self._connection = self._engine.connect()
+        return self._connection.execution_options(reads=reads).begin()
+
+    def _cut(self) -> None:
+        """End the connection of a transaction that takes too long; called on the loop."""
+        connection = self._connection
+        if connection is None:
+            return  # it is being opened, which has a limit of its own
+        self._began = None
+        raw = connection.connection.driver_connection
+        with suppress(OSError, SQLAlchemyError, AttributeError):
+            if self._engine.dialect.name == "sqlite":
+                raw.interrupt()  # type: ignore[union-attr]
+            else:
+                with socket.socket(fileno=os.dup(raw.fileno())) as own:  # type: ignore[union-attr]
+                    own.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(SQLAlchemyError, OSError):
+                connection.invalidate()
+            with suppress(SQLAlchemyError, OSError):
+                connection.close()
+
+    async def aclose(self) -> None:
+        """Finish what is under way, and close the connection."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+        await self._thread.run(self._drop)
+        self._thread.end()
+
+
+def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    """Run ``work`` in one transaction, in this thread, for commands; raises DatabaseUnavailable."""
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    except (SQLAlchemyError, OSError) as error:
+        raise DatabaseUnavailable(reason(error)) from error

@@ -1,0 +1,111 @@
+"""How many tokens a request may take, before anybody has counted them, and how many a cut answer took. Pure."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from one_api.accounts.rates import Rates
+from one_api.contract import Answer, Call, JSONObject, Kind, Usage
+
+#: UTF-8 bytes of a token: English has about four, Chinese three.
+_BYTES_PER_TOKEN = 3
+#: What an image takes, whatever its size; its base64 would count as a thousand times as much.
+_IMAGE_TOKENS = 1600
+_IMAGE = "data:image/"
+#: For the frame of each message, part and tool.
+_OBJECT_TOKENS = 2
+#: A form holds a recording or a picture: so many bytes of it make a token.
+_FORM_BYTES_PER_TOKEN = 256
+#: What is paid for its input alone.
+_WITHOUT_OUTPUT: frozenset[Kind] = frozenset({"embedding", "moderation", "rerank"})
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_TIMES = ("n", "best_of")
+_MAX_TIMES = 128
+#: The fields of an event, in any dialect, that hold what a model has said.
+_SAID = ("delta", "choices", "text")
+
+
+class Bound(NamedTuple):
+    """Tokens that a request takes at most, as far as can be told from outside."""
+
+    prompt: int
+    completion: int
+
+
+def bound_of(call: Call, reserve_tokens: int) -> Bound:
+    """Return what a request may take; ``reserve_tokens`` stand for an answer without a limit."""
+    body = getattr(call, "body", None)
+    fields = body if isinstance(body, dict) else getattr(body, "fields", None)
+    if fields is None:  # a form
+        return Bound(_IMAGE_TOKENS + getattr(body, "size", 0) // _FORM_BYTES_PER_TOKEN, reserve_tokens)
+    prompt = -(-size_of(fields) // _BYTES_PER_TOKEN)
+    if call.kind in _WITHOUT_OUTPUT:
+        return Bound(prompt, 0)
+    limits = [fields[name] for name in _LIMITS if _is_count(fields.get(name))]
+    times = [fields[name] for name in _TIMES if _is_count(fields.get(name))]
+    return Bound(prompt, max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def size_of(value: Any) -> int:
+    """Return the bytes of all texts in a JSON value, those of keys included; an image counts as what it takes."""
+    total, rest = 0, [value]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, str):
+            image = each.startswith(_IMAGE)
+            total += _IMAGE_TOKENS * _BYTES_PER_TOKEN if image else len(each) if each.isascii() else len(each.encode())
+        elif isinstance(each, dict):
+            total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + sum(map(len, each))
+            rest += each.values()
+        elif isinstance(each, list):
+            if each and isinstance(each[0], int):
+                total += _BYTES_PER_TOKEN * len(each)  # the ids of tokens
+            else:
+                rest += each
+    return total
+
+
+def dearest(bound: Bound, rates: Rates) -> int | None:
+    """Return what a request may cost at most, in nano-dollars: at full price, or all of it put into a cache."""
+    plain = rates.cost(Usage(bound.prompt, bound.completion))
+    written = rates.cost(Usage(bound.prompt, bound.completion, cache_write_tokens=bound.prompt))
+    return None if plain is None or written is None else max(plain, written)
+
+
+def said_bytes(items: "list[JSONObject] | Answer") -> int:
+    """Return the bytes of what a model said in chunks, events or a whole answer."""
+    return sum(map(_said, items)) if isinstance(items, list) else _said(items)
+
+
+def _said(item: Any) -> int:
+    if not isinstance(item, dict):
+        return 0
+    return sum(_texts(item[name]) for name in _SAID if name in item)
+
+
+def _texts(value: Any) -> int:
+    """Return the bytes of all texts in a value, without its keys."""
+    total = 0
+    for each in _leaves(value):
+        total += len(each) if each.isascii() else len(each.encode())
+    return total
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    rest = [value]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            rest += [inner for name, inner in each.items() if name not in ("role", "type", "id", "finish_reason")]
+        elif isinstance(each, list):
+            rest += each
+
+
+def estimated(bound: Bound, said: int | None) -> Usage:
+    """Return what an answer took that nobody has counted: ``said`` are the bytes of its text, None is not known."""
+    return Usage(bound.prompt, bound.completion if said is None else -(-said // _BYTES_PER_TOKEN))

@@ -1,0 +1,98 @@
+"""The journal of one process: rows that the database does not have yet, in a file that outlives the process.
+
+It is written without fsync: the death of a process loses nothing, a power cut may lose seconds. The process holds a
+lock on its file as long as it lives; whoever gets the lock may book what a dead one left.
+"""
+
+import fcntl
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+#: Length and CRC-32 of what follows, four bytes each.
+_HEAD = 8
+_SUFFIX = ".journal"
+
+
+class Journal:
+    """An open journal; at most one process has it."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    @property
+    def holder(self) -> str:
+        """Return the name of the process that it is of: its leases go by that."""
+        return self.path.name.partition(".")[0]
+
+    @classmethod
+    def create(cls, folder: Path, holder: str | None = None) -> Self:
+        """Make one in ``folder``, for the process of that name, or one with a new name; raises OSError."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        holder = holder or f"{os.getpid()}-{os.urandom(8).hex()}"
+        path = folder / f"{holder}.{os.urandom(4).hex()}{_SUFFIX}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return cls(path, descriptor)
+
+    @classmethod
+    def abandoned(cls, folder: Path) -> Iterator[Self]:
+        """Open, one after the other, those whose processes have ended."""
+        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(descriptor).st_nlink:  # else another process has booked and removed it just now
+                        yield cls(path, descriptor)
+                        continue
+                os.close(descriptor)
+
+    def append(self, record: Any) -> None:
+        """Add one record; raises OSError, and then nothing of it is left in the file."""
+        data = msgspec.msgpack.encode(record)
+        data = len(data).to_bytes(4, "big") + zlib.crc32(data).to_bytes(4, "big") + data
+        try:
+            written = os.write(self._descriptor, data)
+            if written < len(data):
+                raise OSError("the disk is full")
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self.size)
+            raise
+        self.size += len(data)
+
+    def records(self) -> list[Any]:
+        """Return every record that is whole; a cut one, and what follows it, is none. Raises OSError."""
+        data, found, at = os.pread(self._descriptor, self.size, 0), [], 0
+        while at + _HEAD <= len(data):
+            end = at + _HEAD + int.from_bytes(data[at : at + 4], "big")
+            record = data[at + _HEAD : end]
+            if end > len(data) or zlib.crc32(record) != int.from_bytes(data[at + 4 : at + _HEAD], "big"):
+                break
+            found.append(msgspec.msgpack.decode(record))
+            at = end
+        return found
+
+    def clear(self) -> None:
+        """Forget every record: the database has them."""
+        if self.size:
+            os.ftruncate(self._descriptor, 0)
+            self.size = 0
+
+    def remove(self) -> None:
+        """Delete the file, and close it."""
+        with suppress(OSError):
+            self.path.unlink()
+        self.close()
+
+    def close(self) -> None:
+        """Leave the file for another process."""
+        os.close(self._descriptor)

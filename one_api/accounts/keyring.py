@@ -1,0 +1,152 @@
+"""The keys of the database: each process has all of them in memory, a quarter of a second behind at most."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, select
+
+from one_api.accounts.budgets import Budget
+from one_api.accounts.database import Database, DatabaseUnavailable
+from one_api.accounts.keys import VirtualKey, networks
+from one_api.accounts.periods import zone_named
+from one_api.accounts.tables import BUDGETS, KEYS, TEAMS
+from one_api.contract import Caller
+from one_api.dialects import json
+from one_api.serving.tasks import stop
+
+logger = logging.getLogger(__name__)
+
+#: How often a process looks whether keys have changed, in seconds.
+POLL_S = 0.25
+#: How often a key that nobody knows makes it look at once, at most: so many times a second.
+_LOOKS_PER_S = 10
+
+Keys = Mapping[bytes, VirtualKey]
+
+
+class Loaded(NamedTuple):
+    """What the database has of keys and budgets; it never changes."""
+
+    version: int = -1
+    #: By their digests.
+    keys: Keys = MappingProxyType({})
+    #: By the names of keys: their own budgets, those of their teams, and those of all keys together.
+    budgets: Mapping[str, tuple[Budget, ...]] = MappingProxyType({})
+    #: Those of all keys together.
+    shared: tuple[Budget, ...] = ()
+
+
+def load(connection: Connection, known: int) -> Loaded | None:
+    """Return all there is; None when the version is still ``known``."""
+    # In the driver's words: it is asked four times a second in every process.
+    version = connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'version'").scalar() or 0
+    if version == known:
+        return None
+    teams = {row.name: row for row in connection.execute(select(TEAMS))}
+    budgets = [budget_in(row) for row in connection.execute(select(BUDGETS).order_by(BUDGETS.c.name))]
+    shared = tuple(each for each in budgets if each.key is None and each.team is None)
+    found: dict[bytes, VirtualKey] = {}
+    bound: dict[str, tuple[Budget, ...]] = {}
+    for row in connection.execute(select(KEYS)):
+        team = teams.get(row.team)
+        if budgets:
+            team_name = row.team
+            own_budgets = [each for each in budgets if each.key == row.name or (each.team and each.team == team_name)]
+            bound[row.name] = (*own_budgets, *shared)
+        lists = (_list(row.models), None if team is None else _list(team.models))
+        own = VirtualKey(
+            Caller(
+                row.name,
+                tuple(tuple(each) for each in lists if each is not None),
+                row.digest,
+                requests_per_minute=row.rpm,
+                tokens_per_minute=row.tpm,
+                concurrent=row.concurrent,
+            ),
+            row.role,
+            networks(_list(row.networks)),
+            row.expires_at,
+            row.disabled_at is not None or (team is not None and team.disabled_at is not None),
+        )
+        found[row.digest] = own
+        if row.old_digest is not None:
+            until = min(each for each in (row.old_until, row.expires_at) if each is not None)
+            found[row.old_digest] = VirtualKey(own.caller, own.role, own.networks, until, own.is_disabled)
+    return Loaded(version, MappingProxyType(found), MappingProxyType(bound), shared)
+
+
+def budget_in(row: Any) -> Budget:
+    """Return the budget in a row of its table."""
+    return Budget(row.name, row.key, row.team, row.period, zone_named(row.zone), row.limit_nano)
+
+
+def _list(text: str | None) -> list[str] | None:
+    return None if text is None else list(json.decode(text.encode()))
+
+
+class KeyCopy:
+    """This process's copy of the keys; a new mapping replaces the old one as a whole."""
+
+    def __init__(self, database: Database, on_change: Callable[[], None] = lambda: None) -> None:
+        self._database = database
+        self._on_change = on_change
+        self._loaded = Loaded()
+        #: The look that has not begun yet.
+        self._next: asyncio.Task[None] | None = None
+        self._allowed_at = 0.0
+        self._looks: set[asyncio.Task[None]] = set()
+
+    def find(self, digest: bytes) -> VirtualKey | None:
+        """Return the key with this digest."""
+        return self._loaded.keys.get(digest)
+
+    def budgets_of(self, name: str) -> tuple[Budget, ...]:
+        """Return the budgets that bind the key of this name, wherever the key is kept."""
+        return self._loaded.budgets.get(name, self._loaded.shared)
+
+    async def look_again(self) -> None:
+        """Wait until what was changed before now has been read: a key has come that nobody knows, and it may be new.
+
+        All who ask at one time wait for one look, and there are only so many a second.
+        """
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._look_soon())
+            self._looks.add(self._next)
+            self._next.add_done_callback(self._looks.discard)
+        await asyncio.shield(self._next)
+
+    async def _look_soon(self) -> None:
+        await asyncio.sleep(max(0.0, self._allowed_at - time.monotonic()))
+        self._allowed_at = time.monotonic() + 1 / _LOOKS_PER_S
+        self._next = None  # who asks from now on needs a later look
+        await self._look()
+
+    async def start(self) -> None:
+        """Read all keys, and go on looking for changes."""
+        await self._look()
+        self._looks.add(asyncio.get_running_loop().create_task(self._keep_looking()))
+
+    async def aclose(self) -> None:
+        """Stop."""
+        await stop(*self._looks)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            found = await self._database.read(lambda connection: load(connection, self._loaded.version))
+        except DatabaseUnavailable:
+            return  # the copy goes on; the books tell that the database is away
+        except Exception:  # whatever one row holds, later changes are to be seen
+            logger.exception("the keys of the database cannot be read")
+            return
+        if found is not None:
+            self._loaded = found
+            self._on_change()

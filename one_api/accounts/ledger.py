@@ -1,0 +1,367 @@
+"""The ledger: a row for each request, made of its record, and written in batches with the sums of usage."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from operator import add
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from one_api.accounts import windows
+from one_api.accounts.budgets import WindowKey
+from one_api.accounts.rates import Rates
+from one_api.accounts.tables import LEDGER, USAGE
+from one_api.accounts.windows import Alert
+from one_api.contract import Usage
+from one_api.dialects import json
+from one_api.records import AttemptRecord, CallRecord
+
+#: Seconds of the buckets that usage is summed up in.
+SPANS = (60, 3600)
+#: More of the attempts of one request is not kept, in bytes.
+_MAX_TRIES_BYTES = 16 * 1024
+_KEY_COLUMNS = tuple(column.name for column in USAGE.primary_key)
+_SUMS = tuple(column.name for column in USAGE.columns if not column.primary_key)
+
+#: A process that was taken for lost is looked for among the rows of so many seconds.
+_LOST_S = 7 * 86400
+
+#: Returns the rates of a deployment; None where its price is not known.
+PriceOf = Callable[[str], Rates | None]
+
+
+class LedgerRow(NamedTuple):
+    """One row; its fields are the columns of the table, see there."""
+
+    id: str
+    at: int
+    key: str
+    model: str
+    deployment: str | None
+    status: str
+    http_status: int | None
+    error: str | None
+    stream: bool
+    cache: str | None
+    prompt: int | None
+    cached: int | None
+    cache_write: int | None
+    completion: int | None
+    reasoning: int | None
+    cost: int | None
+    upstream_cost: int | None
+    rates: str | None
+    ms: int
+    first_ms: int | None
+    attempts: int
+    tries: str | None
+    estimated: bool | None = None
+    reserve: int | None = None
+    charged: str | None = None
+
+    @property
+    def windows(self) -> list[WindowKey]:
+        """Return the windows of budgets that it is charged to."""
+        return [] if self.charged is None else [(name, start) for name, start in json.decode(self.charged.encode())]
+
+
+class Reserve(NamedTuple):
+    """What is noted in the journal of a request before an upstream is asked: should this process die, it is booked."""
+
+    id: str
+    at: int
+    key: str
+    model: str
+    amount: int
+    windows: list[WindowKey]
+
+    def presumed(self) -> LedgerRow:
+        """Return the row for a request whose end nobody knows: it owes what it had reserved."""
+        return _presumed(self.id, self.at, self.key, self.model, self.amount, self.windows)
+
+
+class Terms(NamedTuple):
+    """What a request with budgets owes, beside what its record tells."""
+
+    reserve: int
+    windows: list[WindowKey]
+    #: Where the upstream has not said what its answer took.
+    estimate: Usage | None
+    charges_cancelled: bool
+
+
+class Refusal(NamedTuple):
+    """Requests of one key in one minute that were turned away before any upstream was asked: counted, without a row."""
+
+    minute_s: int
+    key: str
+
+
+def moment_ms(request_id: str) -> int:
+    """Return when a request came, in UTC milliseconds: its id begins with that."""
+    return int(request_id[4:16], 16)
+
+
+def id_at(moment_ms: int) -> str:
+    """Return what the ids of all requests from a moment on are greater than."""
+    return f"req_{max(0, moment_ms):012x}"
+
+
+def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) -> LedgerRow | Refusal | None:
+    """Return what is to be booked for a request that has ended; None when it concerns no account.
+
+    ``terms`` are those of a request with budgets.
+    """
+    if record.caller is None:
+        return None
+    if record.model is None or not (record.attempts or record.free):
+        refused = record.status is not None and record.status >= 400
+        second = moment_ms(record.request_id) // 1000
+        return Refusal(second - second % 60, _text(record.caller, 256)) if refused else None
+    row = _row(record, record.caller, record.model, price_of, terms)
+    return row if terms is None else _with_terms(row, terms)
+
+
+def _with_terms(row: LedgerRow, terms: Terms) -> LedgerRow:
+    """Return a row that is charged to budgets."""
+    if row.status == "cancelled" and not terms.charges_cancelled and row.cost:
+        row = row._replace(cost=0, upstream_cost=(row.upstream_cost or 0) + row.cost * bool(row.estimated))
+    charged = _charged(terms.windows) if row.cost else None
+    return row._replace(reserve=terms.reserve, charged=charged)
+
+
+@lru_cache(maxsize=1024)
+def _text_of(charged: tuple[WindowKey, ...]) -> str:
+    return json.encode(list(charged)).decode()
+
+
+def _charged(keys: Iterable[WindowKey]) -> str:
+    return _text_of(tuple(keys))
+
+
+def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: Terms | None) -> LedgerRow:
+    usage, ended = record.usage, record.ended if record.ended is not None else record.started
+    status, estimated = _status(record), None
+    if usage is None and status in ("failed", "cancelled") and record.first_event is None:
+        usage = Usage(0, 0)  # no upstream had begun to answer
+    if usage is None and terms is not None and terms.estimate is not None:
+        usage, estimated = terms.estimate, True
+    rates = price_of(record.deployment) if record.deployment is not None else None
+    return LedgerRow(
+        record.request_id,
+        moment_ms(record.request_id),
+        _text(caller, 256),
+        _text(model, 256),
+        record.deployment and _text(record.deployment, 512),
+        status,
+        record.status,
+        record.error and _text(record.error, 128),
+        record.stream,
+        record.cache,
+        *_tokens(usage),
+        _cost(usage, rates),
+        _upstream_cost(record.attempts, price_of),
+        _rates_text(rates),
+        round((ended - record.started) * 1000),
+        None if record.first_event is None else round((record.first_event - record.started) * 1000),
+        len(record.attempts),
+        _tries(record.attempts),
+        estimated,
+    )
+
+
+def _presumed(id: str, at: int, key: str, model: str, amount: int, windows: list[WindowKey]) -> LedgerRow:
+    tokens, costs = (None,) * 5, (amount, None, None)
+    return LedgerRow(
+        id, at, key, model, None, "presumed", None, None, False, None, *tokens, *costs, 0, None, 0, None, True, amount,
+        _charged(windows) if amount else None,
+    )  # fmt: skip
+
+
+def _tokens(usage: Usage | None) -> tuple[int | None, int | None, int | None, int | None, int | None]:
+    """Return the columns from ``prompt`` to ``reasoning``."""
+    if usage is None:
+        return None, None, None, None, None
+    written, reasoning = usage.cache_write_tokens, usage.reasoning_tokens
+    return usage.prompt_tokens, usage.cached_tokens, written, usage.completion_tokens, reasoning
+
+
+def _status(record: CallRecord) -> str:
+    if record.error == "cancelled":
+        return "cancelled"
+    if record.status is None or record.status >= 400:
+        return "failed"
+    return "interrupted" if record.error else "ok"
+
+
+def _cost(usage: Usage | None, rates: Rates | None) -> int | None:
+    if usage is None:
+        return None
+    if not (usage.prompt_tokens or usage.completion_tokens):
+        return 0  # at whatever price
+    return None if rates is None else rates.cost(usage)
+
+
+def _upstream_cost(attempts: Iterable[AttemptRecord], price_of: PriceOf) -> int | None:
+    """Return what the attempts cost whose usage is known; None when one of them has no price."""
+    costs = [_cost(each.usage, price_of(each.deployment)) for each in attempts if each.usage is not None]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if len(known) == len(costs) else None
+
+
+@lru_cache(maxsize=4096)
+def _rates_text(rates: Rates | None) -> str | None:
+    if rates is None:
+        return None
+    shown = rates.as_dict()
+    shown.pop("above", None)
+    return json.encode(shown).decode()
+
+
+def _tries(attempts: list[AttemptRecord]) -> str | None:
+    """Return the attempts as JSON; of one that is too long the candidates are left out, then the last attempts."""
+    if len(attempts) <= 1 and all(each.outcome == "ok" and len(each.candidates) <= 1 for each in attempts):
+        return None  # the other columns tell all of it
+    whole = [each.as_dict() for each in attempts]
+    if len(text := json.encode(whole)) > _MAX_TRIES_BYTES:
+        for each in whole:
+            each["candidates"] = []
+        while len(text := json.encode(whole)) > _MAX_TRIES_BYTES:
+            whole.pop()
+    return text.decode().replace("\\u0000", "")
+
+
+def _text(value: str, length: int) -> str:
+    """Return a text that a column takes: PostgreSQL has no NUL."""
+    return value.replace("\0", "")[:length]
+
+
+# Statements
+
+
+def book(
+    connection: Connection, rows: list[LedgerRow], refused: Counter[Refusal], *, again: bool, holder: str | None = None
+) -> list[Alert]:
+    """Write rows, the sums of all, and what is spent of budgets; returns what is to be told of these.
+
+    With ``again`` some of the rows may be there already, and count once. What is spent is taken from what ``holder``
+    has leased.
+    """
+    new = {row.id: row for row in rows}
+    if again and new:
+        for known in connection.scalars(select(LEDGER.c.id).where(LEDGER.c.id.in_(new))).all():
+            del new[known]
+    if new:
+        # Past SQLAlchemy's own look at each value, which would cost more than the database.
+        connection.exec_driver_sql(_insert_text(connection.dialect.name), list(new.values()))
+    costs = windows.costs_of((row.windows, row.cost) for row in new.values() if row.charged is not None and row.cost)
+    alerts = windows.charge(connection, costs, holder) if costs else []
+    add_sums(connection, sums_of(new.values(), refused))
+    return alerts
+
+
+def credit(connection: Connection, key: str, amount: int, window: WindowKey) -> None:
+    """Book that so much was not spent of a window."""
+    moment_ms = windows.now_ms(connection)
+    id = f"{id_at(moment_ms)}{os.urandom(10).hex()}"
+    row = _presumed(id, moment_ms, key, "", -amount, [window])._replace(status="credit", reserve=None, estimated=None)
+    book(connection, [row], Counter(), again=False)
+
+
+def presume_lost(connection: Connection) -> int:
+    """Book what processes had in use that have been silent for too long, and free the rest; returns how many rows."""
+    moment_ms = windows.now_ms(connection)
+    rows = [
+        _presumed(windows.lost_id(moment_ms, window, holder), moment_ms, "", "", held, [window])._replace(error=holder)
+        for (window, holder), held in windows.take_lost(connection).items()
+        if held > 0
+    ]
+    if rows:
+        book(connection, rows, Counter(), again=False)
+    return len(rows)
+
+
+def take_back_presumed(connection: Connection, holder: str) -> int:
+    """Delete what was booked for ``holder`` as lost: it lives, or its journal is there; returns how many rows."""
+    since = id_at(windows.now_ms(connection) - _LOST_S * 1000)
+    found = select(LEDGER).where(LEDGER.c.id >= since, LEDGER.c.status == "presumed", LEDGER.c.error == holder)
+    rows = [LedgerRow(*row) for row in connection.execute(found)]
+    for row in rows:
+        if connection.execute(LEDGER.delete().where(LEDGER.c.id == row.id)).rowcount and row.cost:
+            windows.charge(connection, dict.fromkeys(row.windows, -row.cost), None)
+            added = sums_of([row], Counter())
+            add_sums(connection, [{k: -v if k in _SUMS else v for k, v in each.items()} for each in added])
+    return len(rows)
+
+
+@lru_cache
+def _insert_text(dialect: str) -> str:
+    marks = ["%s" if dialect == "postgresql" else "?"] * len(LedgerRow._fields)
+    return f"INSERT INTO ledger ({', '.join(LedgerRow._fields)}) VALUES ({', '.join(marks)})"  # noqa: S608 - our names
+
+
+def sums_of(rows: Iterable[LedgerRow], refused: Counter[Refusal]) -> list[dict[str, Any]]:
+    """Return the rows of ``usage`` that these add up to, in the order of their keys."""
+    minutes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for row in rows:
+        second = row.at // 1000
+        _add(minutes, (second - second % 60, row.key, row.model, row.deployment or ""), _counts(row))
+    for each, count in refused.items():
+        _add(minutes, (each.minute_s, each.key, "", ""), tuple(count if name == "refused" else 0 for name in _SUMS))
+    sums: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    for (start, *place), counts in minutes.items():
+        for span in SPANS:
+            _add(sums, (span, start - start % span, *place), counts)
+    return [dict(zip((*_KEY_COLUMNS, *_SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+
+
+def _add(sums: dict[tuple[Any, ...], tuple[int, ...]], key: tuple[Any, ...], counts: tuple[int, ...]) -> None:
+    known = sums.get(key)
+    sums[key] = counts if known is None else tuple(map(add, known, counts))
+
+
+def _counts(row: LedgerRow) -> tuple[int, ...]:
+    """Return what a row adds to the sums, in the order of their columns."""
+    return (
+        int(row.status != "credit"),
+        int(row.status in ("failed", "interrupted")),
+        0,
+        int(row.status == "cancelled"),
+        int(row.cache in ("hit", "joined")),
+        int(row.cost is None),
+        row.prompt or 0,
+        row.cached or 0,
+        row.completion or 0,
+        row.cost or 0,
+        row.upstream_cost or 0,
+        row.ms,
+        row.first_ms or 0,
+        int(row.first_ms is not None),
+    )
+
+
+def add_sums(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Add to the rows of ``usage``; those that are not there are made. Locks are taken in the order of ``rows``."""
+    if rows:
+        connection.execute(_add_statement(connection.dialect.name), rows)
+
+
+@lru_cache
+def _add_statement(dialect: str) -> Any:
+    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(USAGE)
+    added = {name: USAGE.c[name] + insert.excluded[name] for name in _SUMS}
+    return insert.on_conflict_do_update(index_elements=_KEY_COLUMNS, set_=added)
+
+
+def forget(connection: Connection, before_ms: int, limit: int) -> int:
+    """Delete the oldest rows of the ledger, at most ``limit``, that are from before a moment; returns how many."""
+    oldest = select(LEDGER.c.id).where(LEDGER.c.id < id_at(before_ms)).order_by(LEDGER.c.id).limit(limit)
+    return connection.execute(LEDGER.delete().where(LEDGER.c.id.in_(oldest.scalar_subquery()))).rowcount
+
+
+def forget_sums(connection: Connection, span: int, before_s: int) -> None:
+    """Delete the sums of one span that are from before a moment."""
+    connection.execute(USAGE.delete().where(USAGE.c.span == span, USAGE.c.start < before_s))

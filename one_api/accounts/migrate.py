@@ -1,0 +1,41 @@
+"""The tables are brought up to date under a lock, by whichever process comes first."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from one_api.accounts.database import DatabaseUnusable
+
+#: Our number among the advisory locks of a PostgreSQL server.
+_LOCK = 0x6F6E655F617069
+
+
+def upgrade(connection: Connection, *, allowed: bool = True) -> str | None:
+    """Bring the tables up to date, in the caller's transaction; returns the revision, or None if it was that already.
+
+    Where that is not ``allowed``, tables that are behind are an error.
+
+    Raises:
+        DatabaseUnusable: when the tables are newer than this program, or behind and not to be changed.
+    """
+    if connection.dialect.name == "postgresql":
+        # SQLite's transaction holds the only lock there is; this one ends with the transaction, too. The others wait.
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    head, current = scripts.get_current_head(), MigrationContext.configure(connection).get_current_revision()
+    if current == head:
+        return None
+    if current is not None and current not in {each.revision for each in scripts.walk_revisions()}:
+        raise DatabaseUnusable(f"the database has tables of a newer one_api ({current}): run that version")
+    if not allowed:
+        raise DatabaseUnusable("the tables of the database are behind: run `flask --app wsgi db upgrade`")
+    command.upgrade(config, "head")
+    return head

@@ -1,0 +1,83 @@
+"""A database is got ready: its address is checked, its file made, its tables brought up to date."""
+
+import os
+import time
+from pathlib import Path
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, open_engine, transact
+from one_api.accounts.tables import REVISION
+from one_api.settings.sections import DatabaseConfig
+
+#: How long others may hold SQLite's file while they bring its tables up to date, in seconds.
+_PATIENCE_S = 30.0
+_RETRY_S = 0.1
+
+
+def open_database(settings: DatabaseConfig, folder: Path, *, migrate: bool | None = None) -> Engine:
+    """Return the engine of a database whose tables are up to date; ``folder`` is for the file of ``sqlite``.
+
+    Whether tables that are behind are brought up to date is ``migrate``, by default as in the settings.
+
+    Blocks. Any number of processes may do so at once: one changes the tables, the others wait.
+
+    Raises:
+        DatabaseUnavailable: when it cannot be reached now.
+        DatabaseUnusable: when it can never be used as it is configured.
+    """
+    engine = open_engine(settings.url, folder)
+    _make_file(engine)
+    if _revision(engine) != REVISION:
+        # Only here, so that a process that finds the tables up to date imports nothing of Alembic.
+        from one_api.accounts.migrate import upgrade
+
+        allowed = settings.migrate if migrate is None else migrate
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                transact(engine, lambda connection: upgrade(connection, allowed=allowed))
+                break
+            except DatabaseUnavailable:
+                if engine.dialect.name != "sqlite" or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+    return engine
+
+
+def prepare(settings: DatabaseConfig, folder: Path) -> str | None:
+    """Bring the tables up to date before any process serves; returns why the gateway must not start, or None.
+
+    An address that was given must work. Where the file of ``sqlite``, which nobody asked for, cannot be made, the
+    gateway serves without accounts.
+    """
+    try:
+        open_database(settings, folder).dispose()
+    except (DatabaseUnavailable, DatabaseUnusable) as error:
+        if settings.url != "sqlite":
+            return f"the database cannot be used: {error}"
+    return None
+
+
+def _make_file(engine: Engine) -> None:
+    """Make SQLite's file, for its owner alone."""
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or name == ":memory:":
+        return
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise DatabaseUnusable(f"the database {name} cannot be opened: {error.strerror}") from None
+
+
+def _revision(engine: Engine) -> str | None:
+    """Return what the last change of the tables was; None for a new database."""
+    try:
+        found = transact(engine, lambda connection: connection.scalar(text("SELECT version_num FROM alembic_version")))
+        return None if found is None else str(found)
+    except DatabaseUnavailable as error:
+        if isinstance(error.__cause__, DBAPIError) and "alembic_version" in str(error.__cause__.orig):
+            return None
+        raise

@@ -1,0 +1,204 @@
+"""What each deployment costs: by the configuration, else by the catalogue; what nobody knows has no price."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache, reduce
+from pathlib import Path
+from typing import Any
+
+from one_api.accounts.money import nano
+from one_api.accounts.rates import FREE, Rates
+from one_api.contract import JSONObject
+from one_api.dialects import json
+from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
+from one_api.settings.sections import PriceConfig, PricesConfig
+
+#: The catalogue that comes with the gateway, made by ``make prices``.
+SHIPPED = Path(__file__).parent / "catalogue.json"
+#: What ``flask prices import`` puts into the instance folder; it counts where it is newer.
+IMPORTED = "catalogue.json"
+_FIELDS = ("input", "cached_input", "cache_write", "output")
+_MAX_KEPT = 4096
+
+
+class InvalidCatalogue(ValueError):
+    """The file is no catalogue; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a deployment costs, and where that is from."""
+
+    rates: Rates
+    #: configuration, local, or the catalogue with its provider and model.
+    source: str
+    context_window: int | None = None
+
+
+class Catalogue:
+    """Providers and their models, as ``make prices`` writes them."""
+
+    def __init__(self, content: JSONObject) -> None:
+        self.date: str = content["date"]
+        self._providers: dict[str, JSONObject] = content["providers"]
+
+    @classmethod
+    def read(cls, path: Path) -> "Catalogue":
+        """Read a file; raises InvalidCatalogue, or OSError."""
+        try:
+            found = cls(json.decode_object(path.read_bytes()))
+            for provider in found._providers.values():
+                re.compile(provider["address"])
+                for model in provider["models"]:
+                    _fits("", model["match"])
+                    _rates(model)
+        except (json.InvalidJSON, re.error, KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+            raise InvalidCatalogue(f"{path} is no catalogue of prices: {type(error).__name__} {error}") from None
+        return found
+
+    def provider_at(self, address: str) -> str | None:
+        """Return whose address it is."""
+        found = (name for name, each in self._providers.items() if re.match(each["address"], address))
+        return next(found, None)
+
+    def price(self, provider: str, model: str) -> Price | None:
+        """Return what a provider takes for a model; None when either is not known."""
+        for each in self._providers.get(provider, {}).get("models", ()):
+            if _fits(model, each["match"]):
+                source = f"catalogue of {self.date}: {provider}/{each['id']}"
+                return Price(_rates(each), source, each.get("context_window"))
+        return None
+
+
+def _fits(model: str, clause: JSONObject) -> bool:
+    """Say whether a model's name fits a clause; raises KeyError for a clause of another kind."""
+    ((kind, wanted),) = clause.items()
+    name = model.lower()
+    match kind:
+        case "equals":
+            return bool(name == wanted.lower())
+        case "starts_with":
+            return name.startswith(wanted.lower())
+        case "ends_with":
+            return name.endswith(wanted.lower())
+        case "contains":
+            return wanted.lower() in name
+        case "regex":
+            return re.search(wanted, name) is not None
+        case "or":
+            return any(_fits(model, each) for each in wanted)
+        case "and":
+            return all(_fits(model, each) for each in wanted)
+    raise KeyError(kind)
+
+
+def _rates(prices: Mapping[str, Any], below: Mapping[str, Any] | None = None) -> Rates:
+    """Return the rates of prices in dollars per million tokens; ``below`` are those of smaller requests."""
+    whole = {name: prices.get(name) if prices.get(name) is not None else (below or {}).get(name) for name in _FIELDS}
+    amounts = {name: None if value is None else nano(value) for name, value in whole.items()}
+    own = amounts["input"]
+    if own is None:
+        raise KeyError("input")
+    cached, written = amounts["cached_input"], amounts["cache_write"]
+    return Rates(
+        own,
+        amounts["output"],
+        own if cached is None else cached,
+        own if written is None else written,
+        tuple((int(each["tokens"]), _rates(each, whole)) for each in prices.get("above", ())),
+    )
+
+
+def open_catalogue(folder: Path) -> Catalogue:
+    """Return the newer one of the catalogue that comes with the gateway and the one in ``folder``, if it is there.
+
+    Raises:
+        InvalidCatalogue: when the one in ``folder`` cannot be read.
+    """
+    shipped = Catalogue.read(SHIPPED)
+    if not (folder / IMPORTED).is_file():
+        return shipped
+    imported = Catalogue.read(folder / IMPORTED)
+    return imported if imported.date > shipped.date else shipped
+
+
+class Prices:
+    """The prices of one configuration."""
+
+    def __init__(self, settings: PricesConfig, adapters: Mapping[str, AdapterConfig], catalogue: Catalogue) -> None:
+        self._settings = settings
+        self._adapters = adapters
+        self._catalogue = catalogue
+        #: Deployments may be named by clients, so not all are kept.
+        self.price = lru_cache(maxsize=_MAX_KEPT)(self._price)
+
+    @property
+    def lets_unknown_pass(self) -> bool:
+        """Say whether a model without a price may be used where a budget binds."""
+        return self._settings.unknown == "free"
+
+    def rates(self, deployment: str) -> Rates | None:
+        """Return what ``adapter/model`` costs; None where nobody knows."""
+        price = self.price(deployment)
+        return None if price is None else price.rates
+
+    def told(self, deployments: Iterable[str]) -> JSONObject:
+        """Return what a model list tells of a model that these serve.
+
+        ``pricing``, see ``Rates.per_token``: what no deployment exceeds, where the prices of all are known; and
+        ``context_window``, which all of them have, likewise.
+        """
+        found = [self.price(each) for each in deployments]
+        known = [price for price in found if price is not None]
+        if not known or len(known) != len(found):
+            return {}
+        told: JSONObject = {"pricing": reduce(Rates.at_most, (price.rates for price in known)).per_token()}
+        windows = [price.context_window for price in known if price.context_window is not None]
+        return told | {"context_window": min(windows)} if len(windows) == len(found) else told
+
+    def _price(self, deployment: str) -> Price | None:
+        adapter, _, model = deployment.partition("/")
+        for pattern, configured in self._settings.models.items():
+            if fnmatchcase(deployment, pattern) or pattern == model:
+                return self._configured(configured, pattern)
+        settings = self._adapters.get(adapter)
+        if isinstance(settings, LocalConfig):
+            return Price(FREE, "local: it costs nothing")
+        provider = self._settings.catalogue.get(adapter)
+        if provider is None and isinstance(settings, (OpenAIConfig, ClaudeConfig)):
+            provider = self._catalogue.provider_at(settings.base_url)
+        return self._catalogue.price(provider, model) if provider else None
+
+    def _configured(self, price: PriceConfig, pattern: str) -> Price | None:
+        source = f"configuration: prices.models.{pattern}"
+        if price.same_as is None:
+            return Price(_configured_rates(price), source)
+        provider, _, model = price.same_as.partition("/")
+        found = self._catalogue.price(provider, model)
+        if found is None:
+            return None
+        return Price(_times(found.rates, price.times), f"{source}, {found.source}", found.context_window)
+
+
+def _configured_rates(price: PriceConfig) -> Rates:
+    own = {name: getattr(price, name) for name in _FIELDS}
+    above = [{"tokens": each.tokens} | {name: getattr(each, name) for name in _FIELDS} for each in price.above]
+    return _rates(own | {"above": above})
+
+
+def _times(rates: Rates, times: float) -> Rates:
+    """Return rates at a part of them, each rounded up."""
+    millionths = round(times * 1_000_000)
+
+    def scaled(rate: int) -> int:
+        return -(-rate * millionths // 1_000_000)
+
+    return Rates(
+        scaled(rates.input),
+        None if rates.output is None else scaled(rates.output),
+        scaled(rates.cached),
+        scaled(rates.cache_write),
+        tuple((size, _times(dearer, times)) for size, dearer in rates.above),
+    )

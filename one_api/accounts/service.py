@@ -1,0 +1,193 @@
+"""Accounts: what the gateway keeps in a database, as one object that lives as long as the process."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from one_api.accounts.books import Books
+from one_api.accounts.budgets import Budget
+from one_api.accounts.database import Database, DatabaseUnavailable, DatabaseUnusable, open_engine
+from one_api.accounts.keyring import KeyCopy
+from one_api.accounts.keys import VirtualKey, digest_of, is_ours
+from one_api.accounts.leases import Leases
+from one_api.accounts.ledger import LedgerRow, Refusal, entry_of
+from one_api.accounts.opening import open_database
+from one_api.accounts.prices import Prices
+from one_api.accounts.rates import Rates
+from one_api.accounts.reservations import Reservation, Settings
+from one_api.accounts.responses import DatabaseResponses
+from one_api.contract import Caller
+from one_api.errors import AccountsUnavailable
+from one_api.records import CallRecord, WithinBudgets
+from one_api.settings.sections import BudgetConfig, DatabaseConfig
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+#: Where journals lie, in the instance folder.
+_JOURNALS = "accounts"
+
+
+class Accounts:
+    """The keys and the ledger, as this process has them."""
+
+    def __init__(
+        self,
+        settings: DatabaseConfig,
+        folder: Path,
+        on_keys: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``folder`` is the instance folder; ``on_keys`` is called when keys have changed."""
+        self._settings = settings
+        self._folder = folder
+        self._on_keys = on_keys
+        self._engine: Engine | None = None
+        self._books: Books | None = None
+        self._keys: KeyCopy | None = None
+        self._leases: Leases | None = None
+        #: Of requests under way, by their ids.
+        self._reservations: dict[str, Reservation] = {}
+        self._reports: Database | None = None
+        self._databases: list[Database] = []
+        #: What ``/v1/responses`` keeps; None where the database can never be used.
+        self.responses: DatabaseResponses | None = None
+        #: Why there are no accounts.
+        self._off: str | None = None
+
+    @property
+    def degraded(self) -> str | None:
+        """Say what works less well than it should; None when all is well."""
+        return self._off or (self._books.degraded if self._books is not None else None)
+
+    def book(self, record: CallRecord, prices: Prices | None) -> None:
+        """Book a request that has ended, at the prices that it was served with."""
+        if self._books is None:
+            return
+        reservation = self._reservations.pop(record.request_id, None) if self._reservations else None
+        terms = reservation.terms() if reservation is not None else None
+        entry = entry_of(record, prices.rates if prices is not None else _no_rates, terms)
+        if isinstance(entry, Refusal):
+            self._books.refuse(entry)
+        elif entry is not None:
+            self._books.add(entry)
+        if reservation is not None:
+            reservation.settle((entry.cost or 0) if isinstance(entry, LedgerRow) else 0)
+
+    def budgets_of(self, caller: Caller) -> tuple[Budget, ...]:
+        """Return the budgets that bind a caller."""
+        return self._keys.budgets_of(caller.name) if self._keys is not None else ()
+
+    def within_budgets(
+        self, caller: Caller, record: CallRecord, budget: BudgetConfig, prices: Prices | None
+    ) -> WithinBudgets | None:
+        """Return what has upstreams asked for a request only if its caller's budgets allow it; None without one.
+
+        ``budget`` and ``prices`` are those that the request is served with.
+        """
+        budgets = self.budgets_of(caller)
+        if not budgets or self._leases is None or self._books is None or prices is None:
+            return None
+        reservation = Reservation(self._leases, self._books, record, budgets, Settings(budget, prices))
+        self._reservations[record.request_id] = reservation
+        return reservation.ask
+
+    # Keys
+
+    def find_key(self, key: str) -> VirtualKey | None:
+        """Return the key of the database that has this text."""
+        return self._keys.find(digest_of(key)) if self._keys is not None else None
+
+    def has_key(self, caller: Caller) -> bool:
+        """Say whether the key of the database that a caller had is still there, and not revoked."""
+        key = self._keys.find(caller.secret) if self._keys is not None else None
+        return key is not None and not key.is_disabled
+
+    def may_be_new(self, key: str) -> bool:
+        """Say whether a key that is not known may be one that was made just now."""
+        return self._keys is not None and is_ours(key)
+
+    async def look_again(self) -> None:
+        """Read at once which keys there are, though not too often."""
+        if self._keys is not None:
+            await self._keys.look_again()
+
+    # What reports and changes need
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` reads; raises AccountsUnavailable."""
+        return await self._reported(lambda database: database.read(work))
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` returns, once it is committed; raises AccountsUnavailable."""
+        return await self._reported(lambda database: database.write(work))
+
+    async def _reported(self, run: Callable[[Database], Awaitable[T]]) -> T:
+        if self._reports is None:
+            raise AccountsUnavailable("There are no accounts here now: see the gateway's log.")
+        try:
+            return await run(self._reports)
+        except DatabaseUnavailable:
+            raise AccountsUnavailable("The database of the accounts cannot be used now.", retry_after_s=1) from None
+
+    # Life
+
+    async def start(self) -> None:
+        """Open the database and begin to write; called on the loop. Without a database requests go on all the same."""
+        try:
+            engine = await asyncio.to_thread(open_database, self._settings, self._folder)
+        except DatabaseUnusable as error:
+            self._off = f"there are no accounts: {error}"
+            logger.error("%s; requests go on", self._off)
+            return
+        except DatabaseUnavailable as error:
+            # It is tried again with every batch.
+            logger.error("the database cannot be used: %s; requests go on", error)
+            engine = open_engine(self._settings.url, self._folder)
+        self._engine = engine
+        # One thread each, so that a look for keys never waits behind a batch, nor a batch behind a report.
+        names = ("books", "keys", "reports", "responses")
+        books, keys, self._reports, kept = self._databases = [Database(engine, name) for name in names]
+        self._keys = KeyCopy(keys, self._on_keys)
+        await self._keys.start()
+        self._books = Books(
+            books,
+            self._folder / _JOURNALS / _place(engine),
+            (self._settings.ledger_days, self._settings.usage_days, self._settings.audit_days),
+        )
+        await self._books.start()
+        self._leases = Leases(books, self._books)
+        self.responses = DatabaseResponses(kept)
+        await self.responses.start()
+
+    async def aclose(self) -> None:
+        """Write what is left, and close the database."""
+        if self._leases is not None:
+            await self._leases.aclose()
+        if self._books is not None:
+            await self._books.aclose()
+        if self._keys is not None:
+            await self._keys.aclose()
+        if self.responses is not None:
+            await self.responses.aclose()
+        self._books = self._keys = self._leases = self._reports = self.responses = None
+        for database in self._databases:
+            await database.aclose()
+        self._databases = []
+        if self._engine is not None:
+            self._engine.dispose()
+
+
+def _no_rates(_: str) -> Rates | None:
+    return None
+
+
+def _place(engine: Engine) -> str:
+    """Return a name for the database, whoever uses it: journals are booked where they belong."""
+    url = engine.url
+    return hashlib.sha256(f"{url.host}:{url.port}/{url.database}?{url.query}".encode()).hexdigest()[:16]

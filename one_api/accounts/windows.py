@@ -1,0 +1,266 @@
+"""The statements on windows of budgets and on leases; each is part of one transaction.
+
+Whoever takes of a window holds the lock on its row, so what is spent and what is leased together never exceed its
+limit. Only what was not foreseen can: what requests under way cost more than they had reserved.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Table, and_, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from one_api.accounts.budgets import WindowKey
+from one_api.accounts.tables import BUDGETS, LEASES, WINDOWS
+
+#: How long a process may be silent before another one takes back what it holds, in seconds: where several machines
+#: share the database; and where they are all on one machine, and journals tell who lives.
+_TTL_S = {"postgresql": 300, "sqlite": 86400}
+#: How much of what is free a process may take for later, at most: one of so many parts, for each process.
+_PARTS = 4
+
+
+class Grant(NamedTuple):
+    """What a process was given of a window."""
+
+    amount: int
+    #: Of the window, after that.
+    left: int
+    #: Others may give back enough: they were asked to, by this number. None when that is of no use.
+    asked: int | None
+    #: See the table.
+    wanted: int
+
+
+class Alert(NamedTuple):
+    """A window whose spending has reached a threshold."""
+
+    budget: str
+    percent: int
+    spent: int
+    limit: int
+
+
+class Kept(NamedTuple):
+    """A lease as its holder knows it, for ``keep``."""
+
+    #: What it is taken to have.
+    known: int
+    #: What it is to have.
+    amount: int
+    held: int
+    #: Which question for what is idle this answers.
+    seen: int
+
+    @property
+    def is_over(self) -> bool:
+        """Say whether nothing of it is left to keep."""
+        return self.amount <= 0 and not self.held
+
+
+def ttl_s(connection: Connection) -> int:
+    """Return for how long a lease is good after its holder has written of it, in seconds."""
+    return _TTL_S[connection.dialect.name]
+
+
+def now_ms(connection: Connection) -> int:
+    """Return the time by the clock that all processes share, in UTC milliseconds."""
+    if connection.dialect.name == "sqlite":
+        return time.time_ns() // 1_000_000
+    return int(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp()) * 1000")) or 0)
+
+
+class Need(NamedTuple):
+    """What a process wants of a window."""
+
+    #: Less is of no use.
+    least: int
+    #: What is needed now.
+    all: int
+    #: What would do for later: of that only a part of what is left is given.
+    later: int
+    #: What it will then have in use.
+    held: int
+    #: By which number it has asked others, see ``Grant``; None when it has not.
+    asked: int | None = None
+
+
+def acquire(connection: Connection, holder: str, window: WindowKey, need: Need) -> Grant:
+    """Take of a window what ``holder`` needs, as far as it is there; nothing where that is of no use."""
+    row = _locked(connection, window)
+    now = now_ms(connection)
+    limit = connection.scalar(select(BUDGETS.c.limit_nano).where(BUDGETS.c.name == window[0]))
+    found = connection.execute(select(LEASES).where(*_of(LEASES, window))).all()
+    leased = sum(max(0, each.amount) for each in found)
+    # A budget that has just gone refuses nothing.
+    left = need.all if limit is None else limit - row.spent - leased
+    rest = max(0, left - need.all)
+    share = rest // (_PARTS * max(1, len(found)))
+    amount = min(left, need.all) + max(0, min(share, need.later)) if left >= need.least else 0
+    asked = None
+    if left < need.least:
+        asked = _ask_others(row.wanted, [each for each in found if each.holder != holder], need, need.least - left)
+        if asked is not None and asked > row.wanted:
+            connection.execute(WINDOWS.update().where(*_of(WINDOWS, window)).values(wanted=asked))
+    if amount > 0:
+        added = {"amount": amount, "held": need.held, "expires_at": now + ttl_s(connection) * 1000}
+        added["seen"] = row.wanted
+        _add(connection, LEASES, {(*window, holder): added}, sums=("amount",), sets=("held", "seen", "expires_at"))
+    return Grant(amount, left - amount, asked, max(row.wanted, asked or 0))
+
+
+def _ask_others(wanted: int, others: Sequence[Any], need: Need, missing: int) -> int | None:
+    """Return the number by which others are asked to give back what is missing; None when that is of no use.
+
+    What they have in use was true when they last wrote it. So they are asked once before a request is refused.
+    """
+    if sum(max(0, each.amount) for each in others) < missing:
+        return None
+    if need.asked is None:
+        return wanted + 1
+    if any(each.seen < need.asked for each in others):
+        return need.asked
+    return wanted + 1 if sum(max(0, each.amount - each.held) for each in others) >= missing else None
+
+
+def _locked(connection: Connection, window: WindowKey) -> Any:
+    """Return the row of a window, made if it is not there; nobody else takes of it before this transaction ends."""
+    _add(connection, WINDOWS, {window: {"spent": 0, "wanted": 0, "alerted": 0}}, sums=("spent",))
+    return connection.execute(select(WINDOWS).where(*_of(WINDOWS, window)).with_for_update()).one()
+
+
+def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str | None) -> list[Alert]:
+    """Add costs to what is spent, and take them from what ``holder`` has leased; returns what is to be told."""
+    ordered = sorted(costs)
+    _add(
+        connection,
+        WINDOWS,
+        {each: {"spent": costs[each], "wanted": 0, "alerted": 0} for each in ordered},
+        sums=("spent",),
+    )
+    if holder is not None:
+        expires_at = now_ms(connection) + ttl_s(connection) * 1000
+        rows = {
+            (*each, holder): {"amount": -costs[each], "held": 0, "seen": 0, "expires_at": expires_at}
+            for each in ordered
+        }
+        _add(connection, LEASES, rows, sums=("amount",), sets=("expires_at",))
+    return [alert for each in ordered if (alert := _alert(connection, each)) is not None]
+
+
+def _alert(connection: Connection, window: WindowKey) -> Alert | None:
+    """Return what is to be told of a window, once for each threshold; its row is locked."""
+    query = select(BUDGETS, WINDOWS).join(WINDOWS, WINDOWS.c.budget == BUDGETS.c.name).where(*_of(WINDOWS, window))
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    reached = [each for each in (row.alert_percent, 100) if each and row.spent * 100 >= each * row.limit_nano]
+    percent = max(reached, default=0)
+    if percent <= row.alerted:
+        return None
+    connection.execute(WINDOWS.update().where(*_of(WINDOWS, window)).values(alerted=percent))
+    return Alert(row.name, percent, row.spent, row.limit_nano)
+
+
+def keep(connection: Connection, holder: str, leases: Mapping[WindowKey, Kept]) -> dict[WindowKey, int]:
+    """Note that ``holder`` lives, and what it holds and uses; the rest of its leases goes back.
+
+    Returns what it has in truth of those that were taken from it meanwhile.
+    """
+    expires_at = now_ms(connection) + ttl_s(connection) * 1000
+    found = connection.execute(select(LEASES).where(LEASES.c.holder == holder).order_by(*LEASES.primary_key)).all()
+    there = {(row.budget, row.start): row.amount for row in found}
+    lost: dict[WindowKey, int] = {}
+    for window in sorted(leases):
+        own, amount = leases[window], there.get(window, 0)
+        where = (*_of(LEASES, window), LEASES.c.holder == holder)
+        if own.is_over:
+            connection.execute(LEASES.delete().where(*where))
+            continue
+        if amount < own.known:
+            lost[window] = amount
+        values = {"amount": min(amount, own.amount), "held": own.held, "seen": own.seen, "expires_at": expires_at}
+        connection.execute(LEASES.update().where(*where).values(values))
+    return lost
+
+
+def wanted(connection: Connection, holder: str) -> dict[WindowKey, int]:
+    """Return for each window that ``holder`` has leased how often others have asked for what is idle."""
+    joined = WINDOWS.join(LEASES, and_(WINDOWS.c.budget == LEASES.c.budget, WINDOWS.c.start == LEASES.c.start))
+    query = select(WINDOWS.c.budget, WINDOWS.c.start, WINDOWS.c.wanted).select_from(joined)
+    rows = connection.execute(query.where(LEASES.c.holder == holder)).all()
+    return {(row.budget, row.start): row.wanted for row in rows}
+
+
+def release(connection: Connection, holder: str) -> None:
+    """Give back all that ``holder`` has leased."""
+    connection.execute(LEASES.delete().where(LEASES.c.holder == holder))
+
+
+def take_lost(connection: Connection) -> dict[tuple[WindowKey, str], int]:
+    """Take back the leases of holders that count as lost; returns what they had in use."""
+    query = select(LEASES).where(LEASES.c.expires_at < now_ms(connection)).order_by(*LEASES.primary_key)
+    lost: dict[tuple[WindowKey, str], int] = {}
+    for row in connection.execute(query).all():
+        window = (row.budget, row.start)
+        _locked(connection, window)
+        where = (*_of(LEASES, window), LEASES.c.holder == row.holder, LEASES.c.expires_at == row.expires_at)
+        if connection.execute(LEASES.delete().where(*where)).rowcount:
+            lost[window, row.holder] = min(row.held, row.amount)
+    return lost
+
+
+def lost_id(moment_ms: int, window: WindowKey, holder: str) -> str:
+    """Return the id of the row of the ledger that stands for what a lost holder had in use."""
+    return f"req_{moment_ms:012x}{hashlib.sha256(repr((window, holder)).encode()).hexdigest()[:20]}"
+
+
+def forget(connection: Connection, before_s: int) -> None:
+    """Delete windows that began before a moment, but for those of all time."""
+    connection.execute(WINDOWS.delete().where(WINDOWS.c.start > 0, WINDOWS.c.start < before_s))
+
+
+def state(connection: Connection, window: WindowKey) -> tuple[int, int]:
+    """Return what is spent of a window, and what processes hold of it."""
+    spent = connection.scalar(select(WINDOWS.c.spent).where(*_of(WINDOWS, window)))
+    held = connection.scalar(select(func.sum(LEASES.c.amount)).where(*_of(LEASES, window), LEASES.c.amount > 0))
+    return int(spent or 0), int(held or 0)
+
+
+def costs_of(charged: Iterable[tuple[Iterable[WindowKey], int]]) -> Counter[WindowKey]:
+    """Return the sums of costs by the windows that they are charged to."""
+    costs: Counter[WindowKey] = Counter()
+    for windows, cost in charged:
+        for window in windows:
+            costs[window] += cost
+    return costs
+
+
+def _of(table: Table, window: WindowKey) -> tuple[Any, Any]:
+    return table.c.budget == window[0], table.c.start == window[1]
+
+
+def _add(
+    connection: Connection,
+    table: Table,
+    rows: Mapping[tuple[Any, ...], dict[str, int]],
+    sums: tuple[str, ...],
+    sets: tuple[str, ...] = (),
+) -> None:
+    """Make rows; of those that are there already add to the columns ``sums``, and set the columns ``sets``."""
+    if rows:
+        names = [column.name for column in table.primary_key]
+        values = [dict(zip(names, key, strict=True)) | row for key, row in rows.items()]
+        connection.execute(_add_statement(connection.dialect.name, table, sums, sets), values)
+
+
+@lru_cache
+def _add_statement(dialect: str, table: Table, sums: tuple[str, ...], sets: tuple[str, ...]) -> Any:
+    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    changed = {name: table.c[name] + insert.excluded[name] for name in sums}
+    changed |= {name: insert.excluded[name] for name in sets}
+    return insert.on_conflict_do_update(index_elements=[column.name for column in table.primary_key], set_=changed)

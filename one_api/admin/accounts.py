@@ -1,0 +1,255 @@
+"""``/admin/api``: keys, teams, budgets, usage and requests, for administrators; only with a database."""
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from one_api.accounts import changes, reports
+from one_api.accounts.changes import NotThere
+from one_api.accounts.keys import ChangeRefused
+from one_api.accounts.periods import zone_named
+from one_api.accounts.service import Accounts
+from one_api.api.service import service
+from one_api.api.snapshot import snapshot
+from one_api.api.streaming import read_body
+from one_api.contract import JSONObject
+from one_api.errors import AccountsUnavailable, InvalidRequest, UnknownPath
+from one_api.observability.log import audit
+from one_api.serving.responses import JSONResponse
+from one_api.utils.auth import for_the_operator
+
+logger = logging.getLogger(__name__)
+accounts_api = Blueprint("accounts_api", __name__, url_prefix="/admin/api")
+
+#: After so long every process that reaches the database knows of a change, in seconds.
+_IN_FORCE_S = 0.5
+#: Without ``from``, usage is told for so long, in seconds.
+_DEFAULT_S = 30 * 86400
+_GRACE_S = 86400
+_MAX_GRACE_S = 366 * 86400
+
+
+@accounts_api.get("/keys")
+@for_the_operator
+async def list_keys() -> Response:
+    """List what is kept of all keys; ``tag`` and ``team`` choose some."""
+    return _listed(await _read(changes.keys, tag=request.args.get("tag"), team=request.args.get("team")))
+
+
+@accounts_api.post("/keys")
+@for_the_operator
+async def create_key() -> Response:
+    """Make a key; its text is in this answer and nowhere else."""
+    body = await read_body()
+    name, given = _text(body, "name"), _key_in(body, "key")
+    if name in snapshot().keys.names:
+        raise InvalidRequest(f"There is a key named {name!r} in the configuration already.", param="name")
+    text, kept = await _change(changes.create_key, name, body, given)
+    return JSONResponse(kept | {"key": text}, 201)
+
+
+@accounts_api.get("/keys/<name>")
+@for_the_operator
+async def show_key(name: str) -> Response:
+    """Return what is kept of a key."""
+    return JSONResponse(await _read(changes.key, name=name))
+
+
+@accounts_api.patch("/keys/<name>")
+@for_the_operator
+async def update_key(name: str) -> Response:
+    """Change what a key may do."""
+    return JSONResponse(await _change(changes.update_key, name, await read_body()))
+
+
+@accounts_api.delete("/keys/<name>")
+@for_the_operator
+async def revoke_key(name: str) -> Response:
+    """End a key for ever; when this answers, no process that reaches the database lets it in any more."""
+    kept = await _change(changes.revoke_key, name)
+    await asyncio.sleep(_IN_FORCE_S)
+    return JSONResponse(kept)
+
+
+@accounts_api.post("/keys/<name>/rotate")
+@for_the_operator
+async def rotate_key(name: str) -> Response:
+    """Give a key another text; the old one counts for ``grace_s`` more, by default a day."""
+    body = await read_body()
+    grace_s, given = body.pop("grace_s", _GRACE_S), _key_in(body, "new_key")
+    if isinstance(grace_s, bool) or not isinstance(grace_s, int) or not 0 <= grace_s <= _MAX_GRACE_S:
+        raise InvalidRequest("Give whole seconds, at most a year of them.", param="grace_s")
+    if body:
+        raise InvalidRequest(f"{', '.join(body)[:200]}: not known; known are grace_s and new_key.")
+    text, kept = await _change(changes.rotate_key, name, grace_s, given)
+    return JSONResponse(kept | {"key": text})
+
+
+@accounts_api.get("/teams")
+@for_the_operator
+async def list_teams() -> Response:
+    """List all teams."""
+    return _listed(await _read(changes.teams))
+
+
+@accounts_api.post("/teams")
+@for_the_operator
+async def create_team() -> Response:
+    """Make a team."""
+    body = await read_body()
+    return JSONResponse(await _change(changes.create_team, _text(body, "name"), body), 201)
+
+
+@accounts_api.patch("/teams/<name>")
+@for_the_operator
+async def update_team(name: str) -> Response:
+    """Change a team; ``disabled`` shuts out all its keys, or lets them in again."""
+    body = await read_body()
+    disabled = body.pop("disabled", None)
+    if disabled is not None and not isinstance(disabled, bool):
+        raise InvalidRequest("Give true or false.", param="disabled")
+    kept = await _change(changes.update_team, name, body)
+    if disabled is not None:
+        kept = await _change(changes.disable_team, name, disabled=disabled)
+        await asyncio.sleep(_IN_FORCE_S)
+    return JSONResponse(kept)
+
+
+@accounts_api.get("/budgets")
+@for_the_operator
+async def list_budgets() -> Response:
+    """List all budgets, with what is spent of them."""
+    return _listed(await _read(reports.budgets, now=time.time()))
+
+
+@accounts_api.put("/budgets/<name>")
+@for_the_operator
+async def set_budget(name: str) -> Response:
+    """Make or change a budget; when this answers, every process that reaches the database has it."""
+    kept = await _change(changes.set_budget, name, await read_body())
+    await asyncio.sleep(_IN_FORCE_S)
+    return JSONResponse(kept)
+
+
+@accounts_api.delete("/budgets/<name>")
+@for_the_operator
+async def remove_budget(name: str) -> Response:
+    """End a budget."""
+    await _change(changes.remove_budget, name)
+    await asyncio.sleep(_IN_FORCE_S)
+    return JSONResponse({"name": name, "object": "budget", "deleted": True})
+
+
+@accounts_api.post("/budgets/<name>/credit")
+@for_the_operator
+async def credit_budget(name: str) -> Response:
+    """Take something off what is spent of a budget."""
+    body = await read_body()
+    usd, note = body.pop("usd", None), body.pop("note", None)
+    if body:
+        raise InvalidRequest(f"{', '.join(body)[:200]}: not known; known are usd and note.")
+    return JSONResponse(await _change(changes.credit_budget, name, usd, note))
+
+
+@accounts_api.get("/audit")
+@for_the_operator
+async def list_changes() -> Response:
+    """List the last changes of keys and teams, newest first."""
+    return _listed(await _read(changes.audit))
+
+
+@accounts_api.get("/usage")
+@for_the_operator
+async def show_usage() -> Response:
+    """Return sums of requests, tokens and costs from ``from`` up to ``to``, UTC seconds, by what ``by`` names."""
+    now, by = int(time.time()), [name for name in request.args.get("by", "key,model").split(",") if name]
+    if unknown := set(by) - {*reports.PLACES, *reports.TIMES}:
+        raise InvalidRequest(f"Usage is not kept by {', '.join(sorted(unknown))[:200]}.", param="by")
+    try:
+        zone = zone_named(request.args.get("zone", "UTC"))
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", param="zone") from None
+    begin, end = _number("from", now - _DEFAULT_S), _number("to", now + 1)
+    key = request.args.get("key")
+    return _listed(await _read(reports.usage, by=by, begin=begin, end=end, zone=zone, key=key))
+
+
+@accounts_api.get("/requests")
+@for_the_operator
+async def list_requests() -> Response:
+    """List rows of the ledger, newest first; ``after`` is the id of the last one of the page before."""
+    wanted = {name: request.args[name] for name in ("key", "model", "deployment", "status") if name in request.args}
+    limit = min(_number("limit", 50), reports.MAX_ROWS)
+    since_ms, before = _number("from", 0) * 1000, request.args.get("after")
+    return _listed(await _read(reports.requests, before=before, since_ms=since_ms, limit=limit, **wanted))
+
+
+# What all share
+
+
+def _listed(rows: list[JSONObject]) -> Response:
+    return JSONResponse({"object": "list", "data": rows})
+
+
+def _accounts() -> Accounts:
+    accounts = service().accounts
+    if accounts is None:
+        raise AccountsUnavailable("This gateway keeps no accounts: set DATABASE_URL, and restart it.")
+    return accounts
+
+
+async def _read(work: Any, **arguments: Any) -> Any:
+    """Return what a function of ``changes`` or ``reports`` reads."""
+    try:
+        return await _accounts().read(partial(work, **arguments))
+    except NotThere as error:
+        raise UnknownPath(_sentence(error)) from None
+
+
+async def _change(work: Any, *arguments: Any, **named: Any) -> Any:
+    """Return what a function of ``changes`` returns, with the current caller as its actor."""
+
+    def change(connection: Any) -> Any:
+        return work(connection, actor, *arguments, **named)
+
+    actor = g.caller.name
+    try:
+        found = await _accounts().write(change)
+    except NotThere as error:
+        raise UnknownPath(_sentence(error)) from None
+    except ChangeRefused as error:
+        raise InvalidRequest(_sentence(error)) from None
+    action, target = work.__name__.replace("_", " "), str(arguments[0])
+    logger.info("%s: %s %s", actor, action, target, extra=audit("key", by=actor, action=action, target=target, **named))
+    return found
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _text(body: JSONObject, name: str) -> str:
+    value = body.pop(name, None)
+    if not isinstance(value, str):
+        raise InvalidRequest("Give a text.", param=name)
+    return value
+
+
+def _key_in(body: JSONObject, name: str) -> str | None:
+    """Take a key of the caller's own out of the body, if it brings one."""
+    value = body.pop(name, None)
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequest("Give a text, or null.", param=name)
+    return value
+
+
+def _number(name: str, default: int) -> int:
+    text = request.args.get(name, str(default))
+    if not text.isdecimal() or len(text) > 12:
+        raise InvalidRequest("Give a whole number.", param=name)
+    return int(text)

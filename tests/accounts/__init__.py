@@ -1,0 +1,1 @@
+"""Tests of the accounts, on SQLite and on PostgreSQL where there is one."""

@@ -1,0 +1,57 @@
+"""Databases of their own for the tests: a file of SQLite, and a schema on a PostgreSQL server if one is there."""
+
+import itertools
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from one_api.accounts.opening import open_database
+from one_api.settings.kinds import Storage
+from one_api.settings.sections import DatabaseConfig
+
+#: A server on which databases may be made and dropped.
+SERVER = os.environ.get("ONE_API_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432")
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of a new database on the PostgreSQL server."""
+    name = f"one_api_test_{secrets.token_hex(4)}"
+    try:
+        connection = psycopg.connect(f"{SERVER}/postgres", autocommit=True, connect_timeout=2)
+    except psycopg.OperationalError:
+        pytest.skip(f"there is no PostgreSQL at {SERVER}: set ONE_API_TEST_POSTGRES")
+    with connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield f"{SERVER}/{name}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    return postgres_schema(request.getfixturevalue("server"))
+
+
+def postgres_schema(server: str) -> str:
+    """The address of a new schema in a database: as empty as a database, and made in no time."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{server}?options=-csearch_path%3D{name}%20-csynchronous_commit%3Doff"
+
+
+@pytest.fixture
+def engine(address: str, tmp_path: Path) -> Iterator[Engine]:
+    """A database with its tables."""
+    opened = open_database(DatabaseConfig(url=Storage(address)), tmp_path)
+    yield opened
+    opened.dispose()

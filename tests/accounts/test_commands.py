@@ -1,0 +1,288 @@
+"""The commands that work on the database and the prices, with a gateway or without one."""
+
+import csv
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from sqlalchemy import Engine
+
+from one_api.accounts import ledger
+from one_api.accounts.database import transact
+from one_api.accounts.keyring import load
+from one_api.accounts.keys import digest_of, is_ours
+from one_api.accounts.tables import WINDOWS
+from one_api.app import create_app
+from one_api.config import Config
+from tests.accounts.rows import row
+
+NOW = int(time.time())
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch, address: str, tmp_path: Path) -> Iterator[Flask]:
+    """An application whose environment names the database; the log is left as it was."""
+    settings = {
+        "ONE_API_ENV_FILE": os.devnull,
+        "DATABASE_URL": address,
+        "OPENAI_API_KEY": "sk-test",
+        "LOCAL_MODELS_ENABLED": "true",
+        "LOCAL_MODELS_DIR": str(tmp_path),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("ONE_API_CONFIG", raising=False)
+    logger = logging.getLogger("one_api")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield create_app(Config())
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+def run(app: Flask, *arguments: str) -> Result:
+    """Run a command in this process."""
+    return app.test_cli_runner().invoke(args=arguments)
+
+
+def booked(engine: Engine, *rows: Any) -> None:
+    """Put rows into the ledger."""
+    transact(engine, lambda connection: ledger.book(connection, list(rows), Counter(), again=False))
+
+
+def test_usage_adds_up(app: Flask, engine: Engine) -> None:
+    booked(engine, row(1, NOW), row(2, NOW, key="bob", cost=5), row(3, NOW, cost=None), row(4, NOW - 40 * 86400))
+
+    done = run(app, "usage", "--by", "key", "--as", "json")
+
+    alice, bob, total = json.loads(done.stdout)
+    assert (alice["key"], alice["requests"], alice["cost_usd"], alice["unpriced"]) == ("alice", 2, "0.000001", 1)
+    assert (bob["requests"], bob["cost_usd"]) == (1, "0.000000005")
+    assert (total["key"], total["requests"], total["cost_usd"]) == ("", 3, "0.000001005")
+
+
+@pytest.mark.parametrize("by", ["day", "hour,key", "minute", "model,deployment,day"])
+def test_usage_is_told_by_time(app: Flask, engine: Engine, by: str) -> None:
+    booked(engine, row(1, NOW), row(2, NOW - 60))
+
+    done = run(app, "usage", "--by", by, "--since", "1d", "--zone", "Asia/Shanghai", "--as", "json")
+
+    *rows, total = json.loads(done.stdout)
+    assert sum(each["requests"] for each in rows) == total["requests"] == 2
+    assert set(by.split(",")) <= rows[0].keys()
+
+
+def test_a_name_that_looks_like_a_formula_is_a_text_in_csv(app: Flask, engine: Engine) -> None:
+    booked(engine, row(1, NOW, key='=HYPERLINK("x")'))
+
+    rows = list(csv.reader(run(app, "usage", "--by", "key", "--as", "csv").stdout.splitlines()))
+
+    assert [line[0] for line in rows] == ["key", '\'=HYPERLINK("x")', ""]
+
+
+def test_a_table_is_for_people(app: Flask, engine: Engine) -> None:
+    booked(engine, row(1, NOW))
+
+    lines = run(app, "usage").stdout.splitlines()
+
+    assert lines[0].split()[:3] == ["key", "model", "requests"]
+    assert lines[1].split()[:3] == ["alice", "gpt", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["usage", "--by", "moon"], "usage is not kept by moon"),
+        (["usage", "--since", "yesterday"], "90m, 12h, 30d or 2w"),
+        (["usage", "--zone", "Mars"], "no time zone"),
+    ],
+)
+def test_a_slip_is_told_in_a_sentence(app: Flask, arguments: list[str], said: str) -> None:
+    done = run(app, *arguments)
+
+    assert done.exit_code == 1
+    assert said in done.output
+
+
+def test_prices_are_shown_with_their_source(app: Flask) -> None:
+    known, local, unknown = (
+        run(app, "prices", "show", model).stdout for model in ("openai/gpt-5-mini", "local/any", "openai/any")
+    )
+
+    assert "openai/gpt-5-mini: {" in known
+    assert "catalogue of" in known
+    assert "costs nothing" in local
+    assert unknown == "openai/any: unknown. Set prices.models in the configuration\n"
+
+
+def test_a_file_that_is_no_catalogue_is_not_imported(app: Flask, tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text("{}")
+
+    done = run(app, "prices", "import", str(tmp_path / "file.json"))
+
+    assert done.exit_code == 1
+    assert "no catalogue" in done.output
+
+
+def test_a_backup_holds_what_was_there(app: Flask, engine: Engine, tmp_path: Path) -> None:
+    booked(engine, row(1, NOW))
+
+    done = run(app, "db", "export", str(tmp_path / "copy.db"))
+
+    if engine.dialect.name == "postgresql":
+        assert "pg_dump" in done.output
+        return
+    with sqlite3.connect(tmp_path / "copy.db") as copy:
+        assert copy.execute("SELECT count(*) FROM ledger").fetchall() == [(1,)]
+    assert run(app, "db", "export", str(tmp_path / "copy.db")).exit_code == 1
+
+
+def test_tables_are_brought_up_to_date_by_hand(app: Flask) -> None:
+    assert run(app, "db", "upgrade").stdout == "the tables are up to date\n"
+    assert run(app, "db", "upgrade").exit_code == 0
+
+
+def test_without_a_database_the_commands_say_so(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "none")
+
+    done = run(app, "usage")
+
+    assert "there is no database: set DATABASE_URL" in done.output
+
+
+# Keys
+
+
+def test_a_key_is_printed_once_and_counts(app: Flask, engine: Engine) -> None:
+    assert run(app, "teams", "create", "red", "--model", "gpt-*").exit_code == 0
+    done = run(app, "keys", "create", "alice", "--team", "red", "--tag", "a", "--tag", "b", "--expires", "30d")
+
+    key = done.stdout.strip()
+    assert is_ours(key)
+    loaded = transact(engine, lambda connection: load(connection, -1))
+    assert loaded is not None
+    met = loaded[1][digest_of(key)]
+    assert met.caller.may_use("gpt-5")
+    assert not met.caller.may_use("claude")
+    assert met.is_expired((NOW + 31 * 86400) * 1000)
+    assert not met.is_expired((NOW + 29 * 86400) * 1000)
+    assert key not in run(app, "keys", "list").stdout + run(app, "keys", "show", "alice").stdout
+
+
+def test_a_key_is_changed_rotated_and_revoked(app: Flask, engine: Engine) -> None:
+    first = run(app, "keys", "create", "alice", "--model", "gpt").stdout.strip()
+    run(app, "keys", "update", "alice", "--model", "-", "--owner", "bob")
+    second = run(app, "keys", "rotate", "alice", "--grace", "0m").stdout.strip()
+    run(app, "keys", "revoke", "alice")
+
+    (kept,) = json.loads(run(app, "keys", "list", "--as", "json").stdout)
+    assert (kept["models"], kept["owner"]) == (None, "bob")
+    assert kept["disabled_at"] is not None
+    loaded = transact(engine, lambda connection: load(connection, -1))
+    assert loaded is not None
+    assert digest_of(first) not in loaded[1]
+    assert loaded[1][digest_of(second)].is_disabled
+
+
+def test_limits_of_a_key_are_set_and_taken_back(app: Flask) -> None:
+    run(app, "keys", "create", "alice", "--rpm", "60", "--tpm", "1000", "--concurrent", "0")
+    run(app, "keys", "update", "alice", "--rpm", "-", "--tpm", "0")
+
+    (kept,) = json.loads(run(app, "keys", "list", "--as", "json").stdout)
+
+    assert (kept["rpm"], kept["tpm"], kept["concurrent"]) == (None, 0, 0)
+
+
+def test_a_key_of_elsewhere_is_read_from_standard_input(app: Flask, engine: Engine) -> None:
+    done = app.test_cli_runner().invoke(args=["keys", "import", "alice"], input="sk-" + "x" * 48 + "\n")
+
+    assert done.exit_code == 0
+    loaded = transact(engine, lambda connection: load(connection, -1))
+    assert loaded is not None
+    assert digest_of("sk-" + "x" * 48) in loaded[1]
+
+
+def test_a_team_is_listed_and_shut_out(app: Flask) -> None:
+    run(app, "teams", "create", "red", "--note", "the first")
+    run(app, "teams", "update", "red", "--disable", "--model", "gpt")
+
+    (kept,) = json.loads(run(app, "teams", "list", "--as", "json").stdout)
+
+    assert (kept["name"], kept["note"], kept["models"]) == ("red", "the first", ["gpt"])
+    assert kept["disabled_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["keys", "create", "a b"], "no usable name"),
+        (["keys", "create", "fine", "--network", "10.0.0.0/99"], "no address and no network"),
+        (["keys", "create", "fine", "--team", "nobody"], "no team named 'nobody'"),
+        (["keys", "create", "fine", "--expires", "soon"], "no time span"),
+        (["keys", "create", "fine", "--rpm", "many"], "--rpm: 'many' is no whole number"),
+        (["keys", "create", "fine", "--concurrent", "1025"], "concurrent: give a whole number up to 1024"),
+        (["keys", "create", "configured"], "in the configuration already"),
+        (["keys", "revoke", "nobody"], "no key named 'nobody'"),
+        (["teams", "update", "nobody"], "no team named 'nobody'"),
+    ],
+)
+def test_a_slip_with_a_key_is_told_in_a_sentence(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.setenv("API_KEYS", "configured:sk-configured")
+
+    done = run(app, *arguments)
+
+    assert done.exit_code == 1
+    assert said in done.output
+
+
+def test_a_key_is_made_with_its_budgets_and_they_are_changed(app: Flask, engine: Engine) -> None:
+    assert run(app, "keys", "create", "alice", "--budget", "50/month", "--budget", "2/day").exit_code == 0
+    assert run(app, "budgets", "set", "key:alice:day", "3", "--zone", "Asia/Shanghai", "--alert", "50").exit_code == 0
+    assert run(app, "budgets", "credit", "key:alice:month", "0.5", "--note", "a gift").exit_code == 0
+
+    day, month = json.loads(run(app, "budgets", "list", "--as", "json").stdout)
+    assert (day["name"], day["limit_usd"], day["zone"], day["alert_percent"]) == (
+        "key:alice:day", "3", "Asia/Shanghai", 50
+    )  # fmt: skip
+    assert (month["limit_usd"], month["spent_usd"], month["zone"]) == ("50", "-0.5", "UTC")
+    assert run(app, "budgets", "remove", "key:alice:day").exit_code == 0
+    assert len(json.loads(run(app, "budgets", "list", "--as", "json").stdout)) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keys", "create", "alice", "--budget", "50/year"),
+        ("budgets", "set", "all", "5"),
+        ("budgets", "set", "key:nobody:day", "5"),
+        ("budgets", "set", "all:day", "five"),
+        ("budgets", "remove", "all:day"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(app: Flask, engine: Engine, arguments: tuple[str, ...]) -> None:
+    done = run(app, *arguments)
+
+    assert (done.exit_code, done.output[:7]) == (1, "Error: ")
+    assert run(app, "keys", "show", "alice").exit_code == 1
+
+
+def test_what_is_spent_is_compared_with_the_rows(app: Flask, engine: Engine) -> None:
+    charged = json.dumps([["all:day", NOW - NOW % 86400]])
+    booked(engine, row(1, NOW, charged=charged), row(2, NOW, charged=charged))
+    assert run(app, "db", "check").exit_code == 0
+
+    transact(engine, lambda c: c.execute(WINDOWS.update().values(spent=1999)))
+
+    done = run(app, "db", "check")
+    assert done.exit_code == 1
+    assert "0.000001999" in done.output

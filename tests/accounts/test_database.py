@@ -1,0 +1,156 @@
+"""One thread, one connection: nobody waits longer than a transaction may take, and a lost connection costs nothing."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable, open_engine, transact
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest_asyncio.fixture
+async def database(engine: Engine) -> AsyncIterator[Database]:
+    """A thread for the database of the test."""
+    opened = Database(engine, "test")
+    yield opened
+    await opened.aclose()
+
+
+async def test_what_is_written_is_read(database: Database) -> None:
+    await database.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER)")))
+    await database.write(lambda c: c.execute(text("INSERT INTO t VALUES (7)")))
+
+    assert await database.read(lambda c: c.scalar(text("SELECT n FROM t"))) == 7
+
+
+async def test_a_transaction_that_fails_changes_nothing(database: Database, engine: Engine) -> None:
+    await database.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER)")))
+    with pytest.raises(DatabaseUnavailable, match="nowhere"):
+        await database.write(
+            lambda c: [c.execute(text("INSERT INTO t VALUES (7)")), c.execute(text("SELECT * FROM nowhere"))]
+        )
+
+    assert await database.read(lambda c: c.scalar(text("SELECT count(*) FROM t"))) == 0
+
+
+async def test_a_waiter_may_leave_and_the_transaction_goes_on(database: Database) -> None:
+    await database.write(lambda c: c.execute(text("CREATE TABLE t (n INTEGER)")))
+    begun = threading.Event()
+
+    def insert(connection: object) -> None:
+        begun.set()
+        connection.execute(text("INSERT INTO t VALUES (7)"))  # type: ignore[attr-defined]
+
+    waiter = asyncio.ensure_future(database.write(insert))
+    await asyncio.to_thread(begun.wait)
+    waiter.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiter
+
+    assert await database.read(lambda c: c.scalar(text("SELECT n FROM t"))) == 7
+
+
+async def test_a_transaction_that_takes_too_long_is_cut(database: Database) -> None:
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        await database.read(lambda c: c.scalar(text(ENDLESS)))
+
+    assert time.monotonic() - began < TRANSACTION_S + 2
+    assert await database.read(lambda c: c.scalar(text("SELECT 1"))) == 1
+
+
+# PostgreSQL alone
+
+
+class Switch:
+    """A TCP relay in front of PostgreSQL that can stop to pass anything on, without closing a connection."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open = threading.Event()
+        self._open.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def freeze(self) -> None:
+        """Pass nothing on."""
+        self._open.clear()
+
+    def thaw(self) -> None:
+        """Pass on again."""
+        self._open.set()
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        self.thaw()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=self._relay, args=(source, target), daemon=True).start()
+
+    def _relay(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._open.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        source.close()
+
+
+@pytest.fixture
+def switch(server: str) -> Iterator[Switch]:
+    """A relay in front of the server."""
+    url = make_url(server)
+    relay = Switch(url.host or "", url.port or 5432)
+    yield relay
+    relay.close()
+
+
+@pytest_asyncio.fixture
+async def relayed(switch: Switch, server: str, tmp_path: Path) -> AsyncIterator[Database]:
+    """A database behind the relay."""
+    address = make_url(server).set(port=switch.port).render_as_string(hide_password=False)
+    opened = Database(open_engine(address, tmp_path), "test")
+    yield opened
+    switch.thaw()
+    await opened.aclose()
+
+
+async def test_a_database_that_is_frozen_is_waited_for_only_so_long(relayed: Database, switch: Switch) -> None:
+    assert await relayed.read(lambda c: c.scalar(text("SELECT 1"))) == 1
+    switch.freeze()
+    for _ in range(2):  # within a connection, and while a new one is opened
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            await relayed.read(lambda c: c.scalar(text("SELECT 1")))
+        assert time.monotonic() - began < 2 * TRANSACTION_S + 2
+
+    switch.thaw()
+    assert await relayed.read(lambda c: c.scalar(text("SELECT 1"))) == 1
+
+
+async def test_a_connection_that_was_lost_meanwhile_is_replaced_unseen(server: str, tmp_path: Path) -> None:
+    engine = open_engine(server, tmp_path)
+    database = Database(engine, "test")
+    pid = await database.read(lambda c: c.scalar(text("SELECT pg_backend_pid()")))
+
+    assert transact(engine, lambda c: c.scalar(text(f"SELECT pg_terminate_backend({pid}, 2000)")))
+
+    assert await database.read(lambda c: c.scalar(text("SELECT pg_backend_pid()"))) != pid
+    await database.aclose()

@@ -1,0 +1,557 @@
+"""The ledger behind the real gateway: each request is booked once, by whichever process served it."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from sqlalchemy import Engine, func, select
+
+from one_api.accounts.database import open_engine, transact
+from one_api.accounts.tables import LEDGER, USAGE
+from tests.accounts.conftest import postgres_schema
+from tests.api.bed import ADMIN_KEY, KEY, Answer, Bed, running_bed
+from tests.support import (
+    Hang,
+    WaitFor,
+    build_request,
+    completion,
+    error,
+    json_reply,
+    post_chat,
+    sse,
+    text_chunks,
+    tokens,
+)
+
+PRICES: Any = {"models": {"a/*": {"input": 1, "output": 10}, "b/*": {"input": 2, "output": 20}}}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the gateway's database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('gateway')}/one_api.db"
+    return postgres_schema(request.getfixturevalue("server"))
+
+
+@pytest.fixture(scope="module")
+def bed(database: str) -> Iterator[Bed]:
+    """Two processes with a ledger, and a cache."""
+    sections: Any = {"prices": PRICES, "cache": {"enabled": True}, "reload": {"cut_revoked": True}}
+    with running_bed({"workers": 2}, env={"DATABASE_URL": database}, **sections) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def engine(database: str, bed: Bed) -> Engine:
+    """The gateway's database, from outside."""
+    return open_engine(database, Path())
+
+
+def test_model_lists_tell_prices(bed: Bed) -> None:
+    model = bed.model()
+    (entry,) = [entry for entry in bed.get("/v1/models").json["data"] if entry["id"] == model]
+
+    assert entry["pricing"]["completion"] == "0.00001"
+    assert bed.get(f"/v1/models/{model}").json == entry
+
+
+def row_of(engine: Engine, answer: Answer) -> dict[str, Any]:
+    """The row of a request, once it is there."""
+    query = select(LEDGER).where(LEDGER.c.id == answer.header("x-request-id"))
+    found = until(lambda: transact(engine, lambda c: [dict(row) for row in c.execute(query).mappings()]))
+    (row,) = found
+    return row  # type: ignore[no-any-return]
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Wait for what another process does, and return it."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def test_an_answer_is_booked_with_its_cost(bed: Bed, engine: Engine) -> None:
+    model = bed.model()
+    bed.a.on(model, json_reply(completion("Hi", usage=tokens(100, 10))))
+
+    answer = bed.ask(model)
+    row = row_of(engine, answer)
+
+    assert answer.header("x-gateway-cost") == "0.0002"
+    assert (row["model"], row["deployment"]) == (model, f"a/{model}")
+    assert row["key"].startswith("key-")
+    assert (row["status"], row["http_status"], row["stream"], row["attempts"]) == ("ok", 200, False, 1)
+    assert (row["prompt"], row["completion"], row["cost"], row["upstream_cost"]) == (100, 10, 200_000, 200_000)
+
+
+def test_a_stream_is_booked_at_its_end(bed: Bed, engine: Engine) -> None:
+    model = bed.model()
+    bed.a.on(model, sse(*text_chunks("a", "b", usage=tokens(7, 2))))
+
+    row = row_of(engine, bed.ask(model, stream=True))
+
+    assert (row["status"], row["stream"], row["prompt"], row["cost"]) == ("ok", True, 7, 27_000)
+    assert 0 <= row["first_ms"] <= row["ms"]
+
+
+@pytest.fixture
+def dearer(bed: Bed) -> Iterator[Callable[[], None]]:
+    """Makes what upstream a takes seven times as dear, in every process, until the end of the test."""
+    path = bed.gateway.config_path
+    text = path.read_text()
+
+    def write(text: str) -> None:
+        path.write_text(text)
+        wanted = bed.get("/admin/config/reload", method="POST", key=ADMIN_KEY).json["digest"]
+        until(lambda: digests() == [wanted] * 2)
+
+    def digests() -> list[str]:
+        return [each["digest"] for each in bed.get("/admin/config", key=ADMIN_KEY).json["processes"]]
+
+    models = PRICES["models"] | {"a/*": {"input": 7, "output": 70}}
+    yield lambda: write(json.dumps(json.loads(text) | {"prices": {"models": models}}))
+    write(text)
+
+
+def test_a_request_is_booked_at_the_prices_it_began_with(bed: Bed, engine: Engine, dearer: Callable[[], None]) -> None:
+    model, gate = bed.model(), threading.Event()
+    first, *others = text_chunks("a", "b", usage=tokens(100, 10))
+    bed.a.on(model, sse(first, *others[:1], WaitFor(gate), *others[1:]))
+
+    with bed.begin(model) as begun:
+        begun.next()
+        dearer()
+        gate.set()
+        old = begun.answer(begun.rest())
+    later = bed.model()
+    bed.a.on(later, json_reply(completion("Hi", usage=tokens(100, 10))))
+    new = bed.ask(later)
+
+    assert row_of(engine, old)["cost"] == 200_000
+    assert row_of(engine, new)["cost"] == 7 * 200_000
+    assert new.header("x-gateway-cost") == "0.0014"
+
+
+def test_a_kept_answer_costs_nothing(bed: Bed, engine: Engine) -> None:
+    model = bed.model()
+    bed.a.on(model, json_reply(completion("Hi", usage=tokens(100, 10))))
+    bed.ask(model, temperature=0)
+    kept = until(
+        lambda: next((a for a in [bed.ask(model, temperature=0)] if a.header("x-gateway-cache") == "hit"), None)
+    )
+
+    row = row_of(engine, kept)
+
+    assert (row["cache"], row["cost"], row["upstream_cost"]) == ("hit", 0, 0)
+
+
+def test_an_answer_from_elsewhere_has_both_attempts_in_its_row(bed: Bed, engine: Engine) -> None:
+    model = bed.model("pair")
+    bed.a.on(model, error(500))
+    bed.b.on(model, json_reply(completion("Hi", usage=tokens(100, 10))))
+
+    row = row_of(engine, bed.ask(model))
+
+    assert (row["deployment"], row["attempts"], row["cost"]) == (f"b/{model}", 2, 400_000)
+    assert '"outcome":"UpstreamFailed"' in row["tries"]
+
+
+def test_a_failure_costs_nothing(bed: Bed, engine: Engine) -> None:
+    model = bed.model()
+    bed.a.on(model, error(400))
+
+    row = row_of(engine, bed.ask(model))
+
+    assert (row["status"], row["http_status"], row["cost"]) == ("failed", 400, 0)
+
+
+def test_a_client_that_leaves_before_the_answer_pays_nothing(bed: Bed, engine: Engine) -> None:
+    model = bed.model()
+    bed.a.on(model, [Hang()])
+    with bed.connect() as client:
+        client.send(post(bed, model))
+        until(lambda: bed.asked(model))
+
+    query = select(LEDGER.c.status, LEDGER.c.cost).where(LEDGER.c.model == model)
+    (row,) = until(lambda: transact(engine, lambda c: list(c.execute(query))))
+    assert tuple(row) == ("cancelled", 0)
+
+
+def post(bed: Bed, model: str) -> bytes:
+    """A request for a model."""
+    return post_chat(
+        bed.gateway.host, bed.gateway.port, {"model": model, "messages": [{"role": "user", "content": "x"}]}
+    )
+
+
+def test_a_request_for_no_model_makes_no_row(bed: Bed, engine: Engine) -> None:
+    answer = bed.ask("no-such-model")
+    assert answer.status == 404
+    row_of(engine, bed.ask(bed.model()))  # what came later is there
+
+    query = select(func.count()).where(LEDGER.c.id == answer.header("x-request-id"))
+    assert transact(engine, lambda c: c.scalar(query)) == 0
+    refused = select(func.sum(USAGE.c.refused)).where(USAGE.c.span == 60)
+    assert transact(engine, lambda c: c.scalar(refused)) == 1
+
+
+def test_a_killed_process_loses_no_row(bed: Bed, engine: Engine) -> None:
+    model = bed.model()
+    bed.a.on(model, json_reply(completion("Hi", usage=tokens(100, 10))))
+    answers = [bed.ask(model, seed=number) for number in range(40)]
+    for pid in bed.gateway.worker_pids(2):
+        os.kill(pid, signal.SIGKILL)
+
+    query = select(func.count()).where(LEDGER.c.model == model)
+    until(lambda: transact(engine, lambda c: c.scalar(query)) == len(answers), 20.0)
+    sums = select(func.sum(USAGE.c.requests), func.sum(USAGE.c.cost)).where(USAGE.c.model == model, USAGE.c.span == 60)
+    assert tuple(transact(engine, lambda c: c.execute(sums).one())) == (40, 40 * 200_000)
+    until(lambda: serves(bed), 60.0)  # the next test may ask again
+
+
+def serves(bed: Bed) -> bool:
+    """Whether a process answers: those that were killed are replaced."""
+    try:
+        return bed.get("/health").status == 200
+    except OSError:
+        return False
+
+
+# Keys of the database
+
+
+def admin(bed: Bed, method: str, path: str, body: Any = None, *, key: str = ADMIN_KEY) -> Answer:
+    """Ask the address for administrators."""
+    data = b"" if body is None else json.dumps(body).encode()
+    headers = [("Authorization", f"Bearer {key}"), ("Content-Type", "application/json")]
+    host, port = bed.gateway.host, bed.gateway.port
+    return bed.send(build_request(method, f"/admin/api{path}", host, port, headers=headers, body=data))
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test uses."""
+    return f"key-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def make(bed: Bed, name: str) -> Callable[..., str]:
+    """Make a key of that name and return its text."""
+
+    def make(**fields: Any) -> str:
+        answer = admin(bed, "POST", "/keys", {"name": name, **fields})
+        assert answer.status == 201, answer.body
+        key: str = answer.json["key"]
+        return key
+
+    return make
+
+
+def test_a_new_key_counts_at_once_in_every_process(
+    bed: Bed, engine: Engine, make: Callable[..., str], name: str
+) -> None:
+    model = bed.model()
+    key = make()
+
+    answers = [bed.ask(model, key=key, seed=number) for number in range(8)]
+
+    assert [answer.status for answer in answers] == [200] * 8
+    assert row_of(engine, answers[0])["key"] == name
+
+
+def test_a_key_is_shown_once(bed: Bed, make: Callable[..., str], name: str) -> None:
+    key = make(owner="bob")
+
+    answers = [admin(bed, "GET", path) for path in ("/keys", f"/keys/{name}", "/audit")]
+
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert all(name in answer.body.decode() and key not in answer.body.decode() for answer in answers)
+
+
+def test_a_revoked_key_opens_nothing_once_that_is_answered(bed: Bed, make: Callable[..., str], name: str) -> None:
+    model, key = bed.model(), make()
+    stop, later = threading.Event(), list[int]()
+
+    def ask() -> None:
+        while not stop.is_set():
+            was_revoked = revoked.is_set()
+            status = bed.ask(model, key=key).status
+            if was_revoked:
+                later.append(status)
+
+    revoked = threading.Event()
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert admin(bed, "DELETE", f"/keys/{name}").status == 200
+    revoked.set()
+    until(lambda: len(later) > 10)
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+    assert set(later) == {401}
+    assert bed.ask(model, key=key).error["code"] == "key_disabled"
+
+
+def test_a_stream_of_a_revoked_key_is_cut_with_an_error_and_no_other(
+    bed: Bed, make: Callable[..., str], name: str
+) -> None:
+    gate = threading.Event()
+    model, key = bed.model(), make()
+    words = text_chunks("Hel", "lo")
+    bed.a.on(model, sse(*words[:2], WaitFor(gate), *words[2:]))
+    with bed.begin(model, key=key) as revoked, bed.begin(model) as other:
+        assert admin(bed, "DELETE", f"/keys/{name}").status == 200
+        assert '"key_disabled"' in revoked.rest()[-1]
+        gate.set()
+        assert other.rest()[-1] == "data: [DONE]"
+
+
+def test_an_expired_key_is_told_so(bed: Bed, make: Callable[..., str]) -> None:
+    assert bed.ask(bed.model(), key=make(expires_at=1)).error["code"] == "key_expired"
+
+
+def test_a_key_has_its_models_and_no_others(bed: Bed, make: Callable[..., str]) -> None:
+    allowed, other = bed.model(), bed.model()
+    key = make(models=[allowed, "trio-1*"])
+
+    assert bed.ask(allowed, key=key).status == 200
+    refused = bed.ask(other, key=key)
+    assert (refused.status, refused.error["code"]) == (403, "model_not_allowed")
+    listed = [entry["id"] for entry in bed.get("/v1/models", key=key).json["data"]]
+    assert allowed in listed
+    assert all(each == allowed or each.startswith("trio-1") for each in listed)
+    assert bed.get(f"/v1/models/{other}", key=key).status == 403
+
+
+def test_a_key_has_its_networks(bed: Bed, make: Callable[..., str], name: str) -> None:
+    key = make(networks=["10.0.0.0/8"])
+    assert bed.ask(bed.model(), key=key).error["code"] == "network_not_allowed"
+
+    assert admin(bed, "PATCH", f"/keys/{name}", {"networks": ["127.0.0.0/8"]}).status == 200
+
+    until(lambda: bed.ask(bed.model(), key=key).status == 200)
+
+
+def test_both_keys_count_after_a_rotation(bed: Bed, make: Callable[..., str], name: str) -> None:
+    old = make()
+    new = admin(bed, "POST", f"/keys/{name}/rotate", {"grace_s": 60}).json["key"]
+
+    assert [bed.ask(bed.model(), key=key).status for key in (new, old)] == [200, 200]
+
+
+def test_roles_are_apart(bed: Bed, make: Callable[..., str]) -> None:
+    viewer = make(role="viewer")
+
+    assert bed.ask(bed.model(), key=viewer).status == 401
+    until(lambda: admin(bed, "GET", "/keys", key=viewer).status == 200)
+    assert admin(bed, "POST", "/keys", {"name": "more"}, key=viewer).status == 401
+    assert admin(bed, "GET", "/keys", key=KEY).status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/keys", {"name": "a b"}, 400),
+        ("POST", "/keys", {"name": "fine", "color": 1}, 400),
+        ("POST", "/keys", {}, 400),
+        ("POST", "/keys", {"name": "fine", "key": "short"}, 400),
+        ("GET", "/keys/nobody", None, 404),
+        ("DELETE", "/keys/nobody", None, 404),
+        ("POST", "/keys/nobody/rotate", {"grace_s": -1}, 400),
+        ("PATCH", "/teams/nobody", {}, 404),
+        ("GET", "/usage?by=moon", None, 400),
+        ("GET", "/usage?zone=Mars", None, 400),
+        ("GET", "/usage?from=x", None, 400),
+        ("GET", "/requests?limit=-1", None, 400),
+    ],
+)
+def test_a_slip_is_told_in_the_usual_form(bed: Bed, method: str, path: str, body: Any, status: int) -> None:
+    answer = admin(bed, method, path, body)
+
+    assert answer.status == status
+    assert answer.error["message"]
+
+
+def test_a_team_binds_its_keys(bed: Bed, make: Callable[..., str], name: str) -> None:
+    model = bed.model()
+    assert admin(bed, "POST", "/teams", {"name": name, "models": [model]}).status == 201
+    key = make(team=name)
+
+    assert bed.ask(model, key=key).status == 200
+    assert bed.ask(bed.model(), key=key).status == 403
+    assert admin(bed, "PATCH", f"/teams/{name}", {"disabled": True}).status == 200
+    assert bed.ask(model, key=key).status == 401
+
+
+# Limits of a key's own
+
+
+def ask_at_once(bed: Bed, key: str, times: int) -> list[int]:
+    """The statuses of requests that race for both processes."""
+    model = bed.model()
+    with ThreadPoolExecutor(times) as clients:
+        return list(clients.map(lambda number: bed.ask(model, key=key, seed=number).status, range(times)))
+
+
+def test_a_limit_of_a_keys_own_is_exact_in_all_processes_and_changes_at_once(
+    bed: Bed, make: Callable[..., str], name: str
+) -> None:
+    key = make(rpm=5)
+
+    assert sorted(ask_at_once(bed, key, 12)) == [200] * 5 + [429] * 7
+    refused = bed.ask(bed.model(), key=key)
+    assert refused.header("x-ratelimit-limit-requests") == "5"
+    assert "5 requests per minute" in refused.error["message"]
+    listed = bed.get("/v1/models", key=key)
+    assert (listed.status, listed.header("x-ratelimit-limit-requests")) == (429, "5")
+
+    assert admin(bed, "PATCH", f"/keys/{name}", {"rpm": 9}).json["rpm"] == 9
+    until(lambda: bed.ask(bed.model(), key=key).status == 200)
+    statuses = until(lambda: [s for s in ask_at_once(bed, key, 12) if s == 200])
+    # One process may have learnt it later than the other: then the rest is let in now.
+    while len(statuses) < 3:
+        statuses += until(lambda: [s for s in ask_at_once(bed, key, 12) if s == 200])
+    assert len(statuses) == 3
+    assert ask_at_once(bed, key, 12) == [429] * 12
+
+
+def test_a_key_without_a_limit_is_told_of_none(bed: Bed, make: Callable[..., str]) -> None:
+    key = make(rpm=0, tpm=0, concurrent=0)
+
+    answer, listed = bed.ask(bed.model(), key=key), bed.get("/v1/models", key=key)
+
+    assert (answer.status, listed.status) == (200, 200)
+    assert answer.header("x-ratelimit-limit-requests") is None
+    assert listed.header("x-ratelimit-limit-requests") is None
+    assert bed.get("/v1/usage", key=key).json["limits"] == {
+        "requests_per_minute": None, "tokens_per_minute": None, "concurrent": None
+    }  # fmt: skip
+
+
+def test_a_keys_tokens_are_limited_by_its_own_limit(bed: Bed, make: Callable[..., str]) -> None:
+    key = make(tpm=250)
+
+    answer = bed.ask(bed.model(), key=key)
+    larger = bed.ask(bed.model(), key=key, metadata={"x": "y" * 2000})
+
+    assert (answer.status, answer.header("x-ratelimit-limit-tokens")) == (200, "250")
+    assert (larger.status, larger.error["type"]) == (429, "tokens")
+    assert bed.get("/v1/usage", key=key).json["limits"]["tokens_per_minute"] == 250
+    assert bed.ask(bed.model()).header("x-ratelimit-limit-tokens") is None
+
+
+def test_a_key_has_so_many_requests_at_a_time(bed: Bed, make: Callable[..., str], name: str) -> None:
+    key, model = make(concurrent=2), bed.model()
+    bed.a.on(model, sse(*text_chunks("Hel", finish=None), Hang()))
+    with bed.connect() as first, bed.connect() as second:
+        for number, client in enumerate((first, second)):
+            body = {"model": model, "messages": [{"role": "user", "content": f"{number}"}], "stream": True}
+            client.send(post_chat(bed.gateway.host, bed.gateway.port, body, key))
+        until(lambda: bed.asked(model) == {"a": 2})
+
+        refused = bed.ask(bed.model(), key=key)
+        assert refused.status == 429
+        assert "2 requests at a time" in refused.error["message"]
+        assert bed.ask(bed.model()).status == 200
+
+        admin(bed, "PATCH", f"/keys/{name}", {"concurrent": 3})
+        until(lambda: bed.ask(bed.model(), key=key).status == 200)
+        admin(bed, "PATCH", f"/keys/{name}", {"concurrent": 2})
+        until(lambda: bed.ask(bed.model(), key=key).status == 429)
+    until(lambda: bed.ask(bed.model(), key=key).status == 200)
+
+
+# What was used
+
+
+def test_a_key_sees_its_own_usage(bed: Bed, engine: Engine, make: Callable[..., str], name: str) -> None:
+    model, key = bed.model(), make()
+    bed.a.on(model, json_reply(completion("Hi", usage=tokens(1000, 100))))
+    row_of(engine, bed.ask(model, key=key))
+
+    usage = bed.get("/v1/usage", key=key).json
+
+    assert usage["key"] == name
+    for period in ("today", "month"):
+        assert (usage[period]["requests"], usage[period]["cost_usd"]) == (1, "0.002")
+        assert [each["model"] for each in usage[period]["models"]] == [model]
+    assert bed.get("/v1/dashboard/billing/usage", key=key).json["total_usage"] == pytest.approx(0.2)
+    assert bed.get("/dashboard/billing/subscription", key=key).json["hard_limit_usd"] == 100_000_000
+    assert (
+        bed.get("/dashboard/billing/usage?start_date=2000-01-01&end_date=2000-01-31", key=key).json["total_usage"] == 0
+    )
+
+
+#: Paths that there are with a database only.
+ACCOUNT_PATHS = {
+    "/v1/usage", "/v1/dashboard/billing/subscription", "/v1/dashboard/billing/usage",
+    "/dashboard/billing/subscription", "/dashboard/billing/usage",
+}  # fmt: skip
+
+
+def test_what_a_key_sees_is_as_described(bed: Bed, engine: Engine, make: Callable[..., str]) -> None:
+    model, key = bed.model(), make(rpm=0)
+    bed.a.on(model, json_reply(completion("Hi", usage=tokens(1000, 100))))
+    row_of(engine, bed.ask(model, key=key))
+    described = schemathesis.openapi.from_url(f"{bed.gateway.url}/openapi.json")
+    operations: list[Any] = list(described.get_all_operations())
+    found = {operation.ok().path: operation.ok() for operation in operations}
+
+    assert found.keys() >= ACCOUNT_PATHS
+    for path in ACCOUNT_PATHS:
+        # With a slip, too: no such day, and no such zone.
+        for query, statuses in (({}, {200}), ({"start_date": "x", "zone": "x"}, {200, 400})):
+            answer = found[path].Case(query=query).call(headers={"Authorization": f"Bearer {key}"})
+            assert answer.status_code in statuses
+            found[path].validate_response(answer)
+
+
+def test_administrators_see_the_usage_of_all(bed: Bed, engine: Engine, make: Callable[..., str], name: str) -> None:
+    model, key = bed.model(), make()
+    answer = bed.ask(model, key=key)
+    row_of(engine, answer)
+
+    (usage,) = admin(bed, "GET", f"/usage?by=key,model&key={name}").json["data"]
+    (row,) = admin(bed, "GET", f"/requests?key={name}&status=ok").json["data"]
+
+    assert (usage["key"], usage["model"], usage["requests"]) == (name, model, 1)
+    assert row["id"] == answer.header("x-request-id")
+    assert admin(bed, "GET", f"/requests?key={name}&after={row['id']}").json["data"] == []
+
+
+def test_readiness_tells_nothing_where_all_is_well(bed: Bed) -> None:
+    assert "accounts" not in bed.get("/ready").json
+
+
+def test_without_a_database_its_paths_are_not_described() -> None:
+    with running_bed(env={"DATABASE_URL": "none"}) as bed:
+        paths = bed.get("/openapi.json", key=None).json["paths"]
+
+        assert not ACCOUNT_PATHS & paths.keys()
+        assert "/v1/models" in paths
+
+
+def test_without_a_database_nothing_of_its_library_is_imported() -> None:
+    code = (
+        "import sys; from one_api.app import create_app; from one_api.config import Config; create_app(Config());"
+        "print([name for name in sys.modules if name.split('.')[0] in ('sqlalchemy', 'alembic', 'psycopg')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,155 @@
+"""Where a price comes from, and that an unknown one is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from one_api.accounts.prices import IMPORTED, SHIPPED, Catalogue, InvalidCatalogue, Prices, open_catalogue
+from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
+from one_api.settings.sections import HigherPriceConfig, PriceConfig, PricesConfig
+
+ADAPTERS: dict[str, AdapterConfig] = {
+    "openai": OpenAIConfig(base_url="https://api.openai.com/v1"),
+    "claude": ClaudeConfig(),
+    "kimi": OpenAIConfig(base_url="https://api.moonshot.cn/v1"),
+    "own": OpenAIConfig(base_url="http://127.0.0.1:9/v1"),
+    "local": LocalConfig(),
+}
+CATALOGUE = {
+    "date": "2026-01-01",
+    "source": "a test",
+    "providers": {
+        "openai": {
+            "address": "https://api\\.openai\\.com",
+            "models": [
+                {"id": "gpt", "match": {"equals": "gpt"}, "input": "1", "cached_input": "0.1", "output": "4"},
+                {"id": "embed", "match": {"starts_with": "embed-"}, "input": "0.02"},
+                {
+                    "id": "large",
+                    "match": {"and": [{"contains": "large"}, {"or": [{"ends_with": "x"}, {"regex": "^y"}]}]},
+                    "input": "3",
+                    "output": "15",
+                    "above": [{"tokens": 200000, "input": "6"}],
+                    "context_window": 1000000,
+                },
+            ],
+        }
+    },
+}
+
+
+def prices(**settings: object) -> Prices:
+    """The prices of a configuration, over a small catalogue."""
+    return Prices(PricesConfig(**settings), ADAPTERS, Catalogue(CATALOGUE))  # type: ignore[arg-type]
+
+
+def test_the_configuration_comes_first() -> None:
+    found = prices(models={"openai/gpt": PriceConfig(input=0.25, output=2, cached_input=0.025)}).rates("openai/gpt")
+
+    assert found is not None
+    assert found.as_dict() == {"input": "0.25", "cached_input": "0.025", "cache_write": "0.25", "output": "2"}
+
+
+@pytest.mark.parametrize("pattern", ["own/*", "*/qwen-max", "qwen-max"])
+def test_a_price_may_be_for_many_deployments(pattern: str) -> None:
+    found = prices(models={pattern: PriceConfig(input=0.4, output=1.2)}).price("own/qwen-max")
+
+    assert found is not None
+    assert found.source == f"configuration: prices.models.{pattern}"
+
+
+def test_larger_requests_may_have_other_prices() -> None:
+    configured = PriceConfig(input=0.4, output=1.2, above=(HigherPriceConfig(tokens=100, input=0.8),))
+    found = prices(models={"own/*": configured}).rates("own/qwen")
+
+    assert found is not None
+    assert found.as_dict()["above"] == [
+        {"tokens": 100, "input": "0.8", "cached_input": "0.8", "cache_write": "0.8", "output": "1.2"}
+    ]
+
+
+def test_a_model_may_cost_a_part_of_what_another_does() -> None:
+    found = prices(models={"own/mine": PriceConfig(same_as="openai/gpt", times=0.9)}).rates("own/mine")
+
+    assert found is not None
+    assert (found.as_dict()["input"], found.as_dict()["output"]) == ("0.9", "3.6")
+
+
+def test_a_part_of_an_unknown_price_is_unknown() -> None:
+    assert prices(models={"own/mine": PriceConfig(same_as="openai/none")}).rates("own/mine") is None
+
+
+def test_a_list_tells_what_no_deployment_exceeds() -> None:
+    models = {"own/a": PriceConfig(input=1, output=2, cached_input=0.5), "own/b": PriceConfig(input=0.25, output=3)}
+    found = prices(models=models)
+
+    assert found.told(["own/a", "own/b"]) == {
+        "pricing": {
+            "prompt": "0.000001",
+            "completion": "0.000003",
+            "input_cache_read": "0.0000005",
+            "input_cache_write": "0.000001",
+        }
+    }
+    assert found.told(["own/a", "own/unknown"]) == {}
+    assert found.told([]) == {}
+
+
+def test_models_on_this_machine_cost_nothing() -> None:
+    found = prices().rates("local/qwen2.5-0.5b")
+
+    assert found is not None
+    assert found.input == found.output == 0
+
+
+def test_the_address_shows_the_provider() -> None:
+    assert prices().price("openai/gpt") is not None
+    assert prices().price("own/gpt") is None
+    assert prices(catalogue={"own": "openai"}).price("own/gpt") is not None
+
+
+@pytest.mark.parametrize("model", ["gpt-5-typo", "xgpt", "large", "", "nothing"])
+def test_a_model_that_nobody_knows_has_no_price(model: str) -> None:
+    assert prices().rates(f"openai/{model}") is None
+
+
+@pytest.mark.parametrize("model", ["GPT", "embed-3", "a-large-x", "y-large"])
+def test_names_are_matched_as_the_catalogue_says(model: str) -> None:
+    assert prices().rates(f"openai/{model}") is not None
+
+
+def test_the_shipped_catalogue_knows_the_common_models() -> None:
+    shipped = Prices(PricesConfig(), ADAPTERS, Catalogue.read(SHIPPED))
+
+    for deployment in ("openai/gpt-5-mini", "claude/claude-sonnet-4-5", "kimi/kimi-k2-0905-preview"):
+        found = shipped.price(deployment)
+        assert found is not None, deployment
+        assert found.rates.input > 0
+        assert found.rates.output
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"date": "2030-01-01", "providers": {"x": {"address": "(", "models": []}}}',
+        '{"date": "2030-01-01", "providers": {"x": {"address": "", "models": [{"match": {"equals": "a"}}]}}}',
+        '{"date": "2030-01-01", "providers": {"x": {"address": "", "models": [{"match": {"is": "a"}, "input": "1"}]}}}',
+        '{"date": "2030-01-01", "providers": {"x": {"address": "", "models": [{"match": {"or": 1}, "input": "1"}]}}}',
+    ],
+)
+def test_a_file_that_is_no_catalogue_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(content)
+
+    with pytest.raises(InvalidCatalogue):
+        Catalogue.read(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("date", "wins"), [("2000-01-01", False), ("2999-01-01", True)])
+def test_an_imported_catalogue_counts_where_it_is_newer(date: str, wins: bool, tmp_path: Path) -> None:
+    (tmp_path / IMPORTED).write_text(json.dumps(CATALOGUE | {"date": date}))
+
+    assert (open_catalogue(tmp_path).date == date) is wins

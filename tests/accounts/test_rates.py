@@ -1,0 +1,77 @@
+"""Money is exact to the nano-dollar, and an answer costs what its provider's page says."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_api.accounts.money import dollars, nano
+from one_api.accounts.rates import Rates
+from one_api.contract import Usage
+
+COUNTS = st.integers(0, 1_000_000_000)
+
+
+def rates(price_in: float, price_out: float, cached: float, written: float) -> Rates:
+    """Rates from prices in dollars per million tokens."""
+    return Rates(nano(price_in), nano(price_out), nano(cached), nano(written))
+
+
+@pytest.mark.parametrize(
+    ("written", "amount", "shown"),
+    [("0.25", 250_000_000, "0.25"), (0.1, 100_000_000, "0.1"), (3, 3_000_000_000, "3"), (1e-10, 1, "0.000000001")],
+)
+def test_dollars_become_whole_nano_dollars_and_back(written: float | str, amount: int, shown: str) -> None:
+    assert nano(written) == amount
+    assert dollars(amount) == shown
+
+
+def test_a_debt_is_shown_with_its_sign() -> None:
+    assert dollars(-1_500_000_000) == "-1.5"
+
+
+def test_cached_and_written_tokens_have_prices_of_their_own() -> None:
+    # 3 new, 12,304 written, 550 out at 3, 3.75 and 15 dollars: not billed twice.
+    usage = Usage(12_307, 550, cached_tokens=0, cache_write_tokens=12_304)
+
+    assert dollars(rates(3, 15, 0.3, 3.75).cost(usage) or 0) == "0.054399"
+
+
+def test_a_few_cheap_tokens_cost_something() -> None:
+    assert rates(0.02, 0, 0, 0).cost(Usage(3, 0)) == 60
+
+
+def test_a_fraction_of_a_nano_dollar_is_rounded_up_once() -> None:
+    assert rates(0.0000001, 0.0000001, 0, 0).cost(Usage(1, 1)) == 1
+
+
+def test_cached_tokens_beyond_the_prompt_are_clamped() -> None:
+    assert rates(1, 1, 0.1, 2).cost(Usage(10, 0, cached_tokens=900, cache_write_tokens=900)) == 1_000
+
+
+def test_a_large_request_has_the_rates_of_its_size_as_a_whole() -> None:
+    tiered = Rates(nano(3), nano(15), nano(3), nano(3), above=((200_000, rates(6, 22.5, 6, 6)),))
+
+    assert tiered.cost(Usage(200_000, 0)) == 600_000_000
+    assert tiered.cost(Usage(200_001, 0)) == 1_200_006_000
+
+
+def test_completion_tokens_of_a_model_without_a_price_for_them_have_no_cost() -> None:
+    embeddings = Rates(20_000_000, None, 20_000_000, 20_000_000)
+
+    assert embeddings.cost(Usage(1_000_000, 0)) == 20_000_000
+    assert embeddings.cost(Usage(1_000_000, 1)) is None
+
+
+@given(COUNTS, COUNTS, COUNTS, COUNTS)
+def test_costs_agree_with_fractions(prompt: int, completion: int, cached: int, written: int) -> None:
+    cached_part = min(cached, prompt)
+    written_part = min(written, prompt - cached_part)
+    new = prompt - cached_part - written_part
+    exact = Fraction(new * 250 + completion * 2000 + cached_part * 25 + written_part * 312_500_000_000, 1) / 1_000_000
+
+    cost = Rates(250, 2000, 25, 312_500_000_000).cost(Usage(prompt, completion, cached, written))
+
+    assert cost is not None
+    assert 0 <= cost - exact < 1
