@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from one_api.contract import ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.response import Identity
+from one_api.serving.tasks import stop
 
 #: The most batches of chunks that wait to be read; beyond that the engine streams wait.
 _MAX_BATCHES = 8
@@ -97,8 +97,4 @@ class ChoicesStream(ChunkStream):
     async def aclose(self) -> None:
         """See ``ChunkStream``."""
         self.ended = True
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await stop(*self._tasks)

@@ -2,8 +2,12 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 from one_api.contract import ChunkStream
+from one_api.dialects.frames import Encode
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.stream import LocalStream
 from one_api.dialects.openai.response import Identity
@@ -12,10 +16,13 @@ from one_api.engine.gguf import ModelFile
 from one_api.engine.slots import Slot, SlotQueue
 from one_api.engine.supervisor import EngineSupervisor
 from one_api.errors import UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTimeout, UpstreamUnreachable
+from one_api.records import AttemptContext
 from one_api.settings.adapters import LocalConfig
 from one_api.settings.kinds import Secret
 from one_api.upstream.client import Upstream
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
+
+T = TypeVar("T")
 
 
 class EngineUnavailable(UpstreamError):
@@ -44,7 +51,7 @@ class EngineClient:
         """Return whether no request is running or waiting."""
         return self._queue is None or self._queue.idle
 
-    async def open(self, caller: str, body: JSONObject, answer: "Answer") -> ChunkStream:
+    async def open(self, context: AttemptContext, body: JSONObject, answer: "Answer") -> ChunkStream:
         """Return the stream that the engine answers ``body`` with; an engine that died is started again, once.
 
         Raises:
@@ -52,19 +59,35 @@ class EngineClient:
             EngineUnavailable: if no engine can be had.
             UpstreamError: if it does not answer.
         """
-        try:
-            queue = await self._slots()
-            slot = await queue.take(caller, self._config.timeouts.first_event_s or 120.0)
-        except EngineFailed as error:
-            raise EngineUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
+        slot = await self._take(context)
         try:
             try:
-                return await self._ask(body, answer, slot)
+                stream, endpoint = await self._ask(partial(self._open, context, body, answer))
             except (UpstreamUnreachable, UpstreamFailed):
-                return await self._ask(body, answer, slot)
+                stream, endpoint = await self._ask(partial(self._open, context, body, answer))
         except BaseException:
             slot.release()
             raise
+        return SlotStream(stream, slot, self._supervisor, endpoint)
+
+    async def embed(self, context: AttemptContext, body: JSONObject) -> bytes:
+        """Return the engine's whole answer to a request for embeddings; raises as ``open`` does."""
+        slot = await self._take(context)
+        try:
+            try:
+                answer, _ = await self._ask(partial(self._embed, context, body))
+            except (UpstreamUnreachable, UpstreamFailed):
+                answer, _ = await self._ask(partial(self._embed, context, body))
+        finally:
+            slot.release()
+        return answer
+
+    async def _take(self, context: AttemptContext) -> Slot:
+        try:
+            queue = await self._slots()
+            return await queue.take(context.scope, self._config.timeouts.first_event_s or 120.0)
+        except EngineFailed as error:
+            raise EngineUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
 
     async def _slots(self) -> SlotQueue:
         if self._queue is None:
@@ -73,17 +96,38 @@ class EngineClient:
             self._queue = self._queue or SlotQueue(self.file.id, base, self._config.slots, self._config.queue)
         return self._queue
 
-    async def _ask(self, body: JSONObject, answer: "Answer", slot: Slot) -> ChunkStream:
-        """Ask the engine once."""
+    async def _open(
+        self, context: AttemptContext, body: JSONObject, answer: "Answer", upstream: Upstream, endpoint: Endpoint
+    ) -> ChunkStream:
+        try:
+            return await upstream.post_stream("/v1/chat/completions", context, body, answer.translator())
+        except UpstreamRejected as error:
+            raise answer.explained(error, self.file, endpoint.context_tokens) from error
+
+    async def _embed(self, context: AttemptContext, body: JSONObject, upstream: Upstream, endpoint: Endpoint) -> bytes:
+        try:
+            return await upstream.post("/v1/embeddings", context, body)
+        except UpstreamFailed as error:
+            if "too large to process" not in error.said:
+                raise
+            raise UpstreamRejected(
+                f"An input is too long; the local model `{self.file.id}` reads at most {endpoint.context_tokens} "
+                "tokens: split it.",
+                param="input",
+                code="context_length_exceeded",
+            ) from error
+
+    async def _ask(self, ask: Callable[[Upstream, Endpoint], Awaitable[T]]) -> tuple[T, Endpoint]:
+        """Ask the engine once; return its answer, and which engine it was."""
         try:
             endpoint = await self._supervisor.ensure(self.file.path, self.file.id)
         except EngineFailed as error:
             raise EngineUnavailable(error.reason, retry_after_s=error.retry_after_s) from error
         upstream = await self._upstream_of(endpoint)
         try:
-            stream = await upstream.post_stream("/v1/chat/completions", body, answer.translator())
-        except UpstreamRejected as error:
-            raise answer.explained(error, self.file, endpoint.context_tokens) from error
+            found = await ask(upstream, endpoint)
+        except UpstreamRejected:
+            raise
         except UpstreamTimeout:
             self._supervisor.report_answer(endpoint, in_time=False)
             raise
@@ -91,7 +135,7 @@ class EngineClient:
             await self._supervisor.report_failure(endpoint)
             raise
         self._supervisor.report_answer(endpoint, in_time=True)
-        return SlotStream(stream, slot, self._supervisor, endpoint)
+        return found, endpoint
 
     async def _upstream_of(self, endpoint: Endpoint) -> Upstream:
         if self._upstream is None or self._endpoint != endpoint:
@@ -168,9 +212,17 @@ class SlotStream(ChunkStream):
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
+        return await self._noted(self._stream.read())
+
+    async def read_encoded(self, encode: Encode) -> bytes:
+        """See ``ChunkStream``."""
+        return await self._noted(self._stream.read_encoded(encode))
+
+    async def _noted(self, reading: Awaitable[T]) -> T:
+        """Await what the engine sends, and report its failure."""
         self._stream.idle_s = self.idle_s
         try:
-            return await self._stream.read()
+            return await reading
         except UpstreamError:
             await self._supervisor.report_failure(self._endpoint)
             raise

@@ -1,7 +1,6 @@
 """What processes agree on about an engine: settings, locks, and the small files in the run directory."""
 
 import asyncio
-import getpass
 import hashlib
 import importlib.util
 import math
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from one_api.dialects.json import InvalidJSON, JSONObject, decode_object, encode
 from one_api.engine.gguf import ModelFile, UnreadableModel, read_header
-from one_api.settings.private_files import open_private, private_folder
+from one_api.settings.private_files import open_private, private_folder, user_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -39,6 +38,10 @@ _TRAITS = (
     "kv_type",
     "sleep_idle_s",
 )
+
+#: What one input of an embedding model may have where no context is configured, and at most, in tokens: all of it is
+#: computed in one piece.
+_EMBEDDING_CONTEXT, _MAX_EMBEDDING_CONTEXT = 2048, 8192
 
 #: The context that is chosen where none is configured, in tokens: a longer one takes minutes to read without a GPU.
 MIN_AUTO_CONTEXT, MAX_AUTO_CONTEXT = 2048, 32_768
@@ -99,6 +102,8 @@ class EngineSettings:
     backoff_s: float = 1.0
     #: Engines that may be loaded at once on this machine; the least recently used idle one ends for another.
     max_loaded: int = 3
+    #: Ids of models for chats that embed, too.
+    also_embed: frozenset[str] = frozenset()
     log_cap_bytes: int = 1024 * 1024
     #: The engine's environment. It gets no other variables: those of the gateway hold keys.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -190,6 +195,8 @@ class Plan:
     sockets: Path
     context_tokens: int
     package_dir: Path
+    #: The engine makes embeddings.
+    embeds: bool = False
 
     def file(self, ending: str) -> Path:
         """Return one of the files that stand for the engine, by its ending."""
@@ -202,7 +209,7 @@ class Plan:
 
 def default_run_dir() -> Path:
     """Return the run directory that the processes of this user share."""
-    return Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
+    return user_folder()
 
 
 def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -> Plan:
@@ -216,12 +223,20 @@ def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -
     version = hashlib.sha256(f"{slots.name} {header.size_bytes} {header.mtime_ns}".encode()).hexdigest()[:10]
     base = slots.with_name(f"{slots.name[:-11]}-{version}")
     context_tokens = slot_context(header, settings)
-    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine)
+    embeds = does_embed(header, settings)
+    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine, embeds)
+
+
+def does_embed(model: ModelFile, settings: EngineSettings) -> bool:
+    """Say whether the engine of a model makes embeddings."""
+    return model.embedding_only or model.id in settings.also_embed
 
 
 def slot_context(model: ModelFile, settings: EngineSettings) -> int:
     """Return the tokens of prompt and answer together that one slot has; lists, answers and errors show this figure."""
     tokens = settings.context_tokens
+    if does_embed(model, settings):
+        tokens = min(tokens or _EMBEDDING_CONTEXT, _MAX_EMBEDDING_CONTEXT)
     if not tokens:
         per_token = model.context_bytes * settings.slots * _BITS[settings.kv_type] / 16
         affordable = int(settings.context_memory / per_token) if per_token else 0
@@ -248,6 +263,7 @@ def find_engine(alias: str) -> Path:
 def slots_base(run_dir: Path, settings: EngineSettings, model: Path) -> Path:
     """Return what the names of a model's slot files begin with; makes the run directory."""
     traits = {name: getattr(settings, name) for name in _TRAITS} | {"environment": dict(settings.environment)}
+    traits |= {"embeds": True} if model.stem in settings.also_embed else {}
     stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:40]
     digest = hashlib.sha256(encode([str(model.resolve()), traits])).hexdigest()[:10]
     return _private_dir(run_dir) / f"{stem}-{digest}"

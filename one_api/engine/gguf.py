@@ -32,6 +32,8 @@ _ENCODERS = frozenset(
         "t5encoder",
     ]
 )
+#: The pooling type of models that rank.
+_RANK = 4
 #: `general.type` of files that are parts of a model and cannot answer alone.
 _PARTS = {"adapter": "a LoRA adapter", "mmproj": "an image projector", "imatrix": "calibration data"}
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -63,6 +65,8 @@ class ModelFile:
     chat_template: bool
     template_mentions_tools: bool
     embedding_only: bool
+    #: It says how the vectors of its tokens become one; a model for chats does not.
+    has_pooling: bool = field(default=False, compare=False)
     #: What one token of the context takes in memory at 16 bits a number, at most; 0 where the header does not say.
     context_bytes: int = field(default=0, compare=False)
 
@@ -165,7 +169,9 @@ def _describe(path: Path, status: os.stat_result, metadata: Metadata) -> ModelFi
     if part in _PARTS or architecture == "clip":
         raise InvalidGGUF(f"it is {_PARTS.get(part, 'an image projector')}, not a model")
     template = metadata.texts.get("tokenizer.chat_template", "")
-    pooled = metadata.integer(f"{architecture}.pooling_type", 0) > 0
+    pooling = metadata.integer(f"{architecture}.pooling_type", 0)
+    if pooling == _RANK:
+        raise InvalidGGUF("it ranks documents, which local models cannot be asked for here")
     return ModelFile(
         path=path,
         size_bytes=_total_size(path, status.st_size),
@@ -175,7 +181,8 @@ def _describe(path: Path, status: os.stat_result, metadata: Metadata) -> ModelFi
         context_length=metadata.integer(f"{architecture}.context_length", 0),
         chat_template=bool(template),
         template_mentions_tools="tools" in template,
-        embedding_only=pooled or architecture in _ENCODERS,
+        embedding_only=pooling > 0 or architecture in _ENCODERS,
+        has_pooling=pooling > 0,
         context_bytes=_context_bytes(metadata, architecture),
     )
 

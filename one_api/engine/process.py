@@ -77,6 +77,7 @@ def engine_settings(config: LocalConfig) -> EngineSettings:
         sleep_idle_s=int(config.idle_unload_s),
         start_limit_s=config.start_timeout_s,
         max_loaded=config.max_loaded,
+        also_embed=frozenset(model for model, kinds in config.kinds.items() if "embedding" in kinds),
     )
 
 
@@ -90,7 +91,9 @@ def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subproces
         "n_ctx": settings.slots * plan.context_tokens,
         "slots": settings.slots,
         "threads": settings.threads or default_threads(),
-        "batch": settings.batch_tokens,
+        "batch": plan.context_tokens if plan.embeds else settings.batch_tokens,
+        "embeds": plan.embeds,
+        "pools": plan.model.has_pooling,
         "cache_ram_mib": settings.cache_ram_mib,
         "kv_type": settings.kv_type,
         "sleep_idle_seconds": settings.sleep_idle_s,

@@ -44,6 +44,8 @@ class EngineConfig(TypedDict):
     slots: int
     threads: int
     batch: int
+    embeds: bool
+    pools: bool
     cache_ram_mib: int
     kv_type: str
     sleep_idle_seconds: int
@@ -132,6 +134,10 @@ def _start_server(config: EngineConfig) -> object:
     params.n_parallel = config["slots"]
     params.n_ctx = config["n_ctx"]
     params.n_batch = params.n_ubatch = config["batch"]
+    if config["embeds"]:
+        params.embedding = True
+        if not config["pools"]:  # the mean of all tokens' vectors, where the file does not say
+            params.pooling_type = engine.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config["threads"]
     params.cache_type_k = params.cache_type_v = _kv_type(engine, config["kv_type"])
     params.cache_ram_mib = config["cache_ram_mib"]

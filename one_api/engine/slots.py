@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from one_api.errors import UpstreamOverloaded
+from one_api.serving.tasks import stop
 
 if sys.platform != "win32":
     import fcntl
@@ -363,10 +364,7 @@ class SlotQueue:
                 if not waiter.done():
                     waiter.set_exception(self._refusal("is shutting down"))
         self._waiting.clear()
-        if self._serving is not None:
-            self._serving.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._serving
+        await stop(self._serving)
         self._waiters.close()
         for file in self._files:
             if not file.held:

@@ -2,11 +2,10 @@
 
 import asyncio
 import io
-import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 from flask import Flask
@@ -15,9 +14,11 @@ from werkzeug.exceptions import ClientDisconnected
 from one_api.errors import RequestTimeout, ShuttingDown
 from one_api.serving.bridge import await_, begin, run_bridged, within
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
-from one_api.serving.events import BRIDGED, BridgedEvents, EventBody
-from one_api.serving.fairness import FairScheduler
+from one_api.serving.environ import environ_of
+from one_api.serving.events import AnswerCut, BridgedEvents, EventBody
+from one_api.serving.fairness import FairScheduler, scheduler
 from one_api.serving.loop import Service
+from one_api.serving.transport import ANSWER, AnswerWriter
 from one_api.settings.sections import ServerConfig
 
 Scope = dict[str, Any]
@@ -43,6 +44,7 @@ class _NoService:
 
     draining = False
     server = ServerConfig()
+    connections: Callable[[], int | None] = staticmethod(lambda: None)
 
     def notice(self, by: str) -> None:
         """Nothing to load."""
@@ -62,14 +64,16 @@ class FlaskASGI:
         self._app = app
         self._root_path = root_path
         self._service: Service = app.extensions.get("one_api") or _NoService()
-        #: Of the loop that the application is served on.
-        self.scheduler = FairScheduler()
         self._exchanges: set[asyncio.Task[Any] | None] = set()
 
     @property
     def settings(self) -> ServerConfig:
         """Return the settings of the listening side, as they are now."""
         return self._service.server
+
+    def count_connections(self, count: Callable[[], int]) -> None:
+        """Have ``count`` say how many clients are connected."""
+        self._service.connections = count
 
     def reload(self) -> None:
         """Load the configuration anew; for a handler of a signal, on the loop."""
@@ -85,7 +89,7 @@ class FlaskASGI:
         task = asyncio.current_task()
         self._exchanges.add(task)
         try:
-            await _Exchange(self._app, self._service, scope, receive, send).run(self.scheduler)
+            await _Exchange(self._app, self._service, scope, receive, send).run(scheduler())
         finally:
             self._exchanges.discard(task)
 
@@ -112,14 +116,17 @@ class _Exchange:
         self._service = service
         self._send = send
         self._scope = scope
-        self._input = _BodyReader(receive, service.server.body_timeout_s, self._watch)
+        self._input = RequestBody(receive, service.server.body_timeout_s, self._watch)
         self._receive = receive
         self._task = asyncio.current_task()
-        self._disconnect: DisconnectSignal | None = scope.get("extensions", {}).get(EXTENSION)
+        extensions: dict[str, Any] = scope.get("extensions", {})
+        self._disconnect: DisconnectSignal | None = extensions.get(EXTENSION)
+        #: Of our own server; others are sent the messages of ASGI.
+        self._answer: AnswerWriter | None = extensions.pop(ANSWER, None)  # it leads back to the scope
         self._watcher: asyncio.Task[None] | None = None
         self._client_left = False
         self._started = False
-        self._head: dict[str, Any] = {}
+        self._head: tuple[int, list[tuple[str, str]]] = (500, [])
         self._body: EventBody | None = None
 
     async def run(self, scheduler: FairScheduler) -> None:
@@ -128,6 +135,8 @@ class _Exchange:
             self._body = await run_bridged(self._call_flask, self._why_cancelled)
             if self._body is not None:
                 await self._send_events(self._body, scheduler)
+        except AnswerCut:
+            self._cut()
         except ShuttingDown:
             pass  # its body has begun, and stays without its end: the connection is closed, and the client can tell
         except asyncio.CancelledError:
@@ -141,11 +150,15 @@ class _Exchange:
 
     def _call_flask(self) -> EventBody | None:
         """Run the application (in the greenlet) and send its response, unless that is made of events."""
-        environ = _environ(self._scope, self._input)
+        environ = environ_of(self._scope, self._input)
         if environ.get("CONTENT_LENGTH", "0") == "0" and "HTTP_TRANSFER_ENCODING" not in environ:
             self._input.complete = True  # there is none to wait for
             self._watch()
-        iterable = self._app.wsgi_app(environ, self._start_response)
+        try:
+            iterable = self._app.wsgi_app(environ, self._start_response)
+        except BaseException as error:
+            _release_frames(error)
+            raise
         if isinstance(iterable, BridgedEvents):
             return iterable.body
         try:
@@ -160,16 +173,16 @@ class _Exchange:
         held: bytes | None = None
         for piece in iterable:
             if held is not None:
-                await_(self._emit(held, more=True))
+                self._emit_sync(held, more=True)
                 await_(asyncio.sleep(0))  # sending may not wait at all: let the others run
             held = piece
         if not self._input.complete:
             # The answer is whole for the client; closing while it still sends could destroy it on its way.
-            await_(self._emit(held or b"", more=True))
+            self._emit_sync(held or b"", more=True)
             await_(self._input.discard())
             held = None
         self._stop_watching()
-        await_(self._emit(held or b"", more=False))
+        self._emit_sync(held or b"", more=False)
 
     async def _send_events(self, body: EventBody, scheduler: FairScheduler) -> None:
         """Send pieces as they come. Of those that came in one burst a share is sent, then others go on."""
@@ -178,16 +191,19 @@ class _Exchange:
             rest, piece = begin(body.read())
             if rest is not None:
                 burst, piece = 0, await rest
-            if not piece:
+            if not piece or body.is_complete:
                 break
-            await self._emit(piece, more=True)
+            if self._answer is not None and not self._answer.is_held_up:
+                self._write(self._answer, piece, more=True)  # as nearly always
+            else:
+                await self._emit(piece, more=True)
             if rest is None:
                 burst += len(piece)
                 if burst > _BURST_BYTES or scheduler.is_late():
                     await scheduler.wait_turn()
                     burst = 0
         self._stop_watching()
-        await self._emit(b"", more=False)
+        await self._emit(piece or b"", more=False)
 
     def _why_cancelled(self) -> BaseException:
         """Return what the application is to see of a cancellation; the end of the process is an error to answer."""
@@ -198,26 +214,50 @@ class _Exchange:
     async def _say_goodbye(self, body: EventBody) -> None:
         """Tell the client of a stream that the process ends: never a clean cut."""
         self._stop_watching()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORD_S):
-                await self._emit(body.interrupted(), more=False)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._emit(body.interrupted(), more=False)
+        except AnswerCut:
+            self._cut()
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], object]:
         if exc_info is not None and self._started:
             raise exc_info[1].with_traceback(exc_info[2])
-        encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         if self._service.draining or not self._input.complete:
-            encoded.append((b"connection", b"close"))
-        self._head = {"type": "http.response.start", "status": int(status[:3]), "headers": encoded}
+            headers = [*headers, ("connection", "close")]
+        self._head = int(status[:3]), headers
         return _refuse_write
 
+    def _emit_sync(self, piece: bytes, *, more: bool) -> None:
+        """Send a piece, in the greenlet; what need not wait costs no coroutine."""
+        if self._answer is not None and not self._answer.is_held_up:
+            self._write(self._answer, piece, more=more)
+        else:
+            await_(self._emit(piece, more=more))
+
     async def _emit(self, piece: bytes, *, more: bool) -> None:
+        if self._answer is not None:
+            if self._answer.is_held_up:
+                await self._answer.drain()
+            self._write(self._answer, piece, more=more)
+            return
         if not self._started:
             self._started = True
-            await self._send(self._head)
+            status, headers = self._head
+            encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+            await self._send({"type": "http.response.start", "status": status, "headers": encoded})
         await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    def _write(self, answer: AnswerWriter, piece: bytes, *, more: bool) -> None:
+        """Write to the connection of our own server, without the messages of ASGI."""
+        if not self._started:
+            self._started = True
+            answer.begin(*self._head)
+            self._head = 0, []  # a stream would hold them to its end
+        answer.write(piece, more=more)
 
     def _watch(self) -> None:
         """From now on, notice when the client disconnects. Servers without a ``DisconnectSignal`` are polled."""
@@ -238,17 +278,33 @@ class _Exchange:
             pass
         self._leave()
 
+    def _cut(self) -> None:
+        """Close the connection: what was sent must not pass for the whole answer."""
+        if self._answer is not None:
+            self._answer.cut()
+
     def _leave(self) -> None:
         self._client_left = True
         if self._task is not None:
             self._task.cancel()
 
 
+def _release_frames(error: BaseException) -> None:
+    """Let go of what the frames of an error hold, a body for one.
+
+    Flask keeps the error in a frame that the error leads to: only the collector would find them, much later.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
+
+
 def _refuse_write(_: bytes) -> object:
     raise NotImplementedError("WSGI's write() is not supported: return an iterable")
 
 
-class _BodyReader(io.RawIOBase):
+class RequestBody(io.RawIOBase):
     """The request's body, read on demand and by a deadline: what nobody reads is never buffered."""
 
     def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
@@ -257,8 +313,11 @@ class _BodyReader(io.RawIOBase):
         #: None once it has been called, or is of no use any more: it leads back to whoever reads.
         self._on_complete: Callable[[], None] | None = on_complete
         self._began = 0.0
-        self._taken = 0
+        #: How much has come, in bytes.
+        self.taken = 0
         self._rest = b""
+        #: How long the client was waited for, in seconds.
+        self.waited_s = 0.0
         self.complete = False
 
     def readable(self) -> bool:
@@ -300,16 +359,17 @@ class _BodyReader(io.RawIOBase):
     async def _next(self) -> bytes:
         now = time.monotonic()
         self._began = self._began or now
-        slowest = _SLOW_GRACE_S + self._taken / _SLOWEST_BODY
+        slowest = _SLOW_GRACE_S + self.taken / _SLOWEST_BODY
         limit = self._began + min(self._timeout_s, slowest) - now
         try:
             message = await within(limit, self._receive())
         except TimeoutError:
             raise RequestTimeout("The request's body arrived too slowly: send it at once.") from None
+        self.waited_s += time.monotonic() - now
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         piece: bytes = message.get("body", b"")
-        self._taken += len(piece)
+        self.taken += len(piece)
         if not message.get("more_body", False):
             self.complete = True
             if self._on_complete is not None:
@@ -320,42 +380,3 @@ class _BodyReader(io.RawIOBase):
     def forget(self) -> None:
         """Let go of whoever reads."""
         self._on_complete = None
-
-
-def _environ(scope: Scope, body: io.RawIOBase) -> dict[str, Any]:
-    """Translate the scope of a request (ASGI 3) to a WSGI environ (PEP 3333)."""
-    server = scope.get("server") or ("localhost", 80)
-    client = scope.get("client") or ("", 0)
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": scope.get("root_path", ""),
-        "PATH_INFO": scope["path"].encode("utf-8", "surrogateescape").decode("latin-1"),
-        "QUERY_STRING": scope["query_string"].decode("latin-1"),
-        "SERVER_NAME": server[0],
-        "SERVER_PORT": str(server[1] or 0),
-        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-        "REMOTE_ADDR": client[0],
-        "REMOTE_PORT": str(client[1]),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": scope.get("scheme", "http"),
-        "wsgi.input": body,
-        "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        BRIDGED: True,
-    }
-    for raw_name, raw_value in scope["headers"]:
-        if b"_" in raw_name:
-            continue  # it would pass for the header with a dash
-        key, value = _variable(raw_name), raw_value.decode("latin-1")
-        environ[key] = f"{environ[key]},{value}" if key in environ else value
-    return environ
-
-
-@lru_cache(maxsize=256)
-def _variable(raw_name: bytes) -> str:
-    """Return the name that a header has in a WSGI environ; clients use the same few again and again."""
-    name = raw_name.decode("latin-1").upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"

@@ -11,10 +11,11 @@ import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar, cast
 
-from flask import Request, has_request_context, request
+from flask import Request, has_request_context
 from greenlet import getcurrent, greenlet
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from one_api.serving.current import current_request
 from one_api.serving.loop import background, client_of
 
 P = ParamSpec("P")
@@ -114,7 +115,7 @@ def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if not has_request_context():
             return await_(function(*args, **kwargs))
-        current: Request = request._get_current_object()  # type: ignore[attr-defined]  # a look through the proxy costs
+        current = current_request()
         _read_body(current)
         return await_(function(*args, **kwargs), client_of(current.environ))
 

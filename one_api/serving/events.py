@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 BRIDGED = "one_api.bridged"
 
 
+class AnswerCut(ConnectionResetError):
+    """An answer cannot be completed, and has no words to say so: its connection is closed before its end."""
+
+
 class EventBody(ABC):
     """An answer that comes in pieces. It ends exactly once; whoever iterates it calls ``aclose()``."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether it is known that nothing follows what was read: then that goes out with the end, in one packet."""
+        return False
+
     @abstractmethod
     async def read(self) -> bytes:
-        """Wait for the next piece; b"" is the end."""
+        """Wait for the next piece; b"" is the end. Raises AnswerCut."""
 
     @abstractmethod
     async def aclose(self) -> None:

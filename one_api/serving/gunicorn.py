@@ -7,7 +7,9 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _OURS = "one_api.serving.worker"
-_SETTINGS = Path(__file__).resolve().parents[2] / "gunicorn.conf.py"
+_FILE = Path(__file__).resolve().parents[2] / "gunicorn.conf.py"
+#: Our settings for gunicorn: the file of a clone, or the module where the package is installed.
+_SETTINGS = str(_FILE) if _FILE.is_file() else "python:one_api.serving.gunicorn_conf"
 #: gunicorn's own workers, and what each does to streams.
 _UNFIT = {
     "gunicorn.workers.sync": "`sync` worker: each process serves one request at a time, and a stream that takes longer "

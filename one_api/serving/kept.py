@@ -24,9 +24,10 @@ except ImportError:  # not a Unix: there is one process
 #: Texts of files by path; None is no such file.
 Texts: TypeAlias = dict[str, str | None]
 
-#: How often a reload was asked for; the length of what follows, and its digest.
-_HEAD = struct.Struct("=QQ32s")
+#: How often a reload was asked for; which result was logged last; the length of what follows, and its digest.
+_HEAD = struct.Struct("=Q32sQ32s")
 _COUNT = struct.Struct("=Q")
+_RESULT = struct.Struct("=32s")
 
 
 class KeptTexts:
@@ -59,7 +60,7 @@ class KeptTexts:
             head = os.pread(self._file, _HEAD.size, 0)
             if len(head) < _HEAD.size:
                 return None
-            _, length, digest = _HEAD.unpack(head)
+            _, _, length, digest = _HEAD.unpack(head)
             data = os.pread(self._file, length, _HEAD.size)
         if hashlib.sha256(data).digest() != digest:
             return None  # whoever wrote was killed meanwhile
@@ -71,6 +72,17 @@ class KeptTexts:
         with self._locked():
             os.pwrite(self._file, _COUNT.pack(self.rung + 1), 0)
 
+    def is_first(self, result: str) -> bool:
+        """Say whether no other process has come to this result of a reload yet: one line of the log is enough."""
+        if not self.is_shared:
+            return True
+        mine = hashlib.sha256(f"{self.rung} {result}".encode()).digest()
+        with self._locked():
+            if os.pread(self._file, _RESULT.size, _COUNT.size) == mine:
+                return False
+            os.pwrite(self._file, mine, _COUNT.size)
+        return True
+
     @property
     def rung(self) -> int:
         """How often that was asked for."""
@@ -80,7 +92,8 @@ class KeptTexts:
     def _write(self, start: Texts, applied: Texts) -> None:
         data = json.encode({"start": start, "applied": applied})
         with self._locked():
-            os.pwrite(self._file, _HEAD.pack(self.rung, len(data), hashlib.sha256(data).digest()) + data, 0)
+            (result,) = _RESULT.unpack(os.pread(self._file, _RESULT.size, _COUNT.size).ljust(_RESULT.size, b"\0"))
+            os.pwrite(self._file, _HEAD.pack(self.rung, result, len(data), hashlib.sha256(data).digest()) + data, 0)
             os.ftruncate(self._file, _HEAD.size + len(data))
 
     @contextmanager

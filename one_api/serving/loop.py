@@ -10,7 +10,7 @@ import os
 import selectors
 import socket
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from one_api.settings.sections import ServerConfig
@@ -27,6 +27,8 @@ class Service(Protocol):
     """What an application may put into ``app.extensions["one_api"]`` to live with the process."""
 
     draining: bool
+    #: Returns how many clients are connected; set by a server that knows.
+    connections: Callable[[], int | None]
 
     @property
     def server(self) -> ServerConfig:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from one_api.settings.origins import is_within
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
@@ -26,7 +28,7 @@ class Mount:
     def apply(self, environ: "WSGIEnvironment") -> None:
         """Move the prefix of a request from ``PATH_INFO`` to ``SCRIPT_NAME``."""
         prefix = environ.get("SCRIPT_NAME", "").rstrip("/") or self._root_path
-        if self._proxies and self._is_trusted(environ.get("REMOTE_ADDR", "")):
+        if self._proxies and is_within(environ.get("REMOTE_ADDR"), self._proxies):
             prefix = _read_forwarded(environ) or prefix
         if not prefix:
             return
@@ -34,14 +36,6 @@ class Mount:
         if path == prefix or path.startswith(f"{prefix}/"):
             environ["PATH_INFO"] = path[len(prefix) :] or "/"
         environ["SCRIPT_NAME"] = prefix
-
-    def _is_trusted(self, address: str) -> bool:
-        try:
-            peer = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        peer = getattr(peer, "ipv4_mapped", None) or peer
-        return any(peer in network for network in self._proxies)
 
 
 def _read_forwarded(environ: "WSGIEnvironment") -> str:

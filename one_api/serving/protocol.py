@@ -5,11 +5,14 @@ import re
 import socket
 from asyncio import TimerHandle
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -17,7 +20,8 @@ from one_api.dialects import json
 from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.fairness import FairScheduler
-from one_api.serving.transport import Flow, JoinedHead, set_options
+from one_api.serving.reads import BoundedReads
+from one_api.serving.transport import ANSWER, AnswerWriter, Flow, set_options
 from one_api.settings.sections import ServerConfig
 
 #: What may wait for the kernel before the application has to wait, in bytes.
@@ -25,7 +29,7 @@ _PENDING_BYTES = 16 * 1024
 _BLANK_LINES = re.compile(rb"[\r\n]+")
 _HOST = re.compile(rb"[A-Za-z0-9._~%\[\]:-]{1,255}")
 #: How many requests of one connection may wait for their turn before no more of them are read.
-_MAX_PIPELINED = 16
+_MAX_PIPELINED = 4
 #: What a client sends to offer another protocol.
 _OFFER_HEADERS = frozenset({b"upgrade", b"http2-settings", b"connection"})
 _MAX_HEADER_FIELDS = 100
@@ -33,6 +37,8 @@ _MAX_HEADER_BYTES = 64 * 1024
 _MAX_URL_BYTES = 16 * 1024
 #: What the parser is given at once of a body in chunks, or of a head, in bytes: chunks may be as small as a byte.
 _PIECE_BYTES = 4 * 1024
+#: What one read of a connection may bring, in bytes.
+_READ_BYTES = 32 * 1024
 #: A read up to this size is parsed at once, whatever the loop has to do, in bytes.
 _SMALL_READ_BYTES = 4 * 1024
 
@@ -44,6 +50,7 @@ class GatewayProtocol(HttpToolsProtocol):
     edge = ServerConfig()
     #: Shared by all connections and streams of the process; set by the worker, too.
     scheduler = FairScheduler()
+    _read_buffer = bytearray(_READ_BYTES)
     _head_timer: TimerHandle | None = None
     _write_timer: TimerHandle | None = None
     _abort_timer: TimerHandle | None = None
@@ -64,6 +71,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Send small pieces at once, and do not let the kernel hoard what a slow reader has not taken."""
         super().connection_made(transport)
+        transport.set_protocol(BoundedReads(self, self._read_buffer))
         self.flow: Flow = Flow(transport)
         #: The requests of this connection whose answers are not complete, the oldest first.
         self._waiting: deque[RequestResponseCycle] = deque()
@@ -201,9 +209,17 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._body_left = int(framing.get(b"content-length", b"0"))
         self._is_last = not self.cycle.keep_alive
-        if self.scope["method"] != "HEAD":
-            self.cycle.transport = JoinedHead(self.transport)  # type: ignore[assignment]
+        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions[ANSWER] = AnswerWriter(self.cycle)
         self._waiting.append(self.cycle)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Start a request, in its turn when many start in one moment."""
+        self.scheduler.start(partial(self._start, cycle, app))
+
+    def _start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if not self.transport.is_closing():
+            super()._start_asgi_task(cycle, app)
 
     def _check_head(self) -> dict[bytes, bytes]:
         """Refuse heads that other programs on the way might read in another way; return what frames the body."""
@@ -260,7 +276,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self.scheduler.submit(self._start_next)
+            self.scheduler.pipelined.submit(self._start_next)
         elif self._in_head:
             self._set_head_timer()
         else:
@@ -270,9 +286,11 @@ class GatewayProtocol(HttpToolsProtocol):
         """Start the next of the requests that came before their predecessors were answered."""
         if not self.transport.is_closing():
             cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            super()._start_asgi_task(cycle, app)
             if self._unparsed and not self.pipeline:
-                self.scheduler.submit(self._parse)  # what is missing of this request may be there, or more of them
+                self.scheduler.pipelined.submit(
+                    self._parse
+                )  # what is missing of this request may be there, or more of them
 
     # Refusing
 
@@ -294,17 +312,8 @@ class GatewayProtocol(HttpToolsProtocol):
         for each in self._waiting:
             _dismiss(each)  # whatever it was going to say is not heard any more
         if not speaking and not self.transport.is_closing():
-            body = json.encode(error.to_openai())
-            fields: dict[str, Any] = {
-                "content-type": "application/json",
-                "content-length": len(body),
-                "connection": "close",
-                **error.headers(),
-            }
             dated = {name.decode(): value.decode() for name, value in self.server_state.default_headers}
-            head = "".join(f"{name}: {value}\r\n" for name, value in (dated | fields).items())
-            phrase = HTTPStatus(error.status).phrase
-            self.transport.write(f"HTTP/1.1 {error.status} {phrase}\r\n{head}\r\n".encode() + body)
+            self.transport.write(whole_answer(error, dated))
         self.transport.close()
         self._abort_later()
 
@@ -366,4 +375,19 @@ def _dismiss(cycle: RequestResponseCycle) -> None:
     cycle.message_event.set()
     extensions: dict[str, Any] | None = cycle.scope.get("extensions")
     if extensions is not None:
+        extensions.pop(ANSWER, None)  # it leads back to the scope of a request that has not begun
         extensions[EXTENSION].fire()
+
+
+def whole_answer(error: GatewayError, headers: Mapping[str, str]) -> bytes:
+    """Return an error as the last answer of a connection, head and all; ``headers`` are those of every answer."""
+    body = json.encode(error.to_openai())
+    fields: dict[str, Any] = {
+        **headers,
+        "content-type": "application/json",
+        "content-length": len(body),
+        "connection": "close",
+        **error.headers(),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n{head}\r\n".encode() + body

@@ -2,24 +2,31 @@
 
 Every process listens on a Unix socket of its own, in a folder that only this user can enter; the name says which parent
 started it, so gunicorn's workers find each other however many there are. Nothing is written while requests are served.
+Each has a slot, the lowest number that no other one holds: one that takes the place of a process that has ended gets
+its number, too.
 """
 
 import asyncio
-import getpass
 import logging
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.settings.private_files import private_folder
+from one_api.settings.private_files import open_private, private_folder, user_folder
+
+try:
+    import fcntl
+except ImportError:  # not a Unix: there is one process
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 #: How long another process may take to answer, in seconds.
 _ANSWER_S = 3.0
+#: The most processes.
+_MAX_SLOTS = 1024
 #: The longest question, in bytes.
 _MAX_QUESTION_BYTES = 64 * 1024
 #: The longest answer, in bytes.
@@ -31,28 +38,53 @@ class Siblings:
 
     def __init__(self, scope: str, folder: Path | None = None) -> None:
         """Sockets lie in ``folder``, by default one of this user in the folder for temporary files."""
-        self._folder = folder or Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}" / "processes"
+        self._folder = folder or user_folder() / "processes"
         self._scope = scope
         self._server: asyncio.AbstractServer | None = None
         self._path: Path | None = None
+        #: Which of the processes this is; it holds the lock of the file with that number until it ends.
+        self.slot = 0
+        self._slot_file: int | None = None
         #: Answers a question from another process; set by the part that has something to say.
-        self.answer: Callable[[JSONObject], JSONObject] = lambda _: {}
+        self.answer: Callable[[JSONObject], Awaitable[JSONObject]] = _nothing
 
     async def start(self) -> None:
         """Listen, on the running loop; where that cannot be done, this process stays alone."""
         if self._server is not None or not hasattr(asyncio, "start_unix_server"):
             return
-        path = self._folder / f"{self._group()}{os.getpid()}.sock"
         try:
             private_folder(self._folder.parent)
             private_folder(self._folder)
-            for old in self._folder.glob("*.sock"):
-                if old == path or not _is_alive(int(old.stem.rpartition("-")[2])):
-                    old.unlink(missing_ok=True)
+            self._clear()
+            self._take_slot()
+            path = self._folder / f"{self._group()}{self.slot}-{os.getpid()}.sock"
+            path.unlink(missing_ok=True)
             self._server = await asyncio.start_unix_server(self._serve, path, limit=_MAX_QUESTION_BYTES)
             self._path = path
         except (OSError, ValueError) as error:
             logger.warning("other processes of this gateway cannot be asked: %s", error)
+
+    def _clear(self) -> None:
+        """Remove what processes have left behind that have ended: sockets, and the slots of a parent that has."""
+        for old in self._folder.glob("*.sock"):
+            if not _is_alive(int(old.stem.rpartition("-")[2])):
+                old.unlink(missing_ok=True)
+        for old in self._folder.glob("*.slot"):
+            if not _is_alive(int(old.stem.split("-")[-2])):
+                old.unlink(missing_ok=True)
+
+    def _take_slot(self) -> None:
+        """Take the lowest number that is free; raises OSError when there is none."""
+        for slot in range(_MAX_SLOTS):
+            file = open_private(self._folder / f"{self._group()}{slot}.slot", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(file)
+            else:
+                self.slot, self._slot_file = slot, file
+                return
+        raise OSError(f"there are more than {_MAX_SLOTS} processes")
 
     def count(self) -> int:
         """Return how many processes there are now, this one included."""
@@ -60,8 +92,14 @@ class Siblings:
 
     async def ask(self, question: JSONObject) -> list[JSONObject]:
         """Return the answers of all other processes; one that ends meanwhile has none."""
-        answers = await asyncio.gather(*(self._ask(path, question) for path in self._others().values()))
-        return [answer for answer in answers if answer is not None]
+        answers = await self.ask_each(question, _ANSWER_S)
+        return [answer for answer in answers.values() if answer is not None]
+
+    async def ask_each(self, question: JSONObject, timeout_s: float) -> dict[int, JSONObject | None]:
+        """Return the answer of every other process by its slot; None for one that has not answered in time."""
+        others = self._others()
+        answers = await asyncio.gather(*(self._ask(path, question, timeout_s) for path in others.values()))
+        return dict(zip((_slot_and_pid(path)[0] for path in others.values()), answers, strict=True))
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -71,6 +109,9 @@ class Siblings:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             self._path = None
+        if self._slot_file is not None:
+            os.close(self._slot_file)
+            self._slot_file = None
 
     def _group(self) -> str:
         return f"{self._scope}-{os.getppid()}-"
@@ -82,14 +123,13 @@ class Siblings:
         """
         if self._path is None:
             return {}
-        group = self._group()
         found: dict[int, Path] = {}
-        for path in self._folder.glob(f"{group}*.sock"):
-            number = path.stem.removeprefix(group)
-            if not number.isdecimal() or int(number) == os.getpid():
+        for path in self._folder.glob(f"{self._group()}*.sock"):
+            pid = _slot_and_pid(path)[1]
+            if pid == os.getpid():
                 continue
-            if _is_alive(int(number)):
-                found[int(number)] = path
+            if _is_alive(pid):
+                found[pid] = path
             else:
                 path.unlink(missing_ok=True)
         return found
@@ -99,16 +139,16 @@ class Siblings:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 question = json.decode_object(await reader.readline())
-                writer.write(json.encode(self.answer(question)))
+                writer.write(json.encode(await self.answer(question)))
                 await writer.drain()
         except (OSError, TimeoutError, ValueError):
             pass  # the other one has gone, or says nothing that can be read: it sees an end without an answer
         finally:
             writer.close()
 
-    async def _ask(self, path: Path, question: JSONObject) -> JSONObject | None:
+    async def _ask(self, path: Path, question: JSONObject, timeout_s: float) -> JSONObject | None:
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(timeout_s):
                 reader, writer = await asyncio.open_unix_connection(path)
                 try:
                     writer.write(json.encode(question) + b"\n")
@@ -117,6 +157,16 @@ class Siblings:
                     writer.close()
         except (OSError, TimeoutError, json.InvalidJSON):
             return None
+
+
+async def _nothing(_: JSONObject) -> JSONObject:
+    return {}
+
+
+def _slot_and_pid(path: Path) -> tuple[int, int]:
+    """Return what the name of a process's socket ends with."""
+    *_, slot, pid = path.stem.split("-")
+    return int(slot), int(pid)
 
 
 async def _read_all(reader: asyncio.StreamReader) -> bytes:

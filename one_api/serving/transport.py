@@ -1,9 +1,15 @@
 """What lies between the protocol and the socket of a connection."""
 
-import asyncio
+import re
 import socket
+from collections.abc import Iterable
 
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+#: The server puts a request's ``AnswerWriter`` under this name, among the ``extensions`` of its ASGI scope.
+ANSWER = "one_api.answer"
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 #: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.
 _UNSENT_BYTES = 64 * 1024
@@ -26,34 +32,86 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class JoinedHead:
-    """The transport of one response: the head goes out with the first piece of the body, as one packet."""
+class AnswerWriter:
+    """Writes one answer: the head goes out with the first piece of the body, as one packet."""
 
-    __slots__ = ("_head", "_transport")
+    __slots__ = ("_chunked", "_cycle", "_head", "_left")
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._head = b""
+        self._chunked = False
+        #: What is owed of a body of known length, in bytes.
+        self._left = 0
 
-    def write(self, data: bytes) -> None:
-        """Send ``data``, or hold it if it is the head."""
-        if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
-            self._head = data
+    @property
+    def is_held_up(self) -> bool:
+        """Whether the client has to read first; see ``drain``."""
+        flow: FlowControl = self._cycle.flow
+        return flow.write_paused and not self._cycle.disconnected
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough."""
+        await self._cycle.flow.drain()
+
+    def cut(self) -> None:
+        """Close the connection of an answer that stays without its end."""
+        self._cycle.disconnected = True  # nothing more is sent, and uvicorn does not take it for a mistake
+        self._cycle.transport.close()
+
+    def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        """Make the head; raises ValueError for a header that could be taken for more than one."""
+        cycle = self._cycle
+        lines, is_closing, length = [], False, None
+        for name, value in headers:
+            name = name.lower()
+            lines.append(f"{name}: {value}\r\n")
+            if name == "content-length":
+                length = int(value)
+            elif name == "connection":
+                is_closing = "close" in value.lower()
+        if not cycle.keep_alive or is_closing:
+            cycle.keep_alive = False
+            if not is_closing:
+                lines.append("connection: close\r\n")
+        is_empty = cycle.scope["method"] == "HEAD" or status in (204, 304)
+        if length is None and not is_empty:
+            self._chunked = True
+            lines.append("transfer-encoding: chunked\r\n")
+        self._left = 0 if is_empty or length is None else length
+        text = "".join(lines)
+        if text.count("\r") + text.count("\n") != 2 * len(lines) or _CONTROLS.search(text):
+            raise ValueError("a header holds a control character")
+        dated = b"".join(b"%b: %b\r\n" % pair for pair in cycle.default_headers)
+        self._head = b"%b%b%b\r\n" % (STATUS_LINE[status], dated, text.encode("latin-1"))
+
+    def write(self, piece: bytes, *, more: bool) -> None:
+        """Write a piece of the body, the last one if no ``more`` come; of an answer without a body only the head."""
+        cycle = self._cycle
+        if cycle.disconnected:
             return
+        cycle.response_started, cycle.waiting_for_100_continue = True, False
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+            if not more:
+                data += b"0\r\n\r\n"
+        elif cycle.scope["method"] == "HEAD":
+            data = b""
+        else:
+            data = piece
+            self._left -= len(piece)
+            if self._left < 0 or (self._left and not more):
+                raise RuntimeError("the body is not as long as its head says")
         if self._head:
             data, self._head = self._head + data, b""
-        self._transport.write(data)
-
-    def is_closing(self) -> bool:
-        """Say whether the connection is about to close."""
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        """Send what is held, and close the connection."""
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
-        self._transport.close()
+        if data:
+            cycle.transport.write(data)
+        if not more:
+            cycle.response_complete = True
+            cycle.message_event.set()
+            if not cycle.keep_alive:
+                cycle.transport.close()
+            cycle.on_response()
 
 
 def set_options(connection: socket.socket, silent_s: float) -> None:

@@ -1,6 +1,7 @@
 """The gunicorn worker: uvicorn's server (uvloop, httptools) with Flask on its loop."""
 
 import asyncio
+import ctypes
 import gc
 import logging
 import math
@@ -17,9 +18,12 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
+from one_api.errors import OutOfDescriptors
 from one_api.observability.log import route_all_logs
+from one_api.serving.acceptor import Acceptor
 from one_api.serving.asgi import FlaskASGI
-from one_api.serving.protocol import GatewayProtocol
+from one_api.serving.fairness import scheduler
+from one_api.serving.protocol import GatewayProtocol, whole_answer
 from one_api.settings.sections import ServerConfig
 
 logger = logging.getLogger(__name__)
@@ -30,12 +34,14 @@ _CUT_S = 5.0
 _FAREWELL_S = 2.0
 #: Allocations between two collections of the young, and how many of each make one of the next older.
 _GC_THRESHOLDS = (2_000, 5, 5)
+#: glibc's name for where memory of its own begins (mallopt(3)), and from what size a body gets it, in bytes.
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 1024 * 1024
 #: How long open requests may go on after Ctrl-C, in seconds.
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
-#: How many connections are accepted in one pass of the loop.
-_ACCEPTS_PER_PASS = 2
+#: What clients are told that there is no file descriptor for.
+_NO_DESCRIPTOR = OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1)
 
 
 class GatewayServer(Server):
@@ -45,6 +51,17 @@ class GatewayServer(Server):
         super().__init__(config)
         self._drain_s = drain_s
         self._deadline = math.inf
+        self._acceptors: list[Acceptor] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, and accept connections ourselves."""
+        await super().startup(sockets=[])
+
+        def protocol() -> GatewayProtocol:
+            return GatewayProtocol(self.config, self.server_state, self.lifespan.state)
+
+        refusal = whole_answer(_NO_DESCRIPTOR, {})
+        self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl) for each in sockets or ()]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain; after Ctrl-C, briefly."""
@@ -54,10 +71,12 @@ class GatewayServer(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, finish what is under way, and answer what kept connections still ask meanwhile."""
         self._drain(self._drain_s)
-        for server in self.servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for listener in sockets or ():
             listener.close()
+        for acceptor in self._acceptors:
+            await acceptor.opened()
         linger_until = time.monotonic() + _LINGER_S
         while self._has_to_wait(linger_until):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.05)
@@ -96,14 +115,6 @@ class GatewayServer(Server):
         return bool(state.connections) and time.monotonic() < min(linger_until, self._deadline)
 
 
-def _listeners(listener: socket.socket) -> list[socket.socket]:
-    """Return the listener as often as connections are to be accepted in one pass of the loop: libuv accepts one each.
-
-    A crowd that connects at once would hold everybody else in the backlog for as many passes.
-    """
-    return [listener, *(listener.dup() for _ in range(_ACCEPTS_PER_PASS - 1))]
-
-
 def _raise_file_limit(server: ServerConfig) -> None:
     """Allow this process as many open files as the system lets it have; log when that is too few for all clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -119,6 +130,16 @@ def _raise_file_limit(server: ServerConfig) -> None:
             server.max_connections,
             needed,
         )
+
+
+def _map_large_bodies() -> None:
+    """Have large bodies given memory of their own, which goes back to the system with them.
+
+    glibc raises the size from which it does that up to 32 MiB, by what is let go. Then bodies that grow side by side
+    leave holes in the heap, which nobody gets back. Other C libraries have no such threshold.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 class GatewayWorker(UvicornWorker):
@@ -139,10 +160,12 @@ class GatewayWorker(UvicornWorker):
         route_all_logs()
         app = FlaskASGI(self.wsgi, self.cfg.settings["root_path"].get() if "root_path" in self.cfg.settings else "")
         _raise_file_limit(app.settings)
+        _map_large_bodies()
         self.config.app = app
-        GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, app.scheduler
+        GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, scheduler()
         graceful_s = self.cfg.graceful_timeout
         server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
+        app.count_connections(lambda: len(server.server_state.connections))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
         loop.add_signal_handler(signal.SIGUSR1, self._on_usr1, app)
@@ -152,7 +175,7 @@ class GatewayWorker(UvicornWorker):
         gc.set_threshold(*_GC_THRESHOLDS)
         alive = asyncio.create_task(self._keep_notifying(server, app))
         try:
-            await server.serve(sockets=[each for one in self.sockets for each in _listeners(one)])
+            await server.serve(sockets=[each.sock for each in self.sockets])
         finally:
             alive.cancel()
 

@@ -116,3 +116,26 @@ async def test_nobody_reads_ahead_for_a_slow_reader() -> None:
 
     assert Told.open_now == 1, "the answer waits to be read"
     await stream.aclose()
+
+
+async def test_whoever_lets_go_of_them_can_be_cancelled() -> None:
+    closing, gate = asyncio.Event(), asyncio.Event()
+
+    class Slow(Told):
+        async def aclose(self) -> None:
+            closing.set()
+            await gate.wait()
+
+    async def open_one(_: int) -> ChunkStream:
+        return Slow(["a"] * 100)
+
+    stream = ChoicesStream(IDENTITY, 1, 1, open_one, include_usage=False)
+    await stream.wait_for_first()
+    leaving = asyncio.create_task(stream.aclose())
+    await closing.wait()
+
+    leaving.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    gate.set()

@@ -380,7 +380,7 @@ def test_what_a_token_of_the_context_takes(tmp_path: Path, entries: list[bytes],
 def test_the_context_follows_the_model_and_the_memory(
     tmp_path: Path, settings: dict[str, int], trained: int, per_token: int, expected: int
 ) -> None:
-    found = ModelFile(tmp_path, 1, 1, "llama", "m", trained, True, True, False, per_token)
+    found = ModelFile(tmp_path, 1, 1, "llama", "m", trained, True, True, False, context_bytes=per_token)
     given: dict[str, Any] = {"slots": 4, **settings}
 
     assert slot_context(found, EngineSettings(**given)) == expected

@@ -11,20 +11,24 @@ import pytest
 
 from one_api.engine.download import fetch_default_model
 from one_api.engine.inventory import table
+from tests.support import run_program
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(code: str, env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run Python in an environment made from scratch."""
-    clean = {"PATH": os.environ.get("PATH", os.defpath), "ONE_API_ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"}
-    command = [sys.executable, *(["-c", code] if code else []), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=clean | dict(env), capture_output=True, text=True, timeout=60)
+#: An environment made from scratch.
+CLEAN = {"PATH": os.environ.get("PATH", os.defpath), "ONE_API_ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"}
+
+
+def run(code: str, env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run Python."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env=CLEAN | dict(env), capture_output=True, text=True, timeout=60)
 
 
 def flask(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run one of our commands."""
-    return run("", env, "-m", "flask", "--app", "wsgi", *arguments)
+    return run_program("flask", "--app", "wsgi", *arguments, env=CLEAN | dict(env))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -133,6 +134,25 @@ def test_what_is_under_way_is_finished(
         assert gateway.wait() == 0
         ends = [(record["status"], record["error"]) for record in gateway.call_records()]
         assert ends == [(200, None)] * 2 * STREAMS
+
+
+def test_who_connected_before_the_end_began_is_answered(upstream: ScriptedUpstream, clients: Clients) -> None:
+    with started(upstream) as gateway:
+        (worker,) = gateway.worker_pids()
+        os.kill(worker, signal.SIGSTOP)
+        waiting = [clients.send(gateway, "plain") for _ in range(2 * STREAMS)]
+        gateway.terminate()
+        wait_until(lambda: is_pending(worker, signal.SIGTERM), "the master to end its worker")
+        os.kill(worker, signal.SIGCONT)
+        assert [client.read_response().status for client in waiting] == [200] * 2 * STREAMS
+        assert gateway.wait() == 0
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal waits for a process that is stopped."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_kept_connections_are_answered_once_more(

@@ -1,7 +1,9 @@
 """Nobody has to read the log: requests go on, and the process ends, when its pipe is full."""
 
 import contextlib
+import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,9 +13,9 @@ import pytest
 
 from one_api.observability.log import MAX_LINE_CHARACTERS, LineWriter, LogStream
 from tests.support import Gateway
-from tests.support.gateway import REPOSITORY
+from tests.support.launcher import REPOSITORY
 
-from .clients import get
+from .clients import get, wait_until
 
 
 class UnreadGateway(Gateway):
@@ -123,3 +125,39 @@ def test_requests_go_on_when_nobody_reads_the_log() -> None:
             assert get(gateway, "/raise-later").status == 200
         gateway.terminate()
         assert gateway.wait() == 0
+
+
+def test_the_master_looks_after_its_workers_when_nobody_reads_the_log() -> None:
+    """It logs each worker that was killed; a pipe that is full would stop it."""
+    with UnreadGateway() as gateway:
+        for _ in range(2):
+            (pid,) = gateway.worker_pids()
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: pid not in gateway.worker_pids(0), "the worker to be gone")  # type: ignore[misc]
+            gateway.worker_pids(at_least=1, timeout_s=10.0)
+        wait_until(lambda: _answers(gateway), "the new worker to serve")
+        gateway.terminate()
+        assert gateway.wait() == 0
+
+
+def _answers(gateway: Gateway) -> bool:
+    try:
+        return get(gateway, "/health").status == 200
+    except (OSError, EOFError):
+        return False
+
+
+def test_what_was_changed_is_kept_before_lines_of_requests_and_what_is_not_is_counted(sink: StuckSink) -> None:
+    writer = LineWriter(sink, capacity=100)
+    for number in range(200):
+        writer.write(f"request {number}")
+    writer.emit(logging.LogRecord("one_api", logging.INFO, "", 0, "a key was made", (), None))
+    dropped = writer.dropped
+    sink.is_free.set()
+    writer.close()
+
+    lines = sink.text.splitlines()
+    assert "a key was made" in lines
+    assert sum(line.startswith("request") for line in lines) == 200 - dropped
+    assert dropped > 0
+    assert any(line.startswith(f"{dropped} log lines were dropped") for line in lines)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from one_api.serving.loop import peer_left
-from tests.support.gateway import REPOSITORY
+from tests.support.launcher import REPOSITORY
 
 #: Beyond what select() can take.
 HIGH_DESCRIPTOR = 1100

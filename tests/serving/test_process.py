@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -48,28 +47,18 @@ def test_a_worker_whose_master_was_killed_finishes_its_requests_and_ends(upstrea
 
 
 def is_answered(gateway: Gateway, data: bytes) -> bool:
-    """Return whether a request is answered with 200; without descriptors even a connection is reset."""
+    """Return whether a request is answered with 200."""
     try:
         return ask(gateway, data).status == 200
     except (ConnectionError, EOFError):
         return False
 
 
-class PoorGateway(Gateway):
-    """A gateway that may open few files."""
-
-    def _start(self) -> None:
-        super()._start()
-        self._limit(self.pid)
-
-    @staticmethod
-    def _limit(pid: int) -> None:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (FILES, FILES))
-
-
 @pytest.fixture(scope="module")
 def poor(upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    with PoorGateway(env={"OPENAI_BASE_URL": upstream.base_url, "RATE_LIMIT_ENABLED": "false"}) as gateway:
+    env = {"OPENAI_BASE_URL": upstream.base_url, "RATE_LIMIT_ENABLED": "false"}
+    # By default as many connections are taken as there are files for, and this would not be seen.
+    with Gateway(env=env, config_yaml="server: {max_connections: 10000}", max_files=FILES) as gateway:
         yield gateway
 
 
@@ -99,3 +88,20 @@ def test_without_descriptors_the_gateway_itself_is_overloaded(
     lines = [line for line in poor.log.splitlines() if "no file descriptor is left" in line]
     assert 1 <= len(lines) <= 2
     assert 502 not in {record["status"] for record in poor.call_records()}
+
+
+def test_a_client_that_there_is_no_descriptor_for_is_told_so(poor: Gateway) -> None:
+    with contextlib.ExitStack() as clients:
+        opened = [clients.enter_context(connect(poor)) for _ in range(FILES * 2)]
+        refused = 0
+        for client in opened[FILES:]:
+            answer = client.read_response()
+            assert (answer.status, answer.headers.first("retry-after")) == (503, "1")
+            assert answer.json["error"]["code"] == "gateway_overloaded"
+            refused += 1
+        assert refused == FILES
+        opened[0].send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert opened[0].read_response().status == 200
+    wait_until(lambda: is_answered(poor, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"), "an answer")
+    poor.wait_for_log("no file descriptor is left for new clients")
+    assert poor.log.count("no file descriptor is left for new clients") <= 2

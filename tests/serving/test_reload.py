@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, sse, text_chunks
-from tests.support.gateway import REPOSITORY
+from tests.support.launcher import REPOSITORY
 
 from .clients import ask, chat, connect, request, wait_until
 
@@ -246,6 +246,25 @@ def test_a_deployment_is_known_on_unless_its_upstream_changes(
     assert failures(bed, model) == kept
 
 
+@pytest.mark.parametrize("text", [None, "adapters: [", "changed"], ids=["unchanged", "refused", "applied"])
+def test_one_line_of_the_log_says_what_came_of_a_reload(bed: Reloadable, text: str | None) -> None:
+    marked = {"a": bed.adapter(["m", f"said-once-{text}"])}
+    digests = {each["digest"] for each in bed.apply(adapters=marked)}
+    if text is not None:
+        changed = json.dumps(bed.sections(adapters={"a": bed.adapter(["m", "said-once"])}))
+        bed.gateway.config_path.write_text(changed if text == "changed" else text)
+    bed.hang_up()
+    digests |= {each["digest"] for each in bed.hang_up()}
+
+    def lines() -> list[str]:
+        """Those that begin with one of the digests: what came before them is not counted."""
+        said = [line for line in bed.gateway.log.splitlines() if "configuration reload" in line]
+        return [line for line in said if any(f"digest {digest[:12]}" in line for digest in digests)]
+
+    wait_until(lambda: len(lines()) >= 2, "the lines")
+    assert len(lines()) == 2, lines()
+
+
 def test_what_needs_a_restart_is_named_and_the_rest_is_applied(bed: Reloadable) -> None:
     server = {**bed.sections()["server"], "port": 1, "heartbeat_s": 3}
     found = bed.apply(server=server, adapters={"a": bed.adapter(["m", "beside"])})
@@ -322,3 +341,20 @@ def test_the_operators_pages_take_no_other_key_host_or_way(bed: Reloadable, path
     elsewhere = f"GET {path} HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer admin-key\r\n\r\n"
     assert ask(bed.gateway, elsewhere.encode()).status == 403
     assert ask(bed.gateway, chat(bed.gateway, "m", key="admin-key")).status == 401
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_streams_of_a_removed_key_are_cut_with_an_error_if_wanted_and_others_never(
+    bed: Reloadable, upstream: ScriptedUpstream, gate: threading.Event, cut: bool
+) -> None:
+    keys = [{"key": "test-key", "name": "first"}, {"key": "sk-stays", "name": "stays"}]
+    bed.apply(api_keys=keys, reload={"cut_revoked": cut})
+    with ExitStack() as stack:
+        cut_off, goes_on = open_stream(stack, bed), open_stream(stack, bed, "sk-stays")
+        bed.apply(api_keys=keys[1:], reload={"cut_revoked": cut})
+        if cut:
+            assert '"key_disabled"' in list(cut_off)[-1]  # before its upstream has gone on
+            assert upstream.requests[-2].ended.wait(5)
+        gate.set()
+        assert list(goes_on)[-1] == DONE
+        assert cut or list(cut_off)[-1] == DONE

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import free_port
-from tests.support.gateway import REPOSITORY
+from tests.support.launcher import REPOSITORY
 
 from .clients import wait_until
 
@@ -80,3 +80,48 @@ def test_an_unfit_worker_is_named_with_its_cure(tmp_path: Path, arguments: list[
 
     assert words in line
     assert f"gunicorn -c {SETTINGS} wsgi:app, without -k" in line
+
+
+def test_preload_is_refused_with_its_reason(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match="--preload cannot be used: each worker"),
+        gunicorn(tmp_path, "-c", SETTINGS, "--preload"),
+    ):
+        pass
+
+
+#: Holds each new process of gunicorn where it has nothing of its own yet, until a signal has come.
+HOLD_FORKS = """
+import os, pathlib, signal
+
+def hold():
+    come, put = os.pipe()
+    os.set_blocking(put, False)
+    signal.set_wakeup_fd(put)
+    pathlib.Path(__file__).with_name(f"forked-{os.getpid()}").touch()
+    os.read(come, 1)
+    signal.set_wakeup_fd(-1)
+
+os.register_at_fork(after_in_child=hold)
+"""
+
+
+def test_a_worker_that_is_asked_to_end_while_it_is_being_made_ends(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HOLD_FORKS)
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath), "HOME": str(tmp_path), "API_KEYS": "k", "PORT": str(free_port()),
+        "LOCAL_MODELS_ENABLED": "false", "ONE_API_ENV_FILE": os.devnull, "DATABASE_URL": "none",
+        "PYTHONPATH": str(tmp_path),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_until(lambda: list(tmp_path.glob("forked-*")) != [], "a worker to be forked", timeout_s=20)
+        process.terminate()
+        assert process.wait(10) == 0, (tmp_path / "log").read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

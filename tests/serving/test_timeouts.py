@@ -1,11 +1,14 @@
 """One timer for many waits: each is bounded, none is cut short, and a cancellation from outside stays one."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from typing import TypeVar
 
 import pytest
 
 from one_api.serving.timeouts import ReusableTimeout
+
+T = TypeVar("T")
 
 LONG_S = 60.0
 #: Longer than anything that should not wait takes; shorter than LONG_S.
@@ -17,6 +20,13 @@ def timeout() -> Iterator[ReusableTimeout]:
     made = ReusableTimeout()
     yield made
     made.close()
+
+
+async def wait(timeout: ReusableTimeout, awaited: Awaitable[T], limit_s: float) -> T:
+    """The result of what is awaited, at most for so long, whatever was awaited before."""
+    timeout.reset()
+    with timeout.limit(limit_s):
+        return await awaited
 
 
 def now() -> float:
@@ -32,12 +42,12 @@ async def test_what_ends_in_time_gives_its_result(timeout: ReusableTimeout) -> N
         await asyncio.sleep(0)
         return 42
 
-    assert await timeout.wait(answer(), now() + LONG_S) == 42
+    assert await wait(timeout, answer(), LONG_S) == 42
 
 
 async def test_what_takes_too_long_is_cancelled(timeout: ReusableTimeout) -> None:
     with pytest.raises(TimeoutError):
-        await timeout.wait(forever(), now() + SHORT_S)
+        await wait(timeout, forever(), SHORT_S)
 
     task = asyncio.current_task()
     assert task is not None
@@ -49,32 +59,32 @@ async def test_an_error_comes_through(timeout: ReusableTimeout) -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await timeout.wait(fail(), now() + LONG_S)
+        await wait(timeout, fail(), LONG_S)
 
 
 async def test_a_later_deadline_moves_the_timer(timeout: ReusableTimeout) -> None:
     """The timer of the first wait goes off during the second, which has more time."""
-    await timeout.wait(asyncio.sleep(0), now() + SHORT_S)
+    await wait(timeout, asyncio.sleep(0), SHORT_S)
     began = now()
 
     with pytest.raises(TimeoutError):
-        await timeout.wait(forever(), began + 3 * SHORT_S)
+        await wait(timeout, forever(), 3 * SHORT_S)
 
     assert now() >= began + 3 * SHORT_S
 
 
 async def test_an_earlier_deadline_counts(timeout: ReusableTimeout) -> None:
-    await timeout.wait(asyncio.sleep(0), now() + LONG_S)
+    await wait(timeout, asyncio.sleep(0), LONG_S)
     began = now()
 
     with pytest.raises(TimeoutError):
-        await timeout.wait(forever(), began + SHORT_S)
+        await wait(timeout, forever(), SHORT_S)
 
     assert now() < began + LONG_S
 
 
 async def test_a_cancellation_from_outside_stays_one(timeout: ReusableTimeout) -> None:
-    task = asyncio.ensure_future(timeout.wait(forever(), now() + LONG_S))
+    task = asyncio.ensure_future(wait(timeout, forever(), LONG_S))
     await asyncio.sleep(0)
 
     task.cancel()
@@ -88,15 +98,15 @@ async def test_nested_waits_know_whose_time_is_up(timeout: ReusableTimeout, inne
     inner = ReusableTimeout()
     told = []
 
-    async def wait() -> None:
+    async def wait_within() -> None:
         try:
-            await inner.wait(forever(), now() + inner_s)
+            await wait(inner, forever(), inner_s)
         except TimeoutError:
             told.append("inner")
             raise KeyError from None
 
     with pytest.raises((KeyError, TimeoutError)) as caught:
-        await timeout.wait(wait(), now() + outer_s)
+        await wait(timeout, wait_within(), outer_s)
     inner.close()
 
     assert told == (["inner"] if inner_s < outer_s else [])
@@ -104,7 +114,23 @@ async def test_nested_waits_know_whose_time_is_up(timeout: ReusableTimeout, inne
 
 
 async def test_a_timer_that_nobody_waits_for_does_nothing(timeout: ReusableTimeout) -> None:
-    await timeout.wait(asyncio.sleep(0), now() + SHORT_S)
+    await wait(timeout, asyncio.sleep(0), SHORT_S)
     await asyncio.sleep(2 * SHORT_S)
 
-    assert await timeout.wait(asyncio.sleep(0, "still"), now() + LONG_S) == "still"
+    assert await wait(timeout, asyncio.sleep(0, "still"), LONG_S) == "still"
+
+
+async def test_waits_add_up_until_the_event_has_come(timeout: ReusableTimeout) -> None:
+    with timeout.limit(2 * SHORT_S):
+        await asyncio.sleep(SHORT_S)
+    began = now()
+
+    with pytest.raises(TimeoutError), timeout.limit(2 * SHORT_S):
+        await forever()
+
+    assert now() < began + 1.9 * SHORT_S
+
+
+async def test_no_wait_goes_beyond_a_moment(timeout: ReusableTimeout) -> None:
+    with pytest.raises(TimeoutError), timeout.limit(LONG_S, now() + SHORT_S):
+        await forever()

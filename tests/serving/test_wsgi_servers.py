@@ -33,7 +33,7 @@ from tests.support import (
     sse,
     text_chunks,
 )
-from tests.support.gateway import REPOSITORY
+from tests.support.launcher import REPOSITORY
 
 from .clients import COMPLAINTS, wait_until
 
