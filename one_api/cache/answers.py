@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 from one_api.cache.entry import Entry, InvalidEntry
 from one_api.cache.followed_stream import FollowedStream
-from one_api.cache.keys import RouteFingerprint, key_of
+from one_api.cache.keys import CacheRoute, key_of
 from one_api.cache.lease import CallKey, LeaseKeeper
 from one_api.cache.leased_call import LeasedCall
-from one_api.cache.policy import CacheDirectives, CachePolicy, cache_control, may_be_kept
+from one_api.cache.policy import CacheDirectives, CachePolicy, may_be_kept
 from one_api.cache.single_flight import Flight, Flights, SharedCall, Source
 from one_api.cache.stores import AnswerStore, MemoryAnswers
 from one_api.config import Config
@@ -19,16 +19,14 @@ from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.split import chunks_of
-from one_api.observability.records import CallRecord, current_call
-from one_api.routing.deployment import Deployment
-from one_api.routing.selection import Route
+from one_api.records import CallContext, CallRecord
 from one_api.settings.sections import GroupCacheConfig
 
 logger = logging.getLogger(__name__)
 
 Answer: TypeAlias = JSONObject | ChunkStream
-#: Has a request answered by the deployments of a route.
-Ask: TypeAlias = Callable[[Route, ChatRequest], Awaitable[Answer]]
+#: Has a request answered by upstreams.
+Ask: TypeAlias = Callable[[ChatRequest, CallContext], Awaitable[Answer]]
 
 
 class Replay(ChunkStream):
@@ -56,70 +54,67 @@ class Answers:
     def __init__(
         self,
         config: Config,
-        ask: Ask,
         store: AnswerStore,
         leases: LeaseKeeper | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.ask = ask
         self.leases = leases
         self.now = now
         self.join_wait_s = config.cache.join_wait_s
         self._common = CachePolicy.of(config.cache, GroupCacheConfig())
         self._own = {name: CachePolicy.of(config.cache, group.cache) for name, group in config.model_groups.items()}
-        #: The address of each adapter's upstream: another address may give other answers.
-        self._addresses = {name: str(getattr(settings, "base_url", "")) for name, settings in config.adapters.items()}
-        #: Adapters whose streams have usage only if the client asks for it.
-        self._without_usage = {
-            name for name, settings in config.adapters.items() if not getattr(settings, "stream_usage", True)
-        }
         self.max_bytes = config.cache.max_answer_bytes
         self._store = store
         self._flights = Flights(self.max_bytes)
 
-    async def run(self, route: Route, asked: ChatRequest) -> Answer:
-        """Return an answer to ``asked``, and write to the current call's record where it came from.
+    async def run(self, route: CacheRoute, asked: ChatRequest, context: CallContext, ask: Ask) -> Answer:
+        """Return an answer to ``asked``, and write to the call's record where it came from.
+
+        ``ask`` has it answered by upstreams, if there is no other answer.
 
         Raises:
             GatewayError: what asking raises.
         """
-        policy, record = self._own.get(route.model, self._common), current_call.get()
-        if not policy.enabled or record is None or (policy.scope == "key" and record.caller is None):
-            return await self.ask(route, asked)
-        directives = CacheDirectives.read(cache_control.get())
-        if directives.no_store:
-            record.cache = "bypass"
-            return await self.ask(route, asked)
-        key = key_of(record.caller if policy.scope == "key" else None, self._fingerprint(route), asked.body)
-        return await self._answer(CacheRequest(key, policy, directives, route, asked, record))
+        terms = self.terms(route, context)
+        if terms is None:
+            return await ask(asked, context)
+        return await self._answer(CacheRequest(terms.key(asked.body), terms, asked, context), ask)
 
-    async def _answer(self, request: "CacheRequest") -> Answer:
+    def terms(self, route: CacheRoute, context: CallContext) -> "Terms | None":
+        """Return on which terms answers to a request are kept; None, and a note in its record, when they are not."""
+        policy, caller = self._own.get(route.model, self._common), context.caller
+        if not policy.enabled or (policy.scope == "key" and caller is None):
+            return None
+        directives = CacheDirectives.read(context.cache_control)
+        if directives.no_store:
+            context.record.cache = "bypass"
+            return None
+        scope = caller.name if caller is not None and policy.scope == "key" else None
+        return Terms(scope, route, policy, directives)
+
+    async def _answer(self, request: "CacheRequest", ask: Ask) -> Answer:
         """Join a running call, or use the cached answer, or ask."""
-        record, wants_usage = request.record, request.wants_usage
-        with_usage = wants_usage or not any(
-            each.adapter_name in self._without_usage for each in _deployments(request.route)
-        )
+        record, wants_usage = request.context.record, request.wants_usage
+        with_usage = wants_usage or request.terms.route.streams_usage
         key = (request.key, request.streams, with_usage) if request.joins else None
-        subscriber = self._flights.join(key, record, include_usage=wants_usage)
-        if subscriber is None and not request.directives.no_cache:
+        subscriber = self._flights.join(key, request.context, include_usage=wants_usage)
+        if subscriber is None and not request.terms.directives.no_cache:
             if (entry := await self._find(request)) is not None:
-                return request.served(entry, "hit", self.now())
+                return request.served(entry, "hit", self.now(), record)
             # Another request may have started a call while the store was asked.
-            subscriber = self._flights.join(key, record, include_usage=wants_usage)
+            subscriber = self._flights.join(key, request.context, include_usage=wants_usage)
         if subscriber is not None:
             record.cache, record.free = "joined", True
             return await subscriber.answer()
-        record.cache = "bypass" if request.directives.no_cache else "miss"
-        call = _UpstreamCall(self, request, with_usage=with_usage)
-        return await self._flights.begin(call, record, include_usage=wants_usage, key=key).answer()
-
-    def _fingerprint(self, route: Route) -> RouteFingerprint:
-        deployments = [(each.name, self._addresses.get(each.adapter_name, "")) for each in _deployments(route)]
-        return RouteFingerprint(route.model, deployments, len(route.targets))
+        record.cache = "bypass" if request.terms.directives.no_cache else "miss"
+        call = _UpstreamCall(self, request, ask, with_usage=with_usage)
+        return await self._flights.begin(call, request.context, include_usage=wants_usage, key=key).answer()
 
     async def _find(self, request: "CacheRequest") -> Entry | None:
         """Return the cached entry, unless it is too old for the request; an invalid entry is deleted."""
+        asked = time.monotonic()
         data = await self._store.get(request.key)
+        request.context.record.waited_s += time.monotonic() - asked
         if data is None:
             return None
         try:
@@ -132,12 +127,12 @@ class Answers:
 
     async def keep(self, request: "CacheRequest", answer: JSONObject, source: Source) -> bool:
         """Cache an answer if it is usable and not too large; return whether it was cached."""
-        if not may_be_kept(answer, tool_calls=request.policy.store_tool_calls):
+        if not may_be_kept(answer, tool_calls=request.terms.policy.store_tool_calls):
             return False
         value = Entry(answer, self.now(), source.deployment, list(source.warnings)).encode(request.key)
         if len(value) > self.max_bytes:
             return False
-        await self._store.put(request.key, value, request.policy.ttl_s)
+        await self._store.put(request.key, value, request.terms.policy.ttl_s)
         return True
 
     @property
@@ -161,15 +156,32 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheRequest:
-    """One request, with its cache policy and directives."""
+class Terms:
+    """On which terms the answers to a request are kept: for whom, for which route, by which policy and directives."""
 
-    key: bytes
+    scope: str | None
+    route: CacheRoute
     policy: CachePolicy
     directives: CacheDirectives
-    route: Route
+
+    def key(self, body: JSONObject) -> bytes:
+        """Return the key of the answer to ``body``."""
+        return key_of(self.scope, self.route, body)
+
+    def accepts(self, stored_at: float, now: float) -> bool:
+        """Return whether what was kept at ``stored_at`` is young enough at ``now``, in Unix seconds."""
+        age_s, max_age_s = max(0, int(now - stored_at)), self.directives.max_age_s
+        return age_s < self.policy.ttl_s and (max_age_s is None or age_s <= max_age_s)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRequest:
+    """One request for a chat, with the terms of the cache."""
+
+    key: bytes
+    terms: Terms
     asked: ChatRequest
-    record: CallRecord
+    context: CallContext
 
     @property
     def streams(self) -> bool:
@@ -184,16 +196,14 @@ class CacheRequest:
     @property
     def joins(self) -> bool:
         """Return whether it may share a call with other requests."""
-        return self.policy.single_flight and not self.directives.no_cache
+        return self.terms.policy.single_flight and not self.terms.directives.no_cache
 
     def accepts(self, entry: Entry, now: float) -> bool:
         """Return whether a cached answer is young enough at Unix time ``now``."""
-        age_s, max_age_s = entry.age_s(now), self.directives.max_age_s
-        return age_s < self.policy.ttl_s and (max_age_s is None or age_s <= max_age_s)
+        return self.terms.accepts(entry.stored_at, now)
 
-    def served(self, entry: Entry, where_from: str, now: float) -> Answer:
-        """Return a cached answer in the requested form, and record that it costs nothing."""
-        record = self.record
+    def served(self, entry: Entry, where_from: str, now: float, record: CallRecord) -> Answer:
+        """Return a cached answer in the requested form, and note in ``record`` that it costs nothing."""
         record.cache, record.free = where_from, True
         record.cache_age_s = entry.age_s(now) if where_from == "hit" else None
         record.deployment = entry.deployment
@@ -204,8 +214,9 @@ class CacheRequest:
 class _UpstreamCall(SharedCall):
     """One request to upstreams, for all requests that share it."""
 
-    def __init__(self, answers: Answers, request: CacheRequest, *, with_usage: bool) -> None:
+    def __init__(self, answers: Answers, request: CacheRequest, ask: Ask, *, with_usage: bool) -> None:
         self._answers = answers
+        self._ask = ask
         self._request = request
         self._asked = request.asked
         if request.streams and with_usage and not request.wants_usage:
@@ -222,22 +233,21 @@ class _UpstreamCall(SharedCall):
         #: The answer is in the store; this or another process put it there.
         self._kept = False
 
-    async def ask(self, flight: Flight) -> Answer:
+    async def ask(self, flight: Flight, context: CallContext) -> Answer:
         """See ``SharedCall``. If another process already asks the same, its answer is followed or awaited."""
         found = await self._leased_call.acquire_or_follow(flight) if self._leased_call is not None else None
         if isinstance(found, FollowedStream):
-            return self._followed(found)
+            return self._followed(found, context.record)
         if found is not None and (entry := self._read(found)) is not None:
             self._kept = self.free = True
-            record = current_call.get() or self._request.record
-            led = replace(self._request, record=record, asked=self._asked)
-            return led.served(entry, "joined", self._answers.now())
-        return await self._answers.ask(self._request.route, self._asked)
+            led = replace(self._request, asked=self._asked)
+            return led.served(entry, "joined", self._answers.now(), context.record)
+        return await self._ask(self._asked, context)
 
-    def _followed(self, followed: FollowedStream) -> Answer:
+    def _followed(self, followed: FollowedStream, record: CallRecord) -> Answer:
         """Return the answer that another process receives, and record that it costs nothing here."""
         self._kept = self.free = True
-        record, segment = current_call.get() or self._request.record, followed.segment
+        segment = followed.segment
         record.cache, record.free = "joined", True
         record.deployment = segment.deployment
         record.warnings += segment.warnings
@@ -254,10 +264,9 @@ class _UpstreamCall(SharedCall):
     async def keep(self, answer: JSONObject, source: Source) -> None:
         """See ``SharedCall``. The answer of a fallback is not cached: the requested model may soon be back."""
         request = self._request
-        as_asked = any(target.name == source.deployment for target in request.route.targets)
         # A whole answer made from a stream without usage would lack it.
         whole = not request.streams or "usage" in answer
-        if not self._kept and as_asked and whole:
+        if not self._kept and whole and request.terms.route.is_target(source.deployment):
             self._kept = await self._answers.keep(request, answer, source)
 
     async def aclose(self, *, complete: bool) -> None:
@@ -266,25 +275,21 @@ class _UpstreamCall(SharedCall):
             await self._leased_call.release(unkept=complete and not self._kept)
 
 
-def _deployments(route: Route) -> tuple[Deployment, ...]:
-    return (*route.targets, *route.fallbacks)
-
-
-def build_answers(config: Config, ask: Ask, before: Answers | None = None) -> Answers | None:
-    """Return the cache before ``ask``; None if no model caches answers, and none did ``before``.
+def build_answers(config: Config, before: Answers | None = None) -> Answers | None:
+    """Return the cache; None if no model caches answers, and none did ``before``.
 
     The store of ``before`` is used on.
     """
     if before is not None:
         if isinstance(before.store, MemoryAnswers):
             before.store.max_bytes = config.cache.max_bytes
-        return Answers(config, ask, before.store, before.leases)
+        return Answers(config, before.store, before.leases)
     if not config.cache.enabled and not any(group.cache.enabled for group in config.model_groups.values()):
         return None
     if config.cache.storage == "memory":
-        return Answers(config, ask, MemoryAnswers(config.cache.max_bytes))
+        return Answers(config, MemoryAnswers(config.cache.max_bytes))
     # Imported here, so that a gateway without Redis does not import its client.
     from one_api.cache.redis import RedisAnswers
 
     shared = RedisAnswers(config.cache.storage, config.cache.storage_timeout_s)
-    return Answers(config, ask, shared, leases=shared)
+    return Answers(config, shared, leases=shared)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from one_api.contract import ChunkStream
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.errors import UpstreamTruncated
+from one_api.serving.tasks import stop
 
 #: The interval at which segments are published and polled, in seconds.
 TICK_S = 0.025
@@ -152,7 +152,4 @@ class FollowedStream(ChunkStream):
         """See ``ChunkStream``."""
         self.ended = True
         self._buffer.close()
-        if self._polling is not None:
-            self._polling.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._polling
+        await stop(self._polling)

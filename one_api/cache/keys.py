@@ -4,11 +4,14 @@ An unknown field makes a difference: a field that could change an answer must ne
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
+from one_api.routing.selection import Route
+from one_api.settings.adapters import AdapterConfig
 
 #: Part of every key: raise it when the stored format changes. Old entries are then not found any more.
 SCHEMA_VERSION = 1
@@ -23,26 +26,43 @@ LEFT_OUT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class RouteFingerprint:
-    """The part of the key that depends on the route: the model's name, and the deployments behind it.
-
-    ``deployments`` holds the name and the address of each, targets first; ``targets`` is the number of targets.
-    """
+class CacheRoute:
+    """What the cache has to know of a route: all of it but ``streams_usage`` is part of the key."""
 
     model: str
-    deployments: Sequence[Sequence[str]]
+    #: The name and the address of each deployment: targets first, then fallbacks. Another address may answer otherwise.
+    deployments: Sequence[tuple[str, str]]
+    #: How many of them are targets.
     targets: int
+    #: Every deployment sends the usage of a stream, or can be asked for it, without the client's wish.
+    streams_usage: bool = True
+
+    @classmethod
+    def of(cls, route: Route, adapters: Mapping[str, AdapterConfig]) -> Self:
+        """Return it for a route; ``adapters`` are the settings of those behind it."""
+        deployments = (*route.targets, *route.fallbacks)
+        settings = [adapters.get(each.adapter_name) for each in deployments]
+        return cls(
+            route.model,
+            [(each.name, str(getattr(own, "base_url", ""))) for each, own in zip(deployments, settings, strict=True)],
+            len(route.targets),
+            all(getattr(own, "stream_usage", True) for own in settings),
+        )
+
+    def is_target(self, deployment: str | None) -> bool:
+        """Return whether a deployment of that name serves the model itself, and does not stand in for it."""
+        return any(name == deployment for name, _ in self.deployments[: self.targets])
 
 
-def key_of(caller: str | None, fingerprint: RouteFingerprint, body: JSONObject) -> bytes:
+def key_of(caller: str | None, route: CacheRoute, body: JSONObject) -> bytes:
     """Return the key (SHA-256) of the answer to ``body``.
 
     Args:
         caller: the caller that may get the answer; None if all callers share it.
-        fingerprint: the route of the request.
+        route: the route of the request.
         body: the request.
     """
     asked = {name: value for name, value in body.items() if name not in LEFT_OUT}
     # As one JSON text, so that no value can pass for the end of another.
-    whole = [SCHEMA_VERSION, caller, fingerprint.model, fingerprint.targets, list(fingerprint.deployments), asked]
+    whole = [SCHEMA_VERSION, caller, route.model, route.targets, list(route.deployments), asked]
     return hashlib.sha256(json.canonical(whole)).digest()

@@ -10,6 +10,7 @@ from one_api.cache.chunk_buffer import join
 from one_api.cache.followed_stream import TICK_S, FollowedStream, Segment
 from one_api.cache.lease import LEASE_S, LISTENING_S, CallKey, LeaseKeeper, LeaseStatus
 from one_api.cache.single_flight import Flight, Subscriber
+from one_api.serving.tasks import stop
 
 #: How often the holder renews its lease and looks for subscribers, in seconds.
 _RENEW_S = 0.1
@@ -154,10 +155,7 @@ class LeasedCall:
             self._start_publishing(self._flight)
         if self._publishing is not None and not self._stopped:
             await asyncio.wait({self._publishing}, timeout=_MAX_FINAL_PUBLISH_S)
-        tasks = {task for task in (self._renewing, self._publishing) if task is not None}
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await stop(self._renewing, self._publishing)
         cut = self._publishing is not None and not self._stopped
         await self._keeper.release(self._call, self._token, forget=cut)
 

@@ -1,16 +1,12 @@
 """What may be served from the cache, and what may be kept: pure decisions."""
 
 from collections.abc import Iterable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import HEAD, PADDING, has_only
 from one_api.settings.sections import CacheConfig, GroupCacheConfig
-
-#: The ``Cache-Control`` header of the request that this context serves.
-cache_control: ContextVar[str | None] = ContextVar("cache_control", default=None)
 
 #: What chunks, their choices and their deltas may hold for the whole stream to fit into one message: these of a delta
 #: as text, and nothing else but padding and labels (Groq's: its id of the request, and usage once more).

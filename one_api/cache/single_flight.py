@@ -17,7 +17,8 @@ from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import Assembler
 from one_api.errors import ShuttingDown, UpstreamError
-from one_api.observability.records import CallRecord, current_call
+from one_api.records import CallContext, CallRecord
+from one_api.serving.tasks import stop
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class SharedCall(ABC):
     free = False
 
     @abstractmethod
-    async def ask(self, flight: "Flight") -> JSONObject | ChunkStream:
-        """Ask; the current call's record is that of the leader. It may be called a second time after an error."""
+    async def ask(self, flight: "Flight", context: CallContext) -> JSONObject | ChunkStream:
+        """Ask; ``context`` is that of the leader. It may be called a second time after an error."""
 
     @abstractmethod
     async def keep(self, answer: JSONObject, source: Source) -> None:
@@ -55,8 +56,9 @@ class SharedCall(ABC):
 class Subscriber(ChunkStream):
     """One request that shares a flight; if it is not ``local``, it stands for all requests of other processes."""
 
-    def __init__(self, flight: "Flight", record: CallRecord, *, include_usage: bool, local: bool = True) -> None:
-        self.record = record
+    def __init__(self, flight: "Flight", context: CallContext, *, include_usage: bool, local: bool = True) -> None:
+        self.context = context
+        self.record = context.record
         self.local = local
         self.buffer = ReadBuffer()
         self._flight = flight
@@ -129,13 +131,13 @@ class Flight:
         """Return whether it can be joined."""
         return bool(self._subscribers or self._complete) and not self._failed and self._history is not None
 
-    def join(self, record: CallRecord, *, include_usage: bool) -> Subscriber:
+    def join(self, context: CallContext, *, include_usage: bool) -> Subscriber:
         """Add a subscriber for one more request."""
-        return self._take(Subscriber(self, record, include_usage=include_usage))
+        return self._take(Subscriber(self, context, include_usage=include_usage))
 
     def add_remote_subscriber(self) -> Subscriber:
         """Add the subscriber for all other processes: it gets everything, and never pays for the call."""
-        outside = CallRecord("", "", "", free=True)
+        outside = CallContext(CallRecord("", "", "", free=True))
         return self._take(Subscriber(self, outside, include_usage=True, local=False))
 
     def has_only(self, subscriber: Subscriber) -> bool:
@@ -174,8 +176,7 @@ class Flight:
                 heir.free, subscriber.record.free = False, True
             return
         self._failed = True
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await stop(self._task)
 
     async def _run(self) -> None:
         try:
@@ -196,9 +197,8 @@ class Flight:
         """Ask. If the upstream fails, the leader gets the error, and another subscriber asks once more."""
         for last in (False, True):
             leader = next(subscriber for subscriber in self._subscribers if subscriber.local)
-            current_call.set(leader.record)
             try:
-                answer = await self._call.ask(self)
+                answer = await self._call.ask(self, leader.context)
             except UpstreamError as error:
                 others = [
                     subscriber for subscriber in self._subscribers if subscriber is not leader and subscriber.local
@@ -275,15 +275,15 @@ class Flights:
         self._listed: dict[object, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, key: object, record: CallRecord, *, include_usage: bool) -> Subscriber | None:
+    def join(self, key: object, context: CallContext, *, include_usage: bool) -> Subscriber | None:
         """Return a subscriber of the flight under ``key``, if that can be joined; the key None joins none."""
         flight = self._listed.get(key) if key is not None else None
-        return flight.join(record, include_usage=include_usage) if flight is not None and flight.open else None
+        return flight.join(context, include_usage=include_usage) if flight is not None and flight.open else None
 
-    def begin(self, call: SharedCall, record: CallRecord, *, include_usage: bool, key: object = None) -> Subscriber:
+    def begin(self, call: SharedCall, context: CallContext, *, include_usage: bool, key: object = None) -> Subscriber:
         """Start a flight and return its first subscriber; without a ``key`` no other request can join it."""
         flight = Flight(call, self._max_bytes)
-        subscriber = flight.join(record, include_usage=include_usage)
+        subscriber = flight.join(context, include_usage=include_usage)
         task = flight.begin()
         self._tasks.add(task)
         if key is not None:
@@ -300,7 +300,4 @@ class Flights:
 
     async def aclose(self) -> None:
         """End every call."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await stop(*self._tasks)

@@ -5,15 +5,23 @@ window has), its newest second, the sums of requests and tokens, the last second
 requests and tokens of the newest second. ``r<second>`` and ``t<second>`` are those of earlier seconds. So a script
 reads the state, and of the seconds only those that have left the window since. Requests in flight are a sorted set of
 leases by their end.
+
+Times are in ticks, whose length in seconds is the first argument: 1 for a window of a minute, and "second" below means
+one of them.
 """
 
 from one_api.limits.window import BUCKETS, LEASE_S, WINDOW_S
+from one_api.redis.script import Script
+
+#: A process that has not said for so many seconds that it is there has ended.
+BEAT_S = 10
 
 #: Reads the window at KEYS[1] and drops what has left it. A clock that was set far back begins a new window.
 _READ = f"""
 local clock = redis.call('TIME')
-local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
-local second = tonumber(clock[1])
+local tick = tonumber(ARGV[1])
+local now = (tonumber(clock[1]) + tonumber(clock[2]) / 1000000) / tick
+local second = math.floor(now)
 local window = KEYS[1]
 local used, last, newest = {{r = 0, t = 0}}, {{r = 0, t = 0}}, {{r = 0, t = 0}}
 local state = redis.call('HGET', window, 's')
@@ -65,20 +73,7 @@ end
 local function save()
   redis.call('HSET', window, 's', struct.pack('dddddddd', birth, second, used.r, used.t, last.r, last.t,
                                               newest.r, newest.t))
-  if moved then redis.call('EXPIRE', window, {BUCKETS + 1}) end
-end
-"""
-
-#: KEYS: window, leases. ARGV: requests, tokens and leases that are allowed (-1: any number), tokens, lease, the birth
-#: of the window that must still be there (0: any). Returns ``lost`` and the new birth where it is not.
-TAKE = (
-    _READ
-    + f"""
-local max_requests, max_tokens, max_leases = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local tokens, lease = tonumber(ARGV[4]), ARGV[5]
-if ARGV[6] ~= '0' and tonumber(ARGV[6]) ~= birth then
-  save()
-  return {{'lost', birth}}
+  if moved then redis.call('EXPIRE', window, math.ceil({BUCKETS + 1} * tick)) end
 end
 local function wait(kind, needed)
   if needed <= 0 then return 0 end
@@ -96,11 +91,26 @@ local function reset(kind)
   if used[kind] <= 0 then return 0 end
   return math.max(0, last[kind] + {BUCKETS} - now)
 end
+"""
+
+#: KEYS: window, leases. ARGV: tick, requests, tokens and leases that are allowed (-1: any number), requests, tokens,
+#: lease, the birth of the window that must still be there (0: any). Returns ``lost`` and the new birth where it is not.
+TAKE = Script.of(
+    _READ
+    + f"""
+local max_requests, max_tokens, max_leases = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local requests, tokens, lease = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+if ARGV[8] ~= '0' and tonumber(ARGV[8]) ~= birth then
+  save()
+  return {{'lost', birth}}
+end
 local refused, longest = '', -1
 local function refuse(kind, seconds)
   if seconds >= longest then refused, longest = kind, seconds end
 end
-if used.r >= max_requests then refuse('requests', wait('r', used.r - max_requests + 1)) end
+if used.r + requests > max_requests then
+  refuse('requests', wait('r', math.min(used.r + requests - max_requests, used.r)))
+end
 if max_tokens >= 0 and used.t + tokens > max_tokens then
   refuse('tokens', wait('t', math.min(used.t + tokens - max_tokens, used.t)))
 end
@@ -109,7 +119,7 @@ if max_leases >= 0 then
   if redis.call('ZCARD', KEYS[2]) >= max_leases then refuse('concurrent', 1) end
 end
 if refused == '' then
-  add('r', second, 1)
+  add('r', second, requests)
   add('t', second, tokens)
   if max_leases >= 0 then
     redis.call('ZADD', KEYS[2], now + {LEASE_S}, lease)
@@ -122,12 +132,21 @@ return {{refused, tostring(math.max(0, longest)), used.r, tostring(reset('r')), 
 """
 )
 
-#: KEYS: window, leases. ARGV: lease, the second in which it was counted, tokens more (or fewer) than were counted.
-SETTLE = (
+#: KEYS: window. ARGV: tick. Returns the requests that count, when the oldest leaves, and when the last does.
+STATS = Script.of(
     _READ
     + """
-redis.call('ZREM', KEYS[2], ARGV[1])
-local counted, change = tonumber(ARGV[2]), tonumber(ARGV[3])
+if state and moved then save() end
+return {used.r, tostring(wait('r', math.min(1, used.r))), tostring(reset('r'))}
+"""
+)
+
+#: KEYS: window, leases. ARGV: tick, lease, the second in which it was counted, tokens more than were counted, or fewer.
+SETTLE = Script.of(
+    _READ
+    + """
+redis.call('ZREM', KEYS[2], ARGV[2])
+local counted, change = tonumber(ARGV[3]), tonumber(ARGV[4])
 if counted < first then counted, change = second, math.max(0, change) end
 if change ~= 0 then add('t', counted, change) end
 if change ~= 0 or state then save() end
@@ -136,20 +155,20 @@ return 1
 )
 
 #: KEYS: leases. ARGV: XX to keep leases that are there, CH to put them back, too; the leases.
-RENEW = f"""
+RENEW = Script.of(f"""
 local now = tonumber(redis.call('TIME')[1])
 for i = 2, #ARGV do redis.call('ZADD', KEYS[1], ARGV[1], now + {LEASE_S}, ARGV[i]) end
 redis.call('EXPIRE', KEYS[1], {int(LEASE_S) + 1})
 return 1
-"""
+""")
 
-#: Adds what was counted elsewhere. KEYS: window. ARGV: triples of age, requests and tokens. Returns
+#: Adds what was counted elsewhere. KEYS: window. ARGV: tick, triples of age, requests and tokens. Returns
 #: the birth of the window.
-MERGE = (
+MERGE = Script.of(
     _READ
     + """
 save()
-for i = 1, #ARGV, 3 do
+for i = 2, #ARGV, 3 do
   local when = second - tonumber(ARGV[i])
   if when >= first then
     add('r', when, tonumber(ARGV[i + 1]))
@@ -160,3 +179,14 @@ save()
 return birth
 """
 )
+
+#: KEYS: the memory of Redis, the processes that use it. ARGV: a new name for the memory, this process. Notes that this
+#: process is there; returns the name of the memory, another one once Redis has lost it, and the number of processes.
+BEAT = Script.of(f"""
+local now = tonumber(redis.call('TIME')[1])
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+redis.call('ZADD', KEYS[2], now + {BEAT_S}, ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.call('EXPIRE', KEYS[2], {BEAT_S})
+return {{redis.call('GET', KEYS[1]), redis.call('ZCARD', KEYS[2])}}
+""")

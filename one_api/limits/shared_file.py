@@ -17,27 +17,32 @@ try:
 except ImportError:  # not a Unix: there is one process, and MemoryStore
     fcntl = None  # type: ignore[assignment]
 
-#: How long the lock is waited for, in seconds; holders need some microseconds.
-_LOCK_S = 0.25
+#: How long the lock is waited for, in seconds; holders need some microseconds, if they have a processor.
+_LOCK_S, _MAX_LOCK_S = 0.25, 2.0
 #: So often it is looked at in the next turn of the loop, then once a millisecond.
 _MAX_QUICK_LOOKS = 20
+#: On a machine that is too busy for so many looks in that time, holders are not quick either: it is waited longer.
+_MIN_LOOKS = 200
 
 
 class SharedFile:
-    """Records of bytes at offsets. Every change holds the lock of the file that now has the name.
+    """A file with room for a table. Whoever has acquired it alone holds the lock of the file that now has the name.
 
     Args:
         paths: where the file may be; the first one that can be used. One that is there comes before one to be made.
-        size: its length in bytes; the space is taken at once.
-        replaced: called with all that was in the file when another file has taken its name, or nothing has it.
+        size: the length of its table in bytes; the space is taken at once.
+        replaced: called with the descriptor of a file whose name another one has taken, or nothing has, before it is
+            closed.
     """
 
-    def __init__(self, paths: Sequence[Callable[[], Path]], size: int, replaced: Callable[[bytes], None]) -> None:
+    def __init__(self, paths: Sequence[Callable[[], Path]], size: int, replaced: Callable[[int], None]) -> None:
         self._paths = paths
-        self._path = Path()
+        self._path = ""
         self._size = size
         self._replaced = replaced
         self._file: int | None = None
+        #: Device and number of the open file.
+        self._identity = (0, 0)
 
     def open(self) -> int:
         """Open the file, or make it, and return its descriptor; raises OSError when that is possible nowhere."""
@@ -45,21 +50,22 @@ class SharedFile:
         attempts = [(find, flags) for flags in (os.O_RDWR, os.O_RDWR | os.O_CREAT) for find in self._paths]
         for find, flags in attempts:
             try:
-                self._path = find()
-                self._file = open_private(self._path, flags)
-                self._take_space(self._file, is_new=bool(flags & os.O_CREAT))
+                self._path = str(find())
+                self._file = file = open_private(Path(self._path), flags)
+                status = os.fstat(file)
+                self._identity = status.st_dev, status.st_ino
+                if status.st_size < self._size or flags & os.O_CREAT:
+                    self._take_space(file, is_new=bool(flags & os.O_CREAT))
             except OSError as error:
                 self.close()
                 problem = problem if isinstance(error, FileNotFoundError) else error
             else:
                 self._paths = [find]  # others have chosen it for the same reasons
-                return self._file
+                return file
         raise problem
 
     def _take_space(self, file: int, *, is_new: bool) -> None:
-        """Take the space for all records now, so that no later write is without it."""
-        if os.fstat(file).st_size >= self._size and not is_new:
-            return
+        """Take the space for the table now, so that no later write is without it."""
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file, 0, self._size)
@@ -67,53 +73,63 @@ class SharedFile:
                 os.ftruncate(file, self._size)
         except OSError:
             if is_new and os.fstat(file).st_size == 0:
-                self._path.unlink(missing_ok=True)
+                Path(self._path).unlink(missing_ok=True)
             raise
+
+    @property
+    def descriptor(self) -> int | None:
+        """Return the descriptor of the open file, for a look without the lock; None when there is none."""
+        return self._file
 
     @property
     def is_lost(self) -> bool:
         """Say whether the open file has lost its name, or its length."""
-        file = self._file
-        return file is not None and (not self._has_name(file) or os.fstat(file).st_size < self._size)
+        if self._file is None:
+            return False
+        status = self._status()
+        return status is None or status.st_size < self._size
 
-    async def change(self, offset: int, length: int, act: Callable[[bytes], bytes]) -> bytes:
-        """Replace one record by what ``act`` makes of it; returns that. A part that was cut off reads as zeros.
+    async def acquire(self) -> int:
+        """Return the descriptor of the file that has the name now, locked; it is to be released soon.
 
         Raises:
             OSError: when the file cannot be used, or its lock is held for too long (TimeoutError).
         """
-        file = await self._acquire()
-        try:
-            self._take_space(file, is_new=False)
-            record = act(os.pread(file, length, offset).ljust(length, b"\0"))
-            if os.pwrite(file, record, offset) != length:
-                raise OSError("no room for a record")
-            return record
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-    async def _acquire(self) -> int:
-        """Return the descriptor of the file that has the name now, locked."""
-        deadline, looks = time.monotonic() + _LOCK_S, 0
+        began, looks = 0.0, 0
         while True:
             file = self.open() if self._file is None else self._file
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._has_name(file):
-                    return file
-                self._replaced(os.pread(file, self._size, 0).ljust(self._size, b"\0"))
-                self.close()
             except BlockingIOError:
+                began = began or time.monotonic()
                 await asyncio.sleep(0 if looks < _MAX_QUICK_LOOKS else 0.001)
+            else:
+                if (status := self._status()) is not None:
+                    try:
+                        if status.st_size < self._size:
+                            self._take_space(file, is_new=False)
+                    except BaseException:
+                        self.release(file)
+                        raise
+                    return file
+                began = began or time.monotonic()
+                self._replaced(file)
+                self.close()
             looks += 1
-            if time.monotonic() > deadline:
+            if time.monotonic() - began > (_LOCK_S if looks >= _MIN_LOOKS else _MAX_LOCK_S):
                 raise TimeoutError("another process holds its lock")
 
-    def _has_name(self, file: int) -> bool:
+    def release(self, file: int) -> None:
+        """Let others acquire the file."""
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _status(self) -> os.stat_result | None:
+        """Return the status of the open file by its name; None when the name leads elsewhere."""
         try:
-            return os.path.samestat(os.fstat(file), self._path.lstat())
+            status = os.lstat(self._path)
         except FileNotFoundError:
-            return False
+            return None
+        return status if (status.st_dev, status.st_ino) == self._identity else None
 
     def close(self) -> None:
         """Close the file."""

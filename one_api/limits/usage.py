@@ -1,8 +1,9 @@
 """What one process knows of a key whose window is in Redis: enough to go on without Redis, and to remind it.
 
-Pure arithmetic: times are seconds of one monotonic clock, and are handed in.
+Pure arithmetic: times are ticks of one monotonic clock, seconds for a window of a minute, and are handed in.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from one_api.limits.stores import Ticket
@@ -20,6 +21,12 @@ class LateTake:
     tokens: int
     #: The tokens that it used, once it has ended.
     settled: int | None = None
+    requests: int = 1
+
+    @property
+    def used(self) -> int:
+        """Return the tokens that it counts for."""
+        return self.tokens if self.settled is None else self.settled
 
 
 @dataclass(slots=True)
@@ -40,6 +47,12 @@ class KeyUsage:
     birth: int = 0
     #: Until then Redis knows less than ``total`` does, because it has lost its window.
     remembered_until: float = 0.0
+    #: When Redis was last lost (went away, or lost its memory), and the requests and tokens that this process had let
+    #: in then.
+    lost_at: float = -math.inf
+    own_then: tuple[int, int] = (0, 0)
+    #: The length of a tick of its windows, in seconds; times of this key are in ticks.
+    tick_s: float = 1.0
 
     def known_birth(self, now: float) -> int:
         """Return the window that Redis must still have; 0 when it may begin a new one."""
@@ -49,36 +62,65 @@ class KeyUsage:
         """Say whether this process has let in anything that still counts."""
         return any(self.counted.used(now)) or any(self.uncounted.used(now))
 
-    def decide(self, limits: Limits, share: Limits, now: float, tokens: int, lease: int) -> Verdict:
-        """Count a request without Redis: within this process's share, and within what all are known to have left."""
+    def lost(self, at: float, now: float) -> None:
+        """Note that Redis was lost ``at`` a time; what is lost again within a minute is lost since then."""
+        if at > self.lost_at:
+            if at - self.lost_at >= BUCKETS:
+                pairs = zip(self.counted.used(now), self.uncounted.used(now), strict=True)
+                self.own_then = sum(next(pairs)), sum(next(pairs))
+            self.lost_at = at
+
+    def own_bounds(self, share: Limits, processes: int, now: float) -> Limits:
+        """Return what this process may have let in of what counts now, while Redis is not to be relied on.
+
+        It is its share. But in the minute after Redis was lost others may have let in more than theirs, and this
+        process need not know: until that minute is over, all who had let in less than their share add no more than one
+        share together. So never more is let in than the limit and one process's share.
+        """
+
+        def bound(part: int, own_then: int) -> int:
+            if now - self.lost_at >= BUCKETS or own_then >= part:
+                return part
+            return min(part, own_then + max(1, part // processes))
+
+        requests, tokens = self.own_then
+        return Limits(
+            bound(share.requests_per_minute, requests),
+            None if share.tokens_per_minute is None else bound(share.tokens_per_minute, tokens),
+            share.concurrent,
+        )
+
+    def decide(self, limits: Limits, own_bounds: Limits, now: float, tokens: int, lease: int, requests: int) -> Verdict:
+        """Count a request without Redis: within this process's bounds, and within what all are known to have left."""
         (own, own_tokens), (all_, all_tokens) = self.counted.used(now), self.total.used(now)
         left_tokens = left_leases = None
-        if limits.tokens_per_minute is not None and share.tokens_per_minute is not None:
-            left_tokens = max(0, min(share.tokens_per_minute - own_tokens, limits.tokens_per_minute - all_tokens))
-        if share.concurrent is not None:
-            left_leases = max(0, share.concurrent - sum(ends > now for ends in self.counted.leases.values()))
-        left = max(0, min(share.requests_per_minute - own, limits.requests_per_minute - all_))
-        return self.uncounted.take(Limits(left, left_tokens, left_leases), now, tokens, lease)
+        if limits.tokens_per_minute is not None and own_bounds.tokens_per_minute is not None:
+            left_tokens = max(0, min(own_bounds.tokens_per_minute - own_tokens, limits.tokens_per_minute - all_tokens))
+        if own_bounds.concurrent is not None:
+            left_leases = max(0, own_bounds.concurrent - sum(ends > now for ends in self.counted.leases.values()))
+        left = max(0, min(own_bounds.requests_per_minute - own, limits.requests_per_minute - all_))
+        return self.uncounted.take(Limits(left, left_tokens, left_leases), now, tokens, lease, requests)
 
-    def remembered_refusal(self, limits: Limits, share: Limits, now: float, tokens: int) -> Verdict | None:
+    def remembered_refusal(
+        self, limits: Limits, own_bounds: Limits, now: float, tokens: int, requests: int
+    ) -> Verdict | None:
         """Return a refusal by what is known of a window that Redis has lost; None when Redis is to be asked.
 
-        Others may not have reminded Redis yet, so this process keeps to its share until its memory has left the window.
+        Others may not have reminded Redis yet, so this process keeps to its bounds until its memory has left the
+        window.
         """
-        if now >= self.remembered_until:
-            return None
-        for known, bounds in ((self.total, limits), (self.counted, share)):
-            copy = Window(known.newest, list(known.requests), list(known.tokens))
-            verdict = copy.take(Limits(bounds.requests_per_minute, bounds.tokens_per_minute), now, tokens, 0)
+        for known, bounds in ((self.total, limits), (self.counted, own_bounds)):
+            found = Limits(bounds.requests_per_minute, bounds.tokens_per_minute)
+            verdict = known.copy().take(found, now, tokens, 0, requests)
             if verdict.refused_by is not None:
                 return verdict
         return None
 
-    def admitted(self, now: float, tokens: int, lease: int | None) -> None:
+    def admitted(self, now: float, tokens: int, lease: int | None, requests: int) -> None:
         """Note a request that Redis has counted. ``lease`` is None where requests at a time are not limited."""
-        self.counted.add(now, now, 1, tokens)
+        self.counted.add(now, now, requests, tokens)
         if now < self.remembered_until:
-            self.total.add(now, now, 1, tokens)
+            self.total.add(now, now, requests, tokens)
         if lease is not None:
             self.counted.renew(now, lease)
 
@@ -108,7 +150,7 @@ class KeyUsage:
         """Return what is to be added to Redis; it is taken as counted unless ``merge_failed``. Late ones wait."""
         waiting = Window()
         for late in self.late.values():
-            waiting.add(now, late.counted_at, 1, late.tokens if late.settled is None else late.settled)
+            waiting.add(now, late.counted_at, late.requests, late.used)
         held = {age: (requests, tokens) for age, requests, tokens in waiting.counted(now)}
         counts = []
         for age, requests, tokens in self.uncounted.counted(now):
@@ -141,9 +183,8 @@ class KeyUsage:
         """
         late = self.late.pop(lease)
         if second is not None:
-            tokens = late.tokens if late.settled is None else late.settled
-            self.uncounted.add(now, late.counted_at, -1, -tokens)
-            self.counted.add(now, late.counted_at, 1, tokens)
+            self.uncounted.add(now, late.counted_at, -late.requests, -late.used)
+            self.counted.add(now, late.counted_at, late.requests, late.used)
             if (ends := self.uncounted.leases.pop(lease, None)) is not None:
                 self.counted.leases[lease] = ends
             if settles and late.settled is None:

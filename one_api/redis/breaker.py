@@ -21,6 +21,11 @@ class Breaker:
         """Say whether the service was ill when last asked."""
         return self._failures >= _FAILURES
 
+    @property
+    def has_failed(self) -> bool:
+        """Say whether the service failed when last asked."""
+        return self._failures > 0
+
     def admits(self) -> bool:
         """Say whether to ask now; while open, the one who is told yes is the probe."""
         if not self.is_open:

@@ -8,13 +8,14 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import redis.asyncio
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from one_api.redis.breaker import Breaker
+from one_api.redis.script import Script
 
 T = TypeVar("T")
 #: Sends commands together, and returns their answers; an exception stands for one that there is none to.
@@ -58,7 +59,8 @@ class RedisLink:
         call_s: the deadline of one trip, in seconds.
         without: what is done meanwhile, for the log.
         forgiving: a command that Redis refuses is that command's failure, not Redis's.
-        recovered: called when Redis is well again, before anybody else gets an answer.
+        recovered: called at the first contact, and at the first one after any failure, before anything else is sent.
+        scripts: those that are run.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class RedisLink:
         without: str,
         forgiving: bool,
         recovered: Callable[[SendPipeline], Awaitable[None]] | None = None,
+        scripts: Sequence[Script] = (),
     ) -> None:
         self._call_s = call_s
         self._connect_s = max(call_s, _CONNECT_S)
@@ -80,6 +83,9 @@ class RedisLink:
         self._without = without
         self._forgiving = forgiving
         self._recovered = recovered
+        #: Is ``recovered`` to be called before the next trip?
+        self._suspect = recovered is not None
+        self._scripts = {script.digest: script for script in scripts}
         #: A connection was used before: no time for making one need be allowed.
         self._connected = False
         self._breaker = Breaker()
@@ -123,6 +129,14 @@ class RedisLink:
             raise found if isinstance(found, RedisUnavailable) else RedisUnavailable
         return found
 
+    async def ask_all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Return what Redis answers to several commands; an exception stands for one that there is none to."""
+        return list(await asyncio.gather(*(self.ask(*command) for command in commands), return_exceptions=True))
+
+    async def run(self, script: Script, names: Sequence[str], *arguments: Any) -> Any:
+        """Return what a script answers; raises as ``ask`` does."""
+        return await self.ask(*script.command(names, *arguments))
+
     async def _travel(self) -> None:
         """Make trips until nobody waits. A caller that has left is not in the way of the others."""
         while self._waiting:
@@ -140,9 +154,16 @@ class RedisLink:
     async def _trip(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands together, and return their answers; an exception for each that has none."""
         was_open = self._breaker.is_open
+        try:
+            if self._suspect and self._recovered is not None:
+                await self._recovered(self._send_in_time)
+                self._suspect = False
+        except Exception as error:  # whatever it is, Redis cannot be relied on
+            self._fail(error)
+            return [RedisUnavailable() for _ in commands]
         sending = asyncio.ensure_future(self._send(commands))
         try:
-            answers = await _within(self._call_s if self._connected else self._connect_s, sending)
+            answers = await _within(self._limit_s(), sending)
             self._connected = True
             if problem := next((answer for answer in answers if self._is_illness(answer)), None):
                 raise problem
@@ -153,9 +174,20 @@ class RedisLink:
         if was_open:
             self._failed_at.clear()
             self._logger.warning("Redis answers again: until now, %s", self._without)
-            if self._recovered is not None:
-                await self._recovered(self._trip)
         return answers
+
+    async def _send_in_time(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands before others are; raises when there are no answers in time."""
+        sending = asyncio.ensure_future(self._send(commands))
+        try:
+            answers = await _within(self._limit_s(), sending)
+        finally:
+            sending.cancel()
+        self._connected = True
+        return answers
+
+    def _limit_s(self) -> float:
+        return self._call_s if self._connected else self._connect_s
 
     def _fail(self, error: Exception) -> None:
         """Note a failure, and log when it is one too many."""
@@ -163,6 +195,7 @@ class RedisLink:
         self._breaker.failed()
         self._failed_at.append(time.monotonic())
         self._connected = False
+        self._suspect = self._recovered is not None
         if self._breaker.is_open and not was_open:
             self._logger.warning("Redis does not answer (%s): %s", type(error).__name__, self._without)
         elif self.unreliable and not was_unreliable and not was_open:
@@ -182,6 +215,16 @@ class RedisLink:
         return isinstance(answer, Exception) and not (self._forgiving and isinstance(answer, ResponseError))
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """Send commands together; scripts that Redis has not seen are sent again, with their text."""
+        answers = await self._execute(commands)
+        unseen = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unseen:
+            again = [self._scripts[commands[place][1]].evaluation(commands[place]) for place in unseen]
+            for place, answer in zip(unseen, await self._execute(again), strict=True):
+                answers[place] = answer
+        return answers
+
+    async def _execute(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)

@@ -5,19 +5,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from one_api.cache.answers import Answers
+from one_api.cache.keys import CacheRoute
 from one_api.cache.lease import LeaseKeeper
-from one_api.cache.policy import cache_control
 from one_api.cache.stores import AnswerStore, MemoryAnswers
 from one_api.config import Config
-from one_api.contract import ChunkStream
+from one_api.contract import Caller, ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.observability.records import AttemptRecord, CallRecord, current_call
-from one_api.routing.deployment import Deployment
-from one_api.routing.selection import Route
+from one_api.records import AttemptRecord, CallContext, CallRecord
 from one_api.settings.adapters import OpenAIConfig
 from one_api.settings.sections import CacheConfig
-from tests.utils.fake_adapter import FakeAdapter, FakeStream, Piece
+from tests.utils.fake_adapter import FakeStream, Piece
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 #: What a call is answered with: an error, a whole answer, or the pieces of a stream.
@@ -64,13 +62,12 @@ class Upstreams:
         #: The deployment that answers.
         self.name = "a/m"
 
-    async def __call__(self, route: Route, request: ChatRequest) -> JSONObject | ChunkStream:
+    async def __call__(self, request: ChatRequest, context: CallContext) -> JSONObject | ChunkStream:
         """Answer one call, once the gate is open."""
         self.calls.append(request.body)
         self.asked.set()
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
-        record = current_call.get()
-        assert record is not None
+        record = context.record
         record.attempts.append(AttemptRecord(self.name, "tried", 0.0))
         if self.gate is not None:
             await self.gate.wait()
@@ -98,8 +95,9 @@ class Caching:
             adapters={"a": OpenAIConfig(models=("m",))}, cache=CacheConfig(**({"enabled": True} | settings))
         )
         clock = {"now": now} if now else {}
-        self.answers = Answers(config, upstreams, store or MemoryAnswers(10_000_000), leases, **clock)
-        self._route = Route("m", [Deployment("a", FakeAdapter(), "m")])
+        self._ask = upstreams
+        self.answers = Answers(config, store or MemoryAnswers(10_000_000), leases, **clock)
+        self._route = CacheRoute("m", [("a/m", "https://api.openai.com/v1")], 1)
         self.records: list[CallRecord] = []
 
     def ask(
@@ -110,10 +108,9 @@ class Caching:
         self.records.append(record)
 
         async def run() -> JSONObject | ChunkStream:
-            current_call.set(record)
-            cache_control.set(control)
             body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
-            return await self.answers.run(self._route, ChatRequest.of(body))
+            context = CallContext(record, Caller(caller), control)
+            return await self.answers.run(self._route, ChatRequest.of(body), context, self._ask)
 
         return asyncio.create_task(run())
 

@@ -44,10 +44,16 @@ async def until(stream: ChunkStream, said: str) -> None:
         assert said.startswith(found), found
 
 
+async def until_there(operator: Any, pattern: str) -> None:
+    """Wait until Redis has such a key."""
+    async with asyncio.timeout(10):
+        while not [name async for name in operator.scan_iter(pattern)]:
+            await asyncio.sleep(0.01)
+
+
 async def until_listening(operator: Any) -> None:
     """Wait until a process listens to another."""
-    while not [name async for name in operator.scan_iter("one_api:listening:*")]:
-        await asyncio.sleep(0.01)
+    await until_there(operator, "one_api:listening:*")
 
 
 async def test_another_process_gets_what_was_sent_and_then_the_live_tail(own_redis: OwnRedis) -> None:
@@ -161,8 +167,9 @@ async def test_when_the_last_one_leaves_in_whatever_process_the_upstream_is_clos
         await until(follower, "a")
         await leader.aclose()
         await follower.aclose()
-        while not asked.streams[0].closed:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while not asked.streams[0].closed:
+                await asyncio.sleep(0.01)
         assert text(await read_all(await two.open())) == "well"
 
 
@@ -328,8 +335,7 @@ async def test_a_lease_that_is_granted_late_is_held_all_the_same(own_redis: OwnR
         asyncio.get_running_loop().call_later(0.09, process.send_signal, signal.SIGCONT)
         first = await one.open()
         await until(first, "a")
-        while not [name async for name in operator.scan_iter("one_api:asking:*")]:
-            await asyncio.sleep(0.01)
+        await until_there(operator, "one_api:asking:*")
         second = await two.open()
         await until(second, "a")
         end.set()

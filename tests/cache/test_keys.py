@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from one_api.cache.keys import LEFT_OUT, RouteFingerprint, key_of
+from one_api.cache.keys import LEFT_OUT, CacheRoute, key_of
 from one_api.dialects import json
 from tests.support.examples import examples
 
-FINGERPRINT = RouteFingerprint("m", [("a/m", "https://a.example/v1")], 1)
+ROUTE = CacheRoute("m", [("a/m", "https://a.example/v1")], 1)
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "temperature": 1}
 
 VALUES = st.recursive(
@@ -25,9 +25,9 @@ VALUES = st.recursive(
 BODIES = st.dictionaries(st.sampled_from(["messages", "seed", "stop", "tools", "x"]), VALUES, max_size=5)
 
 
-def key(body: dict[str, Any], caller: str | None = "alice", fingerprint: RouteFingerprint = FINGERPRINT) -> bytes:
+def key(body: dict[str, Any], caller: str | None = "alice", route: CacheRoute = ROUTE) -> bytes:
     """The key of a body, of alice's unless told otherwise."""
-    return key_of(caller, fingerprint, body)
+    return key_of(caller, route, body)
 
 
 def shuffled(value: Any, rng: random.Random) -> Any:
@@ -101,15 +101,15 @@ def test_all_else_is_in(field: str) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        RouteFingerprint("n", FINGERPRINT.deployments, 1),
-        RouteFingerprint("m", [("b/m", "https://a.example/v1")], 1),
-        RouteFingerprint("m", [("a/m", "https://b.example/v1")], 1),
-        RouteFingerprint("m", [*FINGERPRINT.deployments, ("b/m", "https://b.example/v1")], 1),
-        RouteFingerprint("m", FINGERPRINT.deployments, 0),
+        CacheRoute("n", ROUTE.deployments, 1),
+        CacheRoute("m", [("b/m", "https://a.example/v1")], 1),
+        CacheRoute("m", [("a/m", "https://b.example/v1")], 1),
+        CacheRoute("m", [*ROUTE.deployments, ("b/m", "https://b.example/v1")], 1),
+        CacheRoute("m", ROUTE.deployments, 0),
     ],
 )
-def test_another_route_is_another_answer(other: RouteFingerprint) -> None:
-    assert key(BODY, fingerprint=other) != key(BODY)
+def test_another_route_is_another_answer(other: CacheRoute) -> None:
+    assert key(BODY, route=other) != key(BODY)
 
 
 def test_the_body_is_not_touched() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from one_api.cache.keys import RouteFingerprint, key_of
+from one_api.cache.keys import CacheRoute, key_of
 from one_api.cache.lease import CallKey, LeaseResult, LeaseStatus
 from one_api.cache.redis import RedisAnswers
 from one_api.errors import UpstreamFailed
@@ -19,7 +19,7 @@ from .conftest import OwnRedis, odd_redis
 
 #: The key of the request that ``Caching.ask`` makes.
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
-KEY = key_of("alice", RouteFingerprint("m", [("a/m", "https://api.openai.com/v1")], 1), BODY)
+KEY = key_of("alice", CacheRoute("m", [("a/m", "https://api.openai.com/v1")], 1), BODY)
 CALL = CallKey(KEY, "whole")
 NAME = f"one_api:answer:{{{KEY.hex()}}}"
 

@@ -1,5 +1,6 @@
 """The store in memory: its bound, its order, and its time."""
 
+import asyncio
 import random
 
 from one_api.cache.stores import MemoryAnswers
@@ -55,3 +56,51 @@ async def test_what_is_larger_than_the_whole_store_is_not_kept() -> None:
     await store.put(b"large", bytes(1000), 60)
     assert await store.get(b"large") is None
     assert await store.get(b"small") == b"v"
+
+
+async def test_an_expired_answer_is_removed_though_nobody_asks() -> None:
+    store = MemoryAnswers(10_000)
+    await store.put(b"short", bytes(100), ttl_s=0.01)
+    await store.put(b"long", b"v", ttl_s=60)
+    async with asyncio.timeout(10):
+        while store.size_bytes > 401:
+            await asyncio.sleep(0.02)
+    assert await store.get(b"long") == b"v"
+    await store.aclose()
+
+
+async def test_an_answer_that_was_put_again_stays_for_its_new_time() -> None:
+    now = [100.0]
+    store = MemoryAnswers(10_000, clock=lambda: now[0])
+    await store.put(b"k", b"old", ttl_s=5)
+    await store.put(b"k", b"new", ttl_s=50)
+    now[0] = 110.0
+    store.sweep()
+    assert await store.get(b"k") == b"new"
+    now[0] = 150.0
+    store.sweep()
+    assert store.size_bytes == 0
+    await store.aclose()
+
+
+async def test_many_expired_answers_are_removed_in_turns() -> None:
+    now = [100.0]
+    store = MemoryAnswers(10_000_000, clock=lambda: now[0])
+    for number in range(1200):
+        await store.put(number.to_bytes(4, "big"), b"v", ttl_s=5)
+    now[0] = 105.0
+    left = []
+    while store.size_bytes:
+        store.sweep()
+        left.append(store.size_bytes // 401)
+    assert left == [700, 200, 0]
+    await store.aclose()
+
+
+async def test_what_was_dropped_is_not_remembered_for_long() -> None:
+    store = MemoryAnswers(5 * 500)
+    for number in range(1000):
+        await store.put(number.to_bytes(4, "big"), bytes(100), ttl_s=300)
+    assert len(store._entries) == 5
+    assert len(store._expiring) <= 11
+    await store.aclose()

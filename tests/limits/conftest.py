@@ -16,18 +16,19 @@ OwnRedis = tuple[str, "subprocess.Popen[bytes]"]
 
 
 @contextlib.contextmanager
-def redis_at(port: int, folder: Path) -> Iterator[OwnRedis]:
-    """Start a Redis that knows nothing; gives its URL and its process."""
+def redis_at(port: int, folder: Path, host: str = "127.0.0.1") -> Iterator[OwnRedis]:
+    """Start a Redis that knows nothing, for anybody who reaches the host; gives its URL and its process."""
     binary = shutil.which("redis-server")
     assert binary, "the tests need a redis-server to freeze: install Debian's package redis-server"
-    command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command = [binary, "--port", str(port), "--bind", host, "--protected-mode", "no"]
+    command += ["--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         for line in process.stdout:
             if b"Ready to accept connections" in line:
                 break
-        yield f"redis://127.0.0.1:{port}/0", process
+        yield f"redis://{host}:{port}/0", process
     finally:
         process.send_signal(signal.SIGCONT)
         process.kill()

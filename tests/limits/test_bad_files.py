@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from one_api.limits.stores import Layout, LimitStore, SharedStore
+from one_api.limits.shared import SharedStore
+from one_api.limits.stores import LimitStore
 from one_api.limits.window import Limits
 
-LAYOUT = Layout(("a", "k"), 3, True)
 LIMITS = Limits(30, tokens_per_minute=3000)
 _LEASES = itertools.count(1)
 
 
 def shared(folder: Path, spare: Path | None = None, processes: int = 2) -> SharedStore:
-    return SharedStore(folder, "test", LAYOUT, spare, lambda: processes)
+    return SharedStore(folder, "test", spare, lambda: processes)
 
 
 async def let_in(store: LimitStore, count: int, limits: Limits = LIMITS) -> int:

@@ -10,6 +10,7 @@ import redis
 from one_api.limits import scripts
 from one_api.limits.redis import RedisStore
 from one_api.limits.window import Limits, Window
+from one_api.redis.script import Script
 
 from .conftest import OwnRedis
 
@@ -21,15 +22,15 @@ class ScriptClock:
         self._client = client
         self.now = 1_700_000_000.25
 
-    def run(self, script: str, *arguments: Any) -> Any:
+    def run(self, script: Script, *arguments: Any) -> Any:
         """Run one on the window ``w`` and the leases ``l``."""
         at = f"{{'{int(self.now)}', '{int(self.now % 1 * 1_000_000)}'}}"
-        return self._client.eval(script.replace("redis.call('TIME')", at), 2, "w", "l", *arguments)
+        return self._client.eval(script.text.replace("redis.call('TIME')", at), 2, "w", "l", 1, *arguments)
 
     def take(self, limits: Limits, tokens: int) -> tuple[str | None, int, int, int]:
         """Return the refusal, the wait, and what is used, as whole numbers."""
         refused, wait, used, _, used_tokens, *_ = self.run(
-            scripts.TAKE, limits.requests_per_minute, limits.tokens_per_minute, -1, tokens, 1, 0
+            scripts.TAKE, limits.requests_per_minute, limits.tokens_per_minute, -1, 1, tokens, 1, 0
         )
         return refused.decode() or None, round(float(wait)), used, used_tokens
 

@@ -1,0 +1,86 @@
+"""Vectors that are kept, one for each input: a request asks upstreams only for those that are not there."""
+
+import asyncio
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from one_api.cache.answers import Answers, Terms
+from one_api.cache.keys import CacheRoute
+from one_api.contract import Usage
+from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.embeddings import EmbeddingRequest, Input, Vector, answer_of, as_float32, from_float32
+from one_api.records import CallContext
+
+#: Has a request answered by upstreams.
+Ask: TypeAlias = Callable[[EmbeddingRequest, CallContext], Awaitable[JSONObject]]
+
+#: Values that are looked up at a time.
+_AT_ONCE = 64
+#: Before each vector stands when it was kept, in Unix seconds.
+_STORED_AT = struct.Struct("<d")
+
+
+class KeptVectors:
+    """Runs before the attempt loop, as ``Answers`` does, whose store, settings and keys these are."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    async def run(self, route: CacheRoute, asked: EmbeddingRequest, context: CallContext, ask: Ask) -> JSONObject:
+        """Return the answer to ``asked``. Its usage is that of the inputs that ``ask`` asked upstreams for.
+
+        Raises:
+            GatewayError: what asking raises.
+        """
+        terms = self._answers.terms(route, context)
+        if terms is None:
+            return await ask(asked, context)
+        keys = [terms.key(_body_of(asked, each)) for each in asked.inputs]
+        found = [None] * len(keys) if terms.directives.no_cache else await self._find(keys, terms)
+        missing = [index for index, vector in enumerate(found) if vector is None]
+        context.record.cache = _status(len(keys), len(missing), bypassed=terms.directives.no_cache)
+        if not missing:
+            context.record.free = True
+            return answer_of([each for each in found if each is not None], asked.model, 0)
+        part = asked if len(missing) == len(keys) else asked.of([asked.inputs[index] for index in missing])
+        answer = await ask(part, context)
+        for index, entry in zip(missing, answer["data"], strict=True):
+            vector = found[index] = entry["embedding"]
+            await self._keep(keys[index], vector, terms)
+        usage = Usage.read(answer["usage"])
+        vectors = [each for each in found if each is not None]
+        return answer_of(vectors, answer["model"], usage.prompt_tokens if usage is not None else 0)
+
+    async def _find(self, keys: Sequence[bytes], terms: Terms) -> "list[Vector | None]":
+        found: list[Vector | None] = []
+        for at in range(0, len(keys), _AT_ONCE):
+            values = await asyncio.gather(*map(self._answers.store.get, keys[at : at + _AT_ONCE]))
+            found += [self._read(value, terms) for value in values]
+        return found
+
+    def _read(self, value: bytes | None, terms: Terms) -> "Vector | None":
+        """Return the vector that a value holds; None when it is too old, or was not made here."""
+        size = _STORED_AT.size
+        if value is None or len(value) <= size or (len(value) - size) % 4:
+            return None
+        (stored_at,) = _STORED_AT.unpack_from(value)
+        return from_float32(value[size:]) if terms.accepts(stored_at, self._answers.now()) else None
+
+    async def _keep(self, key: bytes, vector: Vector, terms: Terms) -> None:
+        value = _STORED_AT.pack(self._answers.now()) + as_float32(vector)
+        if len(value) <= self._answers.max_bytes:
+            await self._answers.store.put(key, value, terms.policy.ttl_s)
+
+
+def _body_of(asked: EmbeddingRequest, one: Input) -> JSONObject:
+    """Return what makes the vector of one input; the encoding is only how it is sent."""
+    return {name: value for name, value in asked.body.items() if name != "encoding_format"} | {"input": one}
+
+
+def _status(inputs: int, missing: int, *, bypassed: bool) -> str:
+    if bypassed:
+        return "bypass"
+    if not missing:
+        return "hit"
+    return "miss" if missing == inputs else f"hit {inputs - missing}/{inputs}"
