@@ -3,25 +3,36 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypeAlias, cast, overload
 
 from one_api.cache.answers import Answers, build_answers
+from one_api.cache.embeddings import KeptVectors
+from one_api.cache.keys import CacheRoute
+from one_api.cache.stores import AnswerStore
 from one_api.config import Config
-from one_api.contract import ChunkStream
+from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.embeddings import EmbeddingRequest
+from one_api.dialects.openai.forwarded import ForwardRequest
+from one_api.dialects.openai.text_completion import TextRequest
 from one_api.errors import NoDeployment, UnknownModel
-from one_api.models.adapters.base import BaseModelAdapter
+from one_api.models.adapters.base import BaseModelAdapter, model_of, models_of
+from one_api.records import CallContext
 from one_api.routing.attempt import RetryLimit
+from one_api.routing.counting import count_tokens
 from one_api.routing.deployment import Deployment
 from one_api.routing.explain import explain
 from one_api.routing.failover import Failover
 from one_api.routing.health import Health
 from one_api.routing.policy import Policy
 from one_api.routing.selection import Route, candidates, choose
-from one_api.settings.adapters import AdapterConfig, LocalConfig
+from one_api.routing.suited import SuitedRoutes, is_passed_through
+from one_api.settings.adapters import Timeouts
+from one_api.settings.changes import upstream_of
 from one_api.settings.groups import expanded
 from one_api.settings.sections import GroupConfig, targets
 from one_api.upstream.scrubbing import Scrubber
@@ -44,12 +55,13 @@ class ModelRegistry:
         #: By "adapter/upstream model"; bounded by what adapters list and groups name.
         self._deployments: dict[str, Deployment] = {}
         self._routes: dict[str, Route] = {}
+        self._suited = SuitedRoutes()
         retry = config.retry
         self._failover = Failover(
             retry.max_attempts, RetryLimit(retry.budget, retry.min_concurrent), deadline_s=retry.deadline_s
         )
         #: Answers that are kept and shared; None when nothing of it is on.
-        self._answers: Answers | None = build_answers(config, self._failover.run, before._answers if before else None)
+        self._answers: Answers | None = build_answers(config, before._answers if before else None)
         #: How deployments have been doing, by adapter, what identifies its upstream, and model; bounded as above.
         self._healths: Healths = {}
         #: Adapters that were started by the registry before this one.
@@ -75,16 +87,11 @@ class ModelRegistry:
 
     def get_adapter_for_model(self, model: str) -> BaseModelAdapter:
         """Return the first adapter that serves ``model``; raises UnknownModel."""
-        route = self._resolve(model)
-        if route is None:
-            raise _unknown(model)
-        return route.targets[0].adapter
+        return self._known(model).targets[0].adapter
 
     def select_adapter_with_load_balancing(self, model_group: str) -> BaseModelAdapter:
         """Choose among the deployments of a model id; raises UnknownModel, NoDeployment when all are full."""
-        route = self._resolve(model_group)
-        if route is None:
-            raise _unknown(model_group)
+        route = self._known(model_group)
         chosen = choose(candidates(route, (), time.monotonic()), route.strategy, route.turn, self._rng)
         route.turn += 1
         if chosen is None:
@@ -93,10 +100,7 @@ class ModelRegistry:
 
     def explain(self, model: str, *, stream: bool) -> JSONObject:
         """Return how every deployment of a model looks now, see ``explain.explain``; raises UnknownModel."""
-        route = self._resolve(model)
-        if route is None:
-            raise _unknown(model)
-        return explain(route, stream)
+        return explain(self._known(model), stream)
 
     async def list_all_models(self) -> list[JSONObject]:
         """Return the entries of the ids that are listed; requests may name all of ``model_mapping``."""
@@ -110,6 +114,11 @@ class ModelRegistry:
         if entry is None:
             raise _unknown(model)
         return entry
+
+    def deployments_of(self, model: str) -> list[str]:
+        """Return the deployments that serve ``model``, as ``adapter/upstream model``, without those of fallbacks."""
+        route = self._resolve(model)
+        return [] if route is None else [each.name for each in route.targets]
 
     @overload
     async def generate_completion(
@@ -130,26 +139,65 @@ class ModelRegistry:
         """
         given = {} if stream is None else {"stream": stream}
         request = ChatRequest.of({"model": model, "messages": messages, **given, **kwargs})
-        return await (self.stream(request) if stream else self.complete(request))
+        context = CallContext()
+        return await (self.stream(request, context) if stream else self.complete(request, context))
 
-    async def complete(self, request: ChatRequest) -> JSONObject:
-        """Return the completion that ``request`` asks for.
+    async def complete(self, request: ChatRequest | TextRequest, context: CallContext) -> JSONObject:
+        """Return the completion that ``request`` asks for; ``context`` gets the record of it.
 
         Raises:
             UnknownModel, NoDeployment, UpstreamError: see ``errors``.
         """
-        return cast(JSONObject, await self._answer(request))
+        answer = cast(JSONObject, await self._answer(request, context))
+        context.record.used(Usage.read(answer.get("usage")))
+        return answer
 
-    async def stream(self, request: ChatRequest) -> ChunkStream:
-        """Return the stream that ``request`` asks for, once its first content is there; raises as ``complete``."""
-        return cast(ChunkStream, await self._answer(request))
+    async def stream(self, request: ChatRequest | TextRequest, context: CallContext) -> ChunkStream:
+        """Return the stream that ``request`` asks for, once its first content is there; raises as ``complete``.
 
-    async def _answer(self, request: ChatRequest) -> JSONObject | ChunkStream:
+        Its usage is not in the record: it is known when the stream has been read.
+        """
+        return cast(ChunkStream, await self._answer(request, context))
+
+    async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
+        """See ``counting.count_tokens``; raises also UnknownModel and NoDeployment."""
+        return await count_tokens(await self._route_for(request, context), request, context)
+
+    async def _answer(self, request: ChatRequest | TextRequest, context: CallContext) -> JSONObject | ChunkStream:
         """Return a stream if ``request`` asks for one, else a completion."""
-        route = await self._route(request.model)
+        route = await self._route_for(request, context)
+        ask = partial(self._ask, route)
+        if self._answers is None or not isinstance(request, ChatRequest) or is_passed_through(route, request):
+            return cast("JSONObject | ChunkStream", await ask(request, context))
+        return await self._answers.run(CacheRoute.of(route, self._config.adapters), request, context, ask)
+
+    async def embed(self, request: EmbeddingRequest, context: CallContext) -> JSONObject:
+        """Return the vectors that ``request`` asks for, see ``embeddings.answer_of``; raises as ``complete``."""
+        route = await self._route_for(request, context)
+        ask = partial(self._ask, route)
         if self._answers is None:
-            return await self._failover.run(route, request)
-        return await self._answers.run(route, request)
+            answer: JSONObject = await ask(request, context)
+        else:
+            answer = await KeptVectors(self._answers).run(
+                CacheRoute.of(route, self._config.adapters), request, context, ask
+            )
+        context.record.used(Usage.read(answer.get("usage")))
+        return answer
+
+    async def forward(self, request: ForwardRequest, context: CallContext) -> ByteStream:
+        """Return an upstream's own answer to ``request``, once its first bytes are there; raises as ``complete``.
+
+        Whoever has it closes it, and notes its usage.
+        """
+        return cast(ByteStream, await self._ask(await self._route_for(request, context), request, context))
+
+    async def _ask(self, route: Route, call: Call, context: CallContext) -> Any:
+        """Return the answer of a deployment of ``route``: what ``call`` asks for is what it is."""
+        ask = partial(self._failover.run, route, call, context)
+        if context.within_budgets is None:
+            return await ask()
+        names = [each.name for each in (*route.targets, *route.fallbacks)]
+        return await context.within_budgets(call, names, ask)
 
     @property
     def model_mapping(self) -> dict[str, tuple[str, ...]]:
@@ -159,7 +207,7 @@ class ModelRegistry:
         }
         qualified = {}
         for name, adapter in self.adapters.items():
-            for info in adapter.list_models():
+            for info in models_of(adapter):
                 full = f"{name}/{info.id}"
                 qualified[full] = (full,)
                 if info.id not in self.model_groups:
@@ -184,9 +232,20 @@ class ModelRegistry:
     @property
     def adapter_metrics(self) -> dict[str, Health]:
         """Return the health of every deployment that was used."""
-        return {name: deployment.health for name, deployment in self._deployments.items()}
+        return {name: each.health for name, each in self._deployments.items()}
+
+    @property
+    def deployments(self) -> Mapping[str, Deployment]:
+        """Return every deployment that was used, by "adapter/upstream model"."""
+        return self._deployments
 
     # Resolving
+
+    async def _route_for(self, call: Call, context: CallContext) -> Route:
+        """Return where ``call`` leads: to what serves its kind. Raises InvalidRequest when its model does not."""
+        route = await self._route(call.model)
+        context.record.known_model = route.model
+        return self._suited.route(route, call.kind)
 
     async def _route(self, model: str) -> Route:
         """Return where ``model`` leads; right after the start it waits for upstreams to say what they have."""
@@ -203,6 +262,13 @@ class ModelRegistry:
             raise _unknown(model)
         return route
 
+    def _known(self, model: str) -> Route:
+        """Return where ``model`` leads; raises UnknownModel."""
+        route = self._resolve(model)
+        if route is None:
+            raise _unknown(model)
+        return route
+
     def _resolve(self, model: str) -> Route | None:
         group = self.model_groups.get(model)
         if group is not None:
@@ -212,9 +278,9 @@ class ModelRegistry:
             return route
         # An address comes before a plain id: what one upstream calls its models never diverts from another adapter.
         name, slash, upstream_model = model.partition("/")
-        if slash and name in self.adapters and self.adapters[name].get_model_info(upstream_model) is not None:
+        if slash and name in self.adapters and model_of(self.adapters[name], upstream_model) is not None:
             return Route(model, [self._deployment(name, upstream_model)])
-        serving = [name for name, adapter in self.adapters.items() if adapter.get_model_info(model) is not None]
+        serving = [name for name, adapter in self.adapters.items() if model_of(adapter, model) is not None]
         return Route(model, [self._deployment(name, model) for name in serving]) if serving else None
 
     def _group_route(self, model: str, group: GroupConfig) -> Route:
@@ -230,13 +296,14 @@ class ModelRegistry:
         known = self._deployments.get(key)
         settings = self._config.adapters.get(adapter_name)
         if known is None:
+            timeouts: Timeouts | None = getattr(settings, "timeouts", None)
             known = self._deployments[key] = Deployment(
                 adapter_name,
                 self.adapters[adapter_name],
                 model,
                 weight=settings.weight if settings else 1.0,
                 max_concurrency=getattr(settings, "max_concurrency", 1000),
-                first_event_s=settings.timeouts.first_event_s if settings else None,
+                first_event_s=timeouts.first_event_s if timeouts else None,
                 health=self._healths.setdefault((adapter_name, upstream_of(settings), model), Health(self._rng)),
             )
         if weight is None or weight == known.weight:
@@ -248,11 +315,13 @@ class ModelRegistry:
         route = self._resolve(model)
         if route is None:
             return None
-        infos = [each.adapter.get_model_info(each.model) for each in route.targets]
+        infos = [model_of(each.adapter, each.model, each.adapter_name) for each in route.targets]
         info = next((info for info in infos if info is not None), None)
         if info is None:
             return {"id": model, "object": "model", "created": 0, "owned_by": route.targets[0].adapter_name}
-        return info.to_openai(model)
+        entry = info.to_openai(model)
+        kinds = next((found for each in route.targets if (found := each.adapter.kinds_of(each.model))), None)
+        return entry if kinds is None else entry | {"kinds": list(kinds)}
 
     # Life
 
@@ -274,9 +343,9 @@ class ModelRegistry:
         return f"no model can be served: {reasons}"
 
     @property
-    def cache_degraded(self) -> str | None:
-        """Say why the cache keeps less than it could; None when all is well, or nothing is kept."""
-        return self._answers.degraded if self._answers is not None else None
+    def answer_store(self) -> AnswerStore | None:
+        """Return where answers are kept; None when nothing is kept."""
+        return self._answers.store if self._answers is not None else None
 
     @property
     def is_started(self) -> bool:
@@ -319,13 +388,6 @@ class ModelRegistry:
 
     async def _each(self, act: Callable[[BaseModelAdapter], Any]) -> None:
         await asyncio.gather(*(act(adapter) for adapter in self.adapters.values()))
-
-
-def upstream_of(settings: AdapterConfig | None) -> object:
-    """Return what identifies the upstream of an adapter: another address or credential is another upstream."""
-    if settings is None or isinstance(settings, LocalConfig):
-        return settings and settings.models_dir
-    return settings.__struct_config__.tag, settings.base_url, settings.api_key, getattr(settings, "key_header", None)
 
 
 def _unknown(model: str) -> UnknownModel:

@@ -1,16 +1,17 @@
 """One request on its way through the deployments of its route, each attempt for it, and the limit to retries."""
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from one_api.contract import ChunkStream, Usage
+from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.traced import traced_parameters
 from one_api.errors import UpstreamError
-from one_api.observability.records import AttemptRecord, CallRecord, CandidateRecord, current_call
+from one_api.records import AttemptContext, AttemptKind, AttemptRecord, CallContext, CandidateRecord, Trace
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import FIXED_TOKENS, TYPICAL_TOKENS
 from one_api.routing.resume import Sent
@@ -114,18 +115,26 @@ class Attempt:
         stream: bool = False,
         clock: Callable[[], float] = time.monotonic,
         candidates: Sequence[Candidate] = (),
+        context: AttemptContext | None = None,
+        kind: AttemptKind = "first",
     ) -> None:
         self.deployment = deployment
-        self.record = AttemptRecord(deployment.name, candidates=[_as_seen(each) for each in candidates])
-        #: A whole answer, or a stream; None until it has come.
-        self.answer: JSONObject | ChunkStream | None = None
+        #: What its adapter knows of the call, and where it puts what clients are to know of the answer.
+        self.context = context or AttemptContext()
+        self.record = AttemptRecord(deployment.name, kind=kind, candidates=[_as_seen(each) for each in candidates])
+        #: A whole answer, once it has come.
+        self.whole: JSONObject = {}
+        #: What the upstream calls its model in it.
+        self.upstream_model: object = None
+        #: The stream, if the answer is one, once it has opened.
+        self.stream: ChunkStream | ByteStream | None = None
         #: What was read from a stream and has not been sent.
         self.chunks: list[JSONObject] = []
         self._health = deployment.health
         self._timing = self._health.timing(stream)
-        self._stream = stream
+        self._is_streamed = stream
         self._clock = clock
-        self._began = clock()
+        self._began = self.record.began = clock()
         self._answered: float | None = None
         #: What the circuit needs to take back the success that an answer is, until the stream breaks.
         self._mark: tuple[int, int] | None = None
@@ -148,7 +157,7 @@ class Attempt:
         self._timing.end(self._began)
         was_out = self._health.circuit.open_until > 0
         self._mark = self._health.succeeded(self._began, now)
-        if self._stream:
+        if self._is_streamed:
             self._timing.answered(now - self._began, self._load, now)
         return was_out and not self._health.circuit.open_until
 
@@ -168,6 +177,7 @@ class Attempt:
         now = self._clock()
         took_s = self.record.seconds = now - self._began
         self.record.usage = usage
+        self._note_response()
         self.record.outcome = type(outcome).__name__ if isinstance(outcome, UpstreamError) else outcome
         self._health.in_flight -= 1
         if self._answered is None:
@@ -184,21 +194,31 @@ class Attempt:
             if self._probe and self._mark is None:
                 self._health.circuit.release()
 
+    def _note_response(self) -> None:
+        """Note what the upstream's response says of itself."""
+        record = self.record
+        record.status, record.upstream_request_id = self.context.status, self.context.upstream_request_id
+        if self.stream is not None:
+            record.describe(self.stream.finish_reason, self.stream.response_id, self.stream.response_model)
+        elif self.whole:
+            choices = self.whole.get("choices") or [{}]
+            record.describe(choices[0].get("finish_reason"), self.whole.get("id"), self.upstream_model)
+
     async def drop(self, outcome: UpstreamError | str) -> None:
         """Let go of the upstream, and close the books."""
-        if not isinstance(self.answer, ChunkStream):
+        if self.stream is None:
             self.settle(outcome)
             return
         try:
-            await self.answer.aclose()
+            await self.stream.aclose()
         finally:
-            self.settle(outcome, self.answer.usage)
+            self.settle(outcome, self.stream.usage)
 
     def _finish(self, now: float, tokens: int | None) -> None:
         """Note a complete answer and its speed."""
         answered = self._answered or now
         self._health.circuit.confirm(answered)
-        if self._stream:
+        if self._is_streamed:
             self._timing.generated(now - answered, tokens or TYPICAL_TOKENS, now)
             return
         # A typical answer would have taken so long.
@@ -217,12 +237,12 @@ class RequestState:
     """One request: what it asks for, and what has been tried for it."""
 
     route: Route
-    request: ChatRequest
+    request: Call
+    context: CallContext
     max_attempts: int
     #: For all attempts together, in seconds.
     deadline_s: float
     retries: RetryLimit
-    record: CallRecord | None = field(default_factory=current_call.get)
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[UpstreamError] = field(default_factory=list)
     #: How many attempts ended in silence.
@@ -270,18 +290,43 @@ class RequestState:
         has_room = self._is_retrying or self.retries.has_room
         return self.attempts_left > 1 and not self.silences and has_room
 
-    def begin(self, deployment: Deployment, candidates: Sequence[Candidate]) -> Attempt:
-        """Open the books of an attempt."""
-        attempt = Attempt(deployment, self.stream, candidates=candidates)
+    def begin(
+        self, deployment: Deployment, candidates: Sequence[Candidate], kind: AttemptKind | None = None
+    ) -> Attempt:
+        """Open the books of an attempt; ``kind`` is left out where it is neither a hedge nor to resume a stream."""
+        context = self.context.for_attempt()
+        kind = kind or self._kind_of_next(deployment)
+        attempt = Attempt(deployment, self.stream, candidates=candidates, context=context, kind=kind)
         self.attempts.append(attempt)
-        if self.record is not None:
-            self.record.attempts.append(attempt.record)
+        self.context.record.attempts.append(attempt.record)
+        if self.context.record.trace is not None:
+            self._trace(self.context.record.trace, attempt)
         return attempt
 
-    def answered_by(self, deployment: Deployment) -> None:
-        """Note whose answer the client gets."""
-        if self.record is not None:
-            self.record.deployment = deployment.name
+    def _trace(self, trace: Trace, attempt: Attempt) -> None:
+        """Give an attempt an id of its own, which its upstream may be told."""
+        attempt.record.span_id = span_id = os.urandom(8).hex()
+        attempt.context.trace_headers = trace.headers(span_id)
+        if not trace.operation:
+            trace.operation = self.request.kind
+            trace.parameters = traced_parameters(getattr(self.request, "body", None))
+
+    def _kind_of_next(self, deployment: Deployment) -> AttemptKind:
+        if deployment not in self.route.targets:
+            return "fallback"
+        return "retry" if self.attempts else "first"
+
+    def answered_by(self, attempt: Attempt) -> None:
+        """Note whose answer the client gets, and what there is to know of it."""
+        record = self.context.record
+        record.deployment = attempt.deployment.name
+        record.warnings += attempt.context.warnings
+        self.note_headers(attempt)
+
+    def note_headers(self, attempt: Attempt) -> None:
+        """Note the headers that an attempt's upstream responded with, if it has: the last ones are shown."""
+        if attempt.context.headers is not None:
+            self.context.record.upstream_headers = attempt.context.headers
 
     def shown_model(self, deployment: Deployment) -> str | None:
         """Return the name that the client is to see; None leaves the upstream's own."""

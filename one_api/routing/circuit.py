@@ -17,12 +17,12 @@ FAILURES_IN_A_ROW = 3
 #: Outcomes of the last ``WINDOW_S`` seconds of which half must be failures.
 WINDOW_OUTCOMES = 10
 WINDOW_S = 30.0
-#: The first rest, in seconds.
-FIRST_REST_S = 5.0
-#: The longest rest follows what a failed probe costs its client: so many times what the probe took, within these
+#: The first cooldown, in seconds.
+FIRST_COOLDOWN_S = 5.0
+#: The longest cooldown follows what a failed probe costs its client: so many times what the probe took, within these
 #: bounds in seconds. With its jitter the lower one is less than 15 s.
-REST_PER_PROBE, MAX_REST_S = 10.0, (13.0, 300.0)
-#: How much a rest may differ, so that circuits which opened together do not close together.
+COOLDOWN_PER_PROBE, MAX_COOLDOWN_S = 10.0, (13.0, 300.0)
+#: How much a cooldown may differ, so that circuits which opened together do not close together.
 JITTER = 0.15
 #: How long a probe keeps others away at most, in seconds; one that is lost does not keep them away for ever.
 LEASE_S = 30.0
@@ -49,13 +49,15 @@ class Circuit:
 
     __slots__ = (
         "_buckets", "_confirmed", "_failed_at", "_leased_until",
-        "_open_until", "_opened_at", "_rng", "_row", "failures", "ramped_at",
+        "_open_until", "_opened_at", "_rng", "_row", "failures", "openings", "ramped_at",
     )  # fmt: skip
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng or random.Random()
         #: Failures since the last success.
         self.failures = 0
+        #: How often it has opened.
+        self.openings = 0
         #: When the latest way back ends; traffic is whole from then on.
         self.ramped_at = 0.0
         #: Openings in a row, none of them followed by a whole way back.
@@ -77,15 +79,15 @@ class Circuit:
 
     @property
     def open_until(self) -> float:
-        """When its rest ends; 0 if it has none."""
+        """When its cooldown ends; 0 if it has none."""
         return self._open_until
 
     def state(self, now: float, short_cooldown: bool = False) -> State:
-        """Return what it lets through; ``short_cooldown`` cuts rests to the shortest: the group is mostly out."""
+        """Return what it lets through; ``short_cooldown`` cuts cooldowns to the shortest: the group is mostly out."""
         if self._open_until:
             if now < self._leased_until:
                 return State.PROBING
-            until = min(self._open_until, self._opened_at + FIRST_REST_S) if short_cooldown else self._open_until
+            until = min(self._open_until, self._opened_at + FIRST_COOLDOWN_S) if short_cooldown else self._open_until
             return State.OPEN if now < until else State.HALF_OPEN
         return State.RAMPING if now < self.ramped_at else State.CLOSED
 
@@ -158,11 +160,12 @@ class Circuit:
         if not self._open_until and now >= self.ramped_at:
             self._row = 0
         self._row += 1
-        shortest_s, longest_s = MAX_REST_S
-        max_rest_s = min(max(shortest_s, REST_PER_PROBE * took_s), longest_s)
-        rest_s = min(FIRST_REST_S * 2.0 ** min(self._row - 1, 16), max_rest_s)
+        self.openings += 1
+        shortest_s, longest_s = MAX_COOLDOWN_S
+        max_cooldown_s = min(max(shortest_s, COOLDOWN_PER_PROBE * took_s), longest_s)
+        cooldown_s = min(FIRST_COOLDOWN_S * 2.0 ** min(self._row - 1, 16), max_cooldown_s)
         self._opened_at = now
-        self._open_until = now + rest_s * (1 + JITTER * (2 * self._rng.random() - 1))
+        self._open_until = now + cooldown_s * (1 + JITTER * (2 * self._rng.random() - 1))
         self._leased_until = self.ramped_at = 0.0
 
     def _bucket(self, now: float) -> list[int]:

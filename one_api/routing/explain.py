@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from one_api.dialects.json import JSONObject
+from one_api.routing.deployment import Deployment
 from one_api.routing.selection import Candidate, Route, candidates, shares
 
 
@@ -42,3 +43,11 @@ def _row(candidate: Candidate, stream: bool, share: float | None, now: float) ->
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+def state_of(deployment: Deployment, now: float) -> str:
+    """Return what state a deployment is in: that of its circuit, unless it is full or cools down."""
+    health = deployment.health
+    if health.in_flight >= deployment.max_concurrency:
+        return "full"
+    return "cooling-down" if now < health.cooling_until else health.circuit.state(now)

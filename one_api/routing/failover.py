@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from one_api.contract import ChunkStream, Usage
+from one_api.contract import Answer, ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamTimeout
+from one_api.records import AttemptKind, CallContext
 from one_api.routing.attempt import Attempt, RequestState, RetryLimit
-from one_api.routing.delivery import Delivery
+from one_api.routing.delivery import ByteDelivery, Delivery
 from one_api.routing.first_content import OnFirstContent, read_to_first_content
 from one_api.routing.hedging import Hedging, first_to_answer
 from one_api.routing.resume import Diverged, Sent, after_the_same, resumable
@@ -41,24 +42,25 @@ class Failover:
     #: By model id and by kind, streamed or whole; bounded by the groups that are configured to hedge.
     _hedging: dict[tuple[str, bool], Hedging] = field(default_factory=dict)
 
-    async def run(self, route: Route, request: ChatRequest) -> JSONObject | ChunkStream:
+    async def run(self, route: Route, request: Call, context: CallContext) -> Answer:
         """Return the first answer to be had for ``request``; a stream has come to its first content.
 
         Raises:
             UpstreamError: when no deployment answers; see ``error_for_client``.
             NoDeployment: when none may be asked.
         """
-        state = RequestState(route, request, self.max_attempts, self.deadline_s, self.retries)
-        answer: JSONObject | ChunkStream | None = None
+        state = RequestState(route, request, context, self.max_attempts, self.deadline_s, self.retries)
+        delivery: Delivery | ByteDelivery | None = None
         try:
             attempt = await self._find(state)
-            state.answered_by(attempt.deployment)
-            answer = self._deliver(state, attempt) if isinstance(attempt.answer, ChunkStream) else attempt.answer
-            assert answer is not None  # noqa: S101 - an attempt that was found has one
-            return answer
+            state.answered_by(attempt)
+            if attempt.stream is None:
+                return attempt.whole
+            delivery = self._deliver(state, attempt, attempt.stream)
+            return delivery
         finally:
             state.leave_retry()
-            if not isinstance(answer, ChunkStream):
+            if delivery is None:
                 state.end()
 
     async def _find(self, state: RequestState) -> Attempt:
@@ -83,6 +85,7 @@ class Failover:
         waits = not self.retries.has_room
         max_turn_s = _MAX_TURN_S if state.sent is not None else min(_MAX_TURN_S, state.left_s)
         if not await state.enter_retry(max_turn_s):
+            state.context.record.retries_refused += 1
             return None
         return next_step(state, error, self.rng) if waits else step
 
@@ -95,9 +98,9 @@ class Failover:
             return await self._ask(state, step, state.begin(step.deployment, step.candidates))
         begun: list[Attempt] = []
 
-        def start(step: NextAttempt) -> asyncio.Future[Attempt]:
+        def start(step: NextAttempt, kind: AttemptKind | None = None) -> asyncio.Future[Attempt]:
             # Its books are open at once, for the next choice, and closed also if the task never runs.
-            attempt = state.begin(step.deployment, step.candidates)
+            attempt = state.begin(step.deployment, step.candidates, kind)
             begun.append(attempt)
             asking = asyncio.ensure_future(self._ask(state, step, attempt))
             asking.add_done_callback(lambda done: attempt.settle("cancelled") if done.cancelled() else None)
@@ -110,7 +113,7 @@ class Failover:
             other = choose(found, route.strategy, route.turn, self.rng) if state.attempts_left else None
             if other is None or not hedging.take():
                 return None
-            return start(NextAttempt(other.deployment, found, others_left=False))
+            return start(NextAttempt(other.deployment, found, others_left=False), "hedge")
 
         def hedge_lost() -> None:
             for each in begun:
@@ -121,7 +124,7 @@ class Failover:
 
     def _hedging_of(self, state: RequestState) -> Hedging | None:
         config = state.route.policy.hedge
-        if config is None:
+        if config is None or not state.request.repeats:
             return None
         hedging = self._hedging.setdefault((state.route.model, state.stream), Hedging(config))
         hedging.pay_in()
@@ -152,7 +155,12 @@ class Failover:
 
     # After content
 
-    def _deliver(self, state: RequestState, attempt: Attempt) -> Delivery:
+    def _deliver(
+        self, state: RequestState, attempt: Attempt, stream: ChunkStream | ByteStream
+    ) -> Delivery | ByteDelivery:
+        if isinstance(stream, ByteStream):
+            return ByteDelivery(state, attempt, stream)
+
         async def resume(sent: Sent, error: UpstreamError) -> Attempt:
             state.sent = sent
             try:
@@ -160,8 +168,9 @@ class Failover:
             finally:
                 state.leave_retry()
 
-        may_resume = state.route.policy.resume and resumable(state.request.body)
-        return Delivery(state, attempt, resume if may_resume else None)
+        asked = state.request
+        can_resume = stream.is_chat and isinstance(asked, ChatRequest) and resumable(asked.body)
+        return Delivery(state, attempt, stream, resume if can_resume and state.route.policy.resume else None)
 
     async def _resume(self, state: RequestState, sent: Sent, error: UpstreamError) -> Attempt:
         """Return an attempt elsewhere that goes on from what was sent; raises ``error`` when there is none."""
@@ -176,7 +185,7 @@ class Failover:
         """Ask a deployment afresh, and if it says something else, to go on from what was sent."""
         deployment = step.deployment
         limit = _Limit(state.route.policy.first_event_s or _FIRST_EVENT_S)
-        attempt = state.begin(deployment, step.candidates)
+        attempt = state.begin(deployment, step.candidates, "resume")
         try:
             await _try(state, attempt, state.request, limit, partial(after_the_same, sent=sent.said))
         except Diverged:
@@ -184,10 +193,11 @@ class Failover:
             start = deployment.adapter.prefill_start(deployment.model, text) if text else None
             if not text or start is None or state.attempts_left == 0:
                 raise
-            attempt = state.begin(deployment, step.candidates)
+            attempt = state.begin(deployment, step.candidates, "resume")
+            assert isinstance(state.request, ChatRequest)  # noqa: S101 - nothing else is resumed
             longer = ChatRequest.of(sent.prefilled(state.request.body, start))
             await _try(state, attempt, longer, limit, _after(text[len(start) :]))
-        state.answered_by(deployment)
+        state.answered_by(attempt)
         return attempt
 
 
@@ -215,14 +225,14 @@ def _limit_s(state: RequestState, step: NextAttempt) -> float | None:
     return policy.first_event_s or (_FIRST_EVENT_S if own is None else None)
 
 
-async def _try(state: RequestState, attempt: Attempt, request: ChatRequest, limit: _Limit, begin: Begin) -> None:
+async def _try(state: RequestState, attempt: Attempt, request: Call, limit: _Limit, begin: Begin) -> None:
     """Have one deployment answer into ``attempt``, which is settled here unless a stream takes it along."""
     outcome: UpstreamError | str = "cancelled"
     try:
         async with asyncio.timeout(limit.seconds) as timer:
-            answer = attempt.answer = await _answer(state, attempt, request)
-            if isinstance(answer, ChunkStream):
-                attempt.chunks = await begin(answer, lambda: timer.reschedule(None))
+            await _ask_adapter(state, attempt, request)
+            if isinstance(attempt.stream, ChunkStream):
+                attempt.chunks = await begin(attempt.stream, lambda: timer.reschedule(None))
         if attempt.answered():
             probe_others_now(state.route, time.monotonic())
         outcome = "ok"
@@ -241,22 +251,23 @@ async def _try(state: RequestState, attempt: Attempt, request: ChatRequest, limi
         raise
     finally:
         if outcome != "ok":
+            state.note_headers(attempt)
             await attempt.drop(outcome)
-    if not isinstance(answer, ChunkStream):
-        attempt.settle("ok", Usage.read(answer.get("usage")))
+    if attempt.stream is None:
+        attempt.settle("ok", Usage.read(attempt.whole.get("usage")))
 
 
-async def _answer(state: RequestState, attempt: Attempt, request: ChatRequest) -> JSONObject | ChunkStream:
+async def _ask_adapter(state: RequestState, attempt: Attempt, request: Call) -> None:
     """Have one deployment answer, under the name that the client is to see; a stream shows it as it is delivered."""
     deployment = attempt.deployment
-    asked = request.for_model(deployment.model)
-    if asked.stream:
-        stream = await deployment.adapter.stream(asked)
-        stream.idle_s = state.route.policy.idle_s
-        return stream
-    answer = await deployment.adapter.complete(asked)
-    shown_model = state.shown_model(deployment)
-    return answer if shown_model is None else answer | {"model": shown_model}
+    answer = await deployment.adapter.answer(request.for_model(deployment.model), attempt.context)
+    if isinstance(answer, dict):
+        shown_model = state.shown_model(deployment)
+        attempt.upstream_model = answer.get("model")
+        attempt.whole = answer if shown_model is None else answer | {"model": shown_model}
+        return
+    attempt.stream = answer
+    answer.idle_s = state.route.policy.idle_s
 
 
 def _too_late(state: RequestState, limit_s: float) -> UpstreamTimeout:

@@ -1,7 +1,7 @@
 """Where a stream begins for the client: at its first content. Until then another deployment may take its place."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -13,16 +13,6 @@ from one_api.settings.sections import HoldBackConfig
 OnFirstContent: TypeAlias = Callable[[], None]
 #: More chunks without content than this are passed on as they come.
 _MAX_CHUNKS_WITHOUT_CONTENT = 1000
-
-
-def has_content(chunk: JSONObject) -> bool:
-    """Say whether a chunk holds something of the answer: more than a role, or an end."""
-    for choice in chunk.get("choices", ()):
-        if choice.get("finish_reason") is not None:
-            return True
-        if any(value for name, value in choice.get("delta", {}).items() if name != "role"):
-            return True
-    return False
 
 
 async def read_to_first_content(
@@ -37,7 +27,7 @@ async def read_to_first_content(
     with_content = 0
     while not with_content and not stream.ended and len(chunks) < _MAX_CHUNKS_WITHOUT_CONTENT:
         came = await stream.read()
-        with_content += _count(came)
+        with_content += sum(map(stream.has_content, came))
         chunks += came
     on_first_content()
     if hold_back is None:
@@ -46,10 +36,6 @@ async def read_to_first_content(
         async with asyncio.timeout(hold_back.ms / 1000):
             while with_content < hold_back.tokens and not stream.ended:
                 came = await stream.read()
-                with_content += _count(came)
+                with_content += sum(map(stream.has_content, came))
                 chunks += came
     return chunks
-
-
-def _count(chunks: Iterable[JSONObject]) -> int:
-    return sum(map(has_content, chunks))

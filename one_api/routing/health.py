@@ -150,13 +150,13 @@ class Timing:
 class Health:
     """How a deployment has been doing. Times are monotonic seconds."""
 
-    __slots__ = ("_at", "_bad", "_good", "_rested_at", "circuit", "in_flight", "resting_until", "streamed", "whole")
+    __slots__ = ("_at", "_bad", "_cooling_since", "_good", "circuit", "cooling_until", "in_flight", "streamed", "whole")
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self.in_flight = 0
-        #: Until when it rests because it asked for it, or cannot serve us: nobody's failure.
-        self.resting_until = 0.0
-        self._rested_at = 0.0
+        #: Until when it cools down because it asked for it, or cannot serve us: nobody's failure.
+        self.cooling_until = 0.0
+        self._cooling_since = 0.0
         self.circuit = Circuit(rng)
         self.streamed = Timing(streamed=True)
         self.whole = Timing(streamed=False)
@@ -182,8 +182,8 @@ class Health:
     def succeeded(self, began: float, now: float) -> tuple[int, int]:
         """Note that an attempt of ``began`` answers; the mark returned lets ``failed`` take it back."""
         self._count(1, 0, now)
-        if self.resting_until and began >= self._rested_at:
-            self.resting_until = 0.0
+        if self.cooling_until and began >= self._cooling_since:
+            self.cooling_until = 0.0
         was_open = self.circuit.open_until > 0
         mark = self.circuit.succeeded(began, now)
         if was_open and not self.circuit.open_until:
@@ -206,7 +206,7 @@ class Health:
         ``mark`` is that of the success which the same attempt was taken for, until it broke; ``took_s`` is how long
         the client had waited for nothing.
         """
-        self._rest(error.cooldown_s, now)
+        self._cool_down(error.cooldown_s, now)
         if error.counts_as_failure:
             self._count(-1 if mark is not None else 0, 1, now)
             # A stream that breaks after its content costs more than time: its client has half an answer.
@@ -214,10 +214,10 @@ class Health:
         elif probe:
             self.circuit.release()
 
-    def _rest(self, seconds: float, now: float) -> None:
-        """Rest for so long at least: a long rest is not shortened by a short one."""
-        if now + seconds > self.resting_until and seconds > 0:
-            self.resting_until, self._rested_at = now + seconds, now
+    def _cool_down(self, seconds: float, now: float) -> None:
+        """Ask nothing of it for so long at least: a long cooldown is not shortened by a short one."""
+        if now + seconds > self.cooling_until and seconds > 0:
+            self.cooling_until, self._cooling_since = now + seconds, now
 
     def _count(self, good: int, bad: int, now: float) -> None:
         factor = math.exp(FADE * (now - self._at))

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from one_api.errors import InvalidRequest, UpstreamError
 from one_api.routing.health import FADE
+from one_api.serving.tasks import abandon
 from one_api.settings.sections import HedgeConfig
 
 T = TypeVar("T")
@@ -113,19 +114,10 @@ async def _withdraw(racing: "list[asyncio.Future[T]]", answers: list[T], drop: C
     """Let go of those that have not won; if the client leaves meanwhile, of the answers as well."""
     if not racing:
         return
-    letting_go = asyncio.ensure_future(_let_go(racing, drop))
+    letting_go = asyncio.gather(*(abandon(each, drop) for each in racing))
     try:
         await asyncio.shield(letting_go)
     except asyncio.CancelledError:
         for answer in answers:
             await drop(answer)
         raise
-
-
-async def _let_go(racing: "list[asyncio.Future[T]]", drop: Callable[[T], Awaitable[None]]) -> None:
-    for each in racing:
-        each.cancel()
-    await asyncio.wait(racing)
-    for each in racing:
-        if not each.cancelled() and each.exception() is None:
-            await drop(each.result())

@@ -20,6 +20,8 @@ class Policy:
     resume: bool = False
     hold_back: HoldBackConfig | None = None
     hedge: HedgeConfig | None = None
+    #: All targets make vectors that can be compared with each other.
+    embedding_space: str | None = None
 
     @classmethod
     def of(cls, group: GroupConfig) -> Self:
@@ -32,4 +34,5 @@ class Policy:
             group.on_stream_failure == "resume",
             group.hold_back,
             group.hedge,
+            group.embedding_space,
         )

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
-from one_api.routing.first_content import OnFirstContent, has_content
+from one_api.routing.first_content import OnFirstContent
 
 #: A field of deltas, and what it says in one go.
 Run: TypeAlias = tuple[str, str]
@@ -117,7 +117,7 @@ async def after_the_same(
         if stream.ended:
             raise Diverged
         chunks = await stream.read()
-        if any(map(has_content, chunks)):
+        if any(map(stream.has_content, chunks)):
             on_first_content()
         while left and chunks:
             if _strip(chunks[0], left):

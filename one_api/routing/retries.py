@@ -17,6 +17,7 @@ from one_api.errors import (
     UpstreamUnreachable,
     UpstreamUnsuitable,
 )
+from one_api.models.adapters.base import model_of
 from one_api.routing.attempt import RequestState
 from one_api.routing.deployment import Deployment
 from one_api.routing.selection import Candidate, candidates, choose
@@ -53,7 +54,7 @@ def next_step(state: RequestState, error: UpstreamError | InvalidRequest, rng: r
     Before the first content any deployment may answer. After it (``state.sent``), ``error`` is what broke the stream,
     and the next one has to go on with it. The least bad is never asked here, so an outage is not made worse.
     """
-    if state.attempts_left == 0:
+    if state.attempts_left == 0 or (isinstance(error, UpstreamTimeout) and not state.request.repeats):
         return None
     if state.sent is not None:
         resumes = state.sent.whole and isinstance(error, UpstreamError) and error.retry_elsewhere
@@ -129,7 +130,7 @@ def has_room(deployment: Deployment, than: Deployment) -> bool:
 
 
 def _context(deployment: Deployment) -> int | None:
-    info = deployment.adapter.get_model_info(deployment.model)
+    info = model_of(deployment.adapter, deployment.model)
     return info.context_window if info is not None else None
 
 

@@ -27,7 +27,7 @@ LATENCY_FLOOR_S = 0.02
 #: The expected time where none of the group has answered yet, in seconds; only its ratio to others counts.
 _UNKNOWN_S = 1.0
 
-_FULL, _TRIED, _RESTING = "full", "tried", "resting"
+_FULL, _TRIED, _COOLING_DOWN = "full", "tried", "cooling-down"
 _OUT = (State.OPEN, State.PROBING)
 
 
@@ -50,7 +50,7 @@ class Candidate:
 
     deployment: Deployment
     fallback: bool
-    #: That of its circuit, or "full", "tried" or "resting".
+    #: That of its circuit, or "full", "tried" or "cooling-down".
     state: str
     #: Expected seconds for a typical answer, made dearer by failures and load: the lower the better.
     cost_s: float
@@ -77,8 +77,9 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
             candidate.state, candidate.excluded = _TRIED, "it was tried for this request"
         elif health.in_flight >= each.max_concurrency:
             candidate.state, candidate.excluded = _FULL, f"{health.in_flight} requests are in flight there"
-        elif now < health.resting_until:
-            candidate.state, candidate.excluded = _RESTING, f"it rests for {health.resting_until - now:.0f} s more"
+        elif now < health.cooling_until:
+            left_s = health.cooling_until - now
+            candidate.state, candidate.excluded = _COOLING_DOWN, f"it cools down for {left_s:.0f} s more"
         elif not health.circuit.is_closed:
             _look_at_circuit(candidate, now, short_cooldown=2 * len(_out(everyone)) > len(everyone))
         found.append(candidate)
@@ -149,8 +150,8 @@ def choose(
     """Choose one of ``candidates``; None when each is full or was tried.
 
     A target comes before a fallback, and a healthy fallback before a target that is not. When none is healthy, the
-    least bad serves: one whose circuit is open before one that rests, of those the one whose rest ends first. Without
-    ``may_probe`` a probe is left to another request, as long as another is healthy.
+    least bad serves: one whose circuit is open before one that cools down, of those the one whose cooldown ends
+    first. Without ``may_probe`` a probe is left to another request, as long as another is healthy.
     """
     usable = [each for each in found if each.excluded is None]
     if not may_probe:
@@ -164,8 +165,8 @@ def choose(
     if out:
         targets = [each for each in out if not each.fallback]
         return _pick(targets, strategy, turn, rng) if targets else out[0]
-    resting = [each for each in found if each.state == _RESTING]
-    return min(resting, key=lambda each: each.deployment.health.resting_until) if resting else None
+    cooling = [each for each in found if each.state == _COOLING_DOWN]
+    return min(cooling, key=lambda each: each.deployment.health.cooling_until) if cooling else None
 
 
 def _pick(usable: list[Candidate], strategy: str, turn: int, rng: random.Random) -> Candidate:

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from one_api.contract import ChunkStream
 from one_api.dialects.anthropic.response import Shape
 from one_api.dialects.anthropic.stream import ClaudeStream
+from one_api.dialects.frames import Encode
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.response import Identity
 from one_api.errors import UpstreamRejected
+from one_api.serving.tasks import abandon
+
+T = TypeVar("T")
 
 #: How often a message that is paused is continued.
 _RESUMES = 5
@@ -62,21 +66,32 @@ class MessageStream(ChunkStream):
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
-        chunks: list[JSONObject] = []
-        while not chunks and not self.ended:
+        return await self._read(lambda stream: stream.read()) or []
+
+    async def read_encoded(self, encode: Encode) -> bytes:
+        """See ``ChunkStream``."""
+        return await self._read(lambda stream: stream.read_encoded(encode)) or b""
+
+    async def _read(self, read: Callable[[ChunkStream], Awaitable[T]]) -> T | None:
+        """Read from the message under way, or the one that continues it; None when the end comes first."""
+        found: T | None = None
+        while not found and not self.ended:
             if self._paused:
                 await self._go_on()
             self._current.idle_s = self.idle_s
             try:
-                chunks = await self._current.read()
+                found = await read(self._current)
             finally:
                 self.usage = self._current.usage
-            if self._current.ended and self._translator.paused:
-                self._paused = True
-            elif self._current.ended:
-                self.ended = True
-                self.on_end(self._translator)
-        return chunks
+            self._note_end()
+        return found
+
+    def _note_end(self) -> None:
+        if self._current.ended and self._translator.paused:
+            self._paused = True
+        elif self._current.ended:
+            self.ended = True
+            self.on_end(self._translator)
 
     async def _go_on(self) -> None:
         """Wait for the next message; who stops waiting leaves the request under way."""
@@ -96,8 +111,5 @@ class MessageStream(ChunkStream):
         self.ended = True
         opening, self._next = self._next, None
         if opening is not None:
-            opening.cancel()
-            await asyncio.wait([opening])
-            if not opening.cancelled() and opening.exception() is None:
-                await opening.result().aclose()
+            await abandon(opening)
         await self._current.aclose()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from one_api.contract import ChunkStream, Usage
 from one_api.dialects.json import JSONObject
+from one_api.serving.tasks import stop
 
 
 class SeveralChoices(ChunkStream):
@@ -82,7 +83,5 @@ class SeveralChoices(ChunkStream):
         """Let go of all."""
         self.ended = True
         reading, self._reading = list(self._reading.values()), {}
-        for task in reading:
-            task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
+        await stop(*reading)
         await asyncio.gather(*(stream.aclose() for stream in self._streams))

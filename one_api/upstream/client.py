@@ -1,37 +1,48 @@
 """The one door to upstreams: an HTTP session, deadlines by phase, caps, and a name for all that goes wrong."""
 
 import asyncio
+import io
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 
-from one_api.contract import ChunkStream
+from one_api.contract import ByteStream, ChunkStream
 from one_api.dialects import json
+from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
-from one_api.errors import (
-    UpstreamBroken,
-)
-from one_api.observability.records import current_call
+from one_api.dialects.openai.forwarded import Body, ForwardRequest
+from one_api.errors import UpstreamBroken
+from one_api.records import AttemptContext
+from one_api.serving.fairness import in_turns, scheduler
 from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
-from one_api.upstream.connections import connector_for, on_kept_connection
+from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import named_errors
-from one_api.upstream.stream import Translator, UpstreamStream
+from one_api.upstream.forward import UpstreamBytes
+from one_api.upstream.stream import UpstreamStream
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+#: An answer that is larger takes long to decode, in bytes.
+_LARGE_ANSWER_BYTES = 64 * 1024
 #: The largest error body that is read, in bytes.
 _MAX_ERROR_BYTES = 64 * 1024
 #: First event of a stream when nobody set a limit, in seconds.
 _FIRST_EVENT_S = 120.0
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3
+#: A body from this size on is sent in pieces, and the loop goes on between them, in bytes.
+_LARGE_BODY_BYTES = 1024 * 1024
 #: Statuses of success that never come with an answer.
 _WITHOUT_BODY = frozenset({204, 205})
+
+
+#: The body of a request: bytes, or what yields them each time that it is sent.
+Data: TypeAlias = bytes | Body | None
 
 
 class Upstream:
@@ -46,7 +57,9 @@ class Upstream:
         unix_socket: str | None = None,
         reports: Reports = OPENAI_REPORTS,
         proxy: Proxy | None = None,
+        propagate_trace: bool = False,
     ) -> None:
+        self._propagate_trace = propagate_trace
         self._base_url = base_url.rstrip("/")
         self._headers = headers
         self._timeouts = timeouts
@@ -62,7 +75,7 @@ class Upstream:
                 # A new connection costs nothing here, and the engine closes those that are kept.
                 aiohttp.UnixConnector(self._unix_socket, limit=0, force_close=True)
                 if self._unix_socket
-                else connector_for(self._proxy)
+                else _connector_for(self._proxy)
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -79,20 +92,59 @@ class Upstream:
         """Return the JSON value that a GET answers with; raises UpstreamError."""
         with named_errors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
-                response = await self._request("GET", path, None)
+                response = await self._request("GET", path)
                 async with response:
                     return _value(await self._whole(response))
 
-    async def post(self, path: str, body: JSONObject) -> bytes:
-        """Return the whole body that a POST of ``body`` answers with, whatever its label; raises UpstreamError."""
+    async def post(
+        self,
+        path: str,
+        context: AttemptContext,
+        body: JSONObject | bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> bytes:
+        """Return the whole body that a POST of ``body`` answers with, whatever its label; raises UpstreamError.
+
+        Bytes are sent as they are; ``headers`` go beside those of every request, or in their place.
+        """
         timeout_s = self._timeouts.total_s
         with named_errors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body)
+                response = await self._request("POST", path, body, context, headers)
                 async with response:
-                    return await self._whole(response)
+                    return await self._whole(response, max_bytes)
 
-    async def post_stream(self, path: str, body: JSONObject, translator: Translator) -> ChunkStream:
+    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+        """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
+
+        Whoever has it closes it.
+        """
+        door = request.door
+        timeout_s = self._timeouts.first_event_s or door.first_byte_s
+        deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
+        headers = {"content-type": request.body.content_type, "content-length": str(request.body.size)}
+        with named_errors("the first bytes", timeout_s):
+            async with asyncio.timeout(timeout_s):
+                response = await self._exchange("POST", door.path, request.body, headers, context)
+                stream = UpstreamBytes(response, door, self._timeouts.idle_s, deadline, self._reports)
+                try:
+                    await stream.begin()
+                except BaseException:
+                    await stream.aclose()
+                    raise
+        return stream
+
+    async def post_stream(
+        self,
+        path: str,
+        context: AttemptContext,
+        body: JSONObject | bytes,
+        translator: Translator,
+        headers: Mapping[str, str] | None = None,
+        kind: type[UpstreamStream] = UpstreamStream,
+    ) -> ChunkStream:
         """POST ``body`` and return its stream, once its first event has arrived; raises UpstreamError.
 
         What the answer is, is read from its bytes: labels are wrong too often.
@@ -101,8 +153,8 @@ class Upstream:
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
         with named_errors("the first event", timeout_s):
             async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body)
-                stream = UpstreamStream(response, translator, self._timeouts.idle_s, deadline, self._reports)
+                response = await self._request("POST", path, body, context, headers)
+                stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
                 try:
                     await stream.wait_for_first()
                 except BaseException:
@@ -110,17 +162,34 @@ class Upstream:
                     raise
         return stream
 
-    async def _request(self, method: str, path: str, body: JSONObject | None) -> aiohttp.ClientResponse:
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: JSONObject | bytes | None = None,
+        context: AttemptContext | None = None,
+        more_headers: Mapping[str, str] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send an object, or nothing; see ``_exchange``."""
+        headers = dict(more_headers or {})
+        if body is None:
+            return await self._exchange(method, path, None, headers, context)
+        data = body if isinstance(body, bytes) else json.encode(body)
+        if len(data) > _LARGE_BODY_BYTES:
+            await asyncio.sleep(0)  # to write it took a while
+        return await self._exchange(method, path, data, headers | {"content-type": "application/json"}, context)
+
+    async def _exchange(
+        self, method: str, path: str, data: Data, headers: dict[str, str], context: AttemptContext | None
+    ) -> aiohttp.ClientResponse:
         """Send a request and return its response, open, if its status is one of success."""
-        headers = {name: value.reveal() for name, value in self._headers.items()}
-        data = None
-        if body is not None:
-            headers["content-type"] = "application/json"
-            data = json.encode(body)
+        headers = {name: value.reveal() for name, value in self._headers.items()} | headers
+        if self._propagate_trace and context is not None and context.trace_headers is not None:
+            headers |= context.trace_headers
         response = await self._send(method, self._base_url + path, data, headers)
-        record = current_call.get() if body is not None else None
-        if record is not None:
-            record.upstream_headers = self._reports.seen_headers(response.headers)
+        if context is not None:
+            context.headers = self._reports.seen_headers(response.headers)
+            context.status, context.upstream_request_id = response.status, self._reports.id_in(response.headers)
         if 200 <= response.status < 300 and response.status not in _WITHOUT_BODY:
             return response
         async with response:
@@ -129,7 +198,7 @@ class Upstream:
                 text = await self._whole(response, _MAX_ERROR_BYTES)
             raise self._reports.error_of(response.status, text, response.headers)
 
-    async def _send(self, method: str, url: str, data: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
+    async def _send(self, method: str, url: str, data: Data, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request and return its response, once that has begun.
 
         A kept connection that the upstream has closed meanwhile is no failure: the request is sent again on another.
@@ -137,7 +206,7 @@ class Upstream:
         session = self._open_session()
         for left in reversed(range(_KEPT_TRIES)):
             try:
-                return await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+                return await session.request(method, url, data=_in_pieces(data), headers=headers, allow_redirects=False)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
                     raise
@@ -151,6 +220,8 @@ class Upstream:
             size += len(piece)
             if size > limit:
                 raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        if size > _LARGE_ANSWER_BYTES:
+            await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
         return b"".join(pieces)
 
     async def aclose(self) -> None:
@@ -158,6 +229,26 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+async def decode_large(answer: bytes) -> JSONObject | None:
+    """Return the object in a large answer, decoded in turns with others; None if it is small, or holds no object."""
+    if len(answer) <= _LARGE_ANSWER_BYTES:
+        return None
+    try:
+        return await in_turns(json.decode_large(answer, as_written=False))
+    except json.InvalidJSON:
+        return None
+
+
+def _connector_for(proxy: Proxy | None) -> KeepingConnector:
+    """Return a connector; aiohttp itself speaks to an HTTP proxy."""
+    if proxy is None or not proxy.startswith("socks5"):
+        return KeepingConnector()
+    # Only here, so that a gateway without a SOCKS proxy does not import its client, which takes a tenth of a start.
+    from one_api.upstream.socks import SocksConnector
+
+    return SocksConnector(proxy)
 
 
 def _value(data: bytes) -> Any:
@@ -174,3 +265,8 @@ def _object(data: bytes) -> JSONObject:
         return json.decode_object(data)
     except json.InvalidJSON as error:
         raise UpstreamBroken(f"The upstream's answer is not a JSON object: {error}.") from None
+
+
+def _in_pieces(data: Data) -> Data | io.BytesIO:
+    """Return a body as aiohttp sends it: a large one as a file, which it reads piece by piece."""
+    return io.BytesIO(data) if isinstance(data, bytes) and len(data) > _LARGE_BODY_BYTES else data

@@ -6,12 +6,9 @@ answer to the next request, and that may be another client's.
 """
 
 import asyncio
-import socket
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote, urlsplit
-from weakref import WeakSet
+from typing import TYPE_CHECKING, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -19,11 +16,10 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
-from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError, ProxyType
-from python_socks.async_.asyncio import Proxy as SocksProxy
 
-from one_api.settings.kinds import Proxy
-from one_api.upstream.resolver import BoundedResolver, Unresolved
+from one_api.serving.fairness import FairScheduler, scheduler
+from one_api.serving.reads import BoundedReads
+from one_api.upstream.resolver import BoundedResolver
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientRequest
@@ -33,6 +29,10 @@ if TYPE_CHECKING:
 _MAX_INTERIM = 10
 #: How much is parsed at once while no answer has begun, in bytes: the parser makes whole messages of all that it gets.
 _HEAD_BYTES = 4 * 1024
+#: What one read may bring, in bytes: twice what aiohttp pauses at, whose buffer it goes to whole.
+_READ_BYTES = 16 * 1024
+#: From how many reads of one body on it is under way.
+_FIRST_READS = 3
 #: How many connections one request may be given, should each have bytes on it that nobody asked for.
 _MAX_SPOILT = 10
 
@@ -49,12 +49,64 @@ class TooManyInterim(aiohttp.ClientError):
 
 
 class BoundedHandler(ResponseHandler):
-    """aiohttp's side of one connection, which ends it when interim answers (``100 Continue``) come without end."""
+    """aiohttp's side of one connection.
 
+    It ends when interim answers (``100 Continue``) come without end, and its answer, once under way, gives way to
+    requests that wait for their start.
+    """
+
+    #: It has served a request.
+    is_kept = False
     _interim = 0
+    #: How often something of the body under way has come.
+    _reads = 0
+    #: What has come and waits for its turn.
+    _held = b""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fair: FairScheduler, buffer: bytearray) -> None:
+        """``buffer`` is read into, see ``BoundedReads``."""
+        super().__init__(loop)
+        self._fair = fair
+        self._read_buffer = buffer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Read in small pieces: of a stream that nobody reads on, one of them is kept."""
+        super().connection_made(transport)
+        cast("asyncio.Transport", transport).set_protocol(BoundedReads(self, self._read_buffer))
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come: in small pieces as long as it may be nothing but heads."""
+        """Parse what has come, or let it wait while requests wait for their start."""
+        if self._payload is None or self._payload.is_eof():
+            self._parse(data)
+            return
+        if not data:  # aiohttp goes on with what it holds back itself
+            self._go_on()
+            super().data_received(data)
+            return
+        self._reads += 1
+        if not self._held and (self._reads <= _FIRST_READS or not self._fair.is_crowded):
+            super().data_received(data)
+            return
+        if not self._held:
+            self._fair.hold(self._go_on)
+            self._pause_reading_for_buffer()  # what comes meanwhile waits at the upstream
+        self._held += data
+
+    def _go_on(self) -> int:
+        """Parse what has waited, and return how many bytes that was."""
+        held, self._held = self._held, b""
+        if held:
+            super().data_received(held)
+            self._resume_reading_for_buffer()
+        return len(held)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on, if it was paused: aiohttp asks for this at each piece of a body that is taken."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse, in small pieces, what may be nothing but heads."""
         start = 0
         while len(data) - start > _HEAD_BYTES and (self._payload is None or self._payload.is_eof()):
             super().data_received(data[start : start + _HEAD_BYTES])
@@ -63,8 +115,19 @@ class BoundedHandler(ResponseHandler):
                 return
         super().data_received(data[start:] if start else data)
 
+    def eof_received(self) -> None:
+        """Parse what has waited, and end."""
+        self._go_on()
+        super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Parse what has waited, and end."""
+        self._go_on()
+        super().connection_lost(exc)
+
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Take the head of an answer, unless it is one interim answer too many."""
+        self._reads = 0
         if isinstance(self._exception, TooManyInterim):
             return
         code = data[0].code
@@ -83,8 +146,10 @@ class KeepingConnector(aiohttp.TCPConnector):
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
         # How many requests may be in flight is decided where deployments are chosen, not here (limit=0).
         super().__init__(limit=0, keepalive_timeout=30, ttl_dns_cache=30, resolver=resolver or BoundedResolver())
-        self._factory = cast("partial[ResponseHandler]", partial(BoundedHandler, loop=self._loop))
-        self._known: WeakSet[ResponseHandler] = WeakSet()
+        self._factory = cast(
+            "partial[ResponseHandler]",
+            partial(BoundedHandler, loop=self._loop, fair=scheduler(), buffer=bytearray(_READ_BYTES)),
+        )
 
     async def connect(self, req: "ClientRequest", traces: "list[Trace]", timeout: aiohttp.ClientTimeout) -> Connection:
         """Return a connection, kept or new, with nothing left over on it."""
@@ -92,46 +157,9 @@ class KeepingConnector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if protocol is not None and not protocol.should_close:
-                _kept.set(protocol in self._known)
-                self._known.add(protocol)
+                assert isinstance(protocol, BoundedHandler)  # noqa: S101 - our factory makes no other
+                _kept.set(protocol.is_kept)
+                protocol.is_kept = True
                 return connection
             connection.close()
         raise aiohttp.ServerDisconnectedError("the upstream speaks before it is asked")
-
-
-class SocksConnector(KeepingConnector):
-    """One whose connections go through a SOCKS5 proxy, which looks the upstreams' names up as well."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        super().__init__(Unresolved())
-        parts = urlsplit(proxy)
-        self._address = (parts.hostname or "", parts.port or 1080)
-        self._user, self._password = unquote(parts.username or ""), unquote(parts.password or "")
-
-    async def _wrap_create_connection(
-        self,
-        *args: Any,
-        addr_infos: list[Any],
-        req: "ClientRequest",
-        timeout: aiohttp.ClientTimeout,
-        client_error: type[Exception] = aiohttp.ClientConnectorError,
-        **kwargs: Any,
-    ) -> tuple[asyncio.Transport, ResponseHandler]:
-        try:
-            host, port = addr_infos[0][4][:2]
-            tunnel = await self._tunnel(host, port, timeout.sock_connect)
-        except ProxyTimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError("the proxy did not connect in time") from error
-        except (ProxyConnectionError, ProxyError) as error:
-            refused = OSError(f"the proxy refused: {error}")
-            raise aiohttp.ClientProxyConnectionError(req.connection_key, refused) from error
-        return await self._wrap_existing_connection(*args, req=req, timeout=timeout, sock=tunnel, **kwargs)
-
-    async def _tunnel(self, host: str, port: int, timeout_s: float | None) -> socket.socket:
-        proxy = SocksProxy(ProxyType.SOCKS5, *self._address, self._user, self._password, rdns=True)
-        return await proxy.connect(host, port, timeout=timeout_s)
-
-
-def connector_for(proxy: Proxy | None) -> KeepingConnector:
-    """Return a connector; aiohttp itself speaks to an HTTP proxy."""
-    return SocksConnector(proxy) if proxy is not None and proxy.startswith("socks5") else KeepingConnector()

@@ -9,6 +9,7 @@ from typing import Any
 from one_api.contract import ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.errors import UpstreamBroken, UpstreamError
+from one_api.serving.tasks import stop
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Discovery:
         self,
         name: str,
         ask: Callable[[], Awaitable[list[ModelInfo]]],
-        configured: Iterable[str] | None,
+        configured: Iterable[ModelInfo] | None,
         interval_s: float,
         *,
         ask_anyway: bool = False,
@@ -86,7 +87,7 @@ class Discovery:
         self._wanted = configured is None
         self._asks = self._wanted or ask_anyway
         self._interval_s = interval_s
-        self.models = {model: ModelInfo(model, name) for model in configured or ()}
+        self.models = {info.id: info for info in configured or ()}
         self.pending: str | None = "its models are not known yet" if self._wanted else None
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -131,8 +132,5 @@ class Discovery:
 
     async def aclose(self) -> None:
         """Stop asking."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await stop(self._task)
+        self._task = None

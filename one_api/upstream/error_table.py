@@ -58,13 +58,13 @@ class Row(NamedTuple):
             return True
         if self.names & report.names:
             return True
-        if self.words is None or (self.fault in _RESTING and _is_about_a_parameter(status, report)):
+        if self.words is None or (self.fault in _COOLING_DOWN and _is_about_a_parameter(status, report)):
             return False
         return bool(self.words.search(_without_quotes(report.message)))
 
 
-#: What lets a deployment rest for everybody: no client may bring it about by what it sends.
-_RESTING = frozenset({Fault.CREDENTIAL, Fault.CLOSED, Fault.MODEL, Fault.NO_CREDIT, Fault.LIMIT})
+#: What makes a deployment cool down for everybody: no client may bring it about by what it sends.
+_COOLING_DOWN = frozenset({Fault.CREDENTIAL, Fault.CLOSED, Fault.MODEL, Fault.NO_CREDIT, Fault.LIMIT})
 
 
 def _is_about_a_parameter(status: int, report: ErrorReport) -> bool:

@@ -25,6 +25,7 @@ from one_api.errors import (
     UpstreamTimeout,
     UpstreamUnsuitable,
 )
+from one_api.records import ID
 from one_api.upstream.error_table import STATUS_OF_NAME, Fault, fault_of, status_of
 from one_api.upstream.limit_headers import refused_limits
 from one_api.upstream.scrubbing import Scrubber
@@ -32,9 +33,9 @@ from one_api.upstream.scrubbing import Scrubber
 logger = logging.getLogger(__name__)
 
 #: The longest wait that is taken over from an upstream, in seconds.
-_MAX_REST_S = 300.0
+_MAX_RETRY_AFTER_S = 300.0
 #: How long an upstream without credit is left alone, in seconds.
-NO_CREDIT_REST_S = 300.0
+NO_CREDIT_COOLDOWN_S = 300.0
 #: Where a message of Anthropic's says that the fault is, by the name that the client knows.
 _CLAUDE_PARAMS = {
     "messages": "messages", "system": "messages", "tools": "tools", "tool_choice": "tool_choice", "model": "model",
@@ -93,6 +94,11 @@ class Reports:
         """Return what a client may see of the response headers of any answer; none that holds a secret."""
         return {name: value for name, value in self.client_headers(headers).items() if self.scrubber.is_clean(value)}
 
+    def id_in(self, headers: Mapping[str, str]) -> str | None:
+        """Return the upstream's id of a request, which its provider's support asks for."""
+        found = headers.get("x-request-id") or headers.get("request-id") or ""
+        return found if ID.fullmatch(found) and self.scrubber.is_clean(found) else None
+
     def _error(self, report: ErrorReport, given: int | None, headers: Mapping[str, str]) -> UpstreamError:
         status = status_of(report, given)
         fault = fault_of(report, status)
@@ -108,7 +114,7 @@ class Reports:
             code=self.scrubber.name(report.code if report.code and ":" not in report.code else None),
             param=self.scrubber.name(report.param),
             text=text if self.show_text else "",
-            retry_after_s=_rest(headers, report),
+            retry_after_s=_wait_asked_for(headers, report),
             limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
             kept_status=kept,
         )
@@ -181,12 +187,12 @@ def _model(case: _Case) -> UpstreamError:
 
 def _no_credit(case: _Case) -> UpstreamError:
     """Return the error of an account without credit: the client can do nothing, and reads nothing of the account."""
-    rest_s = case.retry_after_s if case.status == 402 and case.retry_after_s is not None else NO_CREDIT_REST_S
+    cooldown_s = case.retry_after_s if case.status == 402 and case.retry_after_s is not None else NO_CREDIT_COOLDOWN_S
     message = "The gateway's account at the upstream has no credit left: its operator has to add some."
     if case.report.is_claude:
         given: dict[str, Any] = {"status": 429, "type": "insufficient_quota", "code": "insufficient_quota"}
-        return UpstreamExhausted(message, retry_after_s=rest_s, **given)
-    return UpstreamExhausted(message, retry_after_s=rest_s)
+        return UpstreamExhausted(message, retry_after_s=cooldown_s, **given)
+    return UpstreamExhausted(message, retry_after_s=cooldown_s)
 
 
 def _limit(case: _Case) -> UpstreamError:
@@ -239,7 +245,7 @@ def _claude_param(case: _Case) -> str | None:
 # Waits
 
 
-def _rest(headers: Mapping[str, str], report: ErrorReport) -> float | None:
+def _wait_asked_for(headers: Mapping[str, str], report: ErrorReport) -> float | None:
     found = retry_after(headers)
     return found if found is not None or report.retry_after_s is None else _plausible(report.retry_after_s)
 
@@ -260,7 +266,7 @@ def _plausible(seconds: float) -> float | None:
     """Keep a plausible wait; one that is over is a second, and NaN is none."""
     if math.isnan(seconds):
         return None
-    return min(seconds, _MAX_REST_S) if seconds > 0 else 1.0
+    return min(seconds, _MAX_RETRY_AFTER_S) if seconds > 0 else 1.0
 
 
 OPENAI_REPORTS = Reports()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import NamedTuple
 
 import aiohttp
 
@@ -21,13 +22,43 @@ from one_api.errors import (
 
 logger = logging.getLogger(__name__)
 
+_TRUNCATED = "The upstream's stream stopped before the answer was complete."
+#: What one of ours is made of.
+_FOREIGN = (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError)
+
+
+class _Row(NamedTuple):
+    """Foreign classes, and what they mean; ``message`` may name what was ``awaited``, and how long."""
+
+    raised: tuple[type[Exception], ...]
+    error: type[UpstreamError]
+    message: str
+    code: str | None = None
+
+
+#: The first row that fits counts.
+_TABLE = (
+    _Row((aiohttp.ConnectionTimeoutError, aiohttp.ServerTimeoutError), UpstreamUnreachable,
+         "The upstream could not be reached in time."),
+    _Row((TimeoutError,), UpstreamTimeout,
+         "The upstream did not send {awaited} within {timeout_s:g} s."),
+    _Row((aiohttp.ClientSSLError,), UpstreamUnreachable,
+         "The upstream's certificate is not valid, or it does not speak TLS.", "upstream_tls"),
+    _Row((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), UpstreamUnreachable,
+         "The upstream could not be reached through the proxy."),
+    _Row((aiohttp.ClientConnectorError,), UpstreamUnreachable,
+         "The upstream could not be reached."),
+    _Row((aiohttp.ServerDisconnectedError, ConnectionError, aiohttp.ClientOSError), UpstreamFailed,
+         "The upstream closed the connection without an answer."),
+    _Row((aiohttp.ClientPayloadError,), UpstreamTruncated, _TRUNCATED),
+    _Row((aiohttp.ClientError, ValueError), UpstreamBroken,
+         "The upstream's answer cannot be read."),
+)  # fmt: skip
+
 
 def truncated() -> UpstreamBroken:
     """Return the error for a stream whose bytes stopped before its end."""
-    return UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
-
-
-# What went wrong: foreign exceptions and statuses, each named once
+    return UpstreamTruncated(_TRUNCATED)
 
 
 @lru_cache(maxsize=1)
@@ -36,31 +67,21 @@ def _log_exhausted(minute: int) -> None:
     logger.error("no file descriptor is left for connections to upstreams: raise the limit (ulimit -n)")
 
 
+def error_for(error: Exception, awaited: str, timeout_s: float) -> UpstreamError:
+    """Return what an exception of aiohttp or of the clock means for one who has ``awaited`` something so long."""
+    exhausted = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    through_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+    if exhausted and isinstance(error, aiohttp.ClientConnectorError) and not through_proxy:
+        _log_exhausted(int(time.monotonic() // 60))
+        return OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1)
+    row = next(row for row in _TABLE if isinstance(error, row.raised))
+    return row.error(row.message.format(awaited=awaited, timeout_s=timeout_s), code=row.code)
+
+
 @contextmanager
 def named_errors(awaited: str, timeout_s: float) -> Iterator[None]:
     """Turn what aiohttp and the clock raise into our classes."""
     try:
         yield
-    except UpstreamError:
-        raise
-    except (aiohttp.ServerTimeoutError, aiohttp.ConnectionTimeoutError) as error:
-        raise UpstreamUnreachable("The upstream could not be reached in time.") from error
-    except TimeoutError as error:
-        raise UpstreamTimeout(f"The upstream did not send {awaited} within {timeout_s:g} s.") from error
-    except aiohttp.ClientSSLError as error:
-        raise UpstreamUnreachable(
-            "The upstream's certificate is not valid, or it does not speak TLS.", code="upstream_tls"
-        ) from error
-    except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
-        raise UpstreamUnreachable("The upstream could not be reached through the proxy.") from error
-    except aiohttp.ClientConnectorError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            _log_exhausted(int(time.monotonic() // 60))
-            raise OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1) from error
-        raise UpstreamUnreachable("The upstream could not be reached.") from error
-    except (aiohttp.ServerDisconnectedError, ConnectionError, aiohttp.ClientOSError) as error:
-        raise UpstreamFailed("The upstream closed the connection without an answer.") from error
-    except aiohttp.ClientPayloadError as error:
-        raise truncated() from error
-    except (aiohttp.ClientError, ValueError) as error:
-        raise UpstreamBroken("The upstream's answer cannot be read.") from error
+    except _FOREIGN as error:
+        raise error_for(error, awaited, timeout_s) from error

@@ -13,10 +13,11 @@ from one_api.contract import ChunkStream, JSONObject, Usage
 from one_api.dialects import error_body, json, sse
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer
+from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer, normalise
 from one_api.dialects.openai.split import chunks_of
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.errors import GatewayError, UpstreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamTruncated
+from one_api.serving.tasks import stop
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,7 @@ class IteratedStream(ChunkStream):
 
     def __init__(self, chunks: AsyncIterator[JSONObject], request: ChatRequest) -> None:
         self._chunks = chunks
-        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
-        self._translator = OpenAIStream(identity, include_usage=request.include_usage)
+        self._translator = OpenAIStream(_identity(request), include_usage=request.include_usage)
         #: The iterator is asked in a task of its own: whoever reads may be cancelled while it waits.
         self._asking: asyncio.Task[JSONObject | None] | None = None
         #: The choices that have begun and have no finish reason.
@@ -98,9 +98,7 @@ class IteratedStream(ChunkStream):
         """See ``ChunkStream``; a generator is closed, so that what it holds open is."""
         self.ended = True
         asking, self._asking = self._asking, None
-        if asking is not None:
-            asking.cancel()
-            await asyncio.wait([asking])
+        await stop(asking)
         if (close := getattr(self._chunks, "aclose", None)) is not None:
             with suppress(Exception):  # the answer is over, whatever its iterator has to say
                 await close()
@@ -119,6 +117,28 @@ def as_stream(answer: Any, request: ChatRequest) -> ChunkStream:
     if not isinstance(answer, AsyncIterable):
         raise UpstreamBroken("The adapter returned neither an answer nor an iterator of chunks.")
     return IteratedStream(aiter(answer), request)
+
+
+def as_completion(answer: JSONObject, request: ChatRequest) -> JSONObject:
+    """Return a whole answer that an adapter generated, filled up and mended like that of any other upstream."""
+    with failures_named():
+        # A copy: the adapter may keep its own, and what cannot be written as JSON is found out here.
+        copy = json.decode_object(json.encode(answer))
+        return normalise(copy, _identity(request), has_tools=bool(request.body.get("tools")))
+
+
+def asked_of(ask: Callable[..., Any], *arguments: str) -> Any:
+    """Return what a method of an adapter knows of its models; None when it raises, which must not harm other models."""
+    try:
+        return ask(*arguments)
+    except Exception:
+        if not arguments:  # for one model it is a way to say that there is none
+            logger.exception("an adapter cannot list its models")
+        return None
+
+
+def _identity(request: ChatRequest) -> Identity:
+    return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
 
 
 def arguments_for(generate: Callable[..., Any], body: JSONObject) -> JSONObject:

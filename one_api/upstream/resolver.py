@@ -5,6 +5,8 @@ so that a name server that is silent for one host holds up neither another host 
 """
 
 import asyncio
+import errno
+import os
 import socket
 import threading
 import time
@@ -74,14 +76,15 @@ class BoundedResolver(AbstractResolver):
         try:
             return _entries(host, self._look(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG))
         except OSError as error:
-            return error
+            # The system's own words for it may be "temporary failure": whoever waits has to know that it is our limit.
+            return OSError(errno.EMFILE, "no file descriptor is left") if _lacks_descriptors() else error
         except ValueError as error:  # no name at all, such as one with an empty label
             return OSError(f"not a name: {error}")
 
     def _note(self, place: Place, done: "asyncio.Future[list[ResolveResult]]") -> None:
         del self._running[place]
         error = None if done.cancelled() else done.exception()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno != errno.EMFILE:
             self._failed[place] = (time.monotonic() + _NEGATIVE_S, error)
         else:
             self._failed.pop(place, None)
@@ -101,6 +104,15 @@ class Unresolved(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def _lacks_descriptors() -> bool:
+    """Say whether this process may open nothing more."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _entries(host: str, found: list[Any]) -> list[ResolveResult]:

@@ -27,13 +27,15 @@ _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz
 #: Characters that show nothing, or that a text may be broken at.
 _INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufe00-\ufe0f\ufeff]+")
 
-_KEY_LIKE = re.compile(
-    r"(?:\b(?:sk|pk|rk|key|xai|gsk|org|proj|hf|nvapi|pplx|csk|fw)[-_](?:[-_A-Za-z0-9*]|\.(?=[.\w])){6,}"
+_KEY_LIKE = (
+    r"\b(?:sk|pk|rk|key|xai|gsk|org|proj|hf|nvapi|pplx|csk|fw)[-_](?:[-_A-Za-z0-9*]|\.(?=[.\w])){6,}"
     r"|\bAIza[-_A-Za-z0-9*]{6,}|\bAKIA[A-Z0-9]{12,}|\beyJ[-_A-Za-z0-9]{6,}(?:\.[-_A-Za-z0-9]+)*"
     r"|\b(?!req_)(?=\w*[0-9])(?=\w*[A-Za-z])[A-Za-z0-9_]{32,}"
-    r"|[^\s*'\"`(]{0,64}\*{3,}[^\s*'\"`)]{0,64}"  # masked by the upstream itself
-    r"|\b(?i:bearer|basic)\s+[-._~+/=A-Za-z0-9*]{6,})"
+    r"|\b(?i:bearer|basic)\s+[-._~+/=A-Za-z0-9*]{6,}"
 )
+_KEYS = re.compile(_KEY_LIKE)
+#: Those, and what an upstream has masked itself: to look for that takes long, so only where there are three asterisks.
+_KEYS_OR_MASKED = re.compile(rf"{_KEY_LIKE}|[^\s*'\"`(]{{0,64}}\*{{3,}}[^\s*'\"`)]{{0,64}}")
 #: Ends of host names. Without a list, ``tools.function.parameters`` would be one.
 _ENDS = (
     "com|org|net|io|ai|dev|cn|app|cloud|co|edu|gov|de|uk|eu|us|jp|kr|fr|nl|ch|ru|in|sg|hk|tw|me|tech|xyz"
@@ -82,7 +84,7 @@ class Scrubber:
         is_cut = len(text) > _MAX_READ
         text = text[:_MAX_READ].encode("utf-8", "replace").decode("utf-8", "replace")
         text = self._without_secrets(text, is_cut)
-        text = _KEY_LIKE.sub(REMOVED, text)
+        text = _without_keys(text)
         if self._hosts is not None:
             text = self._hosts.sub(REMOVED, text)
         text = _ADDRESS.sub(REMOVED, text)
@@ -96,14 +98,14 @@ class Scrubber:
 
     def is_clean(self, text: str) -> bool:
         """Say whether a short text holds no secret and nothing that looks like one."""
-        return REMOVED not in self._without_secrets(_KEY_LIKE.sub(REMOVED, text), is_cut=False)
+        return REMOVED not in self._without_secrets(_without_keys(text), is_cut=False)
 
     def _without_secrets(self, text: str, is_cut: bool) -> str:
         """Return ``text`` without any part of a secret; what shows nothing does not hide one."""
-        if not self._fragments and not self._short:
+        bare = _INVISIBLE.sub("", text).translate(_LOWER)
+        if not self._holds_any(bare):
             return text
         places = [at for at, character in enumerate(text) if not _INVISIBLE.match(character)]
-        bare = "".join(text[at] for at in places).translate(_LOWER)
         found = bytearray(len(bare))
         for at in range(len(bare) - _FRAGMENT + 1):
             if bare[at : at + _FRAGMENT] in self._fragments:
@@ -111,10 +113,21 @@ class Scrubber:
         for short in self._short:
             for match in re.finditer(re.escape(short), bare):
                 found[match.start() : match.end()] = b"\x01" * len(short)
-        for length in range(_FRAGMENT - 1, (_MIN_CUT if is_cut else _MIN_START) - 1, -1):
+        for length in range(min(_FRAGMENT - 1, len(bare)), (_MIN_CUT if is_cut else _MIN_START) - 1, -1):
             if bare[len(bare) - length :] in self._starts:
                 found[len(bare) - length :] = b"\x01" * length
         return _without(text, places, found)
+
+    def _holds_any(self, bare: str) -> bool:
+        """Say whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
+        parts = [bare[at : at + _FRAGMENT] for at in range(len(bare) - _FRAGMENT + 1)]
+        ends = [bare[-length:] for length in range(_MIN_CUT, _FRAGMENT)]
+        has_short = any(short in bare for short in self._short)
+        return has_short or not (self._fragments.isdisjoint(parts) and self._starts.isdisjoint(ends))
+
+
+def _without_keys(text: str) -> str:
+    return (_KEYS_OR_MASKED if "***" in text else _KEYS).sub(REMOVED, text)
 
 
 def _without(text: str, places: list[int], found: bytearray) -> str:
@@ -161,6 +174,8 @@ def secrets_in(value: Any) -> Iterator[str]:
         elif isinstance(found, Storage) and "@" in found:
             login = found.partition("//")[2].rpartition("@")[0]
             yield from {password := login.partition(":")[2] or login, unquote(password)}
+            # As it is sent: the base64 of a short password cannot be told by the password alone.
+            yield base64.b64encode(unquote(login).encode()).decode().rstrip("=")
 
 
 def addresses_in(value: Any) -> Iterator[str]:

@@ -1,15 +1,14 @@
 """A streamed answer of an upstream: its events, translated, with deadlines and a true end."""
 
 import asyncio
-import math
 import socket
 from contextlib import suppress
-from typing import Protocol
 
 import aiohttp
 
 from one_api.contract import ChunkStream, Usage
 from one_api.dialects import sse
+from one_api.dialects.frames import Encode, FramedReader, Item, TextRun, Translator, chunks_of, encoded
 from one_api.dialects.json import JSONObject
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer, UnfitAnswer
 from one_api.errors import (
@@ -31,23 +30,6 @@ _MAX_TAIL_S = 2.0
 _LINGER_S = 0.1
 
 
-class Translator(Protocol):
-    """Turns the events of one stream into OpenAI chunks; see ``wire``."""
-
-    finished: bool
-    usage: JSONObject | None
-
-    @property
-    def is_complete(self) -> bool:
-        """Say whether the upstream has sent all of the answer, though perhaps not the end mark."""
-
-    def feed(self, event: sse.Event) -> list[JSONObject]:
-        """Return the chunks that ``event`` amounts to."""
-
-    def end(self) -> list[JSONObject]:
-        """Return what is still owed when the bytes have ended."""
-
-
 class UpstreamStream(ChunkStream):
     """The events of one response, translated; ``idle_s`` is the longest silence between two of them."""
 
@@ -67,7 +49,8 @@ class UpstreamStream(ChunkStream):
         self._deadline = deadline
         self._timeout = ReusableTimeout()
         self._events = sse.EventReader()
-        self._ready: list[JSONObject] = []
+        self._framed = FramedReader(self._events, translator)
+        self._ready: list[Item] = []
         #: How the stream broke; raised once everything that came before has been read.
         self._failure: UpstreamError | None = None
         #: Something of an answer has come.
@@ -79,12 +62,37 @@ class UpstreamStream(ChunkStream):
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
         while not self._ready and not self.ended:
-            await self._receive()
+            self._take(await self._response.content.read(_PIECE_BYTES))
         if self._failure is not None:  # nothing of it has been passed on: another deployment may do better
             raise self._failure
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
+        await self._fill()
+        return chunks_of(self._taken())
+
+    async def read_encoded(self, encode: Encode) -> bytes:
+        """See ``ChunkStream``; events that differ in their text only are not decoded, see ``dialects.frames``."""
+        await self._fill()
+        return encoded(self._taken(), encode)
+
+    def _taken(self) -> list[Item]:
+        ready, self._ready = self._ready, []
+        self._note(ready)
+        return ready
+
+    def _note(self, items: list[Item]) -> None:
+        """Note what the chunks say of the answer; text alone says nothing."""
+        for chunk in items if self.is_chat else ():
+            if isinstance(chunk, TextRun):
+                continue
+            if self.response_id is None:
+                self.response_id, self.response_model = chunk.get("id"), chunk.get("model")
+            for choice in chunk.get("choices", ()):
+                self.finish_reason = choice.get("finish_reason") or self.finish_reason
+
+    async def _fill(self) -> None:
+        """Wait until there is something to read, or the end."""
         if not self._ready and self._failure is not None:
             raise self._failure
         # What counts is the waiting since the last event, not since the last byte or call: a trickle is silence, too.
@@ -92,9 +100,11 @@ class UpstreamStream(ChunkStream):
         # thinks in silence sends pings.
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
         while not self._ready and not self.ended:
-            limit = min(self._timeout.until(idle_s), self._deadline, self._end_of_tail())
+            until = min(self._deadline, self._end_of_tail()) if self._translator.is_complete else self._deadline
             try:
-                if await self._timeout.wait(self._receive(), limit):
+                with self._timeout.limit(idle_s, until):
+                    received = await self._response.content.read(_PIECE_BYTES)
+                if self._take(received):
                     self._timeout.reset()
             except Exception as error:
                 if self._translator.is_complete and not isinstance(error, UpstreamError):
@@ -102,23 +112,18 @@ class UpstreamStream(ChunkStream):
                     continue
                 with named_errors("the next event", idle_s):
                     raise
-        ready, self._ready = self._ready, []
-        return ready
 
     def _end_of_tail(self) -> float:
         """Return until when to wait for what may follow a complete answer, counted from the first wait for it."""
-        if not self._translator.is_complete:
-            return math.inf
         if self._tail_ends is None:
             self._tail_ends = asyncio.get_running_loop().time() + _MAX_TAIL_S
         return self._tail_ends
 
-    async def _receive(self) -> bool:
-        """Take what has arrived, and translate it; say whether it held an event.
+    def _take(self, received: bytes) -> bool:
+        """Translate what has arrived, and say whether it held an event; no bytes are the end of the response.
 
         A fault is kept for later while there is something to read.
         """
-        received = await self._response.content.read(_PIECE_BYTES)
         blocks = self._events.blocks
         try:
             self._translate(received)
@@ -140,11 +145,11 @@ class UpstreamStream(ChunkStream):
 
     def _translate(self, received: bytes) -> None:
         """Add the chunks that ``received`` amounts to; no bytes are the end of the response."""
-        for event in self._events.feed(received) if received else self._events.end():
-            self._ready += self._translator.feed(event)
-            self._begun = self._begun or bool(self._ready)
-            if self._translator.finished:
-                break
+        if received:
+            self._framed.feed(received, self._ready)
+        else:
+            self._framed.end(self._ready)
+        self._begun = self._begun or bool(self._ready)
         if received:
             self.ended = self._translator.finished
         else:
@@ -171,7 +176,7 @@ class UpstreamStream(ChunkStream):
         self._timeout.close()
         if self._response.closed:
             return
-        if self._translator.finished and await self._at_end():
+        if self._translator.finished and (self._response.content.at_eof() or await self._at_end()):
             self._response.release()
         else:
             self._response.close()

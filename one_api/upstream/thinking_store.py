@@ -60,6 +60,19 @@ class ReplayCache:
             return
         self.keep(turn_key(scope, model, told.text, told.calls), told.blocks)
 
+    def keep_output(self, scope: str, model: str, items: list[JSONObject]) -> None:
+        """Keep the items of a response, if there is reasoning among them that can be sent back."""
+        if not any(item.get("type") == "reasoning" and item.get("encrypted_content") for item in items):
+            return
+        parts = [part for item in items if item.get("type") == "message" for part in item.get("content") or ()]
+        text = "".join(str(part.get("text") or "") for part in parts)
+        calls = [
+            (str(item.get("call_id")), str(item.get("name")), item.get("arguments") or item.get("input") or "")
+            for item in items
+            if item.get("type") in ("function_call", "custom_tool_call")
+        ]
+        self.keep(turn_key(scope, model, text, calls), items)
+
     def find(self, key: bytes) -> list[JSONObject] | None:
         """Return the blocks of a turn; None when they are not kept, or no longer."""
         with self._lock:

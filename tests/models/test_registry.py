@@ -10,6 +10,7 @@ from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import NoDeployment, UnknownModel, UpstreamFailed
 from one_api.models.registry import ModelRegistry
+from one_api.records import CallContext
 from one_api.settings.adapters import OpenAIConfig
 from one_api.settings.sections import GroupConfig, RetryConfig, TargetConfig
 from tests.utils.fake_adapter import FakeAdapter
@@ -130,7 +131,7 @@ async def test_entries_say_what_the_adapter_knows() -> None:
 
     assert await found.get_model("g") == {
         "id": "g", "object": "model", "created": 7, "owned_by": "org", "context_window": 4096, "context_length": 4096,
-        "max_model_len": 4096, "max_output_tokens": 512, "odd": [1],
+        "max_model_len": 4096, "max_output_tokens": 512, "kinds": ["chat"], "odd": [1],
     }  # fmt: skip
     assert await found.get_model("h") == {"id": "h", "object": "model", "created": 0, "owned_by": "a"}
 
@@ -260,7 +261,7 @@ async def test_the_request_goes_on_as_it_is() -> None:
         "odd": {"deep": [1.0]}, "model": "m", "self": 1, "messages": MESSAGES, "kwargs": 2, "request": 3, "stream": None
     }  # fmt: skip
 
-    await registry(a=a).complete(ChatRequest.of(body))
+    await registry(a=a).complete(ChatRequest.of(body), CallContext())
 
     (call,) = a.calls
     assert {key: call[key] for key in body} == body

@@ -1,4 +1,4 @@
-"""The circuit breaker: what opens it, how long it rests, its one probe, and its way back."""
+"""The circuit breaker: what opens it, how long it cools down, its one probe, and its way back."""
 
 import itertools
 import random
@@ -134,15 +134,15 @@ def test_what_is_older_than_half_a_minute_does_not_count(circuit: Circuit) -> No
 def test_each_probe_that_fails_doubles_the_rest_up_to_ten_times_what_it_took(
     circuit: Circuit, took_s: float, expected: list[float]
 ) -> None:
-    now, rests = NOW, []
+    now, cooldowns = NOW, []
     fail(circuit, now, 3)
     for _ in range(9):
-        rests.append(circuit.open_until - now)
+        cooldowns.append(circuit.open_until - now)
         now = circuit.open_until
         assert circuit.begin(now)
         circuit.failed(now, probe=True, took_s=took_s)
 
-    assert rests == expected
+    assert cooldowns == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -174,14 +174,14 @@ def test_a_whole_way_back_makes_the_next_rest_short_again(circuit: Circuit) -> N
 
 
 def test_rests_differ_by_at_most_15_per_cent() -> None:
-    rng, rests = random.Random(3), set()
+    rng, cooldowns = random.Random(3), set()
     for _ in range(200):
         circuit = Circuit(rng)
         fail(circuit, NOW, 3)
-        rests.add(circuit.open_until - NOW)
+        cooldowns.add(circuit.open_until - NOW)
 
-    assert len(rests) == 200
-    assert (4.25 <= min(rests) < 4.4, 5.6 < max(rests) <= 5.75) == (True, True)
+    assert len(cooldowns) == 200
+    assert (4.25 <= min(cooldowns) < 4.4, 5.6 < max(cooldowns) <= 5.75) == (True, True)
 
 
 def test_one_probe_at_a_time(circuit: Circuit) -> None:

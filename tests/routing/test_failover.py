@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from one_api.contract import ChunkStream, ModelInfo
+from one_api.contract import Answer, ChunkStream, ModelInfo
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import (
     GatewayError,
@@ -29,7 +29,7 @@ from one_api.errors import (
     UpstreamUnreachable,
     UpstreamUnsuitable,
 )
-from one_api.observability.records import CallRecord, current_call
+from one_api.records import CallContext, CallRecord
 from one_api.routing.attempt import RetryLimit
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
@@ -80,10 +80,17 @@ def in_turn(targets: list[Deployment], fallbacks: list[Deployment] | None = None
     return Route(model, targets, fallbacks or [], "least_busy")
 
 
-async def failure(failover: Failover, route: Route, body: dict[str, Any] = BODY) -> GatewayError:
+async def ask(failover: Failover, route: Route, body: dict[str, Any] = BODY) -> Answer:
+    """The answer to a request."""
+    return await failover.run(route, ChatRequest.of(body), CallContext())
+
+
+async def failure(
+    failover: Failover, route: Route, body: dict[str, Any] = BODY, record: CallRecord | None = None
+) -> GatewayError:
     """The error that a request ends with."""
     with pytest.raises(GatewayError) as caught:
-        await failover.run(route, ChatRequest.of(body))
+        await failover.run(route, ChatRequest.of(body), CallContext(record) if record else CallContext())
     return caught.value
 
 
@@ -93,16 +100,14 @@ async def failure(failover: Failover, route: Route, body: dict[str, Any] = BODY)
 async def test_the_first_answer_is_the_answer(make: Make, failover: Failover) -> None:
     a, b = make({"text": "from a"}), make()
 
-    assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from a"}
+    assert await ask(failover, in_turn([a, b])) == {"text": "from a"}
     assert asked(a, b) == [1, 0]
 
 
 async def test_the_upstreams_name_of_the_model_is_sent_with_all_the_rest(make: Make, failover: Failover) -> None:
     a = make()
 
-    await failover.run(
-        in_turn([a], model="alias"), ChatRequest.of(BODY | {"model": "alias", "temperature": 0.5, "odd": [1]})
-    )
+    await ask(failover, in_turn([a], model="alias"), BODY | {"model": "alias", "temperature": 0.5, "odd": [1]})
 
     (call,) = adapter(a).calls
     assert (call["model"], call["temperature"], call["odd"], call["messages"]) == ("m", 0.5, [1], BODY["messages"])
@@ -118,7 +123,7 @@ async def test_the_upstreams_name_of_the_model_is_sent_with_all_the_rest(make: M
 async def test_after_a_failure_the_next_is_asked(make: Make, failover: Failover, error: UpstreamError) -> None:
     a, b = make(error), make({"text": "from b"})
 
-    assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(failover, in_turn([a, b])) == {"text": "from b"}
     assert asked(a, b) == [1, 1]
 
 
@@ -134,7 +139,7 @@ async def test_after_a_refusal_nobody_else_is_asked(make: Make, failover: Failov
 async def test_one_that_cannot_express_a_request_does_not_hide_a_failure(make: Make, failover: Failover) -> None:
     a, b, c = make(UpstreamFailed("down")), make(InvalidRequest("not here")), make({"text": "from c"})
 
-    assert await failover.run(in_turn([a, b, c]), ChatRequest.of(BODY)) == {"text": "from c"}
+    assert await ask(failover, in_turn([a, b, c])) == {"text": "from c"}
     assert (await failure(failover, in_turn([a, b]))).message == "down"
     assert b.health.failures == 0
 
@@ -143,9 +148,8 @@ async def test_targets_come_before_fallbacks_and_each_is_asked_once(make: Make) 
     deployments = [make(UpstreamFailed(name)) for name in "abcd"]
     failover = Failover(max_attempts=9, retries=RetryLimit(1.0))
     record = CallRecord("id", "POST", "/")
-    current_call.set(record)
 
-    error = await failure(failover, in_turn(deployments[:2], deployments[2:]))
+    error = await failure(failover, in_turn(deployments[:2], deployments[2:]), record=record)
 
     assert [attempt.deployment for attempt in record.attempts] == ["a/m", "b/m", "c/m", "d/m"]
     assert error.message == "d"
@@ -165,22 +169,22 @@ async def test_fallbacks_are_asked_in_their_order(make: Make, failover: Failover
     b, c = make({"text": "from b"}, weight=0.001), make({"text": "from c"}, weight=1000.0)
 
     for _ in range(5):
-        assert await failover.run(Route("m", [a], [b, c], "weighted"), ChatRequest.of(BODY)) == {"text": "from b"}
+        assert await ask(failover, Route("m", [a], [b, c], "weighted")) == {"text": "from b"}
 
 
 async def test_one_that_rests_is_passed_over(make: Make, failover: Failover) -> None:
     a, b = make(), make({"text": "from b"})
-    a.health.resting_until = FAR
+    a.health.cooling_until = FAR
 
-    assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(failover, in_turn([a, b])) == {"text": "from b"}
     assert asked(a) == [0]
 
 
 async def test_a_fallback_that_is_well_comes_before_a_target_that_rests(make: Make, failover: Failover) -> None:
     a, b = make(), make({"text": "from b"})
-    a.health.resting_until = FAR
+    a.health.cooling_until = FAR
 
-    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(failover, in_turn([a], [b])) == {"text": "from b"}
     assert asked(a) == [0]
 
 
@@ -188,26 +192,26 @@ async def test_a_fallback_that_is_well_comes_before_the_second_target_that_rests
     make: Make, failover: Failover
 ) -> None:
     a, b, c = make(UpstreamFailed("x")), make(), make({"text": "from c"})
-    b.health.resting_until = FAR
+    b.health.cooling_until = FAR
 
-    assert await failover.run(in_turn([a, b], [c]), ChatRequest.of(BODY)) == {"text": "from c"}
+    assert await ask(failover, in_turn([a, b], [c])) == {"text": "from c"}
     assert asked(b) == [0]
 
 
 async def test_when_all_rest_the_one_whose_rest_ends_first_is_asked(make: Make, failover: Failover) -> None:
     a, b = make({"text": "from a"}), make({"text": "from b"})
-    a.health.resting_until, b.health.resting_until = FAR, 1e300
+    a.health.cooling_until, b.health.cooling_until = FAR, 1e300
 
-    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(failover, in_turn([a], [b])) == {"text": "from b"}
 
 
 async def test_one_that_is_full_is_passed_over(make: Make, failover: Failover) -> None:
     a, b = make([say("1")], max_concurrency=1), make({"text": "from b"})
-    stream = await failover.run(in_turn([a]), ChatRequest.of(STREAM))
+    stream = await ask(failover, in_turn([a]), STREAM)
     assert isinstance(stream, ChunkStream)
 
     async with stream:
-        assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
+        assert await ask(failover, in_turn([a, b])) == {"text": "from b"}
         assert isinstance(await failure(failover, in_turn([a])), NoDeployment)
 
 
@@ -242,7 +246,7 @@ async def test_without_a_budget_and_a_minimum_nothing_is_retried(make: Make) -> 
 
 async def test_no_retry_goes_to_one_that_is_not_well(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x")), make()
-    b.health.resting_until = FAR
+    b.health.cooling_until = FAR
 
     await failure(failover, in_turn([a, b]))
 
@@ -269,7 +273,7 @@ async def waits(failover: Failover, route: Route, body: dict[str, Any], seconds:
     """What a request ends with that is cancelled after so many seconds of a hasty loop."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Hasty)
-    task = asyncio.create_task(failover.run(route, ChatRequest.of(body)))
+    task = asyncio.create_task(ask(failover, route, body))
     await adapter(route.targets[0]).asked.wait()
     for _ in range(seconds):
         loop.jump(1)
@@ -363,7 +367,7 @@ async def test_a_connection_that_is_not_made_is_no_retry_for_the_limit(make: Mak
     a, b = make(UpstreamUnreachable("x")), make({"text": "from b"})
 
     for _ in range(10):
-        assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
+        assert await ask(failover, in_turn([a, b])) == {"text": "from b"}
 
 
 # The limit to retries
@@ -373,7 +377,7 @@ async def test_a_connection_that_is_not_made_is_no_retry_for_the_limit(make: Mak
 async def test_a_client_with_a_dead_provider_is_served_elsewhere_every_time(make: Make, pace: str) -> None:
     dead = [make(UpstreamFailed("down")) for _ in range(20)]
     healthy, failover = make({"text": "well"}), Failover()
-    requests = [failover.run(in_turn([each], [healthy]), ChatRequest.of(BODY)) for each in dead]
+    requests = [ask(failover, in_turn([each], [healthy])) for each in dead]
 
     answers = await asyncio.gather(*requests) if pace == "all at once" else [await each for each in requests]
 
@@ -401,7 +405,7 @@ async def test_those_that_die_together_are_all_served_a_few_at_a_time(make: Make
     gate, crowded = asyncio.Event(), Crowded()
     dying = [Deployment(str(number), FakeAdapter(gate, UpstreamFailed("died")), "m") for number in range(50)]
     failover, other = Failover(retries=RetryLimit(budget)), Deployment("other", crowded, "m")
-    tasks = [asyncio.create_task(failover.run(in_turn([each, other]), ChatRequest.of(BODY))) for each in dying]
+    tasks = [asyncio.create_task(ask(failover, in_turn([each, other]))) for each in dying]
     for each in dying:
         await adapter(each).asked.wait()
 
@@ -418,7 +422,7 @@ async def test_a_total_outage_is_not_made_worse(make: Make, strategy: str) -> No
     route, failover = Route("m", deployments[:2], deployments[2:], strategy), Failover(rng=random.Random(1))
 
     for _ in range(10):
-        tasks = [failover.run(route, ChatRequest.of(BODY)) for _ in range(20)]
+        tasks = [ask(failover, route) for _ in range(20)]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     assert sum(asked(*deployments)) <= 1.2 * 200
@@ -428,7 +432,7 @@ async def test_a_retry_is_over_with_the_first_content(make: Make) -> None:
     a, b = make(UpstreamFailed("x")), make([say("1"), say("2")])
     failover = Failover(retries=RetryLimit(0.0, 1))
 
-    stream = await failover.run(in_turn([a, b]), ChatRequest.of(STREAM))
+    stream = await ask(failover, in_turn([a, b]), STREAM)
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -500,7 +504,7 @@ def has_been_out(deployment: Deployment) -> None:
 async def test_the_last_attempt_is_no_probe_while_another_is_healthy(make: Make, most: int, probed: int) -> None:
     gate = asyncio.Event()
     a, out, healthy = make(gate, UpstreamFailed("x")), make(UpstreamFailed("still out")), make({"text": "well"})
-    asking = asyncio.create_task(Failover(max_attempts=most).run(in_turn([a, out], [healthy]), ChatRequest.of(BODY)))
+    asking = asyncio.create_task(ask(Failover(max_attempts=most), in_turn([a, out], [healthy])))
     await adapter(a).asked.wait()
 
     has_been_out(out)
@@ -516,10 +520,10 @@ async def test_there_is_no_probe_while_its_failure_would_have_to_wait(make: Make
     has_been_out(out)
 
     failover.retries.enter()
-    busy = await failover.run(in_turn([out, healthy]), ChatRequest.of(BODY))
+    busy = await ask(failover, in_turn([out, healthy]))
     failover.retries.leave()
 
-    assert (busy, await failover.run(in_turn([out, healthy]), ChatRequest.of(BODY))) == (
+    assert (busy, await ask(failover, in_turn([out, healthy]))) == (
         {"text": "well"},
         {"text": "back"},
     )
@@ -530,7 +534,7 @@ async def test_one_that_is_back_is_probed_however_few_attempts_there_are(make: M
     back, healthy = make({"text": "back"}), make({"text": "well"})
     has_been_out(back)
 
-    answer = await Failover(max_attempts=most).run(in_turn([healthy, back]), ChatRequest.of(BODY))
+    answer = await ask(Failover(max_attempts=most), in_turn([healthy, back]))
 
     assert answer == {"text": "back"}
 
@@ -546,9 +550,9 @@ async def test_a_request_that_one_cannot_serve_goes_elsewhere_and_the_one_does_n
     failover = Failover()
 
     for _ in range(5):
-        assert await failover.run(Route("m", [a], [b], "ordered"), ChatRequest.of(BODY)) == {"text": "from b"}
+        assert await ask(failover, Route("m", [a], [b], "ordered")) == {"text": "from b"}
 
-    assert (asked(a, b), a.health.failures, a.health.resting_until) == ([5, 5], 0, 0)
+    assert (asked(a, b), a.health.failures, a.health.cooling_until) == ([5, 5], 0, 0)
 
 
 async def test_what_one_cannot_do_does_not_hide_a_failure(make: Make, failover: Failover) -> None:
@@ -582,7 +586,7 @@ async def hastily(failover: Failover, route: Route, body: dict[str, Any]) -> tup
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Hasty)
     began = loop.time()
-    task = asyncio.create_task(failover.run(route, ChatRequest.of(body)))
+    task = asyncio.create_task(ask(failover, route, body))
     while not task.done():
         loop.jump(0.01)
         await asyncio.sleep(0)
@@ -599,7 +603,7 @@ async def hastily(failover: Failover, route: Route, body: dict[str, Any]) -> tup
 async def test_the_first_in_order_is_left_for_the_next_at_once(make: Make, error: UpstreamError) -> None:
     a, b = make(error), make({"text": "from b"})
 
-    assert await Failover().run(Route("m", [a, b], [], "ordered"), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(Failover(), Route("m", [a, b], [], "ordered")) == {"text": "from b"}
     assert asked(a, b) == [1, 1]
 
 
@@ -612,7 +616,7 @@ async def test_without_an_order_another_is_asked_at_once(make: Make, strategy: s
     )
     deployments = [limited, *others]
 
-    answers = [await Failover().run(Route("m", deployments, [], strategy), ChatRequest.of(BODY)) for _ in range(10)]
+    answers = [await ask(Failover(), Route("m", deployments, [], strategy)) for _ in range(10)]
 
     assert answers == [{"text": "at once"}] * 10
 
@@ -620,7 +624,7 @@ async def test_without_an_order_another_is_asked_at_once(make: Make, strategy: s
 async def test_after_the_second_failure_in_a_row_it_goes_down_the_order(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x")), make({"text": "from b"})
 
-    assert await failover.run(Route("m", [a, b], [], "ordered"), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(failover, Route("m", [a, b], [], "ordered")) == {"text": "from b"}
     assert asked(a, b) == [2, 1]
 
 
@@ -629,7 +633,7 @@ async def test_one_whose_circuit_is_open_is_not_asked_again(make: Make, failover
     a.health.failed(UpstreamFailed("x"), time.monotonic())
     a.health.failed(UpstreamFailed("x"), time.monotonic())
 
-    await failover.run(Route("m", [a, b], [], "ordered"), ChatRequest.of(BODY))
+    await ask(failover, Route("m", [a, b], [], "ordered"))
 
     assert asked(a, b) == [1, 1]
 
@@ -672,21 +676,21 @@ def test_the_only_target_is_not_asked_again(error: UpstreamError) -> None:
 async def test_before_a_fallback_the_only_target_is_asked_once_more(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x"), {"text": "from a"}), make()
 
-    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from a"}
+    assert await ask(failover, in_turn([a], [b])) == {"text": "from a"}
     assert asked(a, b) == [2, 0]
 
 
 async def test_the_fallback_answers_when_that_fails_too(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x")), make({"text": "from b"})
 
-    assert await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(failover, in_turn([a], [b])) == {"text": "from b"}
     assert asked(a, b) == [2, 1]
 
 
 async def test_the_last_attempt_goes_to_the_fallback(make: Make) -> None:
     a, b = make(UpstreamFailed("x")), make({"text": "from b"})
 
-    answer = await Failover(max_attempts=2).run(in_turn([a], [b]), ChatRequest.of(BODY))
+    answer = await ask(Failover(max_attempts=2), in_turn([a], [b]))
 
     assert (answer, asked(a, b)) == ({"text": "from b"}, [1, 1])
 
@@ -720,7 +724,7 @@ async def test_a_context_that_is_too_small_leads_to_a_larger_one(
     a, other = sized(make, windows[0], OVERFLOW), sized(make, windows[0], {"model": "same"})
     b, c = sized(make, windows[1], {"model": "b"}), sized(make, windows[2], {"model": "c"})
 
-    assert await failover.run(in_turn([a, other], [b, c]), ChatRequest.of(BODY)) == {"model": answers}
+    assert await ask(failover, in_turn([a, other], [b, c])) == {"model": answers}
     assert asked(other) == [0], "the same model has the same context"
     assert a.health.failures == 0
 
@@ -729,7 +733,7 @@ async def test_the_way_to_a_larger_context_is_no_retry(make: Make) -> None:
     a, b = sized(make, 4, OVERFLOW), sized(make, 8, {"model": "b"})
     failover = Failover(retries=RetryLimit(0.0, 0))
 
-    assert [await failover.run(in_turn([a], [b]), ChatRequest.of(BODY)) for _ in range(20)] == [{"model": "b"}] * 20
+    assert [await ask(failover, in_turn([a], [b])) for _ in range(20)] == [{"model": "b"}] * 20
 
 
 async def test_a_refusal_by_the_larger_one_is_final(make: Make, failover: Failover) -> None:
@@ -755,7 +759,7 @@ async def test_a_stream_that_dies_before_its_content_is_replaced(
 ) -> None:
     a, b = make([*silent, UpstreamBroken("cut")]), make([ROLE, say("from b"), END])
 
-    stream = await failover.run(in_turn([a, b]), ChatRequest.of(STREAM))
+    stream = await ask(failover, in_turn([a, b]), STREAM)
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -768,7 +772,7 @@ async def test_a_stream_that_dies_while_it_is_held_back_is_replaced(make: Make, 
     a, b = make([say("1"), say("2"), UpstreamBroken("cut")]), make([say("from b"), END])
     policy = Policy(hold_back=HoldBackConfig(ms=60_000, tokens=3))
 
-    stream = await failover.run(Route("m", [a, b], [], "least_busy", policy), ChatRequest.of(STREAM))
+    stream = await ask(failover, Route("m", [a, b], [], "least_busy", policy), STREAM)
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -781,7 +785,9 @@ async def test_holding_back_ends_with_its_time_or_its_tokens(
 ) -> None:
     a = make([say("1"), say("2"), asyncio.Event()])
 
-    stream = await failover.run(Route("m", [a], [], "least_busy", Policy(hold_back=hold)), ChatRequest.of(STREAM))
+    stream = await failover.run(
+        Route("m", [a], [], "least_busy", Policy(hold_back=hold)), ChatRequest.of(STREAM), CallContext()
+    )
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -792,7 +798,7 @@ async def test_what_is_held_back_has_its_own_time(make: Make, failover: Failover
     a, b = make([say("1"), asyncio.Event()]), make()
     policy = Policy(first_event_s=0.05, hold_back=HoldBackConfig(ms=200, tokens=9))
 
-    stream = await failover.run(Route("m", [a, b], [], "least_busy", policy), ChatRequest.of(STREAM))
+    stream = await ask(failover, Route("m", [a, b], [], "least_busy", policy), STREAM)
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -802,7 +808,7 @@ async def test_what_is_held_back_has_its_own_time(make: Make, failover: Failover
 
 async def test_a_group_may_have_less_patience_between_events_than_its_adapter(make: Make, failover: Failover) -> None:
     a = make([say("1"), asyncio.Event()])
-    stream = await failover.run(Route("m", [a], policy=Policy(idle_s=0.05)), ChatRequest.of(STREAM))
+    stream = await ask(failover, Route("m", [a], policy=Policy(idle_s=0.05)), STREAM)
     assert isinstance(stream, ChunkStream)
     async with stream:
         assert await stream.read() == [say("1")]
@@ -841,10 +847,9 @@ async def test_of_several_rate_limits_the_shortest_is_told(
 
 async def test_every_attempt_is_recorded(make: Make, failover: Failover) -> None:
     record = CallRecord("id", "POST", "/")
-    current_call.set(record)
     a, b = make(UpstreamFailed("x")), make()
 
-    await failover.run(in_turn([a, b]), ChatRequest.of(BODY))
+    await failover.run(in_turn([a, b]), ChatRequest.of(BODY), CallContext(record))
 
     assert [(each.deployment, each.outcome) for each in record.attempts] == [("a/m", "UpstreamFailed"), ("b/m", "ok")]
     assert record.deployment == "b/m"
@@ -852,9 +857,8 @@ async def test_every_attempt_is_recorded(make: Make, failover: Failover) -> None
 
 async def test_a_failed_request_has_no_deployment(make: Make, failover: Failover) -> None:
     record = CallRecord("id", "POST", "/")
-    current_call.set(record)
 
-    await failure(failover, in_turn([make(UpstreamFailed("x"))]))
+    await failure(failover, in_turn([make(UpstreamFailed("x"))]), record=record)
 
     assert (record.deployment, len(record.attempts)) == (None, 1)
 
@@ -866,7 +870,7 @@ async def test_a_failed_request_has_no_deployment(make: Make, failover: Failover
 async def test_an_alias_is_the_name_in_the_answer(make: Make, failover: Failover, model: str, shown: str) -> None:
     a = make({"model": "upstream-name"})
 
-    answer = await failover.run(in_turn([a], model=model), ChatRequest.of(BODY))
+    answer = await ask(failover, in_turn([a], model=model))
 
     assert answer == {"model": shown}
 
@@ -874,13 +878,13 @@ async def test_an_alias_is_the_name_in_the_answer(make: Make, failover: Failover
 async def test_a_fallback_answers_under_its_own_name(make: Make, failover: Failover) -> None:
     a, b = make(UpstreamFailed("x")), make({"model": "other"})
 
-    assert await failover.run(in_turn([a], [b], "alias"), ChatRequest.of(BODY)) == {"model": "other"}
+    assert await ask(failover, in_turn([a], [b], "alias")) == {"model": "other"}
 
 
 async def test_an_alias_is_the_name_in_every_chunk(make: Make, failover: Failover) -> None:
     a = make([say("1") | {"model": "x"}, say("2") | {"model": "x"}])
 
-    stream = await failover.run(in_turn([a], model="alias"), ChatRequest.of(STREAM))
+    stream = await ask(failover, in_turn([a], model="alias"), STREAM)
 
     assert isinstance(stream, ChunkStream)
     async with stream:
@@ -895,7 +899,7 @@ async def test_an_alias_is_the_name_in_every_chunk(make: Make, failover: Failove
 
 async def opened(failover: Failover, deployment: Deployment) -> ChunkStream:
     """A stream of the deployment."""
-    stream = await failover.run(in_turn([deployment]), ChatRequest.of(STREAM))
+    stream = await ask(failover, in_turn([deployment]), STREAM)
     assert isinstance(stream, ChunkStream)
     return stream
 
@@ -934,7 +938,7 @@ async def test_a_stream_that_is_never_read_is_let_go(make: Make, failover: Failo
 
 async def test_a_stream_that_breaks_counts_against_its_deployment(make: Make, failover: Failover) -> None:
     a, b = make([say("1"), UpstreamBroken("cut")]), make()
-    stream = await failover.run(in_turn([a, b]), ChatRequest.of(STREAM))
+    stream = await ask(failover, in_turn([a, b]), STREAM)
     assert isinstance(stream, ChunkStream)
 
     await stream.read()
@@ -964,9 +968,8 @@ async def test_a_close_that_fails_still_settles(make: Make, failover: Failover) 
 @pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "stream"])
 async def test_a_client_that_leaves_settles_the_attempt(make: Make, failover: Failover, body: dict[str, Any]) -> None:
     record = CallRecord("id", "POST", "/")
-    current_call.set(record)
     a, b = make(asyncio.Event()), make()
-    task = asyncio.create_task(failover.run(in_turn([a, b]), ChatRequest.of(body)))
+    task = asyncio.create_task(failover.run(in_turn([a, b]), ChatRequest.of(body), CallContext(record)))
     await adapter(a).asked.wait()
     assert a.health.in_flight == 1
 
@@ -982,7 +985,7 @@ async def test_a_client_that_leaves_settles_the_attempt(make: Make, failover: Fa
 async def test_a_bug_in_an_adapter_is_a_failure_of_its_deployment(make: Make, failover: Failover) -> None:
     a, b = make(ZeroDivisionError("bug")), make({"text": "from b"})
 
-    assert await failover.run(in_turn([a, b]), ChatRequest.of(BODY)) == {"text": "from b"}
+    assert await ask(failover, in_turn([a, b])) == {"text": "from b"}
 
     assert (a.health.in_flight, asked(a, b)) == (0, [1, 1])
 
@@ -997,7 +1000,7 @@ async def test_the_books_balance_after_any_mixture(make: Make) -> None:
     deployments = [make(*rng.choices(kinds, k=200)) for _ in range(4)]
 
     async def one(cancelled: bool) -> None:
-        stream = await failover.run(Route("m", deployments, [], "least_busy"), ChatRequest.of(BODY))
+        stream = await ask(failover, Route("m", deployments, [], "least_busy"))
         if isinstance(stream, ChunkStream):
             async with stream:
                 await (asyncio.sleep(0) if cancelled else stream.read())

@@ -1,4 +1,4 @@
-"""How a deployment has been doing: times, successes, rests; and the attempts that tell."""
+"""How a deployment has been doing: times, successes, cooldowns; and the attempts that tell."""
 
 import pytest
 
@@ -45,12 +45,12 @@ def place() -> Deployment:
     return Deployment("a", FakeAdapter(), "m")
 
 
-def stream(place: Deployment, clock: Clock, first_s: float, rest_s: float, tokens: int | None) -> None:
+def stream(place: Deployment, clock: Clock, first_s: float, cooldown_s: float, tokens: int | None) -> None:
     """A stream that is read to its end."""
     attempt = Attempt(place, True, clock)
     clock.now += first_s
     attempt.answered()
-    clock.now += rest_s
+    clock.now += cooldown_s
     attempt.settle("ok", None if tokens is None else Usage(0, tokens))
 
 
@@ -62,7 +62,7 @@ def seen(health: Health, now: float) -> list[object]:
         health.failures,
         health.success(now),
         health.circuit.state(now),
-        health.resting_until,
+        health.cooling_until,
         times,
     ]
 
@@ -71,7 +71,7 @@ def seen(health: Health, now: float) -> list[object]:
 
 
 def test_the_time_of_a_stream_is_that_of_its_first_event_and_of_its_tokens(place: Deployment, clock: Clock) -> None:
-    stream(place, clock, first_s=0.5, rest_s=2.0, tokens=100)
+    stream(place, clock, first_s=0.5, cooldown_s=2.0, tokens=100)
 
     timing = place.health.streamed
     assert (timing.first_event_s, timing.per_token_s) == pytest.approx((0.5, 0.02))
@@ -222,16 +222,16 @@ def test_all_that_are_well_again_are_equals_however_ill_they_were() -> None:
     assert chances[0] == chances[1] > Health().success(NOW + 2)
 
 
-@pytest.mark.parametrize(("retry_after_s", "rest_s"), [(7.0, 7), (None, 5), (300.0, 300)])
+@pytest.mark.parametrize(("retry_after_s", "cooldown_s"), [(7.0, 7), (None, 5), (300.0, 300)])
 def test_a_rate_limit_is_a_rest_without_blame(
-    place: Deployment, clock: Clock, retry_after_s: float | None, rest_s: float
+    place: Deployment, clock: Clock, retry_after_s: float | None, cooldown_s: float
 ) -> None:
     certain = place.health.success(NOW)
 
     for _ in range(5):
         Attempt(place, True, clock).settle(UpstreamRateLimited("x", retry_after_s=retry_after_s))
 
-    assert (place.health.resting_until, place.health.failures) == (NOW + rest_s, 0)
+    assert (place.health.cooling_until, place.health.failures) == (NOW + cooldown_s, 0)
     assert (place.health.circuit.state(NOW), place.health.success(NOW)) == (State.CLOSED, certain)
 
 
@@ -240,7 +240,7 @@ def test_an_overloaded_one_rests_and_is_blamed() -> None:
 
     health.failed(UpstreamOverloaded("x", retry_after_s=7), NOW)
 
-    assert (health.resting_until, health.failures) == (NOW + 7, 1)
+    assert (health.cooling_until, health.failures) == (NOW + 7, 1)
 
 
 def test_a_wrong_credential_means_half_an_hour_or_until_it_answers() -> None:
@@ -249,10 +249,10 @@ def test_a_wrong_credential_means_half_an_hour_or_until_it_answers() -> None:
     health.failed(UpstreamMisconfigured("x"), NOW)
     health.failed(UpstreamRateLimited("x", retry_after_s=1), NOW)
     health.succeeded(NOW - 1, NOW + 1)
-    rest = health.resting_until
+    until = health.cooling_until
     health.succeeded(NOW + 2, NOW + 3)
 
-    assert (rest, health.resting_until, health.failures) == (NOW + 1800, 0, 0)
+    assert (until, health.cooling_until, health.failures) == (NOW + 1800, 0, 0)
 
 
 # Attempts

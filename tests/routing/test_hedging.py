@@ -10,7 +10,7 @@ import pytest
 from one_api.contract import ChunkStream
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import UpstreamError, UpstreamFailed
-from one_api.observability.records import CallRecord, current_call
+from one_api.records import CallContext
 from one_api.routing.attempt import RetryLimit
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
@@ -38,7 +38,9 @@ def hedged(*targets: Deployment, after: float = 0.001, budget: float = 1.0) -> t
 async def begin_both(a: Deployment, b: Deployment) -> "asyncio.Task[object]":
     """Ask for a stream, and return once both have been asked for it."""
     failover, route = hedged(a, b)
-    asking: asyncio.Task[object] = asyncio.create_task(failover.run(route, ChatRequest.of(BODY | {"stream": True})))
+    asking: asyncio.Task[object] = asyncio.create_task(
+        failover.run(route, ChatRequest.of(BODY | {"stream": True}), CallContext())
+    )
     assert isinstance(b.adapter, FakeAdapter)
     await b.adapter.asked.wait()
     return asking
@@ -46,15 +48,14 @@ async def begin_both(a: Deployment, b: Deployment) -> "asyncio.Task[object]":
 
 async def ask(*targets: Deployment, after: float = 0.01, budget: float = 1.0) -> tuple[object, list[tuple[str, str]]]:
     """The answer to a request, or the error; and what became of each try."""
-    record = CallRecord("id", "POST", "/")
-    current_call.set(record)
+    context = CallContext()
     failover, route = hedged(*targets, after=after, budget=budget)
     try:
-        answer: object = await failover.run(route, ChatRequest.of(BODY))
+        answer: object = await failover.run(route, ChatRequest.of(BODY), context)
     except UpstreamError as error:
         answer = error
     assert [each.health.in_flight for each in targets] == [0] * len(targets)
-    return answer, [(each.deployment, each.outcome) for each in record.attempts]
+    return answer, [(each.deployment, each.outcome) for each in context.record.attempts]
 
 
 async def test_the_second_answers_when_the_first_is_slow() -> None:
@@ -173,7 +174,7 @@ async def test_who_chooses_at_the_same_moment_sees_who_has_been_asked() -> None:
     small, large = place("a", asyncio.Event()), place("b", asyncio.Event())
     small.max_concurrency = 2
     failover, route = hedged(small, large, after=60)
-    asking = [asyncio.create_task(failover.run(route, ChatRequest.of(BODY))) for _ in range(10)]
+    asking = [asyncio.create_task(failover.run(route, ChatRequest.of(BODY), CallContext())) for _ in range(10)]
     for _ in range(5):
         await asyncio.sleep(0)
     assert (small.health.in_flight, large.health.in_flight) == (2, 8)
@@ -191,7 +192,7 @@ async def test_a_fallback_is_not_asked_because_a_target_is_slow() -> None:
     route.fallbacks = [b]
     asyncio.get_running_loop().call_later(0.05, gate.set)
 
-    assert await failover.run(route, ChatRequest.of(BODY)) == {"text": "a"}
+    assert await failover.run(route, ChatRequest.of(BODY), CallContext()) == {"text": "a"}
 
 
 async def test_who_is_outrun_seems_slower() -> None:

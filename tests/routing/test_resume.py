@@ -11,7 +11,7 @@ from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTruncated
-from one_api.observability.records import CallRecord, current_call
+from one_api.records import CallContext, CallRecord
 from one_api.routing.attempt import RetryLimit
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
@@ -48,9 +48,8 @@ class Groups:
 
     async def ask(self, **fields: Any) -> ChunkStream:
         """A stream of the group."""
-        current_call.set(self.record)
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, **fields}
-        stream = await self.failover.run(self.route, ChatRequest.of(body))
+        stream = await self.failover.run(self.route, ChatRequest.of(body), CallContext(self.record))
         assert isinstance(stream, ChunkStream)
         return stream
 

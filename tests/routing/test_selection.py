@@ -27,10 +27,10 @@ def well(name: str = "a", weight: float = 1.0, in_flight: int = 0, answer_s: flo
     return made
 
 
-def resting(name: str, seconds: float = 9.0) -> Deployment:
-    """One that rests."""
+def cooling(name: str, seconds: float = 9.0) -> Deployment:
+    """One that cools down."""
     made = well(name)
-    made.health.resting_until = NOW + seconds
+    made.health.cooling_until = NOW + seconds
     return made
 
 
@@ -68,17 +68,17 @@ def counted(found: list[Candidate], strategy: str, times: int = 4000) -> Counter
 def test_everyone_is_listed_with_state_and_reason() -> None:
     full, tried, probed = well("b", in_flight=100), well("f"), opened("e", ago=20)
     probed.health.circuit.begin(NOW)
-    targets = [well("a"), full, resting("c"), opened("d"), probed, opened("g", ago=20)]
+    targets = [well("a"), full, cooling("c"), opened("d"), probed, opened("g", ago=20)]
 
     found = candidates(Route("m", targets, [tried]), [tried], NOW)
 
     assert [(each.deployment.adapter_name, each.fallback, each.state) for each in found] == [
-        ("a", False, "closed"), ("b", False, "full"), ("c", False, "resting"), ("d", False, "open"),
+        ("a", False, "closed"), ("b", False, "full"), ("c", False, "cooling-down"), ("d", False, "open"),
         ("e", False, "probing"), ("g", False, "half-open"), ("f", True, "tried"),
     ]  # fmt: skip
     assert [each.excluded for each in found if each.state in ("closed", "half-open")] == [None, None]
     assert [each.excluded for each in found][1:5] == [
-        "100 requests are in flight there", "it rests for 9 s more", found[3].excluded,
+        "100 requests are in flight there", "it cools down for 9 s more", found[3].excluded,
         "its circuit is open, and a probe is under way",
     ]  # fmt: skip
     assert str(found[3].excluded).startswith("its circuit is open for ")
@@ -94,7 +94,7 @@ def test_one_that_was_tried_is_out_under_every_weight() -> None:
 
 
 def test_looking_and_choosing_change_nothing() -> None:
-    targets = [well("a", answer_s=1.0), opened("b", ago=20), resting("c")]
+    targets = [well("a", answer_s=1.0), opened("b", ago=20), cooling("c")]
 
     assert look(targets) == look(targets)
     assert [chosen(look(targets), strategy) for strategy in STRATEGIES] == ["b"] * 5
@@ -116,13 +116,13 @@ def test_nobody_of_none_and_nobody_when_all_are_full_or_tried() -> None:
     [
         ([well("a")], [well("b")], "a"),
         ([opened("a")], [well("b"), well("c")], "b"),
-        ([resting("a"), well("b", in_flight=100)], [well("c")], "c"),
+        ([cooling("a"), well("b", in_flight=100)], [well("c")], "c"),
         ([opened("a")], [], "a"),
         ([opened("a")], [opened("b")], "a"),
-        ([resting("a")], [opened("b")], "b"),
-        ([resting("a", 9), resting("b", 3), resting("c", 5)], [], "b"),
-        ([resting("a", 9)], [resting("b", 3)], "b"),
-        ([well("a", in_flight=100), resting("b")], [], "b"),
+        ([cooling("a")], [opened("b")], "b"),
+        ([cooling("a", 9), cooling("b", 3), cooling("c", 5)], [], "b"),
+        ([cooling("a", 9)], [cooling("b", 3)], "b"),
+        ([well("a", in_flight=100), cooling("b")], [], "b"),
     ],
 )
 def test_who_serves_when_some_are_not_well(
@@ -176,7 +176,7 @@ def test_when_all_are_out_all_share_what_comes() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_only_one_is_chosen(strategy: str) -> None:
-    assert chosen(look([well("a"), resting("b")]), strategy, 7) == "a"
+    assert chosen(look([well("a"), cooling("b")]), strategy, 7) == "a"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,8 +1,10 @@
 """Looking up the names of upstreams: bounded in time, one thread per name, failures remembered for a while."""
 
+import errno
+import resource
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -65,3 +67,25 @@ async def test_silence_is_bounded_and_holds_nobody_else_up(names: Names) -> None
 async def test_what_is_no_name_is_an_error_like_others(names: Names) -> None:
     with pytest.raises(OSError, match="not a name"):
         await BoundedResolver(lambda *_: (_ for _ in ()).throw(UnicodeError("label empty"))).resolve("a..b", 443)
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """A function after which this process can open nothing more; what is open stays so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_look_up_without_a_descriptor_says_so_and_is_not_remembered(
+    names: Names, no_descriptors: Callable[[], None]
+) -> None:
+    resolver = BoundedResolver(names)
+    no_descriptors()
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="no file descriptor") as raised:
+            await resolver.resolve("bad", 443)
+        assert raised.value.errno == errno.EMFILE
+
+    assert names.asked == ["bad", "bad"]

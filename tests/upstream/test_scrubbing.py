@@ -1,7 +1,7 @@
 """Texts of upstreams: what is taken out by value, what by its looks, and what stays."""
 
 import base64
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -47,6 +47,11 @@ def test_no_beginning_of_a_secret_is_left_by_the_cut(before: int) -> None:
 
     assert len(cleaned) <= MAX_TEXT
     assert KEY[:3] not in cleaned
+
+
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_a_text_that_is_no_more_than_the_beginning_of_a_secret_stays(length: int) -> None:
+    assert SCRUBBER.clean(KEY[:length]) == KEY[:length]
 
 
 @pytest.mark.parametrize("text", ["the password hunter2", "HUNTER2!", "redis://:hunter2@db"])
@@ -115,6 +120,16 @@ def test_the_password_of_a_proxy_is_a_secret(proxy: str) -> None:
         assert scrubber.clean(f"407 for {written} here") == f"407 for {REMOVED} here"
 
 
+@pytest.mark.parametrize("password", ["p", "pass", "seven77", "p%40ss"])
+def test_a_short_password_is_taken_out_of_the_login_of_a_proxy(password: str) -> None:
+    scrubber = Scrubber(secrets_in(OpenAIConfig(proxy=Proxy(f"http://user:{password}@10.0.0.1:3128"))))
+    sent = base64.b64encode(f"user:{unquote(password)}".encode()).decode()
+
+    cleaned = scrubber.clean(f"407: Proxy-Authorization was {sent}, refused")
+
+    assert cleaned.rstrip("=") == f"407: Proxy-Authorization was {REMOVED}{'=' * sent.count('=')}, refused"
+
+
 def test_the_configuration_knows_its_secrets_and_addresses() -> None:
     parts = (
         KeyConfig(key=Secret("client-key")),
@@ -122,5 +137,6 @@ def test_the_configuration_knows_its_secrets_and_addresses() -> None:
         CacheConfig(storage=Storage("redis://:p%40ss@db:6379/0")),
     )
 
-    assert set(secrets_in(parts)) == {"client-key", "up-key", "p%40ss", "p@ss"}
+    login = base64.b64encode(b":p@ss").decode().rstrip("=")
+    assert set(secrets_in(parts)) == {"client-key", "up-key", "p%40ss", "p@ss", login}
     assert {"http://up:1/v1", "redis://:p%40ss@db:6379/0"} == set(addresses_in(parts))

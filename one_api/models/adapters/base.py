@@ -2,14 +2,29 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias, overload
 
-from one_api.contract import ChunkStream, JSONObject, ModelInfo
+from one_api.contract import DOORS, Answer, ByteStream, Call, ChunkStream, JSONObject, Kind, ModelInfo
+from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.embeddings import EmbeddingRequest
+from one_api.dialects.openai.forwarded import ForwardRequest
+from one_api.dialects.openai.text_completion import TextRequest
+from one_api.errors import InvalidRequest
+from one_api.records import AttemptContext
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import Discovery
-from one_api.upstream.foreign import WholeStream, arguments_for, as_stream, failures_named, whole
+from one_api.upstream.foreign import (
+    WholeStream,
+    arguments_for,
+    as_completion,
+    as_stream,
+    asked_of,
+    failures_named,
+    whole,
+)
 
 #: What ``generate_completion`` may return: a completion, or a stream as ours or as any iterator of chunks.
 Generated: TypeAlias = JSONObject | ChunkStream | AsyncIterator[JSONObject]
@@ -20,12 +35,20 @@ class BaseModelAdapter(ABC):
 
     An adapter sees no caller, key, route or Flask object. OpenAI's format goes in and comes out. An adapter needs
     ``list_models`` and ``generate_completion``; one that wants the request as it came derives from
-    ``RequestAdapter``.
+    ``RequestAdapter``. Those that do more than chat say so in ``speaks``, and have the verbs for it.
     """
 
+    #: What its dialect has words for.
+    speaks: ClassVar[frozenset[Kind]] = frozenset({"chat"})
+    #: The dialects, beside OpenAI's chat, in which it takes a request as the client sent it: see ``NativeRequest``.
+    apis: frozenset[str] = frozenset()
+
     @abstractmethod
-    def list_models(self) -> list[ModelInfo]:
-        """Return the models that it serves, as far as is known now; never waits."""
+    def list_models(self) -> Sequence[ModelInfo | JSONObject]:
+        """Return the models that it serves, as far as is known now; never waits.
+
+        An entry may be a dict of OpenAI's model list, such as ``{"id": "mine"}``.
+        """
 
     @abstractmethod
     async def generate_completion(
@@ -52,21 +75,83 @@ class BaseModelAdapter(ABC):
             InvalidRequest: when this adapter cannot express the request.
         """
 
-    async def complete(self, request: ChatRequest) -> JSONObject:
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """Return the completion that ``request`` asks for; its ``model`` is the upstream's name.
+
+        What clients are to know of the answer beside it goes into ``context``.
 
         Raises: as ``generate_completion``.
         """
         answer = await self._generate(request)
-        return answer if isinstance(answer, dict) else await whole(as_stream(answer, request))
+        return as_completion(answer, request) if isinstance(answer, dict) else await whole(as_stream(answer, request))
 
-    async def stream(self, request: ChatRequest) -> ChunkStream:
+    async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """Return the stream that ``request`` asks for, once its first event has arrived; raises as ``complete``."""
         answer = await self._generate(request)
         if isinstance(answer, dict):
             with failures_named():
-                return WholeStream(answer, include_usage=request.include_usage)
+                return WholeStream(as_completion(answer, request), include_usage=request.include_usage)
         return as_stream(answer, request)
+
+    async def answer(self, request: Call, context: AttemptContext) -> Answer:
+        """Do what ``request`` asks for, whatever it is; the verbs for each kind are below and above.
+
+        Raises: as ``generate_completion``.
+        """
+        match request:
+            case ChatRequest():
+                asked = self._in_own_dialect(request, context)
+                return await (self.stream if asked.stream else self.complete)(asked, context)
+            case TextRequest():
+                return await (self.stream_text if request.stream else self.complete_text)(request, context)
+            case EmbeddingRequest():
+                return await self.embed(request, context)
+            case ForwardRequest():
+                return await self.forward(request, context)
+        raise _not_spoken(request)
+
+    def _in_own_dialect(self, request: ChatRequest, context: AttemptContext) -> ChatRequest:
+        """Return the request for this adapter's dialect; raises UpstreamUnsuitable when it cannot be said there."""
+        native = request.native
+        if native is None or self._takes(native):
+            return request
+        native.refuse_translation()
+        context.warnings += native.warnings
+        changes: JSONObject = {}
+        if native.effort is not None and self.takes_effort(request.model):
+            changes["reasoning_effort"] = native.effort
+        most, limit = self._longest_answer(request.model), request.body.get("max_completion_tokens")
+        if most is not None and isinstance(limit, int) and limit > most:
+            changes["max_completion_tokens"] = most
+            context.warnings.append("max_tokens")
+        return replace(request, native=None, body=request.body | changes)
+
+    def _takes(self, native: NativeRequest) -> bool:
+        """Say whether a request is sent as its client wrote it."""
+        return native.api in self.apis
+
+    def _longest_answer(self, model: str) -> int | None:
+        """Return how many tokens an answer may have, as far as is known; half of a context that is all there is."""
+        info = model_of(self, model)
+        if info is None or (info.max_output_tokens is None and info.context_window is None):
+            return None
+        return info.max_output_tokens or (info.context_window or 0) // 2
+
+    async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
+        """Return the legacy completion that ``request`` asks for; it is never made into a chat."""
+        raise _not_spoken(request)
+
+    async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
+        """Return the stream of chunks that ``request`` asks for, once its first event has arrived."""
+        raise _not_spoken(request)
+
+    async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
+        """Return the answer to ``request`` in OpenAI's format, with vectors as arrays: see ``embeddings.answer_of``."""
+        raise _not_spoken(request)
+
+    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+        """Return the upstream's own answer to ``request``, once its first bytes have arrived."""
+        raise _not_spoken(request)
 
     async def _generate(self, request: ChatRequest) -> Generated:
         """Call the article's verb with what its signature takes of the request."""
@@ -75,9 +160,29 @@ class BaseModelAdapter(ABC):
             # An adapter may also be written as an asynchronous generator.
             return await answer if inspect.isawaitable(answer) else answer
 
-    def get_model_info(self, model_id: str) -> ModelInfo | None:
-        """Return what is known of one model, or None."""
-        return next((model for model in self.list_models() if model.id == model_id), None)
+    def takes_effort(self, model: str) -> bool:
+        """Say whether ``model`` is known to take ``reasoning_effort``."""
+        return False
+
+    async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
+        """Return how many tokens the input of ``request`` has; None when nobody there counts. Raises UpstreamError."""
+        return None
+
+    def get_model_info(self, model_id: str) -> ModelInfo | JSONObject | None:
+        """Return what is known of one model, or None for one that it does not serve."""
+        return next((model for model in models_of(self) if model.id == model_id), None)
+
+    def kinds_of(self, model: str) -> tuple[Kind, ...] | None:
+        """Return what ``model`` may be asked for; None when nobody has said."""
+        info = model_of(self, model)
+        if info is not None and info.kinds is not None:
+            return info.kinds
+        return tuple(self.speaks) if len(self.speaks) == 1 else None
+
+    def serves(self, model: str, kind: Kind) -> bool:
+        """Say whether ``model`` may be asked for ``kind``, as far as is known."""
+        known = self.kinds_of(model)
+        return kind in self.speaks and (known is None or kind in known)
 
     def prefill_start(self, model: str, text: str) -> str | None:
         """Return the beginning of ``text`` that ``model`` goes on from when it is the last message, an assistant's.
@@ -107,15 +212,38 @@ class BaseModelAdapter(ABC):
         """Close what is open."""
 
 
+# Functions, not methods: adapters of others have attributes of their own, and may call them the same.
+
+
+def models_of(adapter: BaseModelAdapter) -> list[ModelInfo]:
+    """Return what an adapter lists, whichever way it writes it."""
+    entries = asked_of(adapter.list_models) or ()
+    return [info for entry in entries if (info := ModelInfo.read(entry)) is not None]
+
+
+def model_of(adapter: BaseModelAdapter, model_id: str, owner: str = "") -> ModelInfo | None:
+    """Return what an adapter knows of a model; None when it does not serve it, or raises.
+
+    ``owner`` stands for an owner that it does not name.
+    """
+    return ModelInfo.read(asked_of(adapter.get_model_info, model_id), owner)
+
+
+def _not_spoken(request: Call) -> InvalidRequest:
+    return InvalidRequest(
+        f"`{request.model[:256]}` does not serve {DOORS[request.kind]}.", param="model", code="model_not_supported"
+    )
+
+
 class RequestAdapter(BaseModelAdapter):
     """An adapter that is handed the request as one object: what it does not touch stays as the client sent it."""
 
     @abstractmethod
-    async def complete(self, request: ChatRequest) -> JSONObject:
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``."""
 
     @abstractmethod
-    async def stream(self, request: ChatRequest) -> ChunkStream:
+    async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``BaseModelAdapter``."""
 
     @overload
@@ -173,7 +301,8 @@ class RequestAdapter(BaseModelAdapter):
         named = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stream": stream or None}
         given = {key: value for key, value in named.items() if value is not None}
         request = ChatRequest.of({"model": model, "messages": messages, **given, **kwargs})
-        return await (self.stream(request) if stream else self.complete(request))
+        context = AttemptContext()
+        return await (self.stream(request, context) if stream else self.complete(request, context))
 
 
 class RemoteAdapter(RequestAdapter):
@@ -185,7 +314,12 @@ class RemoteAdapter(RequestAdapter):
     def __init__(self, name: str, upstream: Upstream, configured: Iterable[str] | None, interval_s: float) -> None:
         self._name = name
         self._upstream = upstream
-        self._discovery = Discovery(name, self._ask_for_models, configured, interval_s, ask_anyway=self.list_tells_more)
+        known = None if configured is None else [self._describe({"id": model}) for model in configured]
+        self._discovery = Discovery(name, self._ask_for_models, known, interval_s, ask_anyway=self.list_tells_more)
+
+    def _describe(self, entry: JSONObject) -> ModelInfo:
+        """Return what is known of a model by its entry in a list, which has at least an ``id``."""
+        return ModelInfo(entry["id"], self._name)
 
     @abstractmethod
     async def _ask_for_models(self) -> list[ModelInfo]:

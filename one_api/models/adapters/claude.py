@@ -20,9 +20,11 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.response import Identity
 from one_api.errors import InvalidRequest, UpstreamTimeout
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
-from one_api.observability.records import current_call
+from one_api.records import AttemptContext
+from one_api.serving.tasks import abandon
 from one_api.settings.adapters import ClaudeConfig
 from one_api.settings.kinds import Secret
+from one_api.settings.providers import tells_trace
 from one_api.upstream.anthropic_stream import MessageStream, open_message
 from one_api.upstream.choices import SeveralChoices
 from one_api.upstream.client import Upstream
@@ -30,6 +32,7 @@ from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MAX_MODELS, entries_
 from one_api.upstream.errors import Reports
 from one_api.upstream.foreign import whole
 from one_api.upstream.limit_headers import claude_headers
+from one_api.upstream.native_messages import NativeMessages
 from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
 from one_api.upstream.thinking_store import ReplayCache, key_of_message
 
@@ -50,6 +53,7 @@ class ClaudeAdapter(RemoteAdapter):
     clients drop is kept in memory and sent back in the next request of the conversation.
     """
 
+    apis = frozenset({"messages"})
     list_tells_more = True
 
     def __init__(self, name: str, config: ClaudeConfig, reports: Reports | None = None) -> None:
@@ -60,11 +64,19 @@ class ClaudeAdapter(RemoteAdapter):
             keep_529=config.keep_529,
             client_headers=claude_headers,
         )
-        upstream = Upstream(base_url, request_headers(config), config.timeouts, reports=reports, proxy=config.proxy)
+        upstream = Upstream(
+            base_url,
+            request_headers(config),
+            config.timeouts,
+            reports=reports,
+            proxy=config.proxy,
+            propagate_trace=tells_trace(config),
+        )
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._config = config
         self._options = _options(name, config)
         self._replay = ReplayCache()
+        self._native = NativeMessages(upstream, reports, config)
         #: What the upstream's list says of its models.
         self._entries: dict[str, JSONObject] = {}
 
@@ -97,64 +109,72 @@ class ClaudeAdapter(RemoteAdapter):
         able = self._config.prefill and self._traits(model).prefill
         return (text.rstrip() or None) if able else None
 
-    async def complete(self, request: ChatRequest) -> JSONObject:
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``. What Anthropic cannot do is refused, or dropped with a warning."""
+        if request.native is not None:
+            return await self._native.complete(request.native, request.model, context)
         limit_s = self._config.timeouts.total_s
-        opened = await self._opening(request, include_usage=True)
+        opened = await self._opening(request, context, include_usage=True)
         try:
             async with asyncio.timeout(limit_s):
                 return await _whole(await opened)
         except TimeoutError:
             raise UpstreamTimeout(f"The upstream did not send the answer within {limit_s:g} s.") from None
 
-    async def stream(self, request: ChatRequest) -> ChunkStream:
+    async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``complete``."""
-        return await (await self._opening(request, include_usage=request.include_usage))
+        if request.native is not None:
+            return await self._native.stream(request.native, request.model, context)
+        return await (await self._opening(request, context, include_usage=request.include_usage))
 
-    async def _opening(self, request: ChatRequest, *, include_usage: bool) -> Coroutine[Any, Any, ChunkStream]:
+    async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
+        """See ``BaseModelAdapter``: the upstream counts."""
+        if request.native is None:
+            return None
+        return await self._native.count_tokens(request.native, request.model, context)
+
+    async def _opening(
+        self, request: ChatRequest, context: AttemptContext, *, include_usage: bool
+    ) -> Coroutine[Any, Any, ChunkStream]:
         """Translate ``request``, and return what opens its stream."""
         body = {key: value for key, value in request.body.items() if value is not None}
-        scope, model = _scope(), request.model
+        find = partial(self._find, context.scope, request.model)
         choices = _choices(body) if self._config.emulate_n else 1
-        work = partial(translate, body, self._traits(model), self._options, partial(self._find, scope, model))
+        work = partial(translate, body, self._traits(request.model), self._options, find)
         # A long one takes as long as a hundred short ones: it must not keep all others waiting.
         translated = await asyncio.to_thread(work) if _is_long(body["messages"]) else work()
-        return self._open_all(translated, scope, choices, include_usage)
+        return self._open_all(translated, context, choices, include_usage)
 
     def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
         """Return the blocks that an assistant message was told from, when they are still known."""
         return self._replay.find(key_of_message(scope, model, message))
 
-    async def _open_all(self, translated: Translated, scope: str, choices: int, include_usage: bool) -> ChunkStream:
+    async def _open_all(
+        self, translated: Translated, context: AttemptContext, choices: int, include_usage: bool
+    ) -> ChunkStream:
         """Open the streams of all choices, and note what was dropped or altered."""
         opening = [
-            asyncio.ensure_future(self._open(translated, scope, include_usage=include_usage)) for _ in range(choices)
+            asyncio.ensure_future(self._open(translated, context, include_usage=include_usage)) for _ in range(choices)
         ]
         try:
             streams = await asyncio.gather(*opening)
         except BaseException:
-            for each in opening:
-                each.cancel()
-            for outcome in await asyncio.gather(*opening, return_exceptions=True):
-                if isinstance(outcome, MessageStream):
-                    await outcome.aclose()
+            await asyncio.gather(*map(abandon, opening))
             raise
-        record = current_call.get()
-        if record is not None:
-            record.warnings += [*translated.warnings, *streams[0].warnings]
+        context.warnings += [*translated.warnings, *streams[0].warnings]
         return streams[0] if choices == 1 else SeveralChoices(streams, include_usage=include_usage)
 
-    async def _open(self, translated: Translated, scope: str, *, include_usage: bool) -> MessageStream:
+    async def _open(self, translated: Translated, context: AttemptContext, *, include_usage: bool) -> MessageStream:
         model = translated.body["model"]
         identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
         stream = await open_message(
-            partial(self._upstream.post_stream, "/v1/messages"),
+            partial(self._upstream.post_stream, "/v1/messages", context),
             translated.body,
             identity,
             _shape(translated, self._config),
             include_usage=include_usage,
         )
-        stream.on_end = partial(self._replay.keep_turn, scope, model)
+        stream.on_end = partial(self._replay.keep_turn, context.scope, model)
         return stream
 
 
@@ -197,12 +217,6 @@ def _shape(translated: Translated, config: ClaudeConfig) -> Shape:
         legacy_functions=translated.legacy_functions,
         provider_blocks=config.provider_blocks,
     )
-
-
-def _scope() -> str:
-    """Return whose thinking is kept and found: that of one key is never sent for another."""
-    record = current_call.get()
-    return (record and record.caller) or ""
 
 
 def _is_long(messages: list[JSONObject]) -> bool:

@@ -16,18 +16,22 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.forced_calls import apply_choice
 from one_api.dialects.llama.request import LocalRequest, Model, read_request
 from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
+from one_api.dialects.payloads import InvalidAnswer
 from one_api.engine.choices import ChoicesStream
 from one_api.engine.client import Answer, EngineClient
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
 from one_api.engine.supervisor import EngineSupervisor
-from one_api.errors import UpstreamOverloaded
+from one_api.errors import UpstreamBroken, UpstreamOverloaded
 from one_api.models.adapters.base import RequestAdapter
-from one_api.observability.records import current_call
+from one_api.records import AttemptContext
+from one_api.serving.tasks import stop
 from one_api.settings.adapters import LocalConfig
+from one_api.upstream.batches import embed_in_parts
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
 
@@ -35,12 +39,16 @@ logger = logging.getLogger(__name__)
 
 #: How often the folder is looked at, in seconds.
 LOOK_S = 5.0
+#: Inputs that the engine is given at once.
+_MAX_BATCH = 16
 #: What a small model needs to make sense; the configuration and a request win. By file name.
 _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "min_p": 0.05}}
 
 
 class LocalModelAdapter(RequestAdapter):
     """The models in one folder."""
+
+    speaks = frozenset({"chat", "embedding"})
 
     def __init__(
         self,
@@ -80,7 +88,9 @@ class LocalModelAdapter(RequestAdapter):
         if file is None:
             return None
         window = slot_context(file, self._settings)
-        return ModelInfo(model_id, self._name, created=file.mtime_ns // 1_000_000_000, context_window=window)
+        kinds = self._config.kinds.get(file.id) or (("embedding",) if file.embedding_only else ("chat",))
+        created = file.mtime_ns // 1_000_000_000
+        return ModelInfo(model_id, self._name, created=created, context_window=window, kinds=kinds)
 
     def _file(self, model_id: str) -> ModelFile | None:
         return self._files.get(model_id) or self._files.get(self._config.aliases.get(model_id, ""))
@@ -108,7 +118,7 @@ class LocalModelAdapter(RequestAdapter):
             logger.warning("adapter %s: %s", self._name, error.reason)
         while True:
             files, unreadable = await asyncio.to_thread(discover, self._folder, list(self._files.values()))
-            self._files = {file.id: file for file in files if not file.embedding_only}
+            self._files = {file.id: file for file in files}
             for path, reason in unreadable.items():
                 if self._reported.get(path) != reason:
                     logger.warning("adapter %s: %s is left out: %s", self._name, path, reason)
@@ -126,21 +136,42 @@ class LocalModelAdapter(RequestAdapter):
                 self._supervisor.forget(path)
                 await client.aclose()
 
-    async def complete(self, request: ChatRequest) -> JSONObject:
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``."""
-        return await whole(await self._ask(request, include_usage=True))
+        return await whole(await self._ask(request, context, include_usage=True))
 
-    async def stream(self, request: ChatRequest) -> ChunkStream:
+    async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``BaseModelAdapter``."""
-        return await self._ask(request, include_usage=request.include_usage)
+        return await self._ask(request, context, include_usage=request.include_usage)
 
-    async def _ask(self, request: ChatRequest, *, include_usage: bool) -> ChunkStream:
-        file = self._file(request.model)
-        if file is None:
-            raise UpstreamOverloaded(f"The file of the local model `{request.model}` is gone.")
+    async def _ask(self, request: ChatRequest, context: AttemptContext, *, include_usage: bool) -> ChunkStream:
+        file = self._existing(request.model)
         checked = read_request(request.body, self._model(file))
-        _warn(checked, file)
-        return await self._answer(file, request.model, checked, include_usage=include_usage)
+        context.warnings += _dropped(checked, file)
+        return await self._answer(file, request.model, checked, context, include_usage=include_usage)
+
+    async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``: in small parts, one after the other, so that others have their turn."""
+        file = self._existing(request.model)
+        client = self._client(file)
+
+        async def post(part: EmbeddingRequest) -> RawAnswer:
+            body = {"model": file.id, "input": list(part.inputs), "encoding_format": "base64"}
+            try:
+                return RawAnswer.read(await client.embed(context, body), len(part.inputs))
+            except InvalidAnswer as error:
+                raise UpstreamBroken(f"The engine's answer cannot be used: {error}.") from None
+
+        return await embed_in_parts(request, _MAX_BATCH, post, at_once=1)
+
+    def _existing(self, model: str) -> ModelFile:
+        file = self._file(model)
+        if file is None:
+            raise UpstreamOverloaded(f"The file of the local model `{model}` is gone.")
+        return file
+
+    def _client(self, file: ModelFile) -> EngineClient:
+        return self._clients.setdefault(file.path, EngineClient(self._supervisor, self._config, file, self._reports))
 
     def _model(self, file: ModelFile) -> Model:
         """Return what a request has to know of the model in ``file``."""
@@ -150,18 +181,18 @@ class LocalModelAdapter(RequestAdapter):
             sampling |= said.given()
         return Model(window, self._config.default_max_tokens, sampling)
 
-    async def _answer(self, file: ModelFile, model: str, request: LocalRequest, *, include_usage: bool) -> ChunkStream:
+    async def _answer(
+        self, file: ModelFile, model: str, request: LocalRequest, context: AttemptContext, *, include_usage: bool
+    ) -> ChunkStream:
         """Return the stream of all choices, once the first event has arrived."""
         body, forced = apply_choice(request.body)
         body = prepare(body | {"model": file.id}, Dialect(developer_as_system=True))
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
         answer = Answer(identity, include_usage=include_usage, forced=forced)
-        client = self._clients.setdefault(file.path, EngineClient(self._supervisor, self._config, file, self._reports))
-        record = current_call.get()
-        caller = (record.caller if record else None) or ""
+        client = self._client(file)
 
         async def open_one(index: int) -> ChunkStream:
-            return await client.open(caller, body | request.seed_of(index), answer)
+            return await client.open(context, body | request.seed_of(index), answer)
 
         if request.n == 1:
             return await open_one(0)
@@ -172,22 +203,15 @@ class LocalModelAdapter(RequestAdapter):
 
     async def aclose(self) -> None:
         """Stop looking, close the clients, and let the engines go."""
-        if self._looking is not None:
-            self._looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._looking
-            self._looking = None
+        await stop(self._looking)
+        self._looking = None
         for client in self._clients.values():
             await client.aclose()
         await self._supervisor.close()
 
 
-def _warn(request: LocalRequest, file: ModelFile) -> None:
-    """Tell the client which parameters do nothing here."""
-    record = current_call.get()
-    if record is None:
-        return
-    record.warnings += request.dropped
+def _dropped(request: LocalRequest, file: ModelFile) -> list[str]:
+    """Return the parameters that do nothing here."""
     free = request.body.get("tool_choice") in (None, "auto")
-    if request.body.get("tools") and free and not file.template_mentions_tools:
-        record.warnings.append("tools")
+    ignores_tools = request.body.get("tools") and free and not file.template_mentions_tools
+    return [*request.dropped, "tools"] if ignores_tools else [*request.dropped]

@@ -2,68 +2,114 @@
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar
 
-from one_api.contract import ChunkStream, ModelInfo
+from one_api.contract import DOORS, ByteStream, Call, ChunkStream, ModelInfo
 from one_api.dialects.json import JSONObject
+from one_api.dialects.native import NativeRequest
+from one_api.dialects.openai import text_completion
 from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
+from one_api.dialects.openai.forwarded import ForwardRequest
+from one_api.dialects.openai.kinds import kinds_in
 from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_body, other_name
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.stream import OpenAIStream
+from one_api.dialects.openai.text_completion import TextRequest, TextStream
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
-from one_api.errors import UpstreamBroken, UpstreamRejected
-from one_api.models.adapters.base import RemoteAdapter
-from one_api.settings.adapters import OpenAIConfig
+from one_api.dialects.responses.outbound.native import has_custom_tools
+from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamRejected
+from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
+from one_api.records import AttemptContext
+from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.settings.kinds import Secret
-from one_api.upstream.client import Upstream
+from one_api.settings.providers import tells_trace
+from one_api.upstream.batches import MAX_VECTORS_BYTES, embed_in_parts
+from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, entries_of
 from one_api.upstream.errors import Reports
+from one_api.upstream.responses_api import ResponsesAPI
 from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
 
 T = TypeVar("T")
-
-#: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
-_OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
 
 
 class OpenAIAdapter(RemoteAdapter):
     """One account at OpenAI, or one server that imitates it."""
 
+    speaks = frozenset(DOORS)
+
     def __init__(self, name: str, config: OpenAIConfig, reports: Reports | None = None) -> None:
         """``reports`` reads the upstream's errors; by default one that knows this adapter's own secrets."""
+        self._config = config
         self._reports = reports or Reports(name, Scrubber(secrets_in(config), addresses_in(config)))
         headers = {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
-        upstream = Upstream(config.base_url, headers, config.timeouts, reports=self._reports, proxy=config.proxy)
+        upstream = Upstream(
+            config.base_url,
+            headers,
+            config.timeouts,
+            reports=self._reports,
+            proxy=config.proxy,
+            propagate_trace=tells_trace(config),
+        )
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._prefill = config.prefill
+        self._reasoning_models = config.reasoning_models
         self._dialect = Dialect(config.stream_usage, config.developer_as_system)
         self._reasoning = ReasoningNames()
+        self.apis = frozenset({"responses"} & set(config.apis))
+        self._speaks_chat = "chat" in config.apis
+        self._responses = ResponsesAPI(upstream, self._reports, config)
+
+    def inherit(self, before: BaseModelAdapter) -> None:
+        """See ``BaseModelAdapter``: reasoning is sent again after a reload, too."""
+        super().inherit(before)
+        if isinstance(before, OpenAIAdapter):
+            self._responses = replace(self._responses, replay=before._responses.replay)
 
     async def _ask_for_models(self) -> list[ModelInfo]:
         listing = await self._upstream.get_json("/models", DISCOVERY_TIMEOUT_S)
-        return [_model_info(entry, self._name) for entry in entries_of(listing)]
+        return [self._describe(entry) for entry in entries_of(listing)]
+
+    def _describe(self, entry: JSONObject) -> ModelInfo:
+        info = ModelInfo.read(entry, self._name) or super()._describe(entry)
+        return replace(info, kinds=self._config.kinds.get(info.id) or kinds_in(entry))
 
     def prefill_start(self, model: str, text: str) -> str | None:
         """See ``BaseModelAdapter``: nothing but the configuration tells."""
         return text if self._prefill else None
 
-    async def complete(self, request: ChatRequest) -> JSONObject:
-        """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
-        answer = await self._send(request, partial(self._upstream.post, "/chat/completions"))
-        self._reasoning.learn(request.model, name_in_body(answer))
-        try:
-            return read_answer(answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request))
-        except ErrorPayload as error:
-            raise self._reports.error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+    def takes_effort(self, model: str) -> bool:
+        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        return any(fnmatchcase(model, pattern) for pattern in self._reasoning_models)
 
-    async def stream(self, request: ChatRequest) -> ChunkStream:
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
+        if request.native is not None:
+            return await self._responses.complete_native(request.native, request.model, context)
+        if not self._speaks_chat:
+            return await self._responses.complete(request, context)
+        answer = await self._send(request, partial(self._upstream.post, "/chat/completions", context))
+        decoded = await decode_large(answer)
+        self._reasoning.learn(request.model, name_in_body(answer, decoded))
+        with self._named():
+            return read_answer(
+                answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
+            )
+
+    async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``complete``."""
+        if request.native is not None:
+            return await self._responses.stream_native(request.native, request.model, context)
+        if not self._speaks_chat:
+            return await self._responses.stream(request, context)
 
         async def post(body: JSONObject) -> ChunkStream:
             translator = OpenAIStream(
@@ -73,9 +119,66 @@ class OpenAIAdapter(RemoteAdapter):
                 tools=_tools_of(request),
                 on_reasoning_name=partial(self._reasoning.learn, request.model),
             )
-            return await self._upstream.post_stream("/chat/completions", body, translator)
+            return await self._upstream.post_stream("/chat/completions", context, body, translator)
 
         return await self._send(request, post)
+
+    def _takes(self, native: NativeRequest) -> bool:
+        """See ``BaseModelAdapter``: chat has a function for a tool that this server's Responses do not know."""
+        types = self._config.tool_types
+        lacks = types is not None and "custom" not in types and has_custom_tools(native.body)
+        return super()._takes(native) and not lacks
+
+    async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``."""
+        body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
+        answer = await self._upstream.post("/completions", context, body)
+        with self._named():
+            return text_completion.read_answer(answer, _identity(request, "cmpl"))
+
+    async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
+        """See ``BaseModelAdapter``."""
+        body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
+        translator = TextStream(
+            _identity(request, "cmpl"), include_usage=request.include_usage, choices=request.choices
+        )
+        return await self._upstream.post_stream("/completions", context, body, translator)
+
+    async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``: in parts if there are many inputs, and all of them or none."""
+        if request.has_token_ids and not self._reads_token_ids:
+            raise InvalidRequest(
+                "This model is not asked with token ids, which may be other words to it: send texts.",
+                param="input",
+                code="unsupported_value",
+            )
+        if self._config.embeddings is not None:
+            request = request.in_encoding(self._config.embeddings)
+        return await embed_in_parts(request, self._config.max_batch, partial(self._post_inputs, context))
+
+    @property
+    def _reads_token_ids(self) -> bool:
+        said = self._config.token_ids
+        return self._config.base_url == OPENAI_BASE_URL if said is None else said
+
+    async def _post_inputs(self, context: AttemptContext, part: EmbeddingRequest) -> RawAnswer:
+        data = await self._upstream.post("/embeddings", context, part.body, max_bytes=MAX_VECTORS_BYTES)
+        with self._named():
+            return RawAnswer.read(data, len(part.inputs))
+
+    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+        """See ``BaseModelAdapter``."""
+        return await self._upstream.forward(request, context)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn what is wrong with an answer into our errors."""
+        try:
+            yield
+        except ErrorPayload as error:
+            raise self._reports.error_of_payload(error.payload) from None
+        except InvalidAnswer as error:
+            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
     async def _send(self, request: ChatRequest, post: Callable[[JSONObject], Awaitable[T]]) -> T:
         """Send ``request``; once more when the upstream refuses the client's word for reasoning, and has another."""
@@ -91,8 +194,8 @@ class OpenAIAdapter(RemoteAdapter):
         return answer
 
 
-def _identity(request: ChatRequest) -> Identity:
-    return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
+def _identity(request: Call, prefix: str = "chatcmpl") -> Identity:
+    return Identity(f"{prefix}-{os.urandom(16).hex()}", int(time.time()), request.model)
 
 
 def _choices_of(request: ChatRequest) -> int:
@@ -105,17 +208,3 @@ def _tools_of(request: ChatRequest) -> frozenset[str]:
     functions = [tool.get("function") for tool in request.body.get("tools") or () if isinstance(tool, dict)]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return frozenset(name for name in names if isinstance(name, str))
-
-
-def _model_info(entry: JSONObject, owner: str) -> ModelInfo:
-    """Read one entry of an upstream's model list."""
-    window = next((entry[key] for key in ("context_window", "context_length", "max_model_len") if entry.get(key)), None)
-    created, owned_by, most = entry.get("created"), entry.get("owned_by"), entry.get("max_output_tokens")
-    return ModelInfo(
-        id=entry["id"],
-        owned_by=owned_by if isinstance(owned_by, str) else owner,
-        created=created if isinstance(created, int) else 0,
-        context_window=window if isinstance(window, int) else None,
-        max_output_tokens=most if isinstance(most, int) else None,
-        extra={key: value for key, value in entry.items() if key not in _OWN_KEYS},
-    )

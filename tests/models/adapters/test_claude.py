@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from one_api.contract import ChunkStream
+from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamMisconfigured, UpstreamTimeout
 from one_api.models.adapters.claude import ClaudeAdapter
-from one_api.observability.records import CallRecord, current_call
+from one_api.records import AttemptContext
 from one_api.settings.adapters import ClaudeConfig, Timeouts
 from one_api.settings.kinds import Secret
 from tests.support import (
@@ -64,20 +65,13 @@ async def make(upstream: ScriptedUpstream) -> AsyncIterator[Make]:
         await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-def record() -> Iterator[CallRecord]:
-    """The record of the request that the test makes."""
-    made = CallRecord("req_1", "POST", "/v1/chat/completions", caller="alice")
-    token = current_call.set(made)
-    yield made
-    current_call.reset(token)
-
-
-async def ask(adapter: ClaudeAdapter, messages: Any = MESSAGES, model: str = OPUS, **more: Any) -> dict[str, Any]:
+async def ask(
+    adapter: ClaudeAdapter, messages: Any = MESSAGES, model: str = OPUS,
+    context: AttemptContext | None = None, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
     """A whole answer."""
-    answer = await adapter.generate_completion(model, messages, **more)
-    assert isinstance(answer, dict)
-    return answer
+    request = ChatRequest.of({"model": model, "messages": messages, **more})
+    return await adapter.complete(request, context or AttemptContext())
 
 
 async def stream(adapter: ClaudeAdapter, model: str = OPUS, **more: Any) -> list[dict[str, Any]]:
@@ -137,20 +131,19 @@ async def test_whole_and_streamed_answers_say_the_same(make: Make, upstream: Scr
     assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"] == "tool_calls"
 
 
-async def test_a_long_conversation_is_told_the_same_way(
-    make: Make, upstream: ScriptedUpstream, record: CallRecord
-) -> None:
+async def test_a_long_conversation_is_told_the_same_way(make: Make, upstream: ScriptedUpstream) -> None:
     """It is translated in a thread, where thinking is found and faults are raised as well."""
     upstream.on(OPUS, CALLING, claude_sse(*claude_events(text_block("Sunny."))))
     adapter = make()
     turns = [*history(await ask(adapter, tools=TOOLS)), *MESSAGES * 200]
 
-    await ask(adapter, turns, tools=TOOLS, seed=7)
+    context = AttemptContext()
+    await ask(adapter, turns, context=context, tools=TOOLS, seed=7)
 
     sent = upstream.requests[-1].json["messages"]
     assert sent[1]["content"] == THOUGHT
     assert len(sent[2]["content"]) == 201
-    assert record.warnings == ["seed"]
+    assert context.warnings == ["seed"]
     with pytest.raises(InvalidRequest):
         await ask(adapter, turns, logprobs=True)
 
@@ -170,10 +163,12 @@ async def test_a_search_where_the_operator_allows_it(make: Make, upstream: Scrip
     assert upstream.requests[-1].json["tools"] == [{"type": "web_search_20250305", "name": "web_search"}]
 
 
-async def test_what_was_altered_is_noted(make: Make, record: CallRecord) -> None:
-    await ask(make(), seed=7)
+async def test_what_was_altered_is_noted(make: Make) -> None:
+    context = AttemptContext()
 
-    assert record.warnings == ["seed"]
+    await ask(make(), context=context, seed=7)
+
+    assert context.warnings == ["seed"]
 
 
 async def test_strictness_refuses_it_instead(make: Make, upstream: ScriptedUpstream) -> None:
@@ -383,9 +378,7 @@ THOUGHT = [
 ]
 
 
-async def test_thinking_that_the_client_dropped_is_sent_back(
-    make: Make, upstream: ScriptedUpstream, record: CallRecord
-) -> None:
+async def test_thinking_that_the_client_dropped_is_sent_back(make: Make, upstream: ScriptedUpstream) -> None:
     upstream.on(OPUS, CALLING, claude_sse(*claude_events(text_block("Sunny."))))
     adapter = make()
 
@@ -395,21 +388,18 @@ async def test_thinking_that_the_client_dropped_is_sent_back(
     assert upstream.requests[-1].json["messages"][1] == {"role": "assistant", "content": THOUGHT}
 
 
-async def test_thinking_is_never_sent_for_another_caller(
-    make: Make, upstream: ScriptedUpstream, record: CallRecord
-) -> None:
+async def test_thinking_is_never_sent_for_another_caller(make: Make, upstream: ScriptedUpstream) -> None:
     upstream.on(OPUS, CALLING, claude_sse(*claude_events(text_block("Sunny."))))
     adapter = make()
 
-    answer = await ask(adapter, tools=TOOLS)
-    record.caller = "bob"
-    await ask(adapter, history(answer), tools=TOOLS)
+    answer = await ask(adapter, context=AttemptContext("alice"), tools=TOOLS)
+    await ask(adapter, history(answer), context=AttemptContext("bob"), tools=TOOLS)
 
     assert [block["type"] for block in upstream.requests[-1].json["messages"][1]["content"]] == ["tool_use"]
 
 
 async def test_thinking_is_not_sent_back_when_the_client_changed_the_turn(
-    make: Make, upstream: ScriptedUpstream, record: CallRecord
+    make: Make, upstream: ScriptedUpstream
 ) -> None:
     upstream.on(OPUS, CALLING, claude_sse(*claude_events(text_block("Sunny."))))
     adapter = make()
@@ -421,9 +411,7 @@ async def test_thinking_is_not_sent_back_when_the_client_changed_the_turn(
     assert upstream.requests[-1].json["messages"][1]["content"][0]["input"] == {"a": 2}
 
 
-async def test_a_model_that_misses_its_thinking_goes_without(
-    make: Make, upstream: ScriptedUpstream, record: CallRecord
-) -> None:
+async def test_a_model_that_misses_its_thinking_goes_without(make: Make, upstream: ScriptedUpstream) -> None:
     refusal = "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`."
 
     def answer(seen: Seen) -> Any:
@@ -439,11 +427,12 @@ async def test_a_model_that_misses_its_thinking_goes_without(
         {"role": "tool", "tool_call_id": "t9", "content": "x"},
     ]
 
-    found = await ask(make(), turns, HAIKU, tools=TOOLS, reasoning_effort="low")
+    context = AttemptContext()
+    found = await ask(make(), turns, HAIKU, context, tools=TOOLS, reasoning_effort="low")
 
     assert found["choices"][0]["message"]["content"] == "Sunny."
     assert [("thinking" in seen.json) for seen in upstream.requests] == [True, False]
-    assert "reasoning_effort" in record.warnings
+    assert "reasoning_effort" in context.warnings
 
 
 # Models

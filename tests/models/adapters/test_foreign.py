@@ -10,9 +10,17 @@ from one_api.config import Config
 from one_api.contract import ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamRateLimited, UpstreamTimeout
+from one_api.errors import (
+    UnknownModel,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamRateLimited,
+    UpstreamTimeout,
+)
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.registry import ModelRegistry
+from one_api.records import AttemptContext
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 ANSWER: JSONObject = {
@@ -75,14 +83,64 @@ def request(**fields: Any) -> ChatRequest:
 
 async def said(adapter: BaseModelAdapter, **fields: Any) -> tuple[str, list[str]]:
     """The text and the finish reasons of a stream."""
-    async with await adapter.stream(request(stream=True, **fields)) as stream:
+    async with await adapter.stream(request(stream=True, **fields), AttemptContext()) as stream:
         choices = [choice async for chunk in stream for choice in chunk["choices"]]
     text = "".join(choice["delta"].get("content") or "" for choice in choices)
     return text, [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
 
 
-async def test_a_whole_answer() -> None:
-    assert await Foreign(ANSWER).complete(request()) == ANSWER
+async def test_a_whole_answer_is_filled_up_like_that_of_any_upstream() -> None:
+    bare: JSONObject = {"choices": [{"message": {"content": "Hello"}}]}
+
+    answer = await Foreign(bare).complete(request(), AttemptContext())
+
+    assert (answer["object"], answer["model"]) == ("chat.completion", "m")
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "refusal": None}
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert bare == {"choices": [{"message": {"content": "Hello"}}]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [({}, UpstreamBroken), ({"choices": []}, UpstreamBroken), ({"choices": [{"message": object()}]}, UpstreamFailed)],
+)
+async def test_what_is_no_answer_is_the_adapters_failure(answer: JSONObject, kind: type[UpstreamError]) -> None:
+    with pytest.raises(kind):
+        await Foreign(answer).complete(request(), AttemptContext())
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_models_may_be_listed_as_dicts(raises: bool) -> None:
+    class Listing(Foreign):
+        def list_models(self) -> Any:
+            return [{"id": "m", "object": "model", "context_window": 8, "family": "x"}, {"id": None}, "odd"]
+
+        def get_model_info(self, model_id: str) -> Any:
+            if raises and model_id != "m":
+                raise ValueError(model_id)
+            return next((entry for entry in self.list_models()[:1] if entry["id"] == model_id), None)
+
+    registry = ModelRegistry(Config())
+    registry.register_adapter("mine", Listing(ANSWER))
+
+    assert await registry.list_all_models() == [
+        {"id": "m", "object": "model", "created": 0, "owned_by": "mine", "context_window": 8, "context_length": 8,
+         "max_model_len": 8, "family": "x", "kinds": ["chat"]}
+    ]  # fmt: skip
+    with pytest.raises(UnknownModel):
+        await registry.get_model("n")
+
+
+async def test_an_adapter_that_cannot_list_its_models_hides_no_others() -> None:
+    class Broken(Foreign):
+        def list_models(self) -> Any:
+            raise RuntimeError("bug")
+
+    registry = ModelRegistry(Config())
+    registry.register_adapter("broken", Broken())
+    registry.register_adapter("mine", Foreign(ANSWER))
+
+    assert [entry["id"] for entry in await registry.list_all_models()] == ["m"]
 
 
 @pytest.mark.parametrize("kind", [Foreign, Generator])
@@ -101,7 +159,7 @@ async def test_a_whole_answer_for_a_stream_becomes_one() -> None:
 
 
 async def test_an_iterator_for_a_whole_answer_is_put_together() -> None:
-    answer = await Generator(delta("Hel"), delta("lo"), delta(finish="stop")).complete(request())
+    answer = await Generator(delta("Hel"), delta("lo"), delta(finish="stop")).complete(request(), AttemptContext())
 
     assert answer["choices"][0]["message"]["content"] == "Hello"
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -111,7 +169,7 @@ async def test_an_iterator_for_a_whole_answer_is_put_together() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_iterator_without_a_finish_reason_is_a_broken_stream(pieces: tuple[Any, ...], stream: bool) -> None:
     with pytest.raises(UpstreamBroken) as caught:
-        await (said(Generator(*pieces)) if stream else Generator(*pieces).complete(request()))
+        await (said(Generator(*pieces)) if stream else Generator(*pieces).complete(request(), AttemptContext()))
 
     assert caught.value.code == "upstream_stream_truncated"
 
@@ -120,7 +178,7 @@ async def test_a_finished_stream_need_not_end_and_may_still_bring_usage() -> Non
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}}
     adapter = Foreign(delta("Hello", "stop"), usage, asyncio.Event())
 
-    async with await adapter.stream(request(stream=True)) as stream:
+    async with await adapter.stream(request(stream=True), AttemptContext()) as stream:
         assert [chunk async for chunk in stream]
 
     assert stream.usage is not None
@@ -144,7 +202,7 @@ async def test_what_goes_wrong_is_an_upstreams_error(raised: Any, kind: type[Ups
 
 
 async def test_silence_is_a_time_out() -> None:
-    async with await Foreign(delta("Hel"), asyncio.Event()).stream(request(stream=True)) as stream:
+    async with await Foreign(delta("Hel"), asyncio.Event()).stream(request(stream=True), AttemptContext()) as stream:
         stream.idle_s = 0.01
         await stream.read()
         with pytest.raises(UpstreamTimeout):
@@ -153,7 +211,7 @@ async def test_silence_is_a_time_out() -> None:
 
 async def test_waiting_may_be_given_up_and_taken_up_again() -> None:
     gate = asyncio.Event()
-    async with await Foreign(gate, delta("Hello", "stop")).stream(request(stream=True)) as stream:
+    async with await Foreign(gate, delta("Hello", "stop")).stream(request(stream=True), AttemptContext()) as stream:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await stream.read()
@@ -164,7 +222,9 @@ async def test_waiting_may_be_given_up_and_taken_up_again() -> None:
 async def test_no_key_of_a_client_reaches_a_parameter_of_the_adapters_own() -> None:
     adapter = Foreign(ANSWER)
 
-    await adapter.complete(request(debug=True, self=1, temperature=0.1, odd=[1.0], kwargs=2, model="m"))
+    await adapter.complete(
+        request(debug=True, self=1, temperature=0.1, odd=[1.0], kwargs=2, model="m"), AttemptContext()
+    )
 
     assert adapter.calls == [{"model": "m", "temperature": 0.1, "debug": False, "odd": [1.0], "kwargs": 2}]
 

@@ -1,0 +1,101 @@
+"""A server that speaks Responses: for clients that do, as they wrote it; for all others, in chat's words."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
+
+from one_api.contract import ChunkStream
+from one_api.dialects.json import JSONObject
+from one_api.dialects.native import NativeRequest
+from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.openai.response import Identity
+from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
+from one_api.dialects.responses.outbound.native import NativeResponse, read_response, usage_in, with_tools_of
+from one_api.dialects.responses.outbound.request import to_responses
+from one_api.dialects.responses.outbound.stream import ResponsesStream, completion_of
+from one_api.errors import UpstreamBroken
+from one_api.records import AttemptContext
+from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
+from one_api.upstream.client import Upstream
+from one_api.upstream.errors import Reports
+from one_api.upstream.thinking_store import ReplayCache, key_of_message
+
+_PATH = "/responses"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesAPI:
+    """The address of one server."""
+
+    upstream: Upstream
+    reports: Reports
+    config: OpenAIConfig
+    #: Reasoning that clients of chat cannot bring back.
+    replay: ReplayCache = field(default_factory=ReplayCache)
+
+    async def stream_native(self, native: NativeRequest, model: str, context: AttemptContext) -> ChunkStream:
+        """Return the stream of an answer, whose chunks hold the upstream's own events; raises UpstreamError."""
+        body = self._native_body(native, model, context)
+        return await self.upstream.post_stream(_PATH, context, body, NativeResponse(), self._headers(native))
+
+    async def complete_native(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
+        """Return an answer whose ``native`` is the whole response; raises UpstreamError."""
+        body = self._native_body(native, model, context)
+        response = await self._whole(body, context, self._headers(native))
+        return {"native": response, "usage": usage_in(response)}
+
+    async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
+        """Return the answer to a chat request as a stream of chat chunks; raises UpstreamError."""
+        body = self._translated(request, context)
+        keep = partial(self.replay.keep_output, context.scope, request.model)
+        translator = ResponsesStream(_identity(request), include_usage=request.include_usage, on_output=keep)
+        return await self.upstream.post_stream(_PATH, context, body, translator)
+
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
+        """Return the answer to a chat request as a completion; raises UpstreamError."""
+        response = await self._whole(self._translated(request, context), context)
+        keep = partial(self.replay.keep_output, context.scope, request.model)
+        return completion_of(response, _identity(request), keep)
+
+    def _translated(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
+        """Return a chat request in this dialect, and note what is dropped of it."""
+
+        def find(message: JSONObject) -> list[JSONObject] | None:
+            return self.replay.find(key_of_message(context.scope, request.model, message))
+
+        reasons = any(fnmatchcase(request.model, pattern) for pattern in self.config.reasoning_models)
+        body, dropped = to_responses(request.body, reasons=reasons, replay=find)
+        context.warnings += dropped
+        return body
+
+    def _native_body(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
+        """Return the client's body for this server, and note what it does not get."""
+        body = native.body | {"model": model}
+        if self.config.tool_types is None:
+            return body
+        body, dropped = with_tools_of(body, self.config.tool_types)
+        context.warnings += dropped
+        return body
+
+    def _headers(self, native: NativeRequest) -> Mapping[str, str]:
+        """Return the headers of the client that go along."""
+        said = self.config.client_headers
+        passes = self.config.base_url == OPENAI_BASE_URL if said is None else said
+        return native.headers if passes else {}
+
+    async def _whole(
+        self, body: JSONObject, context: AttemptContext, headers: Mapping[str, str] | None = None
+    ) -> JSONObject:
+        try:
+            return read_response(await self.upstream.post(_PATH, context, body, headers))
+        except ErrorPayload as error:
+            raise self.reports.error_of_payload(error.payload) from None
+        except InvalidAnswer as error:
+            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+
+
+def _identity(request: ChatRequest) -> Identity:
+    return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)

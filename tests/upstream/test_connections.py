@@ -1,0 +1,73 @@
+"""Connections to upstreams: what is read of a stream while it gives way to others."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import aiohttp
+
+from one_api.serving.fairness import FairScheduler
+from one_api.upstream.connections import BoundedHandler, KeepingConnector
+
+READ_BYTES = 16 * 1024
+STREAM_BYTES = 4_000_000
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % STREAM_BYTES
+
+
+class Crowded(FairScheduler):
+    """One on whose loop others wait until ``end`` is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Callable[[], int]] = []
+        self.has_held = asyncio.Event()
+        self.is_over = False
+
+    @property
+    def is_crowded(self) -> bool:
+        return not self.is_over
+
+    def hold(self, callback: Callable[[], int]) -> None:
+        self.waiting.append(callback)
+        self.has_held.set()
+
+    def end(self) -> None:
+        self.is_over = True
+        for callback in self.waiting:
+            callback()
+
+
+async def test_a_stream_that_gives_way_is_not_read_on_and_arrives_whole_later() -> None:
+    fair = Crowded()
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD)
+        for _ in range(STREAM_BYTES // 10_000):
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    connector = KeepingConnector()
+    factory: Any = partial(BoundedHandler, asyncio.get_running_loop(), fair, bytearray(READ_BYTES))
+    connector._factory = factory
+    async with (
+        server,
+        asyncio.timeout(20),
+        aiohttp.ClientSession(connector=connector, read_bufsize=2**20) as session,
+        session.get(url) as response,
+    ):
+        await fair.has_held.wait()
+        assert response.connection is not None
+        handler = response.connection.protocol
+        assert isinstance(handler, BoundedHandler)
+        assert handler.transport is not None
+        assert not handler.transport.is_reading()
+        assert 0 < len(handler._held) <= READ_BYTES
+        assert len(fair.waiting) == 1
+        fair.end()
+        assert await response.read() == b"x" * STREAM_BYTES
