@@ -4,31 +4,60 @@ import atexit
 import io
 import logging
 import os
+import random
 import re
+import select
 import sys
 import threading
 import time
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol
 
 from one_api.dialects import json
-from one_api.observability.records import CallRecord
+from one_api.records import CallRecord
 
 logger = logging.getLogger("one_api")
 
 
-class LogObserver:
-    """Writes one line per request."""
+#: Of the lines in JSON, which ``docs/log.schema.json`` describes. A field that goes or changes makes a new one.
+SCHEMA_VERSION = 1
 
-    def __init__(self, writer: "LineWriter", *, as_json: bool) -> None:
+
+def head_of(event: str, level: str | None = "info") -> dict[str, object]:
+    """Return what every line in JSON begins with; the time is UTC, by RFC 3339, to the millisecond."""
+    now = time.time()
+    moment = f"{_second(int(now))}.{int(now % 1 * 1000):03d}Z"
+    return {"v": SCHEMA_VERSION, "event": event, "time": moment, "level": level}
+
+
+@lru_cache(maxsize=2)
+def _second(now: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+
+
+class LogObserver:
+    """Writes one line per request; of those that went well only ``sample`` of them, a part of 1."""
+
+    def __init__(
+        self, writer: "LineWriter", *, as_json: bool, sample: float = 1.0, worker: Callable[[], int] = lambda: 0
+    ) -> None:
+        """``worker`` returns which process of the gateway this is."""
         self._writer = writer
         self._as_json = as_json
+        self._sample = sample
+        self._worker = worker
 
     def on_call(self, record: CallRecord) -> None:
         """Write the line."""
-        fields = record.fields()
+        fields = record.fields() | {"worker": self._worker()}
+        if self._sample < 1 and record.outcome in ("ok", "cached"):
+            if random.random() >= self._sample:
+                return
+            fields["sample"] = self._sample
         if self._as_json:
-            line = json.encode({"event": "call", "time": round(time.time(), 3), **fields}).decode()
+            line = json.encode(head_of("call") | fields).decode()
         else:
             shown = [f"{key}={_plain(value)}" for key, value in fields.items() if value is not None]
             line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(shown)}"
@@ -48,6 +77,8 @@ def _plain(value: object) -> str:
 #: A line is cut at this length; and what waits for the writer is no longer than that, in characters.
 MAX_LINE_CHARACTERS = 64 * 1024
 MAX_HELD_CHARACTERS = 8 * 1024 * 1024
+#: What of that lines of requests may take; the rest is for what is changed, and what is wrong.
+_REQUESTS_PART = 0.9
 #: How long the end of the process waits for the last lines to be read, in seconds.
 _LAST_LINES_S = 1.0
 
@@ -80,19 +111,23 @@ class LineWriter(logging.Handler):
         self._lines: deque[str] = deque()
         self._held_characters = 0
         self._dropped = 0
+        #: Lines that were not kept, since the start.
+        self.dropped = 0
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one record of the logging module."""
-        self.write(self.format(record))
+        self.write(self.format(record), is_request=False)
 
-    def write(self, line: str) -> None:
-        """Queue one line, or all lines of a traceback."""
+    def write(self, line: str, *, is_request: bool = True) -> None:
+        """Queue one line, or all lines of a traceback; lines of requests leave room for the others."""
         line = line[:MAX_LINE_CHARACTERS]
-        if len(self._lines) >= self._capacity or self._held_characters + len(line) > MAX_HELD_CHARACTERS:
+        part = _REQUESTS_PART if is_request else 1.0
+        if len(self._lines) >= self._capacity * part or self._held_characters + len(line) > MAX_HELD_CHARACTERS * part:
             self._dropped += 1
+            self.dropped += 1
             return
         self._lines.append(line)
         self._held_characters += len(line)
@@ -125,6 +160,7 @@ class LineWriter(logging.Handler):
                 self._stream.flush()
             except (OSError, ValueError):
                 self._dropped += len(batch)
+                self.dropped += len(batch)
 
     def close(self) -> None:
         """Write what is left, as far as somebody reads it within a second."""
@@ -138,6 +174,29 @@ class LineWriter(logging.Handler):
     def is_stuck(self) -> bool:
         """Return whether lines are still being written after the end."""
         return self._stopping and self._thread is not None and self._thread.is_alive()
+
+
+class HastyHandler(logging.Handler):
+    """Writes to standard error what it takes at once, and drops the rest: for a process that must neither wait nor fork
+    with a thread, gunicorn's master.
+    """
+
+    def __init__(self, formatter: logging.Formatter | None) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record as far as that needs no waiting."""
+        write_at_once(self.format(record), sys.stderr.fileno())
+
+
+def write_at_once(lines: str, descriptor: int) -> None:
+    """Write lines as far as that needs no waiting: a log that is not read must not hold up who writes."""
+    data = f"{lines}\n".encode(errors="replace")
+    for begin in range(0, len(data), select.PIPE_BUF):
+        if not select.select([], [descriptor], [], 0)[1]:
+            return
+        os.write(descriptor, data[begin : begin + select.PIPE_BUF])  # never waits: there is room for so much
 
 
 class LogStream(io.TextIOBase):
@@ -178,18 +237,18 @@ class _Descriptor:
         """Nothing is held."""
 
 
+def audit(event: str, **facts: object) -> dict[str, Any]:
+    """Return the ``extra`` of a log call that tells of a change: ``event`` is config or key."""
+    return {"event": event, "facts": facts}
+
+
 class JSONFormatter(logging.Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for ``record``."""
-        fields: dict[str, object] = {
-            "event": "log",
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
+        fields = head_of(getattr(record, "event", "log"), record.levelname.lower())
+        fields |= {"logger": record.name, "message": record.getMessage(), **getattr(record, "facts", {})}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json.encode(fields).decode()

@@ -5,7 +5,7 @@ from itertools import islice
 
 import msgspec
 
-from one_api.observability.records import CallRecord
+from one_api.records import CallRecord
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(CallRecord).decode

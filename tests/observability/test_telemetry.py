@@ -1,6 +1,6 @@
 from one_api.contract import Usage
 from one_api.observability.recent import RecentCalls
-from one_api.observability.records import AttemptRecord, CallRecord, CandidateRecord
+from one_api.records import AttemptRecord, CallRecord, CandidateRecord
 
 
 def call(model: str | None, *warnings: str) -> CallRecord:
