@@ -1,14 +1,16 @@
-"""``python -m one_api`` and ``one-api``: the commands of the application, and ``--version``."""
+"""``python -m one_api`` and ``one-api``: ``serve``, the commands of the application, and ``--version``."""
 
+import os
 import sys
+from pathlib import Path
 
 import click
 from flask.cli import FlaskGroup
 
-from one_api import __version__
+from one_api import __version__, quickstart
 from one_api.app import create_app
 from one_api.cli import doctor_command, key_command
-from one_api.config import ConfigError
+from one_api.config import ConfigError, load
 
 cli = FlaskGroup(
     name="one_api",
@@ -17,6 +19,23 @@ cli = FlaskGroup(
     load_dotenv=False,  # our own configuration reads the files
     help="The one_api gateway.",
 )
+
+
+@cli.command("serve", context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def serve(options: tuple[str, ...]) -> None:
+    """Serve with gunicorn, as the configuration says; OPTIONS are gunicorn's own.
+
+    Where there is neither an API key nor a .env, one with new keys is made here first, and a small local model is
+    fetched.
+    """
+    if quickstart.is_first_start(load()) and (status := quickstart.main()):
+        sys.exit(status)
+    sys.stdout.flush()  # what is printed here would be lost with this process
+    settings = ["-c", "python:one_api.serving.gunicorn_conf", "one_api.wsgi:app"]
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, *settings])  # noqa: S606 - no shell
+
+
 cli.add_command(key_command)
 cli.add_command(doctor_command)
 cli = click.version_option(__version__, prog_name="one_api")(cli)
@@ -24,6 +43,9 @@ cli = click.version_option(__version__, prog_name="one_api")(cli)
 
 def main(name: str | None = None) -> None:
     """Run a command, and end the process with its status; what is wrong with the configuration is said in words."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # adapters of one's own lie there, as they do for `python -m`
     try:
         cli(prog_name=name)
     except ConfigError as error:

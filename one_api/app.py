@@ -1,35 +1,41 @@
 """The application factory: the only place where all parts meet."""
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import lru_cache, partial
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from flask import Flask, Request
+from flask import Blueprint, Flask, Request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
-from one_api.admin.routes import admin, answer_sibling
+from one_api.admin.routes import admin, answer_sibling, keep_admin_apart
 from one_api.api import cors, welcome
 from one_api.api import error_handlers as errors
 from one_api.api import request_log as calls
 from one_api.api.chat import chat
+from one_api.api.completions import completions
+from one_api.api.embeddings import embeddings
 from one_api.api.health import health
+from one_api.api.messages import messages
+from one_api.api.metrics import metrics
 from one_api.api.models import models
 from one_api.api.openapi import openapi
+from one_api.api.passthrough import passthrough
 from one_api.api.reload import Reload, Sources
+from one_api.api.responses import responses
 from one_api.api.service import Service
 from one_api.api.snapshot import Snapshot
 from one_api.cli import register_commands
-from one_api.config import Config, Loaded, load
+from one_api.config import Config, ConfigError, Loaded, as_variables, from_mapping, load
 from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
-from one_api.models.adapters.claude import ClaudeAdapter
-from one_api.models.adapters.openai import OpenAIAdapter
-from one_api.models.registry import ModelRegistry, upstream_of
+from one_api.models.registry import ModelRegistry
 from one_api.observability.log import LogObserver, set_up_logging
+from one_api.observability.metrics import Metrics
+from one_api.records import Observer
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.gunicorn import warn_if_unfit
@@ -37,16 +43,22 @@ from one_api.serving.kept import KeptTexts, kept_texts
 from one_api.serving.loop import background, leaving_as_reset
 from one_api.serving.mount import Mount
 from one_api.serving.siblings import Siblings
-from one_api.settings.adapters import AdapterConfig, ClaudeConfig, OpenAIConfig
-from one_api.settings.changes import applicable, digest_of, is_same_adapter
-from one_api.settings.sections import KeyConfig
+from one_api.settings.adapters import AdapterConfig, OutsideConfig
+from one_api.settings.changes import applicable, digest_of, is_same_adapter, upstream_of
+from one_api.settings.outside import NoAdapter, load_class, revealed, type_name
+from one_api.settings.validation import Problem
 from one_api.upstream.errors import Reports
 from one_api.upstream.scrubbing import addresses_in, secrets_in
-from one_api.utils.auth import KeyRing
+from one_api.utils.auth import AdminAccess, KeyRing
+from one_api.utils.limiter import KeyLimiter
 from one_api.utils.rate_limit import build_limits
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from one_api.accounts.prices import Prices
+    from one_api.accounts.service import Accounts
+    from one_api.observability.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -99,16 +111,25 @@ class GatewayFlask(Flask):
             return super().wsgi_app(environ, start_response)
 
 
-def create_app(config: Config | None = None) -> Flask:
+def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
     """Build the application.
 
     Args:
-        config: what to build it from; by default the environment's, which can be loaded anew while it serves.
+        config: what to build it from: a ``Config``; or a mapping with the names of the variables, such as ``API_KEYS``,
+            and with Flask's own and its extensions' keys; by default the environment's, which can be loaded anew
+            while it serves.
+
+    ``app.config`` holds the settings in effect by the names of the variables, with secrets masked.
 
     Raises:
-        ConfigError: when the environment's configuration cannot be used.
+        ConfigError: when the configuration cannot be used.
     """
     app = GatewayFlask(__name__, static_folder=None, template_folder="api/templates")
+    if isinstance(config, Mapping):
+        app.config.from_mapping(config)
+    cors_options = cors.given_options(app)
+    if isinstance(config, Mapping):
+        config = _from_code(config, cors_options)
     kept = kept_texts()
     start, loaded = (config, None) if config is not None else _loaded(kept)
     config, restart_needed = applicable(start, loaded.config if loaded else start)
@@ -121,20 +142,61 @@ def create_app(config: Config | None = None) -> Flask:
     app.debug = config.server.debug
     app.mount = Mount(config.server.root_path, config.server.trusted_proxies)
     siblings = Siblings(str(config.server.port))
-    build = partial(build_snapshot, folder=Path(app.instance_path), processes=siblings.count)
-    observers = (LogObserver(log, as_json=as_json),) if logger.isEnabledFor(logging.INFO) else ()
-    sources = Sources(start, load, build, _start_texts(kept, loaded), loaded.texts) if loaded else None
-    reload = Reload(build(config, restart_needed, None), sources, kept)
-    app.extensions["one_api"] = parts = Service(reload, observers, siblings=siblings)
-    siblings.answer = partial(answer_sibling, parts)
     calls.register(app)
+    limiter = KeyLimiter(app, config, siblings.count)
+    folder = Path(app.instance_path)
+    build = partial(build_snapshot, limiter=limiter, cors_options=cors_options, folder=folder)
+    accounts = _accounts(config, folder, lambda: parts.cut_revoked())
+    counts = Metrics(per_key=config.metrics.per_key)
+    observers: list[Observer] = [counts]
+    observers += (
+        [LogObserver(log, as_json=as_json, sample=config.log.sample, worker=lambda: siblings.slot)]
+        if logger.isEnabledFor(logging.INFO)
+        else []
+    )
+    tracing = _tracing(config, lambda: parts.snapshot.config.adapters)
+    observers += [tracing] if tracing is not None else []
+    sources = Sources(start, load, build, _start_texts(kept, loaded), loaded.texts) if loaded else None
+
+    def show(used: Config) -> None:
+        app.config.update(as_variables(used) | {f"CORS_{name.upper()}": value for name, value in cors_options.items()})
+
+    show(config)
+    reload = Reload(build(config, restart_needed, None), sources, kept, show, lambda: parts.cut_revoked())
+    app.extensions["one_api"] = parts = Service(
+        reload, tuple(observers), accounts, counts, log, tracing, siblings=siblings
+    )
+    siblings.answer = partial(answer_sibling, parts)
+    keep_admin_apart(app)
     cors.register(app)
     welcome.register(app)
     errors.register(app)
-    for blueprint in (health, models, chat, openapi, admin):
+    blueprints = (
+        health,
+        models,
+        chat,
+        responses,
+        messages,
+        embeddings,
+        completions,
+        passthrough,
+        openapi,
+        metrics,
+        admin,
+    )
+    for blueprint in (*blueprints, *_blueprints(accounts)):
         app.register_blueprint(blueprint)
     register_commands(app)
     return app
+
+
+def _from_code(values: Mapping[str, Any], cors_options: Mapping[str, Any]) -> Config:
+    """Return the configuration in a mapping; what is probably a mistake in it is logged."""
+    named = {name: value for name, value in values.items() if name != "CORS_ORIGINS" or "origins" not in cors_options}
+    loaded = from_mapping(named)
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
+    return loaded.config
 
 
 def _loaded(kept: KeptTexts) -> tuple[Config, Loaded]:
@@ -151,30 +213,75 @@ def _start_texts(kept: KeptTexts, loaded: Loaded) -> dict[str, str | None]:
     return loaded.texts if texts is None else texts[0]
 
 
+def _accounts(config: Config, folder: Path, on_keys: Callable[[], None]) -> "Accounts | None":
+    """Return the accounts, which call ``on_keys`` when keys have changed."""
+    if config.database.url == "none":
+        return None
+    # Only here, so that a gateway without a database imports nothing of SQLAlchemy.
+    from one_api.accounts.service import Accounts
+
+    return Accounts(config.database, folder, on_keys)
+
+
+def _tracing(config: Config, adapters: Callable[[], Mapping[str, AdapterConfig]]) -> "Tracing | None":
+    if config.telemetry.endpoint is None:
+        return None
+    # Only here, so that a gateway without traces imports nothing of OpenTelemetry.
+    from one_api.observability.tracing import Tracing
+
+    return Tracing(config.telemetry, adapters)
+
+
+def _blueprints(accounts: "Accounts | None") -> list[Blueprint]:
+    """Return the routes that there are with a database only."""
+    if accounts is None:
+        return []
+    # Only here, so that a gateway without a database imports nothing of SQLAlchemy.
+    from one_api.admin.accounts import accounts_api
+    from one_api.api.account import account
+
+    return [account, accounts_api]
+
+
+def _prices(config: Config, folder: Path) -> "Prices | None":
+    if config.database.url == "none":
+        return None
+    # Only here, so that a gateway without a database reads no catalogue.
+    from one_api.accounts.prices import SHIPPED, Catalogue, InvalidCatalogue, Prices, open_catalogue
+
+    try:
+        catalogue = open_catalogue(folder)
+    except InvalidCatalogue as error:
+        logger.error("%s: the one that comes with the gateway counts", error)
+        catalogue = Catalogue.read(SHIPPED)
+    return Prices(config.prices, config.adapters, catalogue)
+
+
 def build_snapshot(
     config: Config,
     restart_needed: list[str],
     before: Snapshot | None,
     *,
+    limiter: KeyLimiter,
+    cors_options: Mapping[str, Any],
     folder: Path,
-    processes: Callable[[], int],
 ) -> Snapshot:
     """Return what serves ``config``, with all that can be used on of the snapshot ``before``; starts nothing.
 
-    ``folder`` is for the file of the limits, ``processes`` returns how many processes share them.
+    ``cors_options`` are those of Flask-CORS that were given in code; ``folder`` has the file of prices.
     """
     keys = KeyRing(config.api_keys)
-    operator = (KeyConfig(key=config.admin.key, name="operator"),) if config.admin.key is not None else ()
-    limits = build_limits(config, keys.names, folder, processes, before.limits if before else None)
+    limits = build_limits(config, limiter, before.limits if before else None)
     return Snapshot(
         config,
         digest_of(config),
         build_registry(config, before),
         keys,
-        KeyRing(operator),
+        AdminAccess(config.admin),
         limits,
-        cors.CrossOrigin(config.server.cors_origins),
+        cors.CrossOrigin(config.server.cors_origins, cors_options),
         tuple(restart_needed),
+        _prices(config, folder),
     )
 
 
@@ -208,11 +315,15 @@ def _is_kept(name: str, old: Config, new: Config) -> bool:
 
 
 def _adapter(name: str, settings: AdapterConfig, reports: Reports) -> BaseModelAdapter:
-    if isinstance(settings, OpenAIConfig):
-        return OpenAIAdapter(name, settings, reports)
-    if isinstance(settings, ClaudeConfig):
-        return ClaudeAdapter(name, settings, reports)
-    # Only here, so that a gateway without local models imports nothing of the engine.
-    from one_api.models.adapters.local import LocalModelAdapter
-
-    return LocalModelAdapter(name, settings, reports=reports)
+    """Return the adapter for ``settings``; its module is imported only now. Raises ConfigError."""
+    try:
+        kind = load_class(type_name(settings))
+        if isinstance(settings, OutsideConfig):
+            return cast(BaseModelAdapter, kind(**revealed(settings.settings)))
+    except NoAdapter as error:
+        raise ConfigError((Problem(f"adapters.{name}", str(error), error.fix),)) from None
+    except Exception as error:  # whatever the constructor of somebody else does
+        why = reports.scrubber.clean(f"{type(error).__name__}: {error}")
+        problem = Problem(f"adapters.{name}", f"{type_name(settings)} cannot be made: {why}", "Correct its settings")
+        raise ConfigError((problem,)) from error
+    return cast(BaseModelAdapter, kind(name, settings, reports=reports))

@@ -1,6 +1,8 @@
 """Commands on ``flask --app wsgi``, and the same on ``python -m one_api``."""
 
+import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ import click
 from flask import Flask, current_app
 
 from one_api.api.service import Service
+from one_api.cli_accounts import register_account_commands
 from one_api.config import Config, ConfigError, Loaded, load, masked
 from one_api.dialects import json
 from one_api.engine.download import FetchFailed, fetch_default_model
 from one_api.settings.adapters import DEFAULT_MODELS_DIR, LocalConfig
 from one_api.settings.files import as_yaml
 from one_api.settings.kinds import Secret
-from one_api.settings.sections import key_names
+from one_api.settings.sections import KeyConfig, key_names
 
 #: Exit codes of ``config reload``, beside 0 and click's own 1.
 _RESTART_NEEDED, _TIMED_OUT = 3, 4
@@ -27,9 +30,12 @@ _POLL_S = 0.1
 def register_commands(app: Flask) -> None:
     """Add our commands to ``app``."""
     app.cli.add_command(_config)
+    app.cli.add_command(_check)
+    app.cli.add_command(_chat)
     app.cli.add_command(_route)
     app.cli.add_command(_models)
     app.cli.add_command(doctor_command)
+    register_account_commands(app)
 
 
 @click.group("config")
@@ -95,12 +101,16 @@ def printed(config: Config) -> str:
 @click.argument("name", required=False)
 def key_command(name: str | None) -> None:
     """Print the first API key, or that of NAME, for use in a command line. Danger: it is a secret."""
-    loaded = _load()
-    keys = dict(zip(key_names(loaded.config.api_keys), loaded.config.api_keys, strict=True))
+    click.echo(_key(_load().config, name).key.reveal())
+
+
+def _key(config: Config, name: str | None) -> KeyConfig:
+    """Return the key of a name, or the first; raises ClickException when there is none."""
+    keys = dict(zip(key_names(config.api_keys), config.api_keys, strict=True))
     entry = keys.get(name) if name else next(iter(keys.values()), None)
     if entry is None:
         raise click.ClickException(f"there is no API key{f' named {name}' if name else ''}: set API_KEYS")
-    click.echo(entry.key.reveal())
+    return entry
 
 
 @click.command("doctor")
@@ -172,7 +182,7 @@ def _ask_gateway(config: Config, url: str | None, path: str, method: str = "GET"
     """Return what the running gateway answers, at ``url`` or where it is configured; raises ClickException in words."""
     if config.admin.key is None:
         raise click.ClickException("set ADMIN_KEY, the operator's key, in the gateway's environment and in this one")
-    url = (url or config.server.url).rstrip("/").removesuffix("/v1") + path
+    url = (url or config.admin.url or config.server.url).rstrip("/").removesuffix("/v1") + path
     if not url.startswith(("http://", "https://")):
         raise click.ClickException(f"{url} is not an http address: write it like http://127.0.0.1:8000")
     # Only here, so that a gateway that serves imports nothing of it.
@@ -200,6 +210,45 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@click.command("chat")
+@click.argument("message", nargs=-1)
+@click.option("--model", help="Which model to ask; by default the first that is listed.")
+@click.option("--key", "name", help="The name of the API key to use; by default the first.")
+@click.option("--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured.")
+def _chat(message: tuple[str, ...], model: str | None, name: str | None, url: str | None) -> None:
+    """Ask the running gateway MESSAGE, and print the answer as it comes.
+
+    Without a MESSAGE each line of the input is one, until its end (Ctrl-D), and what was said before is remembered.
+    """
+    # Only here, so that a gateway that serves imports nothing of requests.
+    from one_api.conversation import Conversation, NoAnswer
+
+    config = _load().config
+    conversation = Conversation(url or config.server.url, _key(config, name).key)
+    try:
+        model = model or next(iter(conversation.models()), None)
+        if model is None:
+            raise NoAnswer("the gateway lists no model")
+        for text in iter([" ".join(message)]) if message else _lines(model):
+            for piece in conversation.say(model, text):
+                click.echo(piece, nl=False)
+            click.echo()
+    except NoAnswer as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _lines(model: str) -> Iterator[str]:
+    """Yield the lines that are typed, or come through a pipe."""
+    click.echo(f"{model}; Ctrl-D ends", err=True)
+    while True:
+        click.echo("> ", nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
 
 
 @click.group("models")

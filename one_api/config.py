@@ -15,31 +15,40 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
-from one_api.settings.adapters import AdapterConfig
+from one_api.settings.adapters import AdapterConfig, LocalConfig
 from one_api.settings.addresses import ENVIRONMENT, check_proxy
 from one_api.settings.checks import (
     MASK,
     check_adapters,
     check_admin,
+    check_database,
     check_groups,
     check_keys,
+    check_prices,
+    check_responses,
     check_server,
     check_storage,
+    check_telemetry,
 )
 from one_api.settings.files import Files, loaded_by_flask, read_env_file, read_yaml, variables_in
 from one_api.settings.groups import expanded
-from one_api.settings.kinds import Proxy, Secret, Storage
+from one_api.settings.kinds import OwnSettings, Proxy, Secret, Storage
+from one_api.settings.observing import LogConfig, MetricsConfig, TelemetryConfig
+from one_api.settings.outside import settings_of
 from one_api.settings.proxies import from_environment
 from one_api.settings.sections import (
     AdminConfig,
+    BudgetConfig,
     CacheConfig,
+    DatabaseConfig,
     ErrorsConfig,
     GroupConfig,
     KeyConfig,
-    LogConfig,
     ModelsConfig,
+    PricesConfig,
     RateLimitConfig,
     ReloadConfig,
+    ResponsesConfig,
     RetryConfig,
     ServerConfig,
 )
@@ -62,10 +71,16 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache: CacheConfig = CacheConfig()
     retry: RetryConfig = RetryConfig()
     server: ServerConfig = ServerConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     errors: ErrorsConfig = ErrorsConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     admin: AdminConfig = AdminConfig()
     reload: ReloadConfig = ReloadConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    prices: PricesConfig = PricesConfig()
+    budget: BudgetConfig = BudgetConfig()
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Config":
@@ -105,12 +120,12 @@ def load(environ: Mapping[str, str] | None = None, kept: Mapping[str, str | None
     problems, files = Problems(), Files(kept)
     env_file = given.get("ONE_API_ENV_FILE", "").strip() or DEFAULT_ENV_FILE
     variables = read_env_file(env_file, problems, files) | given
-    if "ONE_API_ENV_FILE" in given and not Path(env_file).exists():
+    if "ONE_API_ENV_FILE" in given and files.texts.get(env_file, "") is None:
         problems.warn("ONE_API_ENV_FILE", f"there is no file {env_file}", "Name a file that is there, or leave it out")
     raw, path = from_variables(variables, problems), variables.get("ONE_API_CONFIG", "").strip()
     in_file = read_yaml(Path(path), variables, problems, files) if path else {}
     warn_of_near_misses(variables, in_file, variables_in(in_file), problems)
-    values = Builder(problems, _secret).fields(Config, _merged(raw, in_file))
+    values = Builder(problems, _secret, settings_of).fields(Config, _merged(raw, in_file))
     values["adapters"] = _with_proxies(values.get("adapters") or {}, variables, problems)
     config = Config(**{name: value for name, value in values.items() if value is not None})
     _check(config, problems)
@@ -121,6 +136,41 @@ def load(environ: Mapping[str, str] | None = None, kept: Mapping[str, str | None
     groups = expanded(config.model_groups, config.adapters)
     named = {name: given[name] for name in ("ONE_API_ENV_FILE", "ONE_API_CONFIG") if given.get(name, "").strip()}
     return Loaded(structs.replace(config, model_groups=groups), warnings, tuple(paths), named, files.texts)
+
+
+def from_mapping(values: Mapping[str, Any]) -> Loaded:
+    """Read the settings from a mapping with the names of the variables, and from the files that it names; no others.
+
+    Values are texts as in the environment, or what they stand for: numbers, switches, lists; None is no value.
+
+    Raises:
+        ConfigError: with every problem that was found.
+    """
+    given = {str(name): _as_text(value) for name, value in values.items() if value is not None}
+    return load({"ONE_API_ENV_FILE": os.devnull, **given})
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as a variable of the environment holds it."""
+    if isinstance(value, (list, tuple, set)):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_variables(config: "Config") -> dict[str, Any]:
+    """Return the settings that variables stand for, by their names, as they are in effect; secrets are masked."""
+    shown = masked(config)
+    found = {name: _at(shown, place) for place, name in ORIGINS.items()}
+    found["API_KEYS"] = [entry["key"] for entry in shown["api_keys"]]
+    found["LOCAL_MODELS_ENABLED"] = any(isinstance(each, LocalConfig) for each in config.adapters.values())
+    return found
+
+
+def _at(value: Any, place: str) -> Any:
+    """Return what stands at a place such as ``server.port``; None when there is nothing."""
+    for name in place.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _environment() -> dict[str, str]:
@@ -137,6 +187,11 @@ def _environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def inherits_sockets() -> bool:
+    """Return whether gunicorn is handed its listening sockets, by another gunicorn or by systemd."""
+    return bool({"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys())
+
+
 def _started_with() -> dict[str, str]:
     """Return the environment that this process was started with, where the system keeps it."""
     try:
@@ -147,7 +202,7 @@ def _started_with() -> dict[str, str]:
 
 
 #: Sections whose fields stand for themselves: the file's win one by one. Of the others it replaces the whole.
-_BY_FIELD = frozenset({"server", "rate_limit", "log", "admin"})
+_BY_FIELD = frozenset({"server", "rate_limit", "log", "metrics", "telemetry", "admin", "database"})
 
 
 def _merged(raw: dict[str, Any], in_file: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +211,8 @@ def _merged(raw: dict[str, Any], in_file: dict[str, Any]) -> dict[str, Any]:
         # A group that is written as a text is an alias.
         whole = {name: {"targets": [group]} if isinstance(group, str) else group for name, group in groups.items()}
         in_file = in_file | {"model_groups": whole}
+    if isinstance(url := in_file.get("database"), str):
+        in_file = in_file | {"database": {"url": url}}  # it may be written as its address alone
     by_field = {
         name: raw[name] | said
         for name, said in in_file.items()
@@ -190,6 +247,10 @@ def _secret(kind: type, raw: Any) -> Any:
     """Let texts become what hides itself (a hook of msgspec)."""
     if kind is Proxy and isinstance(raw, str) and (wrong := check_proxy(raw)):
         raise msgspec.ValidationError(f"it {'. '.join(wrong)}")
+    if kind is OwnSettings and isinstance(raw, dict):
+        return OwnSettings.read(raw)
+    if kind is OwnSettings:
+        raise msgspec.ValidationError("expected a mapping")
     if kind in (Secret, Storage, Proxy) and isinstance(raw, str) and raw:
         return kind(str(raw))
     raise msgspec.ValidationError("expected a text that is not empty")
@@ -211,11 +272,15 @@ def _with_proxies(adapters: dict[str, Any], variables: Mapping[str, str], proble
 def _check(config: Config, problems: Problems) -> None:
     """Check what concerns several fields together; parts that could not be built are None."""
     check_keys(config.api_keys, problems)
-    check_admin(config.admin, config.api_keys, problems)
+    check_admin(config.admin, config.server, config.api_keys, problems)
     check_adapters(config.adapters, problems)
+    check_telemetry(config.telemetry, problems)
     check_storage("rate_limit", config.rate_limit, ("auto", "memory", "shared"), problems)
     check_storage("cache", config.cache, ("memory",), problems)
-    check_server(config.server, config.api_keys, problems)
+    check_server(config.server, config.api_keys, config.database, problems)
+    check_database(config.database, problems)
+    check_prices(config.prices, config.adapters, problems)
+    check_responses(config.responses, config.server, config.database, problems)
     check_groups(config.model_groups, config.adapters, problems)
 
 

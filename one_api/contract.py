@@ -1,12 +1,34 @@
 """What the rooms hand to each other: the types that routing, adapters, cache and doors agree on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject: TypeAlias = dict[str, Any]
+
+#: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
+#: What servers call a model's context, and how model lists tell it to clients of any of them.
+CONTEXT_NAMES = ("context_window", "context_length", "max_model_len")
+_OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
+#: What a model may be asked for.
+Kind: TypeAlias = Literal[
+    "chat", "completion", "embedding", "moderation", "image", "transcription", "translation", "speech", "rerank"
+]
+#: Where clients ask for it.
+DOORS: dict[Kind, str] = {
+    "chat": "/v1/chat/completions",
+    "completion": "/v1/completions",
+    "embedding": "/v1/embeddings",
+    "moderation": "/v1/moderations",
+    "image": "/v1/images/generations",
+    "transcription": "/v1/audio/transcriptions",
+    "translation": "/v1/audio/translations",
+    "speech": "/v1/audio/speech",
+    "rerank": "/v1/rerank",
+}
 
 #: Token counts beyond this are nonsense, whatever server reports them.
 _MAX_TOKENS = 1_000_000_000
@@ -17,41 +39,98 @@ class Caller:
     """Who asks: the name of the key, never the key."""
 
     name: str
+    #: Lists of model ids and of patterns with ``*``; of each list one has to fit. Without a list any model may be used.
+    models: tuple[tuple[str, ...], ...] = ()
+    #: What only this gateway knows of the key, the same in every process and after every start.
+    secret: bytes = field(default=b"", repr=False, compare=False)
+    #: Its own limits, per minute and at a time. None: as configured for all keys; 0: no limit.
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+
+    def may_use(self, model: str) -> bool:
+        """Say whether the key may name a model."""
+        return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer took, in tokens; ``prompt_tokens`` includes cached ones, as OpenAI counts."""
+    """What an answer took, in tokens, as OpenAI counts.
+
+    ``prompt_tokens`` include those that the upstream had in its cache and those that it put there,
+    ``completion_tokens`` include those of reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
         """Read an OpenAI ``usage`` object; None when there is none, and absurd counts are clamped."""
         if not isinstance(usage, dict):
             return None
-        return cls(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+        prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
+        return cls(
+            _count(usage, "prompt_tokens"),
+            _count(usage, "completion_tokens"),
+            _count(prompt, "cached_tokens"),
+            _count(prompt, "cache_write_tokens"),
+            _count(completion, "reasoning_tokens"),
+        )
 
 
-def _count(value: Any) -> int:
-    """Return a plausible count for what an upstream said."""
+def _details(usage: JSONObject, name: str) -> JSONObject:
+    details = usage.get(name)
+    return details if isinstance(details, dict) else {}
+
+
+def _count(counts: JSONObject, name: str) -> int:
+    """Return a plausible count for what an upstream said, if it did."""
+    value = counts.get(name)
+    if value is None or (type(value) is int and 0 <= value <= _MAX_TOKENS):  # as nearly always
+        return value or 0
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return 0
     return int(min(max(value, 0), _MAX_TOKENS))
 
 
-class ChunkStream(ABC):
-    """A streamed answer: OpenAI chunks as dicts. It ends exactly once; whoever has it calls ``aclose()``.
+class AnswerStream(ABC):
+    """An answer that comes in pieces. It ends exactly once; whoever has it calls ``aclose()``."""
 
-    ``usage`` is set once the upstream has sent it.
-    """
-
+    #: Set once the upstream has sent it.
     usage: Usage | None = None
     #: True once ``read`` would return the end without waiting.
     ended: bool = False
+    #: What the answer says of itself, once it has: why it ended, its id, and the upstream's name of the model.
+    finish_reason: str | None = None
+    response_id: str | None = None
+    response_model: str | None = None
     #: The longest silence between two events of the upstream, in seconds, where it is shorter than the adapter's own.
     idle_s: float | None = None
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of the upstream. May be called at any time, and again."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class ChunkStream(AnswerStream):
+    """A streamed answer whose items are objects: OpenAI chunks as dicts.
+
+    A stream of another dialect, for a door of that dialect, has that dialect's events instead: it sets ``is_chat``, and
+    says itself what its items hold (``has_content``, ``show_model``).
+    """
+
+    #: Its items are chat chunks, so that another stream may go on from what they said.
+    is_chat: ClassVar[bool] = True
 
     @abstractmethod
     async def read(self) -> list[JSONObject]:
@@ -64,20 +143,75 @@ class ChunkStream(ABC):
                 the upstream having said that it was finished.
         """
 
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Let go of the upstream. May be called at any time, and again."""
+    async def read_encoded(self, encode: Callable[[list[JSONObject]], bytes]) -> bytes:
+        """Return what ``encode`` makes of the next chunks; may be nothing. Raises as ``read``, which is not used then.
+
+        ``encode`` writes each chunk for itself: a stream may use what it made of an earlier one.
+        """
+        return encode(await self.read())
+
+    def has_content(self, chunk: JSONObject) -> bool:
+        """Say whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
+        for choice in chunk.get("choices", ()):
+            if choice.get("finish_reason") is not None or choice.get("text"):
+                return True
+            if any(value for name, value in choice.get("delta", {}).items() if name != "role"):
+                return True
+        return False
+
+    def show_model(self, chunk: JSONObject, model: str) -> None:
+        """Put the model's name that clients are to see into an item."""
+        chunk["model"] = model
 
     async def __aiter__(self) -> AsyncIterator[JSONObject]:
         while chunks := await self.read():
             for chunk in chunks:
                 yield chunk
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+class ByteStream(AnswerStream):
+    """An answer of any type, as bytes that pass through unread; the first of them are there."""
+
+    status: int = 200
+    content_type: str = "application/octet-stream"
+    #: The header ``Content-Disposition``, where the upstream sent one.
+    disposition: str | None = None
+
+    @property
+    def has_events(self) -> bool:
+        """Say whether it is a stream of server-sent events."""
+        return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """Wait for the next bytes; none are the end. May be cancelled and called again, and raises as chunks do."""
+
+
+#: A whole answer in OpenAI's format, or one that comes in pieces.
+Answer: TypeAlias = JSONObject | ChunkStream | ByteStream
+
+
+class Call(Protocol):
+    """What a client asks for, as far as those need to know who find out which deployment answers it."""
+
+    @property
+    def kind(self) -> Kind:
+        """Return what is asked for."""
+
+    @property
+    def model(self) -> str:
+        """Return the name of the model: the client's, or in an attempt the upstream's."""
+
+    @property
+    def stream(self) -> bool:
+        """Say whether the answer is to come as chunks."""
+
+    @property
+    def repeats(self) -> bool:
+        """Say whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
+
+    def for_model(self, model: str) -> Self:
+        """Return the same request for the model of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +223,37 @@ class ModelInfo:
     created: int = 0
     context_window: int | None = None
     max_output_tokens: int | None = None
+    #: What it may be asked for; None when nobody has said.
+    kinds: tuple[Kind, ...] | None = None
     #: What else the upstream said of it.
     extra: JSONObject = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, entry: Any, owner: str = "") -> "ModelInfo | None":
+        """Read an entry of a model list in OpenAI's format; None for what has no id.
+
+        ``owner`` stands for an owner that is not named.
+        """
+        if isinstance(entry, cls):
+            return entry
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            return None
+        window = next((entry[key] for key in CONTEXT_NAMES if entry.get(key)), None)
+        created, owned_by, most = entry.get("created"), entry.get("owned_by"), entry.get("max_output_tokens")
+        return cls(
+            id=entry["id"],
+            owned_by=owned_by if isinstance(owned_by, str) else owner,
+            created=created if isinstance(created, int) else 0,
+            context_window=window if isinstance(window, int) else None,
+            max_output_tokens=most if isinstance(most, int) else None,
+            extra={key: value for key, value in entry.items() if key not in _OWN_KEYS},
+        )
 
     def to_openai(self, model_id: str) -> JSONObject:
         """Return the entry for the model list, under the id that clients use."""
         entry: JSONObject = {"id": model_id, "object": "model", "created": self.created, "owned_by": self.owned_by}
         if self.context_window is not None:
-            entry |= dict.fromkeys(("context_window", "context_length", "max_model_len"), self.context_window)
+            entry |= dict.fromkeys(CONTEXT_NAMES, self.context_window)
         if self.max_output_tokens is not None:
             entry["max_output_tokens"] = self.max_output_tokens
         return entry | {key: value for key, value in self.extra.items() if key not in entry}

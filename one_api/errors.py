@@ -11,7 +11,10 @@ GatewayError                    status  code
 ├── RequestTooLarge             413     request_too_large
 ├── UnsupportedMediaType        415     unsupported_media_type
 ├── RateLimited                 429     rate_limit_exceeded
+├── BudgetExceeded              429     budget_exceeded
 ├── InternalError               500     internal_error: always a bug of ours
+├── AccountsUnavailable         503     accounts_unavailable
+├── Unpriced                    503     unpriced
 ├── NoDeployment                503     no_backend_available
 ├── ShuttingDown                503     server_shutdown
 ├── ClientTooSlow               503     client_too_slow
@@ -46,6 +49,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+#: How long to wait after a 429 or 503 whose time is not known, in seconds: some clients repeat none without it.
+_DEFAULT_WAIT_S = 1.0
+
 
 class GatewayError(Exception):
     """An answer other than success. ``message`` is for the client: it says what to do, and holds no secret."""
@@ -53,6 +59,8 @@ class GatewayError(Exception):
     status: int = 500
     type: str = "server_error"
     code: str | None = None
+    #: Which of the caller's limits refused the request.
+    limit: str | None = None
     #: ``x-should-retry``: False when the same request cannot succeed later; None leaves it to the status.
     should_retry: bool | None = None
 
@@ -66,6 +74,7 @@ class GatewayError(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
         more_headers: Mapping[str, str] | None = None,
+        limit: str | None = None,
     ) -> None:
         """What is None stays as the class has it; ``more_headers`` go with the answer."""
         super().__init__(message)
@@ -79,6 +88,15 @@ class GatewayError(Exception):
             self.type = type
         if code is not None:
             self.code = code
+        if limit is not None:
+            self.limit = limit
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long the client should wait before it repeats the request, in seconds; None leaves that to the client."""
+        if self.retry_after_s is None and self.status in (429, 503) and self.should_retry is None:
+            return _DEFAULT_WAIT_S
+        return self.retry_after_s
 
     def to_openai(self) -> dict[str, Any]:
         """Return the body that OpenAI's clients read: ``{"error": {...}}`` with all four keys."""
@@ -88,10 +106,10 @@ class GatewayError(Exception):
     def headers(self) -> dict[str, str]:
         """Return the headers that go with the answer; most of them steer the client's retries."""
         found = dict(self._more_headers)
-        if self.retry_after_s is not None:
-            found["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
-            if self.retry_after_s < 1:
-                found["retry-after-ms"] = str(max(1, math.ceil(self.retry_after_s * 1000)))
+        if (wait_s := self.wait_s) is not None:
+            found["retry-after"] = str(max(1, math.ceil(wait_s)))
+            if wait_s < 1:
+                found["retry-after-ms"] = str(max(1, math.ceil(wait_s * 1000)))
         if self.should_retry is not None:
             found["x-should-retry"] = "true" if self.should_retry else "false"
         return found
@@ -175,10 +193,36 @@ class RateLimited(GatewayError):
     code = "rate_limit_exceeded"
 
 
+class BudgetExceeded(GatewayError):
+    """A budget of this key, its team or of all keys has too little left; ``retry_after_s`` is when it renews."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "budget_exceeded"
+    limit = "budget"
+    should_retry = False
+
+
 class InternalError(GatewayError):
     """A bug of ours. The message tells nothing of it; the log does, under the request's id."""
 
     code = "internal_error"
+
+
+class AccountsUnavailable(GatewayError):
+    """The database of keys and usage cannot be used now."""
+
+    status = 503
+    type = "server_error"
+    code = "accounts_unavailable"
+
+
+class Unpriced(GatewayError):
+    """A budget binds the caller, and nobody knows what the model costs."""
+
+    status = 503
+    code = "unpriced"
+    should_retry = False
 
 
 class NoDeployment(GatewayError):

@@ -10,7 +10,8 @@ from flask.cli import run_command
 from werkzeug.serving import is_running_from_reloader
 
 from one_api.config import Loaded
-from one_api.startup import Listening, local_url, report
+from one_api.settings.addresses import url_of
+from one_api.startup import Listening, report
 
 #: How werkzeug's server logs a request.
 _REQUEST_LINE = '"%s" %s %s'
@@ -36,7 +37,7 @@ def prepare_flask_run(loaded: Loaded) -> None:
     if wanted:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *wanted])  # noqa: S606 - this very command
     if not is_running_from_reloader():
-        report(loaded, Listening(local_url(context.params["host"], context.params["port"]), 1))
+        report(loaded, Listening(url_of(context.params["host"], context.params["port"]), 1))
 
 
 def _is_no_request(record: logging.LogRecord) -> bool:

@@ -1,22 +1,34 @@
-"""What ``make run`` does before it serves: a ``.env`` with a key of its own, and the small local model."""
+"""What ``make run`` and a first ``one-api serve`` do before they serve: a ``.env`` with keys, and a small model."""
 
 import secrets
 import sys
 from pathlib import Path
 
-from one_api.config import Config, ConfigError
+from one_api.config import Config, ConfigError, Loaded
 from one_api.engine.download import FetchFailed, fetch_default_model
+from one_api.engine.files import EngineFailed, find_engine
 from one_api.settings.adapters import LocalConfig
 
 _ENV = Path(".env")
 _EXAMPLE = Path(".env.example")
+#: What stands in for our example where there is none.
+_MINIMAL = """\
+# Settings of one_api. The environment wins over them.
+
+# The keys that clients may use, separated by commas; name:key gives one a name for the log.
+API_KEYS=
+# The operator's key, for /admin on this machine and the commands that ask a running gateway.
+ADMIN_KEY=
+"""
 
 
 def make_env_file(target: Path, example: Path) -> bool:
-    """Write ``target`` from ``example`` with new keys, readable by its owner only; False if it is there."""
+    """Write ``target`` from our ``example`` with new keys, readable by its owner only; False if it is there."""
     if target.exists():
         return False
-    text = example.read_text(encoding="utf-8")
+    text = example.read_text(encoding="utf-8") if example.is_file() else ""
+    if not text.startswith(_MINIMAL.partition(".")[0]):
+        text = _MINIMAL  # it is somebody else's example, or there is none
     for variable, prefix in (("API_KEYS", "sk-one"), ("ADMIN_KEY", "sk-admin")):
         text = text.replace(f"\n{variable}=\n", f"\n{variable}={prefix}-{secrets.token_urlsafe(24)}\n", 1)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
@@ -32,19 +44,29 @@ def _fetch_model(folder: Path) -> None:
         fetch_default_model(folder, print)
 
 
+def is_first_start(loaded: Loaded) -> bool:
+    """Return whether nobody has set anything up here: there is no API key, and no file that could hold one."""
+    return not (loaded.config.api_keys or loaded.files or loaded.named_files)
+
+
 def main() -> int:
     """Set up; returns the exit code."""
-    if make_env_file(_ENV, _EXAMPLE):
-        print(f"made {_ENV} from {_EXAMPLE}, with new keys")
+    try:
+        if make_env_file(_ENV, _EXAMPLE):
+            print(f"made {_ENV} with new keys")
+    except OSError as error:
+        print(f"{_ENV} cannot be made ({error.strerror}): set API_KEYS in the environment", file=sys.stderr)
+        return 1
     try:
         config = Config.load()
-        for adapter in config.adapters.values():
+        for name, adapter in config.adapters.items():
             if isinstance(adapter, LocalConfig):
+                find_engine(name)  # a model without one would be of no use
                 _fetch_model(Path(adapter.models_dir))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    except FetchFailed as error:
+    except (FetchFailed, EngineFailed) as error:
         print(f"{error}\nThe gateway starts without it.", file=sys.stderr)
     return 0
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import re
-import select
 import shlex
 import socket
 import stat
@@ -13,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import one_api
 from one_api import __version__
@@ -21,8 +19,10 @@ from one_api.config import ConfigError, Loaded, load
 from one_api.dialects import json
 from one_api.engine.download import DEFAULT_MODEL
 from one_api.engine.gguf import discover
-from one_api.settings.adapters import AdapterConfig, LocalConfig
-from one_api.settings.sections import KeyConfig, TargetConfig, key_names, targets
+from one_api.observability.log import head_of, write_at_once
+from one_api.settings.adapters import AdapterConfig, LocalConfig, OutsideConfig
+from one_api.settings.outside import type_name
+from one_api.settings.sections import AdminConfig, KeyConfig, TargetConfig, key_names, targets
 from one_api.settings.validation import Problem
 
 #: How long a port may stay in use while the process that held it ends, in seconds.
@@ -30,8 +30,8 @@ _PORT_WAIT_S = 2.0
 #: Names in one line of the table.
 _MAX_NAMES = 10
 _WHAT_TO_DO = {
-    errno.EADDRNOTAVAIL: "this machine has no such address: set HOST to one of its own, or to 0.0.0.0",
-    errno.EACCES: "only root may listen there: set PORT to 1024 or more",
+    errno.EADDRNOTAVAIL: "this machine has no such address: set {host} to one of its own, or to 0.0.0.0",
+    errno.EACCES: "only root may listen there: set {port} to 1024 or more",
 }
 
 
@@ -41,32 +41,19 @@ class Listening:
 
     url: str | None
     processes: int
-
-
-def local_url(host: str, port: int) -> str:
-    """Return where a program on this machine reaches a server that listens on ``host``."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    #: Whether it listens at ``admin.listen``, too.
+    has_admin: bool = False
 
 
 def report(loaded: Loaded, listening: Listening) -> None:
     """Print what is doubtful, and what is served, in the format of the log."""
     as_json = loaded.config.log.format == "json"
     for warning in [*loaded.warnings, *machine_warnings(loaded)]:
-        _write(warning_as_json(warning) if as_json else f"warning: {warning}", sys.stderr)
+        write_at_once(warning_as_json(warning) if as_json else f"warning: {warning}", sys.stderr.fileno())
     if as_json:
-        _write(announcement_as_json(loaded, listening), sys.stderr)
+        write_at_once(announcement_as_json(loaded, listening), sys.stderr.fileno())
     else:
-        _write(announcement(loaded, listening), sys.stdout)
-
-
-def _write(lines: str, stream: TextIO) -> None:
-    """Write lines as far as that needs no waiting: a log that is not read must not hold up the start."""
-    data = f"{lines}\n".encode(errors="replace")
-    for begin in range(0, len(data), select.PIPE_BUF):
-        if not select.select([], [stream], [], 0)[1]:
-            return
-        os.write(stream.fileno(), data[begin : begin + select.PIPE_BUF])  # never waits: there is room for so much
+        write_at_once(announcement(loaded, listening), sys.stdout.fileno())
 
 
 def announcement(loaded: Loaded, listening: Listening) -> str:
@@ -82,14 +69,12 @@ def announcement(loaded: Loaded, listening: Listening) -> str:
 
 def announcement_as_json(loaded: Loaded, listening: Listening) -> str:
     """Return the same table as one line of the log."""
-    head = {"event": "start", "time": round(time.time(), 3), "version": __version__}
-    return json.encode(head | table(loaded, listening)).decode()
+    return json.encode(head_of("start") | {"version": __version__} | table(loaded, listening)).decode()
 
 
 def warning_as_json(warning: Problem) -> str:
     """Return a warning as one line of the log."""
-    fields = {"event": "log", "time": round(time.time(), 3), "level": "warning", "logger": "one_api"}
-    return json.encode(fields | {"message": str(warning)}).decode()
+    return json.encode(head_of("log", "warning") | {"logger": "one_api", "message": str(warning)}).decode()
 
 
 def _rows(name: str, values: list[str]) -> Iterator[tuple[str, str]]:
@@ -111,11 +96,21 @@ def table(loaded: Loaded, listening: Listening) -> dict[str, list[str]]:
             for name, group in config.model_groups.items()
         ]
         or ["none"],
+        "admin": [_admin(config.admin, listening)],
         "keys": [", ".join(key_names(config.api_keys)) or "none: every call to /v1 is answered with 401; set API_KEYS"],
         "limits": [_limits(loaded) if limits.enabled else "off"],
         "cache": [_kind_of(config.cache.storage) if config.cache.enabled else "off"],
-        "database": ["none"],
+        "database": [re.sub(r"//[^/]*@", "//", config.database.url)],
     }
+
+
+def _admin(settings: AdminConfig, listening: Listening) -> str:
+    """Return where ``/admin`` is, and for whom."""
+    if settings.listen is None:
+        return "/admin, for this machine only"
+    if not listening.has_admin:
+        return f"nowhere: this server was not told to listen on {settings.listen}"
+    return f"{settings.url}/admin, for {', '.join(settings.allow) or 'nobody'}"
 
 
 def _adapter(name: str, settings: AdapterConfig) -> str:
@@ -124,7 +119,9 @@ def _adapter(name: str, settings: AdapterConfig) -> str:
         models, _ = discover(Path(settings.models_dir))
         ids = [*(model.id for model in models), *settings.aliases]
         return f"{name} (local, {settings.models_dir}): {_few(ids) or 'no model yet'}"
-    kind = settings.__struct_config__.tag
+    if isinstance(settings, OutsideConfig):
+        return f"{name} ({settings.type})"
+    kind = type_name(settings)
     listed = "its models are asked for" if settings.models is None else _few(list(settings.models)) or "no model"
     return f"{name} ({kind}, {settings.base_url}): {listed}"
 
@@ -206,7 +203,7 @@ def _model(loaded: Loaded) -> str | None:
     default = DEFAULT_MODEL.file_name.removesuffix(".gguf")
     if default in found:
         return default
-    listed = [m for a in config.adapters.values() if not isinstance(a, LocalConfig) for m in a.models or ()]
+    listed = [model for each in config.adapters.values() for model in getattr(each, "models", None) or ()]
     return next(iter([*found, *config.model_groups, *listed]), None)
 
 
@@ -240,15 +237,19 @@ def _holds_secrets(path: Path) -> bool:
 # The address
 
 
-def address_problem(host: str, port: int) -> str | None:
-    """Return in one sentence why the gateway cannot listen there, or None; waits briefly for a port in use."""
+def address_problem(host: str, port: int, settings: tuple[str, str] = ("HOST", "PORT")) -> str | None:
+    """Return in one sentence why the gateway cannot listen there, or None; waits briefly for a port in use.
+
+    ``settings`` are the variables that host and port are set by.
+    """
+    names = dict(zip(("host", "port"), settings, strict=True))
     deadline = time.monotonic() + _PORT_WAIT_S
     while (error := _bind_error(host, port)) is not None:
         if error.errno != errno.EADDRINUSE:
-            what = _WHAT_TO_DO.get(error.errno or 0, f"{error.strerror or error}: check HOST and PORT")
-            return f"The gateway cannot listen on {host}, port {port}: {what}."
+            what = _WHAT_TO_DO.get(error.errno or 0, f"{error.strerror or error}: check {{host}} and {{port}}")
+            return f"The gateway cannot listen on {host}, port {port}: {what.format(**names)}."
         if time.monotonic() > deadline:
-            return f"Port {port} is in use{_holder(port)}: end that program, or set PORT to another number."
+            return f"Port {port} is in use{_holder(port)}: end that program, or set {names['port']} to another number."
         time.sleep(0.1)
     return None
 

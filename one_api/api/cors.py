@@ -5,11 +5,22 @@ is answered before the key is looked at; no other ``OPTIONS`` is.
 """
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv6Address
+from typing import Any
 
 from flask import Flask, Response, g, request
-from flask_cors.core import DEFAULT_OPTIONS, serialize_options, set_cors_headers
+from flask_cors.core import (
+    DEFAULT_OPTIONS,
+    get_app_kwarg_dict,
+    parse_resources,
+    serialize_options,
+    set_cors_headers,
+    try_match_any_pattern,
+    try_match_pattern,
+)
 
+from one_api.settings.origins import are_origins
 from one_api.utils.auth import authenticate, authenticate_operator
 
 #: Response headers that browsers may read.
@@ -17,37 +28,66 @@ _EXPOSED = [
     "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
-    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings", "x-gateway-cache", "age",
+    "x-gateway-attempts", "x-gateway-deployment", "x-gateway-warnings", "x-gateway-cache", "x-gateway-cost", "age",
 ]  # fmt: skip
 #: And those that begin so: the limits and ids of upstreams, each with names of its own.
 _EXPOSED_OF_UPSTREAMS = ("x-upstream-", "anthropic-ratelimit-")
 #: Pages of other origins never reach what is for the operator.
-_RESOURCES = r"/(?!admin(?:/|$))"
+_RESOURCES = re.compile(r"/(?!admin(?:/|$))")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class CrossOrigin:
-    """The origins whose pages may call; "*" stands for all."""
+    """The origins whose pages may call, and what they may; "*" stands for all.
 
-    def __init__(self, origins: tuple[str, ...]) -> None:
-        self._allowed = [_pattern(origin) for origin in origins]
-        settings = {
-            "origins": "*" if "*" in origins else self._allowed,
+    ``given`` are options of Flask-CORS that were set in code as ``CORS_*``; they go before ours.
+    """
+
+    def __init__(self, origins: tuple[str, ...], given: Mapping[str, Any] | None = None) -> None:
+        ours = {
+            "origins": "*" if "*" in origins else [_pattern(origin) for origin in origins],
             "allow_headers": "*",
             "expose_headers": _EXPOSED,
             "max_age": 600,
+            "resources": _RESOURCES,
         }
-        self._options = serialize_options({**DEFAULT_OPTIONS, **settings}) if origins else None
+        options = {**DEFAULT_OPTIONS, **ours, **(given or {})}
+        resources = [
+            (path, serialize_options({**options, **own})) for path, own in parse_resources(options["resources"])
+        ]
+        self._resources = resources if any(each.origins for _, each in resources) else []
 
-    def allows(self, origin: str) -> bool:
-        """Say whether pages of this origin may call."""
-        return any(each.match(origin) for each in self._allowed)
+    def answers_preflight(self) -> bool:
+        """Say whether the current preflight is of a page that may call."""
+        options = self._options()
+        return (
+            options is not None
+            and bool(options.automatic_options)
+            and try_match_any_pattern(request.headers.get("Origin", ""), options.origins, caseSensitive=False)
+        )
 
     def mark(self, response: Response) -> Response:
         """Add what browsers have to see to the answer of the current request."""
-        if self._options is not None and re.match(_RESOURCES, request.path):
-            _expose_more(set_cors_headers(response, self._options))
-        return response
+        options = self._options()
+        return response if options is None else _expose_more(set_cors_headers(response, options))
+
+    def _options(self) -> Any:
+        """Return the options for the path of the current request; None when no page may call it."""
+        if not self._resources or not _RESOURCES.match(request.path):
+            return None
+        found = (options for path, options in self._resources if try_match_pattern(request.path, path))
+        return options if (options := next(found, None)) and options.origins else None
+
+
+def given_options(app: Flask) -> dict[str, Any]:
+    """Return the options that ``app.config`` has for Flask-CORS, as ``CORS_*``.
+
+    Without ``CORS_ORIGINS`` where these are plain origins: they are a setting of ours, which means the same.
+    """
+    given = get_app_kwarg_dict(app)
+    if are_origins(given.get("origins")):
+        del given["origins"]
+    return given
 
 
 def register(app: Flask) -> None:
@@ -61,9 +101,8 @@ def _answer_options() -> Response | None:
     """Answer a preflight; any other ``OPTIONS`` is a method that no route has."""
     if request.method != "OPTIONS":
         return None
-    is_preflight = "Access-Control-Request-Method" in request.headers
     cors: CrossOrigin = g.snapshot.cors
-    if is_preflight and re.match(_RESOURCES, request.path) and cors.allows(request.headers.get("Origin", "")):
+    if "Access-Control-Request-Method" in request.headers and cors.answers_preflight():
         return Response(status=204)
     if request.path.startswith("/admin"):
         authenticate_operator()

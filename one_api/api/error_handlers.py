@@ -2,10 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from operator import attrgetter
+from typing import NamedTuple, cast
 
 from flask import Flask, Response, g, request
+from flask_limiter import RateLimitExceeded
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
+from one_api.api.request_log import is_anthropic
+from one_api.contract import JSONObject
+from one_api.dialects.anthropic.inbound import errors as anthropic
+from one_api.dialects.responses.failure import error_of
 from one_api.errors import (
     GatewayError,
     InternalError,
@@ -15,14 +23,39 @@ from one_api.errors import (
     RequestTooLarge,
     UnknownPath,
 )
-from one_api.observability.records import CallRecord
+from one_api.records import CallRecord
 from one_api.serving.responses import JSONResponse
+from one_api.utils.rate_limit import refusal_of
 
 logger = logging.getLogger(__name__)
 
 
+class Envelope(NamedTuple):
+    """How an error is written for the clients of a door."""
+
+    body: Callable[[GatewayError, str], JSONObject]
+    """Takes the request's id, too."""
+    status: Callable[[GatewayError], int] = attrgetter("status")
+    headers: Callable[[GatewayError], dict[str, str]] = GatewayError.headers
+
+
+_ANTHROPIC = Envelope(anthropic.to_anthropic, anthropic.status_of, anthropic.headers_of)
+_RESPONSES = Envelope(lambda error, _: error_of(error))
+_OPENAI = Envelope(lambda error, _: error.to_openai())
+
+
+def envelope() -> Envelope:
+    """Return how errors are written for the client of the current request.
+
+    It expects its dialect also where no door was reached: without a key, with a wrong method, at an unknown address.
+    """
+    if is_anthropic():
+        return _ANTHROPIC
+    return _RESPONSES if request.path.startswith("/v1/responses") else _OPENAI
+
+
 def register(app: Flask) -> None:
-    """Have ``app`` answer every error in OpenAI's format."""
+    """Have ``app`` answer every error in the dialect of its path."""
     app.register_error_handler(GatewayError, _answer)
     app.register_error_handler(HTTPException, _answer_http)
     app.register_error_handler(Exception, _answer_bug)
@@ -31,9 +64,11 @@ def register(app: Flask) -> None:
 def _answer(error: GatewayError) -> Response:
     record: CallRecord | None = g.get("call")
     if record is not None:
-        record.error = error.code or error.type
-    response = JSONResponse(error.to_openai(), error.status)
-    response.headers.update(error.headers())
+        record.fail(error)
+    form = envelope()
+    request_id = record.request_id if record is not None else ""
+    response = JSONResponse(form.body(error, request_id), form.status(error))
+    response.headers.update(form.headers(error))
     return response
 
 
@@ -41,6 +76,10 @@ def _answer_http(error: HTTPException) -> Response:
     """Translate what Flask raises itself."""
     if isinstance(error, ClientDisconnected):
         raise asyncio.CancelledError from error  # nobody is there to answer: as when it leaves later
+    if error.response is not None:
+        return cast(Response, error.response)  # made by whoever raised it
+    if isinstance(error, RateLimitExceeded):
+        return _answer(refusal_of(error))
     place = f"{request.method} {request.path[:256]}"
     status = error.code or 500
     if status == 404:

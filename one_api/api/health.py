@@ -19,13 +19,18 @@ def alive() -> Response:
 async def ready() -> Response:
     """Answer 200 when a model can be served, else 503 with the reason; ``pending`` names upstreams not heard of.
 
-    What works less well than it could is told, too (``limits``, ``cache``), and makes nothing unready.
+    What works less well than it could is told, too (``limits``, ``cache``, ``accounts``), and makes nothing unready.
     """
     used = snapshot()
     await used.registry.start()
     reason = "draining: the process is about to end" if service().draining else used.registry.unready
     body = {"status": "unready" if reason else "ready", "reason": reason, "pending": used.registry.pending}
-    for part, degraded in (("limits", used.limits.degraded), ("cache", used.registry.cache_degraded)):
+    accounts, store = service().accounts, used.registry.answer_store
+    for part, degraded in (
+        ("limits", used.limits.degraded),
+        ("cache", store and store.degraded),
+        ("accounts", accounts and accounts.degraded),
+    ):
         if degraded:
             body[part] = degraded
     return JSONResponse(body, 503 if reason else 200)

@@ -1,10 +1,12 @@
 """A changed configuration is taken over without a cut: loaded, checked, built beside the old one, then swapped in."""
 
 import asyncio
+import gc
 import logging
+import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +15,7 @@ from one_api.api.snapshot import Snapshot
 from one_api.config import Config, ConfigError, Loaded
 from one_api.dialects.json import JSONObject
 from one_api.models.adapters.base import BaseModelAdapter
+from one_api.observability.log import audit
 from one_api.serving.kept import KeptTexts
 from one_api.settings.changes import applicable, changed_paths, digest_of
 from one_api.settings.validation import Problem
@@ -23,6 +26,8 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 1.0
 #: How often it looks whether the last request of an old configuration has ended, in seconds.
 _POLL_S = 0.05
+#: How long a thread that computes may hold up the loop meanwhile, in seconds.
+_SWITCH_S = 0.0005
 #: How often files that change while they are read are read again.
 _MAX_LOADS = 5
 #: Changed places in one line of the log.
@@ -54,9 +59,21 @@ class Reload:
     changes nothing.
     """
 
-    def __init__(self, snapshot: Snapshot, sources: Sources | None, kept: KeptTexts) -> None:
-        """Without ``sources`` the configuration was made in code, and stays."""
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        sources: Sources | None,
+        kept: KeptTexts,
+        show: Callable[[Config], None],
+        on_swap: Callable[[], None],
+    ) -> None:
+        """Without ``sources`` the configuration was made in code, and stays.
+
+        ``show`` is called, in a thread, with each new one before it is used, and ``on_swap`` when it is.
+        """
         self.snapshot = snapshot
+        self._show = show
+        self._on_swap = on_swap
         self._sources = sources
         self._kept = kept
         self._rung = kept.rung
@@ -69,6 +86,18 @@ class Reload:
         self._texts = sources.texts if sources else {}
         self._files = _fingerprint(self._texts)
         self._last: JSONObject = {}
+        #: When what is in use was loaded, in Unix seconds.
+        self.loaded_at = time.time()
+
+    @property
+    def was_refused(self) -> bool:
+        """Say whether the last reload was refused."""
+        return self._last.get("result") == "refused"
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """Return all that serve requests, the current one first."""
+        return [self.snapshot, *self._old]
 
     # Asked for
 
@@ -106,7 +135,8 @@ class Reload:
         try:
             while (by := self._again) is not None:
                 self._again = None
-                await self._load_once(by)
+                with _giving_way():
+                    await self._load_once(by)
         finally:
             self._loading = None
 
@@ -118,7 +148,13 @@ class Reload:
             if (digest, tuple(restart_needed)) == (old.digest, old.restart_needed):
                 await asyncio.to_thread(self._keep, texts)
                 self._note("unchanged", by, old.digest)
-                logger.info("configuration reload by %s: nothing changed, digest %s", by, digest[:12])
+                if self._is_first(by, old.digest):
+                    logger.info(
+                        "configuration reload by %s: nothing changed, digest %s",
+                        by,
+                        digest[:12],
+                        extra=audit("config", by=by, result="unchanged", digest=digest),
+                    )
                 return
             new = await self._built(config, restart_needed, old)
         except ConfigError as error:
@@ -128,10 +164,12 @@ class Reload:
             logger.exception("configuration reload by %s failed", by)
             self._refused(by, [f"{type(error).__name__}: {error}"])
             return
+        await asyncio.to_thread(self._show, new.config)
         await self._swap(old, new)
         await asyncio.to_thread(self._keep, texts)
         self._note("applied", by, new.digest)
-        _log_changes(by, old, new)
+        if self._is_first(by, old.digest, new.digest):
+            await asyncio.to_thread(_log_changes, by, old, new)
 
     def _load(self) -> tuple[Config, list[str], dict[str, str | None]]:
         """Load, in a thread; returns the configuration, which settings need a restart, and the texts of its files."""
@@ -168,10 +206,10 @@ class Reload:
         new.registry.take_over(old.registry)
         self.snapshot = new
         self._old.append(old)
+        self._on_swap()
         task = asyncio.get_running_loop().create_task(self._let_go(old))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await new.limits.take_over()
         await new.limits.start()
         for adapter in self._unshared(old, [new]):
             await adapter.retire()
@@ -195,16 +233,24 @@ class Reload:
             self._kept.apply(self._sources.start_texts, texts)
 
     def _refused(self, by: str, problems: list[str]) -> None:
-        logger.error(
-            "configuration reload by %s was refused, the one before goes on, digest %s: %s",
-            by,
-            self.snapshot.digest[:12],
-            "; ".join(problems),
-        )
+        if self._is_first(by, self.snapshot.digest, *problems):
+            logger.error(
+                "configuration reload by %s was refused, the one before goes on, digest %s: %s",
+                by,
+                self.snapshot.digest[:12],
+                "; ".join(problems),
+                extra=audit("config", by=by, result="refused", digest=self.snapshot.digest, problems=problems),
+            )
         self._note("refused", by, self.snapshot.digest, problems)
+
+    def _is_first(self, *result: str) -> bool:
+        """Say whether this process is to log the result: one line is enough where all come to the same."""
+        return self._kept.is_first(f"{result} {self._files}")
 
     def _note(self, result: str, by: str, digest: str, problems: list[str] | None = None) -> None:
         self._last = {"result": result, "by": by, "time": round(time.time(), 3), "digest": digest}
+        if result != "refused":
+            self.loaded_at = self._last["time"]
         if problems:
             self._last["problems"] = problems
 
@@ -244,6 +290,23 @@ class Reload:
             await old.registry.let_go(self._unshared(old, [self.snapshot, *self._old]))
 
 
+@contextmanager
+def _giving_way() -> Iterator[None]:
+    """Have threads that compute give way to the loop quickly, and nothing collected meanwhile.
+
+    A look at all that a large configuration is made of would stop everything for long.
+    """
+    switch_s, collects = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(_SWITCH_S)
+    gc.disable()
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(switch_s)
+        if collects:
+            gc.enable()
+
+
 def _log_changes(by: str, old: Snapshot, new: Snapshot) -> None:
     """Log a change and its cause: places of settings, never values."""
     paths = changed_paths(old.config, new.config)
@@ -255,6 +318,9 @@ def _log_changes(by: str, old: Snapshot, new: Snapshot) -> None:
         new.digest[:12],
         ", ".join(paths[:_MAX_PATHS]) or "nothing",
         more,
+        extra=audit(
+            "config", by=by, result="applied", digest=new.digest, old_digest=old.digest, changed=paths[:_MAX_PATHS]
+        ),
     )
     if new.restart_needed:
         logger.warning("these settings were changed and need a restart: %s", ", ".join(new.restart_needed))

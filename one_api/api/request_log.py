@@ -1,24 +1,126 @@
 """The record of each request, and the headers that every answer carries."""
 
 import asyncio
+import math
 import os
+import re
 import string
 import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import lru_cache
 from urllib.parse import quote
 
 from flask import Flask, Response, g, request
 
-from one_api.api.service import service
-from one_api.api.snapshot import snapshot
-from one_api.observability.records import CallRecord, current_call
+from one_api.accounts.money import dollars
+from one_api.api.service import Service, service
+from one_api.api.snapshot import Snapshot
+from one_api.contract import Caller
+from one_api.errors import GatewayError, ShuttingDown
+from one_api.records import ID, CallContext, CallRecord
+from one_api.serving.asgi import RequestBody
 from one_api.serving.bridge import await_
+from one_api.serving.current import current_globals, current_request
+from one_api.utils.auth import check_model
 
-#: Probes come every few seconds and tell nothing: no line for them.
-_UNRECORDED = frozenset({"/health", "/ready"})
+#: Probes and scrapes come every few seconds and tell nothing: they are not recorded.
+_UNRECORDED = frozenset({"/health", "/ready", "/metrics"})
 #: What a model's name may bring into a header as it is; all else is percent-encoded.
 _HEADER_SAFE = string.punctuation
+#: Below it are the addresses of Anthropic's API.
+ANTHROPIC_PATH, MODELS_PATH = "/v1/messages", "/v1/models"
+#: Anthropic's clients send it with each request.
+ANTHROPIC_HEADER = "anthropic-version"
+_ANTHROPIC_LIMITS = "anthropic-ratelimit-"
+_PART_OF_DURATION = re.compile(r"([\d.]+)(ms|s|m)").findall
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60}
 #: Longer lists of warnings are cut, in characters.
 _LONGEST_WARNINGS = 1500
+
+
+class OpenCall:
+    """One request, from its arrival to the last byte of its answer, whole or streamed. Only here it ends."""
+
+    def __init__(self, record: CallRecord, used: Snapshot, parts: Service) -> None:
+        self.record = record
+        #: What it is served with.
+        self.snapshot = used
+        #: Its answer is read after the view has returned; whoever reads it ends the call.
+        self.is_streamed = False
+        #: Whose stream it is; None while it is no stream.
+        self.caller: Caller | None = None
+        self._parts = parts
+        self._ended = False
+        self._task: asyncio.Task[object] | None = None
+        self._cut_by: GatewayError | None = None
+        used.requests.add(self)
+        self._is_recorded = record.path not in _UNRECORDED
+        if self._is_recorded:
+            parts.calls.add(self)
+
+    def begin_stream(self) -> None:
+        """Note that the answer of the current request will be read after its view has returned."""
+        self.is_streamed, self.caller, self._task = True, g.get("caller"), asyncio.current_task()
+
+    def cut(self, why: GatewayError) -> None:
+        """End a stream, with ``why`` as its last event. One that a thread reads goes on."""
+        self._cut_by = why
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def interruption(self) -> GatewayError:
+        """Return what the client is told of a stream that is cut: why, or that the process ends."""
+        return self._cut_by or ShuttingDown("The gateway is shutting down: the answer is not complete.")
+
+    async def end(self, *, cancelled: bool, close: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Settle what the request was counted for, and hand its record to every observer. It ends only once.
+
+        Args:
+            cancelled: the client has left before the end.
+            close: lets go of what the answer came from; it may note in the record what that took.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        self.record.end(cancelled=cancelled)
+        try:
+            if close is not None:
+                await close()
+        finally:
+            await self._report()
+
+    async def _report(self) -> None:
+        try:
+            if self._is_recorded:
+                await self.snapshot.limits.settle(self.record)
+                if self.record.cost is None:
+                    self.record.cost = _cost(self.record, self.snapshot)
+                if self._parts.accounts is not None:
+                    self._parts.accounts.book(self.record, self.snapshot.prices)
+                for observer in (self._parts.recent, *self._parts.observers):
+                    observer.on_call(self.record)
+        finally:
+            self.snapshot.requests.discard(self)
+            self._parts.calls.discard(self)
+
+
+def call_context(model: str, *, stream: bool) -> CallContext:
+    """Note what the current request asks for, and return what is known of it beside its body.
+
+    Raises:
+        Forbidden: when the key may not use the model.
+    """
+    known = current_globals()
+    record: CallRecord = known.call
+    check_model(known.caller, model)
+    record.model, record.stream = model, stream
+    accounts, used = service().accounts, known.snapshot
+    within = (
+        accounts.within_budgets(known.caller, record, used.config.budget, used.prices) if accounts is not None else None
+    )
+    return CallContext(record, known.caller, request.headers.get("Cache-Control"), within)
 
 
 def register(app: Flask) -> None:
@@ -29,38 +131,107 @@ def register(app: Flask) -> None:
 
 
 def _begin() -> None:
-    record = CallRecord(f"req_{os.urandom(16).hex()}", request.method, request.path)
-    g.call = record
-    g.snapshot = used = service().snapshot
-    used.requests.add(record.request_id)
-    request.max_content_length = used.config.server.max_body_bytes
-    current_call.set(record)
+    parts, known, asked = service(), current_globals(), current_request()
+    route = _template(asked.url_rule.rule) if asked.url_rule is not None else "unknown"
+    known.snapshot = used = parts.snapshot
+    known.call = record = CallRecord(_new_id(), asked.method, asked.path, route=route, config=used.digest[:8])
+    if parts.tracing is not None:
+        sent = asked.environ
+        record.trace = parts.tracing.begin(sent.get("HTTP_TRACEPARENT"), sent.get("HTTP_TRACESTATE"))
+    if (own_id := asked.environ.get("HTTP_X_CLIENT_REQUEST_ID")) is not None and ID.fullmatch(own_id):
+        record.client_request_id = own_id
+    known.open_call = OpenCall(record, used, parts)
+    asked.max_content_length = used.config.server.max_body_bytes
+
+
+@lru_cache(maxsize=256)
+def _template(rule: str) -> str:
+    """Return a route's path with names for its variable parts: ``/v1/models/{model}``."""
+    return re.sub(r"<(?:[^<>:]+:)?([^<>]+)>", r"{\1}", rule)
+
+
+def _new_id() -> str:
+    """Return the id of a request that has just come: ids rise with the milliseconds that they begin with."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 def _add_headers(response: Response) -> Response:
-    record: CallRecord | None = g.get("call")
+    known = current_globals()
+    record: CallRecord | None = known.get("call")
     if record is None:
         return response
     record.status = response.status_code
+    record.bytes_out = response.calculate_content_length() or 0
+    body = current_request().environ["wsgi.input"]
+    if type(body) is RequestBody:  # that of our own server, which knows more
+        record.waited_s, record.bytes_in = record.waited_s + body.waited_s, body.taken
+    else:
+        record.bytes_in = current_request().content_length or 0
     told = {
         **record.upstream_headers,
         "x-request-id": record.request_id,
         "x-gateway-attempts": str(len(record.attempts)),
         "openai-processing-ms": str(round((time.monotonic() - record.started) * 1000)),
-        **g.get("limit_headers", {}),
+        **known.get("limit_headers", {}),
     }
     if record.deployment is not None:
-        told["x-gateway-deployment"] = quote(record.deployment, safe=_HEADER_SAFE)
+        told["x-gateway-deployment"] = _in_header(record.deployment)
     if record.cache is not None:
         told["x-gateway-cache"] = record.cache
     if record.cache_age_s is not None:
         told["age"] = str(record.cache_age_s)
+    if (cost := _cost(record, known.snapshot)) is not None:
+        record.cost = cost
+        told["x-gateway-cost"] = dollars(cost)
     if record.warnings:
         told["x-gateway-warnings"] = _warnings(record.warnings)
+    if is_anthropic():
+        told = _for_anthropic(told, record.request_id)
     if "cache-control" not in response.headers:
         told["cache-control"] = "no-store"
     response.headers.extend(told)
     return response
+
+
+@lru_cache(maxsize=256)
+def _in_header(deployment: str) -> str:
+    return quote(deployment, safe=_HEADER_SAFE)
+
+
+def _cost(record: CallRecord, used: Snapshot) -> int | None:
+    """Return what an answer costs in nano-dollars; None where nobody knows that, or not yet."""
+    prices = used.prices
+    if prices is None or record.usage is None or record.deployment is None:
+        return None
+    rates = prices.rates(record.deployment)
+    return None if rates is None else rates.cost(record.usage)
+
+
+def _for_anthropic(told: dict[str, str], request_id: str) -> dict[str, str]:
+    """Return headers as Anthropic's clients read them: those of the upstream's account tell nothing of the caller's."""
+    found = {name: value for name, value in told.items() if not name.startswith(_ANTHROPIC_LIMITS)}
+    own = g.get("limit_headers", {})
+    for kind in ("requests", "tokens"):
+        for what in ("limit", "remaining", "reset"):
+            if (value := own.get(f"x-ratelimit-{what}-{kind}")) is not None:
+                found[f"{_ANTHROPIC_LIMITS}{kind}-{what}"] = _moment_in(value) if what == "reset" else value
+    return found | {"request-id": request_id}
+
+
+def _moment_in(duration: str) -> str:
+    """Return when a duration such as ``1m30s`` has passed, in UTC and whole seconds, as RFC 3339 says it."""
+    passed = sum(float(value) * _SECONDS[unit] for value, unit in _PART_OF_DURATION(duration))
+    return datetime.fromtimestamp(math.ceil(time.time() + passed), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def is_anthropic() -> bool:
+    """Say whether the current request's client expects Anthropic's words: its address is one of that API.
+
+    The lists of models are at one address for all clients; there a header tells.
+    """
+    asked = current_request()
+    path = asked.path
+    return path.startswith(ANTHROPIC_PATH) or (path.startswith(MODELS_PATH) and ANTHROPIC_HEADER in asked.headers)
 
 
 def _warnings(found: list[str]) -> str:
@@ -70,14 +241,7 @@ def _warnings(found: list[str]) -> str:
 
 
 def _end(error: BaseException | None) -> None:
-    """Report a request whose answer is complete; a stream reports itself at its end."""
-    record: CallRecord | None = g.pop("call", None)
-    if record is None or g.get("streaming"):
-        return
-    if record.path in _UNRECORDED:
-        snapshot().requests.discard(record.request_id)
-        return
-    if isinstance(error, asyncio.CancelledError):
-        record.status, record.error = 499, "cancelled"
-    record.ended = time.monotonic()
-    await_(service().report(record, snapshot()))
+    """End a request whose answer is complete, or will never come."""
+    call: OpenCall | None = g.get("open_call")
+    if call is not None and not call.is_streamed:
+        await_(call.end(cancelled=isinstance(error, asyncio.CancelledError)))

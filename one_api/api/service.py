@@ -1,18 +1,34 @@
 """What the routes share, and what lives as long as the process: found at ``app.extensions["one_api"]``."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from flask import current_app
 
+from one_api.api.kept_responses import KeptResponses
 from one_api.api.reload import Reload
 from one_api.api.snapshot import Snapshot
+from one_api.errors import Unauthorized
 from one_api.models.registry import ModelRegistry
+from one_api.observability.log import LineWriter
+from one_api.observability.metrics import Metrics
+from one_api.observability.process import watch_loop
 from one_api.observability.recent import RecentCalls
-from one_api.observability.records import CallRecord, Observer
+from one_api.records import Observer
 from one_api.serving.siblings import Siblings
 from one_api.settings.sections import ServerConfig
+
+if TYPE_CHECKING:
+    from one_api.accounts.service import Accounts
+    from one_api.observability.tracing import Tracing
+
+
+class Call(Protocol):
+    """A request whose answer is not complete."""
+
+    is_streamed: bool
 
 
 @dataclass(slots=True)
@@ -21,14 +37,30 @@ class Service:
 
     reload: Reload
     observers: tuple[Observer, ...]
+    #: None without a database.
+    accounts: "Accounts | None" = None
+    #: What is counted of this process; one of the observers.
+    metrics: Metrics = field(default_factory=Metrics)
+    log_writer: LineWriter | None = None
+    #: None without traces; one of the observers.
+    tracing: "Tracing | None" = None
+    #: The requests under way, probes and scrapes left out.
+    calls: set[Call] = field(default_factory=set)
+    #: The scrape that is under way, or the last one.
+    scrape: "asyncio.Task[bytes] | None" = None
+    #: Returns how many clients are connected; set by a server that knows.
+    connections: Callable[[], int | None] = lambda: None
     #: The last chat requests, whichever observers there are.
     recent: RecentCalls = field(default_factory=RecentCalls)
+    #: What ``/v1/responses`` keeps for its clients.
+    kept_responses: KeptResponses = field(default_factory=KeptResponses)
     #: The processes that serve the same address.
     siblings: Siblings = field(default_factory=lambda: Siblings("alone"))
     #: The process is about to end: nothing new should be sent here.
     draining: bool = False
     #: Large bodies are decoded one at a time, lest they hold up the loop together.
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _watching: "asyncio.Task[None] | None" = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -45,32 +77,43 @@ class Service:
         """Return the models of new requests, for code that registers adapters of its own at the start."""
         return self.snapshot.registry
 
-    async def report(self, record: CallRecord, used: Snapshot) -> None:
-        """Settle what a request was counted for, and hand its record to every observer: it has ended."""
-        try:
-            await used.limits.settle(record)
-            for observer in (self.recent, *self.observers):
-                observer.on_call(record)
-        finally:
-            used.requests.discard(record.request_id)
-
     def notice(self, by: str) -> None:
         """Load the configuration anew, on the running loop; ``by`` names what asked for it, for the log."""
         self.reload.notice(by)
 
+    def cut_revoked(self) -> None:
+        """End the streams whose keys are gone, where the configuration wants that."""
+        used = self.snapshot
+        if not used.config.reload.cut_revoked:
+            return
+        for call in [call for each in self.reload.snapshots for call in each.requests]:
+            caller = call.caller
+            if caller is None or used.keys.has(caller) or (self.accounts is not None and self.accounts.has_key(caller)):
+                continue
+            call.cut(Unauthorized("This API key was revoked: the answer is not complete.", code="key_disabled"))
+
     async def start(self) -> None:
         """Start what works in the background; called on the loop."""
         await self.siblings.start()
+        self._watching = asyncio.create_task(watch_loop(self.metrics.loop_lag.at().observe))
+        if self.accounts is not None:
+            await self.accounts.start()
         await self.snapshot.registry.start()
         await self.snapshot.limits.start()
         self.reload.start()
 
     async def aclose(self) -> None:
         """Close what is open."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self.reload.aclose()
         await self.siblings.aclose()
         await self.snapshot.registry.aclose()
         await self.snapshot.limits.aclose()
+        if self.accounts is not None:
+            await self.accounts.aclose()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
 
 def service() -> Service:

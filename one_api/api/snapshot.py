@@ -1,15 +1,30 @@
 """What a request is served with: one configuration, and all that was built from it. It never changes."""
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from flask import g
 
 from one_api.api.cors import CrossOrigin
 from one_api.config import Config
+from one_api.contract import Caller
+from one_api.errors import GatewayError
 from one_api.models.registry import ModelRegistry
-from one_api.utils.auth import KeyRing
+from one_api.utils.auth import AdminAccess, KeyRing
 from one_api.utils.rate_limit import RateLimits
+
+if TYPE_CHECKING:
+    from one_api.accounts.prices import Prices
+
+
+class OpenRequest(Protocol):
+    """A request under way, see ``request_log.OpenCall``."""
+
+    #: Whose stream it is; None while it is no stream.
+    caller: Caller | None
+
+    def cut(self, why: GatewayError) -> None:
+        """End a stream, with ``why`` as its last event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +35,17 @@ class Snapshot:
     #: SHA-256 of the configuration, see ``settings.changes``.
     digest: str
     registry: ModelRegistry
-    #: The keys of clients, and that of the operator.
+    #: The keys of clients.
     keys: KeyRing
-    admin: KeyRing
+    admin: AdminAccess
     limits: RateLimits
     cors: CrossOrigin
     #: What is set in the files, but counts from the next start only: places of settings.
     restart_needed: tuple[str, ...] = ()
-    #: The ids of the requests that are served with it, open streams included.
-    requests: set[str] = field(default_factory=set)
+    #: None without a database.
+    prices: "Prices | None" = None
+    #: The requests that are served with it, open streams included.
+    requests: set[OpenRequest] = field(default_factory=set)
 
 
 def snapshot() -> Snapshot:

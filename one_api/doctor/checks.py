@@ -7,6 +7,7 @@ from one_api.config import ConfigError, Loaded, load
 from one_api.doctor import machine
 from one_api.doctor.finding import Finding, of_configuration, ok, problem, warning, without_secrets
 from one_api.doctor.upstreams import of_upstreams
+from one_api.settings.adapters import OutsideConfig
 from one_api.upstream.scrubbing import secrets_in
 
 
@@ -37,3 +38,6 @@ def _findings(loaded: Loaded, instance: Path) -> Iterator[Finding]:
     yield from machine.of_redis(config)
     yield from machine.of_local(config)
     yield from of_upstreams(config)
+    for name, settings in config.adapters.items():
+        if isinstance(settings, OutsideConfig):
+            yield ok(f"adapters.{name}", f"{settings.type} is there and takes its settings; it was not asked anything")

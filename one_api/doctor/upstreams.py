@@ -12,7 +12,7 @@ from one_api.doctor.asking import Answer, NoAnswer, Question, ask, connect
 from one_api.doctor.finding import Finding, ok, problem, warning
 from one_api.errors import UpstreamBroken
 from one_api.models.adapters.claude import request_headers
-from one_api.settings.adapters import ClaudeConfig, LocalConfig, OpenAIConfig
+from one_api.settings.adapters import ClaudeConfig, OpenAIConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.proxies import proxy_for
 from one_api.settings.sections import targets
@@ -30,7 +30,7 @@ _SOCKS_PORT = 1080
 
 def of_upstreams(config: Config) -> list[Finding]:
     """Return what is found at each upstream of a configuration; they are asked side by side."""
-    remote = {name: each for name, each in config.adapters.items() if not isinstance(each, LocalConfig)}
+    remote = {name: each for name, each in config.adapters.items() if isinstance(each, Remote)}
     if not remote:
         return []
     wanted = {name: models_wanted(name, settings, config) for name, settings in remote.items()}

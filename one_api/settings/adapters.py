@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from one_api.settings.kinds import ClaudeAddress, Count, Credential, OpenAIAddress, Proxy, Seconds, Token, Weight
+from one_api.contract import Kind
+from one_api.settings.kinds import (
+    ClaudeAddress,
+    Count,
+    Credential,
+    OpenAIAddress,
+    OwnSettings,
+    Proxy,
+    Seconds,
+    Token,
+    Weight,
+)
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 CLAUDE_BASE_URL = "https://api.anthropic.com"
@@ -42,14 +53,40 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
     #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
     proxy: Proxy | None = None
+    #: Tell the upstream which trace a request belongs to, in ``traceparent``. auto: where it is on this machine or in a
+    #: private network, by its address.
+    propagate_trace: Literal["auto"] | bool = "auto"
+    #: What traces call the provider. Left out: by the adapter's type and its host.
+    provider: Token | None = None
     #: Seconds between two questions for the model list.
     discovery_interval_s: Seconds = 300.0
     #: Ask for usage in streams; switch it off for a server that refuses ``stream_options``.
     stream_usage: bool = True
     #: Send ``developer`` messages as ``system``, for servers that do not know the role.
     developer_as_system: bool = False
+    #: Models that take ``reasoning_effort``; ``*`` stands for anything. To these goes what clients of other dialects,
+    #: which always name an effort, say of it. Danger: other models refuse such requests.
+    reasoning_models: tuple[str, ...] = ()
     #: The server goes on with a last message of the assistant's; only then can a broken stream be resumed there by one.
     prefill: bool = False
+    #: The dialects that it speaks. With ``responses`` such requests reach it as the client wrote them; without ``chat``
+    #: chat requests are translated.
+    apis: Annotated[tuple[Literal["chat", "responses"], ...], Meta(min_length=1)] = ("chat",)
+    #: The types of tools that its Responses know: others are left out with a warning, and where ``custom`` is none of
+    #: them such tools are asked for as functions. Left out: all of them.
+    tool_types: tuple[str, ...] | None = None
+    #: Requests for Responses bring the client's own headers along: its name, session and OpenAI's betas. Left out: to
+    #: OpenAI itself only.
+    client_headers: bool | None = None
+    #: What models may be asked for, where neither the upstream's list nor the name says: model -> kinds. A request of
+    #: another kind is refused with the address for it. Models that nobody says anything of may be asked for anything.
+    kinds: dict[str, tuple[Kind, ...]] = {}
+    #: How embeddings are asked for; what comes is turned into what the client wants. Left out: as the client asks.
+    embeddings: Literal["base64", "float"] | None = None
+    #: Inputs of one request for embeddings; more are sent in several, at most 4 at a time.
+    max_batch: Annotated[int, Meta(ge=1, le=2048)] = 512
+    #: Inputs may be token ids: to a model with another tokenizer they are other words. Left out: at OpenAI itself only.
+    token_ids: bool | None = None
 
 
 class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +131,11 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
     #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
     proxy: Proxy | None = None
+    #: Tell the upstream which trace a request belongs to, in ``traceparent``. auto: where it is on this machine or in a
+    #: private network, by its address.
+    propagate_trace: Literal["auto"] | bool = "auto"
+    #: What traces call the provider. Left out: by the adapter's type and its host.
+    provider: Token | None = None
     #: Seconds between two questions for the model list.
     discovery_interval_s: Seconds = 300.0
     #: Refuse with 400 what would else be dropped or altered with a warning.
@@ -118,6 +160,17 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     keep_529: bool = False
     #: Families that can (before 4.6) may go on with the text of a stream that broke elsewhere.
     prefill: bool = False
+    #: For clients of ``/v1/messages``, whose requests are passed on as they came: what becomes of their
+    #: ``anthropic-beta`` values. ``strip`` is for servers that refuse the header.
+    betas: Literal["pass", "strip"] = "pass"
+    #: Values of ``anthropic-beta`` that are never passed on.
+    deny_betas: tuple[Token, ...] = ()
+    #: Fields of their requests that the server refuses, such as ``context_management``.
+    strip_fields: tuple[str, ...] = ()
+    #: ``user``: system messages between the turns become user messages, for servers that do not know them.
+    system_role: Literal["pass", "user"] = "pass"
+    #: Whole answers that may be longer than this, in tokens, are streamed by the upstream and put together here.
+    stream_above_tokens: Count = 8192
 
 
 class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="local"):
@@ -129,6 +182,9 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     aliases: dict[str, str] = {}
     #: By id of a file.
     sampling: dict[str, SamplingConfig] = {}
+    #: What models may be asked for: id of a file -> kinds. Left out: embeddings where the file says that it makes them,
+    #: else chats. A model for chats can embed, too, but weakly.
+    kinds: dict[str, tuple[Literal["chat", "embedding"], ...]] = {}
     #: Requests that one engine decodes at once, from all processes of the machine.
     slots: Annotated[int, Meta(ge=1, le=64)] = 4
     #: Requests of one process that may wait for a slot of one model; more are refused with 503.
@@ -149,4 +205,17 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     timeouts: Timeouts = Timeouts(first_event_s=120.0)
 
 
-AdapterConfig = OpenAIConfig | ClaudeConfig | LocalConfig
+class OutsideConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An adapter that somebody else wrote."""
+
+    #: ``package.module:Class``, or the name of an entry point ``one_api.adapters``.
+    type: str
+    #: What its class is made with, by name.
+    settings: OwnSettings = OwnSettings()
+    #: Share of the traffic among the targets of a group.
+    weight: Weight = 1.0
+    #: Requests in flight at once, per process.
+    max_concurrency: Count = 1000
+
+
+AdapterConfig = OpenAIConfig | ClaudeConfig | LocalConfig | OutsideConfig

@@ -97,6 +97,28 @@ def check_host(host: str) -> tuple[str, str] | None:
     return None
 
 
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of an address that was checked."""
+    host, _, port = address.rpartition(":")
+    return mend_host(host)[0], int(port)
+
+
+def check_address(address: str) -> tuple[str, str] | None:
+    """Return what keeps a text from being an address to listen on, host and port."""
+    host, _, port = address.rpartition(":")
+    is_port = re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 2**16
+    bare = mend_host(host)[0]
+    if not is_port or (":" in host) != (bare != host) or check_host(bare):
+        return "is not a host and a port", "Write it like 127.0.0.1:8001 or [::1]:8001"
+    return None
+
+
+def url_of(host: str, port: int) -> str:
+    """Return where a program on this machine reaches a server that listens on ``host``, without a path."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def is_loopback(host: str) -> bool:
     """Return whether only programs on this machine can reach a server that listens there."""
     try:

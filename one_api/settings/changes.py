@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct, structs
 
-from one_api.settings.adapters import AdapterConfig
+from one_api.settings.adapters import AdapterConfig, LocalConfig, OutsideConfig
 from one_api.settings.kinds import Secret, Storage
 from one_api.settings.sections import KeyConfig, ServerConfig, key_names
 
@@ -17,6 +17,7 @@ _LIVE_SERVER = frozenset(
     {
         "cors_origins",
         "max_body_bytes",
+        "max_upload_bytes",
         "body_timeout_s",
         "head_timeout_s",
         "write_timeout_s",
@@ -27,9 +28,13 @@ _LIVE_SERVER = frozenset(
 )
 #: By section: the settings that count from the next start only, because what they shape is built once.
 _AT_START: dict[str, tuple[str, ...]] = {
-    "log": ("format", "level"),
+    "admin": ("listen",),
+    "log": ("format", "level", "sample"),
+    "metrics": ("per_key",),
+    "telemetry": ("endpoint", "ratio", "slow_s", "trust_trace", "forced_per_s"),
     "rate_limit": ("storage", "storage_timeout_s"),
     "cache": ("storage", "storage_timeout_s"),
+    "database": ("url", "migrate", "ledger_days", "usage_days", "audit_days"),
 }
 
 
@@ -61,6 +66,15 @@ def applicable(running: C, new: C) -> tuple[C, list[str]]:
 def is_same_adapter(old: AdapterConfig, new: AdapterConfig) -> bool:
     """Say whether an adapter that was built for ``old`` serves ``new``: what routing reads may differ."""
     return _built_from(old) == _built_from(new)
+
+
+def upstream_of(settings: AdapterConfig | None) -> object:
+    """Return what identifies the upstream of an adapter: another address or credential is another upstream."""
+    if settings is None or isinstance(settings, LocalConfig):
+        return settings and settings.models_dir
+    if isinstance(settings, OutsideConfig):
+        return settings.type, settings.settings
+    return settings.__struct_config__.tag, settings.base_url, settings.api_key, getattr(settings, "key_header", None)
 
 
 def _built_from(settings: AdapterConfig) -> AdapterConfig:

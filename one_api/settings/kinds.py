@@ -2,17 +2,27 @@
 
 import hmac
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from one_api.settings.addresses import CLAUDE, OPENAI, check_credential, check_host, mend_credential, mend_host
-from one_api.settings.validation import checked, mended
+from one_api.settings.addresses import (
+    CLAUDE,
+    OPENAI,
+    check_address,
+    check_credential,
+    check_host,
+    mend_credential,
+    mend_host,
+)
+from one_api.settings.validation import Substituted, checked, mended
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 StorageSeconds = Annotated[float, Meta(gt=0, le=5)]
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
+#: US dollars per million tokens.
+Price = Annotated[float, Meta(ge=0, le=1_000_000)]
 #: What can stand in a header's list.
 Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
 #: The address of an upstream, up to what its dialect adds.
@@ -20,6 +30,10 @@ OpenAIAddress = Annotated[str, mended(OPENAI.mend), checked(OPENAI.check)]
 ClaudeAddress = Annotated[str, mended(CLAUDE.mend), checked(CLAUDE.check)]
 #: Where the gateway listens: a host's name, or an IP address with or without brackets.
 Host = Annotated[str, mended(mend_host), checked(check_host)]
+#: Where a part of it listens: HOST:PORT.
+ListenAddress = Annotated[str | None, checked(check_address)]
+
+_SECRET_NAME = re.compile(r"key|token|secret|password|credential", re.IGNORECASE)
 
 
 class Secret:
@@ -68,3 +82,29 @@ class Proxy(Storage):
     """The address of a proxy, or ``environment``; a password in it never shows itself in ``repr``."""
 
     __slots__ = ()
+
+
+class OwnSettings(dict[str, Any]):
+    """Settings whose meaning is not ours to know, as plain values: those that look secret hide themselves.
+
+    That is each text that was filled in from a variable or a file, and each under a name such as ``api_key``.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> "OwnSettings":
+        """Make one of what a YAML file holds."""
+        return cls({str(name): _hidden(value, str(name)) for name, value in raw.items()})
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted(self)))
+
+
+def _hidden(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _hidden(child, str(key)) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_hidden(child, name) for child in value]
+    is_secret = isinstance(value, str) and (isinstance(value, Substituted) or _SECRET_NAME.search(name))
+    return Secret(str(value)) if is_secret else value

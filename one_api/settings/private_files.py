@@ -2,7 +2,16 @@
 
 import os
 import stat
+import tempfile
 from pathlib import Path
+
+
+def user_folder() -> Path:
+    """Return where this user's processes meet, in the folder for temporary files.
+
+    It goes by the user's number: a container may run as one that has no name.
+    """
+    return Path(tempfile.gettempdir()) / f"one_api-{os.geteuid()}"
 
 
 def private_folder(path: Path) -> Path:

@@ -4,12 +4,22 @@ import hashlib
 from collections import Counter
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
-from one_api.settings.addresses import mend_credential
-from one_api.settings.kinds import Count, Host, Seconds, Secret, Storage, StorageSeconds, Weight
+from one_api.settings.addresses import mend_credential, split_address, url_of
+from one_api.settings.kinds import Count, Host, ListenAddress, Price, Seconds, Secret, Storage, StorageSeconds, Weight
 from one_api.settings.origins import Network, Origin, RootPath
 from one_api.settings.validation import mended
+
+try:
+    import resource
+except ImportError:  # not a Unix: nothing limits the files
+    resource = None  # type: ignore[assignment]
+
+#: The most connections that a process takes unless it is told, and the fewest.
+_MAX_CONNECTIONS, _MIN_CONNECTIONS = 10_000, 16
+#: Files that one client may need, itself and its upstream; and files besides.
+_FILES_PER_CONNECTION, _OTHER_FILES = 2, 100
 
 
 class KeyConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,6 +128,9 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Left out: one is asked at a time.
     hedge: HedgeConfig | None = None
     cache: GroupCacheConfig = GroupCacheConfig()
+    #: Any name: the targets are one embedding model, whatever each of them calls it. Left out: only those of one name
+    #: stand in for each other. Danger: vectors of different models cannot be compared, and nothing shows it.
+    embedding_space: str | None = None
 
 
 class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,6 +139,17 @@ class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: short: each model once, as "adapter/model" only where its short id leads elsewhere; all: under both ids. Both can
     #: always be asked for.
     list: Literal["short", "all"] = "short"
+    #: The model for requests for moderation that name none. Left out: such requests are refused.
+    moderation: str | None = None
+    #: Lists every other model for Anthropic's clients a second time under this beginning, which requests to
+    #: ``/v1/messages`` may then use: Claude Code's picker shows only ids with ``claude`` or ``anthropic`` in them.
+    anthropic_alias_prefix: str = ""
+    #: What Codex tells a model first, where it takes its list of models from here.
+    codex_instructions: str = "You are a coding agent. Work with the tools that you have, and say briefly what you did."
+
+    def without_alias(self, model: str) -> str:
+        """Return the id of a model that Anthropic's clients may ask for by an alias."""
+        return model.removeprefix(self.anthropic_alias_prefix)
 
 
 class RateLimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +177,22 @@ class RetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     budget: Annotated[float, Meta(ge=0, le=1)] = 0.2
     #: So many may always be in a retry. With 0, and a budget of 0, nothing is retried.
     min_concurrent: Annotated[int, Meta(ge=0, le=1000)] = 3
+    #: Ask another deployment, too, for an image or speech that did not come in time. Danger: both may be paid for.
+    after_send: bool = False
+
+
+def connections_for(files: int | None) -> int:
+    """Return how many connections a process takes that may have so many open files; None stands for any number."""
+    if files is None:
+        return _MAX_CONNECTIONS
+    return max(_MIN_CONNECTIONS, min(_MAX_CONNECTIONS, (files - _OTHER_FILES) // _FILES_PER_CONNECTION))
+
+
+def _default_connections() -> int:
+    if resource is None:
+        return connections_for(None)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return connections_for(None if allowed == resource.RLIM_INFINITY else allowed)
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,14 +206,17 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Origins that browsers may call from; none by default.
     cors_origins: tuple[Origin, ...] = ()
     max_body_bytes: Count = 32 * 1024 * 1024
+    #: A form with files, such as a recording; what is more than 1 MiB waits on the disk.
+    max_upload_bytes: Count = 100 * 1024 * 1024
     #: How long a request's body may take to arrive.
     body_timeout_s: Seconds = 30.0
     #: How long a request's head may take to arrive.
     head_timeout_s: Seconds = 10.0
     #: How long a client may take nothing of what waits for it.
     write_timeout_s: Seconds = 30.0
-    #: Connections at a time, per process; more are refused with 503.
-    max_connections: Count = 10_000
+    #: Connections at a time, per process; more are refused with 503. Default: 10,000, or as many as the hard limit of
+    #: open files allows.
+    max_connections: Count = field(default_factory=_default_connections)
     #: A stream that is silent this long gets a comment line.
     heartbeat_s: Seconds = 15.0
     #: How long the status line of a stream waits for the first content.
@@ -193,13 +236,12 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def files_needed(self) -> int:
         """Return how many files one process may have open: two for each client, and 100 besides."""
-        return 2 * self.max_connections + 100
+        return _FILES_PER_CONNECTION * self.max_connections + _OTHER_FILES
 
     @property
     def url(self) -> str:
         """Return the address by which this machine reaches it, without a path."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - where it listens
-        return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}"
+        return url_of(self.host, self.port)
 
 
 class ErrorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,25 +251,120 @@ class ErrorsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     upstream_text: Literal["show", "hide"] = "show"
 
 
-class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One line per request."""
+class ResponsesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``/v1/responses``."""
 
-    format: Literal["text", "json"] = "text"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    #: off: nothing is kept, every answer says ``store: false``. Else responses can be read again and gone on from by
+    #: the key that made them: database, in that of the accounts, from any process; memory, until this process ends,
+    #: which must be the only one. Left out: database where accounts have one, else off.
+    state: Literal["off", "memory", "database"] | None = None
+    #: How long a response is kept; going on from it begins the time anew.
+    ttl_s: Seconds = 86_400.0
+    #: What all responses may take in memory, in bytes; those that were longest out of use go first. In a database: what
+    #: one of them may take.
+    max_bytes: Count = 64 * 1024 * 1024
+    #: show: what models thought, as a summary or as it is. hide: nothing of it but what clients carry sealed.
+    reasoning: Literal["show", "hide"] = "show"
+    #: A failed stream ends with a second event, in the form of chat's error: OpenAI's own clients raise an exception on
+    #: nothing else.
+    error_frame: bool = True
+    #: Answer streamed requests that nobody can serve now, 503 elsewhere, with a stream that says so and no more: Codex
+    #: asks thirty times after a 503, and once after that.
+    overload_as_event: bool = False
 
 
 class AdminConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is for the operator of this machine only: ``/admin``."""
+    """What is for the operator only: ``/admin``."""
 
     #: The key for ``/admin``, which no client has; left out: ``/admin`` is closed.
     key: Annotated[Secret | None, mended(mend_credential)] = None
+    #: HOST:PORT, where ``/admin`` answers then, and nowhere else. Left out: at the gateway's own address.
+    listen: ListenAddress = None
+    #: From where it may be asked: addresses or networks; other ones than this machine's only with ``listen``.
+    allow: tuple[Network, ...] = ("127.0.0.0/8", "::1")
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Return host and port of its own address; None when it has none."""
+        return split_address(self.listen) if self.listen is not None else None
+
+    @property
+    def url(self) -> str | None:
+        """Return where this machine reaches its own address, without a path; None when it has none."""
+        return url_of(*self.address) if self.address is not None else None
+
+
+class DatabaseConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where keys and the ledger are kept. A configuration that is made in code has none."""
+
+    #: none; sqlite, a file in the instance folder; sqlite:///PATH; or postgresql://USER:PASSWORD@HOST/NAME.
+    url: Storage = Storage("none")
+    #: Bring the tables up to date at the start; with false a database that is behind is an error.
+    migrate: bool = True
+    #: How long rows of the ledger are kept, in days.
+    ledger_days: Count = 30
+    #: How long the sums by hour are kept, in days; those by minute are kept for two.
+    usage_days: Count = 400
+    #: How long it is known who changed keys and teams, in days.
+    audit_days: Count = 400
+
+
+class HigherPriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The prices of larger requests, as a whole; what is left out is as for smaller ones."""
+
+    #: From more prompt tokens than this on.
+    tokens: Count
+    input: Price | None = None
+    cached_input: Price | None = None
+    cache_write: Price | None = None
+    output: Price | None = None
+
+
+class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs, in US dollars per million tokens."""
+
+    input: Price | None = None
+    #: Prompt tokens that the upstream had in its cache; left out: as ``input``.
+    cached_input: Price | None = None
+    #: Prompt tokens that it put there; left out: as ``input``.
+    cache_write: Price | None = None
+    output: Price | None = None
+    above: tuple[HigherPriceConfig, ...] = ()
+    #: Instead of prices: a model of the catalogue, as provider/model.
+    same_as: str | None = None
+    #: What part of that price is paid, 0.9 for a discount of a tenth.
+    times: Annotated[float, Meta(ge=0, le=1000)] = 1.0
+
+
+class PricesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What models cost, where the catalogue that comes with the gateway does not know it or is wrong."""
+
+    #: By adapter/model, also with ``*``, or by the upstream's name of the model; the first that fits counts.
+    models: dict[str, PriceConfig] = {}
+    #: By adapter: its provider in the catalogue, where its address does not show that.
+    catalogue: dict[str, str] = {}
+    #: What becomes of requests for a model without a price where a budget binds: refuse answers 503 ``unpriced``; free
+    #: lets them through, and charges nothing. Danger: free is a way around every budget.
+    unknown: Literal["refuse", "free"] = "refuse"
+
+
+class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What requests of keys with a budget reserve of it, and owe; the budgets themselves are in the database."""
+
+    #: Tokens that an answer is taken to have, at most, where the request sets no limit.
+    reserve_tokens: Count = 4096
+    #: What a client owes that has left while its answer came: estimate, its tokens as they were reported, else as they
+    #: are estimated; or nothing.
+    charge_cancelled: Literal["estimate", "nothing"] = "estimate"
 
 
 class ReloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a running gateway learns of a changed configuration, beside SIGHUP and ``flask config reload``."""
+    """How a running gateway takes over what has changed."""
 
-    #: Seconds between two looks at the files; 0: never.
+    #: Seconds between two looks at the files, beside SIGHUP and ``flask config reload``; 0: never.
     watch_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    #: End the open streams of a key when it is removed or revoked, each with an error; else they go on to their end.
+    cut_revoked: bool = False
 
 
 def targets(entries: tuple[TargetConfig | str, ...]) -> tuple[TargetConfig, ...]:

@@ -4,6 +4,7 @@ import difflib
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
@@ -68,22 +69,32 @@ def mended(mend: Callable[[str], tuple[str, tuple[str, str] | None]]) -> Meta:
     return Meta(extra={"mend": mend})
 
 
+@lru_cache
+def _fields_of(kind: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return a struct's fields by name: found once, as there may be thousands of structs of one kind."""
+    return {field.name: field for field in msgspec.structs.fields(kind)}
+
+
 class Builder:
     """Builds structs; a text where a struct may stand is the struct's first field.
 
-    ``hook`` makes the values of classes that msgspec does not know (its ``dec_hook``).
+    ``hook`` makes the values of classes that msgspec does not know (its ``dec_hook``). ``kind_of`` returns which of
+    several structs a ``type`` stands for; its ValueError says what could stand there.
     """
 
-    def __init__(self, problems: Problems, hook: Callable[[type, Any], Any]) -> None:
+    def __init__(
+        self, problems: Problems, hook: Callable[[type, Any], Any], kind_of: Callable[[object], type[Struct]]
+    ) -> None:
         self._problems = problems
         self._hook = hook
+        self._kind_of = kind_of
 
     def fields(self, kind: type[Struct], raw: Any, where: str = "") -> dict[str, Any]:
         """Return the values of one struct; those that are wrong are None."""
         if not isinstance(raw, dict):
             self._problems.add(where or "the file", f"is {_name(raw)}, not a mapping", "Give it fields")
             return {}
-        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        fields = _fields_of(kind)
         for key in raw:
             if key not in fields and key != kind.__struct_config__.tag_field:
                 near = difflib.get_close_matches(str(key), fields, 1)
@@ -112,11 +123,14 @@ class Builder:
             return None
         structs = [each for each in arguments or (kind,) if isinstance(each, type) and issubclass(each, Struct)]
         if arguments and structs == list(arguments):
-            return self._tagged(structs, raw, where)
+            return self._tagged(raw, where)
         if structs and not (origin is dict or origin is tuple):
             whole = {structs[0].__struct_fields__[0]: raw} if str in arguments and isinstance(raw, str) else raw
             return self.struct(structs[0], whole, where)
-        if origin is dict and isinstance(raw, dict):
+        if origin is dict and not isinstance(raw, dict):
+            self._problems.add(where, f"is {_name(raw)}, not a mapping", "Give it fields")
+            return None
+        if origin is dict:
             return {str(key): self._value(arguments[1], child, _join(where, key)) for key, child in raw.items()}
         if origin is tuple and isinstance(raw, list):
             return tuple(self._value(arguments[0], child, f"{where}[{i}]") for i, child in enumerate(raw))
@@ -164,15 +178,14 @@ class Builder:
         self._problems.add(where, f"has a bad value: {complaint}{_origin(raw)}", fix)
         return None
 
-    def _tagged(self, kinds: list[type[Struct]], raw: Any, where: str) -> Struct | None:
-        """Build the struct that the tag names."""
-        known = {str(kind.__struct_config__.tag): kind for kind in kinds}
-        field = str(kinds[0].__struct_config__.tag_field)
-        tag = raw.get(field) if isinstance(raw, dict) else None
-        if not isinstance(tag, str) or tag not in known:
-            self._problems.add(_join(where, field), "names no known kind", f"Use one of: {', '.join(known)}")
+    def _tagged(self, raw: Any, where: str) -> Struct | None:
+        """Build the struct that ``type`` stands for."""
+        try:
+            kind = self._kind_of(raw.get("type") if isinstance(raw, dict) else None)
+        except ValueError as error:
+            self._problems.add(_join(where, "type"), "names no known kind", str(error))
             return None
-        return self.struct(known[tag], raw, where)
+        return self.struct(kind, raw, where)
 
 
 def _join(where: str, key: object) -> str:

@@ -24,6 +24,11 @@ _VARIABLES = {
     "RATE_LIMIT_ENABLED": ("rate_limit", "enabled", "bool"),
     "RATE_LIMIT_REQUESTS": ("rate_limit", "requests_per_minute", "int"),
     "ADMIN_KEY": ("admin", "key", "str"),
+    "ADMIN_LISTEN": ("admin", "listen", "str"),
+    "ADMIN_ALLOW": ("admin", "allow", "list"),
+    "DATABASE_URL": ("database", "url", "str"),
+    "METRICS_TOKEN": ("metrics", "token", "str"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("telemetry", "endpoint", "str"),
     "LOG_FORMAT": ("log", "format", "str"),
     "LOG_LEVEL": ("log", "level", "str"),
 }
@@ -63,6 +68,9 @@ _ELSEWHERE = {
     "one_api_host": "HOST",
     "one_api_port": "PORT",
     "one_api_config_file": "ONE_API_CONFIG",
+    "database_uri": "DATABASE_URL",
+    "sql_dsn": "DATABASE_URL",
+    "sqlalchemy_database_uri": "DATABASE_URL",
     "cors_allowed_origins": "CORS_ORIGINS",
     "cors_allow_origins": "CORS_ORIGINS",
     "gunicorn_workers": "WEB_CONCURRENCY",
@@ -76,7 +84,7 @@ _OTHERS = {"HOSTS", "LOGLEVEL"}
 
 def from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
     """Turn the variables into the shape of the file."""
-    raw: dict[str, Any] = {}
+    raw: dict[str, Any] = {"database": {"url": "sqlite"}}
     for name, (section, field, kind) in _VARIABLES.items():
         if (text := variables.get(name, "").strip()) and (value := _parse(name, text, kind, problems)) is not None:
             raw.setdefault(section, {})[field] = value

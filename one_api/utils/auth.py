@@ -4,57 +4,75 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import time
 from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flask import g, request
+from flask import current_app, g, request
 from werkzeug.datastructures import Headers
 
 from one_api.contract import Caller
 from one_api.errors import Forbidden, Unauthorized
-from one_api.observability.records import current_call
-from one_api.serving.bridge import async_to_sync
-from one_api.settings.sections import KeyConfig, key_names
+from one_api.serving.bridge import async_to_sync, await_
+from one_api.serving.current import current_globals, current_request
+from one_api.settings.kinds import Secret
+from one_api.settings.origins import is_within
+from one_api.settings.sections import AdminConfig, KeyConfig, key_names
+
+if TYPE_CHECKING:
+    from one_api.accounts.service import Accounts
 
 #: Headers that a proxy on this machine adds to what comes from elsewhere.
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?")
 #: Where a key may stand, beside ``Authorization``.
 KEY_HEADERS = ("x-api-key", "api-key")
 
 
 class KeyRing:
-    """The keys that clients may use, as SHA-256 digests."""
+    """The keys of a configuration, by their SHA-256 digests: a key itself is nowhere kept."""
 
-    def __init__(self, keys: tuple[KeyConfig, ...]) -> None:
-        digests = [hashlib.sha256(entry.key.reveal().encode()).digest() for entry in keys]
-        self._callers = [(digest, Caller(name)) for digest, name in zip(digests, key_names(keys), strict=True)]
+    def __init__(self, keys: tuple[KeyConfig, ...] = ()) -> None:
+        digests = [digest_of(entry.key.reveal()) for entry in keys]
+        callers = [Caller(name, secret=digest) for digest, name in zip(digests, key_names(keys), strict=True)]
+        self._callers = dict(zip(digests, callers, strict=True))
+        self._names = frozenset(caller.name for caller in callers)
+
+    def __repr__(self) -> str:
+        return f"KeyRing({len(self._callers)} keys)"
 
     @property
     def names(self) -> list[str]:
         """Return what the keys are called."""
-        return [caller.name for _, caller in self._callers]
+        return [caller.name for caller in self._callers.values()]
 
     def caller(self, key: str) -> Caller | None:
-        """Return whose key this is. Every digest is compared, each in constant time."""
-        digest = hashlib.sha256(key.encode()).digest()
-        found = None
-        for known, caller in self._callers:
-            if hmac.compare_digest(known, digest):
-                found = caller
-        return found
+        """Return whose key this is.
 
-    def authenticate(self, headers: Headers | dict[str, str]) -> Caller:
+        It is looked up by its digest, which nobody can steer: how long that takes says nothing of the keys.
+        """
+        return self._callers.get(digest_of(key))
+
+    def has(self, caller: Caller) -> bool:
+        """Say whether a caller's key is one of these."""
+        return caller.secret in self._callers
+
+    def authenticate(
+        self, headers: Headers | dict[str, str], more: Callable[[str], Caller | None] | None = None
+    ) -> Caller:
         """Return the caller that the headers of a request name; raises Unauthorized.
+
+        ``more`` knows further keys; of two callers with one name the one of this ring counts.
 
         The key is read from ``Authorization``, ``x-api-key`` (Anthropic's clients) and ``api-key`` (Azure's). Headers
         that are empty count as not sent; of several keys all must be the same, and no header is sent twice.
         """
-        if not self._callers:
+        if not self._callers and more is None:
             raise Unauthorized("This gateway has no API key yet: set API_KEYS in its environment, and restart it.")
         authorization = headers.get("Authorization", "").strip()
         scheme, _, bearer = authorization.partition(" ")
@@ -70,10 +88,18 @@ class KeyRing:
                 "The headers hold different API keys: send one, in `Authorization: Bearer YOUR_KEY`, and remove "
                 f"{' and '.join(f'`{name}`' for name in KEY_HEADERS)}."
             )
-        caller = self.caller(given.pop())
+        key = given.pop()
+        caller = self.caller(key)
+        if caller is None and more is not None and (caller := more(key)) is not None and caller.name in self._names:
+            caller = None
         if caller is None:
             raise Unauthorized("This API key is not known here: use one that this gateway's operator gave out.")
         return caller
+
+
+def digest_of(key: str) -> bytes:
+    """Return what stands for a key: its SHA-256."""
+    return hashlib.sha256(key.encode()).digest()
 
 
 def _not_a_bearer() -> Unauthorized:
@@ -95,10 +121,10 @@ def verify_api_key(view: Callable[..., Any]) -> Callable[..., Any]:
 
 def authenticate() -> None:
     """Set ``g.caller`` to the caller of the current request; raises Unauthorized."""
-    ring: KeyRing = g.snapshot.keys
-    g.caller = caller = ring.authenticate(request.headers)
-    if (record := current_call.get()) is not None:
-        record.caller = caller.name
+    known = current_globals()
+    ring: KeyRing = known.snapshot.keys
+    known.caller = caller = ring.authenticate(current_request().headers, _further_keys("client"))
+    known.call.called_by(caller.name)
 
 
 def for_the_operator(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,28 +140,115 @@ def for_the_operator(view: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-def authenticate_operator() -> None:
-    """Set ``g.caller`` to the operator; raises Forbidden, or Unauthorized for another key.
+class AdminAccess:
+    """At which address ``/admin`` is, from where it may be asked, and with which key of the configuration."""
 
-    ``Host`` must be one of this machine's own names: a page whose name was made to lead here sends its own.
-    """
-    if not is_from_this_machine() or not _is_own_name(request.headers.get("Host", "")):
-        raise Forbidden("This address answers on the gateway's own machine only.")
-    ring: KeyRing = g.snapshot.admin
-    if not ring.names:
+    def __init__(self, settings: AdminConfig) -> None:
+        self.keys = KeyRing(() if settings.key is None else (KeyConfig(key=settings.key, name="operator"),))
+        self._host: str | None
+        self._port: int | None
+        self._host, self._port = settings.address or (None, None)
+        self._networks = [ipaddress.ip_network(each, strict=False) for each in settings.allow]
+
+    def is_here(self) -> bool:
+        """Say whether the current request came to the address where ``/admin`` is."""
+        return self._port is None or request.environ.get("SERVER_PORT") == str(self._port)
+
+    def is_allowed(self) -> bool:
+        """Say whether the current request comes from where it may, not through a proxy, and by a name of our own.
+
+        A page whose name was made to lead here sends that name as ``Host``.
+        """
+        is_direct = not any(name in request.headers for name in _FORWARDED)
+        return is_direct and is_within(request.remote_addr, self._networks) and self._is_own_name()
+
+    def _is_own_name(self) -> bool:
+        host = request.headers.get("Host", "")
+        name = urlsplit(f"//{host}").hostname if _HOST.fullmatch(host) else None
+        if name is None:
+            return False
+        if self._host is None:
+            return name == "localhost" or _is_loopback(name)
+        return name in ("localhost", self._host.lower()) or _is_address(name)
+
+
+#: Whoever may ask where nothing is set.
+_THIS_MACHINE = AdminAccess(AdminConfig())
+
+
+def authenticate_operator() -> None:
+    """Set ``g.caller`` to the operator; raises Forbidden, or Unauthorized for another key."""
+    access: AdminAccess = g.snapshot.admin
+    if not access.is_allowed():
+        raise Forbidden("This address answers on the gateway's own machine only, or where admin.allow says.")
+    ring, accounts = access.keys, _accounts()
+    if not ring.names and accounts is None:
         raise Forbidden("This address is closed: set ADMIN_KEY in the gateway's environment, and reload or restart it.")
+    roles = ("viewer", "admin") if request.method in ("GET", "HEAD") else ("admin",)
     try:
-        g.caller = caller = ring.authenticate(request.headers)
+        g.caller = caller = ring.authenticate(request.headers, _further_keys(*roles))
     except Unauthorized as error:
         raise Unauthorized(f"This address is for the operator's key, ADMIN_KEY. {error.message}") from None
-    if (record := current_call.get()) is not None:
-        record.caller = caller.name
+    g.call.called_by(caller.name)
 
 
-def _is_own_name(host: str) -> bool:
-    """Say whether a ``Host`` header names this machine by itself: a loopback address, or localhost."""
-    name = urlsplit(f"//{host}").hostname if _HOST.fullmatch(host) else None
-    return name is not None and (name == "localhost" or _is_loopback(name))
+def for_scrapers(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Let those through that have ``metrics.token``; where there is none, processes of this machine."""
+
+    run = async_to_sync(view) if iscoroutinefunction(view) else view
+
+    @wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        token: Secret | None = g.snapshot.config.metrics.token
+        if token is not None:
+            given = request.headers.get("Authorization", "")
+            if not hmac.compare_digest(digest_of(given), digest_of(f"Bearer {token.reveal()}")):
+                raise Unauthorized(
+                    "This address is for `Authorization: Bearer TOKEN`, with the token of metrics.token."
+                )
+        elif not _THIS_MACHINE.is_allowed():
+            raise Forbidden("Without metrics.token this address answers on the gateway's own machine only: set it.")
+        return run(*args, **kwargs)
+
+    return guarded
+
+
+def check_model(caller: Caller, model: str) -> None:
+    """Check that a caller may use a model; raises Forbidden."""
+    if not caller.may_use(model):
+        raise Forbidden(
+            f"This key may not use the model {model[:128]!r}: GET /v1/models lists those that it may.",
+            param="model",
+            code="model_not_allowed",
+        )
+
+
+def _accounts() -> "Accounts | None":
+    accounts: Accounts | None = current_app.extensions["one_api"].accounts
+    return accounts
+
+
+def _further_keys(*roles: str) -> Callable[[str], Caller | None] | None:
+    """Return what finds the keys of the database that have one of these roles; None without a database."""
+    accounts = _accounts()
+    return None if accounts is None else lambda key: _caller_of(accounts, key, roles)
+
+
+def _caller_of(accounts: "Accounts", key: str, roles: tuple[str, ...]) -> Caller | None:
+    """Return whose key of the database this is; raises Unauthorized or Forbidden for one that does not count here."""
+    found = accounts.find_key(key)
+    if found is None and accounts.may_be_new(key):
+        await_(accounts.look_again())
+        found = accounts.find_key(key)
+    if found is None or found.role not in roles:
+        return None
+    if found.is_disabled:
+        raise Unauthorized("This API key was revoked: ask this gateway's operator for another.", code="key_disabled")
+    if found.is_expired(time.time() * 1000):
+        raise Unauthorized("This API key has expired: ask this gateway's operator for another.", code="key_expired")
+    if not found.is_allowed_from(request.remote_addr):
+        raise Forbidden("This API key may not be used from your address.", code="network_not_allowed")
+    return found.caller
 
 
 def is_from_this_machine() -> bool:
@@ -144,7 +257,12 @@ def is_from_this_machine() -> bool:
 
 
 def _is_loopback(address: str | None) -> bool:
+    return is_within(address, _LOOPBACK)
+
+
+def _is_address(text: str) -> bool:
     try:
-        return ipaddress.ip_address(address or "").is_loopback
+        ipaddress.ip_address(text)
     except ValueError:
         return False
+    return True

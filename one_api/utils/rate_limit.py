@@ -1,33 +1,44 @@
-"""``check_rate_limit``: how much a key may ask for."""
+"""``check_rate_limit``: how much a key may ask for, for routes.
+
+Here are the decorators of routes, the headers and the words of a refusal. ``utils.limiter`` is Flask-Limiter, set up
+for the gateway; the exact counts, and where they are kept, are in ``limits``.
+"""
 
 import asyncio
-import getpass
 import random
-import tempfile
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import wraps
 from inspect import iscoroutinefunction
-from pathlib import Path
 from typing import Any
 
 from flask import g, request
+from flask_limiter import RateLimitExceeded
 
 from one_api.config import Config
+from one_api.contract import Caller
 from one_api.errors import RateLimited
-from one_api.limits.handover import copy_windows
-from one_api.limits.stores import Layout, LimitStore, MemoryStore, SharedStore, Ticket
-from one_api.limits.window import LEASE_S, Limits, Verdict
-from one_api.observability.records import CallRecord
+from one_api.limits.stores import Stats, Ticket
+from one_api.limits.window import LEASE_S, UNLIMITED, WINDOW_S, Limits, Verdict
+from one_api.records import CallRecord
 from one_api.serving.bridge import async_to_sync, await_
-from one_api.serving.gunicorn import runs_under_gunicorn
+from one_api.serving.current import current_globals
+from one_api.serving.tasks import stop
 from one_api.settings.sections import RateLimitConfig
+from one_api.utils.limiter import KeyLimiter
 
 #: Characters per token, for the estimate of what nobody has counted yet.
 _BYTES_PER_TOKEN = 4
 
 #: How often the store is looked after, in seconds.
 _LOOK_S = 0.5
+
+#: Requests a minute that only count tokens: for each request that a key may send, and at least.
+_COUNTS_PER_REQUEST, _LEAST_COUNTS = 20, 50
+
+#: What a caller has that is limited as all are.
+_NONE_OF_ITS_OWN = (None, None, None)
 
 _REFUSALS = {
     "requests": "{limit} requests per minute",
@@ -39,82 +50,77 @@ _REFUSALS = {
 class RateLimits:
     """Requests and tokens per minute, and requests at a time, for each key.
 
-    Those of a later configuration count on in the same ``books``, from ``take_over`` on.
+    Those of a later configuration count on with the same ``limiter`` and ``open_tickets``.
     """
 
-    def __init__(self, config: RateLimitConfig, store: "LimitStore | Place", books: "Books | None" = None) -> None:
-        """``store`` alone has room for any key."""
-        self.enabled = config.enabled
-        self.limits = Limits(config.requests_per_minute, config.tokens_per_minute, config.concurrent)
-        self.place = Place(store) if isinstance(store, LimitStore) else store
-        self.books = books or Books(self.place)
-        #: Does the end of a request change anything?
-        self._settles = config.tokens_per_minute is not None or config.concurrent is not None
+    def __init__(self, config: RateLimitConfig, limiter: KeyLimiter, open_tickets: "OpenTickets") -> None:
+        self.enabled = config.enabled and limiter.enabled
+        self._default = Limits(config.requests_per_minute, config.tokens_per_minute, config.concurrent)
+        self.limiter = limiter
+        self.open_tickets = open_tickets
 
     @property
     def degraded(self) -> str | None:
         """Say why limits are less exact than they should be."""
-        return self.books.place.store.degraded
+        return self.limiter.storage.store.degraded
 
-    async def take_over(self) -> None:
-        """Count in this place from now on; what the one before has counted goes with it."""
-        old, self.books.place = self.books.place, self.place
-        if old.store is not self.place.store:
-            await copy_windows(
-                old.store, self.place.store, (old.keys or frozenset()) & (self.place.keys or frozenset())
-            )
-            await old.store.aclose()
+    def of(self, caller: Caller) -> Limits:
+        """Return the limits of a caller: its own, and for the rest those that are configured for all."""
+        default, own = self._default, (caller.requests_per_minute, caller.tokens_per_minute, caller.concurrent)
+        if own == _NONE_OF_ITS_OWN:
+            return default
+        requests, tokens, concurrent = own
+        return Limits(
+            default.requests_per_minute if requests is None else requests or UNLIMITED,
+            default.tokens_per_minute if tokens is None else tokens or None,
+            default.concurrent if concurrent is None else concurrent or None,
+        )
 
-    async def admit(self, caller: str, request_id: str, size_bytes: int) -> dict[str, str]:
+    def told(self, caller: Caller) -> dict[str, int | None]:
+        """Return the limits of a caller by their names in the configuration; None is no limit."""
+        limits = self.of(caller) if self.enabled else Limits(UNLIMITED)
+        return asdict(limits) | {"requests_per_minute": _or_none(limits.requests_per_minute)}
+
+    async def admit(self, caller: Caller, request_id: str, size_bytes: int) -> dict[str, str]:
         """Count a request with a body of ``size_bytes``; returns the headers that tell what is left.
 
         Raises:
             RateLimited: when one of the limits is reached; says which, and when to come back.
         """
-        if not self.books.place.has(caller):
-            return {}  # the key went away while its last request arrived
-        tokens = size_bytes // _BYTES_PER_TOKEN if self.limits.tokens_per_minute is not None else 0
-        verdict, ticket = await self.books.place.store.take(caller, self.limits, tokens, random.getrandbits(63) | 1)
-        if verdict.refused_by is None and self._settles:
-            self.books.tickets[request_id] = ticket
-        headers = self._headers(verdict)
+        limits = self.of(caller)
+        tokens = size_bytes // _BYTES_PER_TOKEN if limits.tokens_per_minute is not None else 0
+        verdict, ticket = await self.limiter.limiter.take(caller.name, limits, tokens, random.getrandbits(63) | 1)
+        headers = _headers(limits, verdict)
         if verdict.refused_by is not None:
             g.limit_headers = headers
-            raise self._refusal(verdict)
+            raise _refusal(limits, verdict)
+        if limits.tokens_per_minute is not None or limits.concurrent is not None:
+            self.open_tickets.by_request[request_id] = ticket  # its end changes something
         return headers
 
-    def _headers(self, verdict: Verdict) -> dict[str, str]:
-        headers = {
-            "x-ratelimit-limit-requests": str(self.limits.requests_per_minute),
-            "x-ratelimit-remaining-requests": str(verdict.remaining_requests),
-            "x-ratelimit-reset-requests": duration(verdict.reset_requests_s),
-        }
-        if verdict.remaining_tokens is not None:
-            headers |= {
-                "x-ratelimit-limit-tokens": str(self.limits.tokens_per_minute),
-                "x-ratelimit-remaining-tokens": str(verdict.remaining_tokens),
-                "x-ratelimit-reset-tokens": duration(verdict.reset_tokens_s),
-            }
-        return headers
+    async def admit_count(self, caller: Caller) -> None:
+        """Count a request that only counts tokens, which takes nothing of the caller's requests; raises RateLimited."""
+        limit = max(_LEAST_COUNTS, _COUNTS_PER_REQUEST * self.of(caller).requests_per_minute)
+        if not await self.limiter.storage.store.hit(f"{caller.name}: counts of tokens", limit, WINDOW_S, 1):
+            message = f"Rate limit reached for this key: {limit} counts of tokens per minute. Try again later."
+            raise RateLimited(message, retry_after_s=WINDOW_S, limit="requests")
 
-    def _refusal(self, verdict: Verdict) -> RateLimited:
-        kind = verdict.refused_by or "requests"
-        limit = {
-            "requests": self.limits.requests_per_minute,
-            "tokens": self.limits.tokens_per_minute,
-            "concurrent": self.limits.concurrent,
-        }[kind]
-        return RateLimited(
-            f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. "
-            f"Try again in {duration(verdict.retry_after_s)}.",
-            type="tokens" if kind == "tokens" else "requests",
-            retry_after_s=max(1.0, verdict.retry_after_s),
-        )
+    async def seen(self, caller: Caller) -> dict[str, str]:
+        """Return the headers that tell what is left of a key's requests."""
+        limits = self.of(caller)
+        return _headers(limits, _verdict(limits, await self.limiter.storage.store.stats(caller.name, WINDOW_S)))
+
+    async def refused(self, caller: Caller) -> RateLimited:
+        """Return the refusal of a request for which none was left."""
+        limits = self.of(caller)
+        verdict = _verdict(limits, await self.limiter.storage.store.stats(caller.name, WINDOW_S))
+        g.limit_headers = _headers(limits, verdict)
+        return _refusal(limits, verdict)
 
     async def settle(self, record: CallRecord) -> None:
         """End what was counted for a request: estimated tokens become those that it used, as far as is known."""
-        ticket = self.books.tickets.pop(record.request_id, None)
-        if ticket is None or not self.books.place.has(ticket.key):
+        ticket = self.open_tickets.by_request.pop(record.request_id, None)
+        if ticket is None:
             return
         if record.free:
             tokens = 0  # also when its client has left and nobody knows more
@@ -123,127 +129,101 @@ class RateLimits:
         else:
             # An error before any answer used nothing; an answer that was cut is taken as estimated.
             tokens = ticket.tokens if record.first_event is not None or record.status == 499 else 0
-        await self.books.place.store.settle(ticket, tokens)
+        await self.limiter.limiter.settle(ticket, tokens)
 
     async def start(self) -> None:
         """Begin to look after the store, and to keep the leases of long requests alive."""
         if self.enabled:
-            self.books.start(renews=self.limits.concurrent is not None)
+            self.open_tickets.start()
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
-        await self.books.aclose()
+        await self.open_tickets.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where limits are counted: a store, what it was made for, and the names of the keys that it counts for."""
-
-    store: LimitStore
-    made_for: object = None
-    #: None is all keys.
-    keys: frozenset[str] | None = None
-
-    def has(self, key: str) -> bool:
-        """Say whether this key is counted for."""
-        return self.keys is None or key in self.keys
-
-
-class Books:
+class OpenTickets:
     """What is counted for the requests under way; as long as the process."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, limiter: KeyLimiter) -> None:
+        self._limiter = limiter
         #: By the ids of requests.
-        self.tickets: dict[str, Ticket] = {}
+        self.by_request: dict[str, Ticket] = {}
         self._looking: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
 
-    def start(self, *, renews: bool) -> None:
-        """Begin to look after the store, and to keep leases alive if there are any; may be called again."""
+    def start(self) -> None:
+        """Begin to look after the store, and to keep leases alive; may be called again."""
         loop = asyncio.get_running_loop()
         if self._looking is None:
             self._looking = loop.create_task(self._keep_looking())
-        if renews and self._renewing is None:
+        if self._renewing is None:
             self._renewing = loop.create_task(self._keep_renewing())
 
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self.place.store.look_after()
+            await self._limiter.storage.store.look_after()
 
     async def _keep_renewing(self) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            await self.place.store.renew([each for each in self.tickets.values() if self.place.has(each.key)])
+            if leased := [ticket for ticket in self.by_request.values() if ticket.leased]:
+                await self._limiter.limiter.renew(leased)
 
     async def aclose(self) -> None:
         """Stop, and close the store."""
-        tasks = [task for task in (self._looking, self._renewing) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await stop(self._looking, self._renewing)
         self._looking = self._renewing = None
-        await self.place.store.aclose()
+        if self._limiter.initialized:
+            await self._limiter.storage.store.aclose()
 
 
-def build_limits(
-    config: Config,
-    names: list[str],
-    folder: Path,
-    processes: Callable[[], int] | None = None,
-    before: RateLimits | None = None,
-) -> RateLimits:
-    """Return the limits of the keys called ``names``; a file that processes share lies in ``folder``.
-
-    ``processes`` returns how many there are now; by default as many as are configured. ``before`` are those of the
-    configuration before this one, whose books go on.
-    """
-    made_for, keys = _made_for(config, names), frozenset(names)
-    if before is not None and before.place.made_for == made_for:
-        store = before.place.store
-    else:
-        store = _store(config, names, folder, processes)
-    place = Place(store, made_for, keys)
-    return RateLimits(config.rate_limit, place, before.books if before is not None else None)
+def build_limits(config: Config, limiter: KeyLimiter, before: RateLimits | None = None) -> RateLimits:
+    """Return the limits of a configuration; ``before`` are those of the one before this, whose open tickets stay."""
+    return RateLimits(config.rate_limit, limiter, before.open_tickets if before is not None else OpenTickets(limiter))
 
 
-def _kind(config: Config) -> str:
-    """Return which kind of store is to be used: memory, shared, or the address of a Redis."""
-    storage: str = config.rate_limit.storage
-    if storage == "auto":
-        # Under gunicorn there may be more processes at any time, whatever was configured (-w, TTIN, a replacement).
-        storage = "shared" if config.server.workers > 1 or runs_under_gunicorn() else "memory"
-    return storage if config.rate_limit.enabled else "memory"
+def _verdict(limits: Limits, stats: Stats) -> Verdict:
+    left = max(0, limits.requests_per_minute - stats.used)
+    return Verdict("requests", stats.oldest_leaves_s, left, stats.all_leave_s)
 
 
-def _layout(config: Config, names: list[str]) -> Layout:
-    settings = config.rate_limit
-    return Layout(tuple(names), settings.concurrent or 0, settings.tokens_per_minute is not None)
+def _headers(limits: Limits, verdict: Verdict) -> dict[str, str]:
+    """Return what tells of the limits that there are."""
+    headers = {}
+    if limits.requests_per_minute != UNLIMITED:
+        headers = {
+            "x-ratelimit-limit-requests": str(limits.requests_per_minute),
+            "x-ratelimit-remaining-requests": str(verdict.remaining_requests),
+            "x-ratelimit-reset-requests": duration(verdict.reset_requests_s),
+        }
+    if verdict.remaining_tokens is not None:
+        headers |= {
+            "x-ratelimit-limit-tokens": str(limits.tokens_per_minute),
+            "x-ratelimit-remaining-tokens": str(verdict.remaining_tokens),
+            "x-ratelimit-reset-tokens": duration(verdict.reset_tokens_s),
+        }
+    return headers
 
 
-def _made_for(config: Config, names: list[str]) -> object:
-    """Return what a store is made for: a shared file has room for certain keys, the others for any."""
-    kind = _kind(config)
-    return (kind, _layout(config, names)) if kind == "shared" else kind
+def _refusal(limits: Limits, verdict: Verdict) -> RateLimited:
+    kind = verdict.refused_by or "requests"
+    limit = {
+        "requests": limits.requests_per_minute,
+        "tokens": limits.tokens_per_minute,
+        "concurrent": limits.concurrent,
+    }[kind]
+    return RateLimited(
+        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. "
+        f"Try again in {duration(verdict.retry_after_s)}.",
+        type="tokens" if kind == "tokens" else "requests",
+        retry_after_s=max(1.0, verdict.retry_after_s),
+        limit=kind,
+    )
 
 
-def _store(config: Config, names: list[str], folder: Path, processes: Callable[[], int] | None) -> LimitStore:
-    def count() -> int:
-        """Return how many share the limits: a process that has just begun is not there yet for others to count."""
-        return max(config.server.workers, processes() if processes is not None else 1)
-
-    kind = _kind(config)
-    if kind == "memory":
-        return MemoryStore()
-    if kind == "shared":
-        # Where the folder cannot be written, the user's own corner of the temporary one.
-        spare = Path(tempfile.gettempdir()) / f"one_api-{getpass.getuser()}"
-        return SharedStore(folder, str(config.server.port), _layout(config, names), spare, count)
-    # Only here, so that a gateway without Redis imports nothing of its client.
-    from one_api.limits.redis import RedisStore
-
-    return RedisStore(kind, count, config.rate_limit.storage_timeout_s)
+def _or_none(requests: int) -> int | None:
+    return None if requests == UNLIMITED else requests
 
 
 def duration(seconds: float) -> str:
@@ -255,17 +235,81 @@ def duration(seconds: float) -> str:
 
 
 def check_rate_limit(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a caller through as often as its limits allow; goes below ``verify_api_key``."""
+    """Let a caller through as often as its limits allow; goes below ``verify_api_key``.
 
+    It asks Flask-Limiter's strategy itself, which costs a tenth of what Flask-Limiter needs for a request.
+    """
+    run = async_to_sync(view) if iscoroutinefunction(view) else view
+
+    @wraps(view)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        known = current_globals()
+        limits: RateLimits = known.snapshot.limits
+        if limits.enabled:
+            # The body is read for its size only where tokens count, and not before the caller is known.
+            # A form with files says nothing of tokens by its size.
+            counts = limits.of(known.caller).tokens_per_minute is not None and request.mimetype != "multipart/form-data"
+            size = len(request.get_data()) if counts else 0
+            record: CallRecord = known.call
+            asked = time.monotonic()
+            try:
+                known.limit_headers = await_(limits.admit(known.caller, record.request_id, size))
+            finally:
+                record.waited_s += time.monotonic() - asked
+        return run(*args, **kwargs)
+
+    return limited
+
+
+def limit_counts(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a caller have tokens counted: clients ask for many counts at once, beside their requests.
+
+    Goes below ``verify_api_key``.
+    """
     run = async_to_sync(view) if iscoroutinefunction(view) else view
 
     @wraps(view)
     def limited(*args: Any, **kwargs: Any) -> Any:
         limits: RateLimits = g.snapshot.limits
         if limits.enabled:
-            # The body is read for its size only where tokens count, and not before the caller is known.
-            size = len(request.get_data()) if limits.limits.tokens_per_minute is not None else 0
-            g.limit_headers = await_(limits.admit(g.caller.name, g.call.request_id, size))
+            await_(limits.admit_count(g.caller))
         return run(*args, **kwargs)
 
     return limited
+
+
+def limit_requests(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a caller through as often as its requests per minute allow, by Flask-Limiter's own decorator.
+
+    For routes that use no model: they count with the others, and need no place among the requests at a time. Goes
+    below ``verify_api_key``.
+    """
+    run = async_to_sync(view) if iscoroutinefunction(view) else view
+
+    @wraps(view)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        limits: RateLimits = g.snapshot.limits
+        if limits.enabled:
+            g.limit_headers = await_(limits.seen(g.caller))
+        return run(*args, **kwargs)
+
+    @wraps(view)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        limits: RateLimits = g.snapshot.limits
+        return limits.limiter.limited(counted)(*args, **kwargs)
+
+    return limited
+
+
+def refusal_of(error: RateLimitExceeded) -> RateLimited:
+    """Return the answer to a request that Flask-Limiter has refused."""
+    limits: RateLimits = g.snapshot.limits
+    if limits.limiter.is_limit_of_keys(error):
+        return await_(limits.refused(g.caller))
+    retry_after_s = limits.limiter.retry_after_s()
+    return RateLimited(
+        f"Rate limit reached: {error.description}. Try again in {duration(retry_after_s)}.",
+        type="requests",
+        retry_after_s=retry_after_s,
+        limit="requests",
+    )

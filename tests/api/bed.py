@@ -180,10 +180,10 @@ class Bed:
         """A connection to the gateway."""
         return RawClient(self.gateway.host, self.gateway.port, timeout_s=10.0)
 
-    def begin(self, model: str, **fields: Any) -> "contextlib.AbstractContextManager[Begun]":
+    def begin(self, model: str, *, key: str | None = KEY, **fields: Any) -> "contextlib.AbstractContextManager[Begun]":
         """Ask for a stream and read it piece by piece: the head at once, the events as the test takes them."""
         body = {"model": model, "messages": user(), "stream": True, **fields}
-        return Begun.opened(self, post_chat(self.gateway.host, self.gateway.port, body))
+        return Begun.opened(self, post_chat(self.gateway.host, self.gateway.port, body, key))
 
     def stream(self, script: Script, **fields: Any) -> Answer:
         """The answer to a streamed request for a model of its own, which upstream a answers with the script."""
@@ -232,9 +232,10 @@ class Bed:
 
     def check_settled(self) -> None:
         """Fail if an exchange since the last check is still open, or the gateway has logged a bug of its own."""
-        log, requests = self.gateway.log, [seen for upstream in self.upstreams.values() for seen in upstream.requests]
-        new_log, new = log[self._checked_log :], [seen for seen in requests if seen.arrived_at > self._checked_at]
-        self._checked_log, self._checked_at = len(log), time.monotonic()
+        requests = [seen for upstream in self.upstreams.values() for seen in upstream.requests]
+        new = [seen for seen in requests if seen.arrived_at > self._checked_at]
+        new_log, self._checked_log = self.gateway.read_log(self._checked_log)
+        self._checked_at = time.monotonic()
         for seen in new:
             assert seen.model in self.waived or seen.ended.wait(SETTLE_S), f"{seen.model}: its upstream is still held"
         assert '"level":"error"' not in new_log, new_log[-4000:]
@@ -274,7 +275,7 @@ def running_bed(
     server: Body | None = None,
     settings: Body | None = None,
     env: Mapping[str, str] | None = None,
-    **sections: Body,
+    **sections: Any,
 ) -> Iterator[Bed]:
     """A gateway over the upstreams a, b and c.
 

@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from .bed import Bed, running_bed
+from .doors import DoorBed, running_doors
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +20,8 @@ def bed() -> Iterator[Bed]:
 def settled(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test of a bed no exchange is open, and the gateway met no bug of its own."""
     yield
-    if "bed" in request.fixturenames:
-        running: Bed = request.getfixturevalue("bed")
+    for name in {"bed", "doors"} & set(request.fixturenames):
+        running: Bed = request.getfixturevalue(name)
         running.check_settled()
 
 
@@ -35,6 +36,13 @@ def client(bed: Bed) -> Iterator[openai.OpenAI]:
 def quick() -> Iterator[Bed]:
     """A gateway with little patience: short heartbeats, an early status line, and `developer` sent as `system`."""
     with running_bed({"heartbeat_s": 0.1, "commit_s": 0.3}, {"developer_as_system": True}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def doors() -> Iterator[DoorBed]:
+    """A gateway with models of several kinds, and groups of two."""
+    with running_doors(each=120) as running:
         yield running
 
 

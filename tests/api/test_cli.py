@@ -9,25 +9,19 @@ from pathlib import Path
 import pytest
 
 from one_api import __version__
+from tests.support import run_program
 
 from .bed import yaml
 
 ROOT = Path(__file__).parents[2]
-FLASK = ("-m", "flask", "--app", "wsgi")
-MODULE = ("-m", "one_api")
+FLASK = ("flask", "--app", "wsgi")
+MODULE = ("one_api",)
 
 
 def run(*arguments: str, env: Mapping[str, str], command: Sequence[str] = FLASK) -> "subprocess.CompletedProcess[str]":
     """Run a command in an environment made from scratch."""
     clean = {"PATH": os.environ.get("PATH", os.defpath), "ONE_API_ENV_FILE": os.devnull, "FLASK_SKIP_DOTENV": "1"}
-    return subprocess.run(
-        [sys.executable, *command, *arguments],
-        cwd=ROOT,
-        env=clean | dict(env),
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    return run_program(*command, *arguments, env=clean | dict(env))
 
 
 def config(tmp_path: Path, text: str) -> dict[str, str]:
@@ -139,7 +133,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_gunicorn_does_not_start_half_configured() -> None:
-    done = run("wsgi:app", env={"PORT": "many"}, command=("-m", "gunicorn"))
+    done = run("wsgi:app", env={"PORT": "many"}, command=("gunicorn",))
 
     assert done.returncode != 0
     assert "PORT: is not a number" in done.stderr
@@ -171,8 +165,9 @@ def test_the_commands_are_listed() -> None:
 def run_in(folder: Path, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run Flask's command line in a folder of its own, with all that it does by itself."""
     clean = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ROOT), **env}
+    # A real start: which variables it began with is looked up in /proc.
     return subprocess.run(
-        [sys.executable, *FLASK, *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", *FLASK, *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=30
     )
 
 

@@ -1,15 +1,19 @@
 """The log: one line for each request, with what is needed to understand it, and nothing that is anybody's business."""
 
+import json
 import shlex
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import jsonschema_rs
 import pytest
 
 from tests.support import (
     Gateway,
     Hang,
     WaitFor,
+    build_request,
     completion,
     error,
     error_body,
@@ -20,13 +24,18 @@ from tests.support import (
     tokens,
 )
 
-from .bed import UPSTREAM_KEYS, Bed, Body, running_bed, user
+from .bed import ADMIN_KEY, UPSTREAM_KEYS, Bed, Body, running_bed, user
 
 FIELDS = {
-    "event", "time", "request_id", "method", "path", "status", "caller", "model", "deployment", "stream", "attempts",
-    "ms", "first_event_ms", "prompt_tokens", "completion_tokens", "cache", "error",
-    "failed",
+    "v", "event", "time", "level", "request_id", "method", "path", "route", "status", "outcome", "caller", "model",
+    "deployment", "stream", "attempts", "failed", "ms", "first_event_ms", "prompt_tokens", "completion_tokens",
+    "cost_usd", "finish_reason", "bytes_in", "bytes_out", "cache", "error", "upstream_request_id", "worker", "config",
 }  # fmt: skip
+SCHEMA = jsonschema_rs.validator_for((Path(__file__).parents[2] / "docs/log.schema.json").read_text())
+
+
+#: What upstreams call a request.
+IDS = {"X-Request-Id": "req-7f310a22"}
 
 
 def test_a_completion(bed: Bed) -> None:
@@ -41,6 +50,8 @@ def test_a_completion(bed: Bed) -> None:
     assert (record["prompt_tokens"], record["completion_tokens"]) == (9, 2)
     assert record["caller"].startswith("key-")
     assert record["ms"] > 0
+    assert (record["v"], record["level"], record["outcome"], record["worker"]) == (1, "info", "ok", 0)
+    assert (record["route"], record["finish_reason"]) == ("/v1/chat/completions", "stop")
     assert record["first_event_ms"] is None
 
 
@@ -53,6 +64,29 @@ def test_a_stream(bed: Bed) -> None:
     assert (record["status"], record["error"], record["stream"]) == (200, None, True)
     assert (record["prompt_tokens"], record["completion_tokens"]) == (9, 2)
     assert 0 < record["first_event_ms"] <= record["ms"]
+    assert (record["outcome"], record["finish_reason"]) == ("ok", "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_sizes_of_both_bodies_and_the_ids_of_both_sides(bed: Bed, stream: bool) -> None:
+    model = bed.model()
+    reply = sse(*text_chunks("a"), headers=IDS) if stream else json_reply(completion("a"), headers=IDS)
+    bed.a.on(model, reply)
+
+    answer = bed.ask(model, stream=stream, headers={"X-Client-Request-Id": "abc-1.2_3"})
+
+    record = bed.record_of(answer)
+    assert record["bytes_out"] == len(answer.body)
+    body = {"model": model, "messages": user(), "stream": stream}
+    assert record["bytes_in"] == int(post_chat("h", 1, body).decode().partition("ength: ")[2].split()[0])
+    assert (record["client_request_id"], record["upstream_request_id"]) == ("abc-1.2_3", "req-7f310a22")
+
+
+@pytest.mark.parametrize("own", ["x" * 129, "a b", "a\u00e9", "", "a/b"])
+def test_an_id_of_the_client_that_is_not_plain_is_left_out(bed: Bed, own: str) -> None:
+    record = bed.record_of(bed.get("/v1/models", headers={"X-Client-Request-Id": own}))
+
+    assert "client_request_id" not in record
 
 
 def test_a_stream_is_written_down_when_it_has_ended(bed: Bed) -> None:
@@ -160,7 +194,7 @@ def test_each_request_has_one_line_and_an_id_of_its_own(bed: Bed) -> None:
 CANARY = "canary7261"
 
 
-def private_traffic(bed: Bed) -> None:
+def private_traffic(bed: Bed, *streams: bool) -> None:
     """Every kind of request, with a canary wherever a client or an upstream can put one that is not ours to keep."""
     headers = {
         "Cookie": f"a={CANARY}", "User-Agent": CANARY, "X-Request-Id": CANARY, "Referer": f"http://x/{CANARY}",
@@ -173,13 +207,13 @@ def private_traffic(bed: Bed) -> None:
         "user": CANARY, "metadata": {CANARY: CANARY}, CANARY: CANARY, "headers": headers,
         "tools": [{"type": "function", "function": {"name": CANARY}}],
     }  # fmt: skip
-    noise = {"Set-Cookie": CANARY, "X-Request-Id": CANARY, "Server": CANARY}
+    noise = {"Set-Cookie": CANARY, "X-Request-Id": f"<{CANARY}>", "Server": CANARY}
     whole = json_reply(completion(CANARY, reasoning=CANARY) | {"id": CANARY, CANARY: CANARY}, headers=noise)
     streamed = sse(*text_chunks(CANARY, model=CANARY, usage=tokens(1, 1)), headers=noise)
     faults = [error(status, error_body(CANARY), noise) for status in (400, 401, 404, 429, 500, 503)]
     junk = [error(500, f"<html>{CANARY}</html>"), json_reply([CANARY]), sse(f"data: {CANARY}\n\n"), sse(CANARY)]
     for script in (whole, streamed, *faults, *junk, sse(error_body(CANARY))):
-        for stream in (False, True):
+        for stream in streams or (False, True):
             model = bed.model()
             bed.a.on(model, script)
             bed.ask(model, stream=stream, **fields)
@@ -266,3 +300,65 @@ def test_a_level_above_info_writes_no_line_per_request() -> None:
         gateway.wait()
 
         assert gateway.call_records() == []
+
+
+# Its schema
+
+
+def request_with(method: str, path: str, bed: Bed, body: Body) -> bytes:
+    """A request of the operator's with a body in JSON."""
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}", "Content-Type": "application/json"}
+    return build_request(
+        method, path, bed.gateway.host, bed.gateway.port, headers=headers, body=json.dumps(body).encode()
+    )
+
+
+def check_schema(bed: Bed, events: set[str]) -> None:
+    """Every line of the log is what the schema says, and these events are among them."""
+    lines = [json.loads(line) for line in bed.gateway.log.splitlines()]
+    assert [(line, str(error)) for line in lines for error in SCHEMA.iter_errors(line)] == []
+    assert events <= {line["event"] for line in lines}
+
+
+def test_every_line_is_what_the_schema_says(tmp_path: Path) -> None:
+    server, database = {"commit_s": 0.2}, f"sqlite:///{tmp_path}/one_api.db"
+    with running_bed(server, env={"DATABASE_URL": database}, cache={"enabled": True}) as bed:
+        for stream in (False, True):
+            private_traffic(bed, stream)
+            bed.ask(bed.model(), stream=stream, headers={"X-Client-Request-Id": "mine"})
+            failing = bed.model("pair")
+            bed.a.on(failing, error(500))
+            bed.ask(failing, stream=stream)
+            bed.ask(kept := bed.model(), stream=stream)
+            bed.ask(kept, stream=stream)
+        with bed.connect() as client:
+            client.send(request_with("POST", "/admin/api/keys", bed, {"name": "alice"}))
+            assert client.read_response().status == 201
+        bed.gateway.config_path.write_text("{")
+        bed.gateway.hang_up()
+        bed.gateway.wait_for_log("was refused")
+
+        check_schema(bed, {"call", "config", "key", "start"})
+        key = next(line for line in map(json.loads, bed.gateway.log.splitlines()) if line["event"] == "key")
+        assert (key["by"], key["action"], key["target"]) == ("operator", "create key", "alice")
+
+
+def test_of_what_goes_well_a_sample_is_enough() -> None:
+    with running_bed(log={"sample": 0.0}) as bed:
+        bed.ask(bed.model())
+        failed = bed.ask("no-such-model")
+        last = bed.record_of(failed)
+
+        assert [record["request_id"] for record in bed.gateway.call_records()] == [last["request_id"]]
+        assert "sample" not in last
+
+
+def test_a_line_that_stands_for_others_says_so() -> None:
+    with running_bed(log={"sample": 0.5}) as bed:
+        for _ in range(40):
+            bed.get("/v1/models")
+        bed.record_of(bed.ask("no-such-model"))
+
+        kept = [record for record in bed.gateway.call_records() if record["outcome"] == "ok"]
+        assert 5 < len(kept) < 35
+        assert {record["sample"] for record in kept} == {0.5}

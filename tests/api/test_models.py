@@ -344,3 +344,11 @@ def test_a_request_right_after_the_start_waits_for_the_models(upstream: Scripted
         )
 
         assert client.read_response().json["data"] != []
+
+
+def test_anthropics_clients_read_errors_in_their_words(bed: Bed) -> None:
+    answer = bed.get("/v1/models/none", headers=[("anthropic-version", "2023-06-01")])
+
+    assert answer.status == 404
+    assert (answer.json["type"], answer.json["error"]["type"]) == ("error", "not_found_error")
+    assert answer.header("request-id") == answer.json["request_id"]

@@ -96,7 +96,7 @@ def test_a_model_that_is_not_known(client: OpenAI) -> None:
 
 def test_a_path_that_is_not_known(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
-        client.embeddings.create(model="m", input="text")
+        client.files.list()
 
     assert caught.value.code == "unknown_url"
 

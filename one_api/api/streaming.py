@@ -1,0 +1,235 @@
+"""What all doors share: how a body is read, and how an answer is streamed, whatever the dialect of its events."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
+from typing import Any, TypeAlias
+
+from flask import Response, g
+from werkzeug.http import parse_options_header
+
+from one_api.api.compressed import decompress, encodings_of
+from one_api.api.request_log import OpenCall
+from one_api.api.service import service
+from one_api.contract import ChunkStream
+from one_api.dialects import json
+from one_api.dialects.event_writer import EventWriter
+from one_api.dialects.json import JSONObject
+from one_api.errors import GatewayError, InternalError, InvalidRequest, UnsupportedMediaType
+from one_api.serving.current import current_request
+from one_api.serving.events import EventBody, EventResponse
+from one_api.serving.tasks import abandon
+from one_api.serving.timeouts import ReusableTimeout
+
+logger = logging.getLogger(__name__)
+
+#: A stream on its way to its first content.
+Opening: TypeAlias = "asyncio.Future[ChunkStream]"
+#: Keeps a whole answer, and says whether it is kept.
+Keep: TypeAlias = Callable[[JSONObject], Awaitable[bool]]
+
+#: A body from this size on, in bytes, is decoded in steps, while no other is.
+_LARGE_BYTES = 64 * 1024
+#: Decoding one from this size on takes long even in steps: others have the loop before and after that, for so many
+#: seconds that what is quickly answered is answered.
+_HUGE_BYTES, _OTHERS_S = 1024 * 1024, 0.002
+
+#: Of every stream of events.
+STREAM_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",
+}
+
+
+async def read_body() -> JSONObject:
+    """Return the object in the request's body; raises as ``read_bytes``."""
+    return (await read_bytes())[1]
+
+
+async def read_bytes() -> tuple[bytes, JSONObject]:
+    """Return the request's body, and what it holds: a JSON object in UTF-8, its numbers as they were written.
+
+    Raises:
+        UnsupportedMediaType: when it is encoded with anything but gzip, or says that it is not JSON in UTF-8.
+        RequestTooLarge: when it is decompressed, and has more than ``server.max_body_bytes``.
+        InvalidRequest: when it is not a JSON object.
+    """
+    request = current_request()
+    # A header that was sent twice is a list.
+    if (content_type := request.content_type) != "application/json":
+        for media_type in (content_type or "").split(","):
+            _check_media_type(*parse_options_header(media_type))
+    data = request.get_data(cache=False)
+    request.stream.close()  # it would hold the bytes as long as the request lives
+    encodings = encodings_of(request.headers.get("Content-Encoding", ""))
+    try:
+        if len(data) < _LARGE_BYTES and not encodings:
+            return data, json.decode_object(data, as_written=True)
+        # One at a time, from its first byte that is more than what the client sent.
+        async with service().large_bodies:
+            if encodings:
+                data = await decompress(data, encodings, g.snapshot.config.server.max_body_bytes)
+            return data, await _decode_large(data)
+    except json.InvalidJSON as error:
+        raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
+
+
+async def _decode_large(data: bytes) -> JSONObject:
+    """Decode in steps; others have the loop between them."""
+    others_s = _OTHERS_S if len(data) >= _HUGE_BYTES else 0
+    steps = json.decode_large(data)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            body: JSONObject = done.value
+            await asyncio.sleep(others_s)
+            return body
+        await asyncio.sleep(others_s)
+
+
+def _check_media_type(mimetype: str, parameters: Mapping[str, str]) -> None:
+    if mimetype and mimetype.lower() != "application/json":
+        raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
+    if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise UnsupportedMediaType("Send JSON in UTF-8.")
+
+
+async def stream_response(
+    stream: Coroutine[Any, Any, ChunkStream], writer: EventWriter, keep: Keep | None = None
+) -> Response:
+    """Answer with the events that ``writer`` writes of a stream.
+
+    Args:
+        stream: what opens it, see ``ModelRegistry.stream``. The status is 200 at its first content, or when that takes
+            too long; until then an error has its own status.
+        writer: the dialect of the door.
+        keep: is given what the writer has ``to_keep``, before the client learns of the end.
+
+    Raises:
+        GatewayError: what opening the stream raises before the status is sent.
+    """
+    call: OpenCall = g.open_call
+    # In a context of its own: with the request's, all that it opens would keep Flask's request to the stream's end.
+    opening = asyncio.create_task(stream, context=Context())
+    try:
+        await asyncio.wait([opening], timeout=call.snapshot.config.server.commit_s)
+    except asyncio.CancelledError:
+        await abandon(opening)
+        raise
+    if opening.done():
+        opening.result()
+    call.begin_stream()
+    return EventResponse(StreamedAnswer(opening, writer, call, keep), headers=STREAM_HEADERS)
+
+
+class StreamedAnswer(EventBody):
+    """A stream as server-sent events of one dialect: content, heartbeats in silence, and a true end."""
+
+    def __init__(self, opening: Opening, writer: EventWriter, call: OpenCall, keep: Keep | None = None) -> None:
+        self._opening = opening
+        self._writer = writer
+        self._call = call
+        self._keep = keep
+        #: The status line has waited long enough; it goes out with the first piece.
+        self._overdue = not opening.done()
+        self._heartbeat_s = call.snapshot.config.server.heartbeat_s
+        self._timeout = ReusableTimeout()
+        self._stream: ChunkStream | None = None
+        self._begun = False
+        self._ended = False
+
+    @property
+    def is_complete(self) -> bool:
+        """See ``EventBody``."""
+        return self._ended and self._writer.to_keep is None
+
+    async def read(self) -> bytes:
+        """See ``EventBody``."""
+        events = b""
+        try:
+            if self._overdue:
+                self._overdue = False
+                events = self._begin() or self._writer.heartbeat()
+            elif not self._ended:
+                self._timeout.reset()
+                with self._timeout.limit(self._heartbeat_s):
+                    events = await self._next()
+        except TimeoutError:
+            events = self._begin() + self._writer.heartbeat()
+        except GatewayError as error:
+            events = self._fail(error)
+        except Exception:  # the client would take a cut for the end, so it gets an error
+            logger.exception("a stream failed, request %s", self._call.record.request_id)
+            events = self._fail(InternalError("Something went wrong in the gateway."))
+        events = events or await self._last()
+        self._call.record.bytes_out += len(events)
+        return events
+
+    async def _next(self) -> bytes:
+        """Return the next events; what the dialect has no event for is passed over."""
+        if self._stream is None:
+            self._stream = await asyncio.shield(self._opening)
+        stream, writer, record = self._stream, self._writer, self._call.record
+        while True:
+            if writer.is_stateless:
+                events = await stream.read_encoded(writer.write)
+            else:
+                events = writer.write(await stream.read())
+            if record.first_event is None:
+                record.first_event = time.monotonic()
+            if not self._begun:
+                events = self._begin() + events
+            if stream.ended:
+                self._ended = True
+                events += writer.end()
+            if events or self._ended:
+                return events
+
+    async def _last(self) -> bytes:
+        """Return the event that tells the end, where it waits until the answer is kept."""
+        answer = self._writer.to_keep
+        if answer is None:
+            return b""
+        kept = False
+        try:
+            kept = self._keep is not None and await self._keep(answer)
+        except Exception:  # the answer is whole all the same
+            logger.exception("an answer could not be kept, request %s", self._call.record.request_id)
+        return self._writer.last(kept=kept)
+
+    def _begin(self) -> bytes:
+        if self._begun:
+            return b""
+        self._begun = True
+        return self._writer.begin()
+
+    def _fail(self, error: GatewayError) -> bytes:
+        self._ended = True
+        self._call.record.fail(error)
+        return self._begin() + self._writer.fail(error)
+
+    def interrupted(self) -> bytes:
+        """See ``EventBody``."""
+        told = b""
+        if not self._ended:
+            told = self._fail(self._call.interruption)
+        return told + self._writer.last(kept=False)
+
+    async def aclose(self) -> None:
+        """See ``EventBody``."""
+        self._timeout.close()
+        await self._call.end(cancelled=not self._ended, close=self._close)
+
+    async def _close(self) -> None:
+        """Let go of the upstream, and note what the answer took."""
+        if self._stream is None:
+            await abandon(self._opening)
+            return
+        try:
+            await self._stream.aclose()
+        finally:
+            self._call.record.used(self._stream.usage)

@@ -1,0 +1,43 @@
+"""What can be set of how a gateway is observed: its log, its metrics, its traces."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from one_api.settings.addresses import mend_credential
+from one_api.settings.kinds import Seconds, Secret
+from one_api.settings.validation import mended
+
+
+class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line per request."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    #: The part of 1 of those requests that went well which get a line; all others always do.
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
+class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``/metrics``."""
+
+    #: What a scraper sends as ``Authorization: Bearer``. Left out: only processes of this machine may scrape, and not
+    #: through a proxy.
+    token: Annotated[Secret | None, mended(mend_credential)] = None
+    #: Count requests, tokens and cost for each key, too. Danger: the names of keys are in the answer.
+    per_key: bool = False
+
+
+class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traces; they need the extra ``otel``."""
+
+    #: Where a collector takes OTLP over HTTP, without ``/v1/traces``. Left out: there are no traces.
+    endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/]+(/[^\s]*)?\Z")] | None = None
+    #: The part of 1 of all requests whose traces are kept. Those that failed, failed over or were slow always are.
+    ratio: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    #: A request that took longer than this is slow.
+    slow_s: Seconds = 60.0
+    #: What a caller's ``traceparent`` means: its trace goes on; the one of its request is linked to it; nothing.
+    trust_trace: Literal["continue", "link", "ignore"] = "continue"
+    #: Traces that are kept in a second only because their caller wants it, for each key.
+    forced_per_s: Annotated[int, Meta(ge=0, le=100_000)] = 10

@@ -1,0 +1,429 @@
+"""Upstreams that speak Responses: for clients that do, and for those that speak Chat Completions."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support import Close, Gateway, ScriptedUpstream, Wait, WaitFor, error, sse, text_chunks
+from tests.support import responses_api as api
+from tests.support.raw import build_request
+
+from .bed import KEY, Answer, Bed, Begun, Body, adapter, user, yaml
+
+#: The upstream speaks Responses only; "both" speaks chat, too; groups go on to one that speaks chat only.
+NATIVE, BOTH, GROUP, RESUMED = "native", "both", "group", "resumed"
+#: The upstream knows functions only, and is told who its client is.
+FEW = "few"
+#: At most so many tests there are.
+TESTS = 60
+
+
+class NativeBed(Bed):
+    """A gateway over an upstream that speaks Responses (a), and one that speaks chat (b)."""
+
+    number = 0
+
+    def name(self, kind: str) -> str:
+        """The group of this kind that no other test has used, so its deployments are in good health."""
+        return f"{kind}-{self.number}"
+
+    def request(self, model: str, given: Any = "hi", **fields: Any) -> bytes:
+        """A request for a response."""
+        raw = json.dumps({"model": self.name(model), "input": given, **fields}).encode()
+        headers = [("Content-Type", "application/json"), ("Authorization", f"Bearer {KEY}")]
+        return build_request("POST", "/v1/responses", self.gateway.host, self.gateway.port, headers=headers, body=raw)
+
+    def respond(self, model: str, given: Any = "hi", **fields: Any) -> Answer:
+        """Ask for a response."""
+        return self.send(self.request(model, given, **fields))
+
+    def broken(self, model: str, *ending: Any) -> Answer:
+        """The answer to a stream that goes so on after a first piece, once the client has that."""
+        gate = threading.Event()
+        self.answers(api.stream(*api.opening(), *api.text_events("Hel")[:3], WaitFor(gate), *ending))
+        with Begun.opened(self, self.request(model, stream=True)) as begun:
+            events = [begun.next() for _ in range(5)]
+            gate.set()
+            return begun.answer([*events, *begun.rest()])
+
+    def answers(self, *scripts: Any) -> None:
+        """Have the upstream answer its next requests so."""
+        self.a.on(f"m-{self.number}", *scripts)
+
+    @property
+    def sent(self) -> Any:
+        """The last body that reached the upstream."""
+        return self.a.requests[-1].json
+
+
+@pytest.fixture(scope="module")
+def bed() -> Iterator[NativeBed]:
+    with contextlib.ExitStack() as held:
+        a, b = (held.enter_context(ScriptedUpstream()) for _ in range(2))
+        gateway = Gateway(env={"RATE_LIMIT_ENABLED": "false"})
+        numbers = range(TESTS)
+        models = [f"m-{n}" for n in numbers]
+        only, both = (adapter(a, models, apis=apis) for apis in (["responses"], ["chat", "responses"]))
+        few = adapter(a, models, apis=["responses"], tool_types=["function"], client_headers=True)
+        groups: Body = {}
+        for n in numbers:
+            mixed = {"targets": [f"only/m-{n}"], "fallbacks": [f"chat/m-{n}"]}
+            groups[f"{FEW}-{n}"] = {"targets": [f"few/m-{n}"]}
+            groups |= {f"{NATIVE}-{n}": {"targets": [f"only/m-{n}"]}, f"{BOTH}-{n}": {"targets": [f"both/m-{n}"]}}
+            groups |= {f"{GROUP}-{n}": mixed, f"{RESUMED}-{n}": mixed | {"on_stream_failure": "resume"}}
+        gateway.config_yaml = yaml(
+            adapters={"only": only, "both": both, "few": few, "chat": adapter(b, models)},
+            model_groups=groups,
+            retry={"max_attempts": 2},
+            responses={"state": "memory"},
+            server={"host": gateway.host, "port": gateway.port, "heartbeat_s": 0.2, "commit_s": 0.4},
+        )
+        yield NativeBed(held.enter_context(gateway), {"a": a, "b": b})
+
+
+@pytest.fixture(autouse=True)
+def fresh(bed: NativeBed) -> None:
+    """Every test has groups of its own."""
+    bed.number += 1
+
+
+def events(answer: Answer) -> list[dict[str, Any]]:
+    """The events of a stream."""
+    assert answer.status == 200, answer.body
+    return [{"type": "error"} | json.loads(event.rpartition("data: ")[2]) for event in answer.events]
+
+
+# Clients that speak Responses
+
+
+def test_a_request_reaches_the_upstream_as_it_is(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello")))
+    tools = [{"type": "code_interpreter", "container": {"type": "auto"}}, {"type": "mcp", "server_label": "x"}]
+    given = [{"role": "user", "content": "hi"}, {"type": "brand_new", "x": 1.0}]
+
+    answer = bed.respond(NATIVE, given, tools=tools, client_metadata={"a": "b"}, store=False, top_p=0.1)
+
+    assert answer.status == 200, answer.body
+    assert bed.a.requests[-1].path == "/v1/responses"
+    assert bed.sent == {
+        "model": f"m-{bed.number}",
+        "tools": tools,
+        "client_metadata": {"a": "b"},
+        "top_p": 0.1,
+        "input": given,
+        "store": False,
+    }
+    assert b'"x":1.0}' in bed.a.requests[-1].body
+
+
+def test_tools_that_an_upstream_does_not_know_are_left_out(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello")))
+    known = {"type": "function", "name": "f", "parameters": {}}
+
+    answer = bed.respond(FEW, tools=[{"type": "web_search"}, known], top_p=0.1)
+
+    assert bed.sent["tools"] == [known]
+    assert answer.header("x-gateway-warnings") == "tools[0]"
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["tool", "namespace"])
+def test_custom_tools_are_functions_to_an_upstream_without_them(bed: NativeBed, nested: bool) -> None:
+    name = "agents__patch" if nested else "patch"
+    bed.answers(api.whole(api.call(name, '{"input": "a\\nb"}')))
+    custom = {"type": "custom", "name": "patch"}
+
+    answer = bed.respond(FEW, tools=[{"type": "namespace", "name": "agents", "tools": [custom]} if nested else custom])
+
+    (sent,) = bed.sent["tools"]
+    assert (sent["type"], sent["name"]) == ("function", name)
+    (called,) = answer.json["output"]
+    assert (called["type"], called["name"], called["input"]) == ("custom_tool_call", "patch", "a\nb")
+
+
+def test_clients_are_named_to_those_who_may_know(bed: NativeBed) -> None:
+    told = {"Originator": "codex", "X-Codex-Turn": "1", "Session-Id": "s"}
+    for model in (FEW, NATIVE):
+        bed.answers(api.whole(api.message("Hello")))
+        raw = json.dumps({"model": bed.name(model), "input": "hi"}).encode()
+        headers = [("Content-Type", "application/json"), ("Authorization", f"Bearer {KEY}"), *told.items()]
+        where = (bed.gateway.host, bed.gateway.port)
+        bed.send(build_request("POST", "/v1/responses", *where, headers=headers, body=raw))
+
+        seen = {name.lower(): value for name, value in bed.a.requests[-1].headers}
+        passed = {name.lower(): value for name, value in told.items()} if model == FEW else {}
+        assert {name.lower(): seen[name.lower()] for name in told if name.lower() in seen} == passed
+
+
+def test_an_answer_is_the_upstreams_under_our_names(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello"), extra={"new": True}))
+
+    answer = bed.respond(NATIVE).json
+
+    assert answer["output"] == [api.message("Hello")]
+    assert (answer["model"], answer["extra"], answer["store"]) == (bed.name(NATIVE), {"new": True}, True)
+    assert answer["id"] != api.UPSTREAM_ID
+    assert bed.get(f"/v1/responses/{answer['id']}").json == answer
+
+
+def test_a_stream_is_the_upstreams_under_our_names(bed: NativeBed) -> None:
+    odd = {"type": "response.web_search_call.searching", "item_id": "ws_1", "output_index": 0}
+    keepalive = {"type": "keepalive"}
+    bed.answers(
+        api.stream(*api.opening(), keepalive, odd, *api.text_events("Hel", "lo"), api.completed(api.message("Hello")))
+    )
+
+    answer = bed.respond(NATIVE, stream=True)
+
+    found = events(answer)
+    assert [each["type"].removeprefix("response.") for each in found] == [
+        "created", "in_progress", "web_search_call.searching", "output_item.added", "content_part.added",
+        "output_text.delta", "output_text.delta", "output_text.done", "output_item.done", "completed",
+    ]  # fmt: skip
+    assert [each["sequence_number"] for each in found] == list(range(10))
+    assert len({each["response"]["id"] for each in found if "response" in each} - {api.UPSTREAM_ID}) == 1
+    assert api.UPSTREAM_ID not in answer.body.decode()
+    assert found[-1]["response"]["model"] == bed.name(NATIVE)
+    assert bed.record_of(answer)["completion_tokens"] == 2
+
+
+def test_names_and_numbers_that_are_missing_are_filled_in(bed: NativeBed) -> None:
+    payloads = [*api.opening(), *api.text_events("Hi"), api.completed(api.message("Hi"))]
+    bed.answers(sse(*(f"data: {json.dumps(each)}\n\n" for each in payloads)))
+
+    found = events(bed.respond(NATIVE, stream=True))
+
+    assert [each["sequence_number"] for each in found] == list(range(len(payloads)))
+
+
+def test_a_failure_after_created_goes_elsewhere(bed: NativeBed) -> None:
+    quota = {"type": "error", "code": "insufficient_quota", "message": "no credit", "param": None}
+    bed.answers(api.stream(*api.opening(), quota))
+
+    found = events(bed.respond(GROUP, stream=True))
+
+    assert [each["type"] for each in found[:2]] == ["response.created", "response.in_progress"]
+    assert found[-1]["type"] == "response.completed"
+    assert found[-1]["response"]["output"][0]["content"][0]["text"] == "Hello"
+    assert bed.b.requests[-1].json["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_an_upstream_that_fails_is_replaced_by_one_of_another_dialect(bed: NativeBed) -> None:
+    bed.answers(error(503))
+
+    answer = bed.respond(GROUP)
+
+    assert answer.json["output"][0]["content"][0]["text"] == "Hello"
+
+
+@pytest.mark.parametrize("model", [GROUP, RESUMED])
+def test_a_stream_that_breaks_after_content_fails(bed: NativeBed, model: str) -> None:
+    found = events(bed.broken(model, Close()))
+
+    assert [each["type"] for each in found[-2:]] == ["response.failed", "error"]
+    assert found[-1]["error"]["code"] == "upstream_stream_truncated"
+
+
+def test_a_failed_response_is_a_failure(bed: NativeBed) -> None:
+    failed = api.response(status="failed", error={"code": "server_error", "message": "It broke."})
+
+    found = events(bed.broken(NATIVE, {"type": "response.failed", "response": failed}))
+
+    assert [each["type"] for each in found[-2:]] == ["response.failed", "error"]
+    assert "It broke." in found[-1]["error"]["message"]
+    assert found[-2]["response"]["id"] != api.UPSTREAM_ID
+
+
+def test_heartbeats_before_the_upstream_begins_make_no_second_beginning(bed: NativeBed) -> None:
+    bed.answers([Wait(1.0), *api.text_stream("Hi")])
+
+    found = events(bed.respond(NATIVE, stream=True))
+
+    kinds = [each["type"] for each in found]
+    assert kinds.count("response.created") == 1
+    assert kinds[-1] == "response.completed"
+    assert [each["sequence_number"] for each in found] == list(range(len(found)))
+
+
+def test_what_chat_has_no_words_for_is_refused_where_only_chat_is_left(bed: NativeBed) -> None:
+    bed.answers(error(503))
+
+    answer = bed.respond(GROUP, tools=[{"type": "code_interpreter"}])
+
+    assert (answer.status, answer.error["code"]) == (503, "overloaded")
+    assert bed.asked(f"m-{bed.number}").keys() == {"a"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"background": True}, {"conversation": "conv_1"}, {"previous_response_id": "resp_x"}]
+)
+def test_what_belongs_to_the_account_of_the_upstream_is_nobodys(bed: NativeBed, fields: Any) -> None:
+    assert bed.respond(NATIVE, **fields).status == 400
+
+
+def test_a_conversation_goes_on_without_the_upstreams_memory(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello")))
+
+    first = bed.respond(NATIVE, "one").json
+    bed.respond(NATIVE, "two", previous_response_id=first["id"])
+
+    assert bed.sent["input"][0]["content"] == "one"
+    assert bed.sent["input"][1] == api.message("Hello")
+    assert bed.sent["input"][2]["content"] == "two"
+    assert ("previous_response_id" in bed.sent, bed.sent["store"]) == (False, False)
+
+
+def test_reasoning_that_the_upstream_cannot_read_stays_here(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello")))
+    sealed: list[Any] = [
+        {"type": "reasoning", "summary": [], "encrypted_content": text} for text in ("gw1.AAAA", "theirs", None)
+    ]
+
+    bed.respond(NATIVE, [{"role": "user", "content": "hi"}, *sealed])
+
+    assert bed.sent["input"][1:] == [sealed[1]]
+
+
+# Clients that speak Chat Completions
+
+
+def ask(bed: NativeBed, **fields: Any) -> Answer:
+    """Ask the upstream that speaks no chat for a completion."""
+    return bed.ask(bed.name(NATIVE), **fields)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_reasoning_goes_back_with_the_calls_that_came_of_it(bed: NativeBed, stream: bool) -> None:
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "sealed"}
+    output = [thought, api.call("f", '{"a": 1}', 1)]
+    events = [*api.opening(), api.completed(*output)]
+    bed.answers(api.stream(*events) if stream else api.whole(*output), api.whole(api.message("Done")))
+    history = user("hi")
+    fields: Body = {"reasoning_effort": "low", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    told = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+
+    ask(bed, messages=history, stream=stream, **fields)
+    assert bed.sent["include"] == ["reasoning.encrypted_content"]
+    history += [{"role": "assistant", "content": None, "tool_calls": [told]}]
+    history += [{"role": "tool", "tool_call_id": "call_1", "content": "ok"}]
+    ask(bed, messages=history, **fields)
+
+    assert bed.sent["input"][1:3] == output
+
+
+def test_a_chat_request_is_translated(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello")))
+    call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    url = "https://a.example/b.png"
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "hi"},
+                                     {"type": "image_url", "image_url": {"url": url, "detail": "low"}}]},
+        {"role": "assistant", "content": "Look:", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "ok"},
+    ]  # fmt: skip
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True}}
+
+    answer = ask(
+        bed, messages=messages, tools=[{"type": "function", "function": {"name": "f"}}], max_tokens=50, seed=7,
+        tool_choice={"type": "function", "function": {"name": "f"}}, response_format=form, reasoning_effort="low",
+    )  # fmt: skip
+
+    assert answer.json["choices"][0]["message"]["content"] == "Hello"
+    assert answer.json["usage"]["prompt_tokens"] == 9
+    assert answer.header("x-gateway-warnings") == "seed"
+    assert bed.sent == {
+        "model": f"m-{bed.number}", "store": False, "instructions": "Be brief.", "max_output_tokens": 50,
+        "reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"],
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "hi"},
+                                         {"type": "input_image", "image_url": url, "detail": "low"}]},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "Look:"}]},
+            {"type": "function_call", "call_id": "call_0", "name": "f", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "call_0", "output": "ok"},
+        ],
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}},
+        "tools": [{"type": "function", "name": "f", "parameters": None, "strict": False}],
+        "tool_choice": {"type": "function", "name": "f"},
+    }  # fmt: skip
+
+
+def test_a_chat_stream_is_translated(bed: NativeBed) -> None:
+    bed.answers(api.text_stream("Hel", "lo"))
+
+    answer = ask(bed, stream=True, stream_options={"include_usage": True})
+
+    assert (answer.text, answer.stream_error) == ("Hello", None)
+    assert answer.deltas[0] == {"role": "assistant", "content": "", "refusal": None}
+    assert answer.chunks[-1]["usage"]["completion_tokens"] == 2
+    assert answer.chunks[-2]["choices"][0]["finish_reason"] == "stop"
+
+
+ADDED = {"type": "response.output_item.added", "output_index": 0, "item": api.call("f", "")}
+WAYS = {
+    "deltas": [
+        ADDED,
+        {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": '{"a"'},
+        {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": ":1}"},
+    ],
+    "done": [ADDED, {"type": "response.output_item.done", "output_index": 0, "item": api.call("f", '{"a":1}')}],
+    "completed": [],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_arguments_come_whole_whichever_event_has_them(bed: NativeBed, way: str) -> None:
+    bed.answers(api.stream(*api.opening(), *WAYS[way], api.completed(api.call("f", '{"a":1}'))))
+
+    answer = ask(bed, stream=True, tools=[{"type": "function", "function": {"name": "f"}}])
+
+    entries = [entry for delta in answer.deltas for entry in delta.get("tool_calls", ())]
+    assert {entry["index"] for entry in entries} == {0}
+    assert (entries[0]["id"], entries[0]["function"]["name"]) == ("call_0", "f")
+    assert "".join(entry["function"]["arguments"] for entry in entries) == '{"a":1}'
+    assert answer.chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_an_incomplete_response_was_cut(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hel"), status="incomplete", incomplete_details={"reason": "max_output_tokens"}))
+
+    assert ask(bed).json["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_stream_without_its_last_event_is_cut(bed: NativeBed) -> None:
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hel")))
+
+    answer = ask(bed, stream=True)
+
+    assert answer.stream_error is not None
+    assert answer.stream_error["code"] == "upstream_stream_truncated"
+
+
+def test_an_error_in_the_stream_is_one(bed: NativeBed) -> None:
+    bed.answers(api.stream(*api.opening(), {"type": "error", "code": "server_error", "message": "It broke."}))
+
+    answer = ask(bed, stream=True)
+
+    assert answer.status == 502
+    assert "It broke." in answer.error["message"]
+
+
+@pytest.mark.parametrize("fields", [{"stop": ["x"]}, {"n": 2}])
+def test_what_cannot_be_said_is_refused(bed: NativeBed, fields: Any) -> None:
+    answer = ask(bed, **fields)
+
+    assert (answer.status, answer.error["param"]) == (400, next(iter(fields)))
+
+
+def test_one_that_speaks_both_gets_each_in_its_own_words(bed: NativeBed) -> None:
+    bed.answers(sse(*text_chunks("Hi")), api.text_stream("Ho"))
+
+    chat = bed.ask(bed.name(BOTH), stream=True, messages=user())
+    native = bed.respond(BOTH, stream=True)
+
+    assert chat.text == "Hi"
+    assert events(native)[-1]["response"]["output"][0]["content"][0]["text"] == "Ho"
+    assert [seen.path for seen in bed.a.requests[-2:]] == ["/v1/chat/completions", "/v1/responses"]

@@ -1,0 +1,206 @@
+"""Traces of a real gateway, at a real collector: which are kept, what is in them, and what a dead collector costs."""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support import WaitFor, completion, error, json_reply, sse, text_chunks, tokens
+from tests.support.collector import Collector, Exported, collecting, silent_collector
+
+from .bed import Answer, Bed, running_bed
+
+SERVER, CLIENT = 2, 3
+PROMPT = "canary7261"
+
+
+@dataclass(frozen=True)
+class TraceBed:
+    """A gateway that keeps traces only where it must, and its collector."""
+
+    bed: Bed
+    collector: Collector
+
+    def trace(self, answer: Answer) -> tuple[Exported, list[Exported]]:
+        """The span of a request and those of its attempts."""
+        return self.collector.of_request(answer.header("x-request-id") or "")
+
+
+@pytest.fixture(scope="module")
+def traced() -> Iterator[TraceBed]:
+    with collecting() as collector:
+        telemetry = {"endpoint": collector.url, "ratio": 0.0}
+        with running_bed(telemetry=telemetry, cache={"enabled": True}) as bed:
+            yield TraceBed(bed, collector)
+
+
+def new_ids() -> tuple[str, str]:
+    """A trace and a span of a caller's."""
+    return secrets.token_hex(16), secrets.token_hex(8)
+
+
+def told(bed: Bed, upstream: str, model: str) -> str | None:
+    """The header by which an upstream was told of a trace, at the last request for a model."""
+    found = [seen for seen in bed.upstreams[upstream].requests if seen.model == model]
+    return found[-1].headers.first("traceparent")
+
+
+def test_a_failover_is_one_trace_with_a_span_for_each_attempt(traced: TraceBed) -> None:
+    bed, model, (trace, parent) = traced.bed, traced.bed.model("pair"), new_ids()
+    bed.a.on(model, error(500, headers={"x-request-id": "one"}))
+    bed.b.on(model, json_reply(completion("a", usage=tokens(9, 2))))
+    header = {"traceparent": f"00-{trace}-{parent}-01", "tracestate": "vendor=1", "baggage": f"secret={PROMPT}"}
+
+    began = time.time()
+    answer = bed.ask(
+        model, headers=header, temperature=0.5, max_tokens=7, messages=[{"role": "user", "content": PROMPT}]
+    )
+    server, (first, second) = traced.trace(answer)
+
+    assert (server.trace_id, server.parent_id, server.kind) == (trace, parent, SERVER)
+    assert server.name == "POST /v1/chat/completions"
+    assert server.attributes == {
+        "http.request.method": "POST", "http.route": "/v1/chat/completions", "http.response.status_code": 200,
+        "one_api.request_id": answer.header("x-request-id"), "one_api.model": model, "one_api.outcome": "ok",
+        "one_api.deployment": f"b/{model}", "one_api.attempts": 2, "one_api.cache": "miss",
+    }  # fmt: skip
+    assert [(span.kind, span.trace_id, span.name) for span in (first, second)] == [(CLIENT, trace, f"chat {model}")] * 2
+    assert first.attributes["error.type"] == "upstream_failed"
+    assert first.attributes["http.response.status_code"] == 500
+    assert not [name for name in first.attributes if "usage" in name]
+    assert second.attributes | {"gen_ai.response.id": "", "server.port": 0} == {
+        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": model,
+        "gen_ai.request.temperature": 0.5, "gen_ai.request.max_tokens": 7, "gen_ai.response.id": "",
+        "gen_ai.response.model": "scripted", "gen_ai.response.finish_reasons": ["stop"], "gen_ai.usage.input_tokens": 9,
+        "gen_ai.usage.output_tokens": 2, "http.response.status_code": 200, "server.address": "127.0.0.1",
+        "server.port": 0, "one_api.deployment": f"b/{model}", "one_api.outcome": "ok",
+    }  # fmt: skip
+    assert second.attributes["server.port"] == bed.b.port
+    assert told(bed, "a", model) == f"00-{trace}-{first.span_id}-01"
+    assert told(bed, "b", model) == f"00-{trace}-{second.span_id}-01"
+    assert bed.last(model).headers.first("tracestate") == "vendor=1"
+    assert bed.last(model).headers.first("baggage") is None
+    assert began - 0.01 <= server.started <= first.started <= first.ended <= second.started <= second.ended
+    assert second.ended <= server.ended + 0.005 <= time.time() + 0.01
+    assert server.resource["service.name"] == "one_api"
+    assert PROMPT not in str((server, first, second))
+    record = bed.record_of(answer)
+    assert (record["trace_id"], record["span_id"]) == (trace, server.span_id)
+
+
+def test_without_a_key_that_is_known_a_trace_is_not_continued(traced: TraceBed) -> None:
+    trace, parent = new_ids()
+
+    answer = traced.bed.ask("m", key="wrong", headers={"traceparent": f"00-{trace}-{parent}-01"})
+    server, attempts = traced.trace(answer)
+
+    assert (server.trace_id != trace, server.parent_id, attempts) == (True, "", [])
+    assert server.attributes["one_api.outcome"] == "client_auth"
+
+
+@pytest.mark.parametrize("headers", [
+    [("traceparent", "00-{t}-{p}-01"), ("traceparent", "00-{t}-{p}-01")], [("traceparent", "00-{t}-{p}-01-")],
+    [("traceparent", "ff-{t}-{p}-01")], [("traceparent", "00-{t}-{p}-01" + "x" * 8192)],
+])  # fmt: skip
+def test_a_trace_that_is_named_wrongly_is_a_new_one(traced: TraceBed, headers: list[tuple[str, str]]) -> None:
+    trace, parent = new_ids()
+    given = [(name, value.format(t=trace, p=parent)) for name, value in headers]
+
+    answer = traced.bed.ask("no-such-model", headers=given)
+    server, _ = traced.trace(answer)
+
+    assert answer.status == 404
+    assert (server.trace_id != trace, server.parent_id) == (True, "")
+
+
+def test_what_failed_is_kept_and_what_went_well_is_not(traced: TraceBed) -> None:
+    bed = traced.bed
+    broken, slow, gate = bed.model(), bed.model(), threading.Event()
+    bed.a.on(broken, sse(*text_chunks("a", finish=None), done=False))
+    good = [bed.ask(bed.model(), stream=stream) for stream in (False, True) * 10]
+    failed = [bed.ask("no-such-model"), bed.ask(broken, stream=True)]
+    bed.a.on(slow, sse(*text_chunks("a", finish=None), WaitFor(gate), *text_chunks("b", usage=tokens(3, 2))[1:]))
+    trace, parent = new_ids()
+    headers = {
+        "traceparent": f"00-{trace}-{parent}-00"
+    }  # the caller does not keep it, and an error is kept all the same
+
+    failed.append(bed.ask("no-such-model", headers=headers))
+    for answer in failed:
+        traced.trace(answer)
+
+    ids = {span.attributes.get("one_api.request_id") for span in traced.collector.spans}
+    assert not ids & {answer.header("x-request-id") for answer in good}
+    assert traced.trace(failed[-1])[0].trace_id == trace
+
+
+def test_a_caller_keeps_so_many_of_its_traces_in_a_second(traced: TraceBed) -> None:
+    bed, (trace, parent) = traced.bed, new_ids()
+    model = bed.model()
+    for _ in range(60):
+        bed.ask(model, headers={"traceparent": f"00-{trace}-{parent}-01", "Cache-Control": "no-store"})
+    last = bed.ask("no-such-model")  # those before it are sent before it
+    traced.trace(last)
+
+    kept = [span for span in traced.collector.spans if span.trace_id == trace and span.kind == SERVER]
+    assert 10 <= len(kept) < 60
+
+
+def test_a_stream_and_a_kept_answer(traced: TraceBed) -> None:
+    bed, model = traced.bed, traced.bed.model()
+    bed.a.on(model, sse(*text_chunks("Hel", "lo", usage=tokens(9, 2))))
+    answers = []
+    for _ in range(2):
+        trace, parent = new_ids()
+        time.sleep(1.0)  # another second of the caller's
+        answers.append(bed.ask(model, stream=True, headers={"traceparent": f"00-{trace}-{parent}-01"}))
+    (asked, (attempt,)), (kept, none) = (traced.trace(answer) for answer in answers)
+
+    assert attempt.attributes["gen_ai.request.stream"] is True
+    assert attempt.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert attempt.attributes["gen_ai.usage.output_tokens"] == 2
+    assert 0 < attempt.attributes["gen_ai.response.time_to_first_chunk"] <= attempt.ended - attempt.started
+    assert (asked.attributes["one_api.cache"], kept.attributes["one_api.cache"], none) == ("miss", "hit", [])
+
+
+def test_a_trace_may_be_linked_to_and_not_be_told_to_the_upstream() -> None:
+    with collecting() as collector:
+        telemetry = {"endpoint": collector.url, "ratio": 1.0, "trust_trace": "link"}
+        with running_bed(settings={"propagate_trace": False, "provider": "acme"}, telemetry=telemetry) as bed:
+            model, (trace, parent) = bed.model(), new_ids()
+            answer = bed.ask(model, headers={"traceparent": f"00-{trace}-{parent}-01"})
+            server, (attempt,) = collector.of_request(answer.header("x-request-id") or "")
+
+            assert (server.trace_id != trace, server.parent_id, server.links) == (True, "", [trace])
+            assert attempt.attributes["gen_ai.provider.name"] == "acme"
+            assert told(bed, "a", model) is None
+
+
+def test_what_is_left_is_sent_at_the_end() -> None:
+    with collecting() as collector, running_bed(telemetry={"endpoint": collector.url, "ratio": 1.0}) as bed:
+        ids = {bed.ask(bed.model()).header("x-request-id") for _ in range(5)}
+        bed.gateway.terminate()
+        bed.gateway.wait()
+
+        assert ids <= {span.attributes.get("one_api.request_id") for span in collector.spans}
+
+
+def test_a_collector_that_never_answers_costs_nothing() -> None:
+    with silent_collector() as url, running_bed(telemetry={"endpoint": url, "ratio": 1.0}) as bed:
+        with bed.connect() as client:
+            request = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+            for _ in range(220):
+                client.send(request * 10)
+                for _ in range(10):
+                    assert client.read_response().status == 404
+        text = bed.get("/metrics", key=None).body.decode()
+        (dropped,) = [line for line in text.splitlines() if line.startswith("one_api_spans_dropped_total")]
+        assert float(dropped.split()[-1]) >= 2200 - 2048
+        began = time.monotonic()
+        bed.gateway.terminate()
+        bed.gateway.wait()
+
+        assert time.monotonic() - began < 5
