@@ -1,11 +1,39 @@
 """What has to be there before the first test."""
 
 import gc
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
+
+TESTS = Path(__file__).parent
+#: The files that take longest, which is not what they hold most tests of.
+LONGEST = [
+    "faults/test_groups.py",
+    "engine/test_workers.py",
+    "faults/test_health.py",
+    "faults/test_hostile.py",
+    "engine/test_supervisor.py",
+    "models/adapters/test_local.py",
+    "edge/test_limits_race.py",
+    "engine/test_faults.py",
+    "limits/test_stores.py",
+    "accounts/test_gateway.py",
+    "api/test_embeddings.py",
+    "edge/test_fuzz.py",
+    "accounts/test_kept_responses.py",
+    "api/test_messages.py",
+    "api/test_models.py",
+    "api/test_cache_across.py",
+    "serving/test_wsgi_servers.py",
+    "serving/test_drain.py",
+    "routing/test_simulation.py",
+    "engine/test_claude_llama.py",
+    "faults/test_before_content.py",
+]
 
 #: ``make check-long`` chooses it: as many examples as each property test asks for.
 settings.register_profile("long", max_examples=10_000)
@@ -21,6 +49,12 @@ def table_of_characters() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_database() -> None:
+    """Let applications that the tests build keep no accounts, unless a test wants them: the default is a real file."""
+    os.environ["DATABASE_URL"] = "none"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def interrupts() -> None:
     """Let servers that the tests start end on SIGINT.
 
@@ -28,6 +62,12 @@ def interrupts() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files come first, so that no process is left with one of them when the others have ended."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.relative_to(TESTS).as_posix(), len(places)))
 
 
 def pytest_collection_finish() -> None:

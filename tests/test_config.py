@@ -1,5 +1,6 @@
 """Configuration: variables, ``.env`` and the YAML file become one valid whole, or one error that names everything."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from one_api.cli import printed
 from one_api.config import Config, ConfigError, masked
 from one_api.settings.adapters import ClaudeConfig, LocalConfig, OpenAIConfig
 from one_api.settings.kinds import Secret
-from one_api.settings.sections import KeyConfig, RateLimitConfig, ServerConfig, TargetConfig, targets
+from one_api.settings.sections import (
+    KeyConfig,
+    RateLimitConfig,
+    ServerConfig,
+    TargetConfig,
+    connections_for,
+    targets,
+)
 from one_api.settings.validation import Problem
 
 SECRET = "sk-canary-7f3a9c"
@@ -143,7 +151,7 @@ def test_an_openai_adapter_needs_a_key_or_an_address(variables: dict[str, str], 
         (Config().retry, {"max_attempts": 3, "budget": 0.2, "min_concurrent": 3}),
         (ServerConfig(), {"host": "127.0.0.1", "port": 8000, "workers": 1, "debug": False, "cors_origins": (),
                           "max_body_bytes": 33_554_432, "body_timeout_s": 30, "head_timeout_s": 10,
-                              "write_timeout_s": 30, "max_connections": 10_000, "heartbeat_s": 15, "commit_s": 15,
+                              "write_timeout_s": 30, "heartbeat_s": 15, "commit_s": 15,
                           "drain_s": 600, "keep_alive_s": 75, "backlog": 2048}),
         (Config().log, {"format": "text", "level": "info"}),
     ],
@@ -151,6 +159,18 @@ def test_an_openai_adapter_needs_a_key_or_an_address(variables: dict[str, str], 
 )  # fmt: skip
 def test_the_defaults_are_the_documented_ones(settings: Struct, expected: dict[str, object]) -> None:
     assert {name: getattr(settings, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"), [(None, 10_000), (1_000_000, 10_000), (20_000, 9_950), (1024, 462), (64, 16)]
+)
+def test_the_connections_follow_from_the_files_that_may_be_open(files: int | None, connections: int) -> None:
+    assert connections_for(files) == connections
+
+
+def test_without_a_setting_the_files_are_enough() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert hard in range(132) or hard == resource.RLIM_INFINITY or ServerConfig().files_needed <= hard
 
 
 @pytest.mark.parametrize(
@@ -408,6 +428,13 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(refuse: Refuse, text: str,
         ("server: {heartbeat_s: 0}", "server.heartbeat_s"),
         ("server: {heartbeat_s: 86401}", "server.heartbeat_s"),
         ("server: {heartbeat_s: .nan}", "server.heartbeat_s"),
+        ("admin: {listen: 127.0.0.1}", "admin.listen"),
+        ("admin: {listen: '127.0.0.1:0'}", "admin.listen"),
+        ("admin: {listen: '::1:9000'}", "admin.listen"),
+        ("admin: {listen: 9000}", "admin.listen"),
+        ("admin: {listen: '127.0.0.1:8000'}", "admin.listen"),
+        ("admin: {allow: [10.0.0.0/8]}", "admin.allow"),
+        ("admin: {listen: '127.0.0.1:9000', allow: [here]}", "admin.allow[0]"),
         ("retry: {budget: 1.1}", "retry.budget"),
         ("retry: {min_concurrent: -1}", "retry.min_concurrent"),
         ("retry: {max_attempts: 0}", "retry.max_attempts"),
@@ -446,6 +473,8 @@ def test_a_bad_value_is_an_error_that_names_file_and_path(refuse: Refuse, text: 
     [
         "server: {port: 0, workers: 1, heartbeat_s: 86400}",
         "server: {port: 65535, heartbeat_s: 0.001}",
+        "admin: {listen: '[::1]:9000', allow: [10.0.0.0/8, '::1']}",
+        "admin: {listen: 'ops.internal:9000', allow: []}",
         "retry: {budget: 1, max_attempts: 1}",
         UP % "weight: 0.5, max_concurrency: 1",
         UP % "models: [m]" + "\nmodel_groups: {g: {targets: [up/m]}}",

@@ -22,7 +22,10 @@ TABLE: dict[str, tuple[int, str, str | None, bool | None]] = {
     "RequestTooLarge": (413, "invalid_request_error", "request_too_large", None),
     "UnsupportedMediaType": (415, "invalid_request_error", "unsupported_media_type", None),
     "RateLimited": (429, "requests", "rate_limit_exceeded", None),
+    "BudgetExceeded": (429, "insufficient_quota", "budget_exceeded", False),
     "InternalError": (500, "server_error", "internal_error", None),
+    "AccountsUnavailable": (503, "server_error", "accounts_unavailable", None),
+    "Unpriced": (503, "server_error", "unpriced", False),
     "NoDeployment": (503, "server_error", "no_backend_available", None),
     "ShuttingDown": (503, "server_error", "server_shutdown", None),
     "ClientTooSlow": (503, "server_error", "client_too_slow", None),
@@ -122,7 +125,7 @@ def test_the_drawing_shows_every_class_under_its_parent() -> None:
 def test_the_drawing_shows_the_status_and_code_of_each_class() -> None:
     for name, status, text in re.findall(r"([A-Z]\w+) +(\d{3}) *(.*)$", _drawing(), re.MULTILINE):
         assert int(status) == TABLE[name][0]
-        code = re.match(r"[a-z]+_[a-z_]+|overloaded", text)
+        code = re.match(r"[a-z]+_[a-z_]+|overloaded|unpriced", text)
         assert (code and code[0]) == TABLE[name][2]
 
 
@@ -165,10 +168,11 @@ def test_a_rejection_tells_what_the_upstream_said() -> None:
 
 
 @EVERY_CLASS
-def test_no_header_is_sent_without_a_reason(name: str) -> None:
-    fixed = TABLE[name][3]
+def test_a_header_has_a_reason(name: str) -> None:
+    status, _, _, fixed = TABLE[name]
+    expected = {"retry-after": "1"} if status in (429, 503) else {}
 
-    assert CLASSES[name]("No.").headers() == ({} if fixed is None else {"x-should-retry": str(fixed).lower()})
+    assert CLASSES[name]("No.").headers() == (expected if fixed is None else {"x-should-retry": str(fixed).lower()})
 
 
 @pytest.mark.parametrize(

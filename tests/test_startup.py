@@ -6,7 +6,6 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from one_api.config import Loaded, load
 from one_api.startup import Listening, address_problem, announcement, first_request, machine_warnings
 
-from .support.gateway import REPOSITORY, Gateway, free_port
+from .support import Gateway, free_port, run_program
 
 URL = "http://127.0.0.1:8000"
 KEY = "sk-canary-7f3a9c"
@@ -135,10 +134,7 @@ def test_a_log_of_json_reports_it_in_one_line() -> None:
 def gunicorn(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """Start the gateway where it cannot start."""
     clean = {"PATH": os.environ["PATH"], "ONE_API_ENV_FILE": os.devnull, "API_KEYS": "k", **env}
-    return subprocess.run(
-        [sys.executable, "-m", "gunicorn", *arguments, "wsgi:app"],
-        cwd=REPOSITORY, env=clean, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    return run_program("gunicorn", *arguments, "wsgi:app", env=clean)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "[::1]"])

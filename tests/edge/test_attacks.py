@@ -1,17 +1,30 @@
 """One client, or a crowd of them, must not hold the event loop: others go on, whatever is sent."""
 
 import contextlib
+import gzip
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.serving.clients import get, resident_bytes
-from tests.support import Gateway, RawClient, ScriptedUpstream, chunk, event, post_chat, sse, text_chunks
+from tests.serving.clients import get, resident_bytes, wait_until
+from tests.support import (
+    Gateway,
+    RawClient,
+    ScriptedUpstream,
+    chunk,
+    completion,
+    event,
+    post_chat,
+    reply,
+    sse,
+    text_chunks,
+)  # fmt: skip
 from tests.support.actions import Flood
 
 CONFIG = """
@@ -28,6 +41,8 @@ LATE_S = 5.0
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost:a\r\n\r\n"
 OFFER = b"GET /health HTTP/1.1\r\nHost:a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+STREAM = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"x"}]}'
+BOMB = gzip.compress(b" " * 32_000_000 + b"{}")
 CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -91,6 +106,19 @@ ATTACKS = {
     "pipelined chunked bodies": ((CHUNKS + b"2\r\n{}\r\n0\r\n\r\n") * 2000, 8),
     "chunks of a byte": (CHUNKS + b"1\r\na\r\n" * 43_000, 24),
     "blank lines": (b"\r\n" * 131_072, 24),
+    "pipelined streams": (
+        (HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(STREAM), STREAM)) * 100,
+        24,
+    ),
+    "pipelined expectations": ((HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}") * 1500, 8),
+    "long addresses": (b"GET /v1/%b HTTP/1.1\r\nHost:a\r\n\r\n" % (b"%41/?&;" * 2300) * 100, 8),
+    "full heads": (b"GET /health HTTP/1.1\r\nHost:a\r\n%b\r\n" % (b"X-A: %b\r\n" % (b"b" * 600) * 99) * 100, 8),
+    "bodies that grow": (
+        HEAD
+        + b"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(BOMB), BOMB),
+        24,
+    ),
     "trailers": (CHUNKS + b"2\r\n{}\r\n0\r\n" + b"a:b\r\n" * 40_000, 24),
 }
 
@@ -245,3 +273,63 @@ def test_streams_that_nobody_reads_hold_nobody(gateway: Gateway, upstream: Scrip
         for _ in range(20):
             assert get(gateway, "/health").status == 200
         assert worked_ms(gateway) < MAX_WORK_MS
+
+
+# Bodies
+
+FULL = {
+    "objects": b"{}," * 140_000,
+    "fractions": b"1.5," * 290_000,
+    "keys": b'{"a":[]},' * 70_000,
+    "long integers": (b"9" * 4000 + b",") * 8_000,
+}
+
+
+def answered(gateway: Gateway, data: bytes, count: int) -> set[int]:
+    """Return the statuses of that many equal requests, sent at once, each on a connection of its own."""
+
+    def ask() -> int:
+        with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+            client.send(data)
+            return client.read_response().status
+
+    with ThreadPoolExecutor(count) as pool:
+        return {each.result() for each in [pool.submit(ask) for _ in range(count)]}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_bodies_at_the_bound_hold_nobody(gateway: Gateway, name: str) -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"z":[%b1]}' % FULL[name]
+    data = HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    worked_ms(gateway)
+    assert answered(gateway, data, 4) == {400 if name == "long integers" else 200}
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
+@pytest.mark.parametrize("name", ["objects", "fractions"])
+def test_answers_at_the_bound_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    whole = json.dumps(completion("x")).encode()
+    upstream.on("flood", reply(b'%b,"z":[%b1]}' % (whole[:-1], FULL[name])))
+    body = {"model": "flood", "messages": [{"role": "user", "content": "x"}]}
+    worked_ms(gateway)
+    assert answered(gateway, post_chat(gateway.host, gateway.port, body), 4) == {200}
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
+def test_large_images_hold_nobody(gateway: Gateway) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * 5_000_000}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [image]}]}
+    worked_ms(gateway)
+    assert answered(gateway, post_chat(gateway.host, gateway.port, body), 4) == {200}
+    assert worked_ms(gateway) < MAX_WORK_MS / 2
+
+
+def test_bodies_whose_clients_leave_are_let_go_at_once(gateway: Gateway) -> None:
+    (pid,) = gateway.worker_pids()
+    before = resident_bytes(pid)
+    with contextlib.ExitStack() as clients:
+        for _ in range(20):
+            client = clients.enter_context(RawClient(gateway.host, gateway.port))
+            client.send(HEAD + b"Content-Length: 10000000\r\n\r\n" + b"x" * 5_000_000)
+        wait_until(lambda: resident_bytes(pid) - before > 60_000_000, "the bodies to arrive")
+    wait_until(lambda: resident_bytes(pid) - before < 20_000_000, "the memory to come back")

@@ -1,8 +1,6 @@
 """Secrets that are configured are seen nowhere: not in logs, answers, or what objects say of themselves."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tests.support import (
     event,
     json_reply,
     post_chat,
+    run_program,
     sse,
 )
 
@@ -192,8 +191,8 @@ def test_the_commands_mask_secrets(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(CONFIG.format(url="http://127.0.0.1:9/v1"))
     env = {**variables(), "ONE_API_CONFIG": str(path), "ONE_API_ENV_FILE": "/dev/null", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "one_api", "config", "check"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=True)
+    done = run_program("one_api", "config", "check", env=env)
+    assert done.returncode == 0
     assert "***" in done.stdout
     assert found(done.stdout + done.stderr) == []
     assert not re.search(r"canary", done.stdout + done.stderr)
@@ -201,7 +200,6 @@ def test_the_commands_mask_secrets(tmp_path: Path) -> None:
 
 def test_it_does_not_start_where_others_can_reach_it_without_a_key() -> None:
     env = {"ONE_API_ENV_FILE": "/dev/null", "HOST": "0.0.0.0", "LOCAL_MODELS_ENABLED": "false", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    done = run_program("gunicorn", "wsgi:app", env=env)
     assert done.returncode != 0
     assert "API_KEYS" in done.stderr

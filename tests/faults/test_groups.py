@@ -91,7 +91,7 @@ def test_g03_each_that_comes_back_gets_one_probe_of_a_crowd_and_then_a_ramp(pati
     for upstream, first in ((patient.a, []), (patient.b, [WaitFor(gate)]), (patient.c, [WaitFor(gate)])):
         upstream.on(model, well(stream, *first))
     rested = {"a": "closed", "b": "half-open", "c": "half-open"}
-    wait_until(lambda: states(patient, model) == rested, "the end of a rest of about five seconds")
+    wait_until(lambda: states(patient, model) == rested, "the end of a cooldown of about five seconds")
     failed, before = patient.asked(model), len(patient.a.requests)
 
     with patient.crowd(model, CROWD, stream=stream) as waiting:

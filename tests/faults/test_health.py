@@ -25,13 +25,13 @@ from .bed import FaultBed
 from .test_after_content import BROKEN, breaking, read
 from .test_before_content import said
 
-#: Codes of faults after which a deployment rests at once, without blame.
-RESTS = {"rate_limit_exceeded", "upstream_quota_exhausted", AUTHENTICATION}
+#: Codes of faults after which a deployment cools down at once, without blame.
+COOL_AT_ONCE = {"rate_limit_exceeded", "upstream_quota_exhausted", AUTHENTICATION}
 
 
-def failures_before_rest(fault: Fault) -> int:
+def failures_before_cooldown(fault: Fault) -> int:
     """How often a deployment is met with the fault before it is left alone."""
-    return 1 if fault.code in RESTS or fault.retry_after or fault.id == "U16 404" else 3
+    return 1 if fault.code in COOL_AT_ONCE or fault.retry_after or fault.id == "U16 404" else 3
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.id for fault in FAULTS])
@@ -42,7 +42,7 @@ def test_a_fault_before_content_is_blamed_rests_or_says_nothing(faults: FaultBed
     attempts = [faults.record_of(faults.ask(model, stream=stream))["attempts"] for _ in range(4)]
 
     if fault.another:
-        assert attempts.count(2) == failures_before_rest(fault)
+        assert attempts.count(2) == failures_before_cooldown(fault)
     else:
         assert faults.asked(model) == {"a": 4}
 
@@ -67,7 +67,7 @@ def test_u07_who_is_silent_three_times_is_left_alone(faults: FaultBed, stream: b
 
 @BROKEN
 def test_m01_m03_m06_m08_who_breaks_its_streams_is_left_alone(faults: FaultBed, ending: list[Any], code: str) -> None:
-    model, times = faults.model("twins"), 1 if code in RESTS else 3
+    model, times = faults.model("twins"), 1 if code in COOL_AT_ONCE else 3
     for _ in range(times):
         gate = threading.Event()
         faults.a.on(model, breaking(gate, ending))

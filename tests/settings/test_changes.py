@@ -6,7 +6,8 @@ from one_api.config import Config
 from one_api.settings.adapters import OpenAIConfig
 from one_api.settings.changes import applicable, changed_paths, digest_of, is_same_adapter
 from one_api.settings.kinds import Secret, Storage
-from one_api.settings.sections import CacheConfig, KeyConfig, LogConfig, RateLimitConfig, ServerConfig
+from one_api.settings.observing import LogConfig
+from one_api.settings.sections import CacheConfig, KeyConfig, RateLimitConfig, ServerConfig
 
 
 def keyed(*names: str) -> Config:

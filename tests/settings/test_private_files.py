@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from one_api.engine.files import EngineFailed, EngineSettings, FileLock, slots_base
-from one_api.limits.stores import Layout, SharedStore
+from one_api.limits.shared import SharedStore
 from one_api.limits.window import Limits
 from one_api.serving.siblings import Siblings
-from one_api.settings.private_files import private_folder
+from one_api.settings.private_files import private_folder, user_folder
 
 Trap = Callable[[Path, Path], None]
 
@@ -37,6 +37,13 @@ def another_users(place: Path, victim: Path) -> None:
 
 def a_file(place: Path, victim: Path) -> None:
     place.write_bytes(b"")
+
+
+def test_the_users_own_folder_needs_no_name_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert user_folder().name == f"one_api-{os.geteuid()}"
 
 
 TRAPS = pytest.mark.parametrize("trap", [a_link, open_to_others, another_users, a_file], ids=lambda trap: trap.__name__)
@@ -100,7 +107,7 @@ async def test_limits_are_not_kept_in_a_foreign_folder(trap: Trap, tmp_path: Pat
     (tmp_path / "instance").write_bytes(b"no folder")
     trap(tmp_path / "one_api-us", victim)
 
-    store = SharedStore(tmp_path / "instance", "8000", Layout(("k",), 0, False), tmp_path / "one_api-us", lambda: 2)
+    store = SharedStore(tmp_path / "instance", "8000", tmp_path / "one_api-us", lambda: 2)
 
     admitted = [(await store.take("k", Limits(10), 0, 1))[0].refused_by for _ in range(10)].count(None)
     assert (admitted, list(victim.iterdir())) == (5, [])

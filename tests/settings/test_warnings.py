@@ -243,7 +243,7 @@ def test_an_empty_file_is_a_warning(read: Read) -> None:
     assert only(read("# nothing\n").warnings).where.endswith("one_api.yaml")
 
 
-@pytest.mark.parametrize("folder", ["nowhere", "one_api.yaml"])
+@pytest.mark.parametrize("folder", ["nowhere", "one_api.yaml", "a name too long for the system " * 9])
 def test_a_models_folder_that_is_not_there_is_a_warning(read: Read, tmp_path: Path, folder: str) -> None:
     place = str(tmp_path / folder)
 

@@ -18,6 +18,7 @@ from .claude import (
 )
 from .gateway import Gateway, free_port
 from .http1 import Headers, MalformedError, chunk
+from .launcher import run_program
 from .raw import Head, RawClient, Response, build_request, post_chat
 from .replies import (
     DONE,
@@ -81,6 +82,7 @@ __all__ = [
     "post_chat",
     "redacted_block",
     "reply",
+    "run_program",
     "sse",
     "text_block",
     "text_chunks",

@@ -8,7 +8,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,10 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeAlias
 
 from .http1 import Json
+from .launcher import LAUNCHER, REPOSITORY, Program, start_program
 
 Record: TypeAlias = dict[str, Json]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_S = 0.02
 KILL_TIMEOUT_S = 5.0
 LOG_TAIL = 8000
@@ -34,7 +33,8 @@ class Gateway:
     `env` adds to the environment and overrides it, `config_yaml` becomes the file that ONE_API_CONFIG names. `worker`
     "one_api" leaves the choice to gunicorn.conf.py, "gthread" serves the same application on plain threads; further
     arguments for gunicorn go into `env` as GUNICORN_CMD_ARGS. An application of the test's own is named by `wsgi_app`
-    and found by `pythonpath`.
+    and found by `pythonpath`. `max_files` is how many files each of its processes may have open. `within` is a command
+    that becomes the one after it, such as `ip netns exec NAME`.
 
     Leaving the context sends SIGTERM, after `stop_timeout_s` SIGKILL, and leaves no process behind. A test that fails
     inside it has the end of the log added to its exception.
@@ -45,12 +45,16 @@ class Gateway:
     worker: Literal["one_api", "gthread"] = "one_api"
     wsgi_app: str = "wsgi:app"
     pythonpath: Sequence[str | Path] = ()
+    within: Sequence[str] = ()
     ready_path: str = "/health"
+    max_files: int | None = None
     start_timeout_s: float = 20.0
     stop_timeout_s: float = 10.0
-    host: str = field(default="127.0.0.1", init=False)
-    port: int = field(default_factory=lambda: free_port(), init=False)
+    host: str = "127.0.0.1"
+    port: int = field(default_factory=lambda: free_port())
     _kept: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False, repr=False)
+    _parsed: list[Record] = field(default_factory=list, init=False, repr=False)
+    _parsed_to: int = field(default=0, init=False, repr=False)
 
     def __enter__(self) -> Self:
         self._directory = Path(self._kept.enter_context(tempfile.TemporaryDirectory(prefix="gateway-")))
@@ -90,7 +94,12 @@ class Gateway:
     @property
     def log(self) -> str:
         """What was written to standard output and error so far; until the context is left."""
-        return self._log_path.read_text(errors="replace")
+        return self.read_log()[0]
+
+    def read_log(self, start: int = 0) -> tuple[str, int]:
+        """What was written to the log from a position on, in bytes, and the position of its end."""
+        new = self._raw_log(start)
+        return new.decode(errors="replace"), start + len(new)
 
     def wait_for_log(self, text: str, timeout_s: float = 5.0) -> None:
         """Return once the log holds the text; raises AssertionError if it does not in time."""
@@ -117,7 +126,7 @@ class Gateway:
 
     def terminate(self) -> None:
         """Ask gunicorn to stop after the requests in flight (SIGTERM)."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill master and workers on the spot (SIGKILL)."""
@@ -131,15 +140,16 @@ class Gateway:
     def _start(self) -> None:
         arguments = ["-k", "gthread", "--threads", "64"] if self.worker == "gthread" else []
         self._log_path = self._directory / "log"
-        with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *arguments, self.wsgi_app],
-                cwd=REPOSITORY,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+        self._log_path.touch()
+        command = ("gunicorn", "-c", "gunicorn.conf.py", *arguments, self.wsgi_app)
+        self._process: Program | subprocess.Popen[bytes]
+        if self.within or "SSL_CERT_FILE" in self.environment:  # certificates are read by an import
+            self._process = start_program(
+                *command, folder=REPOSITORY, env=self.environment, output=self._log_path, within=self.within
+            )
+        else:
+            self._process = LAUNCHER.start(
+                *command, folder=REPOSITORY, env=self.environment, stdout=self._log_path, max_files=self.max_files
             )
 
     def _environment(self) -> dict[str, str]:
@@ -155,6 +165,7 @@ class Gateway:
             "ADMIN_KEY": "admin-key",
             "LOCAL_MODELS_ENABLED": "false",
             "LOG_FORMAT": "json",
+            "DATABASE_URL": "none",
         }
         if self.pythonpath:
             environment["PYTHONPATH"] = os.pathsep.join(map(str, self.pythonpath))
@@ -178,9 +189,19 @@ class Gateway:
     def _children(self) -> list[int]:
         return [process.pid for process in _live_processes() if process.parent == self.pid]
 
+    def _raw_log(self, start: int) -> bytes:
+        with self._log_path.open("rb") as log:
+            log.seek(start)
+            return log.read()
+
     def _records(self) -> list[Record]:
-        objects = [_json_object(line) for line in self.log.splitlines()]
-        return [record for record in objects if record is not None and "request_id" in record]
+        """All records so far; each line is parsed once, because some gateways serve a thousand tests."""
+        new = self._raw_log(self._parsed_to)
+        whole = new[: new.rfind(b"\n") + 1]
+        self._parsed_to += len(whole)
+        objects = [_json_object(line) for line in whole.decode(errors="replace").splitlines()]
+        self._parsed += [record for record in objects if record is not None and "request_id" in record]
+        return list(self._parsed)
 
     def _wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s

@@ -1,6 +1,7 @@
 """What the scripted upstream remembers of a request."""
 
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 
@@ -34,7 +35,10 @@ class Seen:
 
     @property
     def model(self) -> str:
-        """The model asked for, empty if the body names none."""
+        """The model asked for, empty if the body names none; a form names it in a field of its own."""
+        if (self.headers.first("content-type") or "").startswith("multipart/"):
+            field = re.search(rb'name="model"\r\n\r\n([^\r]*)\r\n', self.body)
+            return field[1].decode() if field else ""
         try:
             return str(self.json["model"])
         except (ValueError, TypeError, KeyError):

@@ -6,8 +6,11 @@ from typing import Any, TypeAlias
 
 from one_api.contract import ChunkStream, ModelInfo, Usage
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import UpstreamTimeout
 from one_api.models.adapters.base import BaseModelAdapter
+from one_api.records import AttemptContext
+from one_api.upstream.foreign import failures_named, whole
 
 #: What a scripted stream gives, one after the other: a chunk, an error, or an event to wait for.
 Piece: TypeAlias = JSONObject | Exception | asyncio.Event
@@ -91,6 +94,12 @@ class FakeAdapter(BaseModelAdapter):
     async def aclose(self) -> None:
         """See ``BaseModelAdapter``."""
         self.closed += 1
+
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``; what was scripted comes as it is."""
+        with failures_named():
+            answer = await self.generate_completion(**request.body)
+        return answer if isinstance(answer, dict) else await whole(answer)
 
     async def generate_completion(
         self,

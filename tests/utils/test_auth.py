@@ -2,6 +2,7 @@
 
 import pytest
 
+from one_api.contract import Caller
 from one_api.errors import Unauthorized
 from one_api.settings.kinds import Secret
 from one_api.settings.sections import KeyConfig
@@ -106,3 +107,21 @@ def test_a_ring_does_not_hold_the_keys() -> None:
     found = ring("sk-secret-one", name="sk-secret-two")
 
     assert "sk-secret" not in repr(vars(found))
+    assert repr(found) == "KeyRing(2 keys)"
+
+
+def test_further_keys_count_but_never_under_a_name_of_the_configuration() -> None:
+    found = ring(a="one")
+    more = {"two": Caller("b"), "three": Caller("a")}
+
+    assert found.authenticate(bearer("two"), more.get) == Caller("b")
+    with pytest.raises(Unauthorized, match="not known here"):
+        found.authenticate(bearer("three"), more.get)
+
+
+def test_each_caller_has_a_secret_of_its_own_that_is_not_shown() -> None:
+    found = ring(a="one", b="two")
+    callers = [found.authenticate(bearer(key)) for key in ("one", "two")]
+
+    assert len({caller.secret for caller in callers}) == 2
+    assert all(caller.secret and "secret" not in repr(caller) for caller in callers)
