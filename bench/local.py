@@ -5,7 +5,6 @@ Both in one run, in turns, with the same requests: as many streams at once as th
 
 import argparse
 import asyncio
-import getpass
 import json
 import os
 import statistics
@@ -59,7 +58,7 @@ def gateway(models: Path, place: Path) -> Command:
 
 def engine(place: Path) -> Door:
     """The engine that the gateway has started, from what it tells its other processes."""
-    (state,) = (place / f"one_api-{getpass.getuser()}").glob("*.state")
+    (state,) = (place / f"one_api-{os.geteuid()}").glob("*.state")
     told = json.loads(state.read_text())
     return Door("http://engine", told["key"], told["socket"])
 

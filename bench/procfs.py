@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def cpu_s(pid: int) -> float:
     return sum(int(ticks) for each in fields for ticks in each[11:15]) / _TICKS_PER_S
 
 
+def thread_cpu_s(pid: int) -> float:
+    """CPU seconds that the living threads of one process have used so far, to the nanosecond."""
+    tasks = (_PROC / str(pid) / "task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
 def _machine_cpu_s() -> float:
     """CPU seconds that the machine has been busy, or kept from running by its host, since it started."""
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
@@ -107,3 +114,15 @@ def descriptors(pid: int) -> Counter[str]:
             continue
         kinds["file" if name.startswith("/") else name.partition(":")[0]] += 1
     return kinds
+
+
+def connections(pid: int, port: int) -> int:
+    """How many connections to a port of this machine a process holds, at its own end."""
+    lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    inodes = {each[9] for each in fields if int(each[1].partition(":")[2], 16) == port and each[3] == "01"}
+    held = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            held += str(link.readlink())[len("socket:[") : -1] in inodes
+    return held

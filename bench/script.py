@@ -1,9 +1,19 @@
 """The bytes that the scripted upstream sends, built once at import."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.target import FAST_MODEL, SLOW_MODEL, STREAM_CHUNKS
+from bench.target import (
+    FAST_MODEL,
+    FLOOD_MODEL,
+    IDLE_MODEL,
+    NATIVE_MODEL,
+    SHORT_CHUNKS,
+    SHORT_MODEL,
+    SLOW_MODEL,
+    STREAM_CHUNKS,
+)
 
 _CREATED = 1_760_000_000
 _USAGE_COUNTS = {"prompt_tokens": 31, "completion_tokens": STREAM_CHUNKS, "total_tokens": 31 + STREAM_CHUNKS}
@@ -61,21 +71,22 @@ class Script:
         """One content frame."""
         return _frame(self.before + text + self.after)
 
-    def whole(self) -> tuple[bytes, ...]:
-        """The stream of the fast model, in the few writes in which it is sent."""
-        frames = [self.content(b" word%02d" % i) for i in range(STREAM_CHUNKS)]
-        half = STREAM_CHUNKS // 2
+    def whole(self, chunks: int) -> tuple[bytes, ...]:
+        """A stream of so many chunks, in the few writes in which it is sent."""
+        frames = [self.content(b" word%02d" % i) for i in range(chunks)]
+        half = chunks // 2
         return self.opening, b"".join(frames[:half]), b"".join(frames[half:]), self.ending
 
 
-FAST = {usage: Script.build(FAST_MODEL, usage).whole() for usage in (False, True)}
+FAST = {usage: Script.build(FAST_MODEL, usage).whole(STREAM_CHUNKS) for usage in (False, True)}
+SHORT = {usage: Script.build(SHORT_MODEL, usage).whole(SHORT_CHUNKS) for usage in (False, True)}
 PACED = {usage: Script.build(SLOW_MODEL, usage) for usage in (False, True)}
 MODELS = answer(
     {
         "object": "list",
         "data": [
             {"id": model, "object": "model", "created": _CREATED, "owned_by": "bench"}
-            for model in (FAST_MODEL, SLOW_MODEL)
+            for model in (FAST_MODEL, SHORT_MODEL, SLOW_MODEL, IDLE_MODEL, FLOOD_MODEL)
         ],
     }
 )
@@ -98,5 +109,37 @@ COMPLETION = answer(
         "system_fingerprint": "fp_bench",
     }
 )
+NATIVE_MODELS = answer({"data": [{"type": "model", "id": NATIVE_MODEL, "display_name": "bench"}], "has_more": False})
+EMBEDDING = answer(
+    {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [round(i / 257 - 0.5, 6) for i in range(256)]}],
+        "model": FAST_MODEL,
+        "usage": {"prompt_tokens": 12, "total_tokens": 12},
+    }
+)
+
+
+def _native_stream() -> tuple[bytes, ...]:
+    """A stream of Anthropic's Messages with as many texts as the short model's, in the same few writes."""
+    message = {"id": "msg_bench", "type": "message", "role": "assistant", "model": NATIVE_MODEL, "content": []}
+    usage = {"input_tokens": 31, "output_tokens": 1}
+    start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    texts = [{"type": "text_delta", "text": f" word{i:02}"} for i in range(SHORT_CHUNKS)]
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": SHORT_CHUNKS}}
+    opening = _named({"type": "message_start", "message": message | {"stop_reason": None, "usage": usage}}, start)
+    deltas = [_named({"type": "content_block_delta", "index": 0, "delta": text}) for text in texts]
+    ending = _named({"type": "content_block_stop", "index": 0}, end, {"type": "message_stop"})
+    half = SHORT_CHUNKS // 2
+    return _STREAM_HEAD + opening, b"".join(deltas[:half]), b"".join(deltas[half:]), ending + _LAST_FRAME
+
+
+def _named(*events: Mapping[str, object]) -> bytes:
+    """Events of Messages, which have names, each in an HTTP chunk of its own."""
+    frames = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in events]
+    return b"".join(b"%x\r\n%b\r\n" % (len(frame), frame) for frame in frames)
+
+
+NATIVE = _native_stream()
 NOT_FOUND = answer({"error": {"message": "no such route", "type": "invalid_request_error"}}, "404 Not Found")
 NO_LENGTH = answer({"error": {"message": "content-length needed"}}, "411 Length Required")

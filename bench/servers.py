@@ -34,6 +34,7 @@ class Command:
     target: Target
     ready_path: str
     start_s: float = 30.0
+    cwd: Path = ROOT
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def running(command: Command) -> Iterator[Server]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command.argv,
-            cwd=ROOT,
+            cwd=command.cwd,
             env=command.env,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -116,7 +117,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def clean_environment(**more: str) -> dict[str, str]:
     """An environment in which no developer's key, proxy or setting reaches a server under test."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    return kept | more
+    # The default is a file of the developer's own.
+    return kept | {"DATABASE_URL": "none"} | more
 
 
 def upstream() -> Command:
@@ -133,6 +135,8 @@ def gateway_environment(upstream_target: Target, port: int, workers: int) -> dic
         API_KEYS=CLIENT_KEY,
         OPENAI_API_KEY=UPSTREAM_KEY,
         OPENAI_BASE_URL=f"{upstream_target.url}/v1",
+        CLAUDE_API_KEY=UPSTREAM_KEY,
+        CLAUDE_BASE_URL=upstream_target.url,
         RATE_LIMIT_ENABLED="true",
         RATE_LIMIT_REQUESTS=str(_UNLIMITED),
         LOCAL_MODELS_ENABLED="false",
@@ -157,6 +161,12 @@ def gateway(upstream_target: Target, workers: int) -> Command:
     argv = [sys.executable, "-m", "gunicorn", "wsgi:app"]
     name = f"one_api, {workers} worker{'s' if workers > 1 else ''}"
     return Command(name, argv, gateway_environment(upstream_target, port, workers), Target(port), "/ready")
+
+
+def ledger(upstream_target: Target, file: Path) -> Command:
+    """One worker that books each request in a new file of SQLite."""
+    command = gateway(upstream_target, 1)
+    return replace(command, name="one_api, ledger", env={**command.env, "DATABASE_URL": f"sqlite:///{file}"})
 
 
 def caching_gateway(upstream_target: Target, config: Path, *, hits: bool) -> Command:

@@ -12,6 +12,18 @@ PACE_S = 0.05
 
 FAST_MODEL = "bench"
 SLOW_MODEL = "bench-slow"
+SHORT_MODEL = "bench-short"
+IDLE_MODEL = "bench-idle"
+"""Its streams begin and are silent from then on."""
+
+FLOOD_MODEL = "bench-flood"
+"""Its streams have no end, and come as fast as they are read."""
+
+NATIVE_MODEL = "bench-native"
+"""The short model of an upstream that speaks Anthropic's Messages."""
+
+SHORT_CHUNKS = 16
+"""Content chunks in a stream of the short model."""
 
 CLIENT_KEY = "bench-key"
 """The key that clients show to a gateway; the scripted upstream asks for none."""
@@ -47,9 +59,12 @@ class Target:
 
     def chat_request(self, kind: Kind, model: str = FAST_MODEL, *, close: bool = False) -> bytes:
         """One whole HTTP request for a completion; with `close` the server ends the connection after its answer."""
-        body = chat_body(kind, model)
+        return self.request("/v1/chat/completions", chat_body(kind, model), close=close)
+
+    def request(self, path: str, body: bytes, *, close: bool = False) -> bytes:
+        """One whole HTTP request with a JSON body."""
         lines = [
-            "POST /v1/chat/completions HTTP/1.1",
+            f"POST {path} HTTP/1.1",
             f"Host: {LOOPBACK}:{self.port}",
             f"Authorization: Bearer {self.api_key}",
             "Content-Type: application/json",
@@ -64,8 +79,8 @@ def chat_body(kind: Kind, model: str = FAST_MODEL) -> bytes:
     payload: dict[str, object] = {
         "model": model,
         "messages": [
-            {"role": "system", "content": "You are a helpful assistant. Answer briefly and to the point."},
-            {"role": "user", "content": "Explain in two sentences why a gateway in front of several models is useful."},
+            {"role": "system", "content": _SYSTEM},
+            {"role": "user", "content": _QUESTION},
         ],
         "temperature": 0.7,
         "max_tokens": 256,
@@ -73,6 +88,27 @@ def chat_body(kind: Kind, model: str = FAST_MODEL) -> bytes:
     if kind is Kind.STREAM:
         payload |= {"stream": True, "stream_options": {"include_usage": True}}
     return json.dumps(payload).encode()
+
+
+_SYSTEM = "You are a helpful assistant. Answer briefly and to the point."
+_QUESTION = "Explain in two sentences why a gateway in front of several models is useful."
+
+
+def responses_body(model: str = SHORT_MODEL) -> bytes:
+    """The same request for a stream in the words of Responses."""
+    payload = {"model": model, "instructions": _SYSTEM, "input": _QUESTION, "temperature": 0.7, "store": False}
+    return json.dumps(payload | {"max_output_tokens": 256, "stream": True}).encode()
+
+
+def messages_body(model: str = SHORT_MODEL) -> bytes:
+    """The same request for a stream in the words of Anthropic's Messages."""
+    payload = {"model": model, "system": _SYSTEM, "messages": [{"role": "user", "content": _QUESTION}]}
+    return json.dumps(payload | {"temperature": 0.7, "max_tokens": 256, "stream": True}).encode()
+
+
+def embedding_body(model: str = FAST_MODEL) -> bytes:
+    """A request for the vector of one text."""
+    return json.dumps({"model": model, "input": _QUESTION}).encode()
 
 
 def check_answer(kind: Kind, status: int, body: bytes) -> None:

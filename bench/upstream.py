@@ -1,8 +1,9 @@
 """A scripted OpenAI-compatible upstream, fast enough never to be what is measured.
 
-Run it with `python -m bench.upstream --port 0`; it prints its port. Model `bench` answers at once; `bench-slow` streams
-one chunk every 50 ms, and the content of each is the time.monotonic() at which it left, so that a reader on the same
-machine can tell how late it came.
+Run it with `python -m bench.upstream --port 0`; it prints its port. Models `bench` and `bench-short` answer at once;
+`bench-slow` streams one chunk every 50 ms, and the content of each is the time.monotonic() at which it left, so that a
+reader on the same machine can tell how late it came; `bench-idle` sends one chunk and falls silent; `bench-flood`
+has no end. `bench-native` speaks Anthropic's Messages, and is as short as `bench-short`.
 """
 
 import argparse
@@ -17,13 +18,15 @@ from typing import cast
 import uvloop
 
 from bench import script
-from bench.target import LOOPBACK, PACE_S, SLOW_MODEL, STREAM_CHUNKS
+from bench.target import FLOOD_MODEL, IDLE_MODEL, LOOPBACK, PACE_S, SHORT_MODEL, SLOW_MODEL, STREAM_CHUNKS
 
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 _USAGE = re.compile(rb'"include_usage"\s*:\s*true')
-_SLOW = re.compile(rb'"model"\s*:\s*"' + SLOW_MODEL.encode() + rb'"')
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"]*)"')
+_IDLE_S = 3600.0
+_FLOOD_CHUNKS = 100
 
 _MAX_REQUEST_BYTES = 1 << 20
 _BACKLOG = 4096
@@ -47,6 +50,9 @@ class UpstreamProtocol(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._close_after = False
+        self._is_paused = False
+        #: What is sent over and over again.
+        self._flood = b""
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -92,8 +98,14 @@ class UpstreamProtocol(asyncio.Protocol):
         if head.startswith(b"POST /v1/chat/completions "):
             stats.requests += 1
             self._complete(body)
+        elif head.startswith(b"POST /v1/messages "):
+            self._send(*script.NATIVE)
+        elif head.startswith(b"POST /v1/embeddings "):
+            self._send(script.EMBEDDING)
         elif head.startswith(b"GET /v1/models "):
             self._send(script.MODELS)
+        elif head.startswith(b"GET /v1/models?"):
+            self._send(script.NATIVE_MODELS)  # asked as Anthropic is
         elif head.startswith(b"GET /stats "):
             self._send(script.answer(asdict(stats) | {"open_connections": stats.open_connections - 1}))
         else:
@@ -102,15 +114,34 @@ class UpstreamProtocol(asyncio.Protocol):
     def _complete(self, body: bytes) -> None:
         if not body:
             self._send(script.NO_LENGTH)
-        elif not _STREAM.search(body):
+            return
+        if not _STREAM.search(body):
             self._send(script.COMPLETION)
-        elif not _SLOW.search(body):
-            self._send(*script.FAST[_USAGE.search(body) is not None])
-        else:
-            frames = script.PACED[_USAGE.search(body) is not None]
+            return
+        named, with_usage = _MODEL.search(body), _USAGE.search(body) is not None
+        model = named[1].decode() if named else ""
+        if model in (SLOW_MODEL, IDLE_MODEL):
+            frames = script.PACED[with_usage]
             self._stats.streams_open += 1
-            self._transport.write(frames.opening)
-            self._pace(frames, 0, self._loop.time() + PACE_S)
+            idle = model == IDLE_MODEL
+            self._transport.write(frames.opening + (frames.content(b"word") if idle else b""))
+            self._pace(frames, 0, self._loop.time() + (_IDLE_S if idle else PACE_S))
+        elif model == FLOOD_MODEL:
+            self._flood = script.PACED[with_usage].content(b"word") * _FLOOD_CHUNKS
+            self._transport.write(script.PACED[with_usage].opening)
+            self.resume_writing()
+        else:
+            self._send(*(script.SHORT if model == SHORT_MODEL else script.FAST)[with_usage])
+
+    def pause_writing(self) -> None:
+        """The peer reads no more for now."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on with a flood, until the peer reads no more."""
+        self._is_paused = False
+        while self._flood and not self._is_paused and not self._transport.is_closing():
+            self._transport.write(self._flood)
 
     def _send(self, *parts: bytes) -> None:
         """Write an answer's last bytes."""
