@@ -1,67 +1,12 @@
-"""How gunicorn serves one_api; read by ``gunicorn wsgi:app``. All settings come from the gateway's configuration."""
+"""How gunicorn serves one_api from this folder; read by ``gunicorn wsgi:app``."""
 
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 # Wherever gunicorn is started with `-c`, the gateway and its files are in this folder.
 chdir = str(Path(__file__).resolve().parent)
 os.chdir(chdir)
 sys.path.insert(0, chdir)
 
-from one_api.config import ConfigError, load  # noqa: E402 - found only now
-from one_api.serving.kept import kept_texts  # noqa: E402
-from one_api.startup import Listening, address_problem, local_url, report  # noqa: E402
-
-try:
-    _loaded = load()
-except ConfigError as error:
-    sys.exit(str(error))
-_server = _loaded.config.server
-
-bind = f"[{_server.host}]:{_server.port}" if ":" in _server.host else f"{_server.host}:{_server.port}"
-workers = _server.workers
-worker_class = "one_api.serving.worker.GatewayWorker"
-backlog = _server.backlog
-keepalive = int(_server.keep_alive_s)
-graceful_timeout = max(1, int(_server.drain_s))
-timeout = 60
-loglevel = "warning"
-# gunicorn would listen for commands on a socket in the home folder; signals do all that is needed.
-control_socket_disable = True
-
-
-def on_starting(server: Any) -> None:
-    """Keep the configuration for the workers; end in one sentence when the address cannot be had.
-
-    Not where a socket is inherited or shared.
-    """
-    kept_texts().begin(_loaded.texts)
-    if server.cfg.reuse_port or {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
-        return
-    for address in server.address:
-        if isinstance(address, tuple) and (problem := address_problem(*address)):
-            sys.exit(problem)
-
-
-def when_ready(server: Any) -> None:
-    """Report what is served and where, once, when connections are accepted."""
-    server.handle_hup = lambda: _reload(server)
-    report(_loaded, Listening(_url(server), server.cfg.workers))
-
-
-def _reload(server: Any) -> None:
-    """Have the workers load the configuration anew, each beside what it serves: the master itself loads no file."""
-    kept_texts().ring()
-    server.kill_workers(signal.SIGUSR1)
-
-
-def _url(server: Any) -> str | None:
-    """Return where a program on this machine reaches the gateway; None for a socket that is a file."""
-    for listener in server.LISTENERS:
-        name = listener.sock.getsockname()
-        if isinstance(name, tuple):
-            return local_url(name[0], name[1])
-    return None
+from one_api.serving.gunicorn_conf import *  # noqa: E402, F403 - found only now
