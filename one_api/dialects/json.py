@@ -30,6 +30,8 @@ _MANY_VALUES = 20_000
 _STEP_BYTES = 64 * 1024
 #: While a longer text than this is decoded, the collector waits: it would go through all that is new, again and again.
 _LONG_BYTES = 64 * 1024
+#: Of a text with more containers than this the collector never sees what was decoded.
+_MANY_CONTAINERS = 5_000
 
 
 class WrittenFloat(float):
@@ -92,7 +94,7 @@ def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int,
         if held is None:
             value = decoder(data)
         else:
-            with _collector_paused():
+            with _collector_paused(held):
                 value = decoder(data)
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
@@ -188,7 +190,7 @@ def decode_large(data: bytes | bytearray, *, max_depth: int = 64, as_written: bo
     if held.values <= _MANY_VALUES:
         return _only_object(_decode_held(data, held, max_depth, as_written))
     try:
-        with _collector_paused():
+        with _collector_paused(held):
             value = yield from _in_steps(bytes(data))
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
@@ -335,14 +337,20 @@ def _check_measure(held: Elements) -> None:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Let nothing be collected while many bytes are decoded."""
+def _collector_paused(held: Elements) -> Iterator[None]:
+    """Let nothing be collected while a text that holds so much is decoded.
+
+    Many containers are frozen, as all that lives then: the collector would go through them several times, for 0.1 us
+    each, and JSON holds no cycles. The worker thaws what is frozen every few minutes.
+    """
     paused = gc.isenabled()
     if paused:
         gc.disable()
     try:
         yield
     finally:
+        if held.containers > _MANY_CONTAINERS:
+            gc.freeze()
         if paused:
             gc.enable()
 

@@ -34,6 +34,8 @@ _CUT_S = 5.0
 _FAREWELL_S = 2.0
 #: Allocations between two collections of the young, and how many of each make one of the next older.
 _GC_THRESHOLDS = (2_000, 5, 5)
+#: How often cycles are looked for among what was frozen with large bodies, in seconds: it takes 20 ms.
+_THAW_S = 600.0
 #: glibc's name for where memory of its own begins (mallopt(3)), and from what size a body gets it, in bytes.
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 1024 * 1024
 #: How long open requests may go on after Ctrl-C, in seconds.
@@ -132,6 +134,12 @@ def _raise_file_limit(server: ServerConfig) -> None:
         )
 
 
+def _freeze_loaded() -> None:
+    """Keep what is there from the collector, without its garbage: it stays, and need not be gone through again."""
+    gc.collect()
+    gc.freeze()
+
+
 def _map_large_bodies() -> None:
     """Have large bodies given memory of their own, which goes back to the system with them.
 
@@ -169,10 +177,9 @@ class GatewayWorker(UvicornWorker):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
         loop.add_signal_handler(signal.SIGUSR1, self._on_usr1, app)
-        # What is loaded stays: the collector need not walk it again. Requests leave few cycles, so it runs less often.
-        gc.collect()
-        gc.freeze()
+        # Requests leave few cycles, so the collector runs less often.
         gc.set_threshold(*_GC_THRESHOLDS)
+        _freeze_loaded()
         alive = asyncio.create_task(self._keep_notifying(server, app))
         try:
             await server.serve(sockets=[each.sock for each in self.sockets])
@@ -186,9 +193,16 @@ class GatewayWorker(UvicornWorker):
 
     async def _keep_notifying(self, server: GatewayServer, app: FlaskASGI) -> None:
         """Show gunicorn's master that this process lives, also while it drains; drain when the master has gone."""
+        loop = asyncio.get_running_loop()
+        frozen, thaw_at = gc.get_freeze_count(), loop.time() + _THAW_S
         while True:
             self.notify()
             GatewayProtocol.edge = app.settings  # a reload may have changed it
+            if loop.time() > thaw_at:
+                if gc.get_freeze_count() > frozen:  # with large bodies; a cycle among them would stay for ever
+                    gc.unfreeze()
+                    _freeze_loaded()
+                frozen, thaw_at = gc.get_freeze_count(), loop.time() + _THAW_S
             if os.getppid() != self.ppid and not server.should_exit:
                 logger.error("gunicorn's master has gone: this worker finishes its open requests and ends")
                 server.handle_exit(signal.SIGTERM, None)
