@@ -1,24 +1,26 @@
 """Several answers as the choices of one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from one_api.contract import ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.serving.tasks import stop
 
 
-class SeveralChoices(ChunkStream):
-    """Streams of one choice each, told as choices 0, 1, 2... of one stream.
+class ChoicesStream(ChunkStream):
+    """Streams of one choice each, sent as choices 0, 1, 2... of one stream.
 
-    What the prompt took is counted once in the client's usage; what was paid stands beside it, and in ``usage``.
+    What the prompt took is counted once in the client's usage. With ``pays_each`` every choice has paid for it: what
+    was paid stands beside that count, and in ``usage``.
     """
 
-    def __init__(self, streams: Sequence[ChunkStream], *, include_usage: bool) -> None:
+    def __init__(self, streams: Sequence[ChunkStream], *, include_usage: bool, pays_each: bool = False) -> None:
         self._streams = streams
         self._include_usage = include_usage
+        self._pays_each = pays_each
         self._reading: dict[int, asyncio.Task[list[JSONObject]]] = {}
-        self._opened = 0
+        self._begun = 0
         self._head: JSONObject = {}
         self._usages: dict[int, JSONObject] = {}
 
@@ -32,20 +34,20 @@ class SeveralChoices(ChunkStream):
                     self._reading[index] = asyncio.ensure_future(stream.read())
             await self._wait()
             for index in sorted(self._reading):
-                # Clients expect choices to appear in order: the next one opens when all before it have.
-                if index <= self._opened and self._reading[index].done():
+                # Clients expect choices to appear in order: the next one begins when all before it have.
+                if index <= self._begun and self._reading[index].done():
                     chunks += self._take(index, self._reading.pop(index).result())
-                    self._opened = max(self._opened, index + 1)
-            self.usage = self._paid()
+                    self._begun = max(self._begun, index + 1)
+            self.usage = self._used()
             if not self._reading and all(stream.ended for stream in self._streams):
                 self.ended = True
                 chunks += self._usage_chunk()
         return chunks
 
     async def _wait(self) -> None:
-        """Wait for a choice that may speak."""
-        speaking = [task for index, task in self._reading.items() if index <= self._opened]
-        await asyncio.wait(speaking, return_when=asyncio.FIRST_COMPLETED)
+        """Wait for a choice that has begun, or is the next to begin."""
+        reading = [task for index, task in self._reading.items() if index <= self._begun]
+        await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
 
     def _take(self, index: int, chunks: list[JSONObject]) -> list[JSONObject]:
         """Return the chunks of one choice under the head of all, without its usage."""
@@ -61,27 +63,73 @@ class SeveralChoices(ChunkStream):
         return taken
 
     def _usage_chunk(self) -> list[JSONObject]:
-        if not self._include_usage:
+        if not self._include_usage or not self._usages:
             return []
-        first, *others = (self._usages[index] for index in sorted(self._usages))
-        completion = first["completion_tokens"] + sum(each["completion_tokens"] for each in others)
-        paid = sum(each["total_tokens"] for each in (first, *others))
-        usage = first | {
+        usages = [self._usages[index] for index in sorted(self._usages)]
+        completion = sum(each["completion_tokens"] for each in usages)
+        usage = usages[0] | {
             "completion_tokens": completion,
-            "total_tokens": first["prompt_tokens"] + completion,
-            "total_tokens_paid": paid,
+            "total_tokens": usages[0]["prompt_tokens"] + completion,
         }
-        thought = [each["completion_tokens_details"]["reasoning_tokens"] for each in (first, *others)]
-        usage["completion_tokens_details"] = {"reasoning_tokens": sum(thought)}
+        if self._pays_each:
+            usage["total_tokens_paid"] = sum(each["total_tokens"] for each in usages)
+        if "completion_tokens_details" in usage:
+            thought = sum(each["completion_tokens_details"]["reasoning_tokens"] for each in usages)
+            usage["completion_tokens_details"] = {"reasoning_tokens": thought}
         return [{**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}]
 
-    def _paid(self) -> Usage:
+    def _used(self) -> Usage | None:
         known = [stream.usage for stream in self._streams if stream.usage is not None]
-        return Usage(sum(each.prompt_tokens for each in known), sum(each.completion_tokens for each in known))
+        if not known:
+            return None
+        prompts = [each.prompt_tokens for each in known]
+        prompt = sum(prompts) if self._pays_each else max(prompts)
+        return Usage(prompt, sum(each.completion_tokens for each in known))
 
     async def aclose(self) -> None:
-        """Let go of all."""
+        """Close all streams."""
         self.ended = True
         reading, self._reading = list(self._reading.values()), {}
         await stop(*reading)
         await asyncio.gather(*(stream.aclose() for stream in self._streams))
+
+
+class OpenedLater(ChunkStream):
+    """A stream that is opened when it is first read, as soon as ``turns`` allows; it keeps its turn until its end."""
+
+    def __init__(self, open_: Callable[[], Awaitable[ChunkStream]], turns: asyncio.Semaphore) -> None:
+        self._open = open_
+        self._turns = turns
+        self._stream: ChunkStream | None = None
+
+    async def start(self) -> ChunkStream:
+        """Open the stream and return it; raises what keeps it from opening."""
+        await self._turns.acquire()
+        try:
+            self._stream = await self._open()
+        except BaseException:
+            self._turns.release()
+            raise
+        return self._stream
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        if self.ended:
+            return []
+        stream = self._stream or await self.start()
+        stream.idle_s = self.idle_s
+        chunks = await stream.read()
+        self.usage = stream.usage
+        if stream.ended:
+            await self.aclose()
+        return chunks
+
+    async def aclose(self) -> None:
+        """Close the stream, and give up the turn."""
+        self.ended = True
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            try:
+                await stream.aclose()
+            finally:
+                self._turns.release()

@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from one_api.contract import ChunkStream, ModelInfo
@@ -20,7 +21,6 @@ from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.payloads import InvalidAnswer
-from one_api.engine.choices import ChoicesStream
 from one_api.engine.client import Answer, EngineClient
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
@@ -32,6 +32,7 @@ from one_api.records import AttemptContext
 from one_api.serving.tasks import stop
 from one_api.settings.adapters import LocalConfig
 from one_api.upstream.batches import embed_in_parts
+from one_api.upstream.choices import ChoicesStream, OpenedLater
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
 
@@ -196,10 +197,10 @@ class LocalModelAdapter(RequestAdapter):
 
         if request.n == 1:
             return await open_one(0)
-        slots = self._config.slots
-        choices = ChoicesStream(identity, request.n, slots, open_one, include_usage=include_usage)
-        await choices.wait_for_first()
-        return choices
+        turns = asyncio.Semaphore(self._config.slots)
+        streams = [OpenedLater(partial(open_one, index), turns) for index in range(request.n)]
+        await streams[0].start()
+        return ChoicesStream(streams, include_usage=include_usage)
 
     async def aclose(self) -> None:
         """Stop looking, close the clients, and let the engines go."""
