@@ -48,7 +48,7 @@ class KeptResponse:
         return [*self.input(), *self.read()["output"]]
 
 
-def kept(owner: str, response: JSONObject, items: list[JSONObject], expires: float) -> KeptResponse:
+def kept(owner: str, response: JSONObject, items: list[JSONObject], expires: float = 0.0) -> KeptResponse:
     """Return what is to be kept of a response object."""
     parent, status = response["previous_response_id"], response["status"]
     return KeptResponse(owner, parent, status, json.encode(response), json.encode(items), expires)
