@@ -298,7 +298,7 @@ class CallContext:
 
     def for_attempt(self) -> "AttemptContext":
         """Return what one attempt's adapter may know."""
-        return AttemptContext(self.caller.name if self.caller is not None else "")
+        return AttemptContext(self.caller.name if self.caller is not None else "", body_bytes=self.record.bytes_in)
 
 
 @dataclass(slots=True)
@@ -307,6 +307,8 @@ class AttemptContext:
 
     #: Whose request it is, for fairness and for what is kept between requests: equal or not, and no more than that.
     scope: str = ""
+    #: How large the client's body was: what is sent is about as large. 0 when that is not known, or it was small.
+    body_bytes: int = 0
     #: Parameters of the request that were dropped or altered.
     warnings: list[str] = field(default_factory=list)
     #: Headers of the upstream's last response that the client may see, under the client's names; None before that.

@@ -72,6 +72,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
         async with service().large_bodies:
             if encodings:
                 data = await decompress(data, encodings, g.snapshot.config.server.max_body_bytes)
+            g.call.bytes_in = len(data)
             return data, await _decode_large(data)
     except json.InvalidJSON as error:
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None

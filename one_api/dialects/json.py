@@ -68,7 +68,8 @@ def _as_float(value: Any) -> Any:
 _decode = msgspec.json.Decoder().decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
-_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
+_encoder = msgspec.json.Encoder(enc_hook=_as_written)
+_encode = _encoder.encode
 _encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
 
 
@@ -299,6 +300,11 @@ def _typed(decoder: Callable[[bytes | memoryview], Any], data: bytes | memoryvie
 def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
     return _encode(value)
+
+
+def encode_into(value: Mapping[str, Any] | list[Any], buffer: bytearray) -> None:
+    """Write ``value`` as ``encode`` does, into memory that is there; ``buffer`` gets the size of what it holds."""
+    _encoder.encode_into(value, buffer)
 
 
 def decode_text(data: bytes) -> str | None:

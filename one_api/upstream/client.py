@@ -2,9 +2,9 @@
 
 import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import aiohttp
 
@@ -36,13 +36,13 @@ _FIRST_EVENT_S = 120.0
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3
 #: A body from this size on is sent in pieces, and the loop goes on between them, in bytes.
-_LARGE_BODY_BYTES = 1024 * 1024
+_LARGE_BODY_BYTES, _PIECE_BYTES = 1024 * 1024, 64 * 1024
 #: Statuses of success that never come with an answer.
 _WITHOUT_BODY = frozenset({204, 205})
 
 
 #: The body of a request: bytes, or what yields them each time that it is sent.
-Data: TypeAlias = bytes | Body | None
+Data: TypeAlias = bytes | bytearray | Body | None
 
 
 class Upstream:
@@ -174,9 +174,12 @@ class Upstream:
         headers = dict(more_headers or {})
         if body is None:
             return await self._exchange(method, path, None, headers, context)
-        data = body if isinstance(body, bytes) else json.encode(body)
-        if len(data) > _LARGE_BODY_BYTES:
-            await asyncio.sleep(0)  # to write it took a while
+        if isinstance(body, bytes):
+            data: bytes | bytearray = body
+        elif context is not None and context.body_bytes > _LARGE_BODY_BYTES:
+            data = await _encode_large(body, context.body_bytes)
+        else:
+            data = json.encode(body)
         return await self._exchange(method, path, data, headers | {"content-type": "application/json"}, context)
 
     async def _exchange(
@@ -204,9 +207,11 @@ class Upstream:
         A kept connection that the upstream has closed meanwhile is no failure: the request is sent again on another.
         """
         session = self._open_session()
+        if _is_large(data):
+            headers = headers | {"content-length": str(len(data))}
         for left in reversed(range(_KEPT_TRIES)):
             try:
-                return await session.request(method, url, data=_in_pieces(data), headers=headers, allow_redirects=False)
+                return await session.request(method, url, data=_sent(data), headers=headers, allow_redirects=False)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
                     raise
@@ -214,15 +219,14 @@ class Upstream:
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the whole body, which may hold ``limit`` bytes after decompression."""
-        pieces, size = [], 0
+        whole, size = io.BytesIO(), 0
         async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
+            size += whole.write(piece)
             if size > limit:
                 raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
         if size > _LARGE_ANSWER_BYTES:
             await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
-        return b"".join(pieces)
+        return whole.getvalue()
 
     async def aclose(self) -> None:
         """Close the session and its connections."""
@@ -267,6 +271,31 @@ def _object(data: bytes) -> JSONObject:
         raise UpstreamBroken(f"The upstream's answer is not a JSON object: {error}.") from None
 
 
-def _in_pieces(data: Data) -> Data | io.BytesIO:
-    """Return a body as aiohttp sends it: a large one as a file, which it reads piece by piece."""
-    return io.BytesIO(data) if isinstance(data, bytes) and len(data) > _LARGE_BODY_BYTES else data
+def _is_large(data: Data) -> TypeGuard[bytes | bytearray]:
+    return isinstance(data, bytes | bytearray) and len(data) > _LARGE_BODY_BYTES
+
+
+async def _encode_large(body: JSONObject, about_bytes: int) -> bytearray:
+    """Return an object as ``json.encode`` writes it, of about the given size.
+
+    Most of the time goes by while the system finds the memory, so that is asked for in steps; others have the loop
+    between them.
+    """
+    data, step = bytearray(), bytes(_LARGE_BODY_BYTES)
+    while len(data) < about_bytes:
+        data += step
+        await scheduler().wait_turn()
+    json.encode_into(body, data)
+    await scheduler().wait_turn()
+    return data
+
+
+def _sent(data: Data) -> Data | AsyncIterator[memoryview]:
+    """Return a body as aiohttp sends it: a large one piece by piece."""
+    return _pieces(data) if _is_large(data) else data
+
+
+async def _pieces(data: bytes | bytearray) -> AsyncIterator[memoryview]:
+    whole = memoryview(data)
+    for begin in range(0, len(data), _PIECE_BYTES):
+        yield whole[begin : begin + _PIECE_BYTES]
