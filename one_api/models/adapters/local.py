@@ -15,13 +15,15 @@ from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.forced_calls import apply_choice
 from one_api.dialects.llama.request import LocalRequest, Model, read_request
+from one_api.dialects.llama.text import read_text_request
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
+from one_api.dialects.openai.text_completion import OBJECT, TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
 from one_api.engine.choices import ChoicesStream
-from one_api.engine.client import Answer, EngineClient
+from one_api.engine.client import Answer, EngineClient, TextAnswer
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
@@ -48,7 +50,7 @@ _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "t
 class LocalModelAdapter(RequestAdapter):
     """The models in one folder."""
 
-    speaks = frozenset({"chat", "embedding"})
+    speaks = frozenset({"chat", "completion", "embedding"})
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class LocalModelAdapter(RequestAdapter):
         if file is None:
             return None
         window = slot_context(file, self._settings)
-        kinds = self._config.kinds.get(file.id) or (("embedding",) if file.embedding_only else ("chat",))
+        kinds = self._config.kinds.get(file.id) or (("embedding",) if file.embedding_only else ("chat", "completion"))
         created = file.mtime_ns // 1_000_000_000
         return ModelInfo(model_id, self._name, created=created, context_window=window, kinds=kinds)
 
@@ -149,6 +151,41 @@ class LocalModelAdapter(RequestAdapter):
         checked = read_request(request.body, self._model(file))
         context.warnings += _dropped(checked, file)
         return await self._answer(file, request.model, checked, context, include_usage=include_usage)
+
+    async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``."""
+        assembler = TextAssembler()
+        async with await self._ask_text(request, context, include_usage=True) as stream:
+            async for chunk in stream:
+                assembler.add(chunk)
+        return assembler.completion()
+
+    async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
+        """See ``BaseModelAdapter``."""
+        return await self._ask_text(request, context, include_usage=request.include_usage)
+
+    async def _ask_text(self, request: TextRequest, context: AttemptContext, *, include_usage: bool) -> ChunkStream:
+        """Return the stream of all choices, once the first event has arrived."""
+        file = self._existing(request.model)
+        checked = read_text_request(request.body, self._model(file))
+        context.warnings += checked.dropped
+        identity = Identity(f"cmpl-{uuid.uuid4().hex}", int(time.time()), request.model)
+        answer, client = TextAnswer(identity, logprobs=checked.logprobs), self._client(file)
+
+        async def open_one(index: int) -> ChunkStream:
+            return await client.open(context, checked.body_of(index) | {"model": file.id}, answer)
+
+        choices = ChoicesStream(
+            identity,
+            checked.choices,
+            self._config.slots,
+            open_one,
+            include_usage=include_usage,
+            prompts=len(checked.prompts),
+            kind=OBJECT,
+        )
+        await choices.wait_for_first()
+        return choices
 
     async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``: in small parts, one after the other, so that others have their turn."""
