@@ -11,18 +11,23 @@ from one_api.serving.tasks import stop
 class ChoicesStream(ChunkStream):
     """Streams of one choice each, sent as choices 0, 1, 2... of one stream.
 
-    What the prompt took is counted once in the client's usage. With ``pays_each`` every choice has paid for it: what
-    was paid stands beside that count, and in ``usage``.
+    They answer one prompt, or several ``prompts`` with as many choices each. What a prompt took is counted once in the
+    client's usage. With ``pays_each`` every choice has paid for it: what was paid stands beside that count, and in
+    ``usage``.
     """
 
-    def __init__(self, streams: Sequence[ChunkStream], *, include_usage: bool, pays_each: bool = False) -> None:
+    def __init__(
+        self, streams: Sequence[ChunkStream], *, include_usage: bool, pays_each: bool = False, prompts: int = 1
+    ) -> None:
         self._streams = streams
+        self._per_prompt = len(streams) // prompts
         self._include_usage = include_usage
         self._pays_each = pays_each
         self._reading: dict[int, asyncio.Task[list[JSONObject]]] = {}
         self._begun = 0
         self._head: JSONObject = {}
-        self._usages: dict[int, JSONObject] = {}
+        #: What the first choice reported, if it has.
+        self._reported: JSONObject = {}
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
@@ -53,38 +58,44 @@ class ChoicesStream(ChunkStream):
         """Return the chunks of one choice under the head of all, without its usage."""
         taken = []
         for chunk in chunks:
-            self._head = self._head or {key: chunk[key] for key in ("id", "created", "model")}
+            self._head = self._head or {key: chunk[key] for key in ("id", "object", "created", "model")}
             if not chunk["choices"]:
-                self._usages[index] = chunk["usage"]
+                self._reported = self._reported or chunk["usage"]
                 continue
             for choice in chunk["choices"]:
                 choice["index"] = index
             taken.append(chunk | self._head)
         return taken
 
+    def _used(self) -> Usage | None:
+        """Return what has been used so far."""
+        known = self._known()
+        prompt = sum(each.prompt_tokens for each in known) if self._pays_each else self._prompt_tokens()
+        return Usage(prompt, sum(each.completion_tokens for each in known)) if known else None
+
+    def _known(self) -> list[Usage]:
+        return [stream.usage for stream in self._streams if stream.usage is not None]
+
+    def _prompt_tokens(self) -> int:
+        """Return what the prompts took, each counted once."""
+        counts = [0 if stream.usage is None else stream.usage.prompt_tokens for stream in self._streams]
+        return sum(max(counts[at : at + self._per_prompt]) for at in range(0, len(counts), self._per_prompt))
+
     def _usage_chunk(self) -> list[JSONObject]:
-        if not self._include_usage or not self._usages:
+        if not self._include_usage or self.usage is None:
             return []
-        usages = [self._usages[index] for index in sorted(self._usages)]
-        completion = sum(each["completion_tokens"] for each in usages)
-        usage = usages[0] | {
+        prompt, completion = self._prompt_tokens(), self.usage.completion_tokens
+        usage = self._reported | {
+            "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "total_tokens": usages[0]["prompt_tokens"] + completion,
+            "total_tokens": prompt + completion,
         }
         if self._pays_each:
-            usage["total_tokens_paid"] = sum(each["total_tokens"] for each in usages)
+            usage["total_tokens_paid"] = self.usage.prompt_tokens + completion
         if "completion_tokens_details" in usage:
-            thought = sum(each["completion_tokens_details"]["reasoning_tokens"] for each in usages)
+            thought = sum(each.reasoning_tokens for each in self._known())
             usage["completion_tokens_details"] = {"reasoning_tokens": thought}
-        return [{**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage}]
-
-    def _used(self) -> Usage | None:
-        known = [stream.usage for stream in self._streams if stream.usage is not None]
-        if not known:
-            return None
-        prompts = [each.prompt_tokens for each in known]
-        prompt = sum(prompts) if self._pays_each else max(prompts)
-        return Usage(prompt, sum(each.completion_tokens for each in known))
+        return [{**self._head, "choices": [], "usage": usage}]
 
     async def aclose(self) -> None:
         """Close all streams."""

@@ -31,7 +31,7 @@ class Scripted(ChunkStream):
         """One chunk for each text, then the usage and the end."""
         await asyncio.sleep(0)
         text = next(self._texts, None)
-        head = {"id": f"own {id(self)}", "created": 1, "model": "tiny"}
+        head = {"id": f"own {id(self)}", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
         if text is None:
             self.usage, self.ended = Usage(10, 2), True
             usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
@@ -61,12 +61,10 @@ def later(*answers: list[Any], at_once: int = 4, include_usage: bool = True) -> 
     return [OpenedLater(partial(open_one, texts), turns) for texts in answers]
 
 
-def choices(
-    *answers: list[Any], at_once: int = 4, include_usage: bool = True, pays_each: bool = False
-) -> ChoicesStream:
+def choices(*answers: list[Any], at_once: int = 4, include_usage: bool = True, **options: Any) -> ChoicesStream:
     """A stream of as many choices as there are answers."""
     streams = later(*answers, at_once=at_once, include_usage=include_usage)
-    return ChoicesStream(streams, include_usage=include_usage, pays_each=pays_each)
+    return ChoicesStream(streams, include_usage=include_usage, **options)
 
 
 async def test_choices_are_numbered_and_counted_together() -> None:
@@ -95,6 +93,14 @@ async def test_what_every_choice_pays_stands_beside_the_count() -> None:
     usage = {"prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16, "total_tokens_paid": 36}
     assert chunks[-1]["usage"] == usage
     assert stream.usage == Usage(30, 6)
+
+
+async def test_each_of_several_prompts_counts_once() -> None:
+    async with choices(["a"], ["b"], ["c"], ["d"], prompts=2) as stream:
+        chunks = [chunk async for chunk in stream]
+
+    assert chunks[-1]["usage"] == {"prompt_tokens": 20, "completion_tokens": 8, "total_tokens": 28}
+    assert stream.usage == Usage(20, 8)
 
 
 async def test_usage_is_sent_only_when_asked() -> None:

@@ -1,7 +1,7 @@
 """The legacy Completions format: text that goes on from a prompt, never made into a chat, which would change it."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from one_api.contract import Kind
 from one_api.dialects import usage
@@ -139,6 +139,42 @@ class TextStream(Translator):
         """Note that the bytes have ended; ``finished`` stays False when the answer was not complete."""
         self.finished = self.finished or self.is_complete
         return []
+
+
+class TextAssembler:
+    """Takes the chunks of one answer, in order, and returns the completion that they amount to."""
+
+    def __init__(self) -> None:
+        self._head: JSONObject = {}
+        self._usage: Any = None
+        #: By index; the texts of each are joined at the end.
+        self._choices: dict[int, JSONObject] = {}
+        self._texts: dict[int, list[str]] = {}
+
+    def add(self, chunk: JSONObject) -> None:
+        """Add one chunk, as our streams send them."""
+        self._head = self._head or {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
+        self._usage = chunk.get("usage") or self._usage
+        for piece in chunk["choices"]:
+            index: int = piece["index"]
+            known = self._choices.setdefault(index, {"text": "", "index": index, "logprobs": None})
+            self._texts.setdefault(index, []).append(piece["text"])
+            known["finish_reason"] = piece.get("finish_reason")
+            if isinstance(told := piece.get("logprobs"), dict):
+                known["logprobs"] = _joined(known["logprobs"], told)
+
+    def completion(self) -> JSONObject:
+        """Return the completion; call it when the stream has ended well."""
+        texts = {index: "".join(pieces) for index, pieces in self._texts.items()}
+        choices = [choice | {"text": texts[index]} for index, choice in sorted(self._choices.items())]
+        return self._head | {"choices": choices} | ({} if self._usage is None else {"usage": self._usage})
+
+
+def _joined(known: JSONObject | None, told: JSONObject) -> JSONObject:
+    """Return the log probabilities of two parts of a text as one."""
+    if known is None:
+        return told
+    return {key: [*value, *told[key]] if isinstance(value, list) else value for key, value in known.items()}
 
 
 def _check_choices(answer: JSONObject) -> None:

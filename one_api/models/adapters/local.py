@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,14 @@ from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.forced_calls import apply_choice
 from one_api.dialects.llama.request import LocalRequest, Model, read_request
+from one_api.dialects.llama.text import read_text_request
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
+from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
-from one_api.engine.client import Answer, EngineClient
+from one_api.engine.client import Answer, EngineClient, TextAnswer
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
@@ -49,7 +52,7 @@ _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "t
 class LocalModelAdapter(RequestAdapter):
     """The models in one folder."""
 
-    speaks = frozenset({"chat", "embedding"})
+    speaks = frozenset({"chat", "completion", "embedding"})
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class LocalModelAdapter(RequestAdapter):
         if file is None:
             return None
         window = slot_context(file, self._settings)
-        kinds = self._config.kinds.get(file.id) or (("embedding",) if file.embedding_only else ("chat",))
+        kinds = self._config.kinds.get(file.id) or (("embedding",) if file.embedding_only else ("chat", "completion"))
         created = file.mtime_ns // 1_000_000_000
         return ModelInfo(model_id, self._name, created=created, context_window=window, kinds=kinds)
 
@@ -151,6 +154,32 @@ class LocalModelAdapter(RequestAdapter):
         context.warnings += _dropped(checked, file)
         return await self._answer(file, request.model, checked, context, include_usage=include_usage)
 
+    async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``."""
+        assembler = TextAssembler()
+        async with await self._ask_text(request, context, include_usage=True) as stream:
+            async for chunk in stream:
+                assembler.add(chunk)
+        return assembler.completion()
+
+    async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
+        """See ``BaseModelAdapter``."""
+        return await self._ask_text(request, context, include_usage=request.include_usage)
+
+    async def _ask_text(self, request: TextRequest, context: AttemptContext, *, include_usage: bool) -> ChunkStream:
+        """Return the stream of all choices, once the first event has arrived."""
+        file = self._existing(request.model)
+        checked = read_text_request(request.body, self._model(file))
+        context.warnings += checked.dropped
+        identity = Identity(f"cmpl-{uuid.uuid4().hex}", int(time.time()), request.model)
+        answer, client = TextAnswer(identity, logprobs=checked.logprobs), self._client(file)
+
+        async def open_one(index: int) -> ChunkStream:
+            return await client.open(context, checked.body_of(index) | {"model": file.id}, answer)
+
+        streams = await self._in_turns(open_one, checked.choices)
+        return ChoicesStream(streams, include_usage=include_usage, prompts=len(checked.prompts))
+
     async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``: in small parts, one after the other, so that others have their turn."""
         file = self._existing(request.model)
@@ -197,10 +226,15 @@ class LocalModelAdapter(RequestAdapter):
 
         if request.n == 1:
             return await open_one(0)
-        turns = asyncio.Semaphore(self._config.slots)
-        streams = [OpenedLater(partial(open_one, index), turns) for index in range(request.n)]
-        await streams[0].start()
+        streams = await self._in_turns(open_one, request.n)
         return ChoicesStream(streams, include_usage=include_usage)
+
+    async def _in_turns(self, open_one: Callable[[int], Awaitable[ChunkStream]], n: int) -> list[OpenedLater]:
+        """Return the streams of ``n`` choices: the first is open; only as many are at a time as there are slots."""
+        turns = asyncio.Semaphore(self._config.slots)
+        streams = [OpenedLater(partial(open_one, index), turns) for index in range(n)]
+        await streams[0].start()
+        return streams
 
     async def aclose(self) -> None:
         """Stop looking, close the clients, and let the engines go."""
