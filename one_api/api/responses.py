@@ -25,8 +25,8 @@ from one_api.dialects.responses.pages import page_of
 from one_api.dialects.responses.request import Translated, own_items, referred, translate, untranslated
 from one_api.dialects.responses.response import Identity, own_response, whole_response
 from one_api.dialects.responses.stream import ResponseWriter
-from one_api.dialects.responses.tokens import estimate_tokens
 from one_api.dialects.sealing import Sealer
+from one_api.dialects.tokens import estimate_tokens
 from one_api.errors import InvalidRequest, NoDeployment, UnknownPath, UpstreamOverloaded
 from one_api.records import CallRecord
 from one_api.serving.responses import JSONResponse, PlainResponse

@@ -9,13 +9,13 @@ from typing import Any
 from one_api.dialects import json
 from one_api.dialects.anthropic.inbound.answer import Seal, Stop, call_id, usage_of
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
-from one_api.dialects.anthropic.inbound.count import BYTES_PER_TOKEN
 from one_api.dialects.anthropic.inbound.errors import error_of
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import ValueScanner
 from one_api.dialects.sse import HEARTBEAT
+from one_api.dialects.tokens import BYTES_PER_TOKEN
 from one_api.errors import GatewayError
 
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
