@@ -31,7 +31,7 @@ from one_api.errors import InvalidRequest, NoDeployment, UnknownPath, UpstreamOv
 from one_api.records import CallRecord
 from one_api.serving.responses import JSONResponse, PlainResponse
 from one_api.utils.auth import verify_api_key
-from one_api.utils.rate_limit import check_rate_limit
+from one_api.utils.rate_limit import check_rate_limit, limit_counts
 
 responses = Blueprint("responses", __name__)
 
@@ -118,13 +118,19 @@ async def list_input_items(response_id: str) -> Response:
 
 @responses.post("/v1/responses/input_tokens")
 @verify_api_key
+@limit_counts
 async def count_input_tokens() -> Response:
-    """Estimate how many tokens the input of a request has; no model is asked."""
+    """Return how many tokens the input of a request has: as its upstream counts, else as an estimate."""
     body = await read_body()
     own, history = await _own_items(body), await _history(body)
     wanted = await _translated(body, own, history, _sealer())
-    g.call.warnings += [*wanted.warnings, "input_tokens: estimated"]
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": estimate_tokens(wanted.chat.body)})
+    context = call_context(wanted.chat.model, stream=False)
+    count = await snapshot().registry.count_tokens(wanted.chat, context)
+    if count is None:
+        count = estimate_tokens(wanted.chat.body)
+        context.record.warnings.append("input_tokens: estimated")
+    context.record.warnings += wanted.warnings
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": count})
 
 
 @responses.post("/v1/responses/compact")

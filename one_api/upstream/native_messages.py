@@ -95,10 +95,13 @@ class NativeMessages:
 
     async def count_tokens(self, native: NativeRequest, model: str, context: AttemptContext) -> int:
         """Return how many tokens the input of a request has; raises UpstreamError."""
-        data = body_for(native, model, self._deviations)
+        return await self.count(body_for(native, model, self._deviations), self._headers(native), context)
+
+    async def count(self, data: bytes, headers: Mapping[str, str], context: AttemptContext) -> int:
+        """Return the upstream's count for the body of a request; raises UpstreamError."""
         try:
             async with asyncio.timeout(_COUNT_S):
-                answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, self._headers(native))
+                answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, headers)
         except TimeoutError:
             raise UpstreamTimeout(f"The upstream did not count within {_COUNT_S:g} s.") from None
         try:

@@ -465,14 +465,18 @@ def test_counting_takes_nothing_of_the_limit() -> None:
         assert doors.message(model).status == 200
 
 
-def test_counting_has_a_limit_of_its_own() -> None:
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/responses/input_tokens"])
+def test_counting_has_a_limit_of_its_own(path: str) -> None:
     with running_messages_bed(env={"RATE_LIMIT_REQUESTS": "1"}) as doors:
         model = doors.model()
-        body = {"model": model, "messages": user()}
-        *answered, refused = [doors.post_to("/v1/messages/count_tokens", body) for _ in range(51)]
+        body = {"model": model, "messages": user(), "input": "hi"}
+        *answered, refused = [doors.post_to(path, body) for _ in range(51)]
 
         assert {answer.status for answer in answered} == {200}
-        assert failed(refused) == (429, "rate_limit_error")
+        assert (refused.status, refused.json["error"]["type"]) == (
+            429,
+            "rate_limit_error" if "messages" in path else "requests",
+        )
         assert refused.header("retry-after")
         assert doors.message(model).status == 200
 
