@@ -19,9 +19,8 @@ from one_api.contract import Caller
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.responses.kept import ChainTooLong, KeptResponse
+from one_api.dialects.responses.kept import ChainTooLong, KeptResponse, page_of
 from one_api.dialects.responses.outbound.native import client_headers, native_body
-from one_api.dialects.responses.pages import page_of
 from one_api.dialects.responses.request import Translated, own_items, referred, translate, untranslated
 from one_api.dialects.responses.response import Identity, own_response, whole_response
 from one_api.dialects.responses.stream import ResponseWriter

@@ -24,7 +24,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from one_api import __version__
 from one_api.contract import Usage
-from one_api.dialects.traceparent import parse, parse_state
+from one_api.dialects.traces import parse, parse_state
 from one_api.records import AttemptRecord, CallRecord, Trace
 from one_api.settings.adapters import AdapterConfig
 from one_api.settings.observing import TelemetryConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
-from one_api.dialects.traced import traced_parameters
+from one_api.dialects.traces import traced_parameters
 from one_api.errors import UpstreamError
 from one_api.records import AttemptContext, AttemptKind, AttemptRecord, CallContext, CandidateRecord, Trace
 from one_api.routing.deployment import Deployment
