@@ -45,7 +45,7 @@ async def create_message() -> Response:
     answer = await registry.complete(chat, context)
     native: JSONObject | None = answer.get("native")
     if native is None:
-        return JSONResponse(to_message(answer, message_id, form, carrier.seal))
+        return JSONResponse(to_message(answer, message_id, form, partial(estimate_tokens, body), carrier.seal))
     return JSONResponse(native | {"model": answer["model"]} if "model" in answer else native)
 
 

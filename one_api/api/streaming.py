@@ -138,7 +138,7 @@ class StreamedAnswer(EventBody):
         self._keep = keep
         #: The status line has waited long enough; it goes out with the first piece.
         self._overdue = not opening.done()
-        self._heartbeat_s = call.snapshot.config.server.heartbeat_s
+        self._heartbeat_s = min(call.snapshot.config.server.heartbeat_s, writer.heartbeat_s)
         self._timeout = ReusableTimeout()
         self._stream: ChunkStream | None = None
         self._begun = False

@@ -115,6 +115,8 @@ class NativeMessages:
     def _headers(self, native: NativeRequest) -> Mapping[str, str]:
         """Return the headers of the client that go along; its betas before those of the operator."""
         found = {name: native.headers[name] for name in HEADERS if name in native.headers}
+        if self.config.betas == "pass" and not self.config.beta and not self.config.deny_betas:
+            return found
         own = [] if self.config.betas == "strip" else _betas(found.get("anthropic-beta", ""))
         betas = dict.fromkeys([*own, *self.config.beta])
         found["anthropic-beta"] = ",".join(beta for beta in betas if beta not in self.config.deny_betas)
