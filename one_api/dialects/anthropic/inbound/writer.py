@@ -13,7 +13,7 @@ from one_api.dialects.anthropic.inbound.errors import error_of
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import ValueScanner
+from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.sse import HEARTBEAT
 from one_api.dialects.tokens import BYTES_PER_TOKEN
 from one_api.errors import GatewayError
