@@ -221,7 +221,7 @@ async def test_attempts_that_have_ended_make_room_for_others_that_go_on_where_no
     assert await samples(metrics, "one_api_attempts_total") == {("a/m", "ok"): 3000}
 
 
-RACES = {
+RACES: dict[str, tuple[float, list[tuple[str, str, float | None, float]]]] = {
     "the first one answers, a hedge loses": (100.95, [("a/m", "ok", 0.9, 100.0), ("b/m", "hedge_lost", None, 100.5)]),
     "the hedge answers": (100.95, [("a/m", "hedge_lost", None, 100.0), ("b/m", "ok", 0.4, 100.5)]),
     "another one goes on with the stream": (100.95, [("a/m", "UpstreamBroken", 0.9, 100.0), ("b/m", "ok", 0.3, 101.0)]),
