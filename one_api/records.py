@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import Answer, Call, Caller, Usage
 from one_api.errors import GatewayError, UpstreamError
@@ -276,8 +276,14 @@ class Observer(Protocol):
         """Take note of ``record``; must not block."""
 
 
-#: Asks upstreams by calling the last argument, which answers a call by one of the deployments that are named.
-WithinBudgets: TypeAlias = Callable[[Call, Sequence[str], Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
+class WithinBudgets(Protocol):
+    """The budgets of one request."""
+
+    async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return what ``ask`` answers, by one of ``deployments``, if the budgets allow what that may cost."""
+
+    def inherit(self, before: Self) -> None:
+        """Stand for the cost of what another request has asked for, which is gone."""
 
 
 @dataclass(frozen=True, slots=True)
