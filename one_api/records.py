@@ -295,10 +295,12 @@ class CallContext:
     cache_control: str | None = None
     #: Has upstreams asked only if the caller's budgets allow it; None without a budget.
     within_budgets: "WithinBudgets | None" = None
+    #: The request is known to be short: no time need be spent on finding that out.
+    is_short: bool = False
 
     def for_attempt(self) -> "AttemptContext":
         """Return what one attempt's adapter may know."""
-        return AttemptContext(self.caller.name if self.caller is not None else "")
+        return AttemptContext(self.caller.name if self.caller is not None else "", is_short=self.is_short)
 
 
 @dataclass(slots=True)
@@ -307,6 +309,8 @@ class AttemptContext:
 
     #: Whose request it is, for fairness and for what is kept between requests: equal or not, and no more than that.
     scope: str = ""
+    #: As ``CallContext`` has it.
+    is_short: bool = False
     #: Parameters of the request that were dropped or altered.
     warnings: list[str] = field(default_factory=list)
     #: Headers of the upstream's last response that the client may see, under the client's names; None before that.

@@ -67,6 +67,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
     encodings = encodings_of(request.headers.get("Content-Encoding", ""))
     try:
         if len(data) < _LARGE_BYTES and not encodings:
+            g.is_short = True
             return data, json.decode_object(data, as_written=True)
         # One at a time, from its first byte that is more than what the client sent.
         async with service().large_bodies:
