@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 from one_api.dialects.anthropic.history import tool_input
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
-from one_api.dialects.anthropic.inbound.count import BYTES_PER_TOKEN
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.json import JSONObject
+from one_api.dialects.tokens import BYTES_PER_TOKEN
 
 #: Returns the signature that carries reasoning to the client and back; "" when nobody wants it back.
 Seal: TypeAlias = Callable[[str], str]

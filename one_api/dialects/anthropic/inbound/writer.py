@@ -15,7 +15,6 @@ from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.sse import HEARTBEAT
-from one_api.dialects.tokens import BYTES_PER_TOKEN
 from one_api.errors import GatewayError
 
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
