@@ -273,17 +273,19 @@ def _long_strings(data: bytes | bytearray, spans: Mapping[str, Span], decoder: C
     """Return the string of each name."""
     found: dict[str, str] = {}
     for name, (start, end) in spans.items():
-        pieces: list[str] = []
-        at, last = start + 1, end - 1
+        # It grows in place: to join its pieces would take the system long to find the memory, all in one step.
+        text = ""
+        at, last, steps = start + 1, end - 1, 0
         while at < last:
             piece = bytes(data[at : min(at + _STEP_BYTES, last)])
             if at + len(piece) < last:
                 piece = _cut(piece)
-            pieces.append(decoder(b'"%b"' % piece))
+            text += decoder(b'"%b"' % piece)
             at += len(piece)
-            if len(pieces) % (_LONG_STEP_BYTES // _STEP_BYTES) == 0:
+            steps += 1
+            if steps % (_LONG_STEP_BYTES // _STEP_BYTES) == 0:
                 yield
-        found[name] = "".join(pieces)
+        found[name] = text
         yield
     return found
 
