@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 
 #: Of text and JSON alike; more in most languages than English.
@@ -16,23 +15,28 @@ _COUNTED = ("system", "messages", "tools")
 
 def estimate_tokens(body: JSONObject) -> int:
     """Return about how many tokens the input of a request takes; at least 1."""
-    counted = [body[key] for key in _COUNTED if body.get(key)]
     data: list[int] = []
-    text = json.encode(_without_data(counted, data))
-    return max(1, len(text) // BYTES_PER_TOKEN + sum(data))
+    size = sum(_size(body[key], data) for key in _COUNTED if body.get(key))
+    return max(1, size // BYTES_PER_TOKEN + sum(data))
 
 
-def _without_data(value: Any, data: list[int]) -> Any:
-    """Return ``value`` without images and files, whose tokens are added to ``data``."""
+def _size(value: Any, data: list[int]) -> int:
+    """Return how long a JSON text of ``value`` is, but for escapes and without images and files.
+
+    The tokens of these are added to ``data``.
+    The text is not written: for a large one that takes long.
+    """
+    if isinstance(value, str):
+        return 2 + (len(value) if value.isascii() else len(value.encode("utf-8", "replace")))
     if isinstance(value, list):
-        return [_without_data(each, data) for each in value]
+        return 2 + sum(1 + _size(each, data) for each in value)
     if not isinstance(value, dict):
-        return value
+        return 4
     source = value.get("source")
     if isinstance(source, dict) and source.get("type") in ("base64", "url", "file"):
         held = source.get("data")
         size = len(held) if isinstance(held, str) else 0
         is_image = value.get("type") == "image"
         data.append(_IMAGE_TOKENS if is_image else max(_IMAGE_TOKENS, size // _PDF_CHARACTERS_PER_TOKEN))
-        return {}
-    return {key: _without_data(each, data) for key, each in value.items()}
+        return 2
+    return 2 + sum(4 + len(key) + _size(each, data) for key, each in value.items())
