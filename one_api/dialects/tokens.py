@@ -29,13 +29,14 @@ def estimate_tokens(body: JSONObject) -> int:
 def _count(value: Any) -> tuple[int, int]:
     """Return the bytes of all texts in ``value``, and the tokens of its images and files."""
     if isinstance(value, str):
-        return len(value.encode("utf-8", "replace")), 0
+        return (len(value) if value.isascii() else len(value.encode("utf-8", "replace"))), 0
     if isinstance(value, dict):
         kind = value.get("type")
         if kind in _IMAGES:
             return 0, _IMAGE_TOKENS
         if kind in _FILES and not _is_text(value.get("source")):
-            return 0, max(_IMAGE_TOKENS, len(json.encode(value)) // _FILE_CHARACTERS_PER_TOKEN)
+            size, _ = _count(list(value.values()))
+            return 0, max(_IMAGE_TOKENS, size // _FILE_CHARACTERS_PER_TOKEN)
         if kind == "tool_use":
             return len(json.encode(value.get("input") or {})) + len(str(value.get("name"))), 0
         value = [each for name, each in value.items() if name not in _NOT_READ]
