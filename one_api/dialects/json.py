@@ -178,7 +178,7 @@ def decode_object(data: bytes | bytearray, *, max_depth: int = 64, as_written: b
 def decode_large(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = True) -> Steps:
     """Decode an object as ``decode_object`` does, in steps none of which takes long.
 
-    Whoever iterates lets others go on in between. ``as_written`` numbers keep their form unless there are many values.
+    The caller lets other work go on in between. ``as_written`` numbers keep their form unless there are many values.
 
     Raises:
         InvalidJSON: as ``decode_object`` does, and for integers beyond a double, whose digits take too long to read.

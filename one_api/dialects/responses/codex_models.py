@@ -8,7 +8,7 @@ _MAX_OUTPUT = 10_000
 
 
 def codex_models(entries: list[JSONObject], instructions: str) -> list[JSONObject]:
-    """Return Codex's entries for those of OpenAI's list; ``instructions`` is what it tells each model first."""
+    """Return Codex's entries for those of OpenAI's list; ``instructions`` is its first text to each model."""
     return [_entry(entry, priority, instructions) for priority, entry in enumerate(entries)]
 
 

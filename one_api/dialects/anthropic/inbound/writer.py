@@ -172,7 +172,7 @@ class MessageWriter(EventWriter):
             self._advance(found)
 
     def _sign(self, thinking: Any, found: list[bytes]) -> None:
-        """Take over a thinking block of Anthropic's that a chunk tells whole; its words have come before."""
+        """Send on a whole thinking block of Anthropic's, whose words have been sent before."""
         if self._form.thinking == "none" or not isinstance(thinking, dict):
             return
         if thinking.get("type") == "redacted_thinking":
@@ -284,7 +284,7 @@ class MessageWriter(EventWriter):
         return self._count_input()
 
     def _estimate(self) -> JSONObject:
-        """Return the usage of an answer whose upstream tells none."""
+        """Return the usage of an answer whose upstream reports none."""
         output_tokens = max(1, self._written // BYTES_PER_TOKEN)
         return {**usage_of(None), "input_tokens": self._input_tokens, "output_tokens": output_tokens}
 
