@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import Answer, Call, Caller, Usage
 from one_api.errors import GatewayError, UpstreamError
@@ -276,8 +276,14 @@ class Observer(Protocol):
         """Take note of ``record``; must not block."""
 
 
-#: Asks upstreams by calling the last argument, which answers a call by one of the deployments that are named.
-WithinBudgets: TypeAlias = Callable[[Call, Sequence[str], Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
+class WithinBudgets(Protocol):
+    """The budgets of one request."""
+
+    async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return what ``ask`` answers, by one of ``deployments``, if the budgets allow what that may cost."""
+
+    def inherit(self, before: Self) -> None:
+        """Stand for the cost of what another request has asked for, which is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,10 +301,12 @@ class CallContext:
     cache_control: str | None = None
     #: Has upstreams asked only if the caller's budgets allow it; None without a budget.
     within_budgets: "WithinBudgets | None" = None
+    #: The request is known to be short: no time need be spent on finding that out.
+    is_short: bool = False
 
     def for_attempt(self) -> "AttemptContext":
         """Return what one attempt's adapter may know."""
-        return AttemptContext(self.caller.name if self.caller is not None else "", body_bytes=self.record.bytes_in)
+        return AttemptContext(self.caller.name if self.caller is not None else "", is_short=self.is_short)
 
 
 @dataclass(slots=True)
@@ -307,8 +315,8 @@ class AttemptContext:
 
     #: Whose request it is, for fairness and for what is kept between requests: equal or not, and no more than that.
     scope: str = ""
-    #: How large the client's body was: what is sent is about as large. 0 when that is not known, or it was small.
-    body_bytes: int = 0
+    #: As ``CallContext`` has it.
+    is_short: bool = False
     #: Parameters of the request that were dropped or altered.
     warnings: list[str] = field(default_factory=list)
     #: Headers of the upstream's last response that the client may see, under the client's names; None before that.

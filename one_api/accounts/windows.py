@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, and_, func, select, text
+from sqlalchemy import Connection, Table, and_, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts.budgets import WindowKey
@@ -144,11 +144,11 @@ def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str |
     )
     if holder is not None:
         expires_at = now_ms(connection) + ttl_s(connection) * 1000
-        rows = {
-            (*each, holder): {"amount": -costs[each], "held": 0, "seen": 0, "expires_at": expires_at}
-            for each in ordered
-        }
-        _add(connection, LEASES, rows, sums=("amount",), sets=("expires_at",))
+        for each in ordered:
+            # What costs more than was leased is in what is spent, and must not count twice.
+            left = LEASES.c.amount - costs[each]
+            values = {"amount": case((left > 0, left), else_=0), "expires_at": expires_at}
+            connection.execute(LEASES.update().where(*_of(LEASES, each), LEASES.c.holder == holder).values(values))
     return [alert for each in ordered if (alert := _alert(connection, each)) is not None]
 
 

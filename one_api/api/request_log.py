@@ -120,7 +120,7 @@ def call_context(model: str, *, stream: bool) -> CallContext:
     within = (
         accounts.within_budgets(known.caller, record, used.config.budget, used.prices) if accounts is not None else None
     )
-    return CallContext(record, known.caller, request.headers.get("Cache-Control"), within)
+    return CallContext(record, known.caller, request.headers.get("Cache-Control"), within, known.get("is_short", False))
 
 
 def register(app: Flask) -> None:

@@ -68,12 +68,12 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
     encodings = encodings_of(encoding) if encoding else []
     try:
         if len(data) < _LARGE_BYTES and not encodings:
+            g.is_short = True
             return data, json.decode_object(data, as_written=True)
         # One at a time, from its first byte that is more than what the client sent.
         async with service().large_bodies:
             if encodings:
                 data = await decompress(data, encodings, g.snapshot.config.server.max_body_bytes)
-            g.call.bytes_in = len(data)
             return data, await _decode_large(data)
     except json.InvalidJSON as error:
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
@@ -138,7 +138,7 @@ class StreamedAnswer(EventBody):
         self._keep = keep
         #: The status line has waited long enough; it goes out with the first piece.
         self._overdue = not opening.done()
-        self._heartbeat_s = call.snapshot.config.server.heartbeat_s
+        self._heartbeat_s = min(call.snapshot.config.server.heartbeat_s, writer.heartbeat_s)
         self._timeout = ReusableTimeout()
         self._stream: ChunkStream | None = None
         self._begun = False

@@ -17,6 +17,9 @@ class EventWriter(ABC):
     #: ``write`` writes each chunk for itself, whatever came before it.
     is_stateless: ClassVar[bool] = False
 
+    #: The longest silence, in seconds, where the operator allows a longer one.
+    heartbeat_s: ClassVar[float] = float("inf")
+
     #: The whole answer, once it is to be kept before the client learns of its end: the event of the end is not
     #: in what ``end`` and ``fail`` return, and waits for ``last``.
     to_keep: JSONObject | None = None

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeVar
 
 from one_api.contract import ChunkStream
+from one_api.dialects import json
 from one_api.dialects.frames import Encode, Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.stream import LocalStream
@@ -16,7 +17,14 @@ from one_api.engine.files import Endpoint, EngineFailed, find_engine
 from one_api.engine.gguf import ModelFile
 from one_api.engine.slots import Slot, SlotQueue
 from one_api.engine.supervisor import EngineSupervisor
-from one_api.errors import UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTimeout, UpstreamUnreachable
+from one_api.errors import (
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from one_api.records import AttemptContext
 from one_api.settings.adapters import LocalConfig
 from one_api.settings.kinds import Secret
@@ -24,6 +32,9 @@ from one_api.upstream.client import Upstream
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 
 T = TypeVar("T")
+
+#: How long counting tokens may take, with the start of the engine, in seconds: clients ask for many counts at once.
+_COUNT_S = 5.0
 
 
 class EngineUnavailable(UpstreamError):
@@ -82,6 +93,30 @@ class EngineClient:
         finally:
             slot.release()
         return answer
+
+    async def count(self, context: AttemptContext, body: JSONObject, answer: "Answer") -> int:
+        """Return how many tokens the prompt has that ``body`` amounts to; it needs no slot. Raises as ``open``."""
+        try:
+            async with asyncio.timeout(_COUNT_S):
+                counted, _ = await self._ask(partial(self._count, context, body, answer))
+        except TimeoutError:
+            raise UpstreamTimeout(f"The engine did not count within {_COUNT_S:g} s.") from None
+        return counted
+
+    async def _count(
+        self, context: AttemptContext, body: JSONObject, answer: "Answer", upstream: Upstream, endpoint: Endpoint
+    ) -> int:
+        try:
+            data = await upstream.post(f"{answer.path}/input_tokens", context, body)
+        except UpstreamRejected as error:
+            raise answer.explained(error, self.file, endpoint.context_tokens) from error
+        try:
+            count = json.decode_object(data).get("input_tokens")
+        except json.InvalidJSON:
+            count = None
+        if not isinstance(count, int):
+            raise UpstreamBroken("The engine's answer holds no count of tokens.")
+        return count
 
     async def _take(self, context: AttemptContext) -> Slot:
         try:

@@ -124,6 +124,10 @@ class Family(Generic[C]):
         cell = self._cells[values] = self._make()
         return cell
 
+    def has_room(self, cells: int, *values: str) -> bool:
+        """Say whether these values of the labels have a cell, or so many more have room."""
+        return values in self._cells or len(self._cells) + cells <= self._max_cells
+
     def clear(self) -> None:
         """Forget every cell: the levels are about to be set anew."""
         self._cells.clear()
@@ -155,4 +159,6 @@ def _text(value: float) -> str:
 
 
 def _escaped(value: str) -> str:
+    if not value.isascii():  # an upstream's name of a model may hold half a character, which cannot be encoded
+        value = value.encode(errors="backslashreplace").decode()
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -356,6 +356,15 @@ class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: What a client owes that has left while its answer came: estimate, its tokens as they were reported, else as they
     #: are estimated; or nothing.
     charge_cancelled: Literal["estimate", "nothing"] = "estimate"
+    #: What becomes of a stream that goes on beyond what it has reserved, when its budgets have no more: finish, it is
+    #: charged whole; or cut, it ends with the error ``budget_exceeded``.
+    overrun: Literal["finish", "cut"] = "finish"
+    #: What becomes of a request that needs more of a budget than its process holds while the database is away: refuse,
+    #: 503 ``accounts_unavailable``; or allow, as far as ``allow_usd`` goes.
+    on_database_down: Literal["refuse", "allow"] = "refuse"
+    #: US dollars that each process lets requests cost, beyond what it holds, until the database is back. Danger: by so
+    #: much for each process budgets may be overspent.
+    allow_usd: Price = 1.0
 
 
 class ReloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import aiohttp
 
@@ -27,22 +27,24 @@ from one_api.upstream.stream import UpstreamStream
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-#: An answer that is larger takes long to decode, in bytes.
-_LARGE_ANSWER_BYTES = 64 * 1024
+#: An answer that is larger takes long to decode; and one that is larger takes long to try, in bytes.
+_LARGE_ANSWER_BYTES, _HUGE_ANSWER_BYTES = 64 * 1024, 1024 * 1024
+#: What may stand before JSON.
+_BLANK = b" \t\r\n\xef\xbb\xbf"
 #: The largest error body that is read, in bytes.
 _MAX_ERROR_BYTES = 64 * 1024
 #: First event of a stream when nobody set a limit, in seconds.
 _FIRST_EVENT_S = 120.0
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3
-#: A body from this size on is sent in pieces, and the loop goes on between them, in bytes.
-_LARGE_BODY_BYTES, _PIECE_BYTES = 1024 * 1024, 64 * 1024
+#: A body from this size on is sent in pieces of that size, and the loop goes on between them, in bytes.
+_LARGE_BODY_BYTES, _PIECE_BYTES = 1024 * 1024, 256 * 1024
 #: Statuses of success that never come with an answer.
 _WITHOUT_BODY = frozenset({204, 205})
 
 
 #: The body of a request: bytes, or what yields them each time that it is sent.
-Data: TypeAlias = bytes | bytearray | Body | None
+Data: TypeAlias = "bytes | Body | _Pieces | None"
 
 
 class Upstream:
@@ -174,13 +176,17 @@ class Upstream:
         headers = dict(more_headers or {})
         if body is None:
             return await self._exchange(method, path, None, headers, context)
+        headers["content-type"] = "application/json"
         if isinstance(body, bytes):
-            data: bytes | bytearray = body
-        elif context is not None and context.body_bytes > _LARGE_BODY_BYTES:
-            data = await _encode_large(body, context.body_bytes)
+            pieces = [body]
+        elif context is not None and context.is_short:
+            pieces = [json.encode(body)]
         else:
-            data = json.encode(body)
-        return await self._exchange(method, path, data, headers | {"content-type": "application/json"}, context)
+            pieces = await in_turns(json.encode_large(body))
+        if len(pieces) == 1 and len(pieces[0]) <= _LARGE_BODY_BYTES:
+            return await self._exchange(method, path, pieces[0], headers, context)
+        headers["content-length"] = str(sum(map(len, pieces)))
+        return await self._exchange(method, path, _Pieces(pieces), headers, context)
 
     async def _exchange(
         self, method: str, path: str, data: Data, headers: dict[str, str], context: AttemptContext | None
@@ -207,11 +213,9 @@ class Upstream:
         A kept connection that the upstream has closed meanwhile is no failure: the request is sent again on another.
         """
         session = self._open_session()
-        if _is_large(data):
-            headers = headers | {"content-length": str(len(data))}
         for left in reversed(range(_KEPT_TRIES)):
             try:
-                return await session.request(method, url, data=_sent(data), headers=headers, allow_redirects=False)
+                return await session.request(method, url, data=data, headers=headers, allow_redirects=False)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
                     raise
@@ -235,14 +239,24 @@ class Upstream:
             self._session = None
 
 
-async def decode_large(answer: bytes) -> JSONObject | None:
-    """Return the object in a large answer, decoded in turns with others; None if it is small, or holds no object."""
-    if len(answer) <= _LARGE_ANSWER_BYTES:
+async def decode_large(answer: bytes, *, as_written: bool = False) -> Any:
+    """Return the value of a large answer in JSON, decoded in turns with others; None if it is small, or no JSON.
+
+    What is not JSON by the letter is repaired. Raises UpstreamBroken when that cannot be done to one that it would take
+    long to look at otherwise.
+    """
+    if len(answer) <= _LARGE_ANSWER_BYTES or answer[:_LARGE_ANSWER_BYTES].lstrip(_BLANK)[:1] not in (b"{", b"[", b""):
         return None
     try:
-        return await in_turns(json.decode_large(answer, as_written=False))
+        return await in_turns(json.decode_large_value(answer, as_written=as_written))
+    except json.InvalidJSON as error:
+        refused = str(error)
+    try:
+        return await in_turns(json.decode_large_value(answer, generously=True))
     except json.InvalidJSON:
-        return None
+        if len(answer) <= _HUGE_ANSWER_BYTES:
+            return None
+        raise UpstreamBroken(f"The upstream's answer is not JSON: {refused}.") from None
 
 
 def _connector_for(proxy: Proxy | None) -> KeepingConnector:
@@ -271,31 +285,13 @@ def _object(data: bytes) -> JSONObject:
         raise UpstreamBroken(f"The upstream's answer is not a JSON object: {error}.") from None
 
 
-def _is_large(data: Data) -> TypeGuard[bytes | bytearray]:
-    return isinstance(data, bytes | bytearray) and len(data) > _LARGE_BODY_BYTES
+class _Pieces:
+    """A large body, which is sent piece by piece, each time from its beginning."""
 
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
 
-async def _encode_large(body: JSONObject, about_bytes: int) -> bytearray:
-    """Return an object as ``json.encode`` writes it, of about the given size.
-
-    Most of the time goes by while the system finds the memory, so that is asked for in steps; others have the loop
-    between them.
-    """
-    data, step = bytearray(), bytes(_LARGE_BODY_BYTES)
-    while len(data) < about_bytes:
-        data += step
-        await scheduler().wait_turn()
-    json.encode_into(body, data)
-    await scheduler().wait_turn()
-    return data
-
-
-def _sent(data: Data) -> Data | AsyncIterator[memoryview]:
-    """Return a body as aiohttp sends it: a large one piece by piece."""
-    return _pieces(data) if _is_large(data) else data
-
-
-async def _pieces(data: bytes | bytearray) -> AsyncIterator[memoryview]:
-    whole = memoryview(data)
-    for begin in range(0, len(data), _PIECE_BYTES):
-        yield whole[begin : begin + _PIECE_BYTES]
+    async def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
+        for piece in self._pieces:
+            for start in range(0, len(piece), _PIECE_BYTES):
+                yield memoryview(piece)[start : start + _PIECE_BYTES]

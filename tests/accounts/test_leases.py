@@ -18,7 +18,8 @@ from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget, owner_in
 from one_api.accounts.database import transact
 from one_api.accounts.keyring import load
-from one_api.accounts.leases import Lease, Leases
+from one_api.accounts.lease import Lease
+from one_api.accounts.leases import Leases
 from one_api.accounts.periods import PERIODS, end_of, start_of, zone_named
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
 from one_api.errors import AccountsUnavailable, BudgetExceeded
@@ -51,22 +52,23 @@ class Process:
         await self.books.aclose()
         await self.database.aclose()
 
-    async def reserve(self, budget: Budget, units: float) -> Lease:
+    async def reserve(self, budget: Budget, units: float, allowance: float = 0) -> Lease:
         """Reserve for one request."""
         leases = self.leases.begin([budget])
         try:
-            await self.leases.admit(leases, round(units * UNIT))
+            await self.leases.admit(leases, round(units * UNIT), round(allowance * UNIT))
         except BaseException:
             leases[0].settle(0, 0)
             raise
         leases[0].reserved += round(units * UNIT)
         return leases[0]
 
-    def settle(self, lease: Lease, reserved: float, cost: float, number: int) -> None:
+    def settle(self, lease: Lease, reserved: float, cost: float, number: int, beyond: float = 0) -> None:
         """End a request, and book it."""
         charged = f'[["{NAME}",0]]'
         self.books.add(row(number, int(time.time()), cost=round(cost * UNIT), charged=charged))
         lease.settle(round(reserved * UNIT), round(cost * UNIT))
+        self.leases.settle(round(beyond * UNIT), round(cost * UNIT))
 
 
 @pytest.fixture
@@ -198,6 +200,32 @@ async def test_a_lost_answer_holds_no_money_for_ever(
     process.settle(lease, 9, 9, 2)
     await until(lambda: units(engine, WINDOWS.c.spent) == 10)
     await until(lambda: units(engine, LEASES.c.amount) == 0)
+
+
+async def test_while_the_database_is_away_requests_may_go_beyond_as_far_as_is_allowed(
+    start: Start, budget: Budget, engine: Engine
+) -> None:
+    process = await start()
+    process.database.failures = 1_000_000
+    first = await process.reserve(budget, 2, allowance=5)
+    await process.reserve(budget, 3, allowance=5)
+    with pytest.raises(AccountsUnavailable):
+        await process.reserve(budget, 1, allowance=5)
+    with pytest.raises(AccountsUnavailable):
+        await process.reserve(budget, 1)
+
+    # What one has not used another one may have.
+    process.settle(first, 2, 1, 1, beyond=2)
+    await process.reserve(budget, 1, allowance=5)
+    with pytest.raises(AccountsUnavailable):
+        await process.reserve(budget, 0.5, allowance=5)
+
+    process.database.failures = 0
+    await until(lambda: units(engine, WINDOWS.c.spent) == 1)
+    # Four are in use, and one is spent.
+    with pytest.raises(BudgetExceeded):
+        await process.reserve(budget, 5.5, allowance=5)
+    await process.reserve(budget, 5, allowance=5)
 
 
 async def test_a_process_that_was_taken_for_lost_books_its_requests_once(

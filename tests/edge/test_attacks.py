@@ -317,6 +317,75 @@ def test_answers_at_the_bound_hold_nobody(gateway: Gateway, upstream: ScriptedUp
     assert worked_ms(gateway) < MAX_WORK_MS
 
 
+#: What a long string may be made of.
+ESCAPES = {
+    "letters": rb"\u0041",
+    "line ends": rb"\n",
+    "quotes": rb"\"",
+    "pairs": rb"\ud83d\ude00",
+    "none": "\u4e2d".encode(),
+}
+#: Where it may stand.
+PLACES = {
+    "a value": b'"z":"%b"',
+    "a key": b'"z":{"%b":1}',
+    "many values": b'"z":[%b1]' % (b'"%b",' * 500),
+    "many keys": b'"z":{%b"":1}' % b"".join(b'"%d%%b":1,' % number for number in range(500)),
+}
+STRING_BYTES = 32_000_000
+
+
+def stuffed(whole: bytes, place: str, escape: str) -> bytes:
+    """Return a JSON object with as much of an escape as it may hold."""
+    form, unit = PLACES[place], ESCAPES[escape]
+    count = form.count(b"%b")
+    return b"%b,%b}" % (whole[:-1], form.replace(b"%b", unit * (STRING_BYTES // count // len(unit))))
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.parametrize("place", PLACES)
+def test_long_strings_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, place: str, escape: str) -> None:
+    body = stuffed(b'{"model":"m","messages":[{"role":"user","content":"x"}]}', place, escape)
+    data = HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    worked_ms(gateway)
+    assert answered(gateway, data, 2) == {200}
+    assert worked_ms(gateway) < MAX_WORK_MS
+    assert upstream.requests[-1].json["z"] == json.loads(body)["z"]
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.parametrize("place", PLACES)
+def test_long_strings_in_answers_hold_nobody(
+    gateway: Gateway, upstream: ScriptedUpstream, place: str, escape: str
+) -> None:
+    answer = stuffed(json.dumps(completion("x")).encode(), place, escape)
+    upstream.on("flood", reply(answer))
+    request = post_chat(gateway.host, gateway.port, {"model": "flood", "messages": [{"role": "user", "content": "x"}]})
+    worked_ms(gateway)
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(request)
+        response = client.read_response()
+    assert response.status == 200
+    assert worked_ms(gateway) < MAX_WORK_MS
+    assert response.json["z"] == json.loads(answer)["z"]
+
+
+#: Answers that are no JSON by the letter, which take long to read and longer to repair.
+LOOSE = {"repaired": (b'"y":NaN,', 200), "broken": (b'"y":NaNo,', 502), "cut": (b'"y":NaN,', 502)}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_long_answers_that_are_no_json_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    loose, status = LOOSE[name]
+    whole = json.dumps(completion("x")).encode()
+    answer = stuffed(b"%b,%b" % (whole[:-1], loose), "a value", "line ends")
+    upstream.on("flood", *[reply(answer[: -5 if name == "cut" else None])] * 3)
+    request = post_chat(gateway.host, gateway.port, {"model": "flood", "messages": [{"role": "user", "content": "x"}]})
+    worked_ms(gateway)
+    assert answered(gateway, request, 1) == {status}
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
 def test_large_images_hold_nobody(gateway: Gateway) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * 5_000_000}}
     body = {"model": "m", "messages": [{"role": "user", "content": [image]}]}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import arguments_text
+from one_api.dialects.openai.arguments import arguments_text
 
 #: Fields of a delta whose pieces are joined.
 _JOINED = ("content", "refusal", "reasoning_content")

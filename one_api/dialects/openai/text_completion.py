@@ -63,14 +63,14 @@ def prepare(request: TextRequest, *, stream_usage: bool) -> JSONObject:
     return request.body | {"stream_options": {**(request.body.get("stream_options") or {}), "include_usage": True}}
 
 
-def read_answer(data: bytes, identity: Identity) -> JSONObject:
-    """Return the completion that the body of an answer holds.
+def read_answer(data: bytes, identity: Identity, decoded: Any = None) -> JSONObject:
+    """Return the completion that the body of an answer holds; ``decoded`` is its value, if it has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it holds no answer.
     """
-    answer = read_body(data)
+    answer = read_body(data, decoded)
     if answer is None:
         raise InvalidAnswer("it is not a JSON object")
     _check_choices(answer)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import ValueScanner
+from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.responses.custom_input import CustomInput
 from one_api.dialects.responses.request import Shown
 from one_api.dialects.responses.response import (

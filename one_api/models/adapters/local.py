@@ -29,7 +29,7 @@ from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slo
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
 from one_api.engine.supervisor import EngineSupervisor
-from one_api.errors import UpstreamBroken, UpstreamOverloaded
+from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamOverloaded, UpstreamUnsuitable
 from one_api.models.adapters.base import RequestAdapter
 from one_api.records import AttemptContext
 from one_api.serving.tasks import stop
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 LOOK_S = 5.0
 #: Inputs that the engine is given at once.
 _MAX_BATCH = 16
+_DIALECT = Dialect(developer_as_system=True)
 #: What a small model needs to make sense; the configuration and a request win. By file name.
 _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "min_p": 0.05}}
 
@@ -154,6 +155,20 @@ class LocalModelAdapter(RequestAdapter):
         context.warnings += _dropped(checked, file)
         return await self._answer(file, request.model, checked, context, include_usage=include_usage)
 
+    async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
+        """See ``BaseModelAdapter``: the model's own template and tokenizer count."""
+        file = self._existing(request.model)
+        try:
+            if request.native is not None:
+                request.native.refuse_translation()
+            checked = read_request(request.body, self._model(file))
+        except (InvalidRequest, UpstreamUnsuitable):
+            return None  # the client will be told so when it asks for an answer
+        body, forced = apply_choice(checked.body)
+        body = prepare(body | {"model": file.id}, _DIALECT)
+        answer = Answer(Identity("", 0, request.model), include_usage=False, forced=forced)
+        return await self._client(file).count(context, body, answer)
+
     async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``."""
         assembler = TextAssembler()
@@ -216,7 +231,7 @@ class LocalModelAdapter(RequestAdapter):
     ) -> ChunkStream:
         """Return the stream of all choices, once the first event has arrived."""
         body, forced = apply_choice(request.body)
-        body = prepare(body | {"model": file.id}, Dialect(developer_as_system=True))
+        body = prepare(body | {"model": file.id}, _DIALECT)
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
         answer = Answer(identity, include_usage=include_usage, forced=forced)
         client = self._client(file)

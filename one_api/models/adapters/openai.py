@@ -133,8 +133,9 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``."""
         body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
         answer = await self._upstream.post("/completions", context, body)
+        decoded = await decode_large(answer)
         with self._named():
-            return text_completion.read_answer(answer, _identity(request, "cmpl"))
+            return text_completion.read_answer(answer, _identity(request, "cmpl"), decoded)
 
     async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
         """See ``BaseModelAdapter``."""

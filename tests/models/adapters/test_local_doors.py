@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 from openai import OpenAI
@@ -43,6 +44,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def client(gateway: Gateway) -> Iterator[OpenAI]:
     with OpenAI(base_url=gateway.base_url, api_key="test-key", max_retries=0, timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def claude(gateway: Gateway) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=gateway.url, api_key="test-key", max_retries=0, timeout=60) as opened:
         yield opened
 
 
@@ -216,6 +223,69 @@ def test_a_client_that_leaves_gives_its_slots_back(gateway: Gateway, client: Ope
 def test_a_model_for_chats_alone_does_not_complete(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="/v1/chat/completions"):
         client.completions.create(model="chats", prompt="a")
+
+
+# Counts of tokens
+
+WEATHER: Any = {
+    "name": "get_weather",
+    "description": "The weather in a city",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": "Hi"}]},
+        {"messages": [{"role": "user", "content": "Übergrößenträger 你好 🙂 " * 5}], "system": "Be brief."},
+        {"messages": [{"role": "user", "content": "Hi"}], "tools": [WEATHER]},
+        {
+            "messages": [{"role": "user", "content": "Hi"}],
+            "tools": [WEATHER],
+            "tool_choice": {"type": "tool", "name": "get_weather"},
+        },
+    ],
+    ids=["short", "other scripts", "a tool", "a forced tool"],
+)
+def test_tokens_of_a_message_are_counted_as_the_answer_counts_them(
+    claude: anthropic.Anthropic, fields: dict[str, Any]
+) -> None:
+    raw = claude.messages.with_raw_response.count_tokens(model="small", **fields)
+
+    used = claude.messages.create(model="small", max_tokens=2, **fields).usage
+    assert raw.parse().input_tokens == used.input_tokens + used.cache_read_input_tokens
+    assert "estimated" not in raw.headers.get("x-gateway-warnings", "")
+
+
+def test_tokens_of_a_response_are_counted_as_the_answer_counts_them(client: OpenAI) -> None:
+    asked: Any = {"model": "small", "input": "Hello there, who are you?", "instructions": "Be brief."}
+
+    raw = client.responses.input_tokens.with_raw_response.count(**asked)
+
+    used = client.responses.create(**asked, max_output_tokens=16).usage
+    assert used is not None
+    assert raw.parse().input_tokens == used.input_tokens
+    assert "estimated" not in raw.headers.get("x-gateway-warnings", "")
+
+
+def test_tokens_of_what_the_model_cannot_read_are_estimated(claude: anthropic.Anthropic) -> None:
+    image: Any = {"type": "image", "source": {"type": "url", "url": "https://example.org/a.png"}}
+    messages: Any = [{"role": "user", "content": [image]}]
+
+    raw = claude.messages.with_raw_response.count_tokens(model="small", messages=messages)
+
+    assert raw.parse().input_tokens > 100
+    assert raw.headers["x-gateway-warnings"] == "input_tokens: estimated"
+
+
+def test_counts_need_no_slot(client: OpenAI, claude: anthropic.Anthropic) -> None:
+    busy: Any = {"model": "small", "prompt": ["Once"] * 4, "max_tokens": 200, "stream": True}
+    with client.completions.create(**busy) as stream:
+        next(iter(stream))
+        counted = claude.messages.count_tokens(model="small", messages=[{"role": "user", "content": "Hi"}], timeout=5)
+
+    assert counted.input_tokens > 5
 
 
 def test_the_list_says_what_models_are_for(client: OpenAI) -> None:

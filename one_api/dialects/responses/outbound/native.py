@@ -155,15 +155,15 @@ def usage_in(response: Any) -> JSONObject | None:
     return {renamed.get(key, key): value for key, value in counts.items()}
 
 
-def read_response(data: bytes) -> JSONObject:
-    """Return a whole response.
+def read_response(data: bytes, decoded: Any = None) -> JSONObject:
+    """Return a whole response; ``decoded`` is the value of ``data``, if that has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it is no response that has ended.
     """
     try:
-        response = json.decode_object(data, as_written=True)
+        response = json.decode_object(data, as_written=True) if decoded is None else json.only_object(decoded)
     except json.InvalidJSON as error:
         raise InvalidAnswer(str(error)) from None
     if response.get("status") == "failed" or response.get("error"):
