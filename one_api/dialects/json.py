@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import msgspec
@@ -441,11 +442,7 @@ def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
 
 def encode_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, None, list[bytes]]:
     """Encode as ``encode`` does, into pieces, in steps none of which takes long; a short value in one go."""
-    if _weight(value) <= _STEP_BYTES:
-        return [_encode(value)]
-    pieces: list[bytes] = []
-    yield from _write(value, pieces)
-    return pieces
+    return (yield from _Writer(_encode).write_all(value))
 
 
 def _weight(value: Any) -> int:
@@ -473,60 +470,76 @@ def _weight(value: Any) -> int:
     return total
 
 
-def _write(value: Any, pieces: list[bytes]) -> Generator[None, None, None]:
-    """Add a value to the pieces, in steps."""
-    if isinstance(value, str):
-        pieces.append(b'"')
-        for start in range(0, len(value), _STEP_BYTES):
-            pieces.append(_encode(value[start : start + _STEP_BYTES])[1:-1])
-            yield
-        pieces.append(b'"')
-    elif isinstance(value, (dict, list)):
-        pieces.append(b"{" if isinstance(value, dict) else b"[")
-        for position, (run, is_long) in enumerate(_runs(value)):
-            if position:
-                pieces.append(b",")
-            if is_long:
-                yield from _write_long(run, pieces)
-            else:
-                pieces.append(_encode(run)[1:-1])
+class _Writer:
+    """Encodes a value into pieces: what is long of it by itself, what is short many together."""
+
+    def __init__(self, encoder: Callable[[Any], bytes], *, in_order: bool = False) -> None:
+        """``in_order``, the keys of objects are sorted; ``encoder`` does the same."""
+        self._encode = encoder
+        self._in_order = in_order
+        self._pieces: list[bytes] = []
+
+    def write_all(self, value: Any) -> Generator[None, None, list[bytes]]:
+        """Return the pieces of the value."""
+        if _weight(value) <= _STEP_BYTES:
+            return [self._encode(value)]
+        yield from self._write(value)
+        return self._pieces
+
+    def _write(self, value: Any) -> Generator[None, None, None]:
+        if isinstance(value, str):
+            self._pieces.append(b'"')
+            for start in range(0, len(value), _STEP_BYTES):
+                self._pieces.append(self._encode(value[start : start + _STEP_BYTES])[1:-1])
                 yield
-        pieces.append(b"}" if isinstance(value, dict) else b"]")
-    else:
-        pieces.append(_encode(value))
-
-
-def _write_long(run: JSONObject | list[Any], pieces: list[bytes]) -> Generator[None, None, None]:
-    """Add the one entry of a container, without its brackets."""
-    if isinstance(run, dict):
-        ((key, child),) = run.items()
-        yield from _write(key, pieces)
-        pieces.append(b":")
-    else:
-        (child,) = run
-    yield from _write(child, pieces)
-
-
-def _runs(value: JSONObject | list[Any]) -> Iterator[tuple[JSONObject | list[Any], bool]]:
-    """Yield the entries of a container, in their order: several short ones, or one that is long, and which it is."""
-    is_object = isinstance(value, dict)
-    run: Any = {} if is_object else []
-    size = 0
-    for entry in value.items() if isinstance(value, dict) else value:
-        weight = len(entry[0]) + _weight(entry[1]) if is_object else _weight(entry)
-        if run and size + weight > _STEP_BYTES:
-            yield run, False
-            run, size = {} if is_object else [], 0
-        if is_object:
-            run[entry[0]] = entry[1]
+            self._pieces.append(b'"')
+        elif isinstance(value, (dict, list)):
+            self._pieces.append(b"{" if isinstance(value, dict) else b"[")
+            for position, (run, is_long) in enumerate(self._runs(value)):
+                if position:
+                    self._pieces.append(b",")
+                if is_long:
+                    yield from self._write_entry(run)
+                else:
+                    self._pieces.append(self._encode(run)[1:-1])
+                    yield
+            self._pieces.append(b"}" if isinstance(value, dict) else b"]")
         else:
-            run.append(entry)
-        size += weight
-        if weight > _STEP_BYTES:
-            yield run, True
-            run, size = {} if is_object else [], 0
-    if run:
-        yield run, False
+            self._pieces.append(self._encode(value))
+
+    def _write_entry(self, run: JSONObject | list[Any]) -> Generator[None, None, None]:
+        """Write the one entry of a container, without its brackets."""
+        if isinstance(run, dict):
+            ((key, child),) = run.items()
+            yield from self._write(key)
+            self._pieces.append(b":")
+        else:
+            (child,) = run
+        yield from self._write(child)
+
+    def _runs(self, value: JSONObject | list[Any]) -> Iterator[tuple[JSONObject | list[Any], bool]]:
+        """Yield the entries of a container: several short ones, or one that is long, and which it is."""
+        is_object = isinstance(value, dict)
+        entries: Any = value.items() if isinstance(value, dict) else value
+        if is_object and self._in_order:
+            entries = sorted(entries, key=itemgetter(0))
+        run: Any = {} if is_object else []
+        size = 0
+        for entry in entries:
+            weight = len(entry[0]) + _weight(entry[1]) if is_object else _weight(entry)
+            if run and size + weight > _STEP_BYTES:
+                yield run, False
+                run, size = {} if is_object else [], 0
+            if is_object:
+                run[entry[0]] = entry[1]
+            else:
+                run.append(entry)
+            size += weight
+            if weight > _STEP_BYTES:
+                yield run, True
+                run, size = {} if is_object else [], 0
+        if run:
+            yield run, False
 
 
 def decode_text(data: bytes) -> str | None:
@@ -548,6 +561,11 @@ def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
     Exact otherwise: ``1`` and ``1.0``, null and nothing, and two forms of one character differ.
     """
     return _encode_in_order(value)
+
+
+def canonical_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, None, list[bytes]]:
+    """Return the text of ``canonical`` in pieces, in steps none of which takes long; a short one in one go."""
+    return (yield from _Writer(_encode_in_order, in_order=True).write_all(value))
 
 
 def _measure(data: bytes | bytearray) -> Elements:

@@ -12,7 +12,7 @@ from one_api.contract import ByteStream, ChunkStream
 from one_api.dialects import json
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.forwarded import Body, ForwardRequest
+from one_api.dialects.openai.forwarded import Body, ForwardRequest, JSONBody
 from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.serving.fairness import in_turns, scheduler
@@ -126,6 +126,8 @@ class Upstream:
         door = request.door
         timeout_s = self._timeouts.first_event_s or door.first_byte_s
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
+        if isinstance(request.body, JSONBody):
+            await in_turns(request.body.encode())
         headers = {"content-type": request.body.content_type, "content-length": str(request.body.size)}
         with named_errors("the first bytes", timeout_s):
             async with asyncio.timeout(timeout_s):

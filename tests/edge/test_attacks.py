@@ -370,6 +370,39 @@ def test_long_strings_in_answers_hold_nobody(
     assert response.json["z"] == json.loads(answer)["z"]
 
 
+#: Where a long text may stand, by the door.
+DOORS = {
+    "/v1/messages": b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"%b"}]}',
+    "/v1/messages/count_tokens": b'{"model":"m","messages":[{"role":"user","content":"%b"}]}',
+    "/v1/responses": b'{"model":"m","input":"%b"}',
+    "/v1/responses/input_tokens": b'{"model":"m","input":"%b"}',
+    "/v1/completions": b'{"model":"m","prompt":"%b"}',
+    "/v1/embeddings": b'{"model":"m","input":"%b"}',
+    "/v1/moderations": b'{"model":"m","input":"%b"}',
+    "/v1/rerank": b'{"model":"m","query":"%b","documents":["a"]}',
+    "/v1/audio/speech": b'{"model":"m","voice":"x","input":"%b"}',
+    "/v1/chat/completions": b'{"model":"%b","messages":[{"role":"user","content":"x"}]}',
+}
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
+@pytest.mark.parametrize("path", DOORS)
+def test_long_strings_hold_nobody_at_any_door(upstream: ScriptedUpstream, path: str, cached: bool) -> None:
+    unit = rb"x\n"
+    body = DOORS[path].replace(b"%b", unit * (STRING_BYTES // len(unit)))
+    head = HEAD.replace(b"/v1/chat/completions", path.encode())
+    data = head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with Gateway(
+        config_yaml=CONFIG.format(url=upstream.base_url) + f"cache: {{enabled: {str(cached).lower()}}}",
+        wsgi_app="tests.serving.apps.probed:app",
+        pythonpath=[Path(__file__).parents[2]],
+    ) as gateway:
+        worked_ms(gateway)
+        (status,) = answered(gateway, data, 1)
+        assert status in (200, 404, 502), gateway.log[-1000:]
+        assert worked_ms(gateway) < MAX_WORK_MS
+
+
 #: Answers that are no JSON by the letter, which take long to read and longer to repair.
 LOOSE = {"repaired": (b'"y":NaN,', 200), "broken": (b'"y":NaNo,', 502), "cut": (b'"y":NaN,', 502)}
 
