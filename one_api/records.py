@@ -42,7 +42,7 @@ class Trace:
     parameters: dict[str, str | int | float] = field(default_factory=dict)
 
     def join(self) -> None:
-        """Let the caller's trace count, now that it is known who calls."""
+        """Use the trace of the caller, now that the caller is known."""
         if self.given is None:
             return
         trace_id, span_id, self.is_forced, state = self.given
@@ -189,7 +189,7 @@ class CallRecord:
     upstream_headers: dict[str, str] = field(default_factory=dict)
 
     def called_by(self, caller: str) -> None:
-        """Note who calls, with a key that is known here."""
+        """Note the caller, whose key is known here."""
         self.caller = caller
         if self.trace is not None:
             self.trace.join()
@@ -321,7 +321,7 @@ class AttemptContext:
     warnings: list[str] = field(default_factory=list)
     #: Headers of the upstream's last response that the client may see, under the client's names; None before that.
     headers: dict[str, str] | None = None
-    #: What the upstream is told of the trace, if it may be; None without traces.
+    #: The headers that make the upstream part of the trace, if it may be; None without traces.
     trace_headers: dict[str, str] | None = None
     #: The status of that response, and the upstream's own id of it.
     status: int | None = None

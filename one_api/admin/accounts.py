@@ -27,7 +27,7 @@ accounts_api = Blueprint("accounts_api", __name__, url_prefix="/admin/api")
 
 #: After so long every process that reaches the database knows of a change, in seconds.
 _IN_FORCE_S = 0.5
-#: Without ``from``, usage is told for so long, in seconds.
+#: Without ``from``, usage of so many seconds is shown.
 _DEFAULT_S = 30 * 86400
 _GRACE_S = 86400
 _MAX_GRACE_S = 366 * 86400

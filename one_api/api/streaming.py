@@ -192,7 +192,7 @@ class StreamedAnswer(EventBody):
                 return events
 
     async def _last(self) -> bytes:
-        """Return the event that tells the end, where it waits until the answer is kept."""
+        """Return the event of the end, where it waits until the answer is kept."""
         answer = self._writer.to_keep
         if answer is None:
             return b""
@@ -216,10 +216,10 @@ class StreamedAnswer(EventBody):
 
     def interrupted(self) -> bytes:
         """See ``EventBody``."""
-        told = b""
+        events = b""
         if not self._ended:
-            told = self._fail(self._call.interruption)
-        return told + self._writer.last(kept=False)
+            events = self._fail(self._call.interruption)
+        return events + self._writer.last(kept=False)
 
     async def aclose(self) -> None:
         """See ``EventBody``."""

@@ -198,7 +198,7 @@ def decode_object(data: bytes | bytearray, *, max_depth: int = 64, as_written: b
 def decode_large(data: bytes | bytearray, *, max_depth: int = 64) -> Steps:
     """Decode an object as ``decode_object`` does, in steps none of which takes long.
 
-    Whoever iterates lets others go on in between. Numbers keep the form that they were written in, unless there are
+    The caller lets other work go on in between. Numbers keep the form that they were written in, unless there are
     many values.
 
     Raises:

@@ -92,7 +92,7 @@ class RedisStore(LimitStore):
     @property
     def degraded(self) -> str | None:
         """See ``LimitStore``."""
-        if self._link.ill:
+        if self._link.is_down:
             return "Redis does not answer: limits are kept per process"
         return "Redis often answers late: then, limits are kept per process" if self._link.unreliable else None
 

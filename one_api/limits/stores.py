@@ -60,7 +60,7 @@ class ByKey(BoundedMap[str, T]):
 
 
 class LimitStore(ABC):
-    """Keeps one window per key; each call changes one window as a whole, whoever else asks at the same time.
+    """Keeps one window per key; each call changes one window as a whole, also when others ask at the same time.
 
     Keys need not be known before. ``take`` and ``settle`` are for a window of a minute; ``hit`` and ``stats`` are the
     same for requests alone, in a window of any length.
@@ -91,7 +91,7 @@ class LimitStore(ABC):
         """Forget what a key has used."""
 
     async def look_after(self) -> None:  # noqa: B027 - some need no care
-        """Do what is needed also while nobody asks; called about twice a second."""
+        """Do what is needed also without requests; called about twice a second."""
 
     @property
     def degraded(self) -> str | None:

@@ -190,7 +190,7 @@ class ModelRegistry:
     async def forward(self, request: ForwardRequest, context: CallContext) -> ByteStream:
         """Return an upstream's own answer to ``request``, once its first bytes are there; raises as ``complete``.
 
-        Whoever has it closes it, and notes its usage.
+        Its owner closes it, and notes its usage.
         """
         return cast(ByteStream, await self._ask(await self._route_for(request, context), request, context))
 

@@ -245,7 +245,7 @@ class RequestState:
     retries: RetryLimit
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[UpstreamError] = field(default_factory=list)
-    #: How many attempts ended in silence.
+    #: How many attempts ended by a timeout.
     silences: int = 0
     #: The deployment whose context was too small for the request.
     overflowed: Deployment | None = None
@@ -304,7 +304,7 @@ class RequestState:
         return attempt
 
     def _trace(self, trace: Trace, attempt: Attempt) -> None:
-        """Give an attempt an id of its own, which its upstream may be told."""
+        """Give an attempt an id of its own, which may be sent to its upstream."""
         attempt.record.span_id = span_id = os.urandom(8).hex()
         attempt.context.trace_headers = trace.headers(span_id)
         if not trace.operation:

@@ -142,7 +142,7 @@ class _Exchange:
         except AnswerCut:
             self._cut()
         except ShuttingDown:
-            pass  # its body has begun, and stays without its end: the connection is closed, and the client can tell
+            pass  # its body has begun, and stays without its end: the connection is closed, and the client can see it
         except asyncio.CancelledError:
             if not self._client_left and self._body is not None:
                 await self._say_goodbye(self._body)
@@ -314,7 +314,7 @@ class RequestBody(io.RawIOBase):
     def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
         self._receive = receive
         self._timeout_s = timeout_s
-        #: None once it has been called, or is of no use any more: it leads back to whoever reads.
+        #: None once it has been called, or is of no use any more: it leads back to the reader.
         self._on_complete: Callable[[], None] | None = on_complete
         self._began = 0.0
         #: How much has come, in bytes.
@@ -382,5 +382,5 @@ class RequestBody(io.RawIOBase):
         return piece
 
     def forget(self) -> None:
-        """Let go of whoever reads."""
+        """Drop the reference to the reader."""
         self._on_complete = None

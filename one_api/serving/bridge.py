@@ -156,7 +156,7 @@ def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
 
 
 def _read_body(request: Request) -> None:
-    """Read the body and keep it, also for whoever reads it as a stream later."""
+    """Read the body and keep it, also for code that reads it as a stream later."""
     if "stream" in vars(request):
         return
     limit = request.max_content_length

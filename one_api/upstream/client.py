@@ -121,7 +121,7 @@ class Upstream:
     async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
 
-        Whoever has it closes it.
+        The caller closes it.
         """
         door = request.door
         timeout_s = self._timeouts.first_event_s or door.first_byte_s

@@ -43,11 +43,11 @@ class ReplayCache:
         with self._lock:
             self._kept.put(key, data, len(data), self._ttl_s)
 
-    def keep_turn(self, scope: str, model: str, told: ClaudeStream) -> None:
+    def keep_turn(self, scope: str, model: str, answer: ClaudeStream) -> None:
         """Keep the blocks of an answer, if they hold what the client's own message cannot bring back."""
-        if not told.blocks or all(block["type"] in _BROUGHT_BACK for block in told.blocks):
+        if not answer.blocks or all(block["type"] in _BROUGHT_BACK for block in answer.blocks):
             return
-        self.keep(turn_key(scope, model, told.text, told.calls), told.blocks)
+        self.keep(turn_key(scope, model, answer.text, answer.calls), answer.blocks)
 
     def keep_output(self, scope: str, model: str, items: list[JSONObject]) -> None:
         """Keep the items of a response, if there is reasoning among them that can be sent back."""
@@ -74,8 +74,8 @@ class ReplayCache:
 
 def turn_key(scope: str, model: str, text: str, calls: Iterable[tuple[str, str, str]]) -> bytes:
     """Return the key of an assistant turn: what was said, and each call's id, name and arguments."""
-    told = [scope, model, text, [[call_id, name, _canonical(arguments)] for call_id, name, arguments in calls]]
-    return hashlib.sha256(json.encode(told)).digest()
+    turn = [scope, model, text, [[call_id, name, _canonical(arguments)] for call_id, name, arguments in calls]]
+    return hashlib.sha256(json.encode(turn)).digest()
 
 
 def key_of_message(scope: str, model: str, message: JSONObject) -> bytes:

@@ -75,7 +75,7 @@ async def test_some_late_answers_are_degraded_though_others_come_in_time(own_red
             while is_late(store):
                 await asyncio.sleep(0.01)
     assert "late" in str(store.degraded)
-    assert not store._link.ill
+    assert not store._link.is_down
     await store.aclose()
 
 
@@ -143,7 +143,7 @@ async def test_a_lost_redis_lets_in_one_share_more_at_most(
         assert not asked_meanwhile or "per process" in str(store.degraded)
     with redis_at(port, tmp_path):
         for store in (*asking, *asking):
-            if store._link.ill:
+            if store._link.is_down:
                 await until_well(store, "other", limits)
             admitted += len(await let_in(store, limits, 70))
         for store in stores.values():

@@ -1,4 +1,4 @@
-"""The single parameters of a request: mapped, or told apart into what has no effect, is dropped, or is refused."""
+"""The single parameters of a request: each is mapped, has no effect, is dropped with a warning, or is refused."""
 
 import hashlib
 import hmac
@@ -19,8 +19,8 @@ _DROPPED: dict[str, tuple[Any, ...]] = {
 }
 #: Parameter -> the values that ask for nothing beside null, and why any other is refused.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "logprobs": ((False,), "This model does not tell probabilities."),
-    "top_logprobs": ((0,), "This model does not tell probabilities."),
+    "logprobs": ((False,), "This model does not return probabilities."),
+    "top_logprobs": ((0,), "This model does not return probabilities."),
     "modalities": ((["text"], []), "This model answers in text only."),
     "audio": ((), "This model answers in text only."),
 }

@@ -11,7 +11,7 @@ from one_api.dialects.openai.arguments import arguments_text
 _JOINED = ("content", "refusal", "reasoning_content")
 #: Fields of a delta that have a place of their own. Of all others lists add up, and anything else is sent once, whole.
 _PLACED = frozenset({"role", "tool_calls", "function_call", *_JOINED})
-#: Fields of the chunks that the whole answer has, too; each is told in one chunk or in all of them.
+#: Fields of the chunks that the whole answer has, too; each stands in one chunk or in all of them.
 HEAD = ("id", "created", "model", "system_fingerprint", "service_tier", "provider")
 #: Fields of a chunk that say nothing: they hide how long it is (OpenAI's, Mistral's).
 PADDING = frozenset({"obfuscation", "p"})

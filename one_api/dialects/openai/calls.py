@@ -1,6 +1,6 @@
 """The tool calls of one streamed choice: which piece belongs to which call, and what a client is sent of it.
 
-Servers tell calls apart by id, by number or by neither; they repeat ids and names, or send a name in pieces.
+Servers distinguish calls by id, by number or by neither; they repeat ids and names, or send a name in pieces.
 """
 
 from collections.abc import Collection

@@ -160,8 +160,8 @@ class TextAssembler:
             known = self._choices.setdefault(index, {"text": "", "index": index, "logprobs": None})
             self._texts.setdefault(index, []).append(piece["text"])
             known["finish_reason"] = piece.get("finish_reason")
-            if isinstance(told := piece.get("logprobs"), dict):
-                known["logprobs"] = _joined(known["logprobs"], told)
+            if isinstance(further := piece.get("logprobs"), dict):
+                known["logprobs"] = _joined(known["logprobs"], further)
 
     def completion(self) -> JSONObject:
         """Return the completion; call it when the stream has ended well."""
@@ -170,11 +170,11 @@ class TextAssembler:
         return self._head | {"choices": choices} | ({} if self._usage is None else {"usage": self._usage})
 
 
-def _joined(known: JSONObject | None, told: JSONObject) -> JSONObject:
+def _joined(known: JSONObject | None, further: JSONObject) -> JSONObject:
     """Return the log probabilities of two parts of a text as one."""
     if known is None:
-        return told
-    return {key: [*value, *told[key]] if isinstance(value, list) else value for key, value in known.items()}
+        return further
+    return {key: [*value, *further[key]] if isinstance(value, list) else value for key, value in known.items()}
 
 
 def _check_choices(answer: JSONObject) -> None:

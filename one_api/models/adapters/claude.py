@@ -157,7 +157,7 @@ class ClaudeAdapter(RemoteAdapter):
         return await asyncio.to_thread(work) if _is_long(body["messages"]) else work()
 
     def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
-        """Return the blocks that an assistant message was told from, when they are still known."""
+        """Return the blocks that an assistant message was made from, when they are still known."""
         return self._replay.find(key_of_message(scope, model, message))
 
     async def _open_all(

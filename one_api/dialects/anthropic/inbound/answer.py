@@ -86,15 +86,15 @@ class Stop:
 
 def usage_of(usage: Any) -> JSONObject:
     """Return Anthropic's four counts, which count cached tokens apart, for OpenAI's."""
-    told = usage if isinstance(usage, dict) else {}
-    details = told.get("prompt_tokens_details")
+    reported = usage if isinstance(usage, dict) else {}
+    details = reported.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
     read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
     return {
-        "input_tokens": max(0, _count(told.get("prompt_tokens")) - read - written),
+        "input_tokens": max(0, _count(reported.get("prompt_tokens")) - read - written),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
-        "output_tokens": _count(told.get("completion_tokens")),
+        "output_tokens": _count(reported.get("completion_tokens")),
     }
 
 
