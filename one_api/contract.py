@@ -69,13 +69,22 @@ class Usage:
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
-        """Read an OpenAI ``usage`` object; None when there is none, and absurd counts are clamped."""
+        """Read an OpenAI ``usage`` object; None when there is none, or nothing in it; absurd counts are clamped.
+
+        Of vectors and ranks some upstreams tell the total alone.
+        """
         if not isinstance(usage, dict):
             return None
+        said = _count(usage, "completion_tokens")
+        asked = _count(usage, "prompt_tokens")
+        if usage.get("prompt_tokens") is None:
+            if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
+                return None
+            asked = max(0, _count(usage, "total_tokens") - said)
         prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
         return cls(
-            _count(usage, "prompt_tokens"),
-            _count(usage, "completion_tokens"),
+            asked,
+            said,
             _count(prompt, "cached_tokens"),
             _count(prompt, "cache_write_tokens"),
             _count(completion, "reasoning_tokens"),

@@ -64,7 +64,7 @@ class Books:
         self._journal: Journal | None = None
         #: What requests under way have reserved of budgets, by their ids.
         self._reserves: dict[str, Reserve] = {}
-        #: Taken by whoever reads or changes in the database what this process holds of budgets.
+        #: Taken by whoever reads or changes in the database what this process holds of budgets, but for acquiring more.
         self.turn = asyncio.Lock()
         #: Rows that the database may have or not: it has not answered.
         self.is_unsure = False
@@ -82,6 +82,10 @@ class Books:
     def holder(self) -> str | None:
         """Return the name by which this process holds parts of budgets; None without a journal."""
         return self._journal.holder if self._journal is not None else None
+
+    def holders_here(self) -> set[str]:
+        """Return the names of the processes that have a journal beside that of this one; blocks."""
+        return Journal.holders_in(self._folder)
 
     @property
     def degraded(self) -> str | None:

@@ -43,6 +43,8 @@ class Lease:
         #: Until when it is this process's, by ``now_s``.
         self.good_until = 0.0
         self.ahead_at = 0.0
+        #: Others need what is left: until then nothing is taken for later.
+        self.lean_until = 0.0
         #: The database has a row of it.
         self.is_stored = False
         #: What was last written of it, and when.
@@ -79,7 +81,7 @@ class Lease:
         return Need(
             max(0, min(self.needs) - free) if self.needs else 0,
             max(0, waiting - free),
-            max(self.pace - max(0, free), waiting),
+            0 if now_s() < self.lean_until else max(self.pace - max(0, free), waiting),
             self.held + waiting,
             self.asked,
         )
