@@ -36,8 +36,8 @@ MODELS, MIN_SERIES = 32, 3300
 PROBE_S, SCRAPE_S = 0.002, 0.25
 #: Rounds of each kind, and how long one takes, in seconds.
 ROUNDS, ROUND_S = 8, 2.0
-#: Requests of which the CPU time is taken at once.
-REQUESTS_AT_ONCE = 400
+#: Requests of which the CPU time is taken at once, and how often that is done for each round of probes.
+REQUESTS_AT_ONCE, TURNS = 64, 6
 #: How many times as late the loop may be in the worst hundredth, and the parts of a request's CPU.
 MAX_LAG, MAX_METRICS, MAX_TRACES = 1.25, 0.02, 0.03
 
@@ -138,7 +138,7 @@ def request_times(plain: Server, traced: Server, rounds: int) -> tuple[float, fl
     make, _ = REQUESTS[CHAT_STREAM]
     servers_in_turn = [plain, traced]
     found: dict[str, list[float]] = {plain.name: [], traced.name: []}
-    for _ in range(rounds):
+    for _ in range(rounds * TURNS):
         servers_in_turn.reverse()
         for each in servers_in_turn:
             found[each.name].append(request_us(each, make(each.target), REQUESTS_AT_ONCE))
