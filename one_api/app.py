@@ -219,7 +219,7 @@ def _accounts(config: Config, folder: Path, on_keys: Callable[[], None]) -> "Acc
 
 
 def _tracing(config: Config, adapters: Callable[[], Mapping[str, AdapterConfig]]) -> "Tracing | None":
-    if config.telemetry.endpoint is None:
+    if config.telemetry.url is None:
         return None
     # Only here, so that a gateway without traces imports nothing of OpenTelemetry.
     from one_api.observability.tracing import Tracing

@@ -51,9 +51,6 @@ class ModelRegistry:
         """``before`` is that of the configuration before this one, whose kept answers are used on."""
         self.adapters: dict[str, BaseModelAdapter] = {}
         self.model_groups: dict[str, GroupConfig] = expanded(config.model_groups, config.adapters)
-        self._in_groups = {
-            each.model for group in self.model_groups.values() for each in targets(group.targets + group.fallbacks)
-        }
         self._config = config
         #: By "adapter/upstream model"; bounded by what adapters list and groups name.
         self._deployments: dict[str, Deployment] = {}
@@ -241,17 +238,6 @@ class ModelRegistry:
     def deployments(self) -> Mapping[str, Deployment]:
         """Return every deployment that was used, by "adapter/upstream model"."""
         return self._deployments
-
-    def find_deployment(self, name: str) -> Deployment | None:
-        """Return a deployment by "adapter/upstream model"; None when its adapter lists it no more and no group has it.
-
-        After a reload it is not among ``deployments`` before this, or its first use.
-        """
-        adapter_name, _, model = name.partition("/")
-        if adapter_name not in self.adapters:
-            return None
-        is_served = name in self._in_groups or model_of(self.adapters[adapter_name], model) is not None
-        return self._deployment(adapter_name, model) if is_served else None
 
     # Resolving
 

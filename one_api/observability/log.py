@@ -238,7 +238,7 @@ class _Descriptor:
 
 
 def audit(event: str, **facts: object) -> dict[str, Any]:
-    """Return the ``extra`` of a log call about a change: ``event`` is config or key."""
+    """Return the ``extra`` of a log call about a change: ``event`` is config, key or admin."""
     return {"event": event, "facts": facts}
 
 
