@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import JSONObject, Kind, Usage
 from one_api.dialects import json
+from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
 from one_api.dialects.payloads import InvalidAnswer, check_error
 
@@ -82,25 +83,28 @@ class Body(Protocol):
 
 
 class JSONBody:
-    """An object; it is sent with its keys in their order, and its numbers as they were written."""
+    """An object, in the client's own bytes as far as they are certain; numbers are as they were written in any case."""
 
     content_type = "application/json"
 
-    def __init__(self, fields: JSONObject) -> None:
+    def __init__(self, fields: JSONObject, data: bytes | None = None) -> None:
+        """``data`` are the bytes of ``fields``, where somebody has written them."""
         self.fields = fields
-        self._encoded = json.encode(fields)
+        self._data = json.encode(fields) if data is None else data
 
     @property
     def size(self) -> int:
         """See ``Body``."""
-        return len(self._encoded)
+        return len(self._data)
 
     def for_model(self, model: str) -> "JSONBody":
         """See ``Body``."""
-        return self if self.fields.get("model") == model else JSONBody(self.fields | {"model": model})
+        if self.fields.get("model") == model:
+            return self
+        return JSONBody(self.fields | {"model": model}, renamed(self._data, model))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._encoded
+        yield self._data
 
 
 @dataclass(frozen=True, slots=True)
