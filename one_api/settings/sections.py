@@ -131,6 +131,8 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Any name: the targets are one embedding model, whatever each of them calls it. Left out: only those of one name
     #: stand in for each other. Danger: vectors of different models cannot be compared, and nothing shows it.
     embedding_space: str | None = None
+    #: The same for models that rank: scores of different models cannot be compared.
+    rerank_space: str | None = None
 
 
 class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,7 +141,8 @@ class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: short: each model once, as "adapter/model" only where its short id leads elsewhere; all: under both ids. Both can
     #: always be asked for.
     list: Literal["short", "all"] = "short"
-    #: The model for requests for moderation that name none. Left out: such requests are refused.
+    #: The model for requests for moderation that name none. Left out: the first of the list whose kinds say that it
+    #: moderates.
     moderation: str | None = None
     #: Lists every other model for Anthropic's clients a second time under this beginning, which requests to
     #: ``/v1/messages`` may then use: Claude Code's picker shows only ids with ``claude`` or ``anthropic`` in them.
@@ -227,6 +230,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     keep_alive_s: Seconds = 75.0
     #: The path below which a proxy serves the gateway, such as /llm; requests may come with or without it.
     root_path: RootPath = ""
+    #: Where reranking is served beside ``/v1/rerank``: clients that were made for others ask there.
+    rerank_paths: tuple[Literal["/rerank", "/v2/rerank"], ...] = ()
     #: Proxies whose X-Forwarded-Prefix, -Proto and -Host are believed: addresses or networks. Danger: whatever connects
     #: from there can claim any.
     trusted_proxies: tuple[Network, ...] = ()
