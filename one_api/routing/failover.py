@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from one_api.contract import Answer, ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
@@ -201,8 +203,7 @@ class Failover:
         return attempt
 
 
-@dataclass(frozen=True, slots=True)
-class _Limit:
+class _Limit(Struct, frozen=True):
     """How long an attempt has for its answer or its first content, and whether it counts as a failure to exceed it."""
 
     seconds: float
