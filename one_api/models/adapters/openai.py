@@ -205,6 +205,9 @@ def _choices_of(request: ChatRequest) -> int:
 
 def _tools_of(request: ChatRequest) -> frozenset[str]:
     """Return the names of the functions among the tools of a request."""
-    functions = [tool.get("function") for tool in request.body.get("tools") or () if isinstance(tool, dict)]
+    tools = request.body.get("tools")
+    if not tools:
+        return frozenset()
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return frozenset(name for name in names if isinstance(name, str))
