@@ -75,6 +75,7 @@ GATES: dict[str, list[str]] = {
         "accounts.journal",
         "dialects.json",
         "dialects.slices",
+        "dialects.sse",
         "config",
         "settings",
         "cli",

@@ -22,6 +22,7 @@ from one_api.routing.hedging import Hedging, first_to_answer
 from one_api.routing.resume import Diverged, Sent, after_the_same, resumable
 from one_api.routing.retries import NextAttempt, error_for_client, first_step, look, next_step, overflows
 from one_api.routing.selection import Route, choose, probe_others_now
+from one_api.serving.timeouts import Deadline
 
 #: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
 _FIRST_EVENT_S = 30.0
@@ -230,10 +231,10 @@ async def _try(state: RequestState, attempt: Attempt, request: Call, limit: _Lim
     """Have one deployment answer into ``attempt``, which is settled here unless a stream takes it along."""
     outcome: UpstreamError | str = "cancelled"
     try:
-        async with asyncio.timeout(limit.seconds) as timer:
+        with Deadline(limit.seconds) as deadline:
             await _ask_adapter(state, attempt, request)
             if isinstance(attempt.stream, ChunkStream):
-                attempt.chunks = await begin(attempt.stream, lambda: timer.reschedule(None))
+                attempt.chunks = await begin(attempt.stream, deadline.lift)
         if attempt.answered():
             probe_others_now(state.route, time.monotonic())
         outcome = "ok"

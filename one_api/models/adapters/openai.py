@@ -1,6 +1,6 @@
 """The adapter for any server that speaks OpenAI's Chat Completions dialect."""
 
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -195,7 +195,7 @@ class OpenAIAdapter(RemoteAdapter):
 
 
 def _identity(request: Call, prefix: str = "chatcmpl") -> Identity:
-    return Identity(f"{prefix}-{os.urandom(16).hex()}", int(time.time()), request.model)
+    return Identity(f"{prefix}-{random.getrandbits(128):032x}", int(time.time()), request.model)
 
 
 def _choices_of(request: ChatRequest) -> int:
