@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
+from msgspec import Struct
+
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject: TypeAlias = dict[str, Any]
 
@@ -53,8 +55,7 @@ class Caller:
         return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What an answer took, in tokens, as OpenAI counts.
 
     ``prompt_tokens`` include those that the upstream had in its cache and those that it put there,
@@ -81,19 +82,12 @@ class Usage:
             if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
                 return None
             asked = max(0, _count(usage, "total_tokens") - said)
-        prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-        return cls(
-            asked,
-            said,
-            _count(prompt, "cached_tokens"),
-            _count(prompt, "cache_write_tokens"),
-            _count(completion, "reasoning_tokens"),
-        )
-
-
-def _details(usage: JSONObject, name: str) -> JSONObject:
-    details = usage.get(name)
-    return details if isinstance(details, dict) else {}
+        cached = written = reasoning = 0
+        if isinstance(prompt := usage.get("prompt_tokens_details"), dict):
+            cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
+        if isinstance(completion := usage.get("completion_tokens_details"), dict):
+            reasoning = _count(completion, "reasoning_tokens")
+        return cls(asked, said, cached, written, reasoning)
 
 
 def _count(counts: JSONObject, name: str) -> int:

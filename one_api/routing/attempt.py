@@ -5,7 +5,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
@@ -232,8 +233,7 @@ def _as_seen(candidate: Candidate) -> CandidateRecord:
     )
 
 
-@dataclass(slots=True)
-class RequestState:
+class RequestState(Struct):
     """One request: what it asks for, and what has been tried for it."""
 
     route: Route

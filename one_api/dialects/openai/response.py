@@ -1,7 +1,8 @@
 """A whole answer of an OpenAI-compatible upstream, made to look as OpenAI's own does."""
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from one_api.dialects import usage
 from one_api.dialects.finish_reasons import read_finish
@@ -15,8 +16,7 @@ from one_api.dialects.payloads import UnfitAnswer as UnfitAnswer
 from one_api.dialects.payloads import check_error
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What an answer is filled up with when the upstream left it out; ``created`` is in Unix seconds."""
 
     id: str

@@ -3,8 +3,9 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias, overload
+
+from msgspec.structs import replace
 
 from one_api.contract import DOORS, Answer, ByteStream, Call, ChunkStream, JSONObject, Kind, ModelInfo
 from one_api.dialects.native import NativeRequest

@@ -1,12 +1,13 @@
 """A Messages request on its way to an upstream that speaks Messages, and its answer: as little is touched as can be."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.history import tool_input
 from one_api.dialects.anthropic.response import merge_usage, usage_of
-from one_api.dialects.frames import Translator
+from one_api.dialects.frames import PassingTranslator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.model_name import renamed
 from one_api.dialects.native import NativeRequest
@@ -76,12 +77,15 @@ def _is_foreign(block: Any) -> bool:
     return not signature or (isinstance(signature, str) and signature.startswith(PREFIX))
 
 
-class NativeMessage(Translator):
+class NativeMessage(PassingTranslator):
     """Passes the events of one message on as they came, and reads beside that what it took and whether it has ended.
 
     What it returns has the bytes of an event under ``native``, and says under ``content`` whether they hold something
     of the answer; the first event is whole, under ``native_start``.
     """
+
+    #: By far the most events, and nothing in them has to be read.
+    verbatim = re.compile(rb"event: content_block_delta\ndata: [^\r\n]+\n\n")
 
     def __init__(self) -> None:
         self.finished = False
@@ -103,9 +107,7 @@ class NativeMessage(Translator):
         """
         if self.finished or not event.data:
             return []
-        if event.name == "content_block_delta":  # by far the most; nothing in them has to be read
-            return [_chunk(event.name, event.data)]
-        if event.name == "ping":
+        if event.name in ("content_block_delta", "ping"):
             return [_chunk(event.name, event.data)]
         payload = read_event(event, by_name=True)
         if payload is None:
@@ -122,6 +124,10 @@ class NativeMessage(Translator):
                 self._has_stop_reason = True
         self.finished = kind == "message_stop"
         return [_chunk(kind, event.data)]
+
+    def pass_on(self, event: bytes) -> JSONObject:
+        """See ``PassingTranslator``."""
+        return {"native": event, "content": True}
 
     def _start(self, payload: JSONObject) -> list[JSONObject]:
         message = payload.get("message")
