@@ -117,7 +117,8 @@ def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) 
     """
     if record.caller is None:
         return None
-    if record.model is None or not (record.attempts or record.free):
+    # Who stands for the cost of an answer that a request had asked for which is gone has a deployment alone.
+    if record.model is None or not (record.attempts or record.free or record.deployment):
         refused = record.status is not None and record.status >= 400
         second = moment_ms(record.request_id) // 1000
         return Refusal(second - second % 60, _text(record.caller, 256)) if refused else None

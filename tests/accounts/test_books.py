@@ -86,7 +86,7 @@ async def test_rows_are_written_soon_and_the_journal_is_emptied(
     await own.start()
     for number in range(250):
         own.add(row(number, NOW))
-    own.refuse(Refusal(HOUR, "alice"))
+    own.refuse(Refusal(NOW - NOW % 60, "alice"))
 
     await until(lambda: len(ids(engine)) == 250)
     (path,) = tmp_path.glob("*.journal")
