@@ -17,7 +17,7 @@ from one_api.accounts.database import Database, DatabaseUnavailable, transact
 from one_api.accounts.journal import Journal
 from one_api.accounts.ledger import Refusal
 from one_api.accounts.tables import AUDIT, LEDGER, USAGE
-from tests.accounts.rows import HOUR, row
+from tests.accounts.rows import row
 
 T = TypeVar("T")
 #: Now, in whole seconds: older rows would be forgotten.
