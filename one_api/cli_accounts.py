@@ -370,6 +370,20 @@ def _check() -> None:
         click.echo("what is spent of each budget is the sum of its rows")
 
 
+@_db.command("copy")
+@click.argument("source")
+def _copy(source: str) -> None:
+    """Copy all of the database SOURCE into the configured one, which must be empty.
+
+    SOURCE is sqlite, sqlite:///PATH or another address; no gateway may use it any more. Keys, teams, budgets, the
+    ledger with its sums, the audit and kept responses are copied, and the sums of both compared: all of it, or nothing.
+    """
+    with administration() as opened:
+        for name, count in opened.copy_from(source).items():
+            click.echo(f"{name}: {count}")
+        click.echo("all of it was copied, and the sums are equal")
+
+
 @_db.command("export")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
 def _export(target: Path) -> None:
