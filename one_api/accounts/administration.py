@@ -98,8 +98,7 @@ class Administration:
         begin = now - age_s
         # Sums are by the hour, and a day is told as a whole.
         begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
-        rows = self.run(lambda connection: reports.usage(connection, by, begin, now + 1, zone, key))
-        return [*rows, reports.total(rows, by)]
+        return self.run(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
 
     def keys(self, tag: str | None, team: str | None) -> list[JSONObject]:
         """Return what is kept of all keys; raises Refused."""

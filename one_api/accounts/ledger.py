@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import WindowKey
+from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates
 from one_api.accounts.tables import LEDGER, USAGE
 from one_api.accounts.windows import Alert
@@ -346,6 +347,8 @@ def _counts(row: LedgerRow) -> tuple[int, ...]:
         row.ms,
         row.first_ms or 0,
         int(row.first_ms is not None),
+        *(FIRST.none if row.first_ms is None else FIRST.count(row.first_ms)),
+        *(WHOLE.none if row.status in ("credit", "presumed") else WHOLE.count(row.ms)),
     )
 
 
