@@ -6,9 +6,11 @@ never changes, and is what the log and the limits call the key.
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
+from one_api.accounts import percentiles
+
 METADATA = MetaData()
 #: The last change that makes them so.
-REVISION = "0005"
+REVISION = "0006"
 
 #: One row for each request that an upstream was asked for, or that a kept answer served.
 LEDGER = Table(
@@ -83,6 +85,11 @@ USAGE = Table(
             # How many requests first_ms is the sum of.
             "firsts",
         )
+    ),
+    # How many first contents, and how many whole answers, came within so many milliseconds: each in one step alone.
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in (*percentiles.FIRST.columns, *percentiles.WHOLE.columns)
     ),
 )
 
