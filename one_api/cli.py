@@ -230,7 +230,7 @@ def _chat(message: tuple[str, ...], model: str | None, name: str | None, url: st
     try:
         model = model or next(iter(conversation.models()), None)
         if model is None:
-            raise NoAnswer("the gateway lists no model")
+            raise NoAnswer("the gateway lists no model: `python -m one_api doctor` says why, and what to do")
         for text in iter([" ".join(message)]) if message else _lines(model):
             for piece in conversation.say(model, text):
                 click.echo(piece, nl=False)

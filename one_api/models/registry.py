@@ -338,7 +338,8 @@ class ModelRegistry:
         if self.model_mapping:
             return None
         reasons = "; ".join(
-            f"{name}: {adapter.pending or 'it lists no models'}" for name, adapter in self.adapters.items()
+            f"{name}: {adapter.pending or 'it lists no models, see `one-api doctor`'}"
+            for name, adapter in self.adapters.items()
         )
         return f"no model can be served: {reasons}"
 
