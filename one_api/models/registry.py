@@ -338,10 +338,9 @@ class ModelRegistry:
         if self.model_mapping:
             return None
         reasons = "; ".join(
-            f"{name}: {adapter.pending or 'it lists no models, see `one-api doctor`'}"
-            for name, adapter in self.adapters.items()
+            f"{name}: {adapter.pending or 'it lists no models'}" for name, adapter in self.adapters.items()
         )
-        return f"no model can be served: {reasons}"
+        return f"no model can be served, see `one-api doctor`: {reasons}"
 
     @property
     def answer_store(self) -> AnswerStore | None:
