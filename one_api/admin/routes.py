@@ -20,6 +20,8 @@ from one_api.utils.auth import for_the_operator
 
 admin = Blueprint("admin", __name__)
 
+#: How long another process may be silent, in seconds.
+_ANSWER_S = 1.0
 #: How many of the last requests are shown.
 _MAX_RECENT = 20
 
@@ -53,10 +55,14 @@ def explain_route(model: str) -> Response:
 @admin.get("/admin/config")
 @for_the_operator
 async def show_config() -> Response:
-    """Return which configuration each process uses, by its digest, and the result of its last reload."""
+    """Return which configuration each process uses, by its digest, and the result of its last reload.
+
+    ``silent`` is how many have not answered.
+    """
     parts = service()
-    others = await parts.siblings.ask({"config": True})
-    return JSONResponse({"processes": [_status(parts), *(each for each in others if "digest" in each)]})
+    answers = await parts.siblings.ask_each({"config": True}, _ANSWER_S)
+    others = [answer[0] for answer in answers.values() if answer]
+    return JSONResponse({"processes": [_status(parts), *others], "silent": len(answers) - len(others)})
 
 
 @admin.post("/admin/config/reload")

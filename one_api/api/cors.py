@@ -25,7 +25,7 @@ from one_api.settings.origins import are_origins
 from one_api.utils.auth import authenticate, authenticate_operator
 
 #: Response headers that browsers may read.
-_EXPOSED = [
+EXPOSED = [
     "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
@@ -48,7 +48,7 @@ class CrossOrigin:
         ours = {
             "origins": "*" if "*" in origins else [_pattern(origin) for origin in origins],
             "allow_headers": "*",
-            "expose_headers": _EXPOSED,
+            "expose_headers": EXPOSED,
             "max_age": 600,
             "resources": _RESOURCES,
         }
