@@ -82,6 +82,14 @@ class Usage:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What an answer took that is paid for otherwise than by tokens: so many ``amount`` of a ``unit``."""
+
+    amount: float
+    unit: Literal["images", "seconds", "characters", "search_units", "documents"]
+
+
 def _details(usage: JSONObject, name: str) -> JSONObject:
     details = usage.get(name)
     return details if isinstance(details, dict) else {}
@@ -176,6 +184,8 @@ class ByteStream(AnswerStream):
     content_type: str = "application/octet-stream"
     #: The header ``Content-Disposition``, where the upstream sent one.
     disposition: str | None = None
+    #: What it takes beside tokens, as far as is known by now.
+    units: Units | None = None
 
     @property
     def has_events(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from one_api.contract import Answer, Call, Caller, Usage
+from one_api.contract import Answer, Call, Caller, Units, Usage
 from one_api.errors import GatewayError, UpstreamError
 from one_api.outcomes import Outcome, outcome_of
 
@@ -167,6 +167,8 @@ class CallRecord:
     ended: float | None = None
     #: What this request took from upstreams: nothing, when it is ``free``.
     usage: Usage | None = None
+    #: What it took beside tokens.
+    units: Units | None = None
     #: What that costs, in nano-dollars; None where no price is known.
     cost: int | None = None
     #: Of the bodies, in bytes.
@@ -252,6 +254,8 @@ class CallRecord:
         }
         if self.trace is not None:
             found |= {"trace_id": self.trace.trace_id, "span_id": self.trace.span_id}
+        if self.units is not None:
+            found |= {"units": self.units.amount, "unit": self.units.unit}
         if self.client_request_id is not None:
             found["client_request_id"] = self.client_request_id
         return found

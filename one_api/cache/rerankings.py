@@ -84,6 +84,7 @@ class _KeepingBytes(ByteStream):
 
     def __init__(self, stream: ByteStream, answers: Answers, key: bytes, head: bytes, ttl_s: float) -> None:
         self.status, self.content_type, self.disposition = stream.status, stream.content_type, stream.disposition
+        self.units = stream.units
         self._stream = stream
         self._answers = answers
         self._key = key
@@ -95,7 +96,7 @@ class _KeepingBytes(ByteStream):
     async def read(self) -> bytes:
         """See ``ByteStream``."""
         piece = await self._stream.read()
-        self.usage, self.ended = self._stream.usage, self._stream.ended
+        self.usage, self.units, self.ended = self._stream.usage, self._stream.units, self._stream.ended
         self._size += len(piece)
         if self._size > self._answers.max_bytes:
             self._pieces.clear()

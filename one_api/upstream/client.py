@@ -128,7 +128,7 @@ class Upstream:
         with named_errors("the first bytes", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._exchange("POST", door.path, request.body, headers, context)
-                stream = UpstreamBytes(response, door, self._timeouts.idle_s, deadline, self._reports)
+                stream = UpstreamBytes(response, request, self._timeouts.idle_s, deadline, self._reports)
                 try:
                     await stream.begin()
                 except BaseException:
