@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import Answer, Call, Caller, Units, Usage
 from one_api.errors import GatewayError, UpstreamError
@@ -42,7 +42,7 @@ class Trace:
     parameters: dict[str, str | int | float] = field(default_factory=dict)
 
     def join(self) -> None:
-        """Let the caller's trace count, now that it is known who calls."""
+        """Use the trace of the caller, now that the caller is known."""
         if self.given is None:
             return
         trace_id, span_id, self.is_forced, state = self.given
@@ -191,7 +191,7 @@ class CallRecord:
     upstream_headers: dict[str, str] = field(default_factory=dict)
 
     def called_by(self, caller: str) -> None:
-        """Note who calls, with a key that is known here."""
+        """Note the caller, whose key is known here."""
         self.caller = caller
         if self.trace is not None:
             self.trace.join()
@@ -280,8 +280,14 @@ class Observer(Protocol):
         """Take note of ``record``; must not block."""
 
 
-#: Asks upstreams by calling the last argument, which answers a call by one of the deployments that are named.
-WithinBudgets: TypeAlias = Callable[[Call, Sequence[str], Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
+class WithinBudgets(Protocol):
+    """The budgets of one request."""
+
+    async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return what ``ask`` answers, by one of ``deployments``, if the budgets allow what that may cost."""
+
+    def inherit(self, before: Self) -> None:
+        """Stand for the cost of what another request has asked for, which is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,10 +305,12 @@ class CallContext:
     cache_control: str | None = None
     #: Has upstreams asked only if the caller's budgets allow it; None without a budget.
     within_budgets: "WithinBudgets | None" = None
+    #: The request is known to be short: no time need be spent on finding that out.
+    is_short: bool = False
 
     def for_attempt(self) -> "AttemptContext":
         """Return what one attempt's adapter may know."""
-        return AttemptContext(self.caller.name if self.caller is not None else "")
+        return AttemptContext(self.caller.name if self.caller is not None else "", is_short=self.is_short)
 
 
 @dataclass(slots=True)
@@ -311,11 +319,13 @@ class AttemptContext:
 
     #: Whose request it is, for fairness and for what is kept between requests: equal or not, and no more than that.
     scope: str = ""
+    #: As ``CallContext`` has it.
+    is_short: bool = False
     #: Parameters of the request that were dropped or altered.
     warnings: list[str] = field(default_factory=list)
     #: Headers of the upstream's last response that the client may see, under the client's names; None before that.
     headers: dict[str, str] | None = None
-    #: What the upstream is told of the trace, if it may be; None without traces.
+    #: The headers that make the upstream part of the trace, if it may be; None without traces.
     trace_headers: dict[str, str] | None = None
     #: The status of that response, and the upstream's own id of it.
     status: int | None = None

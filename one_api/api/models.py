@@ -55,12 +55,12 @@ async def get_model(model_id: str) -> Response:
 
 
 def _priced(entries: list[JSONObject], used: Snapshot) -> list[JSONObject]:
-    """Return entries with what is known of their prices; a context that the upstream told is the true one."""
+    """Return entries with what is known of their prices; the upstream's context window goes before ours."""
     if used.prices is None:
         return entries
-    return [_with_price(entry, used.prices.told(used.registry.deployments_of(entry["id"]))) for entry in entries]
+    return [_with_price(entry, used.prices.listing(used.registry.deployments_of(entry["id"]))) for entry in entries]
 
 
-def _with_price(entry: JSONObject, told: JSONObject) -> JSONObject:
-    windows = dict.fromkeys(CONTEXT_NAMES, told.pop("context_window", None))
-    return {**{name: size for name, size in windows.items() if size is not None}, **entry, **told}
+def _with_price(entry: JSONObject, prices: JSONObject) -> JSONObject:
+    windows = dict.fromkeys(CONTEXT_NAMES, prices.pop("context_window", None))
+    return {**{name: size for name, size in windows.items() if size is not None}, **entry, **prices}

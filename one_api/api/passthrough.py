@@ -170,7 +170,7 @@ class ForwardedAnswer(EventBody):
     """An answer that passes through as it comes.
 
     A stream of events gets heartbeats, and an error as its last event when it is cut. Other formats have no words for
-    that: the connection is closed without an end, so that the client can tell.
+    that: the connection is closed without an end, so that the client can see it.
     """
 
     def __init__(self, stream: ByteStream, call: OpenCall, upload: Upload | None) -> None:

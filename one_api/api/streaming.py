@@ -64,9 +64,11 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
             _check_media_type(*parse_options_header(media_type))
     data = request.get_data(cache=False)
     request.stream.close()  # it would hold the bytes as long as the request lives
-    encodings = encodings_of(request.headers.get("Content-Encoding", ""))
+    encoding = request.headers.get("Content-Encoding")
+    encodings = encodings_of(encoding) if encoding else []
     try:
         if len(data) < _LARGE_BYTES and not encodings:
+            g.is_short = True
             return data, json.decode_object(data, as_written=True)
         # One at a time, from its first byte that is more than what the client sent.
         async with service().large_bodies:
@@ -190,7 +192,7 @@ class StreamedAnswer(EventBody):
                 return events
 
     async def _last(self) -> bytes:
-        """Return the event that tells the end, where it waits until the answer is kept."""
+        """Return the event of the end, where it waits until the answer is kept."""
         answer = self._writer.to_keep
         if answer is None:
             return b""
@@ -214,10 +216,10 @@ class StreamedAnswer(EventBody):
 
     def interrupted(self) -> bytes:
         """See ``EventBody``."""
-        told = b""
+        events = b""
         if not self._ended:
-            told = self._fail(self._call.interruption)
-        return told + self._writer.last(kept=False)
+            events = self._fail(self._call.interruption)
+        return events + self._writer.last(kept=False)
 
     async def aclose(self) -> None:
         """See ``EventBody``."""

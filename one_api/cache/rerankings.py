@@ -52,7 +52,7 @@ class KeptRerankings:
         if terms is None:
             return await ask(asked, context)
         # Fields of a request for embeddings may have the same names.
-        key, record = terms.key({"rerank": asked.body.fields}), context.record
+        key, record = await terms.key({"rerank": asked.body.fields}), context.record
         if not terms.directives.no_cache and (kept := await self._find(key, terms)) is not None:
             head, data = kept
             record.cache, record.free = "hit", True

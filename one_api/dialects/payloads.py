@@ -101,7 +101,7 @@ def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: Inv
     return chunks
 
 
-def read_body(data: bytes, decoded: JSONObject | None = None) -> JSONObject | None:
+def read_body(data: bytes, decoded: Any = None) -> JSONObject | None:
     """Return the object that a whole body holds, None if it is no JSON; raises as ``read_event`` does.
 
     ``decoded`` is what it holds, if it has been decoded already.

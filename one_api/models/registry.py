@@ -196,7 +196,7 @@ class ModelRegistry:
         if context.within_budgets is None:
             return await ask()
         names = [each.name for each in (*route.targets, *route.fallbacks)]
-        return await context.within_budgets(call, names, ask)
+        return await context.within_budgets.ask(call, names, ask)
 
     @property
     def model_mapping(self) -> dict[str, tuple[str, ...]]:

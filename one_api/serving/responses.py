@@ -7,6 +7,7 @@ from flask import Response
 from werkzeug.datastructures import Headers
 
 from one_api.dialects import json
+from one_api.serving.fairness import in_turns
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -25,3 +26,10 @@ class JSONResponse(PlainResponse):
 
     def __init__(self, value: Mapping[str, Any], status: int = 200) -> None:
         super().__init__(json.encode(value), status, content_type="application/json")
+
+
+async def json_response(value: Mapping[str, Any]) -> PlainResponse:
+    """Return a ``JSONResponse`` of a value that may be large: others have the loop while it is encoded and sent."""
+    pieces = await in_turns(json.encode_large(value))
+    size = str(sum(map(len, pieces)))
+    return PlainResponse(pieces, content_type="application/json", headers={"Content-Length": size})

@@ -20,7 +20,7 @@ from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import UpstreamBroken, UpstreamTimeout
 from one_api.records import AttemptContext
 from one_api.settings.adapters import ClaudeConfig
-from one_api.upstream.client import Upstream
+from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.errors import Reports
 from one_api.upstream.stream import UpstreamStream
 
@@ -60,7 +60,7 @@ class NativeMessages:
         """Return the stream of an answer, whose chunks hold the upstream's own events; raises UpstreamError."""
         return await self._stream(body_for(native, model, self._deviations), native, context)
 
-    async def _stream(self, data: bytes, native: NativeRequest, context: AttemptContext) -> ChunkStream:
+    async def _stream(self, data: bytes | JSONObject, native: NativeRequest, context: AttemptContext) -> ChunkStream:
         headers = self._headers(native)
         return await self.upstream.post_stream(_PATH, context, data, NativeMessage(), headers, NativeStream)
 
@@ -75,7 +75,8 @@ class NativeMessages:
             if is_long:
                 return await self._assembled(native, model, context)
             data = body_for(native, model, self._deviations)
-            return read_message(await self.upstream.post(_PATH, context, data, self._headers(native)))
+            answer = await self.upstream.post(_PATH, context, data, self._headers(native))
+            return read_message(answer, await decode_large(answer, as_written=True))
         except ErrorPayload as error:
             raise self.reports.error_of_payload(error.payload) from None
         except InvalidAnswer as error:
@@ -97,7 +98,7 @@ class NativeMessages:
         """Return how many tokens the input of a request has; raises UpstreamError."""
         return await self.count(body_for(native, model, self._deviations), self._headers(native), context)
 
-    async def count(self, data: bytes, headers: Mapping[str, str], context: AttemptContext) -> int:
+    async def count(self, data: bytes | JSONObject, headers: Mapping[str, str], context: AttemptContext) -> int:
         """Return the upstream's count for the body of a request; raises UpstreamError."""
         try:
             async with asyncio.timeout(_COUNT_S):

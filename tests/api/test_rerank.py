@@ -94,7 +94,7 @@ def test_errors_and_answers_of_fallbacks_are_not_kept() -> None:
 def test_a_request_for_vectors_never_meets_a_ranking() -> None:
     with running_doors(cache={"enabled": True}) as doors:
         doors.a.on("any-0", ranking)
-        both = {"input": "x", "query": "q", "documents": ["a"]}
+        both: dict[str, Any] = {"input": "x", "query": "q", "documents": ["a"]}
         rank(doors, "any-0", **both)
         doors.a.on("any-0", json_reply({"data": [{"index": 0, "embedding": [0.5]}]}))
 

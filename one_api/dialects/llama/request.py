@@ -2,7 +2,7 @@
 
 The engine believes almost anything: a temperature of -1, an unlimited answer, the slot that the client would like. So
 what it gets is an allow-list, and the values are checked here. What has no effect on the answer is left out without a
-word; what would have one and cannot be done is refused, or told as a warning.
+word; what would have one and cannot be done is refused, or named in a warning.
 """
 
 import re
@@ -51,9 +51,9 @@ _IMPOSSIBLE = {
     "web_search_options": "Local models cannot search the web: leave it out.",
     "moderation": "Local models are not moderated: leave it out.",
 }
-#: A name that can be told in a header.
+#: A name that can be put into a header.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
-#: More names than this are not told.
+#: More names than this are not put there.
 _MAX_DROPPED = 20
 _FORMATS = ("text", "json_object", "json_schema")
 #: The engine takes the largest seed for "choose one".

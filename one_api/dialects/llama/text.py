@@ -36,7 +36,7 @@ _SENT = DECIMALS.keys() | {"top_k", "repeat_last_n", "cache_prompt", "logit_bias
 _READ = _INTEGERS.keys() | _OTHERS.keys() | {"model", "prompt", "stream", "stream_options", "user"}
 #: The engine takes the largest seed for "choose one".
 _SEEDS = 2**32 - 1
-#: A name that can be told in a header; more than so many are not told.
+#: A name that can be put into a header, and how many are put there.
 _NAME, _MAX_DROPPED = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch, 20
 #: Keys of the engine's answers that are no part of OpenAI's format.
 _ENGINE_KEYS = ("timings", "__verbose")
@@ -50,7 +50,7 @@ class LocalText:
     prompts: list[Prompt]
     n: int
     seed: int | None
-    #: How many of the likeliest tokens are told at each place; None: no log probabilities.
+    #: How many of the likeliest tokens are listed at each place; None: no log probabilities.
     logprobs: int | None
     #: Parameters that were left out although they might have had an effect.
     dropped: list[str]
@@ -157,8 +157,8 @@ class LocalTextStream(TextStream):
                 self._length += len(choice["text"])
         return chunks
 
-    def _legacy(self, told: Any) -> JSONObject | None:
-        entries = told.get("content") if isinstance(told, dict) else None
+    def _legacy(self, logprobs: Any) -> JSONObject | None:
+        entries = logprobs.get("content") if isinstance(logprobs, dict) else None
         if self._logprobs is None or not isinstance(entries, list):
             return None
         found: JSONObject = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}

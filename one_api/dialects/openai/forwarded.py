@@ -5,7 +5,7 @@ have, whether a stream of events came to its own end, and what the upstream says
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
@@ -96,21 +96,33 @@ class JSONBody:
     def __init__(self, fields: JSONObject, data: bytes | None = None) -> None:
         """``data`` are the bytes of ``fields``, where somebody has written them."""
         self.fields = fields
-        self._data = json.encode(fields) if data is None else data
+        self._pieces = None if data is None else [data]
+
+    def encode(self) -> Generator[None, None, list[bytes]]:
+        """Return what is sent, encoded once, in steps none of which takes long."""
+        if self._pieces is None:
+            self._pieces = yield from json.encode_large(self.fields)
+        return self._pieces
 
     @property
     def size(self) -> int:
         """See ``Body``."""
-        return len(self._data)
+        return sum(map(len, self._encoded))
+
+    @property
+    def _encoded(self) -> list[bytes]:
+        return [json.encode(self.fields)] if self._pieces is None else self._pieces
 
     def for_model(self, model: str) -> "JSONBody":
         """See ``Body``."""
         if self.fields.get("model") == model:
             return self
-        return JSONBody(self.fields | {"model": model}, renamed(self._data, model))
+        named = self.fields | {"model": model}
+        return JSONBody(named, None if self._pieces is None else renamed(b"".join(self._pieces), model))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._data
+        for piece in self._encoded:
+            yield piece
 
 
 @dataclass(frozen=True, slots=True)

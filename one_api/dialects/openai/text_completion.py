@@ -63,14 +63,14 @@ def prepare(request: TextRequest, *, stream_usage: bool) -> JSONObject:
     return request.body | {"stream_options": {**(request.body.get("stream_options") or {}), "include_usage": True}}
 
 
-def read_answer(data: bytes, identity: Identity) -> JSONObject:
-    """Return the completion that the body of an answer holds.
+def read_answer(data: bytes, identity: Identity, decoded: Any = None) -> JSONObject:
+    """Return the completion that the body of an answer holds; ``decoded`` is its value, if it has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it holds no answer.
     """
-    answer = read_body(data)
+    answer = read_body(data, decoded)
     if answer is None:
         raise InvalidAnswer("it is not a JSON object")
     _check_choices(answer)
@@ -160,8 +160,8 @@ class TextAssembler:
             known = self._choices.setdefault(index, {"text": "", "index": index, "logprobs": None})
             self._texts.setdefault(index, []).append(piece["text"])
             known["finish_reason"] = piece.get("finish_reason")
-            if isinstance(told := piece.get("logprobs"), dict):
-                known["logprobs"] = _joined(known["logprobs"], told)
+            if isinstance(further := piece.get("logprobs"), dict):
+                known["logprobs"] = _joined(known["logprobs"], further)
 
     def completion(self) -> JSONObject:
         """Return the completion; call it when the stream has ended well."""
@@ -170,11 +170,11 @@ class TextAssembler:
         return self._head | {"choices": choices} | ({} if self._usage is None else {"usage": self._usage})
 
 
-def _joined(known: JSONObject | None, told: JSONObject) -> JSONObject:
+def _joined(known: JSONObject | None, further: JSONObject) -> JSONObject:
     """Return the log probabilities of two parts of a text as one."""
     if known is None:
-        return told
-    return {key: [*value, *told[key]] if isinstance(value, list) else value for key, value in known.items()}
+        return further
+    return {key: [*value, *further[key]] if isinstance(value, list) else value for key, value in known.items()}
 
 
 def _check_choices(answer: JSONObject) -> None:

@@ -8,7 +8,7 @@ _MAX_OUTPUT = 10_000
 
 
 def codex_models(entries: list[JSONObject], instructions: str) -> list[JSONObject]:
-    """Return Codex's entries for models of OpenAI's list that chat; ``instructions`` is what it tells each first."""
+    """Return Codex's entries for models of OpenAI's list that chat; ``instructions`` is its first text to each."""
     chats = [entry for entry in entries if "chat" in entry.get("kinds", ("chat",))]
     return [_entry(entry, priority, instructions) for priority, entry in enumerate(chats)]
 

@@ -27,7 +27,7 @@ from one_api.settings.adapters import ClaudeConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
 from one_api.upstream.anthropic_stream import MessageStream, open_message
-from one_api.upstream.choices import SeveralChoices
+from one_api.upstream.choices import ChoicesStream
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MAX_MODELS, entries_of
 from one_api.upstream.errors import Reports
@@ -157,7 +157,7 @@ class ClaudeAdapter(RemoteAdapter):
         return await asyncio.to_thread(work) if _is_long(body["messages"]) else work()
 
     def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
-        """Return the blocks that an assistant message was told from, when they are still known."""
+        """Return the blocks that an assistant message was made from, when they are still known."""
         return self._replay.find(key_of_message(scope, model, message))
 
     async def _open_all(
@@ -173,7 +173,7 @@ class ClaudeAdapter(RemoteAdapter):
             await asyncio.gather(*map(abandon, opening))
             raise
         context.warnings += [*translated.warnings, *streams[0].warnings]
-        return streams[0] if choices == 1 else SeveralChoices(streams, include_usage=include_usage)
+        return streams[0] if choices == 1 else ChoicesStream(streams, include_usage=include_usage, pays_each=True)
 
     async def _open(self, translated: Translated, context: AttemptContext, *, include_usage: bool) -> MessageStream:
         model = translated.body["model"]

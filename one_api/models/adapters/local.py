@@ -8,7 +8,9 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from one_api.contract import ChunkStream, ModelInfo
@@ -20,9 +22,8 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
-from one_api.dialects.openai.text_completion import OBJECT, TextAssembler, TextRequest
+from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
-from one_api.engine.choices import ChoicesStream
 from one_api.engine.client import Answer, EngineClient, TextAnswer
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
@@ -34,6 +35,7 @@ from one_api.records import AttemptContext
 from one_api.serving.tasks import stop
 from one_api.settings.adapters import LocalConfig
 from one_api.upstream.batches import embed_in_parts
+from one_api.upstream.choices import ChoicesStream, OpenedLater
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
 
@@ -190,17 +192,8 @@ class LocalModelAdapter(RequestAdapter):
         async def open_one(index: int) -> ChunkStream:
             return await client.open(context, checked.body_of(index) | {"model": file.id}, answer)
 
-        choices = ChoicesStream(
-            identity,
-            checked.choices,
-            self._config.slots,
-            open_one,
-            include_usage=include_usage,
-            prompts=len(checked.prompts),
-            kind=OBJECT,
-        )
-        await choices.wait_for_first()
-        return choices
+        streams = await self._in_turns(open_one, checked.choices)
+        return ChoicesStream(streams, include_usage=include_usage, prompts=len(checked.prompts))
 
     async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``: in small parts, one after the other, so that others have their turn."""
@@ -248,10 +241,15 @@ class LocalModelAdapter(RequestAdapter):
 
         if request.n == 1:
             return await open_one(0)
-        slots = self._config.slots
-        choices = ChoicesStream(identity, request.n, slots, open_one, include_usage=include_usage)
-        await choices.wait_for_first()
-        return choices
+        streams = await self._in_turns(open_one, request.n)
+        return ChoicesStream(streams, include_usage=include_usage)
+
+    async def _in_turns(self, open_one: Callable[[int], Awaitable[ChunkStream]], n: int) -> list[OpenedLater]:
+        """Return the streams of ``n`` choices: the first is open; only as many are at a time as there are slots."""
+        turns = asyncio.Semaphore(self._config.slots)
+        streams = [OpenedLater(partial(open_one, index), turns) for index in range(n)]
+        await streams[0].start()
+        return streams
 
     async def aclose(self) -> None:
         """Stop looking, close the clients, and let the engines go."""

@@ -83,11 +83,11 @@ class OpenAIAdapter(RemoteAdapter):
         return replace(info, kinds=self._config.kinds.get(info.id) or kinds_in(entry))
 
     def prefill_start(self, model: str, text: str) -> str | None:
-        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        """See ``BaseModelAdapter``: only the configuration says so."""
         return text if self._prefill else None
 
     def takes_effort(self, model: str) -> bool:
-        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        """See ``BaseModelAdapter``: only the configuration says so."""
         return any(fnmatchcase(model, pattern) for pattern in self._reasoning_models)
 
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
@@ -133,8 +133,9 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``."""
         body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
         answer = await self._upstream.post("/completions", context, body)
+        decoded = await decode_large(answer)
         with self._named():
-            return text_completion.read_answer(answer, _identity(request, "cmpl"))
+            return text_completion.read_answer(answer, _identity(request, "cmpl"), decoded)
 
     async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
         """See ``BaseModelAdapter``."""

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 from one_api.dialects.anthropic.history import tool_input
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
-from one_api.dialects.anthropic.inbound.count import BYTES_PER_TOKEN
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.json import JSONObject
+from one_api.dialects.tokens import BYTES_PER_TOKEN
 
 #: Returns the signature that carries reasoning to the client and back; "" when nobody wants it back.
 Seal: TypeAlias = Callable[[str], str]
@@ -86,15 +86,15 @@ class Stop:
 
 def usage_of(usage: Any) -> JSONObject:
     """Return Anthropic's four counts, which count cached tokens apart, for OpenAI's."""
-    told = usage if isinstance(usage, dict) else {}
-    details = told.get("prompt_tokens_details")
+    reported = usage if isinstance(usage, dict) else {}
+    details = reported.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
     read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
     return {
-        "input_tokens": max(0, _count(told.get("prompt_tokens")) - read - written),
+        "input_tokens": max(0, _count(reported.get("prompt_tokens")) - read - written),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
-        "output_tokens": _count(told.get("completion_tokens")),
+        "output_tokens": _count(reported.get("completion_tokens")),
     }
 
 

@@ -30,8 +30,12 @@ class Deviations:
     system_as_user: bool = False
 
 
-def body_for(native: NativeRequest, model: str, deviations: Deviations, *, stream: bool | None = None) -> bytes:
-    """Return the bytes to send: those of the client, but for the model's name and thinking that is not the upstream's.
+def body_for(
+    native: NativeRequest, model: str, deviations: Deviations, *, stream: bool | None = None
+) -> bytes | JSONObject:
+    """Return what to send: the client's bytes, but for the model's name and thinking that is not the upstream's.
+
+    An object, where more than the model's name changes, is still to be encoded.
 
     ``stream`` asks for a stream in any case; None leaves what the client has asked for.
     """
@@ -47,7 +51,7 @@ def body_for(native: NativeRequest, model: str, deviations: Deviations, *, strea
         if (data := renamed(native.data, model)) is not None:
             return data
     kept = {key: value for key, value in body.items() if key not in stripped}
-    return json.encode(kept | changes | {"model": model})
+    return kept | changes | {"model": model}
 
 
 def _messages_for(messages: list[JSONObject], deviations: Deviations) -> list[JSONObject] | None:
@@ -144,15 +148,17 @@ def _chunk(kind: str, data: bytes) -> JSONObject:
     return {"native": b"event: %b\ndata: %b\n\n" % (kind.encode(), framed), "content": kind in _CONTENT}
 
 
-def read_message(data: bytes) -> JSONObject:
+def read_message(data: bytes, decoded: Any = None) -> JSONObject:
     """Return the answer for a whole message: ``native`` is the message, ``usage`` is counted as OpenAI does.
+
+    ``decoded`` is the value of ``data``, if that has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it is no message.
     """
     try:
-        message = json.decode_object(data, as_written=True)
+        message = json.decode_object(data, as_written=True) if decoded is None else json.only_object(decoded)
     except json.InvalidJSON as error:
         raise InvalidAnswer(str(error)) from None
     check_error(message, is_named=True)

@@ -13,7 +13,7 @@ from one_api.dialects.anthropic.inbound.errors import error_of
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import ValueScanner
+from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.sse import HEARTBEAT
 from one_api.errors import GatewayError
 
@@ -175,7 +175,7 @@ class MessageWriter(EventWriter):
             self._advance(found)
 
     def _sign(self, thinking: Any, found: list[bytes]) -> None:
-        """Take over a thinking block of Anthropic's that a chunk tells whole; its words have come before."""
+        """Send on a whole thinking block of Anthropic's, whose words have been sent before."""
         if self._form.thinking == "none" or not isinstance(thinking, dict):
             return
         if thinking.get("type") == "redacted_thinking":
@@ -286,7 +286,7 @@ class MessageWriter(EventWriter):
         return self._count_input()
 
     def _estimate(self) -> JSONObject:
-        """Return the usage of an answer whose upstream tells none."""
+        """Return the usage of an answer whose upstream reports none."""
         return estimated_usage(self._input_tokens, self._written)
 
     def fail(self, error: GatewayError) -> bytes:
