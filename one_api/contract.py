@@ -206,6 +206,29 @@ class ByteStream(AnswerStream):
         """Wait for the next bytes; none are the end. May be cancelled and called again, and raises as chunks do."""
 
 
+class WholeBytes(ByteStream):
+    """An answer that is there as a whole."""
+
+    def __init__(
+        self,
+        data: bytes,
+        content_type: str = "application/json",
+        usage: Usage | None = None,
+        units: Units | None = None,
+    ) -> None:
+        self.content_type, self.usage, self.units = content_type, usage, units
+        self._data = data
+
+    async def read(self) -> bytes:
+        """See ``ByteStream``."""
+        data, self._data, self.ended = self._data, b"", True
+        return data
+
+    async def aclose(self) -> None:
+        """See ``ByteStream``."""
+        self.ended = True
+
+
 #: A whole answer in OpenAI's format, or one that comes in pieces.
 Answer: TypeAlias = JSONObject | ChunkStream | ByteStream
 
