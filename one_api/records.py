@@ -106,6 +106,8 @@ class AttemptRecord:
     #: The status that the upstream has responded with, and its own id of the request.
     status: int | None = None
     upstream_request_id: str | None = None
+    #: It was asked in the client's own dialect; None where that is chat's, which all are asked in.
+    native: bool | None = None
     #: What the answer says of itself: why it ended, its id, and the upstream's name of the model.
     finish_reason: str | None = None
     response_id: str | None = None
@@ -144,8 +146,8 @@ class CallRecord:
     started: float = field(default_factory=time.monotonic)
     #: The path of the route that serves it, with names for its variable parts.
     route: str = "unknown"
-    #: The client's own id of it, where it has sent one that can be written down.
-    client_request_id: str | None = None
+    #: The client's own ids of it, its session and its thread, by their names in the log; only such as fit into it.
+    client_ids: dict[str, str] = field(default_factory=dict)
     #: None without traces.
     trace: Trace | None = None
     #: The beginning of the digest of the configuration that serves it.
@@ -256,9 +258,9 @@ class CallRecord:
             found |= {"trace_id": self.trace.trace_id, "span_id": self.trace.span_id}
         if self.units is not None:
             found |= {"units": self.units.amount, "unit": self.units.unit}
-        if self.client_request_id is not None:
-            found["client_request_id"] = self.client_request_id
-        return found
+        if last is not None and last.native is not None:
+            found["native"] = last.native
+        return found | self.client_ids
 
     def as_dict(self) -> dict[str, object]:
         """Return all that is known of the request: the log line's fields, and every attempt with its candidates."""
@@ -330,3 +332,5 @@ class AttemptContext:
     #: The status of that response, and the upstream's own id of it.
     status: int | None = None
     upstream_request_id: str | None = None
+    #: The upstream was asked in the client's own dialect, and not in chat's; None where that is the same.
+    native: bool | None = None
