@@ -90,6 +90,13 @@ class Usage(Struct, frozen=True):
         return cls(asked, said, cached, written, reasoning)
 
 
+class Units(Struct, frozen=True):
+    """What an answer took that is paid for otherwise than by tokens: so many ``amount`` of a ``unit``."""
+
+    amount: float
+    unit: Literal["images", "seconds", "characters", "search_units", "documents"]
+
+
 def _count(counts: JSONObject, name: str) -> int:
     """Return a plausible count for what an upstream said, if it did."""
     value = counts.get(name)
@@ -179,6 +186,8 @@ class ByteStream(AnswerStream):
     content_type: str = "application/octet-stream"
     #: The header ``Content-Disposition``, where the upstream sent one.
     disposition: str | None = None
+    #: What it takes beside tokens, as far as is known by now.
+    units: Units | None = None
 
     @property
     def has_events(self) -> bool:
@@ -188,6 +197,29 @@ class ByteStream(AnswerStream):
     @abstractmethod
     async def read(self) -> bytes:
         """Wait for the next bytes; none are the end. May be cancelled and called again, and raises as chunks do."""
+
+
+class WholeBytes(ByteStream):
+    """An answer that is there as a whole."""
+
+    def __init__(
+        self,
+        data: bytes,
+        content_type: str = "application/json",
+        usage: Usage | None = None,
+        units: Units | None = None,
+    ) -> None:
+        self.content_type, self.usage, self.units = content_type, usage, units
+        self._data = data
+
+    async def read(self) -> bytes:
+        """See ``ByteStream``."""
+        data, self._data, self.ended = self._data, b"", True
+        return data
+
+    async def aclose(self) -> None:
+        """See ``ByteStream``."""
+        self.ended = True
 
 
 #: A whole answer in OpenAI's format, or one that comes in pieces.

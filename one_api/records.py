@@ -7,7 +7,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 
 from msgspec import Struct, field
 
-from one_api.contract import Answer, Call, Caller, Usage
+from one_api.contract import Answer, Call, Caller, Units, Usage
 from one_api.errors import GatewayError, UpstreamError
 from one_api.outcomes import Outcome, outcome_of
 
@@ -104,6 +104,8 @@ class AttemptRecord(Struct):
     #: The status that the upstream has responded with, and its own id of the request.
     status: int | None = None
     upstream_request_id: str | None = None
+    #: It was asked in the client's own dialect; None where that is chat's, which all are asked in.
+    native: bool | None = None
     #: What the answer says of itself: why it ended, its id, and the upstream's name of the model.
     finish_reason: str | None = None
     response_id: str | None = None
@@ -141,8 +143,8 @@ class CallRecord(Struct):
     started: float = field(default_factory=time.monotonic)
     #: The path of the route that serves it, with names for its variable parts.
     route: str = "unknown"
-    #: The client's own id of it, where it has sent one that can be written down.
-    client_request_id: str | None = None
+    #: The client's own ids of it, its session and its thread, by their names in the log; only such as fit into it.
+    client_ids: dict[str, str] = field(default_factory=dict)
     #: None without traces.
     trace: Trace | None = None
     #: The beginning of the digest of the configuration that serves it.
@@ -164,6 +166,8 @@ class CallRecord(Struct):
     ended: float | None = None
     #: What this request took from upstreams: nothing, when it is ``free``.
     usage: Usage | None = None
+    #: What it took beside tokens.
+    units: Units | None = None
     #: What that costs, in nano-dollars; None where no price is known.
     cost: int | None = None
     #: Of the bodies, in bytes.
@@ -249,9 +253,11 @@ class CallRecord(Struct):
         }
         if self.trace is not None:
             found |= {"trace_id": self.trace.trace_id, "span_id": self.trace.span_id}
-        if self.client_request_id is not None:
-            found["client_request_id"] = self.client_request_id
-        return found
+        if self.units is not None:
+            found |= {"units": self.units.amount, "unit": self.units.unit}
+        if last is not None and last.native is not None:
+            found["native"] = last.native
+        return found | self.client_ids
 
     def as_dict(self) -> dict[str, object]:
         """Return all that is known of the request: the log line's fields, and every attempt with its candidates."""
@@ -321,3 +327,5 @@ class AttemptContext(Struct):
     #: The status of that response, and the upstream's own id of it.
     status: int | None = None
     upstream_request_id: str | None = None
+    #: The upstream was asked in the client's own dialect, and not in chat's; None where that is the same.
+    native: bool | None = None

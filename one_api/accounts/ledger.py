@@ -62,6 +62,8 @@ class LedgerRow(NamedTuple):
     estimated: bool | None = None
     reserve: int | None = None
     charged: str | None = None
+    units: float | None = None
+    unit: str | None = None
 
     @property
     def windows(self) -> list[WindowKey]:
@@ -172,6 +174,8 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
         len(record.attempts),
         _tries(record.attempts),
         estimated,
+        units=None if record.units is None else record.units.amount,
+        unit=None if record.units is None else record.units.unit,
     )
 
 

@@ -4,7 +4,7 @@ Money is whole nano-dollars, moments are UTC milliseconds, starts of buckets UTC
 never changes, and is what the log and the limits call the key.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 from one_api.accounts import percentiles
 
@@ -51,6 +51,9 @@ LEDGER = Table(
     Column("reserve", BigInteger),
     # The windows of budgets that the cost counts for: pairs of ``budget`` and ``start`` as a list in JSON.
     Column("charged", Text),
+    # What it took beside tokens: images, seconds, characters, search_units or documents.
+    Column("units", Float),
+    Column("unit", String(16)),
     Index("ledger_key_id", "key", "id"),
 )
 

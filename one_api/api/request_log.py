@@ -26,6 +26,13 @@ from one_api.utils.auth import check_model
 
 #: Probes and scrapes come every few seconds and are of no interest: they are not recorded.
 _UNRECORDED = frozenset({"/health", "/ready", "/metrics"})
+#: The headers in which clients (SDKs, Codex, Claude Code) send ids of their own, and what these are called in the log.
+_CLIENT_IDS = (
+    ("HTTP_X_CLIENT_REQUEST_ID", "client_request_id"),
+    ("HTTP_SESSION_ID", "session_id"),
+    ("HTTP_X_CLAUDE_CODE_SESSION_ID", "session_id"),
+    ("HTTP_THREAD_ID", "thread_id"),
+)
 #: What a model's name may bring into a header as it is; all else is percent-encoded.
 _HEADER_SAFE = string.punctuation
 #: Below it are the addresses of Anthropic's API.
@@ -139,8 +146,9 @@ def _begin() -> None:
     if parts.tracing is not None:
         sent = asked.environ
         record.trace = parts.tracing.begin(sent.get("HTTP_TRACEPARENT"), sent.get("HTTP_TRACESTATE"))
-    if (own_id := asked.environ.get("HTTP_X_CLIENT_REQUEST_ID")) is not None and ID.fullmatch(own_id):
-        record.client_request_id = own_id
+    for header, name in _CLIENT_IDS:
+        if (own_id := asked.environ.get(header)) is not None and ID.fullmatch(own_id):
+            record.client_ids[name] = own_id
     known.open_call = OpenCall(record, used, parts)
     asked.max_content_length = used.config.server.max_body_bytes
 

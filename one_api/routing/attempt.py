@@ -199,6 +199,7 @@ class Attempt:
         """Note what the upstream's response says of itself."""
         record = self.record
         record.status, record.upstream_request_id = self.context.status, self.context.upstream_request_id
+        record.native = self.context.native
         if self.stream is not None:
             record.describe(self.stream.finish_reason, self.stream.response_id, self.stream.response_model)
         elif self.whole:

@@ -131,7 +131,7 @@ class Upstream:
         headers = {"content-type": request.body.content_type, "content-length": str(request.body.size)}
         with NamedErrors("the first bytes", timeout_s), Deadline(timeout_s):
             response = await self._exchange("POST", door.path, request.body, headers, context)
-            stream = UpstreamBytes(response, door, self._timeouts.idle_s, deadline, self._reports)
+            stream = UpstreamBytes(response, request, self._timeouts.idle_s, deadline, self._reports)
             try:
                 await stream.begin()
             except BaseException:

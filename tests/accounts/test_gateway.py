@@ -91,6 +91,15 @@ def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     return found
 
 
+def test_what_is_not_counted_in_tokens_is_booked(bed: Bed, engine: Engine) -> None:
+    model = bed.model()
+    bed.a.on(model, json_reply({"data": [{"b64_json": "AAAA"}, {"b64_json": "AAAA"}]}))
+
+    row = row_of(engine, bed.send(post_to(bed.gateway, "/v1/images/generations", {"model": model, "prompt": "x"})))
+
+    assert (row["units"], row["unit"], row["prompt"]) == (2, "images", None)
+
+
 def test_an_answer_is_booked_with_its_cost(bed: Bed, engine: Engine) -> None:
     model = bed.model()
     bed.a.on(model, json_reply(completion("Hi", usage=tokens(100, 10))))

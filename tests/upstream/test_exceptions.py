@@ -17,7 +17,7 @@ from one_api.errors import (
     UpstreamTruncated,
     UpstreamUnreachable,
 )
-from one_api.upstream.exceptions import error_for, NamedErrors
+from one_api.upstream.exceptions import NamedErrors, error_for
 
 KEY = ConnectionKey("host", 443, True, True, None, None, None)
 

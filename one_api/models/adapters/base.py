@@ -114,7 +114,10 @@ class BaseModelAdapter(ABC):
     def _in_own_dialect(self, request: ChatRequest, context: AttemptContext) -> ChatRequest:
         """Return the request for this adapter's dialect; raises UpstreamUnsuitable when it cannot be said there."""
         native = request.native
-        if native is None or self._takes(native):
+        if native is None:
+            return request
+        context.native = self._takes(native)
+        if context.native:
             return request
         native.refuse_translation()
         context.warnings += native.warnings
