@@ -6,6 +6,7 @@ from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.history import tool_input
+from one_api.dialects.anthropic.inbound.retold import events_of
 from one_api.dialects.anthropic.response import merge_usage, usage_of
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
@@ -133,21 +134,31 @@ class NativeMessage(Translator):
         kind = payload.get("type") if isinstance(payload.get("type"), str) else event.name
         if not kind:
             raise InvalidAnswer("an event has no type")
+        if kind == "message" and event.bare:
+            return [chunk for each in events_of(_whole(payload)) for chunk in self._take(each, str(each["type"]))]
+        return self._take(payload, kind, event.data)
+
+    def _take(self, payload: JSONObject, kind: str, data: bytes = b"") -> list[JSONObject]:
+        """Return the chunk of an event; ``data`` is how it came."""
         if kind == "message_start":
             return self._start(payload)
         if kind == "message_delta":
             self._count(payload.get("usage"))
+            if not isinstance(payload.get("usage"), dict):  # clients rely on it
+                payload, data = payload | {"usage": {"output_tokens": self._counts.get("output_tokens") or 0}}, b""
             delta = payload.get("delta")
             if isinstance(delta, dict) and delta.get("stop_reason") is not None:
                 self._has_stop_reason = True
         self.finished = kind == "message_stop"
-        return [_chunk(kind, event.data)]
+        return [_chunk(kind, data or json.encode(payload))]
 
     def _start(self, payload: JSONObject) -> list[JSONObject]:
         message = payload.get("message")
         if not isinstance(message, dict):
             raise InvalidAnswer("a message begins without a message")
         self._count(message.get("usage"))
+        if not isinstance(message.get("usage"), dict):  # clients rely on it
+            message["usage"] = {"input_tokens": 0, "output_tokens": 0}
         return [{"native_start": payload, "content": False}]
 
     def _count(self, usage: Any) -> None:
@@ -178,12 +189,36 @@ def read_message(data: bytes) -> JSONObject:
     try:
         message = json.decode_object(data, as_written=True)
     except json.InvalidJSON as error:
+        if events := EventReader().feed(data):
+            return _assembled(events)
         raise InvalidAnswer(str(error)) from None
     check_error(message, is_named=True)
-    if not isinstance(message.get("content"), list) or message.get("stop_reason") is None:
+    message = _whole(message)
+    return {"native": message, "usage": usage_of(message["usage"])}
+
+
+def _whole(message: JSONObject) -> JSONObject:
+    """Return a whole message with its content as blocks and with its usage; raises InvalidAnswer when it is none."""
+    content, usage = message.get("content"), message.get("usage")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}] if content else []
+    if not isinstance(content, list) or message.get("stop_reason") is None:
         raise InvalidAnswer("it is not a whole message")
-    usage = message.get("usage")
-    return {"native": message, "usage": usage_of(usage if isinstance(usage, dict) else {})}
+    counts = usage if isinstance(usage, dict) else {"input_tokens": 0, "output_tokens": 0}
+    return message | {"content": content, "usage": counts}
+
+
+def _assembled(events: list[Event]) -> JSONObject:
+    """Return the answer that the events of a message amount to."""
+    translator, assembler = NativeMessage(), MessageAssembler()
+    for event in events:
+        for chunk in translator.feed(event):
+            assembler.add(chunk)
+    for chunk in translator.end():
+        assembler.add(chunk)
+    if not translator.finished:
+        raise InvalidAnswer("its events stop before the message is complete")
+    return assembler.answer
 
 
 class MessageAssembler:

@@ -200,6 +200,57 @@ def test_a_whole_message_is_read_for_its_usage() -> None:
     assert found["usage"]["prompt_tokens"] == 3
 
 
+SAID = claude_events(
+    thinking_block("hm"), text_block("Hel", "lo", citations=[{"type": "char_location"}]), redacted_block("x"),
+    tool_block("toolu_1", "f", '{"a"', ":1}"), stop="tool_use", stop_sequence=None, stop_details=None, container=None,
+)  # fmt: skip
+
+
+def assembled(data: bytes) -> JSONObject:
+    """The answer that a stream amounts to, once its client has put it together."""
+    translator, assembler = NativeMessage(), MessageAssembler()
+    reader = EventReader()
+    for event in [*reader.feed(data), *reader.end()]:
+        for chunk in translator.feed(event):
+            assembler.add(chunk)
+    assert translator.finished
+    return assembler.answer | {"counted": translator.usage}
+
+
+def test_a_message_is_read_in_whichever_form_it_comes() -> None:
+    whole = read_message(claude_bytes(*SAID))
+    retold = assembled(json.encode(whole["native"]))
+
+    assert whole["native"]["stop_reason"] == "tool_use"
+    assert [block["type"] for block in whole["native"]["content"]] == [
+        "thinking", "text", "redacted_thinking", "tool_use"
+    ]  # fmt: skip
+    assert retold["native"] == whole["native"]
+    assert retold["usage"] == retold["counted"] == whole["usage"]
+
+
+def test_a_message_whose_content_is_a_text_has_one_block() -> None:
+    message = {"type": "message", "content": "Hello", "stop_reason": "end_turn"}
+
+    for found in (read_message(json.encode(message)), assembled(json.encode(message))):
+        assert found["native"]["content"] == [{"type": "text", "text": "Hello"}]
+        assert found["native"]["usage"] == {"input_tokens": 0, "output_tokens": 0}
+
+
+@pytest.mark.parametrize("cut", [1, 3, len(SAID) - 2])
+def test_events_that_stop_make_no_message(cut: int) -> None:
+    with pytest.raises(InvalidAnswer):
+        read_message(claude_bytes(*SAID[:cut]))
+
+
+def test_events_hold_the_usage_that_clients_rely_on() -> None:
+    events = claude_events(text_block("Hi"))
+    events[0]["message"]["usage"] = None
+    events[-2] = {key: value for key, value in events[-2].items() if key != "usage"}
+
+    assert assembled(claude_bytes(*events))["native"]["usage"] == {"input_tokens": 0, "output_tokens": 0}
+
+
 @pytest.mark.parametrize("data", [b"<html>", b"[]", b"{}", b'{"type":"message","content":[]}'])
 def test_what_is_no_whole_message_is_none(data: bytes) -> None:
     with pytest.raises(InvalidAnswer):
