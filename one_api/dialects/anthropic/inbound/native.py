@@ -127,7 +127,7 @@ class NativeMessage(Translator):
         if event.name == "content_block_delta":  # by far the most; nothing in them has to be read
             return [_chunk(event.name, event.data)]
         if event.name == "ping":
-            return [_chunk(event.name, event.data)]
+            return [_chunk(event.name, event.data if event.data.startswith(b"{") else b'{"type":"ping"}')]
         payload = read_event(event, by_name=True)
         if payload is None:
             return []
@@ -147,7 +147,7 @@ class NativeMessage(Translator):
             if not isinstance(payload.get("usage"), dict):  # clients rely on it
                 payload, data = payload | {"usage": {"output_tokens": self._counts.get("output_tokens") or 0}}, b""
             delta = payload.get("delta")
-            if isinstance(delta, dict) and delta.get("stop_reason") is not None:
+            if isinstance(delta, dict) and delta.get("stop_reason"):
                 self._has_stop_reason = True
         self.finished = kind == "message_stop"
         return [_chunk(kind, data or json.encode(payload))]
@@ -238,27 +238,28 @@ class MessageAssembler:
     def _add(self, payload: JSONObject) -> None:
         kind = payload.get("type")
         if kind == "message_start":
-            self._message = payload["message"] | {"content": []}
+            self._message = {"stop_reason": None, "stop_sequence": None, **payload["message"], "content": []}
         elif kind == "content_block_start":
             self._message["content"].append(dict(payload["content_block"]))
         elif kind == "content_block_delta":
             self._add_delta(payload["index"], payload["delta"])
         elif kind == "message_delta":
-            given = {key: value for key, value in (payload.get("usage") or {}).items() if value is not None}
-            self._message |= {**payload["delta"], "usage": {**self._message.get("usage", {}), **given}}
+            merge_usage(self._message.setdefault("usage", {}), payload.get("usage") or {})
+            self._message |= {key: value for key, value in payload["delta"].items() if value is not None}
 
     def _add_delta(self, index: int, delta: JSONObject) -> None:
         block = self._message["content"][index]
         kind = delta.get("type")
         if kind == "input_json_delta":
-            self._pieces.setdefault(index, []).append(delta["partial_json"])
+            piece = delta["partial_json"]
+            self._pieces.setdefault(index, []).append(piece if isinstance(piece, str) else json.encode(piece).decode())
         elif kind == "citations_delta":
             block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
         elif kind == "signature_delta":
             block["signature"] = delta["signature"]
         elif kind in ("text_delta", "thinking_delta"):
             key = kind.removesuffix("_delta")
-            self._pieces.setdefault(index, []).append(delta[key])
+            self._pieces.setdefault(index, []).append(str(delta[key]))
 
     @property
     def answer(self) -> JSONObject:

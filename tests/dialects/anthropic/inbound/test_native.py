@@ -13,7 +13,7 @@ from one_api.dialects.anthropic.inbound.native import (
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
-from one_api.dialects.sse import EventReader
+from one_api.dialects.sse import Event, EventReader
 from tests.support import (
     claude_bytes,
     claude_error_body,
@@ -241,6 +241,24 @@ def test_a_message_whose_content_is_a_text_has_one_block() -> None:
 def test_events_that_stop_make_no_message(cut: int) -> None:
     with pytest.raises(InvalidAnswer):
         read_message(claude_bytes(*SAID[:cut]))
+
+
+def test_odd_events_make_a_message_all_the_same() -> None:
+    events = claude_events(tool_block("toolu_1", "f"), stop="tool_use")
+    odd = {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": {"a": 1}}}
+    late = {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 0}}
+    ping = b"event: ping\ndata: null\n\n"
+
+    message = read_message(ping + claude_bytes(*events[:4], odd, *events[4:-1], late, events[-1]))["native"]
+
+    assert (message["content"][0]["input"], message["stop_reason"]) == ({"a": 1}, "tool_use")
+    assert message["usage"]["output_tokens"] == 2
+
+
+def test_a_ping_is_written_as_clients_read_it() -> None:
+    (found,) = NativeMessage().feed(Event(b"null", "ping"))
+
+    assert found["native"] == b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
 def test_events_hold_the_usage_that_clients_rely_on() -> None:
