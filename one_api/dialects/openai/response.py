@@ -41,8 +41,13 @@ def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False
     reported = usage.reported_in(answer)
     for position, choice in enumerate(choices):
         _mend_choice(choice, position, answer["id"], has_tools=has_tools)
+    counts: JSONObject | None = None
     for each in reported:
-        answer["usage"] = usage.merge(answer["usage"] if isinstance(answer.get("usage"), dict) else None, each)
+        counts = usage.merge(counts, each)
+    if counts is not None:
+        answer["usage"] = counts
+    else:
+        answer.pop("usage", None)
     return answer
 
 
