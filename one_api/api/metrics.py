@@ -108,7 +108,7 @@ def _set_parts(parts: Service, found: Metrics) -> None:
 async def _set_deployments(registry: ModelRegistry, found: Metrics) -> None:
     gone = set()
     for number, name in enumerate(found.deployments):
-        if registry.find_deployment(name) is None:
+        if registry.routes.find_deployment(name) is None:
             gone.add(name)
         if number % _AT_ONCE == _AT_ONCE - 1:
             await asyncio.sleep(0)
@@ -116,7 +116,7 @@ async def _set_deployments(registry: ModelRegistry, found: Metrics) -> None:
     found.set_circuits(
         {
             name: (state_of(deployment, now).replace("-", "_"), deployment.health.circuit)
-            for name, deployment in registry.deployments.items()
+            for name, deployment in registry.routes.deployments.items()
         }
     )
     found.forget(gone, now)

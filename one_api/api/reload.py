@@ -203,7 +203,7 @@ class Reload:
 
     async def _swap(self, old: Snapshot, new: Snapshot) -> None:
         """Serve new requests with ``new``, and let go of what only ``old`` has once its requests have ended."""
-        new.registry.take_over(old.registry)
+        new.registry.routes.take_over(old.registry.routes)
         self.snapshot = new
         self._old.append(old)
         self._on_swap()
