@@ -49,7 +49,7 @@ class Caller:
     concurrent: int | None = None
 
     def may_use(self, model: str) -> bool:
-        """Say whether the key may name a model."""
+        """Return whether the key may name a model."""
         return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
@@ -69,13 +69,22 @@ class Usage:
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
-        """Read an OpenAI ``usage`` object; None when there is none, and absurd counts are clamped."""
+        """Read an OpenAI ``usage`` object; None when there is none, or nothing in it; absurd counts are clamped.
+
+        Of vectors and ranks some upstreams tell the total alone.
+        """
         if not isinstance(usage, dict):
             return None
+        said = _count(usage, "completion_tokens")
+        asked = _count(usage, "prompt_tokens")
+        if usage.get("prompt_tokens") is None:
+            if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
+                return None
+            asked = max(0, _count(usage, "total_tokens") - said)
         prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
         return cls(
-            _count(usage, "prompt_tokens"),
-            _count(usage, "completion_tokens"),
+            asked,
+            said,
             _count(prompt, "cached_tokens"),
             _count(prompt, "cache_write_tokens"),
             _count(completion, "reasoning_tokens"),
@@ -151,7 +160,7 @@ class ChunkStream(AnswerStream):
         return encode(await self.read())
 
     def has_content(self, chunk: JSONObject) -> bool:
-        """Say whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
+        """Return whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
         for choice in chunk.get("choices", ()):
             if choice.get("finish_reason") is not None or choice.get("text"):
                 return True
@@ -179,7 +188,7 @@ class ByteStream(AnswerStream):
 
     @property
     def has_events(self) -> bool:
-        """Say whether it is a stream of server-sent events."""
+        """Return whether it is a stream of server-sent events."""
         return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
     @abstractmethod
@@ -204,11 +213,11 @@ class Call(Protocol):
 
     @property
     def stream(self) -> bool:
-        """Say whether the answer is to come as chunks."""
+        """Return whether the answer is to come as chunks."""
 
     @property
     def repeats(self) -> bool:
-        """Say whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
+        """Return whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
 
     def for_model(self, model: str) -> Self:
         """Return the same request for the model of that name."""
@@ -223,7 +232,7 @@ class ModelInfo:
     created: int = 0
     context_window: int | None = None
     max_output_tokens: int | None = None
-    #: What it may be asked for; None when nobody has said.
+    #: What it may be asked for; None when it is not known.
     kinds: tuple[Kind, ...] | None = None
     #: What else the upstream said of it.
     extra: JSONObject = field(default_factory=dict)

@@ -64,7 +64,7 @@ class Books:
         self._journal: Journal | None = None
         #: What requests under way have reserved of budgets, by their ids.
         self._reserves: dict[str, Reserve] = {}
-        #: Taken by whoever reads or changes in the database what this process holds of budgets.
+        #: Taken by whoever reads or changes in the database what this process holds of budgets, but for acquiring more.
         self.turn = asyncio.Lock()
         #: Rows that the database may have or not: it has not answered.
         self.is_unsure = False
@@ -83,9 +83,13 @@ class Books:
         """Return the name by which this process holds parts of budgets; None without a journal."""
         return self._journal.holder if self._journal is not None else None
 
+    def holders_here(self) -> set[str]:
+        """Return the names of the processes that have a journal beside that of this one; blocks."""
+        return Journal.holders_in(self._folder)
+
     @property
     def degraded(self) -> str | None:
-        """Say what works less well than it should; None when all is well."""
+        """Return what works less well than it should; None when all is well."""
         return self._failing
 
     def add(self, row: LedgerRow) -> None:
@@ -169,7 +173,7 @@ class Books:
             self._journal = None
 
     async def _has_released(self) -> bool:
-        """Give back what this process holds of budgets; say whether that is done."""
+        """Give back what this process holds of budgets; return whether that is done."""
         if self.has_leased:
             try:
                 await self._database.write(partial(windows.release, holder=str(self.holder)))
@@ -272,7 +276,7 @@ class Books:
             await asyncio.sleep(_TIDY_S if has_adopted else _RETRY_S[1])
 
     async def _has_adopted(self) -> bool:
-        """Book what dead processes left; say whether all of it is done."""
+        """Book what dead processes left; return whether all of it is done."""
         try:
             await self._adopt()
         except (DatabaseUnavailable, OSError):

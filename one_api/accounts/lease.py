@@ -43,6 +43,8 @@ class Lease:
         #: Until when it is this process's, by ``now_s``.
         self.good_until = 0.0
         self.ahead_at = 0.0
+        #: Others need what is left: until then nothing is taken for later.
+        self.lean_until = 0.0
         #: The database has a row of it.
         self.is_stored = False
         #: What was last written of it, and when.
@@ -66,11 +68,11 @@ class Lease:
 
     @property
     def is_idle(self) -> bool:
-        """Say whether there is nothing in it, and nobody uses it."""
+        """Return whether there is nothing in it, and it is not used."""
         return not (self.is_stored or self.amount or self.held or self.requests or self.acquiring)
 
     def lacks(self, need: int, *, waited: bool) -> bool:
-        """Say whether a request cannot have ``need`` now, which may have waited for it."""
+        """Return whether a request cannot have ``need`` now, which may have waited for it."""
         return self.free - (0 if waited else sum(self.needs)) < need
 
     def need(self) -> Need:
@@ -79,7 +81,7 @@ class Lease:
         return Need(
             max(0, min(self.needs) - free) if self.needs else 0,
             max(0, waiting - free),
-            max(self.pace - max(0, free), waiting),
+            0 if now_s() < self.lean_until else max(self.pace - max(0, free), waiting),
             self.held + waiting,
             self.asked,
         )

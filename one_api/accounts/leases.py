@@ -1,7 +1,7 @@
 """What this process holds of budgets: requests are let in from it without asking the database, unless it is too little.
 
 Everything here runs on the loop. What is known of a lease here is never more than what the database has of it: where an
-answer is lost, money is held that nobody knows of, until ``keep`` gives it back.
+answer is lost, money is held unknown to us, until ``keep`` gives it back.
 """
 
 import asyncio
@@ -181,11 +181,8 @@ class Leases:
             holder = self._books.holder
             if holder is None:
                 raise DatabaseUnavailable("there is no journal")
-            # After a batch that is under way: else its costs would count twice, as spent and as used.
-            async with self._books.turn:
-                need, began = lease.need(), now_s()
-                acquire = partial(_acquired, holder=holder, window=lease.key, need=need)
-                grant, good_s = await self._database.write(acquire)
+            need, began = lease.need(), now_s()
+            grant, good_s = await self._database.write(partial(_acquired, holder=holder, window=lease.key, need=need))
             self._is_back()
             lease.amount += grant.amount
             lease.left, lease.asked = grant.left, grant.asked
@@ -239,7 +236,8 @@ class Leases:
             await self._write(now)
         if now - self._lost_at >= _LOST_S:
             self._lost_at = now
-            if count := await self._database.write(ledger.presume_lost):
+            presume_lost = partial(ledger.presume_lost, here=self._books.holders_here)
+            if count := await self._database.write(presume_lost):
                 logger.error("a process was lost: what it had in use of budgets is booked as spent, in %d rows", count)
 
     def _count(self, now: float) -> None:
@@ -282,7 +280,8 @@ class Leases:
         known, idle = lease.amount, max(0, lease.free)
         was_asked = wanted != lease.wanted
         back = idle if was_asked else idle - _KEPT * lease.pace if idle > 2 * _KEPT * lease.pace else 0
-        lease.wanted = wanted
+        if was_asked:
+            lease.wanted, lease.lean_until = wanted, now + PATIENCE_S
         lease.amount = known - back
         before_amount, before_held = lease.written
         if was_asked or back or (lease.is_stored and lease.amount <= 0 and not lease.held):

@@ -114,7 +114,7 @@ class Reservation:
 
     @property
     def is_outgrown(self) -> bool:
-        """Say whether the answer has become longer than what is reserved for it."""
+        """Return whether the answer has become longer than what is reserved for it."""
         if self._bound is None or self._said is None or self._ended:
             return False
         return self._said.tokens(self._bound) > self._reserved_tokens
@@ -178,7 +178,7 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
         cost = None if rates is None else dearest(bound, rates)
         if cost is None and not prices.lets_unknown_pass:
             raise Unpriced(
-                f"This key has a budget, and nobody knows what `{deployment[:128]}` costs: the operator can set "
+                f"This key has a budget, and the price of `{deployment[:128]}` is not known: the operator can set "
                 "`prices.models` in the configuration."
             )
         need = max(need, cost or 0)
@@ -194,8 +194,9 @@ class _Heard(ChunkStream):
         self.is_chat = stream.is_chat  # type: ignore[misc]
         #: Bytes of an event beside its text.
         self._frame = 0
-        #: Events that hold no text, and their bytes, among those that are read now.
-        self._without_text = self._unsaid = 0
+        #: Of what is read now: events that were counted one by one, their bytes, and what they say.
+        self._counted_events = self._counted_bytes = 0
+        self._counted = Said()
 
     def _note(self) -> None:
         self.usage, self.ended = self._stream.usage, self._stream.ended
@@ -219,21 +220,22 @@ class _Heard(ChunkStream):
             encoded = await self._stream.read_encoded(partial(self._encode, encode))
         finally:
             self._note()
-        events = encoded.count(_END)
-        said = len(encoded) - self._unsaid - self._frame * events
-        if said > 0:
-            self._reservation.hear(said, max(0, events - self._without_text))
-        self._unsaid = self._without_text = 0
+        counted, events = self._counted, max(0, encoded.count(_END) - self._counted_events)
+        said = max(0, len(encoded) - self._counted_bytes - self._frame * events)
+        self._reservation.hear(counted.size + said, counted.pieces + events)
+        self._counted_events, self._counted_bytes, self._counted = 0, 0, Said()
         return encoded
 
     def _encode(self, encode: Callable[[list[JSONObject]], bytes], chunks: list[JSONObject]) -> bytes:
-        written, (said, pieces) = encode(chunks), said_in(chunks)
-        if said:
+        written, said = encode(chunks), said_in(chunks)
+        if said.pieces == len(chunks) > 0:
             # The smallest: what looks for a pattern writes more, see ``dialects.frames``.
-            frame = (len(written) - said) // len(chunks)
+            frame = (len(written) - said.size) // len(chunks)
             self._frame = min(frame, self._frame or frame)
-        self._unsaid += len(written) * (not said)
-        self._without_text += len(chunks) - pieces
+        else:
+            self._counted_events += len(chunks)
+            self._counted_bytes += len(written)
+            self._counted = Said(self._counted.size + said.size, self._counted.pieces + said.pieces)
         return written
 
     def has_content(self, chunk: JSONObject) -> bool:

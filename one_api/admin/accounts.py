@@ -224,7 +224,8 @@ async def _change(work: Any, *arguments: Any, **named: Any) -> Any:
     except ChangeRefused as error:
         raise InvalidRequest(_sentence(error)) from None
     action, target = work.__name__.replace("_", " "), str(arguments[0])
-    logger.info("%s: %s %s", actor, action, target, extra=audit("key", by=actor, action=action, target=target, **named))
+    event = "key" if action.endswith("key") else "admin"  # of teams and budgets
+    logger.info("%s: %s %s", actor, action, target, extra=audit(event, by=actor, action=action, target=target, **named))
     return found
 
 

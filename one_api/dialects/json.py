@@ -294,7 +294,7 @@ def _keys(value: Any) -> int:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Say whether containers nest deeper than ``levels``; looks at each container once."""
+    """Return whether containers nest deeper than ``levels``; looks at each container once."""
     layer = [value]
     for _ in range(levels):
         layer = [

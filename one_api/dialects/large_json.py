@@ -106,7 +106,7 @@ def decode(
 def _without_long_strings(data: bytes | bytearray, held: Elements) -> tuple[bytes, dict[str, Span]]:
     """Return the text with a name in the place of each long string, and where the string of each name stands.
 
-    Nobody can guess the names: they are of one length, and new each time.
+    A client cannot guess the names: they are random, of one length, and new each time.
     """
     if not held.long_strings:
         return bytes(data), {}
@@ -125,17 +125,19 @@ def _long_strings(data: bytes | bytearray, spans: Mapping[str, Span], decoder: C
     """Return the string of each name."""
     found: dict[str, str] = {}
     for name, (start, end) in spans.items():
-        pieces: list[str] = []
-        at, last = start + 1, end - 1
+        # It grows in place: to join its pieces would take the system long to find the memory, all in one step.
+        text = ""
+        at, last, steps = start + 1, end - 1, 0
         while at < last:
             piece = bytes(data[at : min(at + _STEP_BYTES, last)])
             if at + len(piece) < last:
                 piece = _cut(piece)
-            pieces.append(decoder(b'"%b"' % piece))
+            text += decoder(b'"%b"' % piece)
             at += len(piece)
-            if len(pieces) % (_LONG_STEP_BYTES // _STEP_BYTES) == 0:
+            steps += 1
+            if steps % (_LONG_STEP_BYTES // _STEP_BYTES) == 0:
                 yield
-        found[name] = "".join(pieces)
+        found[name] = text
         yield
     return found
 
@@ -155,7 +157,7 @@ def _cut(piece: bytes) -> bytes:
 
 
 def _begins_escape(piece: bytes, at: int) -> bool:
-    """Say whether an escape begins with the backslash at that place, if there is one: not the second of two."""
+    """Return whether an escape begins with the backslash at that place, if there is one: not the second of two."""
     before = piece[: at + 1]
     return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
 

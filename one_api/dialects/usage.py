@@ -28,7 +28,7 @@ def reported_in(payload: JSONObject) -> list[JSONObject]:
 
 
 def _is_openais(reported: JSONObject) -> bool:
-    """Say whether a usage object has no names but OpenAI's."""
+    """Return whether a usage object has no names but OpenAI's."""
     return _NAMES.keys().isdisjoint(reported)
 
 

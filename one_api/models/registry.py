@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, overload
 from one_api.cache.answers import Answers, build_answers
 from one_api.cache.embeddings import KeptVectors
 from one_api.cache.keys import CacheRoute
+from one_api.cache.rerankings import KeptRerankings
 from one_api.cache.stores import AnswerStore
 from one_api.config import Config
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
@@ -156,23 +157,21 @@ class ModelRegistry:
 
     async def embed(self, request: EmbeddingRequest, context: CallContext) -> JSONObject:
         """Return the vectors that ``request`` asks for, see ``embeddings.answer_of``; raises as ``complete``."""
-        route = await self._route_for(request, context)
-        ask = partial(self._ask, route)
-        if self._answers is None:
-            answer: JSONObject = await ask(request, context)
-        else:
-            answer = await KeptVectors(self._answers).run(
-                CacheRoute.of(route, self._config.adapters), request, context, ask
-            )
+        answer: JSONObject = await self._kept(KeptVectors, request, context)
         context.record.used(Usage.read(answer.get("usage")))
         return answer
 
     async def forward(self, request: ForwardRequest, context: CallContext) -> ByteStream:
-        """Return an upstream's own answer to ``request``, once its first bytes are there; raises as ``complete``.
+        """Return an upstream's own answer, once its first bytes are there: close it, and note its usage."""
+        return cast(ByteStream, await self._kept(KeptRerankings, request, context))
 
-        Its owner closes it, and notes its usage.
-        """
-        return cast(ByteStream, await self._ask(await self._route_for(request, context), request, context))
+    async def _kept(self, keeper: Callable[[Answers], Any], request: Call, context: CallContext) -> Any:
+        """Return the answer to ``request``, which ``keeper`` keeps parts or all of."""
+        route = await self._route_for(request, context)
+        if self._answers is None:
+            return await self._ask(route, request, context)
+        known = CacheRoute.of(route, self._config.adapters)
+        return await keeper(self._answers).run(known, request, context, partial(self._ask, route))
 
     async def _ask(self, route: Route, call: Call, context: CallContext) -> Any:
         """Return the answer of a deployment of ``route``: what ``call`` asks for is what it is."""
@@ -231,7 +230,7 @@ class ModelRegistry:
 
     @property
     def unready(self) -> str | None:
-        """Say why nothing can be served; None when something can."""
+        """Return why nothing can be served; None when something can."""
         if not self.adapters:
             return "no adapter is configured"
         if self.routes.mapping:
@@ -248,7 +247,7 @@ class ModelRegistry:
 
     @property
     def is_started(self) -> bool:
-        """Say whether the adapters' background work was started."""
+        """Return whether the adapters' background work was started."""
         return self._started
 
     async def start(self) -> None:

@@ -163,7 +163,7 @@ class LineWriter(logging.Handler):
                 self.dropped += len(batch)
 
     def close(self) -> None:
-        """Write what is left, as far as somebody reads it within a second."""
+        """Write what is left, as far as it is read within a second."""
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
@@ -238,7 +238,7 @@ class _Descriptor:
 
 
 def audit(event: str, **facts: object) -> dict[str, Any]:
-    """Return the ``extra`` of a log call about a change: ``event`` is config or key."""
+    """Return the ``extra`` of a log call about a change: ``event`` is config, key or admin."""
     return {"event": event, "facts": facts}
 
 
@@ -272,7 +272,7 @@ def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
 def route_all_logs() -> None:
     """Have all that this process logs or prints to standard error written by the package's writer, if it has one.
 
-    For a process that serves on an event loop: a pipe that nobody reads would stop it.
+    For a process that serves on an event loop: a pipe that is not read would stop it.
     """
     for writer in logger.handlers:
         if isinstance(writer, LineWriter):

@@ -94,7 +94,9 @@ class Tracing:
         self._wake.set()
 
     def _is_kept(self, record: CallRecord, trace: Trace) -> bool:
-        if trace.sampled or record.outcome not in ("ok", "cached") or len(record.attempts) > 1:
+        if trace.sampled or record.outcome not in ("ok", "cached"):
+            return True
+        if any(attempt.kind != "first" for attempt in record.attempts):
             return True
         took_s = (record.ended or record.started) - record.started
         return took_s > self._settings.slow_s or (trace.is_forced and self._may_force(record.caller or ""))
@@ -179,7 +181,7 @@ class Tracing:
     # The thread
 
     def _run(self) -> None:
-        exporter = OTLPSpanExporter(f"{(self._settings.endpoint or '').rstrip('/')}/v1/traces")
+        exporter = OTLPSpanExporter(self._settings.url)
         while not self._stopping or self._waiting:
             if not self._waiting:
                 self._wake.wait()

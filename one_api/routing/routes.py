@@ -28,9 +28,6 @@ class Routes:
     def __init__(self, config: Config, adapters: Mapping[str, BaseModelAdapter], rng: random.Random) -> None:
         """``adapters`` by their names; more may come later."""
         self.model_groups: dict[str, GroupConfig] = expanded(config.model_groups, config.adapters)
-        self._in_groups = {
-            each.model for group in self.model_groups.values() for each in targets(group.targets + group.fallbacks)
-        }
         self._config = config
         self._adapters = adapters
         self._rng = rng
@@ -88,17 +85,6 @@ class Routes:
         if weight is None or weight == known.weight:
             return known
         return replace(known, weight=weight)
-
-    def find_deployment(self, name: str) -> Deployment | None:
-        """Return a deployment by "adapter/upstream model"; None when its adapter lists it no more and no group has it.
-
-        After a reload it is not among ``deployments`` before this, or its first use.
-        """
-        adapter_name, _, model = name.partition("/")
-        if adapter_name not in self._adapters:
-            return None
-        is_served = name in self._in_groups or model_of(self._adapters[adapter_name], model) is not None
-        return self._deployment(adapter_name, model) if is_served else None
 
     @property
     def mapping(self) -> dict[str, tuple[str, ...]]:

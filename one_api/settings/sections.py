@@ -84,7 +84,7 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ttl_s: Seconds = 300.0
     #: What answers may take in the memory of one process, in bytes; the limit of Redis is its own ``maxmemory``.
     max_bytes: Count = 64 * 1024 * 1024
-    #: A larger answer is not kept, and nobody joins it while it is under way.
+    #: A larger answer is not kept, and no other request joins it while it is under way.
     max_answer_bytes: Count = 1024 * 1024
     #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
     storage: Storage = Storage("memory")
@@ -131,6 +131,8 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Any name: the targets are one embedding model, whatever each of them calls it. Left out: only those of one name
     #: stand in for each other. Danger: vectors of different models cannot be compared, and nothing shows it.
     embedding_space: str | None = None
+    #: The same for models that rank: scores of different models cannot be compared.
+    rerank_space: str | None = None
 
 
 class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,7 +141,8 @@ class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: short: each model once, as "adapter/model" only where its short id leads elsewhere; all: under both ids. Both can
     #: always be asked for.
     list: Literal["short", "all"] = "short"
-    #: The model for requests for moderation that name none. Left out: such requests are refused.
+    #: The model for requests for moderation that name none. Left out: the first of the list whose kinds say that it
+    #: moderates.
     moderation: str | None = None
     #: Lists every other model for Anthropic's clients a second time under this beginning, which requests to
     #: ``/v1/messages`` may then use: Claude Code's picker shows only ids with ``claude`` or ``anthropic`` in them.
@@ -227,6 +230,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     keep_alive_s: Seconds = 75.0
     #: The path below which a proxy serves the gateway, such as /llm; requests may come with or without it.
     root_path: RootPath = ""
+    #: Where reranking is served beside ``/v1/rerank``: clients that were made for others ask there.
+    rerank_paths: tuple[Literal["/rerank", "/v2/rerank"], ...] = ()
     #: Proxies whose X-Forwarded-Prefix, -Proto and -Host are believed: addresses or networks. Danger: whatever connects
     #: from there can claim any.
     trusted_proxies: tuple[Network, ...] = ()
@@ -268,7 +273,7 @@ class ResponsesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     #: A failed stream ends with a second event, in the form of chat's error: OpenAI's own clients raise an exception on
     #: nothing else.
     error_frame: bool = True
-    #: Answer streamed requests that nobody can serve now, 503 elsewhere, with a stream that says so and no more: Codex
+    #: Answer streamed requests that no deployment can serve now (503 elsewhere) with a stream of one error: Codex
     #: asks thirty times after a 503, and once after that.
     overload_as_event: bool = False
 

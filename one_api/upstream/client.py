@@ -33,7 +33,7 @@ _LARGE_ANSWER_BYTES, _HUGE_ANSWER_BYTES = 64 * 1024, 1024 * 1024
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 #: The largest error body that is read, in bytes.
 _MAX_ERROR_BYTES = 64 * 1024
-#: First event of a stream when nobody set a limit, in seconds.
+#: How long the first event of a stream may take where no limit is set, in seconds.
 _FIRST_EVENT_S = 120.0
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3

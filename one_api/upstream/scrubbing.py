@@ -55,7 +55,7 @@ _ADDRESS = re.compile(
 
 
 class Scrubber:
-    """Takes what is nobody's business out of the texts of upstreams.
+    """Takes secrets and addresses out of the texts of upstreams.
 
     ``secrets`` are taken out by value: whole, in parts, in any case, with blanks between, and as percent-encoding,
     base64 or hexadecimal digits. ``addresses`` are base URLs whose hosts are taken out. What looks like a key or an
@@ -97,7 +97,7 @@ class Scrubber:
         return self._without_secrets(_INVISIBLE.sub(" ", text).strip(), is_cut=False) if self.is_clean(text) else None
 
     def is_clean(self, text: str) -> bool:
-        """Say whether a short text holds no secret and nothing that looks like one."""
+        """Return whether a short text holds no secret and nothing that looks like one."""
         return REMOVED not in self._without_secrets(_without_keys(text), is_cut=False)
 
     def _without_secrets(self, text: str, is_cut: bool) -> str:
@@ -119,7 +119,7 @@ class Scrubber:
         return _without(text, places, found)
 
     def _holds_any(self, bare: str) -> bool:
-        """Say whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
+        """Return whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
         parts = [bare[at : at + _FRAGMENT] for at in range(len(bare) - _FRAGMENT + 1)]
         ends = [bare[-length:] for length in range(_MIN_CUT, _FRAGMENT)]
         has_short = any(short in bare for short in self._short)

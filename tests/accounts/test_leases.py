@@ -77,9 +77,9 @@ def budget(engine: Engine) -> Budget:
     return limited(engine, 10)
 
 
-def limited(engine: Engine, units: float, name: str = NAME) -> Budget:
+def limited(engine: Engine, units: float, name: str = NAME, zone: str = "UTC") -> Budget:
     """A budget of so many units."""
-    transact(engine, lambda c: changes.set_budget(c, "tester", name, {"limit_usd": str(units)}))
+    transact(engine, lambda c: changes.set_budget(c, "tester", name, {"limit_usd": str(units), "zone": zone}))
     loaded = transact(engine, lambda c: load(c, -1))
     assert loaded is not None
     return loaded.shared[0]
@@ -284,6 +284,52 @@ async def test_a_clock_that_is_set_back_opens_no_day_again(
     assert later is today
     for lease in (today, later):
         lease.settle(0, 0)
+
+
+async def test_a_request_is_charged_to_the_day_in_which_it_was_let_in(
+    start: Start, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, name = await start(), "all:day"
+    budget = limited(engine, 10, name, zone="Asia/Shanghai")
+    midnight = int(time.time()) // 86400 * 86400 + 16 * 3600
+    clock = midnight - 0.1
+    monkeypatch.setattr("one_api.accounts.leases.time.time", lambda: clock)
+    old = await process.reserve(budget, 8)
+    clock = float(midnight)
+    new = await process.reserve(budget, 8)  # for both at one time no day has enough
+
+    clock = midnight + 5.0
+    for lease, cost, number in ((old, 7, 1), (new, 3, 2)):
+        charged = f'[["{name}",{lease.window.start}]]'
+        process.books.add(row(number, cost=cost * UNIT, charged=charged))
+        lease.settle(8 * UNIT, cost * UNIT)
+
+    assert (old.window.start, new.window.start) == (midnight - 86400, midnight)
+    days = select(WINDOWS.c.start, WINDOWS.c.spent).order_by(WINDOWS.c.start)
+    expected = [(midnight - 86400, 7 * UNIT), (midnight, 3 * UNIT)]
+    await until(lambda: [tuple(each) for each in transact(engine, lambda c: c.execute(days).all())] == expected)
+    with pytest.raises(BudgetExceeded):
+        await process.reserve(budget, 8)
+    await process.reserve(budget, 7)
+
+
+async def test_a_clock_that_is_set_forward_takes_nothing_from_the_living(
+    start: Start, budget: Budget, engine: Engine, tmp_path: Path
+) -> None:
+    if engine.dialect.name != "sqlite":
+        pytest.skip("there the clock is that of the server")
+    process, other = await start(), await start()
+    await process.reserve(budget, 6)
+    await until(lambda: units(engine, LEASES.c.held) == 6)
+
+    transact(engine, lambda c: c.execute(LEASES.update().values(expires_at=0)))  # as it looks days later
+    other.leases._lost_at = -1e9
+    await other.leases._look()
+
+    assert units(engine, LEASES.c.held) == 6
+    with pytest.raises(BudgetExceeded):
+        await other.reserve(budget, 5)
+    assert rows(engine) == []
 
 
 # Names and windows

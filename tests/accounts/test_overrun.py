@@ -125,7 +125,7 @@ def test_others_have_less_while_a_stream_grows(finishing: Bed, engine: Engine) -
     finishing.a.on(model, slowly(gate, *opened(2), said=60, usage=tokens(5, 60)))
     with finishing.begin(model, key=account.key) as begun:
         events = [begun.next() for _ in range(11)]
-        assert finishing.ask(small, key=account.key, max_tokens=25).status == 200
+        assert finishing.ask(small, key=account.key, max_tokens=15).status == 200
         gate.set()
         events += [begun.next() for _ in range(49)]
         until(lambda: {finishing.ask(small, key=account.key, max_tokens=1).status for _ in range(8)} == {429})

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import JSONObject, Kind, Usage
 from one_api.dialects import json, large_json
+from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
 from one_api.dialects.payloads import InvalidAnswer, check_error
 
@@ -41,7 +42,7 @@ class Door:
     #: Below ``/v1`` here, and below the base URL of an upstream.
     path: str
     answers: frozenset[AnswerType]
-    #: How long the first byte of an answer may take where nobody has set a limit, in seconds.
+    #: How long the first byte of an answer may take where no limit is set, in seconds.
     first_byte_s: float = 120.0
     #: Each answer is paid for: a request whose answer did not come in time is not sent again.
     is_paid_each: bool = False
@@ -82,13 +83,14 @@ class Body(Protocol):
 
 
 class JSONBody:
-    """An object; it is sent with its keys in their order, and its numbers as they were written."""
+    """An object, in the client's own bytes as far as they are certain; numbers are as they were written in any case."""
 
     content_type = "application/json"
 
-    def __init__(self, fields: JSONObject) -> None:
+    def __init__(self, fields: JSONObject, data: bytes | None = None) -> None:
+        """``data`` are the bytes of ``fields``, where somebody has written them."""
         self.fields = fields
-        self._pieces: list[bytes] | None = None
+        self._pieces = None if data is None else [data]
 
     def encode(self) -> Generator[None, None, list[bytes]]:
         """Return what is sent, encoded once, in steps none of which takes long."""
@@ -107,7 +109,10 @@ class JSONBody:
 
     def for_model(self, model: str) -> "JSONBody":
         """See ``Body``."""
-        return self if self.fields.get("model") == model else JSONBody(self.fields | {"model": model})
+        if self.fields.get("model") == model:
+            return self
+        named = self.fields | {"model": model}
+        return JSONBody(named, None if self._pieces is None else renamed(b"".join(self._pieces), model))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._encoded:
@@ -217,7 +222,7 @@ class Watcher:
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the bytes so far may be all: a stream of events has a last one."""
+        """Return whether the bytes so far may be all: a stream of events has a last one."""
         return self._ended or not self._has_events
 
     @property
