@@ -327,7 +327,7 @@ def build_registry(config: Config, before: Snapshot | None = None) -> ModelRegis
 
 
 def _is_kept(name: str, old: Config, new: Config) -> bool:
-    """Say whether the adapter ``name`` that was built for ``old`` can be used on."""
+    """Return whether the adapter ``name`` that was built for ``old`` can be used on."""
     settings = old.adapters.get(name)
     return settings is not None and old.errors == new.errors and is_same_adapter(settings, new.adapters[name])
 
@@ -340,7 +340,7 @@ def _adapter(name: str, settings: AdapterConfig, reports: Reports) -> BaseModelA
             return cast(BaseModelAdapter, kind(**revealed(settings.settings)))
     except NoAdapter as error:
         raise ConfigError((Problem(f"adapters.{name}", str(error), error.fix),)) from None
-    except Exception as error:  # whatever the constructor of somebody else does
+    except Exception as error:  # whatever a constructor from outside raises
         why = reports.scrubber.clean(f"{type(error).__name__}: {error}")
         problem = Problem(f"adapters.{name}", f"{type_name(settings)} cannot be made: {why}", "Correct its settings")
         raise ConfigError((problem,)) from error

@@ -130,7 +130,7 @@ def _create(name: str, role: str | None, expires: str | None, budgets: tuple[str
 @click.argument("name")
 @_key_options
 def _import_key(name: str, expires: str | None, **given: Any) -> None:
-    """Take over a key that was made elsewhere, so that nobody needs a new one; it is read from standard input."""
+    """Take over a key that was made elsewhere, so that its owner needs no new one; it is read from standard input."""
     with administration() as opened:
         text = sys.stdin.readline().strip()
         opened.create_key(name, _fields(expires, **given), text)

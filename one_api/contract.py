@@ -51,7 +51,7 @@ class Caller:
     concurrent: int | None = None
 
     def may_use(self, model: str) -> bool:
-        """Say whether the key may name a model."""
+        """Return whether the key may name a model."""
         return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
@@ -161,7 +161,7 @@ class ChunkStream(AnswerStream):
         return encode(await self.read())
 
     def has_content(self, chunk: JSONObject) -> bool:
-        """Say whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
+        """Return whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
         for choice in chunk.get("choices", ()):
             if choice.get("finish_reason") is not None or choice.get("text"):
                 return True
@@ -191,7 +191,7 @@ class ByteStream(AnswerStream):
 
     @property
     def has_events(self) -> bool:
-        """Say whether it is a stream of server-sent events."""
+        """Return whether it is a stream of server-sent events."""
         return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
     @abstractmethod
@@ -239,11 +239,11 @@ class Call(Protocol):
 
     @property
     def stream(self) -> bool:
-        """Say whether the answer is to come as chunks."""
+        """Return whether the answer is to come as chunks."""
 
     @property
     def repeats(self) -> bool:
-        """Say whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
+        """Return whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
 
     def for_model(self, model: str) -> Self:
         """Return the same request for the model of that name."""
@@ -258,7 +258,7 @@ class ModelInfo:
     created: int = 0
     context_window: int | None = None
     max_output_tokens: int | None = None
-    #: What it may be asked for; None when nobody has said.
+    #: What it may be asked for; None when it is not known.
     kinds: tuple[Kind, ...] | None = None
     #: What else the upstream said of it.
     extra: JSONObject = field(default_factory=dict)

@@ -76,7 +76,7 @@ GATES: dict[str, list[str]] = {
     "msgspec": [
         "accounts.journal",
         "dialects.json",
-        "dialects.slices",
+        "dialects.large_json",
         "dialects.sse",
         "config",
         "settings",
@@ -271,6 +271,21 @@ def test_only_the_configuration_reads_the_environment() -> None:
     assert readers == {"config"}
 
 
+#: Where a ContextVar is, with its reason: data goes down as an argument, and comes back as a return value.
+WITH_CONTEXT = {"upstream.connections": "aiohttp's connector has no other way to its caller"}
+
+
+def test_no_data_travels_beside_the_arguments() -> None:
+    users = {
+        module
+        for module in SOURCES
+        for full in imports_of(module)
+        if full == "contextvars" and "ContextVar" in SOURCES[module].read_text(encoding="utf-8")
+    }
+
+    assert users == set(WITH_CONTEXT)
+
+
 #: How code says which configuration a request began with.
 OF_THE_REQUEST = {"g.snapshot", "known.snapshot", "call.snapshot"}
 #: Who reads the one that is in use now, or the listening side's part of it.
@@ -332,6 +347,26 @@ def test_a_module_is_no_longer_than_it_may_be() -> None:
     lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in SOURCES.items()}
 
     assert [module for module in SOURCES if lines[module] > LONG.get(module, (MAX_LINES, ""))[0]] == []
+
+
+#: The most lines of a function, without its docstring.
+MAX_FUNCTION_LINES = 45
+
+
+def test_a_function_fits_a_screen() -> None:
+    long = [
+        f"{module}.{node.name}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _lines_of_body(node) > MAX_FUNCTION_LINES
+    ]
+
+    assert long == []
+
+
+def _lines_of_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
 # What is documented

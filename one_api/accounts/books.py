@@ -89,7 +89,7 @@ class Books:
 
     @property
     def degraded(self) -> str | None:
-        """Say what works less well than it should; None when all is well."""
+        """Return what works less well than it should; None when all is well."""
         return self._failing
 
     def add(self, row: LedgerRow) -> None:
@@ -173,7 +173,7 @@ class Books:
             self._journal = None
 
     async def _has_released(self) -> bool:
-        """Give back what this process holds of budgets; say whether that is done."""
+        """Give back what this process holds of budgets; return whether that is done."""
         if self.has_leased:
             try:
                 await self._database.write(partial(windows.release, holder=str(self.holder)))
@@ -278,7 +278,7 @@ class Books:
             await asyncio.sleep(_TIDY_S if has_adopted else _RETRY_S[1])
 
     async def _has_adopted(self) -> bool:
-        """Book what dead processes left; say whether all of it is done."""
+        """Book what dead processes left; return whether all of it is done."""
         try:
             await self._adopt()
         except (DatabaseUnavailable, OSError):

@@ -82,7 +82,7 @@ class Reserve(NamedTuple):
     windows: list[WindowKey]
 
     def presumed(self) -> LedgerRow:
-        """Return the row for a request whose end nobody knows: it owes what it had reserved."""
+        """Return the row for a request whose end is not known: it owes what it had reserved."""
         return _presumed(self.id, self.at, self.key, self.model, self.amount, self.windows)
 
 

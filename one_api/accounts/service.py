@@ -59,7 +59,7 @@ class Accounts:
 
     @property
     def degraded(self) -> str | None:
-        """Say what works less well than it should; None when all is well."""
+        """Return what works less well than it should; None when all is well."""
         return self._off or (self._books.degraded if self._books is not None else None)
 
     def book(self, record: CallRecord, prices: Prices | None) -> None:
@@ -101,12 +101,12 @@ class Accounts:
         return self._keys.find(digest_of(key)) if self._keys is not None else None
 
     def has_key(self, caller: Caller) -> bool:
-        """Say whether the key of the database that a caller had is still there, and not revoked."""
+        """Return whether the key of the database that a caller had is still there, and not revoked."""
         key = self._keys.find(caller.secret) if self._keys is not None else None
         return key is not None and not key.is_disabled
 
     def may_be_new(self, key: str) -> bool:
-        """Say whether a key that is not known may be one that was made just now."""
+        """Return whether a key that is not known may be one that was made just now."""
         return self._keys is not None and is_ours(key)
 
     async def look_again(self) -> None:

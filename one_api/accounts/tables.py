@@ -115,7 +115,7 @@ TEAMS = Table(
     Column("disabled_at", BigInteger),
 )
 
-#: Keys. None is deleted: one that was revoked keeps its digest, so that nobody brings it back.
+#: Keys. None is deleted: one that was revoked keeps its digest, so that it cannot come back.
 KEYS = Table(
     "keys",
     METADATA,
@@ -215,7 +215,7 @@ RESPONSES = Table(
     "responses",
     METADATA,
     Column("id", String(64), primary_key=True),
-    # The name of the key that made it; nobody else finds it.
+    # The name of the key that made it; no other key finds it.
     Column("owner", String(256), nullable=False),
     # The response that it goes on from.
     Column("parent", String(64)),

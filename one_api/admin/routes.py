@@ -39,7 +39,7 @@ def _hide_elsewhere() -> None:
 @admin.get("/admin/routes/<path:model>")
 @for_the_operator
 def explain_route(model: str) -> Response:
-    """Tell how each deployment of a model looks to each process, and what became of the last requests for it.
+    """Show how each deployment of a model looks to each process, and how the last requests for it ended.
 
     ``tables`` are those of the process that answers, ``others`` those of the other ones; ``recent`` is of all.
     """

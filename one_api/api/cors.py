@@ -59,7 +59,7 @@ class CrossOrigin:
         self._resources = resources if any(each.origins for _, each in resources) else []
 
     def answers_preflight(self) -> bool:
-        """Say whether the current preflight is of a page that may call."""
+        """Return whether the current preflight is of a page that may call."""
         options = self._options()
         return (
             options is not None

@@ -208,7 +208,7 @@ def _in_header(deployment: str) -> str:
 
 
 def _cost(record: CallRecord, used: Snapshot) -> int | None:
-    """Return what an answer costs in nano-dollars; None where nobody knows that, or not yet."""
+    """Return what an answer costs in nano-dollars; None where that is not known, or not yet."""
     prices = used.prices
     if prices is None or record.usage is None or record.deployment is None:
         return None
@@ -234,7 +234,7 @@ def _moment_in(duration: str) -> str:
 
 
 def is_anthropic() -> bool:
-    """Say whether the current request's client expects Anthropic's words: its address is one of that API.
+    """Return whether the current request's client expects Anthropic's words: its address is one of that API.
 
     The lists of models are at one address for all clients; there a header decides.
     """

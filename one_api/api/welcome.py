@@ -57,5 +57,5 @@ def _root(used: Snapshot) -> str:
 
 def _model(used: Snapshot) -> str:
     """Return a model for the examples; strangers do not learn which there are."""
-    listed = used.registry.listed if is_from_this_machine() else []
+    listed = used.registry.routes.listed if is_from_this_machine() else []
     return next((model for model in listed if _MODEL.fullmatch(model)), "MODEL")

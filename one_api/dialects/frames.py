@@ -50,7 +50,7 @@ class Translator(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the upstream has sent all of the answer, though perhaps not the end mark."""
+        """Return whether the upstream has sent all of the answer, though perhaps not the end mark."""
 
     def feed(self, event: sse.Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to."""

@@ -150,7 +150,7 @@ def _is_answer(value: Any) -> bool:
 
 
 def says_nothing(payload: JSONObject) -> bool:
-    """Say whether an object holds nothing, or only says that the server is alive."""
+    """Return whether an object holds nothing, or only says that the server is alive."""
     if any(str(payload.get(key)).lower() in _SILENT_NAMES for key in ("type", "object", "event")):
         return True
     return _is_blank(payload)
@@ -163,13 +163,13 @@ def _is_blank(value: Any) -> bool:
 
 
 def _reports_in_words(payload: JSONObject) -> bool:
-    """Say whether an object reports an error by its words or codes alone."""
+    """Return whether an object reports an error by its words or codes alone."""
     holders = (payload, payload.get("data"), payload.get("header"))
     return any(map(_has_words, holders)) or next(error_body.named_reports(payload), None) is not None
 
 
 def _has_words(value: Any) -> bool:
-    """Say whether an object holds the words or the code of an error, and not a message."""
+    """Return whether an object holds the words or the code of an error, and not a message."""
     if not isinstance(value, dict) or "role" in value:
         return False
     if any(value.get(key) and isinstance(value[key], (str, list)) for key in error_body.CLEAR_WORDS):
@@ -178,7 +178,7 @@ def _has_words(value: Any) -> bool:
 
 
 def _is_named(payload: JSONObject, event: Event) -> bool:
-    """Say whether an event has a type or a name, and not that of an error."""
+    """Return whether an event has a type or a name, and not that of an error."""
     name = payload.get("type") or event.name
     return isinstance(name, str) and bool(name) and _ERROR_NAME.search(name) is None
 

@@ -67,7 +67,7 @@ class EventReader:
 
     @property
     def is_between_events(self) -> bool:
-        """Say whether no event has come in part, and events end with a blank line as they should."""
+        """Return whether no event has come in part, and events end with a blank line as they should."""
         return not (self._rest or self._data or self._name or self._bare or self._start or self._by_line or self._size)
 
     def feed(self, received: bytes) -> list[Event]:
@@ -178,10 +178,10 @@ _BRACKETS = frozenset(_CLOSING)
 
 
 def _closes(line: bytes) -> bool:
-    """Say whether a line may be the last of an event's data."""
+    """Return whether a line may be the last of an event's data."""
     return line.rstrip()[-1:] == b"}" or b"[DONE]" in line
 
 
 def _another(last: bytes, value: bytes) -> bool:
-    """Say whether two lines of data are of two events: no JSON text goes on so."""
+    """Return whether two lines of data are of two events: no JSON text goes on so."""
     return (last.rstrip()[-1:] == b"}" and value[:1] in (b"{", b"[")) or b"[DONE]" in (last.strip(), value.strip())

@@ -45,7 +45,7 @@ def reported_in(payload: JSONObject) -> list[JSONObject]:
 
 
 def stands_elsewhere(payload: JSONObject) -> bool:
-    """Say whether a chunk may report usage in another place than its own ``usage``, its choices left aside."""
+    """Return whether a chunk may report usage in another place than its own ``usage``, its choices left aside."""
     return "x_groq" in payload or any(key in payload for key in _HOLDERS)
 
 

@@ -177,7 +177,7 @@ class LineWriter(logging.Handler):
                 self.dropped += len(batch)
 
     def close(self) -> None:
-        """Write what is left, as far as somebody reads it within a second."""
+        """Write what is left, as far as it is read within a second."""
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
@@ -286,7 +286,7 @@ def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
 def route_all_logs() -> None:
     """Have all that this process logs or prints to standard error written by the package's writer, if it has one.
 
-    For a process that serves on an event loop: a pipe that nobody reads would stop it.
+    For a process that serves on an event loop: a pipe that is not read would stop it.
     """
     for writer in logger.handlers:
         if isinstance(writer, LineWriter):

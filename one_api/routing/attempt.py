@@ -44,12 +44,12 @@ class RetryLimit:
 
     @property
     def has_room(self) -> bool:
-        """Say whether a request could retry now, without waiting."""
+        """Return whether a request could retry now, without waiting."""
         return not self._waiting and self.retrying < self.max_retrying
 
     @property
     def allows_any(self) -> bool:
-        """Say whether there is ever a retry."""
+        """Return whether there is ever a retry."""
         return self._min_concurrent > 0 or self._budget > 0
 
     def begin(self) -> None:
@@ -146,11 +146,11 @@ class Attempt:
 
     @property
     def is_open(self) -> bool:
-        """Say whether it has not been settled."""
+        """Return whether it has not been settled."""
         return self.record.seconds is None
 
     def answered(self) -> bool:
-        """Note that the first content, or the whole answer, is there; say whether this ends an outage."""
+        """Note that the first content, or the whole answer, is there; return whether this ends an outage."""
         if not self.is_open or self._answered is not None:
             return False
         now = self._answered = self._clock()
@@ -267,7 +267,7 @@ class RequestState(Struct):
 
     @property
     def stream(self) -> bool:
-        """Say whether a stream is asked for."""
+        """Return whether a stream is asked for."""
         return self.request.stream
 
     @property
@@ -282,7 +282,7 @@ class RequestState(Struct):
 
     @property
     def may_probe(self) -> bool:
-        """Say whether the next attempt may go to a deployment that has just been out.
+        """Return whether the next attempt may go to a deployment that has just been out.
 
         Only if the request could be repeated elsewhere at once; where no request ever could, any may.
         """

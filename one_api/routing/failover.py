@@ -24,7 +24,7 @@ from one_api.routing.retries import NextAttempt, error_for_client, first_step, l
 from one_api.routing.selection import Route, choose, probe_others_now
 from one_api.serving.timeouts import Deadline
 
-#: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
+#: First content of a stream while another candidate is left, where no limit is set, in seconds.
 _FIRST_EVENT_S = 30.0
 #: How long a retry waits for its turn at most, in seconds.
 _MAX_TURN_S = 30.0

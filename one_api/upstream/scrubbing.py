@@ -58,7 +58,7 @@ _ADDRESS = re.compile(
 
 
 class Scrubber:
-    """Takes what is nobody's business out of the texts of upstreams.
+    """Takes secrets and addresses out of the texts of upstreams.
 
     ``secrets`` are taken out by value: whole, in parts, in any case, with blanks between, and as percent-encoding,
     base64 or hexadecimal digits. ``addresses`` are base URLs whose hosts are taken out. What looks like a key or an
@@ -100,7 +100,7 @@ class Scrubber:
         return self._without_secrets(_INVISIBLE.sub(" ", text).strip(), is_cut=False) if self.is_clean(text) else None
 
     def is_clean(self, text: str) -> bool:
-        """Say whether a short text holds no secret and nothing that looks like one."""
+        """Return whether a short text holds no secret and nothing that looks like one."""
         return REMOVED not in self._without_secrets(_without_keys(text), is_cut=False)
 
     def _without_secrets(self, text: str, is_cut: bool) -> str:
@@ -122,7 +122,7 @@ class Scrubber:
         return _without(text, places, found)
 
     def _holds_any(self, bare: str) -> bool:
-        """Say whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
+        """Return whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
         parts = map(bare.__getitem__, map(slice, range(len(bare) - _FRAGMENT + 1), range(_FRAGMENT, len(bare) + 1)))
         ends = map(bare.__getitem__, _ENDINGS)
         if not (self._fragments.isdisjoint(parts) and self._starts.isdisjoint(ends)):

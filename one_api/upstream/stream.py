@@ -120,7 +120,7 @@ class UpstreamStream(ChunkStream):
         return self._tail_ends
 
     def _take(self, received: bytes) -> bool:
-        """Translate what has arrived, and say whether it held an event; no bytes are the end of the response.
+        """Translate what has arrived, and return whether it held an event; no bytes are the end of the response.
 
         A fault is kept for later while there is something to read.
         """
@@ -182,7 +182,7 @@ class UpstreamStream(ChunkStream):
             self._response.close()
 
     async def _at_end(self) -> bool:
-        """Say whether nothing follows the stream's end; what is left of the framing may be on its way."""
+        """Return whether nothing follows the stream's end; what is left of the framing may be on its way."""
         with suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_LINGER_S):
                 return not await self._response.content.readany()

@@ -56,12 +56,12 @@ class KeyRing:
     def caller(self, key: str) -> Caller | None:
         """Return whose key this is.
 
-        It is looked up by its digest, which nobody can steer: how long that takes says nothing of the keys.
+        It is looked up by its digest, which no client can choose: how long that takes says nothing of the keys.
         """
         return self._callers.get(digest_of(key))
 
     def has(self, caller: Caller) -> bool:
-        """Say whether a caller's key is one of these."""
+        """Return whether a caller's key is one of these."""
         return caller.secret in self._callers
 
     def authenticate(
@@ -133,7 +133,7 @@ def authenticate() -> None:
 
 
 def for_the_operator(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Let only the operator's key through, from a process of this machine, and nobody behind a proxy."""
+    """Let only the operator's key through, from a process of this machine, and not through a proxy."""
 
     run = async_to_sync(view) if iscoroutinefunction(view) else view
 
@@ -156,11 +156,11 @@ class AdminAccess:
         self._networks = [ipaddress.ip_network(each, strict=False) for each in settings.allow]
 
     def is_here(self) -> bool:
-        """Say whether the current request came to the address where ``/admin`` is."""
+        """Return whether the current request came to the address where ``/admin`` is."""
         return self._port is None or request.environ.get("SERVER_PORT") == str(self._port)
 
     def is_allowed(self) -> bool:
-        """Say whether the current request comes from where it may, not through a proxy, and by a name of our own.
+        """Return whether the current request comes from where it may, not through a proxy, and by a name of our own.
 
         A page whose name was made to lead here sends that name as ``Host``.
         """
@@ -257,7 +257,7 @@ def _caller_of(accounts: "Accounts", key: str, roles: tuple[str, ...]) -> Caller
 
 
 def is_from_this_machine() -> bool:
-    """Say whether the current request comes from a process of this machine, and not through a proxy."""
+    """Return whether the current request comes from a process of this machine, and not through a proxy."""
     return _is_loopback(request.remote_addr) and not any(name in request.headers for name in _FORWARDED)
 
 

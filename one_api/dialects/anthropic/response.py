@@ -46,7 +46,7 @@ class Shape:
 
 
 def known_stop(reason: str) -> bool:
-    """Say whether a stop reason is one that we have a word for."""
+    """Return whether a stop reason is one that we have a word for."""
     return reason in _FINISH_REASONS or reason in OPENAI
 
 
@@ -57,7 +57,7 @@ def check_stop(reason: str) -> None:
 
 
 def ends_of_itself(stop_reason: str | None) -> bool:
-    """Say whether the model had said all that it wanted to: nothing stopped it."""
+    """Return whether the model had said all that it wanted to: nothing stopped it."""
     return stop_reason in _NATURAL
 
 

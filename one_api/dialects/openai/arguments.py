@@ -27,7 +27,7 @@ class ValueScanner:
 
     @property
     def is_whole(self) -> bool:
-        """Say whether the outermost bracket has been closed."""
+        """Return whether the outermost bracket has been closed."""
         self._catch_up()
         return self._closed
 
@@ -39,7 +39,7 @@ class ValueScanner:
 
     @property
     def in_string(self) -> bool:
-        """Say whether the pieces end inside a string."""
+        """Return whether the pieces end inside a string."""
         self._catch_up()
         return self._in_string
 
@@ -88,7 +88,7 @@ class Arguments:
 
     @property
     def is_whole(self) -> bool:
-        """Say whether they are whole."""
+        """Return whether they are whole."""
         return self._scanner.is_whole
 
     @property
@@ -98,7 +98,7 @@ class Arguments:
 
     @property
     def sent(self) -> bool:
-        """Say whether any were passed on."""
+        """Return whether any were passed on."""
         return bool(self._length) and not self._is_empty
 
     def add(self, piece: str) -> str:
@@ -130,13 +130,13 @@ class Arguments:
         return piece[self._length :] if self._repeats else piece
 
     def _has_come(self, piece: str) -> bool:
-        """Say whether a piece after whole arguments holds the same again, or nothing."""
+        """Return whether a piece after whole arguments holds the same again, or nothing."""
         again = whole_arguments(piece)
         return again in ("", "{}") or _same(again, "".join(self._pieces))
 
 
 def _same(one: str, other: str) -> bool:
-    """Say whether two texts hold the same value."""
+    """Return whether two texts hold the same value."""
     try:
         return bool(json.decode(one.encode()) == json.decode(other.encode()))
     except (ValueError, UnicodeEncodeError):

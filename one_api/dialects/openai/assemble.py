@@ -41,7 +41,7 @@ class _Choice:
 
 
 def has_only(names: Collection[str], found: JSONObject) -> bool:
-    """Say whether an object holds nothing but these; what is null is not there."""
+    """Return whether an object holds nothing but these; what is null is not there."""
     return all(name in names or value is None for name, value in found.items())
 
 

@@ -124,7 +124,7 @@ class CallReader:
         return None if (call.name and call.index in touched) or self._is_another(call, name, text) else call
 
     def _is_another(self, call: _Call, name: str, text: str) -> bool:
-        """Say whether a name opens a call beside ``call``, and does not repeat or continue its name."""
+        """Return whether a name opens a call beside ``call``, and does not repeat or continue its name."""
         if not call.name:
             return False
         if name == call.name:
@@ -166,7 +166,7 @@ def number_of(entry: JSONObject) -> int | None:
 
 
 def _goes_on(call: _Call | None, name: str, touched: set[int]) -> bool:
-    """Say whether a name under another id is of ``call``: some servers make up an id for each piece."""
+    """Return whether a name under another id is of ``call``: some servers make up an id for each piece."""
     return call is not None and name == call.name and call.index not in touched and not call.arguments.is_whole
 
 

@@ -24,7 +24,7 @@ _SPEAKING = frozenset({"developer", "system", "user", "tool"})
 
 
 class ChatRequest(Struct, frozen=True):
-    """A chat request: what we act on, and the body as it came, which nobody changes in place.
+    """A chat request: what we act on, and the body as it came, which is not changed in place.
 
     It travels as one object down to the adapters: no key of a client's JSON ever becomes a Python argument.
     """

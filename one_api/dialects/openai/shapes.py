@@ -70,7 +70,7 @@ def _native_choice(payload: JSONObject) -> JSONObject | None:
 
 
 def is_envelope(payload: JSONObject) -> bool:
-    """Say whether a chunk without choices holds nothing else than which answer it is of."""
+    """Return whether a chunk without choices holds nothing else than which answer it is of."""
     return all(key in _ENVELOPE or value is None or value == [] for key, value in payload.items())
 
 
@@ -92,7 +92,7 @@ def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | 
 
 
 def is_whole_answer(payload: JSONObject) -> bool:
-    """Say whether a payload with choices is an answer, and not a piece of one."""
+    """Return whether a payload with choices is an answer, and not a piece of one."""
     choices = payload.get("choices")
     if payload.get("object") == "chat.completion.chunk" or not isinstance(choices, list):
         return False
@@ -100,7 +100,7 @@ def is_whole_answer(payload: JSONObject) -> bool:
 
 
 def has_words(delta: JSONObject) -> bool:
-    """Say whether a delta holds more than a role."""
+    """Return whether a delta holds more than a role."""
     return any(value for name, value in delta.items() if name != "role")
 
 

@@ -161,7 +161,7 @@ class OpenAIStream:
             return error
 
     def end(self) -> list[JSONObject]:
-        """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
+        """Note that the upstream's bytes have ended; return the chunks that are still missing.
 
         ``finished`` stays False when the upstream never said that the answer is complete.
         """

@@ -98,7 +98,7 @@ class TextStream(Translator):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether every choice has its finish reason: only usage and the end mark may follow."""
+        """Return whether every choice has its finish reason: only usage and the end mark may follow."""
         return len(self._begun) >= self._asked_for and not self._open
 
     def feed(self, event: Event) -> list[JSONObject]:

@@ -96,7 +96,7 @@ class NativeMessage(PassingTranslator):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the message has its stop reason: only its end may follow."""
+        """Return whether the message has its stop reason: only its end may follow."""
         return self._has_stop_reason
 
     def feed(self, event: Event) -> list[JSONObject]:
