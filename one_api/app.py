@@ -33,7 +33,7 @@ from one_api.config import Config, ConfigError, Loaded, as_variables, from_mappi
 from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.registry import ModelRegistry
-from one_api.observability.log import LogObserver, set_up_logging
+from one_api.observability.log import LineWriter, LogObserver, set_up_logging
 from one_api.observability.metrics import Metrics
 from one_api.records import Observer
 from one_api.serving.bridge import async_to_sync
@@ -62,6 +62,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: The routes that there are with every configuration.
+BLUEPRINTS = (
+    health, models, chat, responses, messages, embeddings, completions, passthrough, openapi, metrics, admin
+)  # fmt: skip
 
 #: Asked for each view and hook of each request; functions may also be made for one request, so not all are kept.
 _is_async = lru_cache(maxsize=256)(iscoroutinefunction)
@@ -135,8 +139,7 @@ def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
     config, restart_needed = applicable(start, loaded.config if loaded else start)
     if loaded is not None:
         prepare_flask_run(loaded)
-    as_json = config.log.format == "json"
-    log = set_up_logging(config.log.level, as_json=as_json)
+    log = set_up_logging(config.log.level, as_json=config.log.format == "json")
     warn_if_unfit()
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.debug = config.server.debug
@@ -148,14 +151,7 @@ def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
     build = partial(build_snapshot, limiter=limiter, cors_options=cors_options, folder=folder)
     accounts = _accounts(config, folder, lambda: parts.cut_revoked())
     counts = Metrics(per_key=config.metrics.per_key)
-    observers: list[Observer] = [counts]
-    observers += (
-        [LogObserver(log, as_json=as_json, sample=config.log.sample, worker=lambda: siblings.slot)]
-        if logger.isEnabledFor(logging.INFO)
-        else []
-    )
     tracing = _tracing(config, lambda: parts.snapshot.config.adapters)
-    observers += [tracing] if tracing is not None else []
     sources = Sources(start, load, build, _start_texts(kept, loaded), loaded.texts) if loaded else None
 
     def show(used: Config) -> None:
@@ -163,31 +159,30 @@ def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
 
     show(config)
     reload = Reload(build(config, restart_needed, None), sources, kept, show, lambda: parts.cut_revoked())
-    app.extensions["one_api"] = parts = Service(
-        reload, tuple(observers), accounts, counts, log, tracing, siblings=siblings
-    )
+    observers = (counts, *_log_observers(config, log, siblings), *([tracing] if tracing is not None else []))
+    app.extensions["one_api"] = parts = Service(reload, observers, accounts, counts, log, tracing, siblings=siblings)
     siblings.answer = partial(answer_sibling, parts)
+    _add_routes(app, accounts)
+    register_commands(app)
+    return app
+
+
+def _add_routes(app: Flask, accounts: "Accounts | None") -> None:
+    """Add everything that answers requests, with what comes before and after each request."""
     keep_admin_apart(app)
     cors.register(app)
     welcome.register(app)
     errors.register(app)
-    blueprints = (
-        health,
-        models,
-        chat,
-        responses,
-        messages,
-        embeddings,
-        completions,
-        passthrough,
-        openapi,
-        metrics,
-        admin,
-    )
-    for blueprint in (*blueprints, *_blueprints(accounts)):
+    for blueprint in (*BLUEPRINTS, *_blueprints(accounts)):
         app.register_blueprint(blueprint)
-    register_commands(app)
-    return app
+
+
+def _log_observers(config: Config, log: LineWriter, siblings: Siblings) -> list[Observer]:
+    """Return what writes a line for each request; nothing does where such lines are not logged."""
+    if not logger.isEnabledFor(logging.INFO):
+        return []
+    as_json, sample = config.log.format == "json", config.log.sample
+    return [LogObserver(log, as_json=as_json, sample=sample, worker=lambda: siblings.slot)]
 
 
 def _from_code(values: Mapping[str, Any], cors_options: Mapping[str, Any]) -> Config:
@@ -224,7 +219,7 @@ def _accounts(config: Config, folder: Path, on_keys: Callable[[], None]) -> "Acc
 
 
 def _tracing(config: Config, adapters: Callable[[], Mapping[str, AdapterConfig]]) -> "Tracing | None":
-    if config.telemetry.endpoint is None:
+    if config.telemetry.url is None:
         return None
     # Only here, so that a gateway without traces imports nothing of OpenTelemetry.
     from one_api.observability.tracing import Tracing

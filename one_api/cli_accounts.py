@@ -264,7 +264,7 @@ def _list_budgets(form: str) -> None:
 @click.argument("name")
 @click.argument("limit")
 @click.option("--zone", help="The time zone in which days begin, such as Asia/Shanghai; by default UTC.")
-@click.option("--alert", help="At so many percent a line of the log tells; by default 80, and 0 is never.")
+@click.option("--alert", help="At so many percent a line is logged; by default 80, and 0 is never.")
 def _set_budget(name: str, limit: str, zone: str | None, alert: str | None) -> None:
     """Make or change the budget NAME: at most LIMIT US dollars. What was spent stays spent."""
     with administration() as opened:
@@ -366,7 +366,7 @@ def _check() -> None:
     with administration() as opened:
         if wrong := opened.wrong_windows():
             show(wrong, "table")
-            raise click.ClickException("what is spent is not the sum of the rows: tell us")
+            raise click.ClickException("what is spent is not the sum of the rows: please report this")
         click.echo("what is spent of each budget is the sum of its rows")
 
 

@@ -53,7 +53,7 @@ from one_api.settings.sections import (
     ServerConfig,
 )
 from one_api.settings.validation import Builder, Problem, Problems
-from one_api.settings.variables import ORIGINS, from_variables, warn_of_near_misses
+from one_api.settings.variables import KNOWN, ORIGINS, from_variables, warn_of_near_misses
 
 DEFAULT_ENV_FILE = ".env"
 #: Of keys with so many characters the last four are shown.
@@ -119,12 +119,15 @@ def load(environ: Mapping[str, str] | None = None, kept: Mapping[str, str | None
     given = dict(environ) if environ is not None else _environment()
     problems, files = Problems(), Files(kept)
     env_file = given.get("ONE_API_ENV_FILE", "").strip() or DEFAULT_ENV_FILE
-    variables = read_env_file(env_file, problems, files) | given
+    variables = (in_env_file := read_env_file(env_file, problems, files)) | given
     if "ONE_API_ENV_FILE" in given and files.texts.get(env_file, "") is None:
         problems.warn("ONE_API_ENV_FILE", f"there is no file {env_file}", "Name a file that is there, or leave it out")
     raw, path = from_variables(variables, problems), variables.get("ONE_API_CONFIG", "").strip()
     in_file = read_yaml(Path(path), variables, problems, files) if path else {}
     warn_of_near_misses(variables, in_file, variables_in(in_file), problems)
+    for name in sorted(in_env_file.keys() - given.keys() - KNOWN):
+        if name.startswith("OTEL_"):
+            problems.warn(name, f"is not read from {env_file}", "Set it in the environment of the process")
     values = Builder(problems, _secret, settings_of).fields(Config, _merged(raw, in_file))
     values["adapters"] = _with_proxies(values.get("adapters") or {}, variables, problems)
     config = Config(**{name: value for name, value in values.items() if value is not None})
@@ -287,7 +290,7 @@ def _check(config: Config, problems: Problems) -> None:
 def masked(value: Any) -> Any:
     """Return any part of a configuration as plain values, secrets masked.
 
-    Of a client's key its last four characters are shown when it is long enough, so that people can tell keys apart.
+    Of a client's key its last four characters are shown when it is long enough, so that people can recognise it.
     """
     if isinstance(value, KeyConfig):
         key = value.key.reveal()

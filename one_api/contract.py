@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 JSONObject: TypeAlias = dict[str, Any]
 
 #: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
-#: What servers call a model's context, and how model lists tell it to clients of any of them.
+#: What servers call a model's context window. Model lists have all these names, for clients of any of them.
 CONTEXT_NAMES = ("context_window", "context_length", "max_model_len")
 _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
 #: What a model may be asked for.
@@ -36,7 +36,7 @@ _MAX_TOKENS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the name of the key, never the key."""
+    """The client that asks: the name of its key, never the key."""
 
     name: str
     #: Lists of model ids and of patterns with ``*``; of each list one has to fit. Without a list any model may be used.
@@ -69,13 +69,22 @@ class Usage:
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
-        """Read an OpenAI ``usage`` object; None when there is none, and absurd counts are clamped."""
+        """Read an OpenAI ``usage`` object; None when there is none, or nothing in it; absurd counts are clamped.
+
+        Of vectors and ranks some upstreams tell the total alone.
+        """
         if not isinstance(usage, dict):
             return None
+        said = _count(usage, "completion_tokens")
+        asked = _count(usage, "prompt_tokens")
+        if usage.get("prompt_tokens") is None:
+            if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
+                return None
+            asked = max(0, _count(usage, "total_tokens") - said)
         prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
         return cls(
-            _count(usage, "prompt_tokens"),
-            _count(usage, "completion_tokens"),
+            asked,
+            said,
             _count(prompt, "cached_tokens"),
             _count(prompt, "cache_write_tokens"),
             _count(completion, "reasoning_tokens"),
@@ -98,7 +107,7 @@ def _count(counts: JSONObject, name: str) -> int:
 
 
 class AnswerStream(ABC):
-    """An answer that comes in pieces. It ends exactly once; whoever has it calls ``aclose()``."""
+    """An answer that comes in pieces. It ends exactly once; its owner calls ``aclose()``."""
 
     #: Set once the upstream has sent it.
     usage: Usage | None = None
@@ -192,7 +201,7 @@ Answer: TypeAlias = JSONObject | ChunkStream | ByteStream
 
 
 class Call(Protocol):
-    """What a client asks for, as far as those need to know who find out which deployment answers it."""
+    """What a client asks for, as far as it matters for the choice of a deployment."""
 
     @property
     def kind(self) -> Kind:

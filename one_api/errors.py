@@ -204,7 +204,7 @@ class BudgetExceeded(GatewayError):
 
 
 class InternalError(GatewayError):
-    """A bug of ours. The message tells nothing of it; the log does, under the request's id."""
+    """A bug of ours. The message says nothing of it; the log does, under the request's id."""
 
     code = "internal_error"
 

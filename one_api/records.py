@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import Answer, Call, Caller, Usage
 from one_api.errors import GatewayError, UpstreamError
@@ -42,7 +42,7 @@ class Trace:
     parameters: dict[str, str | int | float] = field(default_factory=dict)
 
     def join(self) -> None:
-        """Let the caller's trace count, now that it is known who calls."""
+        """Use the trace of the caller, now that the caller is known."""
         if self.given is None:
             return
         trace_id, span_id, self.is_forced, state = self.given
@@ -189,7 +189,7 @@ class CallRecord:
     upstream_headers: dict[str, str] = field(default_factory=dict)
 
     def called_by(self, caller: str) -> None:
-        """Note who calls, with a key that is known here."""
+        """Note the caller, whose key is known here."""
         self.caller = caller
         if self.trace is not None:
             self.trace.join()
@@ -276,8 +276,14 @@ class Observer(Protocol):
         """Take note of ``record``; must not block."""
 
 
-#: Asks upstreams by calling the last argument, which answers a call by one of the deployments that are named.
-WithinBudgets: TypeAlias = Callable[[Call, Sequence[str], Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
+class WithinBudgets(Protocol):
+    """The budgets of one request."""
+
+    async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return what ``ask`` answers, by one of ``deployments``, if the budgets allow what that may cost."""
+
+    def inherit(self, before: Self) -> None:
+        """Stand for the cost of what another request has asked for, which is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +321,7 @@ class AttemptContext:
     warnings: list[str] = field(default_factory=list)
     #: Headers of the upstream's last response that the client may see, under the client's names; None before that.
     headers: dict[str, str] | None = None
-    #: What the upstream is told of the trace, if it may be; None without traces.
+    #: The headers that make the upstream part of the trace, if it may be; None without traces.
     trace_headers: dict[str, str] | None = None
     #: The status of that response, and the upstream's own id of it.
     status: int | None = None

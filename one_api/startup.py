@@ -109,7 +109,7 @@ def _admin(settings: AdminConfig, listening: Listening) -> str:
     if settings.listen is None:
         return "/admin, for this machine only"
     if not listening.has_admin:
-        return f"nowhere: this server was not told to listen on {settings.listen}"
+        return f"nowhere: this server does not listen on {settings.listen}"
     return f"{settings.url}/admin, for {', '.join(settings.allow) or 'nobody'}"
 
 

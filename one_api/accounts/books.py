@@ -83,6 +83,10 @@ class Books:
         """Return the name by which this process holds parts of budgets; None without a journal."""
         return self._journal.holder if self._journal is not None else None
 
+    def holders_here(self) -> set[str]:
+        """Return the names of the processes that have a journal beside that of this one; blocks."""
+        return Journal.holders_in(self._folder)
+
     @property
     def degraded(self) -> str | None:
         """Say what works less well than it should; None when all is well."""

@@ -55,6 +55,11 @@ class Journal:
                         continue
                 os.close(descriptor)
 
+    @staticmethod
+    def holders_in(folder: Path) -> set[str]:
+        """Return the names of the processes whose journals are there: they live, or these will be booked."""
+        return {path.name.partition(".")[0] for path in folder.glob(f"*{_SUFFIX}")}
+
     def append(self, record: Any) -> None:
         """Add one record; raises OSError, and then nothing of it is left in the file."""
         data = msgspec.msgpack.encode(record)

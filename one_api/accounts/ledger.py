@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from operator import add
 from typing import Any, NamedTuple
@@ -271,12 +271,17 @@ def credit(connection: Connection, key: str, amount: int, window: WindowKey) -> 
     book(connection, [row], Counter(), again=False)
 
 
-def presume_lost(connection: Connection) -> int:
-    """Book what processes had in use that have been silent for too long, and free the rest; returns how many rows."""
+def presume_lost(connection: Connection, here: Callable[[], Collection[str]] = frozenset) -> int:
+    """Book what processes had in use that have been silent for too long, and free the rest; returns how many rows.
+
+    With SQLite all processes are on one machine: those that have journals ``here`` are not lost, whatever a clock that
+    was set says.
+    """
     moment_ms = windows.now_ms(connection)
+    others = here() if connection.dialect.name == "sqlite" else ()
     rows = [
         _presumed(windows.lost_id(moment_ms, window, holder), moment_ms, "", "", held, [window])._replace(error=holder)
-        for (window, holder), held in windows.take_lost(connection).items()
+        for (window, holder), held in windows.take_lost(connection, others).items()
         if held > 0
     ]
     if rows:

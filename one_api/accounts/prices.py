@@ -144,8 +144,8 @@ class Prices:
         price = self.price(deployment)
         return None if price is None else price.rates
 
-    def told(self, deployments: Iterable[str]) -> JSONObject:
-        """Return what a model list tells of a model that these serve.
+    def listing(self, deployments: Iterable[str]) -> JSONObject:
+        """Return what a model list says of a model that these serve.
 
         ``pricing``, see ``Rates.per_token``: what no deployment exceeds, where the prices of all are known; and
         ``context_window``, which all of them have, likewise.
@@ -154,9 +154,9 @@ class Prices:
         known = [price for price in found if price is not None]
         if not known or len(known) != len(found):
             return {}
-        told: JSONObject = {"pricing": reduce(Rates.at_most, (price.rates for price in known)).per_token()}
+        listing: JSONObject = {"pricing": reduce(Rates.at_most, (price.rates for price in known)).per_token()}
         windows = [price.context_window for price in known if price.context_window is not None]
-        return told | {"context_window": min(windows)} if len(windows) == len(found) else told
+        return listing | {"context_window": min(windows)} if len(windows) == len(found) else listing
 
     def _price(self, deployment: str) -> Price | None:
         adapter, _, model = deployment.partition("/")

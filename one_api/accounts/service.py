@@ -95,7 +95,7 @@ class Accounts:
             return None
         reservation = Reservation(self._leases, self._books, record, budgets, Settings(budget, prices))
         self._reservations[record.request_id] = reservation
-        return reservation.ask
+        return reservation
 
     # Keys
 

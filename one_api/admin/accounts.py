@@ -27,7 +27,7 @@ accounts_api = Blueprint("accounts_api", __name__, url_prefix="/admin/api")
 
 #: After so long every process that reaches the database knows of a change, in seconds.
 _IN_FORCE_S = 0.5
-#: Without ``from``, usage is told for so long, in seconds.
+#: Without ``from``, usage of so many seconds is shown.
 _DEFAULT_S = 30 * 86400
 _GRACE_S = 86400
 _MAX_GRACE_S = 366 * 86400
@@ -224,7 +224,8 @@ async def _change(work: Any, *arguments: Any, **named: Any) -> Any:
     except ChangeRefused as error:
         raise InvalidRequest(_sentence(error)) from None
     action, target = work.__name__.replace("_", " "), str(arguments[0])
-    logger.info("%s: %s %s", actor, action, target, extra=audit("key", by=actor, action=action, target=target, **named))
+    event = "key" if action.endswith("key") else "admin"  # of teams and budgets
+    logger.info("%s: %s %s", actor, action, target, extra=audit(event, by=actor, action=action, target=target, **named))
     return found
 
 

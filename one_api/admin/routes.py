@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import AsyncIterator
 
 from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import NotFound
@@ -71,18 +72,21 @@ async def reload_config() -> Response:
     return JSONResponse(wanted, 202)
 
 
-async def answer_sibling(parts: Service, question: JSONObject) -> JSONObject:
-    """Return what this process knows of what another process asks for; of a model that it does not know, nothing."""
+async def answer_sibling(parts: Service, question: JSONObject) -> AsyncIterator[JSONObject]:
+    """Yield what this process knows of what another process asks for; of a model that it does not know, nothing."""
     if "metrics" in question:
-        return await own_samples(parts)
+        async for part in own_samples(parts):
+            yield part
+        return
     if "reload" in question:
         parts.reload.notice(str(question["reload"]))
     if "model" not in question:
-        return _status(parts)
+        yield _status(parts)
+        return
     try:
-        return _view(parts, parts.snapshot, str(question["model"]))
+        yield _view(parts, parts.snapshot, str(question["model"]))
     except UnknownModel:
-        return {"process": os.getpid()}
+        yield {"process": os.getpid()}
 
 
 def _status(parts: Service) -> JSONObject:

@@ -3,13 +3,13 @@
 import asyncio
 import gzip
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 
 from flask import Blueprint, Response, request
 
 from one_api.api.service import Service, service
 from one_api.dialects.json import JSONObject
-from one_api.models.adapters.base import model_of
 from one_api.models.registry import ModelRegistry
 from one_api.observability.metrics import Metrics, exposition
 from one_api.observability.process import process_state
@@ -20,11 +20,11 @@ from one_api.utils.auth import for_scrapers
 
 metrics = Blueprint("metrics", __name__)
 
-#: How long another process may take to answer, in seconds; one that takes longer is left out.
+#: How long another process may be silent, in seconds; one that is for longer is left out.
 _ANSWER_S = 0.5
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
-#: What a deployment can be in, see ``state_of``.
-_STATES = ("closed", "open", "half-open", "probing", "ramping", "cooling-down", "full")
+#: Steps of a long loop after which others have the loop.
+_AT_ONCE = 100
 
 
 @metrics.get("/metrics")
@@ -36,7 +36,7 @@ async def scrape() -> Response:
         parts.scrape = asyncio.create_task(_gather(parts))
     text = await asyncio.shield(parts.scrape)
     headers = {"vary": "accept-encoding"}
-    if "gzip" in request.headers.get("Accept-Encoding", ""):
+    if request.accept_encodings["gzip"]:
         text = await asyncio.to_thread(partial(gzip.compress, text, 1))
         headers["content-encoding"] = "gzip"
     return PlainResponse(text, content_type=_TYPE, headers=headers)
@@ -44,29 +44,34 @@ async def scrape() -> Response:
 
 async def _gather(parts: Service) -> bytes:
     """Return the text of all processes."""
-    own, others = await asyncio.gather(own_samples(parts), parts.siblings.ask_each({"metrics": True}, _ANSWER_S))
+    own, others = await asyncio.gather(_own(parts), parts.siblings.ask_each({"metrics": True}, _ANSWER_S))
     name = parts.metrics.worker_up.name
-    silent = [{name: f'{name}{{worker="{slot}"}} 0\n'} for slot, answer in others.items() if answer is None]
-    workers = [own, *(answer for answer in others.values() if answer is not None), *silent]
+    for slot, answer in others.items():
+        own += [{name: f'{name}{{worker="{slot}"}} 0\n'}] if answer is None else answer
     pieces = []
-    for text in exposition(parts.metrics, workers):
-        pieces.append(text.encode(errors="replace"))
+    for text in exposition(parts.metrics, own):
+        pieces.append(text.encode())
         await asyncio.sleep(0)
     return b"".join(pieces)
 
 
-async def own_samples(parts: Service) -> JSONObject:
-    """Return what this process has counted, by the metric's name, its levels as they are now."""
+async def _own(parts: Service) -> list[JSONObject]:
+    return [part async for part in own_samples(parts)]
+
+
+async def own_samples(parts: Service) -> AsyncIterator[JSONObject]:
+    """Yield what this process has counted, its levels as they are now, see ``Metrics.samples``."""
     found = parts.metrics
     state = await asyncio.to_thread(process_state)
+    calls = [*parts.calls]  # under other servers, threads change it meanwhile
     for family, value in (
         (found.cpu, state.cpu_s),
         (found.memory, state.memory_bytes),
         (found.open_fds, state.open_fds),
         (found.max_fds, state.max_fds),
         (found.started, state.started),
-        (found.in_flight, len(parts.calls)),
-        (found.streams, sum(call.is_streamed for call in parts.calls)),
+        (found.in_flight, len(calls)),
+        (found.streams, sum(call.is_streamed for call in calls)),
         (found.connections, parts.connections()),
         (found.draining, parts.draining),
         (found.spans_dropped, parts.tracing.dropped if parts.tracing is not None else 0),
@@ -76,8 +81,9 @@ async def own_samples(parts: Service) -> JSONObject:
             family.at().value = value
     _set_configuration(parts, found)
     _set_parts(parts, found)
-    _set_deployments(parts.snapshot.registry, found)
-    return await found.samples(str(parts.siblings.slot))
+    await _set_deployments(parts.snapshot.registry, found)
+    async for part in found.samples(str(parts.siblings.slot)):
+        yield part
 
 
 def _set_configuration(parts: Service, found: Metrics) -> None:
@@ -95,26 +101,29 @@ def _set_parts(parts: Service, found: Metrics) -> None:
     found.degraded.at("limits").value = bool(used.limits.enabled and used.limits.degraded)
     found.degraded.at("cache").value = bool(store and store.degraded)
     found.degraded.at("ledger").value = bool(accounts and accounts.degraded)
+    found.cache_bytes.clear()
     if store is not None and (held := store.held_bytes) is not None:
         found.cache_bytes.at().value = held
 
 
-def _set_deployments(registry: ModelRegistry, found: Metrics) -> None:
+async def _set_deployments(registry: ModelRegistry, found: Metrics) -> None:
+    groups = {
+        each.model: model
+        for model, group in registry.model_groups.items()
+        for each in targets(group.targets + group.fallbacks)
+    }
+    gone = set()
+    for number, name in enumerate(found.deployments):
+        # Whatever is resolved is among the deployments again, which a reload has begun anew.
+        if not registry.deployments_of(name) and not (name in groups and registry.deployments_of(groups[name])):
+            gone.add(name)
+        if number % _AT_ONCE == _AT_ONCE - 1:
+            await asyncio.sleep(0)
     now = time.monotonic()
-    found.circuit.clear()
-    for name, deployment in registry.deployments.items():
-        state = state_of(deployment, now)
-        for each in _STATES:
-            found.circuit.at(name, each.replace("-", "_")).value = each == state
-        if openings := deployment.health.circuit.openings:
-            found.openings.at(name).value = openings
-    found.forget({name for name in found.deployments if not _is_served(registry, name)}, now)
-
-
-def _is_served(registry: ModelRegistry, deployment: str) -> bool:
-    """Say whether a deployment is still there: its adapter lists the model, or a group names it."""
-    name, _, model = deployment.partition("/")
-    if name in registry.adapters and model_of(registry.adapters[name], model) is not None:
-        return True
-    groups = registry.model_groups.values()
-    return any(each.model == deployment for group in groups for each in targets(group.targets + group.fallbacks))
+    found.set_circuits(
+        {
+            name: (state_of(deployment, now).replace("-", "_"), deployment.health.circuit)
+            for name, deployment in registry.deployments.items()
+        }
+    )
+    found.forget(gone, now)

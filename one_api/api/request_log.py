@@ -24,7 +24,7 @@ from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals, current_request
 from one_api.utils.auth import check_model
 
-#: Probes and scrapes come every few seconds and tell nothing: they are not recorded.
+#: Probes and scrapes come every few seconds and are of no interest: they are not recorded.
 _UNRECORDED = frozenset({"/health", "/ready", "/metrics"})
 #: What a model's name may bring into a header as it is; all else is percent-encoded.
 _HEADER_SAFE = string.punctuation
@@ -46,7 +46,7 @@ class OpenCall:
         self.record = record
         #: What it is served with.
         self.snapshot = used
-        #: Its answer is read after the view has returned; whoever reads it ends the call.
+        #: Its answer is read after the view has returned; its reader ends the call.
         self.is_streamed = False
         #: Whose stream it is; None while it is no stream.
         self.caller: Caller | None = None
@@ -71,7 +71,7 @@ class OpenCall:
 
     @property
     def interruption(self) -> GatewayError:
-        """Return what the client is told of a stream that is cut: why, or that the process ends."""
+        """Return the error that ends a stream that is cut: why, or that the process ends."""
         return self._cut_by or ShuttingDown("The gateway is shutting down: the answer is not complete.")
 
     async def end(self, *, cancelled: bool, close: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -208,7 +208,7 @@ def _cost(record: CallRecord, used: Snapshot) -> int | None:
 
 
 def _for_anthropic(told: dict[str, str], request_id: str) -> dict[str, str]:
-    """Return headers as Anthropic's clients read them: those of the upstream's account tell nothing of the caller's."""
+    """Return headers as Anthropic's clients read them: the limits of the upstream's account are not the caller's."""
     found = {name: value for name, value in told.items() if not name.startswith(_ANTHROPIC_LIMITS)}
     own = g.get("limit_headers", {})
     for kind in ("requests", "tokens"):
@@ -227,7 +227,7 @@ def _moment_in(duration: str) -> str:
 def is_anthropic() -> bool:
     """Say whether the current request's client expects Anthropic's words: its address is one of that API.
 
-    The lists of models are at one address for all clients; there a header tells.
+    The lists of models are at one address for all clients; there a header decides.
     """
     asked = current_request()
     path = asked.path
@@ -236,8 +236,8 @@ def is_anthropic() -> bool:
 
 def _warnings(found: list[str]) -> str:
     """Return warnings for a header: each once, without a character that is not safe there, and not too much of it."""
-    told = ", ".join(dict.fromkeys(found))
-    return quote(told if len(told) <= _LONGEST_WARNINGS else f"{told[:_LONGEST_WARNINGS]}...", safe=_HEADER_SAFE + " ")
+    text = ", ".join(dict.fromkeys(found))
+    return quote(text if len(text) <= _LONGEST_WARNINGS else f"{text[:_LONGEST_WARNINGS]}...", safe=_HEADER_SAFE + " ")
 
 
 def _end(error: BaseException | None) -> None:

@@ -64,7 +64,8 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
             _check_media_type(*parse_options_header(media_type))
     data = request.get_data(cache=False)
     request.stream.close()  # it would hold the bytes as long as the request lives
-    encodings = encodings_of(request.headers.get("Content-Encoding", ""))
+    encoding = request.headers.get("Content-Encoding")
+    encodings = encodings_of(encoding) if encoding else []
     try:
         if len(data) < _LARGE_BYTES and not encodings:
             g.is_short = True
@@ -137,7 +138,7 @@ class StreamedAnswer(EventBody):
         self._keep = keep
         #: The status line has waited long enough; it goes out with the first piece.
         self._overdue = not opening.done()
-        self._heartbeat_s = call.snapshot.config.server.heartbeat_s
+        self._heartbeat_s = min(call.snapshot.config.server.heartbeat_s, writer.heartbeat_s)
         self._timeout = ReusableTimeout()
         self._stream: ChunkStream | None = None
         self._begun = False
@@ -191,7 +192,7 @@ class StreamedAnswer(EventBody):
                 return events
 
     async def _last(self) -> bytes:
-        """Return the event that tells the end, where it waits until the answer is kept."""
+        """Return the event of the end, where it waits until the answer is kept."""
         answer = self._writer.to_keep
         if answer is None:
             return b""
@@ -215,10 +216,10 @@ class StreamedAnswer(EventBody):
 
     def interrupted(self) -> bytes:
         """See ``EventBody``."""
-        told = b""
+        events = b""
         if not self._ended:
-            told = self._fail(self._call.interruption)
-        return told + self._writer.last(kept=False)
+            events = self._fail(self._call.interruption)
+        return events + self._writer.last(kept=False)
 
     async def aclose(self) -> None:
         """See ``EventBody``."""

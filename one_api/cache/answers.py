@@ -286,7 +286,7 @@ def build_answers(config: Config, before: Answers | None = None) -> Answers | No
     """
     if before is not None:
         if isinstance(before.store, MemoryAnswers):
-            before.store.max_bytes = config.cache.max_bytes
+            before.store.entries.max_bytes = config.cache.max_bytes
         return Answers(config, before.store, before.leases)
     if not config.cache.enabled and not any(group.cache.enabled for group in config.model_groups.values()):
         return None

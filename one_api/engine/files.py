@@ -203,7 +203,7 @@ class Plan:
         return self.base.with_name(f"{self.base.name}.{ending}")
 
     def new_socket(self) -> Path:
-        """Return a path that no earlier engine had: who kept an old one gets no answer rather than a wrong one."""
+        """Return a path that no earlier engine had: an old path gives no answer rather than a wrong one."""
         return self.sockets / f"{self.base.name[-10:]}-{secrets.token_hex(2)}.sock"
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from one_api.dialects.json import InvalidJSON, decode_object, encode
+from one_api.dialects.json import InvalidJSON, JSONObject, decode_object, encode
 from one_api.engine.files import Endpoint, EngineSettings, FileLock, Plan, open_log
 from one_api.settings.adapters import LocalConfig
 
@@ -83,7 +83,31 @@ def engine_settings(config: LocalConfig) -> EngineSettings:
 
 def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subprocess.Popen[bytes]":
     """Start the child program in a session of its own, so that no signal for the gateway's terminal reaches it."""
-    config = {
+    log = open_log(plan, settings.log_cap_bytes)
+    stdin, source = os.pipe()
+    try:
+        os.write(
+            source, encode(_program_config(plan, settings, target)) + b"\n"
+        )  # Through a pipe, whose buffer holds it: `ps` must not show the key.
+        return subprocess.Popen(  # noqa: S603 - our own program, by its path
+            # Without site-packages: the engine's own package is all that the program needs.
+            [sys.executable, "-P", "-S", str(_ENGINE)],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=plan.base.parent,
+            # Without GGML_NO_BACKTRACE an abort runs a debugger on the process.
+            env={"PATH": os.defpath, "GGML_NO_BACKTRACE": "1", **settings.environment},
+            start_new_session=True,
+        )
+    finally:
+        for descriptor in (log, stdin, source):
+            os.close(descriptor)
+
+
+def _program_config(plan: Plan, settings: EngineSettings, target: Endpoint) -> JSONObject:
+    """Return what the child program reads at its start."""
+    return {
         "model_path": str(plan.model.path),
         "alias": plan.alias,
         "socket_path": str(target.socket_path),
@@ -105,24 +129,6 @@ def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subproces
         "log_cap_bytes": settings.log_cap_bytes,
         "package_dir": str(plan.package_dir),
     }
-    log = open_log(plan, settings.log_cap_bytes)
-    stdin, source = os.pipe()
-    try:
-        os.write(source, encode(config) + b"\n")  # Through a pipe, whose buffer holds it: `ps` must not show the key.
-        return subprocess.Popen(  # noqa: S603 - our own program, by its path
-            # Without site-packages: the engine's own package is all that the program needs.
-            [sys.executable, "-P", "-S", str(_ENGINE)],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=plan.base.parent,
-            # Without GGML_NO_BACKTRACE an abort runs a debugger on the process.
-            env={"PATH": os.defpath, "GGML_NO_BACKTRACE": "1", **settings.environment},
-            start_new_session=True,
-        )
-    finally:
-        for descriptor in (log, stdin, source):
-            os.close(descriptor)
 
 
 def read_ready(launcher: "subprocess.Popen[bytes]") -> int:

@@ -8,7 +8,7 @@ It reads one line of JSON from stdin (see `EngineConfig`), forks, loads the mode
 worker: it lives on when the one that asked for it is gone, and leaves no zombie to anybody. It ends
 
 - when nobody has held the lease file for ``lease_rest_s``: the kernel releases a lease however its holder died;
-- on SIGTERM, at once: there is no drain, whoever sends it has drained before;
+- on SIGTERM, at once: there is no drain, the sender has drained before;
 - if loading takes longer than ``start_limit_s`` or nobody is left to wait for it.
 
 The engine prints errors to stderr, which the supervisor has opened as a log file.
@@ -202,7 +202,7 @@ def _claim(path: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(TICK_S / 10)  # it may be somebody who only wants to know whether an engine lives
+            time.sleep(TICK_S / 10)  # another process may only be looking whether an engine lives
         else:
             break
     else:

@@ -146,8 +146,10 @@ class WaitersByKey:
         self._own: dict[str, WaiterLock] = {}
 
     def set_waiting(self, tags: set[str]) -> None:
-        """Say that requests of these keys wait in this process, and no others. Say it again now and then: who looks
-        whether others wait keeps them out for a moment."""
+        """Publish that requests of these keys wait in this process, and no others.
+
+        To be repeated now and then: while another process looks, a lock may not be taken for a moment.
+        """
         for tag in self._own.keys() - tags:
             self._own.pop(tag).close()
         for tag in tags:

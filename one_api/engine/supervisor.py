@@ -102,7 +102,7 @@ class EngineSupervisor:
         self._shut = asyncio.Event()
 
     async def ensure(self, model: Path, alias: str) -> Endpoint:
-        """Return the engine of ``model``, started if need be; all who ask at once share one start.
+        """Return the engine of ``model``, started if need be; calls at the same time share one start.
 
         ``alias`` is the model name that a newly started engine puts into its answers. Cancelling a caller leaves the
         start alone. Takes microseconds if the engine answered within the last second, else 1 ms; a start takes from

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast, overload
 from one_api.cache.answers import Answers, build_answers
 from one_api.cache.embeddings import KeptVectors
 from one_api.cache.keys import CacheRoute
+from one_api.cache.rerankings import KeptRerankings
 from one_api.cache.stores import AnswerStore
 from one_api.config import Config
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
@@ -173,23 +174,21 @@ class ModelRegistry:
 
     async def embed(self, request: EmbeddingRequest, context: CallContext) -> JSONObject:
         """Return the vectors that ``request`` asks for, see ``embeddings.answer_of``; raises as ``complete``."""
-        route = await self._route_for(request, context)
-        ask = partial(self._ask, route)
-        if self._answers is None:
-            answer: JSONObject = await ask(request, context)
-        else:
-            answer = await KeptVectors(self._answers).run(
-                CacheRoute.of(route, self._config.adapters), request, context, ask
-            )
+        answer: JSONObject = await self._kept(KeptVectors, request, context)
         context.record.used(Usage.read(answer.get("usage")))
         return answer
 
     async def forward(self, request: ForwardRequest, context: CallContext) -> ByteStream:
-        """Return an upstream's own answer to ``request``, once its first bytes are there; raises as ``complete``.
+        """Return an upstream's own answer, once its first bytes are there: close it, and note its usage."""
+        return cast(ByteStream, await self._kept(KeptRerankings, request, context))
 
-        Whoever has it closes it, and notes its usage.
-        """
-        return cast(ByteStream, await self._ask(await self._route_for(request, context), request, context))
+    async def _kept(self, keeper: Callable[[Answers], Any], request: Call, context: CallContext) -> Any:
+        """Return the answer to ``request``, which ``keeper`` keeps parts or all of."""
+        route = await self._route_for(request, context)
+        if self._answers is None:
+            return await self._ask(route, request, context)
+        known = CacheRoute.of(route, self._config.adapters)
+        return await keeper(self._answers).run(known, request, context, partial(self._ask, route))
 
     async def _ask(self, route: Route, call: Call, context: CallContext) -> Any:
         """Return the answer of a deployment of ``route``: what ``call`` asks for is what it is."""
@@ -197,7 +196,7 @@ class ModelRegistry:
         if context.within_budgets is None:
             return await ask()
         names = [each.name for each in (*route.targets, *route.fallbacks)]
-        return await context.within_budgets(call, names, ask)
+        return await context.within_budgets.ask(call, names, ask)
 
     @property
     def model_mapping(self) -> dict[str, tuple[str, ...]]:

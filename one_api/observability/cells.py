@@ -91,6 +91,7 @@ class Family(Generic[C]):
         self.labels = labels
         #: Calls that found no room for a cell of their own.
         self.overflows = 0
+        self._open = [label in OPEN_LABELS for label in labels]
         self._make = make
         self._max_cells = max_cells
         self._cells: dict[tuple[str, ...], C] = {}
@@ -115,14 +116,17 @@ class Family(Generic[C]):
     def _new(self, values: tuple[str, ...]) -> C:
         if len(self._cells) >= self._max_cells:
             self.overflows += 1
-            pairs = zip(self.labels, values, strict=True)
-            values = tuple("other" if label in OPEN_LABELS else value for label, value in pairs)
+            values = tuple(["other" if is_open else each for is_open, each in zip(self._open, values, strict=True)])
             if (known := self._cells.get(values)) is not None:
                 return known
         pairs = zip(self.labels, values, strict=True)
         self._texts[values] = "".join(f'{label}="{_escaped(value)}",' for label, value in pairs)
         cell = self._cells[values] = self._make()
         return cell
+
+    def has_room(self, cells: int, *values: str) -> bool:
+        """Say whether these values of the labels have a cell, or so many more have room."""
+        return values in self._cells or len(self._cells) + cells <= self._max_cells
 
     def clear(self) -> None:
         """Forget every cell: the levels are about to be set anew."""
@@ -155,4 +159,6 @@ def _text(value: float) -> str:
 
 
 def _escaped(value: str) -> str:
+    if not value.isascii():  # an upstream's name of a model may hold half a character, which cannot be encoded
+        value = value.encode(errors="backslashreplace").decode()
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -191,7 +191,7 @@ class HastyHandler(logging.Handler):
 
 
 def write_at_once(lines: str, descriptor: int) -> None:
-    """Write lines as far as that needs no waiting: a log that is not read must not hold up who writes."""
+    """Write lines as far as that needs no waiting: a log that is not read must not hold up its writers."""
     data = f"{lines}\n".encode(errors="replace")
     for begin in range(0, len(data), select.PIPE_BUF):
         if not select.select([], [descriptor], [], 0)[1]:
@@ -238,7 +238,7 @@ class _Descriptor:
 
 
 def audit(event: str, **facts: object) -> dict[str, Any]:
-    """Return the ``extra`` of a log call that tells of a change: ``event`` is config or key."""
+    """Return the ``extra`` of a log call about a change: ``event`` is config, key or admin."""
     return {"event": event, "facts": facts}
 
 

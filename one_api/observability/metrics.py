@@ -5,9 +5,10 @@ A label's value comes from the configuration or from a closed list, never from a
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from one_api import __version__
 from one_api.observability.cells import (
@@ -25,12 +26,21 @@ from one_api.records import NANO, AttemptRecord, CallRecord
 
 #: Samples, about, that are written before others have the loop.
 _AT_ONCE = 200
+#: What a deployment can be in, see ``routing.explain.state_of``.
+STATES = ("closed", "open", "half_open", "probing", "ramping", "cooling_down", "full")
 #: A deployment that is not there any more is forgotten after so many seconds.
 _GONE_S = 3600.0
 #: Attempts that still went on, for others, when the request that began them had ended.
 _MAX_UNSETTLED = 1000
 
 _ROUTE = ("route", "model", "stream")
+
+
+class OpeningCircuit(Protocol):
+    """The circuit of a deployment."""
+
+    #: How often it has opened.
+    openings: int
 
 
 class Metrics:
@@ -41,10 +51,12 @@ class Metrics:
         self.families: list[Family[Any]] = []
         self._max_cells = max_cells
         self._per_key = per_key
-        #: Still went on when their request had ended: the call is shared.
-        self._unsettled: list[AttemptRecord] = []
+        #: Still went on when their request had ended, since the call is shared; and whether it is streamed.
+        self._unsettled: list[tuple[AttemptRecord, bool]] = []
         #: When a deployment was first seen to be gone, in monotonic seconds.
         self._gone: dict[str, float] = {}
+        #: By deployment: its circuit, and how many of its openings are counted.
+        self._circuits: dict[str, tuple[OpeningCircuit, int]] = {}
         self._add_requests()
         self._add_attempts()
         self._add_keys()
@@ -194,28 +206,41 @@ class Metrics:
 
     def _count_attempts(self, record: CallRecord, model: str, stream: str, ended: float) -> None:
         for attempt in record.attempts:
-            if attempt.seconds is None:
-                if len(self._unsettled) < _MAX_UNSETTLED:
-                    self._unsettled.append(attempt)
-            else:
-                self.attempts.at(attempt.deployment, attempt.outcome).value += 1
-            if record.stream and attempt.first_s is not None:
-                self.attempt_first_token.at(attempt.deployment).observe(attempt.first_s)
             if attempt.kind != "first":
                 self.failovers.at(model, attempt.kind).value += 1
+            if attempt.seconds is not None:
+                self._count_attempt(attempt, is_streamed=record.stream)
+                continue
+            if len(self._unsettled) >= _MAX_UNSETTLED:
+                self._count_settled()
+            if len(self._unsettled) < _MAX_UNSETTLED:
+                self._unsettled.append((attempt, record.stream))
         if record.outcome == "ok":
             self._count_overhead(record, stream, ended)
 
+    def _count_attempt(self, attempt: AttemptRecord, *, is_streamed: bool) -> None:
+        self.attempts.at(attempt.deployment, attempt.outcome).value += 1
+        if is_streamed and attempt.first_s is not None:
+            self.attempt_first_token.at(attempt.deployment).observe(attempt.first_s)
+
+    def _count_settled(self) -> None:
+        """Count those of the attempts which went on for others that have ended since."""
+        waiting, self._unsettled = self._unsettled, []
+        for attempt, is_streamed in waiting:
+            if attempt.seconds is None:
+                self._unsettled.append((attempt, is_streamed))
+            else:
+                self._count_attempt(attempt, is_streamed=is_streamed)
+
     def _count_overhead(self, record: CallRecord, stream: str, ended: float) -> None:
-        """Observe what came before the first attempt, and after the last one had its answer."""
-        first, last = record.attempts[0], record.attempts[-1]
-        if record.stream:
-            ready, sent = last.first_s, record.first_event
-        else:
-            ready, sent = last.seconds, ended
+        """Observe what came before the first attempt, and after the one that was answered had its answer."""
+        sent = record.first_event if record.stream else ended
+        # Of several, that is the last one whose answer was there by then: others lost a race, or resumed the stream.
+        ready = max((at for each in record.attempts if (at := _answered_at(each)) is not None and at <= (sent or 0)),
+                    default=None)  # fmt: skip
         if ready is not None and sent is not None:
-            before_s = first.began - record.started - record.waited_s
-            self.overhead.at(stream).observe(max(0.0, before_s + sent - last.began - ready))
+            before_s = record.attempts[0].began - record.started - record.waited_s
+            self.overhead.at(stream).observe(max(0.0, before_s + sent - ready))
 
     def _count_usage(self, record: CallRecord, model: str, deployment: str) -> None:
         usage = record.usage
@@ -242,37 +267,60 @@ class Metrics:
 
     # A scrape
 
-    async def samples(self, worker: str) -> dict[str, str]:
-        """Return the samples of every family by its name, in the text format; others have the loop meanwhile."""
+    async def samples(self, worker: str) -> AsyncIterator[dict[str, str]]:
+        """Yield the samples of every family in the text format, some at a time, by the metric's name.
+
+        Others have the loop between them.
+        """
         self._count_settled()
         for family in self.families:
             if family.overflows:
                 self.overflow.at(family.name).value = family.overflows
-        found: dict[str, str] = {}
-        written = 0
         for family in self.families:
-            texts = []
+            texts: list[str] = []
+            written = 0
             for text in family.samples(worker):
                 texts.append(text)
                 written += text.count("\n")
                 if written >= _AT_ONCE:
-                    written = 0
+                    yield {family.name: "".join(texts)}
                     await asyncio.sleep(0)
-            found[family.name] = "".join(texts)
-        return found
+                    texts, written = [], 0
+            if texts:
+                yield {family.name: "".join(texts)}
 
-    def _count_settled(self) -> None:
-        waiting, self._unsettled = self._unsettled, []
-        for attempt in waiting:
-            if attempt.seconds is None:
-                self._unsettled.append(attempt)
+    def set_circuits(self, states: Mapping[str, tuple[str, OpeningCircuit]]) -> None:
+        """Set the state that each deployment is in now, and count how often its circuit has opened.
+
+        Those without room are counted under "other", by their state.
+        """
+        self.circuit.forget("deployment", self.circuit.values_of("deployment") - states.keys())
+        others: Counter[str] = Counter()
+        for name, (state, circuit) in states.items():
+            if self.circuit.has_room(len(STATES), name, state):
+                for each in STATES:
+                    self.circuit.at(name, each).value = each == state
             else:
-                self.attempts.at(attempt.deployment, attempt.outcome).value += 1
+                others[state] += 1
+            self._count_openings(name, circuit)
+        if others:
+            self.circuit.overflows += others.total()
+            for each in STATES:
+                self.circuit.at("other", each).value = others[each]
+
+    def _count_openings(self, name: str, circuit: OpeningCircuit) -> None:
+        """Count what is new; a reload may give a deployment another circuit, which begins with none."""
+        known, counted = self._circuits.get(name, (circuit, 0))
+        new = known.openings - counted + (circuit.openings if circuit is not known else 0)
+        if new:
+            self.openings.at(name).value += new
+        self._circuits[name] = circuit, circuit.openings
 
     @property
     def deployments(self) -> set[str]:
         """Return the deployments that something is counted for."""
-        return {name for family in self.families for name in family.values_of("deployment")} - {"other"}
+        counted = {name for family in self.families for name in family.values_of("deployment")} - {"other"}
+        return counted | self._circuits.keys()
 
     def forget(self, gone: set[str], now: float) -> None:
         """Drop what is counted for deployments that have been gone for an hour; ``gone`` are those that are now."""
@@ -280,10 +328,25 @@ class Metrics:
         if old := {name for name, since in self._gone.items() if now - since >= _GONE_S}:
             for family in self.families:
                 family.forget("deployment", old)
+            for name in old:
+                self._circuits.pop(name, None)
 
 
-def exposition(metrics: Metrics, workers: Sequence[dict[str, str]]) -> Iterator[str]:
-    """Yield the text for a scrape, family by family: all workers' samples of one stand together below its head."""
+def exposition(metrics: Metrics, parts: Iterable[Mapping[str, str]]) -> Iterator[str]:
+    """Yield the text for a scrape, family by family: all workers' samples of one stand together below its head.
+
+    ``parts`` are those of all workers, see ``Metrics.samples``.
+    """
+    texts: dict[str, list[str]] = {}
+    for part in parts:
+        for name, text in part.items():
+            texts.setdefault(name, []).append(text)
     for family in metrics.families:
-        if text := "".join(samples.get(family.name, "") for samples in workers):
-            yield family.head + text
+        if family.name in texts:
+            yield family.head
+            yield from texts[family.name]
+
+
+def _answered_at(attempt: AttemptRecord) -> float | None:
+    """Return when its first content, or its whole answer, was there, in monotonic seconds; None without one."""
+    return None if attempt.first_s is None else attempt.began + attempt.first_s

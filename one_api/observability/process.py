@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 try:
@@ -21,7 +22,7 @@ _START_TICKS = 19
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """Seconds, bytes and counts of this process; None where the system does not tell."""
+    """Seconds, bytes and counts of this process; None where the system does not report them."""
 
     cpu_s: float
     memory_bytes: int | None = None
@@ -37,11 +38,20 @@ def process_state() -> ProcessState:
     with suppress(OSError, ValueError, IndexError):
         memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         open_fds = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no path is wanted
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[_START_TICKS])
-        up_s = float(Path("/proc/uptime").read_text().split()[0])
-        started = time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK")
+        started = _started(os.getpid())
     max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource is not None else None
     return ProcessState(time.process_time(), memory, open_fds, max_fds, started)
+
+
+@lru_cache(maxsize=1)
+def _started(_: int) -> float:
+    """Return when this process started, in Unix seconds; worked out once, because the clocks differ a little each time.
+
+    A time that moves would pass for a restart.
+    """
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[_START_TICKS])
+    up_s = float(Path("/proc/uptime").read_text().split()[0])
+    return round(time.time() - up_s + ticks / os.sysconf("SC_CLK_TCK"), 2)
 
 
 async def watch_loop(observe: Callable[[float], None]) -> None:

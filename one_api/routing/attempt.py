@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
-from one_api.dialects.traced import traced_parameters
+from one_api.dialects.traces import traced_parameters
 from one_api.errors import UpstreamError
 from one_api.records import AttemptContext, AttemptKind, AttemptRecord, CallContext, CandidateRecord, Trace
 from one_api.routing.deployment import Deployment
@@ -245,7 +245,7 @@ class RequestState:
     retries: RetryLimit
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[UpstreamError] = field(default_factory=list)
-    #: How many attempts ended in silence.
+    #: How many attempts ended by a timeout.
     silences: int = 0
     #: The deployment whose context was too small for the request.
     overflowed: Deployment | None = None
@@ -304,7 +304,7 @@ class RequestState:
         return attempt
 
     def _trace(self, trace: Trace, attempt: Attempt) -> None:
-        """Give an attempt an id of its own, which its upstream may be told."""
+        """Give an attempt an id of its own, which may be sent to its upstream."""
         attempt.record.span_id = span_id = os.urandom(8).hex()
         attempt.context.trace_headers = trace.headers(span_id)
         if not trace.operation:

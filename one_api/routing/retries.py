@@ -138,7 +138,7 @@ def wait_before_again(error: UpstreamError, max_wait_s: float, rng: random.Rando
     """Return how long to wait before the same deployment is asked again, in seconds; None: not at all.
 
     It may be asked after what it asks for itself, if that is short, and after a back-off when it failed or hung up.
-    One that was silent, that cannot be reached, or that sends what cannot be read is left alone.
+    One that was silent, that cannot be reached, or that sends what cannot be read is not asked again.
     """
     if not error.retry_same:
         return None

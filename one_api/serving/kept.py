@@ -63,7 +63,7 @@ class KeptTexts:
             _, _, length, digest = _HEAD.unpack(head)
             data = os.pread(self._file, length, _HEAD.size)
         if hashlib.sha256(data).digest() != digest:
-            return None  # whoever wrote was killed meanwhile
+            return None  # its writer was killed meanwhile
         found = json.decode_object(data)
         return found["start"], found["applied"]
 

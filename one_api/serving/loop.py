@@ -127,7 +127,7 @@ def leaving_as_reset() -> Iterator[None]:
 
 
 def client_of(environ: Mapping[str, Any]) -> socket.socket | None:
-    """Return the connection that a request came by, where the WSGI server tells it (gunicorn, Flask's own)."""
+    """Return the connection that a request came by, where the WSGI server has it (gunicorn, Flask's own)."""
     connection: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
     return connection
 

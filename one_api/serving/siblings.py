@@ -9,7 +9,7 @@ its number, too.
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from one_api.dialects import json
@@ -23,14 +23,14 @@ except ImportError:  # not a Unix: there is one process
 
 logger = logging.getLogger(__name__)
 
-#: How long another process may take to answer, in seconds.
-_ANSWER_S = 3.0
+#: How long another process may be silent, and how long its whole answer may take, in seconds.
+_ANSWER_S, _WHOLE_ANSWER_S = 3.0, 10.0
 #: The most processes.
 _MAX_SLOTS = 1024
 #: The longest question, in bytes.
 _MAX_QUESTION_BYTES = 64 * 1024
-#: The longest answer, in bytes.
-_MAX_ANSWER_BYTES = 8 * 1024 * 1024
+#: The longest part of an answer, and the longest answer, in bytes.
+_MAX_PART_BYTES, _MAX_ANSWER_BYTES = 1024 * 1024, 128 * 1024 * 1024
 
 
 class Siblings:
@@ -45,8 +45,8 @@ class Siblings:
         #: Which of the processes this is; it holds the lock of the file with that number until it ends.
         self.slot = 0
         self._slot_file: int | None = None
-        #: Answers a question from another process; set by the part that has something to say.
-        self.answer: Callable[[JSONObject], Awaitable[JSONObject]] = _nothing
+        #: Answers a question from another process, in one part or several; set by the part that has something to say.
+        self.answer: Callable[[JSONObject], AsyncIterator[JSONObject]] = _nothing
 
     async def start(self) -> None:
         """Listen, on the running loop; where that cannot be done, this process stays alone."""
@@ -57,8 +57,9 @@ class Siblings:
             private_folder(self._folder)
             self._clear()
             self._take_slot()
+            for old in self._folder.glob(f"{self._group()}{self.slot}-*.sock"):
+                old.unlink(missing_ok=True)  # whose it was has ended, even if another process has its id now
             path = self._folder / f"{self._group()}{self.slot}-{os.getpid()}.sock"
-            path.unlink(missing_ok=True)
             self._server = await asyncio.start_unix_server(self._serve, path, limit=_MAX_QUESTION_BYTES)
             self._path = path
         except (OSError, ValueError) as error:
@@ -88,18 +89,22 @@ class Siblings:
 
     def count(self) -> int:
         """Return how many processes there are now, this one included."""
-        return len({os.getpid(), *self._others()})
+        return len({os.getpid(), *(_slot_and_pid(path)[1] for path in self._others())})
 
     async def ask(self, question: JSONObject) -> list[JSONObject]:
-        """Return the answers of all other processes; one that ends meanwhile has none."""
+        """Return the first part of the answers of all other processes; one that ends meanwhile has none."""
         answers = await self.ask_each(question, _ANSWER_S)
-        return [answer for answer in answers.values() if answer is not None]
+        return [next(iter(answer), {}) for answer in answers.values() if answer is not None]
 
-    async def ask_each(self, question: JSONObject, timeout_s: float) -> dict[int, JSONObject | None]:
-        """Return the answer of every other process by its slot; None for one that has not answered in time."""
+    async def ask_each(self, question: JSONObject, silence_s: float) -> dict[int, list[JSONObject] | None]:
+        """Return all parts of every other process's answer by its slot; None for one that fell silent for so long."""
         others = self._others()
-        answers = await asyncio.gather(*(self._ask(path, question, timeout_s) for path in others.values()))
-        return dict(zip((_slot_and_pid(path)[0] for path in others.values()), answers, strict=True))
+        answers = await asyncio.gather(*(self._ask(path, question, silence_s) for path in others))
+        return {
+            _slot_and_pid(path)[0]: answer
+            for path, answer in zip(others, answers, strict=True)
+            if answer is not None or path.exists()  # else the process has ended
+        }
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -116,51 +121,56 @@ class Siblings:
     def _group(self) -> str:
         return f"{self._scope}-{os.getppid()}-"
 
-    def _others(self) -> dict[int, Path]:
-        """Return the sockets of the others by process; those of dead ones are removed.
+    def _others(self) -> list[Path]:
+        """Return the sockets of the others; those of dead ones are removed.
 
         A process that does not listen has not seen to it that the folder is this user's: it is alone.
         """
         if self._path is None:
-            return {}
-        found: dict[int, Path] = {}
+            return []
+        found = []
         for path in self._folder.glob(f"{self._group()}*.sock"):
-            pid = _slot_and_pid(path)[1]
-            if pid == os.getpid():
-                continue
-            if _is_alive(pid):
-                found[pid] = path
-            else:
+            slot, pid = _slot_and_pid(path)
+            if not _is_alive(pid):
                 path.unlink(missing_ok=True)
+            elif slot != self.slot and pid != os.getpid():
+                found.append(path)
         return found
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one question, and close."""
+        """Answer one question, a part on each line and an empty line after the last, and close."""
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(_WHOLE_ANSWER_S):
                 question = json.decode_object(await reader.readline())
-                writer.write(json.encode(await self.answer(question)))
+                async for part in self.answer(question):
+                    writer.write(json.encode(part) + b"\n")
+                    await writer.drain()
+                writer.write(b"\n")
                 await writer.drain()
         except (OSError, TimeoutError, ValueError):
-            pass  # the other one has gone, or says nothing that can be read: it sees an end without an answer
+            pass  # the other one has gone, or says nothing that can be read: it sees an answer without an end
         finally:
             writer.close()
 
-    async def _ask(self, path: Path, question: JSONObject, timeout_s: float) -> JSONObject | None:
+    async def _ask(self, path: Path, question: JSONObject, silence_s: float) -> list[JSONObject] | None:
         try:
-            async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_unix_connection(path)
+            async with asyncio.timeout(_WHOLE_ANSWER_S), asyncio.timeout(silence_s) as silence:
+                reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_PART_BYTES)
                 try:
                     writer.write(json.encode(question) + b"\n")
-                    return json.decode_object(await _read_all(reader))
+                    return await _read_parts(reader, silence, silence_s)
                 finally:
                     writer.close()
-        except (OSError, TimeoutError, json.InvalidJSON):
+        except ConnectionRefusedError:
+            # Nobody listens there: another process has the id of the one that did.
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - one call of the system
+            return None
+        except (OSError, TimeoutError, ValueError):  # ValueError: not JSON, or too long
             return None
 
 
-async def _nothing(_: JSONObject) -> JSONObject:
-    return {}
+async def _nothing(_: JSONObject) -> AsyncIterator[JSONObject]:
+    yield {}
 
 
 def _slot_and_pid(path: Path) -> tuple[int, int]:
@@ -169,16 +179,19 @@ def _slot_and_pid(path: Path) -> tuple[int, int]:
     return int(slot), int(pid)
 
 
-async def _read_all(reader: asyncio.StreamReader) -> bytes:
-    """Return everything up to the end, or nothing if that is too much."""
-    pieces: list[bytes] = []
+async def _read_parts(
+    reader: asyncio.StreamReader, silence: asyncio.Timeout, silence_s: float
+) -> list[JSONObject] | None:
+    """Return all parts of an answer; None if it ends before its end, or is too long."""
+    parts: list[JSONObject] = []
     size = 0
-    while piece := await reader.read(64 * 1024):
-        size += len(piece)
-        if size > _MAX_ANSWER_BYTES:
-            return b""
-        pieces.append(piece)
-    return b"".join(pieces)
+    while (line := await reader.readline()) != b"\n":
+        size += len(line)
+        if not line.endswith(b"\n") or size > _MAX_ANSWER_BYTES:
+            return None
+        parts.append(json.decode_object(line))
+        silence.reschedule(asyncio.get_running_loop().time() + silence_s)
+    return parts
 
 
 def _is_alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ _UNSENT_BYTES = 64 * 1024
 class Flow(FlowControl):
     """Pauses and resumes a connection."""
 
-    #: Reading is not resumed meanwhile, whoever asks for it.
+    #: Reading is not resumed meanwhile, even if something asks for it.
     is_held = False
 
     def hold_reading(self) -> None:

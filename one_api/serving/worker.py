@@ -42,12 +42,12 @@ _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 1024 * 1024
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
-#: What clients are told that there is no file descriptor for.
+#: The answer to clients for which there is no file descriptor.
 _NO_DESCRIPTOR = OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1)
 
 
 class GatewayServer(Server):
-    """uvicorn's server, with an end of our own: drained, told, and never by a signal's default action."""
+    """uvicorn's server, with an end of our own: drained and logged, never by a signal's default action."""
 
     def __init__(self, config: Config, drain_s: float) -> None:
         super().__init__(config)

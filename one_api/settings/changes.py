@@ -31,7 +31,7 @@ _AT_START: dict[str, tuple[str, ...]] = {
     "admin": ("listen",),
     "log": ("format", "level", "sample"),
     "metrics": ("per_key",),
-    "telemetry": ("endpoint", "ratio", "slow_s", "trust_trace", "forced_per_s"),
+    "telemetry": ("endpoint", "traces_endpoint", "disabled", "ratio", "slow_s", "trust_trace", "forced_per_s"),
     "rate_limit": ("storage", "storage_timeout_s"),
     "cache": ("storage", "storage_timeout_s"),
     "database": ("url", "migrate", "ledger_days", "usage_days", "audit_days"),

@@ -74,7 +74,7 @@ def check_admin(
 
 def check_telemetry(telemetry: TelemetryConfig | None, problems: Problems) -> None:
     """Check that traces can be sent where they are wanted; nothing is imported where they are not."""
-    if telemetry is None or telemetry.endpoint is None:
+    if telemetry is None or telemetry.url is None:
         return
     try:
         found = find_spec("opentelemetry.exporter.otlp.proto.http")

@@ -1,12 +1,15 @@
 """What can be set of how a gateway is observed: its log, its metrics, its traces."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 from one_api.settings.addresses import mend_credential
 from one_api.settings.kinds import Seconds, Secret
 from one_api.settings.validation import mended
+
+#: An address of HTTP, with or without a path.
+Endpoint: TypeAlias = Annotated[str, Meta(pattern=r"^https?://[^\s/]+(/[^\s]*)?\Z")]
 
 
 class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,8 +34,12 @@ class MetricsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Traces; they need the extra ``otel``."""
 
-    #: Where a collector takes OTLP over HTTP, without ``/v1/traces``. Left out: there are no traces.
-    endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/]+(/[^\s]*)?\Z")] | None = None
+    #: Where a collector takes OTLP over HTTP, without ``/v1/traces``. Left out, there are no traces.
+    endpoint: Endpoint | None = None
+    #: The whole address for traces, where it is not the endpoint with ``/v1/traces``; it comes before that.
+    traces_endpoint: Endpoint | None = None
+    #: There are no traces, whatever else is set.
+    disabled: bool = False
     #: The part of 1 of all requests whose traces are kept. Those that failed, failed over or were slow always are.
     ratio: Annotated[float, Meta(ge=0, le=1)] = 0.05
     #: A request that took longer than this is slow.
@@ -41,3 +48,10 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trust_trace: Literal["continue", "link", "ignore"] = "continue"
     #: Traces that are kept in a second only because their caller wants it, for each key.
     forced_per_s: Annotated[int, Meta(ge=0, le=100_000)] = 10
+
+    @property
+    def url(self) -> str | None:
+        """Where traces are sent; None when there are none."""
+        if self.disabled:
+            return None
+        return self.traces_endpoint or (f"{self.endpoint.rstrip('/')}/v1/traces" if self.endpoint else None)

@@ -29,6 +29,8 @@ _VARIABLES = {
     "DATABASE_URL": ("database", "url", "str"),
     "METRICS_TOKEN": ("metrics", "token", "str"),
     "OTEL_EXPORTER_OTLP_ENDPOINT": ("telemetry", "endpoint", "str"),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("telemetry", "traces_endpoint", "str"),
+    "OTEL_SDK_DISABLED": ("telemetry", "disabled", "bool"),
     "LOG_FORMAT": ("log", "format", "str"),
     "LOG_LEVEL": ("log", "level", "str"),
 }
@@ -37,9 +39,18 @@ _PROVIDERS = {
     "openai": ("OPENAI_API_KEY", "OPENAI_BASE_URL", OPENAI_BASE_URL),
     "claude": ("CLAUDE_API_KEY", "CLAUDE_BASE_URL", CLAUDE_BASE_URL),
 }
+#: OpenTelemetry's own, beside those above; and how spans are sent.
+_OTEL = (
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+)
+_PROTOCOL = "http/protobuf"
 #: Every variable that is read.
 KNOWN = frozenset(
-    {*_VARIABLES, "API_KEYS", "LOCAL_MODELS_ENABLED", "LOCAL_MODELS_DIR", "ONE_API_CONFIG", "ONE_API_ENV_FILE"}
+    {*_VARIABLES, *_OTEL, "API_KEYS", "LOCAL_MODELS_ENABLED", "LOCAL_MODELS_DIR", "ONE_API_CONFIG", "ONE_API_ENV_FILE"}
     | {variable for *variables, _ in _PROVIDERS.values() for variable in variables}
 )
 #: Place -> the variable that it comes from.
@@ -76,10 +87,20 @@ _ELSEWHERE = {
     "gunicorn_workers": "WEB_CONCURRENCY",
     "rate_limit_rpm": "RATE_LIMIT_REQUESTS",
 }
+#: Samplers of OpenTelemetry, with the part of 1 that they keep; None is in their argument. Whether they go
+#: by the parent is ``telemetry.trust_trace``.
+_SAMPLERS = {"always_on": 1.0, "always_off": 0.0, "traceidratio": None}
+_RATIO = re.compile(r"0|1|[01]?\.0*|0?\.\d+|1\.0+")
 #: How alike two names are, of 1, so that one is taken for a slip in the other.
 _ALIKE = 0.85
 #: Names of other programs that are alike by chance.
-_OTHERS = {"HOSTS", "LOGLEVEL"}
+_OTHERS = {
+    "HOSTS",
+    "LOGLEVEL",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    *(f"OTEL_EXPORTER_OTLP_{kind}_{what}" for kind in ("METRICS", "LOGS") for what in ("ENDPOINT", "PROTOCOL")),
+}
 
 
 def from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
@@ -88,9 +109,43 @@ def from_variables(variables: Mapping[str, str], problems: Problems) -> dict[str
     for name, (section, field, kind) in _VARIABLES.items():
         if (text := variables.get(name, "").strip()) and (value := _parse(name, text, kind, problems)) is not None:
             raw.setdefault(section, {})[field] = value
+    _telemetry(variables, raw, problems)
     raw["api_keys"] = [_key(entry, problems) for entry in _split(variables.get("API_KEYS", ""))]
     raw["adapters"] = _adapters(variables, problems)
     return raw
+
+
+def _telemetry(variables: Mapping[str, str], raw: dict[str, Any], problems: Problems) -> None:
+    """Take over what OpenTelemetry's other variables say of traces. What is not known is ignored, as they have it."""
+    given = {name: text for name in _OTEL if (text := variables.get(name, "").strip())}
+    found = raw.get("telemetry", {})
+    if (exporter := given.get("OTEL_TRACES_EXPORTER", "otlp")) == "none":
+        found["disabled"] = True
+    elif exporter != "otlp":
+        problems.warn("OTEL_TRACES_EXPORTER", "is neither otlp nor none and is ignored", "Set it to otlp")
+    if (sampler := given.get("OTEL_TRACES_SAMPLER")) is not None:
+        ratio = _ratio(sampler.removeprefix("parentbased_"), given.get("OTEL_TRACES_SAMPLER_ARG", "1"), problems)
+        found |= {} if ratio is None else {"ratio": ratio}
+    for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+        if given.get(name, _PROTOCOL) != _PROTOCOL and found.keys() & {"endpoint", "traces_endpoint"}:
+            fix = f"Set it to {_PROTOCOL}, and the endpoint to a port for that: usually 4318, not 4317"
+            problems.warn(name, f"is ignored: traces are sent by {_PROTOCOL}", fix)
+    if found:
+        raw["telemetry"] = found
+
+
+def _ratio(sampler: str, argument: str, problems: Problems) -> float | None:
+    """Return the part of 1 that a sampler keeps; None after noting why that is not known."""
+    if sampler not in _SAMPLERS:
+        names = ", ".join(_SAMPLERS)
+        problems.warn("OTEL_TRACES_SAMPLER", "is not known here and is ignored", f"Use one of {names}")
+        return None
+    if sampler != "traceidratio":
+        return _SAMPLERS[sampler]
+    if not _RATIO.fullmatch(argument):
+        problems.warn("OTEL_TRACES_SAMPLER_ARG", "is no number from 0 to 1 and is ignored", "Set it to one")
+        return None
+    return float(argument)
 
 
 def warn_of_near_misses(

@@ -1,6 +1,7 @@
 """The one door to upstreams: an HTTP session, deadlines by phase, caps, and a name for all that goes wrong."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -120,7 +121,7 @@ class Upstream:
     async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
 
-        Whoever has it closes it.
+        The caller closes it.
         """
         door = request.door
         timeout_s = self._timeouts.first_event_s or door.first_byte_s
@@ -224,15 +225,14 @@ class Upstream:
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the whole body, which may hold ``limit`` bytes after decompression."""
-        pieces, size = [], 0
+        whole, size = io.BytesIO(), 0
         async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
+            size += whole.write(piece)
             if size > limit:
                 raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
         if size > _LARGE_ANSWER_BYTES:
             await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
-        return b"".join(pieces)
+        return whole.getvalue()
 
     async def aclose(self) -> None:
         """Close the session and its connections."""

@@ -68,7 +68,7 @@ def _log_exhausted(minute: int) -> None:
 
 
 def error_for(error: Exception, awaited: str, timeout_s: float) -> UpstreamError:
-    """Return what an exception of aiohttp or of the clock means for one who has ``awaited`` something so long."""
+    """Return what an exception of aiohttp or of the clock means, where ``awaited`` was waited for so long."""
     exhausted = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
     through_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
     if exhausted and isinstance(error, aiohttp.ClientConnectorError) and not through_proxy:

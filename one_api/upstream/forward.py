@@ -114,7 +114,7 @@ class UpstreamBytes(ByteStream):
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
         with named_errors("the next bytes", idle_s), self._timeout.limit(idle_s, self._deadline):
             piece = await self._receive()
-        self._timeout.reset()  # not before: whoever waits may be cancelled for a heartbeat, and wait again
+        self._timeout.reset()  # not before: a wait may be cancelled for a heartbeat, and begun again
         return piece
 
     def _note_end(self) -> None:

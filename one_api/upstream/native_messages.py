@@ -96,10 +96,13 @@ class NativeMessages:
 
     async def count_tokens(self, native: NativeRequest, model: str, context: AttemptContext) -> int:
         """Return how many tokens the input of a request has; raises UpstreamError."""
-        data = body_for(native, model, self._deviations)
+        return await self.count(body_for(native, model, self._deviations), self._headers(native), context)
+
+    async def count(self, data: bytes | JSONObject, headers: Mapping[str, str], context: AttemptContext) -> int:
+        """Return the upstream's count for the body of a request; raises UpstreamError."""
         try:
             async with asyncio.timeout(_COUNT_S):
-                answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, self._headers(native))
+                answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, headers)
         except TimeoutError:
             raise UpstreamTimeout(f"The upstream did not count within {_COUNT_S:g} s.") from None
         try:
@@ -113,6 +116,8 @@ class NativeMessages:
     def _headers(self, native: NativeRequest) -> Mapping[str, str]:
         """Return the headers of the client that go along; its betas before those of the operator."""
         found = {name: native.headers[name] for name in HEADERS if name in native.headers}
+        if self.config.betas == "pass" and not self.config.beta and not self.config.deny_betas:
+            return found
         own = [] if self.config.betas == "strip" else _betas(found.get("anthropic-beta", ""))
         betas = dict.fromkeys([*own, *self.config.beta])
         found["anthropic-beta"] = ",".join(beta for beta in betas if beta not in self.config.deny_betas)

@@ -174,7 +174,7 @@ def secrets_in(value: Any) -> Iterator[str]:
         elif isinstance(found, Storage) and "@" in found:
             login = found.partition("//")[2].rpartition("@")[0]
             yield from {password := login.partition(":")[2] or login, unquote(password)}
-            # As it is sent: the base64 of a short password cannot be told by the password alone.
+            # As it is sent: the base64 of a short password cannot be recognised by the password alone.
             yield base64.b64encode(unquote(login).encode()).decode().rstrip("=")
 
 

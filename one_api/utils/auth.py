@@ -1,4 +1,4 @@
-"""``verify_api_key``: who may call."""
+"""``verify_api_key``: which clients may call."""
 
 import hashlib
 import hmac
@@ -172,7 +172,7 @@ class AdminAccess:
         return name in ("localhost", self._host.lower()) or _is_address(name)
 
 
-#: Whoever may ask where nothing is set.
+#: The addresses that may ask where nothing is set.
 _THIS_MACHINE = AdminAccess(AdminConfig())
 
 

@@ -76,13 +76,13 @@ class RateLimits:
             default.concurrent if concurrent is None else concurrent or None,
         )
 
-    def told(self, caller: Caller) -> dict[str, int | None]:
+    def settings_of(self, caller: Caller) -> dict[str, int | None]:
         """Return the limits of a caller by their names in the configuration; None is no limit."""
         limits = self.of(caller) if self.enabled else Limits(UNLIMITED)
         return asdict(limits) | {"requests_per_minute": _or_none(limits.requests_per_minute)}
 
     async def admit(self, caller: Caller, request_id: str, size_bytes: int) -> dict[str, str]:
-        """Count a request with a body of ``size_bytes``; returns the headers that tell what is left.
+        """Count a request with a body of ``size_bytes``; returns the headers with what is left.
 
         Raises:
             RateLimited: when one of the limits is reached; says which, and when to come back.
@@ -106,7 +106,7 @@ class RateLimits:
             raise RateLimited(message, retry_after_s=WINDOW_S, limit="requests")
 
     async def seen(self, caller: Caller) -> dict[str, str]:
-        """Return the headers that tell what is left of a key's requests."""
+        """Return the headers with what is left of a key's requests."""
         limits = self.of(caller)
         return _headers(limits, _verdict(limits, await self.limiter.storage.store.stats(caller.name, WINDOW_S)))
 
@@ -189,7 +189,7 @@ def _verdict(limits: Limits, stats: Stats) -> Verdict:
 
 
 def _headers(limits: Limits, verdict: Verdict) -> dict[str, str]:
-    """Return what tells of the limits that there are."""
+    """Return the headers of the limits that there are."""
     headers = {}
     if limits.requests_per_minute != UNLIMITED:
         headers = {

@@ -21,6 +21,7 @@ from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEDGER, USAGE
 from tests.accounts.conftest import postgres_schema
 from tests.api.bed import ADMIN_KEY, KEY, Answer, Bed, running_bed
+from tests.api.messages_bed import post as post_to
 from tests.support import (
     Hang,
     WaitFor,
@@ -337,6 +338,9 @@ def test_a_key_has_its_models_and_no_others(bed: Bed, make: Callable[..., str]) 
     assert allowed in listed
     assert all(each == allowed or each.startswith("trio-1") for each in listed)
     assert bed.get(f"/v1/models/{other}", key=key).status == 403
+    message = {"model": other, "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+    told = bed.send(post_to(bed.gateway, "/v1/messages", message, key))
+    assert (told.status, told.json["error"]["type"]) == (404, "not_found_error"), "Claude Code explains no other status"
 
 
 def test_a_key_has_its_networks(bed: Bed, make: Callable[..., str], name: str) -> None:

@@ -334,13 +334,16 @@ def test_every_line_is_what_the_schema_says(tmp_path: Path) -> None:
         with bed.connect() as client:
             client.send(request_with("POST", "/admin/api/keys", bed, {"name": "alice"}))
             assert client.read_response().status == 201
+            client.send(request_with("POST", "/admin/api/teams", bed, {"name": "red"}))
+            assert client.read_response().status == 201
         bed.gateway.config_path.write_text("{")
         bed.gateway.hang_up()
         bed.gateway.wait_for_log("was refused")
 
-        check_schema(bed, {"call", "config", "key", "start"})
-        key = next(line for line in map(json.loads, bed.gateway.log.splitlines()) if line["event"] == "key")
-        assert (key["by"], key["action"], key["target"]) == ("operator", "create key", "alice")
+        check_schema(bed, {"call", "config", "key", "admin", "start"})
+        lines = [json.loads(line) for line in bed.gateway.log.splitlines()]
+        told = [(line["event"], line["by"], line["action"], line["target"]) for line in lines if "action" in line]
+        assert told == [("key", "operator", "create key", "alice"), ("admin", "operator", "create team", "red")]
 
 
 def test_of_what_goes_well_a_sample_is_enough() -> None:

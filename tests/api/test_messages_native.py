@@ -72,7 +72,12 @@ def test_the_body_and_the_betas_pass_as_they_came(doors: MessagesBed) -> None:
     doors.a.on(model, claude_sse(*claude_events(text_block("Hi"), model=model)))
     body = {**CLAUDE_CODE, "stream": True, "safeguards": {"mode": "auto"}, "unheard_of": 1.0, "model": model}
     data = json.dumps(body, indent=1).replace("1.0", "1.00e0").encode()
-    headers = {"anthropic-beta": BETAS, "anthropic-version": "2026-10-21", "x-stainless-lang": "js", "x-app": "cli"}
+    headers = {
+        "anthropic-beta": BETAS.replace(",", ", "),
+        "anthropic-version": "2026-10-21",
+        "x-stainless-lang": "js",
+        "x-app": "cli",
+    }
 
     answer = doors.post_to("/v1/messages?beta=true", data, headers=headers)
 
@@ -80,7 +85,7 @@ def test_the_body_and_the_betas_pass_as_they_came(doors: MessagesBed) -> None:
     seen = doors.last(model)
     assert seen.body == data
     assert seen.path == "/v1/messages"
-    assert seen.headers.first("anthropic-beta") == BETAS
+    assert seen.headers.first("anthropic-beta") == BETAS.replace(",", ", ")
     assert seen.headers.first("anthropic-version") == "2026-10-21"
     assert seen.headers.first("x-api-key") == UPSTREAM_KEY
     assert KEY not in str(seen.headers)

@@ -2,20 +2,37 @@
 
 import concurrent.futures
 import gzip
+import itertools
+import json
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from one_api.app import create_app
 from one_api.config import Config
-from tests.support import Hang, WaitFor, build_request, error, post_chat, sse, text_chunks, tokens
+from tests.serving.clients import wait_until
+from tests.support import (
+    Gateway,
+    Hang,
+    ScriptedUpstream,
+    WaitFor,
+    build_request,
+    error,
+    post_chat,
+    sse,
+    text_chunks,
+    tokens,
+)
 
-from .bed import KEY, Bed, running_bed
+from .bed import KEY, Bed, adapter, running_bed, yaml
 
 TOKEN = "scrape-0123456789"
 #: The values of all labels, by name, and without the worker's.
@@ -190,6 +207,70 @@ def test_one_that_takes_the_place_of_a_dead_process_gets_its_number(pair: Bed) -
         set(pair.gateway.worker_pids(at_least=2)) == set(old)
     ):
         assert time.monotonic() < deadline
+
+
+def test_what_dead_processes_have_left_behind_is_no_process(pair: Bed) -> None:
+    """In a container that starts again ids come again: another process has that of the dead one."""
+    (folder,) = Path(pair.gateway.environment["TMPDIR"]).glob("one_api-*/processes")
+    pids = pair.gateway.worker_pids(at_least=2)
+    for slot, pid in itertools.product(range(9), pids):
+        path = folder / f"{pair.gateway.port}-{pair.gateway.pid}-{slot}-{pid}.sock"
+        if not path.exists():
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(path))
+
+    found = scrape(pair)
+
+    up = sorted((labels["worker"], value) for name, labels, value in found if name == "one_api_worker_up")
+    assert up == [("0", 1), ("1", 1)]
+    assert len({(name, *labels.items()) for name, labels, _ in found}) == len(found)
+
+
+def test_of_a_thousand_names_every_process_tells() -> None:
+    names = [f"{number}-{'x' * 400}" for number in range(250)]
+    with ScriptedUpstream() as upstream:
+        gateway = Gateway(env={"WEB_CONCURRENCY": "2", "RATE_LIMIT_REQUESTS": "100000"})
+        gateway.config_yaml = yaml(adapters={"a": adapter(upstream, names)})
+        with gateway:
+            bed = Bed(gateway, {"a": upstream})
+            for held in gateway.worker_pids(at_least=2):
+                os.kill(held, signal.SIGSTOP)  # so that the other one serves
+                with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                    assert set(pool.map(lambda name: bed.ask(name, stream=True).status, names)) == {200}
+                os.kill(held, signal.SIGCONT)
+
+            def told(name: str) -> int:  # others' parsers take seconds for so much
+                text = bed.get("/metrics", key=None).body
+                return sum(int(value) for value in re.findall(rf"^{name}{{.*}} (\d+)$".encode(), text, re.MULTILINE))
+
+            wait_until(lambda: told("one_api_requests_total") == 2 * len(names), "every request to be counted")
+            assert [told("one_api_requests_total") for _ in range(4)] == [2 * len(names)] * 4
+            assert told("one_api_worker_up") == 2
+
+
+def test_after_a_reload_the_states_of_deployments_are_still_told() -> None:
+    with running_bed({"workers": 1}) as bed:
+        model = bed.model()
+        bed.a.on(model, error(500))
+        for _ in range(3):
+            bed.ask(model)
+        assert total(bed, "one_api_circuit_state", deployment=f"a/{model}", state="open") == 1
+
+        settings = json.loads(bed.gateway.config_path.read_text())
+        bed.gateway.config_path.write_text(yaml(**settings | {"reload": {"cut_revoked": True}}))
+        bed.gateway.hang_up()
+        bed.gateway.wait_for_log("configuration reloaded")
+
+        assert total(bed, "one_api_circuit_state", deployment=f"a/{model}", state="open") == 1
+        assert total(bed, "one_api_circuit_openings_total", deployment=f"a/{model}") == 1
+
+
+@pytest.mark.parametrize("accepted", ["gzip;q=0", "identity", "gzip;q=0, identity;q=1", ""])
+def test_a_scraper_that_wants_no_gzip_gets_none(pair: Bed, accepted: str) -> None:
+    answer = pair.get("/metrics", key=None, headers={"Accept-Encoding": accepted})
+
+    assert answer.header("content-encoding") is None
+    assert answer.body.startswith(b"# HELP")
 
 
 def test_a_scraper_may_have_it_compressed(pair: Bed) -> None:

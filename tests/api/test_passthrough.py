@@ -115,8 +115,49 @@ def test_a_failed_moderation_is_an_error_and_never_an_answer(doors: DoorBed) -> 
     assert "results" not in got.json
 
 
-def test_moderations_without_a_model_go_to_the_one_that_is_set(doors: DoorBed) -> None:
+def test_a_body_keeps_its_bytes_but_for_the_model() -> None:
+    with running_doors(model_groups={"alias": {"targets": ["a/any-0"]}}) as doors:
+        start = b'{ "query": "caf\\u00e9 \\"model\\"",\n "top_n": 1.0, "documents": ["\xc3\xa9"], '
+        data = start + b'"x": 1, "x": 1e3, "model" :"%s" }'
+        doors.a.on("any-0", json_reply(RANKED))
+
+        for name in (b"any-0", b"alias"):
+            answer = doors.send(doors.raw_request("/v1/rerank", data % name))
+
+            assert answer.status == 200, answer.body
+            assert doors.last("any-0").body == data % b"any-0"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"model": "alias", "model": "alias", "query": "q", "documents": []}',
+        b'{"mod\\u0065l": "alias", "query": "q", "documents": []}',
+        b'{"options": {"model": "mine"}, "model": "alias", "query": "q", "documents": []}',
+        b'{"options": {"model": "mine"}, "mod\\u0065l": "alias", "query": "q", "documents": []}',
+    ],
+    ids=["twice", "escaped", "inside", "inside and escaped"],
+)
+def test_a_model_that_is_hard_to_find_is_replaced_all_the_same(data: bytes) -> None:
+    with running_doors(model_groups={"alias": {"targets": ["a/any-0"]}}) as doors:
+        doors.a.on("any-0", json_reply(RANKED))
+
+        assert doors.send(doors.raw_request("/v1/rerank", data)).status == 200
+        sent = doors.last("any-0").json
+        assert sent["model"] == "any-0"
+        assert sent.get("options", {"model": "mine"}) == {"model": "mine"}
+
+
+def test_moderations_without_a_model_go_to_one_that_moderates(doors: DoorBed) -> None:
     assert doors.call("/v1/moderations", {"input": "x"}).status == 400
+    with running_doors({"kinds": {"any-3": ["chat", "moderation"], "any-4": ["moderation"]}}) as other:
+        other.a.on("any-3", json_reply(MODERATED))
+        with other.sdk() as sdk:
+            sdk.moderations.create(input="x")
+        assert other.last("any-3").json == {"input": "x", "model": "any-3"}
+
+
+def test_moderations_without_a_model_go_to_the_one_that_is_set() -> None:
     with running_doors(models={"moderation": "any-0"}) as other:
         other.a.on("any-0", json_reply(MODERATED))
 

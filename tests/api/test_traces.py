@@ -179,6 +179,55 @@ def test_a_trace_may_be_linked_to_and_not_be_told_to_the_upstream() -> None:
             assert told(bed, "a", model) is None
 
 
+def test_a_fallback_alone_is_a_failover_too() -> None:
+    """No target could be asked, so there was one attempt."""
+    group = {"targets": ["a/solo-0"], "fallbacks": ["a/solo-1"]}
+    with collecting() as collector:
+        telemetry = {"endpoint": collector.url, "ratio": 0.0}
+        with running_bed(telemetry=telemetry, model_groups={"team": group}) as bed:
+            bed.a.on("solo-0", error(401))
+            bed.ask("team")  # its target rests now
+            answer = bed.ask("team")
+
+            assert answer.header("x-gateway-attempts") == "1"
+            server, (attempt,) = collector.of_request(answer.header("x-request-id") or "")
+            assert server.attributes["one_api.outcome"] == "ok"
+            assert attempt.attributes["one_api.deployment"] == "a/solo-1"
+
+
+def test_opentelemetrys_own_variables_count() -> None:
+    with collecting() as collector:
+        env = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
+            "OTEL_TRACES_SAMPLER": "always_on",
+            "OTEL_SERVICE_NAME": "mine",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,service.namespace=team",
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=a%20b",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        }
+        with running_bed(env=env) as bed:
+            answer = bed.ask(bed.model())
+            server, _ = collector.of_request(answer.header("x-request-id") or "")
+
+        assert server.attributes["one_api.outcome"] == "ok"
+        told = {"service.name": "mine", "deployment.environment.name": "test", "service.namespace": "team"}
+        assert told.items() <= server.resource.items()
+        assert collector.headers[-1].get("x-tenant") == "a b"
+        assert collector.headers[-1].get("content-encoding") == "gzip"
+
+
+def test_with_the_sdk_disabled_nothing_is_sent() -> None:
+    with collecting() as collector:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SDK_DISABLED": "true"}
+        with running_bed(env=env) as bed:
+            record = bed.record_of(bed.ask("no-such-model"))
+            bed.gateway.terminate()
+            bed.gateway.wait()
+
+        assert "trace_id" not in record
+        assert collector.spans == []
+
+
 def test_what_is_left_is_sent_at_the_end() -> None:
     with collecting() as collector, running_bed(telemetry={"endpoint": collector.url, "ratio": 1.0}) as bed:
         ids = {bed.ask(bed.model()).header("x-request-id") for _ in range(5)}

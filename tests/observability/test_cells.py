@@ -33,6 +33,15 @@ def test_whatever_is_in_a_label_is_read_back(counts: dict[str, int]) -> None:
     assert found == {("one_api_x_total", (("model", value),)): count for value, count in counts.items()}
 
 
+def test_names_that_cannot_be_encoded_are_told_apart() -> None:
+    family = counter("model")
+    for value in ("m\ud800", "m\udc00"):
+        family.at(value).value += 1
+
+    assert len(read(family)) == 2
+    assert "".join(family.samples("0")).encode()
+
+
 @given(st.lists(st.floats(0, 1e6), max_size=50))
 def test_a_histogram_counts_each_observation_once(seconds: list[float]) -> None:
     family = Family("one_api_s_seconds", "Help.", "histogram", lambda: Histogram(SECONDS))

@@ -33,13 +33,13 @@ async def test_nonsense_is_an_illness_and_nobody_waits_for_ever(says: bytes, cap
         for _ in range(2):
             with pytest.raises(RedisUnavailable):
                 await link.ask("GET", "x")
-        assert link.ill
+        assert link.is_down
         assert "Redis does not answer" in caplog.text
 
         server.says = None
         link._breaker._open_until = 0.0  # it is probed now, not in five seconds
         assert await link.ask("GET", "x") == b"OK"
-        assert not link.ill
+        assert not link.is_down
         await link.aclose()
 
 
@@ -70,7 +70,7 @@ async def test_after_a_failure_nobody_waits_for_long(frozen: tuple[RedisLink, "s
     began = time.monotonic()
     for _ in range(20):
         await unanswered(link)
-        assert link.ill
+        assert link.is_down
     assert time.monotonic() - began < CALL_S
 
 
@@ -85,7 +85,7 @@ async def test_whoever_is_behind_a_trip_that_fails_is_not_sent(
     late = [each.late for each in found if each.late is not None]
     async with asyncio.timeout(10):
         assert sorted(await asyncio.gather(*late)) == list(range(2, 2 + len(late)))
-        while link.ill:
+        while link.is_down:
             await asyncio.sleep(0.01)
             link._breaker._open_until = 0.0
             with contextlib.suppress(RedisUnavailable):

@@ -1,6 +1,7 @@
 """A collector of traces: it takes OTLP over HTTP, and keeps the spans. Another one accepts and never answers."""
 
 import contextlib
+import gzip
 import socket
 import threading
 import time
@@ -35,6 +36,8 @@ class Collector:
 
     url: str
     spans: list[Exported] = field(default_factory=list)
+    #: Of each export, by names in lower case.
+    headers: list[dict[str, str]] = field(default_factory=list)
 
     def wait_for(self, wanted: Callable[[list[Exported]], bool], what: str, timeout_s: float = 15.0) -> list[Exported]:
         """The spans, once they are as wanted."""
@@ -63,6 +66,9 @@ def collecting() -> Iterator[Collector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            collector.headers.append({name.lower(): value for name, value in self.headers.items()})
+            if self.headers["Content-Encoding"] == "gzip":
+                body = gzip.decompress(body)
             if self.path == "/v1/traces":
                 collector.spans.extend(_spans(body))
             self.send_response(200 if self.path == "/v1/traces" else 404)

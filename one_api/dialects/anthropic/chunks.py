@@ -9,7 +9,7 @@ from one_api.dialects.openai.response import Identity
 
 @dataclass(slots=True)
 class Call:
-    """A tool call as it is told to the client; ``kind`` is "function" or "custom"."""
+    """A tool call as it is sent to the client; ``kind`` is "function" or "custom"."""
 
     id: str
     name: str
@@ -19,9 +19,9 @@ class Call:
 
 
 class ChunkWriter:
-    """Makes the chunks of one answer with one choice, and remembers what they told.
+    """Makes the chunks of one answer with one choice, and remembers what they held.
 
-    With ``legacy`` the first call is told in the deprecated form ``function_call``, and others are not told.
+    With ``legacy`` the first call is sent in the deprecated form ``function_call``, and others are not sent.
     """
 
     def __init__(self, identity: Identity, *, include_usage: bool, legacy: bool) -> None:
@@ -42,14 +42,14 @@ class ChunkWriter:
         return "".join(self._texts)
 
     def open(self, content: str | None) -> list[JSONObject]:
-        """Say the role; ``content`` is None when the answer begins with a tool call. Says nothing the second time."""
+        """Return the chunk of the role, once; ``content`` is None when the answer begins with a tool call."""
         if self._opened:
             return []
         self._opened = True
         return self.delta({"role": "assistant", "content": content, "refusal": None})
 
     def content(self, text: str) -> list[JSONObject]:
-        """Say a piece of text."""
+        """Return the chunk of a piece of text."""
         if not text:
             return []
         self.add_text(text)

@@ -17,7 +17,7 @@ MAX_OPTIONAL = 24
 _MAX_NODES = 5_000
 #: References that are followed for the properties of a tool; each can lead to the next.
 _MAX_REFERENCES = 64
-#: Different schemas of one property that are told apart.
+#: At most so many different schemas of one property are kept.
 _MAX_KINDS = 32
 
 _KEPT = frozenset({"type", "description", "title", "enum", "const", "default", "required"})

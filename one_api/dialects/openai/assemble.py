@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import arguments_text
+from one_api.dialects.openai.arguments import arguments_text
 
 #: Fields of a delta whose pieces are joined.
 _JOINED = ("content", "refusal", "reasoning_content")
 #: Fields of a delta that have a place of their own. Of all others lists add up, and anything else is sent once, whole.
 _PLACED = frozenset({"role", "tool_calls", "function_call", *_JOINED})
-#: Fields of the chunks that the whole answer has, too; each is told in one chunk or in all of them.
+#: Fields of the chunks that the whole answer has, too; each stands in one chunk or in all of them.
 HEAD = ("id", "created", "model", "system_fingerprint", "service_tier", "provider")
 #: Fields of a chunk that say nothing: they hide how long it is (OpenAI's, Mistral's).
 PADDING = frozenset({"obfuscation", "p"})

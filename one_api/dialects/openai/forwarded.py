@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import JSONObject, Kind, Usage
 from one_api.dialects import json
+from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
 from one_api.dialects.payloads import InvalidAnswer, check_error
 
@@ -82,13 +83,14 @@ class Body(Protocol):
 
 
 class JSONBody:
-    """An object; it is sent with its keys in their order, and its numbers as they were written."""
+    """An object, in the client's own bytes as far as they are certain; numbers are as they were written in any case."""
 
     content_type = "application/json"
 
-    def __init__(self, fields: JSONObject) -> None:
+    def __init__(self, fields: JSONObject, data: bytes | None = None) -> None:
+        """``data`` are the bytes of ``fields``, where somebody has written them."""
         self.fields = fields
-        self._pieces: list[bytes] | None = None
+        self._pieces = None if data is None else [data]
 
     def encode(self) -> Generator[None, None, list[bytes]]:
         """Return what is sent, encoded once, in steps none of which takes long."""
@@ -107,7 +109,10 @@ class JSONBody:
 
     def for_model(self, model: str) -> "JSONBody":
         """See ``Body``."""
-        return self if self.fields.get("model") == model else JSONBody(self.fields | {"model": model})
+        if self.fields.get("model") == model:
+            return self
+        named = self.fields | {"model": model}
+        return JSONBody(named, None if self._pieces is None else renamed(b"".join(self._pieces), model))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._encoded:

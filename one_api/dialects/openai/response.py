@@ -6,7 +6,8 @@ from typing import Any
 from one_api.dialects import usage
 from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import call_id_of, own_call_id, whole_arguments
+from one_api.dialects.openai.arguments import whole_arguments
+from one_api.dialects.openai.calls import body_of, call_id_of, own_call_id
 from one_api.dialects.openai.shapes import bring_choices, message_in, shape_texts
 from one_api.dialects.payloads import ErrorPayload as ErrorPayload
 from one_api.dialects.payloads import InvalidAnswer as InvalidAnswer
@@ -105,9 +106,8 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
         if call_id_of(call) is None or call["id"] in seen:
             call["id"] = own_call_id(answer_id, position)
         seen.add(call["id"])
-        function = call.get("function")
-        if not isinstance(function, dict) and isinstance(call.get("name"), str):
-            function = call["function"] = {"name": call.pop("name"), "arguments": call.pop("arguments", None)}
-        if isinstance(function, dict):
-            call["type"] = call.get("type") or "function"
-            function["arguments"] = whole_arguments(function.get("arguments")) or "{}"
+        kind, body = body_of(call)
+        if "name" in body:
+            if kind == "function":
+                body["arguments"] = whole_arguments(body["arguments"]) or "{}"
+            call |= {"type": call.get("type") or kind, kind: body}

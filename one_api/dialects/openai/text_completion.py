@@ -141,6 +141,42 @@ class TextStream(Translator):
         return []
 
 
+class TextAssembler:
+    """Takes the chunks of one answer, in order, and returns the completion that they amount to."""
+
+    def __init__(self) -> None:
+        self._head: JSONObject = {}
+        self._usage: Any = None
+        #: By index; the texts of each are joined at the end.
+        self._choices: dict[int, JSONObject] = {}
+        self._texts: dict[int, list[str]] = {}
+
+    def add(self, chunk: JSONObject) -> None:
+        """Add one chunk, as our streams send them."""
+        self._head = self._head or {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
+        self._usage = chunk.get("usage") or self._usage
+        for piece in chunk["choices"]:
+            index: int = piece["index"]
+            known = self._choices.setdefault(index, {"text": "", "index": index, "logprobs": None})
+            self._texts.setdefault(index, []).append(piece["text"])
+            known["finish_reason"] = piece.get("finish_reason")
+            if isinstance(further := piece.get("logprobs"), dict):
+                known["logprobs"] = _joined(known["logprobs"], further)
+
+    def completion(self) -> JSONObject:
+        """Return the completion; call it when the stream has ended well."""
+        texts = {index: "".join(pieces) for index, pieces in self._texts.items()}
+        choices = [choice | {"text": texts[index]} for index, choice in sorted(self._choices.items())]
+        return self._head | {"choices": choices} | ({} if self._usage is None else {"usage": self._usage})
+
+
+def _joined(known: JSONObject | None, further: JSONObject) -> JSONObject:
+    """Return the log probabilities of two parts of a text as one."""
+    if known is None:
+        return further
+    return {key: [*value, *further[key]] if isinstance(value, list) else value for key, value in known.items()}
+
+
 def _check_choices(answer: JSONObject) -> None:
     """Raise when the choices cannot be read, or one reports an error; a missing text is an empty one."""
     choices = answer.get("choices")

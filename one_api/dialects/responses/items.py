@@ -32,7 +32,7 @@ SILENT = ("additional_tools", "configuration_update")
 
 @dataclass(slots=True)
 class _Turn:
-    """What the model said until someone else speaks."""
+    """What the model said between two messages of others."""
 
     parts: list[JSONObject] = field(default_factory=list)
     calls: list[JSONObject] = field(default_factory=list)
@@ -178,8 +178,8 @@ class InputReader:
         self._warnings.append(where)
         result = next((item[key] for key in _RESULTS if item.get(key)), None)
         if result is not None:
-            told = result if isinstance(result, str) else json.encode([result]).decode()[1:-1]
-            self._open().parts.append({"type": "text", "text": f"[{kind}: {told}]"})
+            shown = result if isinstance(result, str) else json.encode([result]).decode()[1:-1]
+            self._open().parts.append({"type": "text", "text": f"[{kind}: {shown}]"})
 
     def _open(self) -> _Turn:
         if self._turn is None:

@@ -308,7 +308,7 @@ class RequestAdapter(BaseModelAdapter):
 class RemoteAdapter(RequestAdapter):
     """An adapter whose models are those of ``configured``, or what the upstream lists, asked every ``interval_s``."""
 
-    #: Does the list tell more than which models there are, so that it is asked for when they are configured, too?
+    #: The list says more than which models there are, so it is asked for also where the models are configured.
     list_tells_more: ClassVar[bool] = False
 
     def __init__(self, name: str, upstream: Upstream, configured: Iterable[str] | None, interval_s: float) -> None:

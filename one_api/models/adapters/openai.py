@@ -83,11 +83,11 @@ class OpenAIAdapter(RemoteAdapter):
         return replace(info, kinds=self._config.kinds.get(info.id) or kinds_in(entry))
 
     def prefill_start(self, model: str, text: str) -> str | None:
-        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        """See ``BaseModelAdapter``: only the configuration says so."""
         return text if self._prefill else None
 
     def takes_effort(self, model: str) -> bool:
-        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        """See ``BaseModelAdapter``: only the configuration says so."""
         return any(fnmatchcase(model, pattern) for pattern in self._reasoning_models)
 
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:

@@ -1,6 +1,5 @@
 """A Messages request on its way to an upstream that speaks Messages, and its answer: as little is touched as can be."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ from one_api.dialects.anthropic.history import tool_input
 from one_api.dialects.anthropic.response import merge_usage, usage_of
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
+from one_api.dialects.model_name import renamed
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.payloads import InvalidAnswer, check_error, read_event
 from one_api.dialects.sealing import PREFIX
@@ -16,12 +16,6 @@ from one_api.dialects.sse import Event, EventReader
 
 #: The client's headers that go to the upstream.
 HEADERS = ("anthropic-version", "anthropic-beta")
-_NAME = b'"model"'
-_VALUE = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
-#: What opens and closes in JSON, strings as a whole.
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
-#: The beginning of an escaped letter of ``model``: a key may be written so.
-_ESCAPED = b"\\u006"
 #: Events that hold something of the answer.
 _CONTENT = frozenset({"content_block_delta", "message_delta", "message_stop"})
 
@@ -54,28 +48,10 @@ def body_for(
     if not changes and not stripped:
         if body["model"] == model:
             return native.data
-        if (renamed := _renamed(native.data, model)) is not None:
-            return renamed
+        if (data := renamed(native.data, model)) is not None:
+            return data
     kept = {key: value for key, value in body.items() if key not in stripped}
     return kept | changes | {"model": model}
-
-
-def _renamed(data: bytes, model: str) -> bytes | None:
-    """Return ``data`` with another model; None when it is not certain which bytes name it."""
-    found = _VALUE.search(data)
-    if found is None or data.count(_NAME) != 1 or _ESCAPED in data or _depth(data[: found.start()]) != 1:
-        return None
-    start, end = found.span(1)
-    return data[:start] + json.encode([model])[1:-1] + data[end:]
-
-
-def _depth(data: bytes) -> int:
-    """Return how many brackets are open after ``data``."""
-    depth = 0
-    for token in _TOKENS.finditer(data):
-        mark = token[0]
-        depth += 1 if mark in b"{[" else -1 if mark in b"}]" else 0
-    return depth
 
 
 def _messages_for(messages: list[JSONObject], deviations: Deviations) -> list[JSONObject] | None:

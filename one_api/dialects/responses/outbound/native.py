@@ -17,7 +17,7 @@ ENDINGS = ("response.completed", "response.incomplete")
 _FAILURES = ("response.failed", "error")
 #: Says nothing; some clients of OpenAI's own do not know it.
 _SILENT = "keepalive"
-#: What OpenAI's own server is told of a client, beside all that begins as ``_CODEX`` does.
+#: Headers of a client that OpenAI's own server gets, beside all that begin as ``_CODEX`` does.
 _CLIENT = ("openai-beta", "originator", "session-id", "thread-id", "user-agent", "x-client-request-id")
 _CODEX = "x-codex-"
 
@@ -141,8 +141,8 @@ def _failure_in(payload: JSONObject) -> JSONObject:
     error = response.get("error") if isinstance(response, dict) else payload.get("error")
     if isinstance(error, dict):
         return {"error": error}
-    told = {key: payload.get(key) for key in ("message", "code", "param")}
-    return {"error": told | {"message": told["message"] or "The upstream gave the answer up."}}
+    error = {key: payload.get(key) for key in ("message", "code", "param")}
+    return {"error": error | {"message": error["message"] or "The upstream gave the answer up."}}
 
 
 def usage_in(response: Any) -> JSONObject | None:

@@ -31,7 +31,8 @@ TURN = {"role": "user", "content": "Hé \\u00e9"}
 def sent(data: bytes, model: str = "other", deviations: Deviations = PLAIN, **stream: bool) -> bytes:
     """The bytes that go to an upstream which calls the model so."""
     native = NativeRequest("messages", data, json.decode_object(data, as_written=True))
-    return body_for(native, model, deviations, **stream)
+    body = body_for(native, model, deviations, **stream)
+    return body if isinstance(body, bytes) else json.encode(body)
 
 
 def test_only_the_name_of_the_model_changes() -> None:
