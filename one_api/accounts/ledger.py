@@ -91,8 +91,8 @@ class Terms(NamedTuple):
 
     reserve: int
     windows: list[WindowKey]
-    #: Where the upstream has not said what its answer took.
-    estimate: Usage | None
+    #: Returns what the answer took, as far as can be told; None where the upstream has said it.
+    estimate: Callable[[], Usage | None] | None
     charges_cancelled: bool
 
 
@@ -152,7 +152,8 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
     if usage is None and status in ("failed", "cancelled") and record.first_event is None:
         usage = Usage(0, 0)  # no upstream had begun to answer
     if usage is None and terms is not None and terms.estimate is not None:
-        usage, estimated = terms.estimate, True
+        usage = terms.estimate()
+        estimated = None if usage is None else True
     rates = price_of(record.deployment) if record.deployment is not None else None
     return LedgerRow(
         record.request_id,
