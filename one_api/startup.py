@@ -100,7 +100,8 @@ def table(loaded: Loaded, listening: Listening) -> dict[str, list[str]]:
         "keys": [", ".join(key_names(config.api_keys)) or "none: every call to /v1 is answered with 401; set API_KEYS"],
         "limits": [_limits(loaded) if limits.enabled else "off"],
         "cache": [_kind_of(config.cache.storage) if config.cache.enabled else "off"],
-        "database": [re.sub(r"//[^/]*@", "//", config.database.url)],
+        # Without a name and a password, which may also stand after the question mark.
+        "database": [re.sub(r"//.*@", "//", config.database.url.partition("?")[0])],
     }
 
 

@@ -106,7 +106,7 @@ def test_rules_and_dashboard_know_no_other_metrics() -> None:
 def labels() -> dict[str, set[str]]:
     """By metric, the labels that its samples have; Prometheus itself adds the job and the instance."""
     page = (ROOT / "docs/metrics.md").read_text()
-    found = {}
+    found: dict[str, set[str]] = {}
     for name, kind, cell in re.findall(r"^\| `([a-z_]+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE):
         own = {"job", "instance", "worker", *re.findall(r"`(\w+)`", cell)}
         if kind == "histogram":
