@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flask import Blueprint, Flask, Request
 from flask.sessions import NullSession, SessionInterface
-from werkzeug.routing import MapAdapter
+from werkzeug.routing import MapAdapter, Rule
 
 from one_api.admin.routes import admin, answer_sibling, keep_admin_apart
 from one_api.api import cors, welcome
@@ -33,7 +33,7 @@ from one_api.config import Config, ConfigError, Loaded, as_variables, from_mappi
 from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.registry import ModelRegistry
-from one_api.observability.log import LogObserver, set_up_logging
+from one_api.observability.log import LineWriter, LogObserver, set_up_logging
 from one_api.observability.metrics import Metrics
 from one_api.records import Observer
 from one_api.serving.bridge import async_to_sync
@@ -62,6 +62,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: The routes that there are with every configuration.
+BLUEPRINTS = (
+    health, models, chat, responses, messages, embeddings, completions, passthrough, openapi, metrics, admin
+)  # fmt: skip
 
 #: Asked for each view and hook of each request; functions may also be made for one request, so not all are kept.
 _is_async = lru_cache(maxsize=256)(iscoroutinefunction)
@@ -77,12 +81,33 @@ class _NoSessions(SessionInterface):
         return self._empty
 
 
+class _Routes(MapAdapter):
+    """The routes, bound to one request; where a path without variable parts leads is looked for once."""
+
+    #: By path and method; bounded by the routes that there are.
+    found: dict[tuple[str, str], Rule]
+
+    def match(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the rule and the variable parts for Flask, which asks for nothing else."""
+        place = self.path_info, self.default_method
+        if (known := self.found.get(place)) is not None:
+            return known, {}
+        rule, parts = super().match(*args, **kwargs)
+        if rule.rule == self.path_info:
+            self.found[place] = rule
+        return rule, parts
+
+
 class GatewayFlask(Flask):
     """Flask, with coroutines awaited by our bridge instead of on a loop of their own."""
 
     session_interface = _NoSessions()
     #: Below which path it is reached.
     mount = Mount()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._found: dict[tuple[str, str], Rule] = {}
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Bind the routes to a request by its path and method alone; an override point of Flask.
@@ -91,7 +116,9 @@ class GatewayFlask(Flask):
         """
         if request is None:
             return super().create_url_adapter(None)
-        return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method)
+        routes = _Routes(self.url_map, "localhost", "/", "", "http", request.path, request.method)
+        routes.found = self._found
+        return routes
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``func``, in its synchronous form if it is a coroutine function; an override point of Flask."""
@@ -135,8 +162,7 @@ def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
     config, restart_needed = applicable(start, loaded.config if loaded else start)
     if loaded is not None:
         prepare_flask_run(loaded)
-    as_json = config.log.format == "json"
-    log = set_up_logging(config.log.level, as_json=as_json)
+    log = set_up_logging(config.log.level, as_json=config.log.format == "json")
     warn_if_unfit()
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     app.debug = config.server.debug
@@ -148,14 +174,7 @@ def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
     build = partial(build_snapshot, limiter=limiter, cors_options=cors_options, folder=folder)
     accounts = _accounts(config, folder, lambda: parts.cut_revoked())
     counts = Metrics(per_key=config.metrics.per_key)
-    observers: list[Observer] = [counts]
-    observers += (
-        [LogObserver(log, as_json=as_json, sample=config.log.sample, worker=lambda: siblings.slot)]
-        if logger.isEnabledFor(logging.INFO)
-        else []
-    )
     tracing = _tracing(config, lambda: parts.snapshot.config.adapters)
-    observers += [tracing] if tracing is not None else []
     sources = Sources(start, load, build, _start_texts(kept, loaded), loaded.texts) if loaded else None
 
     def show(used: Config) -> None:
@@ -163,31 +182,30 @@ def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
 
     show(config)
     reload = Reload(build(config, restart_needed, None), sources, kept, show, lambda: parts.cut_revoked())
-    app.extensions["one_api"] = parts = Service(
-        reload, tuple(observers), accounts, counts, log, tracing, siblings=siblings
-    )
+    observers = (counts, *_log_observers(config, log, siblings), *([tracing] if tracing is not None else []))
+    app.extensions["one_api"] = parts = Service(reload, observers, accounts, counts, log, tracing, siblings=siblings)
     siblings.answer = partial(answer_sibling, parts)
+    _add_routes(app, accounts)
+    register_commands(app)
+    return app
+
+
+def _add_routes(app: Flask, accounts: "Accounts | None") -> None:
+    """Add everything that answers requests, with what comes before and after each request."""
     keep_admin_apart(app)
     cors.register(app)
     welcome.register(app)
     errors.register(app)
-    blueprints = (
-        health,
-        models,
-        chat,
-        responses,
-        messages,
-        embeddings,
-        completions,
-        passthrough,
-        openapi,
-        metrics,
-        admin,
-    )
-    for blueprint in (*blueprints, *_blueprints(accounts)):
+    for blueprint in (*BLUEPRINTS, *_blueprints(accounts)):
         app.register_blueprint(blueprint)
-    register_commands(app)
-    return app
+
+
+def _log_observers(config: Config, log: LineWriter, siblings: Siblings) -> list[Observer]:
+    """Return what writes a line for each request; nothing does where such lines are not logged."""
+    if not logger.isEnabledFor(logging.INFO):
+        return []
+    as_json, sample = config.log.format == "json", config.log.sample
+    return [LogObserver(log, as_json=as_json, sample=sample, worker=lambda: siblings.slot)]
 
 
 def _from_code(values: Mapping[str, Any], cors_options: Mapping[str, Any]) -> Config:
@@ -309,7 +327,7 @@ def build_registry(config: Config, before: Snapshot | None = None) -> ModelRegis
 
 
 def _is_kept(name: str, old: Config, new: Config) -> bool:
-    """Say whether the adapter ``name`` that was built for ``old`` can be used on."""
+    """Return whether the adapter ``name`` that was built for ``old`` can be used on."""
     settings = old.adapters.get(name)
     return settings is not None and old.errors == new.errors and is_same_adapter(settings, new.adapters[name])
 
@@ -322,7 +340,7 @@ def _adapter(name: str, settings: AdapterConfig, reports: Reports) -> BaseModelA
             return cast(BaseModelAdapter, kind(**revealed(settings.settings)))
     except NoAdapter as error:
         raise ConfigError((Problem(f"adapters.{name}", str(error), error.fix),)) from None
-    except Exception as error:  # whatever the constructor of somebody else does
+    except Exception as error:  # whatever a constructor from outside raises
         why = reports.scrubber.clean(f"{type(error).__name__}: {error}")
         problem = Problem(f"adapters.{name}", f"{type_name(settings)} cannot be made: {why}", "Correct its settings")
         raise ConfigError((problem,)) from error

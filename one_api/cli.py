@@ -145,7 +145,7 @@ def _load() -> Loaded:
 
 
 def _say_sources() -> None:
-    """Say on standard error which files the configuration comes from, when there are any."""
+    """Write to standard error which files the configuration comes from, if any."""
     loaded = load()
     if loaded.files:
         click.echo(f"configuration: {loaded.sources}", err=True)

@@ -290,7 +290,7 @@ def _check(config: Config, problems: Problems) -> None:
 def masked(value: Any) -> Any:
     """Return any part of a configuration as plain values, secrets masked.
 
-    Of a client's key its last four characters are shown when it is long enough, so that people can tell keys apart.
+    Of a client's key its last four characters are shown when it is long enough, so that people can recognise it.
     """
     if isinstance(value, KeyConfig):
         key = value.key.reveal()

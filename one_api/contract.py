@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
+from msgspec import Struct
+
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject: TypeAlias = dict[str, Any]
 
 #: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
-#: What servers call a model's context, and how model lists tell it to clients of any of them.
+#: What servers call a model's context window. Model lists have all these names, for clients of any of them.
 CONTEXT_NAMES = ("context_window", "context_length", "max_model_len")
 _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
 #: What a model may be asked for.
@@ -36,7 +38,7 @@ _MAX_TOKENS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the name of the key, never the key."""
+    """The client that asks: the name of its key, never the key."""
 
     name: str
     #: Lists of model ids and of patterns with ``*``; of each list one has to fit. Without a list any model may be used.
@@ -49,12 +51,11 @@ class Caller:
     concurrent: int | None = None
 
     def may_use(self, model: str) -> bool:
-        """Say whether the key may name a model."""
+        """Return whether the key may name a model."""
         return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What an answer took, in tokens, as OpenAI counts.
 
     ``prompt_tokens`` include those that the upstream had in its cache and those that it put there,
@@ -69,22 +70,31 @@ class Usage:
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
-        """Read an OpenAI ``usage`` object; None when there is none, and absurd counts are clamped."""
+        """Read an OpenAI ``usage`` object; None when there is none, or nothing in it; absurd counts are clamped.
+
+        Of vectors and ranks some upstreams tell the total alone.
+        """
         if not isinstance(usage, dict):
             return None
-        prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-        return cls(
-            _count(usage, "prompt_tokens"),
-            _count(usage, "completion_tokens"),
-            _count(prompt, "cached_tokens"),
-            _count(prompt, "cache_write_tokens"),
-            _count(completion, "reasoning_tokens"),
-        )
+        said = _count(usage, "completion_tokens")
+        asked = _count(usage, "prompt_tokens")
+        if usage.get("prompt_tokens") is None:
+            if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
+                return None
+            asked = max(0, _count(usage, "total_tokens") - said)
+        cached = written = reasoning = 0
+        if isinstance(prompt := usage.get("prompt_tokens_details"), dict):
+            cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
+        if isinstance(completion := usage.get("completion_tokens_details"), dict):
+            reasoning = _count(completion, "reasoning_tokens")
+        return cls(asked, said, cached, written, reasoning)
 
 
-def _details(usage: JSONObject, name: str) -> JSONObject:
-    details = usage.get(name)
-    return details if isinstance(details, dict) else {}
+class Units(Struct, frozen=True):
+    """What an answer took that is paid for otherwise than by tokens: so many ``amount`` of a ``unit``."""
+
+    amount: float
+    unit: Literal["images", "seconds", "characters", "search_units", "documents"]
 
 
 def _count(counts: JSONObject, name: str) -> int:
@@ -98,7 +108,7 @@ def _count(counts: JSONObject, name: str) -> int:
 
 
 class AnswerStream(ABC):
-    """An answer that comes in pieces. It ends exactly once; whoever has it calls ``aclose()``."""
+    """An answer that comes in pieces. It ends exactly once; its owner calls ``aclose()``."""
 
     #: Set once the upstream has sent it.
     usage: Usage | None = None
@@ -151,7 +161,7 @@ class ChunkStream(AnswerStream):
         return encode(await self.read())
 
     def has_content(self, chunk: JSONObject) -> bool:
-        """Say whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
+        """Return whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
         for choice in chunk.get("choices", ()):
             if choice.get("finish_reason") is not None or choice.get("text"):
                 return True
@@ -176,10 +186,12 @@ class ByteStream(AnswerStream):
     content_type: str = "application/octet-stream"
     #: The header ``Content-Disposition``, where the upstream sent one.
     disposition: str | None = None
+    #: What it takes beside tokens, as far as is known by now.
+    units: Units | None = None
 
     @property
     def has_events(self) -> bool:
-        """Say whether it is a stream of server-sent events."""
+        """Return whether it is a stream of server-sent events."""
         return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
     @abstractmethod
@@ -187,12 +199,35 @@ class ByteStream(AnswerStream):
         """Wait for the next bytes; none are the end. May be cancelled and called again, and raises as chunks do."""
 
 
+class WholeBytes(ByteStream):
+    """An answer that is there as a whole."""
+
+    def __init__(
+        self,
+        data: bytes,
+        content_type: str = "application/json",
+        usage: Usage | None = None,
+        units: Units | None = None,
+    ) -> None:
+        self.content_type, self.usage, self.units = content_type, usage, units
+        self._data = data
+
+    async def read(self) -> bytes:
+        """See ``ByteStream``."""
+        data, self._data, self.ended = self._data, b"", True
+        return data
+
+    async def aclose(self) -> None:
+        """See ``ByteStream``."""
+        self.ended = True
+
+
 #: A whole answer in OpenAI's format, or one that comes in pieces.
 Answer: TypeAlias = JSONObject | ChunkStream | ByteStream
 
 
 class Call(Protocol):
-    """What a client asks for, as far as those need to know who find out which deployment answers it."""
+    """What a client asks for, as far as it matters for the choice of a deployment."""
 
     @property
     def kind(self) -> Kind:
@@ -204,11 +239,11 @@ class Call(Protocol):
 
     @property
     def stream(self) -> bool:
-        """Say whether the answer is to come as chunks."""
+        """Return whether the answer is to come as chunks."""
 
     @property
     def repeats(self) -> bool:
-        """Say whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
+        """Return whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
 
     def for_model(self, model: str) -> Self:
         """Return the same request for the model of that name."""
@@ -223,7 +258,7 @@ class ModelInfo:
     created: int = 0
     context_window: int | None = None
     max_output_tokens: int | None = None
-    #: What it may be asked for; None when nobody has said.
+    #: What it may be asked for; None when it is not known.
     kinds: tuple[Kind, ...] | None = None
     #: What else the upstream said of it.
     extra: JSONObject = field(default_factory=dict)

@@ -204,7 +204,7 @@ class BudgetExceeded(GatewayError):
 
 
 class InternalError(GatewayError):
-    """A bug of ours. The message tells nothing of it; the log does, under the request's id."""
+    """A bug of ours. The message says nothing of it; the log does, under the request's id."""
 
     code = "internal_error"
 
@@ -218,7 +218,7 @@ class AccountsUnavailable(GatewayError):
 
 
 class Unpriced(GatewayError):
-    """A budget binds the caller, and nobody knows what the model costs."""
+    """A budget binds the caller, and the price of the model is not known."""
 
     status = 503
     code = "unpriced"

@@ -33,7 +33,7 @@ def make_env_file(target: Path, example: Path) -> bool:
         return False
     text = example.read_text(encoding="utf-8") if example.is_file() else ""
     if not text.startswith(_MINIMAL.partition(".")[0]):
-        text = _MINIMAL  # it is somebody else's example, or there is none
+        text = _MINIMAL  # it is another project's example, or there is none
     for variable, prefix in (("API_KEYS", "sk-one"), ("ADMIN_KEY", "sk-admin")):
         text = text.replace(f"\n{variable}=\n", f"\n{variable}={prefix}-{secrets.token_urlsafe(24)}\n", 1)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
@@ -54,7 +54,7 @@ def _has_models(folder: Path) -> bool:
 
 
 def is_first_start(loaded: Loaded) -> bool:
-    """Return whether nobody has set anything up here: there is no API key, and no file that could hold one."""
+    """Return whether nothing is set up here: there is no API key, and no file that could hold one."""
     return not (loaded.config.api_keys or loaded.files or loaded.named_files)
 
 

@@ -110,7 +110,7 @@ def _admin(settings: AdminConfig, listening: Listening) -> str:
     if settings.listen is None:
         return "/admin, for this machine only"
     if not listening.has_admin:
-        return f"nowhere: this server was not told to listen on {settings.listen}"
+        return f"nowhere: this server does not listen on {settings.listen}"
     return f"{settings.url}/admin, for {', '.join(settings.allow) or 'nobody'}"
 
 
@@ -200,7 +200,7 @@ def _model(loaded: Loaded) -> str | None:
     found = []
     for adapter in config.adapters.values():
         if isinstance(adapter, LocalConfig):
-            found += [each.id for each in discover(Path(adapter.models_dir))[0] if not each.embedding_only]
+            found += [each.id for each in discover(Path(adapter.models_dir))[0] if each.chats]
     default = DEFAULT_MODEL.file_name.removesuffix(".gguf")
     if default in found:
         return default

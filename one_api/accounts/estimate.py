@@ -1,4 +1,4 @@
-"""How many tokens a request may take, before anybody has counted them, and how many a cut answer took. Pure."""
+"""How many tokens a request may take, before they are counted, and how many a cut answer took. Pure."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,6 +8,8 @@ from one_api.contract import Answer, Call, JSONObject, Kind, Usage
 
 #: UTF-8 bytes of a token: English has about four, Chinese three.
 _BYTES_PER_TOKEN = 3
+#: Hardly any text has more in a token, on average.
+_MAX_BYTES_PER_TOKEN = 8
 #: What an image takes, whatever its size; its base64 would count as a thousand times as much.
 _IMAGE_TOKENS = 1600
 _IMAGE = "data:image/"
@@ -22,6 +24,8 @@ _TIMES = ("n", "best_of")
 _MAX_TIMES = 128
 #: The fields of an event, in any dialect, that hold what a model has said.
 _SAID = ("delta", "choices", "text")
+#: The type of an event that holds a text as a whole whose parts were events of their own.
+_REPEATS = ".done"
 
 
 class Bound(NamedTuple):
@@ -29,6 +33,26 @@ class Bound(NamedTuple):
 
     prompt: int
     completion: int
+    #: The client has said how many tokens its answer may have: the upstream counts them.
+    is_limited: bool = False
+
+
+class Said(NamedTuple):
+    """What a model has said so far."""
+
+    #: Of its texts.
+    size: int = 0
+    #: How many pieces of text came.
+    pieces: int = 0
+
+    def tokens(self, bound: Bound) -> int:
+        """Return how many tokens that is, to compare with ``bound``.
+
+        Where the upstream counts, it is only so many as there must be: an answer within its limit is never beyond it.
+        """
+        if bound.is_limited:
+            return max(self.pieces, self.size // _MAX_BYTES_PER_TOKEN)
+        return -(-self.size // _BYTES_PER_TOKEN)
 
 
 def bound_of(call: Call, reserve_tokens: int) -> Bound:
@@ -42,7 +66,8 @@ def bound_of(call: Call, reserve_tokens: int) -> Bound:
         return Bound(prompt, 0)
     limits = [fields[name] for name in _LIMITS if _is_count(fields.get(name))]
     times = [fields[name] for name in _TIMES if _is_count(fields.get(name))]
-    return Bound(prompt, max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES))
+    completion = max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES)
+    return Bound(prompt, completion, is_limited=bool(limits))
 
 
 def _is_count(value: Any) -> bool:
@@ -75,13 +100,15 @@ def dearest(bound: Bound, rates: Rates) -> int | None:
     return None if plain is None or written is None else max(plain, written)
 
 
-def said_bytes(items: "list[JSONObject] | Answer") -> int:
-    """Return the bytes of what a model said in chunks, events or a whole answer."""
-    return sum(map(_said, items)) if isinstance(items, list) else _said(items)
+def said_in(items: list[JSONObject]) -> Said:
+    """Return what a model said in chunks or events."""
+    sizes = [size for each in items if (size := said_bytes(each))]
+    return Said(sum(sizes), len(sizes))
 
 
-def _said(item: Any) -> int:
-    if not isinstance(item, dict):
+def said_bytes(item: Answer) -> int:
+    """Return the bytes of what a model said in a chunk, an event or a whole answer."""
+    if not isinstance(item, dict) or str(item.get("type", "")).endswith(_REPEATS):
         return 0
     return sum(_texts(item[name]) for name in _SAID if name in item)
 
@@ -107,5 +134,5 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def estimated(bound: Bound, said: int | None) -> Usage:
-    """Return what an answer took that nobody has counted: ``said`` are the bytes of its text, None is not known."""
+    """Return what an uncounted answer took: ``said`` are the bytes of its text, None if they are not known."""
     return Usage(bound.prompt, bound.completion if said is None else -(-said // _BYTES_PER_TOKEN))

@@ -1,7 +1,7 @@
 """What this process holds of budgets: requests are let in from it without asking the database, unless it is too little.
 
 Everything here runs on the loop. What is known of a lease here is never more than what the database has of it: where an
-answer is lost, money is held that nobody knows of, until ``keep`` gives it back.
+answer is lost, money is held unknown to us, until ``keep`` gives it back.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from sqlalchemy import Connection
 
 from one_api.accounts import ledger, windows
 from one_api.accounts.books import Books
-from one_api.accounts.budgets import Budget, Window, WindowKey
+from one_api.accounts.budgets import Budget, WindowKey
 from one_api.accounts.database import Database, DatabaseUnavailable
+from one_api.accounts.lease import Lease, now_s
 from one_api.accounts.ledger import LedgerRow
-from one_api.accounts.money import dollars
 from one_api.accounts.windows import Grant, Kept, Need, ttl_s
-from one_api.errors import AccountsUnavailable, BudgetExceeded
+from one_api.errors import AccountsUnavailable
 from one_api.serving.tasks import stop
 
 logger = logging.getLogger(__name__)
@@ -41,102 +41,6 @@ _RECENT_S = 60
 _KEPT = 2
 #: A lease is written of at least so often in its time.
 _WRITES = 3
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def now_s() -> float:
-    """Return a clock that goes on while the machine sleeps, in seconds."""
-    return time.clock_gettime(_CLOCK)
-
-
-class Lease:
-    """What this process holds of one window. Amounts are nano-dollars."""
-
-    def __init__(self, budget: Budget, window: Window) -> None:
-        self.budget = budget
-        self.window = window
-        self.key: WindowKey = (budget.name, window.start)
-        self.amount = 0
-        #: For requests under way.
-        self.reserved = 0
-        #: By requests that have ended and are not booked.
-        self.used = 0
-        #: Spent in the last minute, about, and since that was last counted.
-        self.recent = self.newly_spent = 0
-        #: How many requests are charged to it that have not ended.
-        self.requests = 0
-        #: What waiting requests need.
-        self.needs: list[int] = []
-        self.acquiring: asyncio.Task[Grant] | None = None
-        #: What was left of the window, and until when that is believed, by ``now_s``.
-        self.left, self.left_until = 0, 0.0
-        #: The last question for what is idle that was answered; and the own one that others have to answer.
-        self.wanted = 0
-        self.asked: int | None = None
-        #: Until when it is this process's, by ``now_s``.
-        self.good_until = 0.0
-        self.ahead_at = 0.0
-        #: The database has a row of it.
-        self.is_stored = False
-        #: What was last written of it, and when.
-        self.written = (0, 0)
-        self.written_at = 0.0
-
-    @property
-    def held(self) -> int:
-        """Return what is in use."""
-        return self.reserved + self.used
-
-    @property
-    def free(self) -> int:
-        """Return what new requests may have."""
-        return self.amount - self.reserved - self.used
-
-    @property
-    def pace(self) -> int:
-        """Return what is spent in a minute."""
-        return self.recent + self.newly_spent + self.reserved
-
-    @property
-    def is_idle(self) -> bool:
-        """Say whether there is nothing in it, and nobody uses it."""
-        return not (self.is_stored or self.amount or self.held or self.requests or self.acquiring)
-
-    def lacks(self, need: int, *, waited: bool) -> bool:
-        """Say whether a request cannot have ``need`` now, which may have waited for it."""
-        return self.free - (0 if waited else sum(self.needs)) < need
-
-    def need(self) -> Need:
-        """Return what to acquire for all who wait; for later, too."""
-        free = max(0, self.free) if not self.needs else self.free
-        least, waiting = min(self.needs, default=0), sum(self.needs)
-        return Need(
-            max(0, least - free),
-            max(0, waiting - free),
-            max(self.pace - max(0, free), waiting),
-            self.held + waiting,
-            self.asked,
-        )
-
-    def settle(self, reserved: int, cost: int) -> None:
-        """End a request that had reserved something; it has cost so much."""
-        self.requests -= 1
-        self.reserved -= reserved
-        self.used += cost
-        self.newly_spent += cost
-
-    def refusal(self, need: int) -> BudgetExceeded:
-        """Return the answer to a request that may cost more than is left."""
-        now, left = time.time(), max(0, self.free, self.free + self.left)
-        renews, retry_after_s = "It is not renewed", None
-        if self.window.end is not None:
-            renews = f"It is renewed at {self.budget.when(self.window.end)}"
-            retry_after_s = max(1.0, self.window.end - now)
-        return BudgetExceeded(
-            f"The budget of {self.budget} has {dollars(left)} USD left, and this request may cost up to "
-            f"{dollars(need)} USD. {renews}. A smaller `max_tokens` needs less.",
-            retry_after_s=retry_after_s,
-        )
 
 
 class Leases:
@@ -152,6 +56,10 @@ class Leases:
         #: By the names of budgets.
         self._current: dict[str, Lease] = {}
         self._keeper: asyncio.Task[None] | None = None
+        #: What requests may cost, and have cost, that were let in without a lease because the database is away.
+        self._beyond = self._spent_beyond = 0
+        #: The database has not answered when more was asked for.
+        self._is_away = False
         self._lost_at = self._counted_at = 0.0
 
     async def aclose(self) -> None:
@@ -179,29 +87,66 @@ class Leases:
             lease.requests += 1
         return found
 
-    async def admit(self, leases: Sequence[Lease], need: int) -> None:
+    async def admit(self, leases: Sequence[Lease], need: int, allowance: int = 0) -> int:
         """Return once each lease has ``need`` free; whoever reserves it does so before it waits for anything.
+
+        While the database is away, requests may go beyond the leases, by ``allowance`` all together. Returns by how
+        much this one does; that is to be handed to ``settle``.
 
         Raises:
             BudgetExceeded: when a window has too little left.
             AccountsUnavailable: when the database does not answer in time.
         """
+        try:
+            await self._admit(leases, need, at_once=self._is_away and allowance > 0)
+        except AccountsUnavailable:
+            if self._beyond + self._spent_beyond + need > allowance:
+                raise
+            self._beyond += need
+            return need
+        return 0
+
+    def settle(self, beyond: int, cost: int) -> None:
+        """End a request that went beyond the leases: until the database is back, what it has cost counts instead."""
+        self._beyond -= beyond
+        if beyond and self._is_away:
+            self._spent_beyond += cost
+
+    def ask_for_missing(self, leases: Sequence[Lease]) -> None:
+        """Ask for what more is in use than there is: answers have become longer than what was reserved for them."""
+        for each in leases:
+            if each.free < 0:
+                self._ask_ahead(each, now_s())
+
+    def _ask_ahead(self, lease: Lease, now: float) -> None:
+        """Ask for more, without waiting for it."""
+        if lease.acquiring is None and now > lease.ahead_at:
+            lease.ahead_at = now + _NOTE_S
+            self._begin_acquiring(lease)
+
+    async def _admit(self, leases: Sequence[Lease], need: int, *, at_once: bool) -> None:
+        """See ``admit``; ``at_once`` waits for nothing."""
         deadline, was_answered = now_s() + PATIENCE_S, False
         # Those who wait come first: else one that needs much would wait for ever beside many that need little.
         while (short := next((each for each in leases if each.lacks(need, waited=was_answered)), None)) is not None:
+            if at_once:
+                self._ask_ahead(short, now_s())
+                raise unavailable()
             try:
                 await self._more(short, need, deadline)
             except TimeoutError:
                 # It is others that have not given back what is missing, not the database that is away.
-                raise short.refusal(need) if was_answered else unavailable() from None
+                if was_answered:
+                    raise short.refusal(need) from None
+                self._is_away = True
+                raise unavailable() from None
             was_answered = True
         now = now_s()
         for each in leases:
             if each.amount > 0 and now > each.good_until:
                 raise unavailable()
-            if each.free - need < each.recent // 2 and each.acquiring is None and now > each.ahead_at:
-                each.ahead_at = now + _NOTE_S
-                self._begin_acquiring(each)
+            if each.free - need < each.recent // 2:
+                self._ask_ahead(each, now)
 
     async def _more(self, lease: Lease, need: int, deadline: float) -> None:
         """Wait until the database has answered for a lease; raises also TimeoutError."""
@@ -236,9 +181,9 @@ class Leases:
             holder = self._books.holder
             if holder is None:
                 raise DatabaseUnavailable("there is no journal")
-            need = lease.need()
-            began = now_s()
+            need, began = lease.need(), now_s()
             grant, good_s = await self._database.write(partial(_acquired, holder=holder, window=lease.key, need=need))
+            self._is_back()
             lease.amount += grant.amount
             lease.left, lease.asked = grant.left, grant.asked
             lease.left_until = now_s() + _REMEMBER_S if not grant.amount and grant.asked is None else 0.0
@@ -247,19 +192,24 @@ class Leases:
                 lease.is_stored, lease.wanted = True, grant.wanted
             return grant
         except DatabaseUnavailable:
+            self._is_away = True
             # It may have been given all the same: what is written next takes that back.
             lease.is_stored, lease.written = True, (-1, -1)
             raise
         finally:
             lease.acquiring = None
 
+    def _is_back(self) -> None:
+        self._is_away, self._spent_beyond = False, 0
+
     def _booked(self, rows: list[LedgerRow]) -> None:
         """Note that the database has these costs: it has taken them from the leases."""
+        self._is_back()
         for row in rows:
             if row.charged is not None and row.cost:
                 for key in row.windows:
                     if (lease := self._leases.get(key)) is not None:
-                        lease.amount -= row.cost
+                        lease.amount = max(0, lease.amount - row.cost)
                         lease.used -= row.cost
                         lease.is_stored = True
 
@@ -286,7 +236,8 @@ class Leases:
             await self._write(now)
         if now - self._lost_at >= _LOST_S:
             self._lost_at = now
-            if count := await self._database.write(ledger.presume_lost):
+            presume_lost = partial(ledger.presume_lost, here=self._books.holders_here)
+            if count := await self._database.write(presume_lost):
                 logger.error("a process was lost: what it had in use of budgets is booked as spent, in %d rows", count)
 
     def _count(self, now: float) -> None:
@@ -312,6 +263,7 @@ class Leases:
                 return
             began = now_s()
             lost, good_s = await self._database.write(partial(_kept, holder=holder, leases=kept))
+            self._is_back()
             for key, own in kept.items():
                 lease = self._leases[key]
                 lease.good_until, lease.written_at = began + good_s, began
@@ -328,8 +280,9 @@ class Leases:
         known, idle = lease.amount, max(0, lease.free)
         was_asked = wanted != lease.wanted
         back = idle if was_asked else idle - _KEPT * lease.pace if idle > 2 * _KEPT * lease.pace else 0
-        lease.wanted = wanted
-        lease.amount = max(0, known - back) if not lease.held else known - back
+        if was_asked:
+            lease.wanted, lease.lean_until = wanted, now + PATIENCE_S
+        lease.amount = known - back
         before_amount, before_held = lease.written
         if was_asked or back or (lease.is_stored and lease.amount <= 0 and not lease.held):
             due_s = 0.0

@@ -1,4 +1,4 @@
-"""What each deployment costs: by the configuration, else by the catalogue; what nobody knows has no price."""
+"""What each deployment costs: by the configuration, else by the catalogue; else there is no price."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ class Catalogue:
 
 
 def _fits(model: str, clause: JSONObject) -> bool:
-    """Say whether a model's name fits a clause; raises KeyError for a clause of another kind."""
+    """Return whether a model's name fits a clause; raises KeyError for a clause of another kind."""
     ((kind, wanted),) = clause.items()
     name = model.lower()
     match kind:
@@ -136,16 +136,16 @@ class Prices:
 
     @property
     def lets_unknown_pass(self) -> bool:
-        """Say whether a model without a price may be used where a budget binds."""
+        """Return whether a model without a price may be used where a budget binds."""
         return self._settings.unknown == "free"
 
     def rates(self, deployment: str) -> Rates | None:
-        """Return what ``adapter/model`` costs; None where nobody knows."""
+        """Return what ``adapter/model`` costs; None where it is not known."""
         price = self.price(deployment)
         return None if price is None else price.rates
 
-    def told(self, deployments: Iterable[str]) -> JSONObject:
-        """Return what a model list tells of a model that these serve.
+    def listing(self, deployments: Iterable[str]) -> JSONObject:
+        """Return what a model list says of a model that these serve.
 
         ``pricing``, see ``Rates.per_token``: what no deployment exceeds, where the prices of all are known; and
         ``context_window``, which all of them have, likewise.
@@ -154,9 +154,9 @@ class Prices:
         known = [price for price in found if price is not None]
         if not known or len(known) != len(found):
             return {}
-        told: JSONObject = {"pricing": reduce(Rates.at_most, (price.rates for price in known)).per_token()}
+        listing: JSONObject = {"pricing": reduce(Rates.at_most, (price.rates for price in known)).per_token()}
         windows = [price.context_window for price in known if price.context_window is not None]
-        return told | {"context_window": min(windows)} if len(windows) == len(found) else told
+        return listing | {"context_window": min(windows)} if len(windows) == len(found) else listing
 
     def _price(self, deployment: str) -> Price | None:
         adapter, _, model = deployment.partition("/")

@@ -1,22 +1,27 @@
 """One request and its budgets: what it may cost is reserved before an upstream is asked, and settled at its end."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
-from one_api.accounts.estimate import Bound, bound_of, dearest, estimated, said_bytes
-from one_api.accounts.leases import Lease, Leases, unavailable
+from one_api.accounts.estimate import Bound, Said, bound_of, dearest, estimated, said_bytes, said_in
+from one_api.accounts.lease import Lease
+from one_api.accounts.leases import Leases, unavailable
 from one_api.accounts.ledger import Reserve, Terms, moment_ms
+from one_api.accounts.money import nano
 from one_api.accounts.prices import Prices
-from one_api.contract import Answer, Call, ChunkStream, JSONObject
-from one_api.errors import Unpriced
+from one_api.contract import Answer, Call, ChunkStream, JSONObject, Usage
+from one_api.errors import AccountsUnavailable, Unpriced
 from one_api.records import CallRecord
 from one_api.settings.sections import BudgetConfig
 
 #: Between two events.
 _END = b"\n\n"
+#: A stream that goes on beyond what it has reserved reserves a fourth more at a time.
+_GROWTH = 4
 
 
 class Settings(NamedTuple):
@@ -42,10 +47,17 @@ class Reservation:
         #: Of the windows that it is charged to, from the moment on that they are known.
         self._charged: tuple[Lease, ...] = ()
         self._amount = 0
+        #: What of it goes beyond the leases, see ``Leases.admit``.
+        self._beyond = 0
         self._bound: Bound | None = None
-        #: Bytes of what was said; None is not known.
-        self._said: int | None = None
+        self._deployments: Sequence[str] = ()
+        #: What was said so far; None is not known.
+        self._said: Said | None = None
+        #: Tokens of the answer that are reserved.
+        self._reserved_tokens = 0
         self._ended = False
+        #: The reservation of the request that has asked for the answer, see ``inherit``.
+        self._asked: Reservation = self
 
     async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Reserve what ``call`` may cost at the dearest of ``deployments``, and return what ``ask`` answers.
@@ -57,38 +69,75 @@ class Reservation:
         """
         if self._bound is None and not self._ended:
             self._bound = bound = bound_of(call, self._settings.reserve_tokens)
+            self._deployments, self._reserved_tokens = deployments, bound.completion
             need = _need(bound, deployments, self._prices)
             self._charged = self._leases.begin(self._budgets)
             if need:
-                await self._reserve(call.model, need)
+                await self._admit(need)
+                self._reserve(need)
         answer = await ask()
         if isinstance(answer, ChunkStream):
-            self._said = 0
+            self._said = Said()
             return _Heard(answer, self)
         if isinstance(answer, dict):
-            self._said = said_bytes(answer)
+            self._said = Said(said_bytes(answer), 1)
         return answer
 
-    async def _reserve(self, model: str, need: int) -> None:
-        await self._leases.admit(self._charged, need)
+    async def _admit(self, need: int) -> None:
+        """Return once the leases have ``need``, or it may go beyond them."""
+        allowance = nano(self._settings.allow_usd) if self._settings.on_database_down == "allow" else 0
+        beyond = await self._leases.admit(self._charged, need, allowance)
+        if self._ended:
+            self._leases.settle(beyond, 0)
+        else:
+            self._beyond += beyond
+
+    def _reserve(self, more: int, *, must_be_noted: bool = True) -> None:
+        """Reserve so much more, and note it, in case that this process dies; raises AccountsUnavailable."""
         if self._ended:
             return
-        windows = [each.key for each in self._charged]
-        record = self._record
-        reserve = Reserve(
-            record.request_id, moment_ms(record.request_id), record.caller or "", model[:256], need, windows
-        )
+        record, windows = self._record, [each.key for each in self._charged]
+        place = record.request_id, moment_ms(record.request_id), record.caller or "", (record.model or "")[:256]
         try:
-            self._books.reserve(reserve)
+            self._books.reserve(Reserve(*place, self._amount + more, windows))
         except OSError:
-            raise unavailable() from None
+            if must_be_noted:
+                raise unavailable() from None
         for each in self._charged:
-            each.reserved += need
-        self._amount = need
+            each.reserved += more
+        self._amount += more
 
-    def hear(self, size: int) -> None:
-        """Count bytes of what was said."""
-        self._said = (self._said or 0) + size
+    def hear(self, size: int, pieces: int) -> None:
+        """Count what was said."""
+        said = self._said or Said()
+        self._said = Said(said.size + size, said.pieces + pieces)
+
+    @property
+    def is_outgrown(self) -> bool:
+        """Return whether the answer has become longer than what is reserved for it."""
+        if self._bound is None or self._said is None or self._ended:
+            return False
+        return self._said.tokens(self._bound) > self._reserved_tokens
+
+    async def grow(self) -> None:
+        """Reserve more for an answer that goes on; without an ``overrun`` of cut it goes on all the same.
+
+        Raises:
+            BudgetExceeded: when there is no more, and the answer is to be cut.
+        """
+        if self._bound is None or self._said is None:
+            return
+        said = self._said.tokens(self._bound)
+        longer = self._bound._replace(completion=said + max(1, said // _GROWTH))
+        self._reserved_tokens = longer.completion
+        more = _need(longer, self._deployments, self._prices) - self._amount
+        if more <= 0:
+            return
+        if self._settings.overrun == "cut":
+            with suppress(AccountsUnavailable):  # the answer is under way: an outage does not cut it
+                await self._admit(more)
+        self._reserve(more, must_be_noted=False)
+        self._leases.ask_for_missing(self._charged)
 
     def terms(self) -> Terms:
         """End it; returns what the request owes."""
@@ -99,14 +148,25 @@ class Reservation:
         return Terms(
             self._amount,
             [each.key for each in self._charged],
-            None if self._bound is None else estimated(self._bound, self._said),
+            self._asked.estimate(),
             self._settings.charge_cancelled == "estimate",
         )
+
+    def inherit(self, before: Self) -> None:
+        """See ``WithinBudgets``."""
+        self._asked = before._asked
+
+    def estimate(self) -> Usage | None:
+        """Return what the answer took as far as can be told; None where nothing was asked for."""
+        if self._bound is None:
+            return None
+        return estimated(self._bound, None if self._said is None else self._said.size)
 
     def settle(self, cost: int) -> None:
         """Give back what was reserved, and note what the request has cost."""
         for each in self._charged:
             each.settle(self._amount, cost)
+        self._leases.settle(self._beyond, cost)
         self._books.release(self._record.request_id)
 
 
@@ -118,7 +178,7 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
         cost = None if rates is None else dearest(bound, rates)
         if cost is None and not prices.lets_unknown_pass:
             raise Unpriced(
-                f"This key has a budget, and nobody knows what `{deployment[:128]}` costs: the operator can set "
+                f"This key has a budget, and the price of `{deployment[:128]}` is not known: the operator can set "
                 "`prices.models` in the configuration."
             )
         need = max(need, cost or 0)
@@ -134,38 +194,48 @@ class _Heard(ChunkStream):
         self.is_chat = stream.is_chat  # type: ignore[misc]
         #: Bytes of an event beside its text.
         self._frame = 0
-        #: Bytes of what holds no text, among those that are read now.
-        self._unsaid = 0
+        #: Of what is read now: events that were counted one by one, their bytes, and what they say.
+        self._counted_events = self._counted_bytes = 0
+        self._counted = Said()
 
     def _note(self) -> None:
         self.usage, self.ended = self._stream.usage, self._stream.ended
 
     async def read(self) -> list[JSONObject]:
-        """See ``ChunkStream``."""
+        """See ``ChunkStream``; raises also BudgetExceeded."""
+        if self._reservation.is_outgrown:
+            await self._reservation.grow()
         try:
             chunks = await self._stream.read()
         finally:
             self._note()
-        self._reservation.hear(said_bytes(chunks))
+        self._reservation.hear(*said_in(chunks))
         return chunks
 
     async def read_encoded(self, encode: Callable[[list[JSONObject]], bytes]) -> bytes:
         """See ``ChunkStream``. Not every event is decoded: the texts are what is longer than an event without one."""
+        if self._reservation.is_outgrown:
+            await self._reservation.grow()
         try:
             encoded = await self._stream.read_encoded(partial(self._encode, encode))
         finally:
             self._note()
-        self._reservation.hear(max(0, len(encoded) - self._unsaid - self._frame * encoded.count(_END)))
-        self._unsaid = 0
+        counted, events = self._counted, max(0, encoded.count(_END) - self._counted_events)
+        said = max(0, len(encoded) - self._counted_bytes - self._frame * events)
+        self._reservation.hear(counted.size + said, counted.pieces + events)
+        self._counted_events, self._counted_bytes, self._counted = 0, 0, Said()
         return encoded
 
     def _encode(self, encode: Callable[[list[JSONObject]], bytes], chunks: list[JSONObject]) -> bytes:
-        written, said = encode(chunks), said_bytes(chunks)
-        if said:
+        written, said = encode(chunks), said_in(chunks)
+        if said.pieces == len(chunks) > 0:
             # The smallest: what looks for a pattern writes more, see ``dialects.frames``.
-            frame = (len(written) - said) // len(chunks)
+            frame = (len(written) - said.size) // len(chunks)
             self._frame = min(frame, self._frame or frame)
-        self._unsaid += len(written) * (not said)
+        else:
+            self._counted_events += len(chunks)
+            self._counted_bytes += len(written)
+            self._counted = Said(self._counted.size + said.size, self._counted.pieces + said.pieces)
         return written
 
     def has_content(self, chunk: JSONObject) -> bool:

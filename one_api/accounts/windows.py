@@ -7,11 +7,11 @@ limit. Only what was not foreseen can: what requests under way cost more than th
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, and_, func, select, text
+from sqlalchemy import Connection, Table, and_, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts.budgets import WindowKey
@@ -58,7 +58,7 @@ class Kept(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        """Say whether nothing of it is left to keep."""
+        """Return whether nothing of it is left to keep."""
         return self.amount <= 0 and not self.held
 
 
@@ -128,7 +128,7 @@ def _ask_others(wanted: int, others: Sequence[Any], need: Need, missing: int) ->
 
 
 def _locked(connection: Connection, window: WindowKey) -> Any:
-    """Return the row of a window, made if it is not there; nobody else takes of it before this transaction ends."""
+    """Return the row of a window, made if it is not there; no other takes of it before this transaction ends."""
     _add(connection, WINDOWS, {window: {"spent": 0, "wanted": 0, "alerted": 0}}, sums=("spent",))
     return connection.execute(select(WINDOWS).where(*_of(WINDOWS, window)).with_for_update()).one()
 
@@ -144,11 +144,11 @@ def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str |
     )
     if holder is not None:
         expires_at = now_ms(connection) + ttl_s(connection) * 1000
-        rows = {
-            (*each, holder): {"amount": -costs[each], "held": 0, "seen": 0, "expires_at": expires_at}
-            for each in ordered
-        }
-        _add(connection, LEASES, rows, sums=("amount",), sets=("expires_at",))
+        for each in ordered:
+            # What costs more than was leased is in what is spent, and must not count twice.
+            left = LEASES.c.amount - costs[each]
+            values = {"amount": case((left > 0, left), else_=0), "expires_at": expires_at}
+            connection.execute(LEASES.update().where(*_of(LEASES, each), LEASES.c.holder == holder).values(values))
     return [alert for each in ordered if (alert := _alert(connection, each)) is not None]
 
 
@@ -201,9 +201,10 @@ def release(connection: Connection, holder: str) -> None:
     connection.execute(LEASES.delete().where(LEASES.c.holder == holder))
 
 
-def take_lost(connection: Connection) -> dict[tuple[WindowKey, str], int]:
-    """Take back the leases of holders that count as lost; returns what they had in use."""
-    query = select(LEASES).where(LEASES.c.expires_at < now_ms(connection)).order_by(*LEASES.primary_key)
+def take_lost(connection: Connection, but: Collection[str] = ()) -> dict[tuple[WindowKey, str], int]:
+    """Take back the leases of holders that count as lost, ``but`` of some; returns what they had in use."""
+    is_lost = (LEASES.c.expires_at < now_ms(connection)) & LEASES.c.holder.not_in(but)
+    query = select(LEASES).where(is_lost).order_by(*LEASES.primary_key)
     lost: dict[tuple[WindowKey, str], int] = {}
     for row in connection.execute(query).all():
         window = (row.budget, row.start)

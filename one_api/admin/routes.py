@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response
 from werkzeug.exceptions import NotFound
 
 from one_api.api.metrics import own_samples
@@ -14,6 +14,7 @@ from one_api.config import ConfigError
 from one_api.dialects.json import JSONObject
 from one_api.errors import InvalidRequest, UnknownModel
 from one_api.serving.bridge import await_
+from one_api.serving.current import current_request
 from one_api.serving.responses import JSONResponse
 from one_api.utils.auth import for_the_operator
 
@@ -31,14 +32,14 @@ def keep_admin_apart(app: Flask) -> None:
 
 
 def _hide_elsewhere() -> None:
-    if request.path.startswith("/admin") and not snapshot().admin.is_here():
+    if current_request().path.startswith("/admin") and not snapshot().admin.is_here():
         raise NotFound
 
 
 @admin.get("/admin/routes/<path:model>")
 @for_the_operator
 def explain_route(model: str) -> Response:
-    """Tell how each deployment of a model looks to each process, and what became of the last requests for it.
+    """Show how each deployment of a model looks to each process, and how the last requests for it ended.
 
     ``tables`` are those of the process that answers, ``others`` those of the other ones; ``recent`` is of all.
     """

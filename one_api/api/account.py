@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 account = Blueprint("account", __name__)
 
-#: What clients of one-api are told where nothing limits what a key may spend, in dollars.
+#: What clients of one-api see where nothing limits what a key may spend, in dollars.
 _NO_LIMIT_USD = 100_000_000
 _CENT = NANO // 100
 _DAY_S = 86400
@@ -42,15 +42,14 @@ async def show_usage() -> Response:
         raise InvalidRequest(f"{error}.", param="zone") from None
     now, accounts = int(time.time()), _accounts()
     names = {each.name for each in accounts.budgets_of(g.caller)}
-    body: JSONObject = {"object": "usage", "key": g.caller.name, "limits": snapshot().limits.told(g.caller)}
+    body: JSONObject = {"object": "usage", "key": g.caller.name, "limits": snapshot().limits.settings_of(g.caller)}
     body["budgets"] = await accounts.read(partial(reports.budgets, now=now, names=names)) if names else []
     for period in ("day", "month"):
         begin = start_of(period, zone, now)
         work = partial(reports.usage, by=["model"], begin=begin, end=now + 1, zone=zone, key=g.caller.name)
-        rows = await accounts.read(work)
-        total = reports.total(rows, [])
+        report = await accounts.read(work)
         since = datetime.fromtimestamp(begin, zone).isoformat()
-        body["today" if period == "day" else "month"] = {"since": since, **total, "models": rows}
+        body["today" if period == "day" else "month"] = {"since": since, **report.total, "models": report.rows}
     return JSONResponse(body)
 
 

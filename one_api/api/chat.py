@@ -7,7 +7,7 @@ from one_api.api.snapshot import snapshot
 from one_api.api.streaming import read_body, stream_response
 from one_api.dialects.openai.chat_events import ChatEventWriter
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.serving.responses import JSONResponse
+from one_api.serving.responses import json_response
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit
 
@@ -23,4 +23,4 @@ async def create_completion() -> Response:
     context, registry = call_context(wanted.model, stream=wanted.stream), snapshot().registry
     if wanted.stream:
         return await stream_response(registry.stream(wanted, context), ChatEventWriter())
-    return JSONResponse(await registry.complete(wanted, context))
+    return await json_response(await registry.complete(wanted, context))

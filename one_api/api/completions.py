@@ -7,7 +7,7 @@ from one_api.api.snapshot import snapshot
 from one_api.api.streaming import read_body, stream_response
 from one_api.dialects.openai.chat_events import ChatEventWriter
 from one_api.dialects.openai.text_completion import TextRequest
-from one_api.serving.responses import JSONResponse
+from one_api.serving.responses import json_response
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit
 
@@ -24,4 +24,4 @@ async def create_text() -> Response:
     if wanted.stream:
         # The events of both kinds of completion are written alike.
         return await stream_response(registry.stream(wanted, context), ChatEventWriter())
-    return JSONResponse(await registry.complete(wanted, context))
+    return await json_response(await registry.complete(wanted, context))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from flask_cors.core import (
     DEFAULT_OPTIONS,
     get_app_kwarg_dict,
@@ -20,6 +20,7 @@ from flask_cors.core import (
     try_match_pattern,
 )
 
+from one_api.serving.current import current_globals, current_request
 from one_api.settings.origins import are_origins
 from one_api.utils.auth import authenticate, authenticate_operator
 
@@ -58,7 +59,7 @@ class CrossOrigin:
         self._resources = resources if any(each.origins for _, each in resources) else []
 
     def answers_preflight(self) -> bool:
-        """Say whether the current preflight is of a page that may call."""
+        """Return whether the current preflight is of a page that may call."""
         options = self._options()
         return (
             options is not None
@@ -94,21 +95,29 @@ def register(app: Flask) -> None:
     """Let pages of other origins call ``app``, as far as the request's snapshot allows."""
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_answer_options)
-    app.after_request(lambda response: g.snapshot.cors.mark(response))
+    app.after_request(_mark)
 
 
 def _answer_options() -> Response | None:
     """Answer a preflight; any other ``OPTIONS`` is a method that no route has."""
-    if request.method != "OPTIONS":
+    asked = current_request()
+    if asked.method != "OPTIONS":
         return None
-    cors: CrossOrigin = g.snapshot.cors
-    if "Access-Control-Request-Method" in request.headers and cors.answers_preflight():
+    known = current_globals()
+    cors: CrossOrigin = known.snapshot.cors
+    if "Access-Control-Request-Method" in asked.headers and cors.answers_preflight():
         return Response(status=204)
-    if request.path.startswith("/admin"):
+    if asked.path.startswith("/admin"):
         authenticate_operator()
-    elif request.path.startswith("/v1"):
+    elif asked.path.startswith("/v1"):
         authenticate()
     return None
+
+
+def _mark(response: Response) -> Response:
+    known = current_globals()
+    cors: CrossOrigin = known.snapshot.cors
+    return cors.mark(response)
 
 
 def _expose_more(response: Response) -> Response:

@@ -75,9 +75,9 @@ def _answer(error: GatewayError) -> Response:
 def _answer_http(error: HTTPException) -> Response:
     """Translate what Flask raises itself."""
     if isinstance(error, ClientDisconnected):
-        raise asyncio.CancelledError from error  # nobody is there to answer: as when it leaves later
+        raise asyncio.CancelledError from error  # there is no client to answer: as when it leaves later
     if error.response is not None:
-        return cast(Response, error.response)  # made by whoever raised it
+        return cast(Response, error.response)  # made where it was raised
     if isinstance(error, RateLimitExceeded):
         return _answer(refusal_of(error))
     place = f"{request.method} {request.path[:256]}"
@@ -101,4 +101,4 @@ def _answer_http(error: HTTPException) -> Response:
 def _answer_bug(error: Exception) -> Response:
     """Answer 500 and write the cause to the log: it is a bug of ours."""
     logger.error("%s %s failed", request.method, request.path[:256], exc_info=error)
-    return _answer(InternalError("Something went wrong in the gateway: its log tells more under this request's id."))
+    return _answer(InternalError("Something went wrong in the gateway: its log says more under this request's id."))

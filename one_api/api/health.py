@@ -17,9 +17,10 @@ def alive() -> Response:
 
 @health.get("/ready")
 async def ready() -> Response:
-    """Answer 200 when a model can be served, else 503 with the reason; ``pending`` names upstreams not heard of.
+    """Answer 200 when a model can be served, else 503 with the reason.
 
-    What works less well than it could is told, too (``limits``, ``cache``, ``accounts``), and makes nothing unready.
+    ``pending`` names upstreams that have not answered yet. The body also says when ``limits``, ``cache``
+    or ``accounts`` work only in part; the status stays 200 then.
     """
     used = snapshot()
     await used.registry.start()

@@ -5,10 +5,10 @@ Each belongs to the key that made it: for anyone else it is not there, under whi
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from one_api.bounded import BoundedMap
 from one_api.dialects.json import JSONObject
 from one_api.dialects.responses.kept import GOES_ON, MAX_CHAIN_BYTES, MAX_LINKS, ChainTooLong, KeptResponse, kept
 
@@ -16,6 +16,8 @@ from one_api.dialects.responses.kept import GOES_ON, MAX_CHAIN_BYTES, MAX_LINKS,
 _SHORT_BYTES = 64 * 1024
 #: One request may refer to items of so many responses.
 _MAX_REFERRED = 100
+#: So many expired responses are removed at most when one is kept.
+_MAX_SWEPT = 100
 
 
 class ResponseStore(Protocol):
@@ -72,21 +74,16 @@ class KeptResponses:
     """Keeps responses in memory up to a number of bytes; those that were longest out of use go first."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._kept: OrderedDict[str, KeptResponse] = OrderedDict()
-        self._bytes = 0
+        self._kept: BoundedMap[str, KeptResponse] = BoundedMap(clock=clock)
 
     async def keep(
         self, owner: str, response: JSONObject, items: list[JSONObject], *, ttl_s: float, max_bytes: int
     ) -> bool:
         """See ``ResponseStore``: False when it is larger than all that may be kept."""
-        entry = kept(owner, response, items, self._clock() + ttl_s)
-        if entry.size > max_bytes:
-            return False
-        self._kept[response["id"]] = entry
-        self._bytes += entry.size
-        self._make_room(max_bytes)
-        return True
+        entry = kept(owner, response, items)
+        self._kept.max_bytes = max_bytes
+        self._kept.drop_expired(_MAX_SWEPT)
+        return self._kept.put(response["id"], entry, entry.size, ttl_s)
 
     async def find(self, owner: str, response_id: str) -> KeptResponse | None:
         """See ``ResponseStore``."""
@@ -96,8 +93,7 @@ class KeptResponses:
         """See ``ResponseStore``."""
         if self._find(owner, response_id) is None:
             return False
-        self._drop(response_id)
-        return True
+        return self._kept.drop(response_id)
 
     async def chain(self, owner: str, response_id: str, ttl_s: float) -> list[KeptResponse] | None:
         """See ``ResponseStore``."""
@@ -112,27 +108,10 @@ class KeptResponses:
             size += entry.size
             if len(links) > MAX_LINKS or size > MAX_CHAIN_BYTES:
                 raise ChainTooLong
-            self._kept.move_to_end(next_id)
-            entry.expires = self._clock() + ttl_s
+            self._kept.renew(next_id, ttl_s)
             next_id = entry.parent
         return links[::-1]
 
     def _find(self, owner: str, response_id: str) -> KeptResponse | None:
         entry = self._kept.get(response_id)
-        if entry is None or entry.owner != owner:
-            return None
-        if entry.expires <= self._clock():
-            self._drop(response_id)
-            return None
-        return entry
-
-    def _make_room(self, max_bytes: int) -> None:
-        now = self._clock()
-        while self._kept:
-            oldest = next(iter(self._kept))
-            if self._bytes <= max_bytes and self._kept[oldest].expires > now:
-                return
-            self._drop(oldest)
-
-    def _drop(self, response_id: str) -> None:
-        self._bytes -= self._kept.pop(response_id).size
+        return entry if entry is not None and entry.owner == owner else None

@@ -12,13 +12,13 @@ from one_api.api.streaming import read_bytes, stream_response
 from one_api.dialects.anthropic.inbound.answer import to_message
 from one_api.dialects.anthropic.inbound.carrier import Carrier
 from one_api.dialects.anthropic.inbound.chat import as_chat_request, form_of
-from one_api.dialects.anthropic.inbound.count import estimate_tokens
 from one_api.dialects.anthropic.inbound.native import HEADERS
 from one_api.dialects.anthropic.inbound.request import MessagesRequest
 from one_api.dialects.anthropic.inbound.writer import MessageWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.serving.responses import JSONResponse
+from one_api.dialects.tokens import estimate_tokens
+from one_api.serving.responses import JSONResponse, json_response
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit, limit_counts
 
@@ -45,8 +45,8 @@ async def create_message() -> Response:
     answer = await registry.complete(chat, context)
     native: JSONObject | None = answer.get("native")
     if native is None:
-        return JSONResponse(to_message(answer, message_id, form, carrier.seal))
-    return JSONResponse(native | {"model": answer["model"]} if "model" in answer else native)
+        return await json_response(to_message(answer, message_id, form, partial(estimate_tokens, body), carrier.seal))
+    return await json_response(native | {"model": answer["model"]} if "model" in answer else native)
 
 
 @messages.post("/v1/messages/count_tokens")

@@ -26,13 +26,13 @@ _SHORT_LIST = 20
 @verify_api_key
 @limit_requests
 async def list_models() -> Response:
-    """List all that the key may use; there is one page."""
+    """List all that the key may use; Anthropic's clients may ask for a page of it."""
     used, caller = snapshot(), cast(Caller, g.caller)
     settings = used.config.models
     data = [entry for entry in await used.registry.list_all_models() if caller.may_use(entry["id"])]
     data = await asyncio.to_thread(_priced, data, used) if len(data) > _SHORT_LIST else _priced(data, used)
     if is_anthropic():
-        return JSONResponse(model_page(data, settings.anthropic_alias_prefix))
+        return JSONResponse(model_page(data, settings.anthropic_alias_prefix, request.args))
     # Codex sends its version, and reads nothing but its own form of the list.
     own = {"models": codex_models(data, settings.codex_instructions)} if "client_version" in request.args else {}
     return JSONResponse({"object": "list", "data": data, **own})
@@ -55,12 +55,14 @@ async def get_model(model_id: str) -> Response:
 
 
 def _priced(entries: list[JSONObject], used: Snapshot) -> list[JSONObject]:
-    """Return entries with what is known of their prices; a context that the upstream told is the true one."""
+    """Return entries with what is known of their prices; the upstream's context window goes before ours."""
     if used.prices is None:
         return entries
-    return [_with_price(entry, used.prices.told(used.registry.deployments_of(entry["id"]))) for entry in entries]
+    return [
+        _with_price(entry, used.prices.listing(used.registry.routes.deployments_of(entry["id"]))) for entry in entries
+    ]
 
 
-def _with_price(entry: JSONObject, told: JSONObject) -> JSONObject:
-    windows = dict.fromkeys(CONTEXT_NAMES, told.pop("context_window", None))
-    return {**{name: size for name, size in windows.items() if size is not None}, **entry, **told}
+def _with_price(entry: JSONObject, prices: JSONObject) -> JSONObject:
+    windows = dict.fromkeys(CONTEXT_NAMES, prices.pop("context_window", None))
+    return {**{name: size for name, size in windows.items() if size is not None}, **entry, **prices}

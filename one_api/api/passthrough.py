@@ -6,14 +6,15 @@ and its answer handed on in its own bytes. See ``dialects.openai.forwarded``.
 
 import logging
 import time
+from typing import cast
 
 from flask import Blueprint, Response, g, request
 
 from one_api.api.request_log import OpenCall, call_context
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import read_body
+from one_api.api.streaming import read_bytes
 from one_api.api.uploads import Upload
-from one_api.contract import ByteStream
+from one_api.contract import ByteStream, Caller
 from one_api.dialects import sse
 from one_api.dialects.openai.chat_request import model_in
 from one_api.dialects.openai.forwarded import (
@@ -29,7 +30,7 @@ from one_api.dialects.openai.forwarded import (
     ForwardRequest,
     JSONBody,
 )
-from one_api.errors import GatewayError, InternalError
+from one_api.errors import GatewayError, InternalError, UnknownPath
 from one_api.serving.bridge import await_
 from one_api.serving.events import AnswerCut, EventBody, EventResponse
 from one_api.serving.loop import client_of
@@ -49,12 +50,12 @@ _BLANK_LINES = (b"\n\n", b"\r\n\r\n")
 @verify_api_key
 @check_rate_limit
 async def moderate() -> Response:
-    """Say whether texts or images are fit to be seen; a failure is an error, and never "not flagged"."""
-    body = await read_body()
-    default = snapshot().config.models.moderation
-    if body.get("model") is None and default is not None:
-        body = body | {"model": default}
-    return await _forward(MODERATIONS, model_in(body), JSONBody(body))
+    """Return whether texts or images are fit to be seen; a failure is an error, and never "not flagged"."""
+    data, body = await read_bytes()
+    if body.get("model") is None and (default := await _moderation_model()) is not None:
+        named = body | {"model": default}
+        return await _forward(MODERATIONS, default, JSONBody(named))
+    return await _forward(MODERATIONS, model_in(body), JSONBody(body, data))
 
 
 @passthrough.post("/v1/images/generations")
@@ -74,10 +75,15 @@ async def speak() -> Response:
 
 
 @passthrough.post("/v1/rerank")
+@passthrough.post("/rerank")
+@passthrough.post("/v2/rerank")
 @verify_api_key
 @check_rate_limit
 async def rerank() -> Response:
-    """Put documents into the order in which they answer a query."""
+    """Put documents into the order in which they answer a query; clients know several addresses for it."""
+    path = request.path
+    if path != f"/v1{RERANK.path}" and path not in snapshot().config.server.rerank_paths:
+        raise UnknownPath(f"No such address: POST {path}. Ask at /v1{RERANK.path}, or set `server.rerank_paths`.")
     return await _forward_json(RERANK)
 
 
@@ -108,9 +114,19 @@ def translate() -> Response:
     return _forward_form(TRANSLATIONS)
 
 
+async def _moderation_model() -> str | None:
+    """Return the model for requests that name none: the configured one, else the first that is said to moderate."""
+    used, caller = snapshot(), cast(Caller, g.caller)
+    if used.config.models.moderation is not None:
+        return used.config.models.moderation
+    listed = await used.registry.list_all_models()
+    fitting = (entry["id"] for entry in listed if "moderation" in entry.get("kinds", ()))
+    return next((model for model in fitting if caller.may_use(model)), None)
+
+
 async def _forward_json(door: Door) -> Response:
-    body = await read_body()
-    return await _forward(door, model_in(body), JSONBody(body))
+    data, body = await read_bytes()
+    return await _forward(door, model_in(body), JSONBody(body, data))
 
 
 def _forward_form(door: Door) -> Response:
@@ -154,7 +170,7 @@ class ForwardedAnswer(EventBody):
     """An answer that passes through as it comes.
 
     A stream of events gets heartbeats, and an error as its last event when it is cut. Other formats have no words for
-    that: the connection is closed without an end, so that the client can tell.
+    that: the connection is closed without an end, so that the client can see it.
     """
 
     def __init__(self, stream: ByteStream, call: OpenCall, upload: Upload | None) -> None:
@@ -231,5 +247,6 @@ class ForwardedAnswer(EventBody):
             await self._stream.aclose()
         finally:
             self._call.record.used(self._stream.usage)
+            self._call.record.units = self._stream.units
             if self._upload is not None:
                 self._upload.close()

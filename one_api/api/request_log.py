@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 
 from one_api.accounts.money import dollars
 from one_api.api.service import Service, service
@@ -24,8 +24,15 @@ from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals, current_request
 from one_api.utils.auth import check_model
 
-#: Probes and scrapes come every few seconds and tell nothing: they are not recorded.
+#: Probes and scrapes come every few seconds and are of no interest: they are not recorded.
 _UNRECORDED = frozenset({"/health", "/ready", "/metrics"})
+#: The headers in which clients (SDKs, Codex, Claude Code) send ids of their own, and what these are called in the log.
+_CLIENT_IDS = (
+    ("HTTP_X_CLIENT_REQUEST_ID", "client_request_id"),
+    ("HTTP_SESSION_ID", "session_id"),
+    ("HTTP_X_CLAUDE_CODE_SESSION_ID", "session_id"),
+    ("HTTP_THREAD_ID", "thread_id"),
+)
 #: What a model's name may bring into a header as it is; all else is percent-encoded.
 _HEADER_SAFE = string.punctuation
 #: Below it are the addresses of Anthropic's API.
@@ -46,7 +53,7 @@ class OpenCall:
         self.record = record
         #: What it is served with.
         self.snapshot = used
-        #: Its answer is read after the view has returned; whoever reads it ends the call.
+        #: Its answer is read after the view has returned; its reader ends the call.
         self.is_streamed = False
         #: Whose stream it is; None while it is no stream.
         self.caller: Caller | None = None
@@ -61,7 +68,7 @@ class OpenCall:
 
     def begin_stream(self) -> None:
         """Note that the answer of the current request will be read after its view has returned."""
-        self.is_streamed, self.caller, self._task = True, g.get("caller"), asyncio.current_task()
+        self.is_streamed, self.caller, self._task = True, current_globals().get("caller"), asyncio.current_task()
 
     def cut(self, why: GatewayError) -> None:
         """End a stream, with ``why`` as its last event. One that a thread reads goes on."""
@@ -71,7 +78,7 @@ class OpenCall:
 
     @property
     def interruption(self) -> GatewayError:
-        """Return what the client is told of a stream that is cut: why, or that the process ends."""
+        """Return the error that ends a stream that is cut: why, or that the process ends."""
         return self._cut_by or ShuttingDown("The gateway is shutting down: the answer is not complete.")
 
     async def end(self, *, cancelled: bool, close: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -120,7 +127,8 @@ def call_context(model: str, *, stream: bool) -> CallContext:
     within = (
         accounts.within_budgets(known.caller, record, used.config.budget, used.prices) if accounts is not None else None
     )
-    return CallContext(record, known.caller, request.headers.get("Cache-Control"), within)
+    cache_control = current_request().environ.get("HTTP_CACHE_CONTROL")
+    return CallContext(record, known.caller, cache_control, within, known.get("is_short", False))
 
 
 def register(app: Flask) -> None:
@@ -138,8 +146,9 @@ def _begin() -> None:
     if parts.tracing is not None:
         sent = asked.environ
         record.trace = parts.tracing.begin(sent.get("HTTP_TRACEPARENT"), sent.get("HTTP_TRACESTATE"))
-    if (own_id := asked.environ.get("HTTP_X_CLIENT_REQUEST_ID")) is not None and ID.fullmatch(own_id):
-        record.client_request_id = own_id
+    for header, name in _CLIENT_IDS:
+        if (own_id := asked.environ.get(header)) is not None and ID.fullmatch(own_id):
+            record.client_ids[name] = own_id
     known.open_call = OpenCall(record, used, parts)
     asked.max_content_length = used.config.server.max_body_bytes
 
@@ -187,7 +196,7 @@ def _add_headers(response: Response) -> Response:
         told["x-gateway-warnings"] = _warnings(record.warnings)
     if is_anthropic():
         told = _for_anthropic(told, record.request_id)
-    if "cache-control" not in response.headers:
+    if not response.headers.getlist("cache-control"):  # to look with `in` makes an exception when there is none
         told["cache-control"] = "no-store"
     response.headers.extend(told)
     return response
@@ -199,7 +208,7 @@ def _in_header(deployment: str) -> str:
 
 
 def _cost(record: CallRecord, used: Snapshot) -> int | None:
-    """Return what an answer costs in nano-dollars; None where nobody knows that, or not yet."""
+    """Return what an answer costs in nano-dollars; None where that is not known, or not yet."""
     prices = used.prices
     if prices is None or record.usage is None or record.deployment is None:
         return None
@@ -208,9 +217,9 @@ def _cost(record: CallRecord, used: Snapshot) -> int | None:
 
 
 def _for_anthropic(told: dict[str, str], request_id: str) -> dict[str, str]:
-    """Return headers as Anthropic's clients read them: those of the upstream's account tell nothing of the caller's."""
+    """Return headers as Anthropic's clients read them: the limits of the upstream's account are not the caller's."""
     found = {name: value for name, value in told.items() if not name.startswith(_ANTHROPIC_LIMITS)}
-    own = g.get("limit_headers", {})
+    own = current_globals().get("limit_headers", {})
     for kind in ("requests", "tokens"):
         for what in ("limit", "remaining", "reset"):
             if (value := own.get(f"x-ratelimit-{what}-{kind}")) is not None:
@@ -225,9 +234,9 @@ def _moment_in(duration: str) -> str:
 
 
 def is_anthropic() -> bool:
-    """Say whether the current request's client expects Anthropic's words: its address is one of that API.
+    """Return whether the current request's client expects Anthropic's words: its address is one of that API.
 
-    The lists of models are at one address for all clients; there a header tells.
+    The lists of models are at one address for all clients; there a header decides.
     """
     asked = current_request()
     path = asked.path
@@ -236,12 +245,12 @@ def is_anthropic() -> bool:
 
 def _warnings(found: list[str]) -> str:
     """Return warnings for a header: each once, without a character that is not safe there, and not too much of it."""
-    told = ", ".join(dict.fromkeys(found))
-    return quote(told if len(told) <= _LONGEST_WARNINGS else f"{told[:_LONGEST_WARNINGS]}...", safe=_HEADER_SAFE + " ")
+    text = ", ".join(dict.fromkeys(found))
+    return quote(text if len(text) <= _LONGEST_WARNINGS else f"{text[:_LONGEST_WARNINGS]}...", safe=_HEADER_SAFE + " ")
 
 
 def _end(error: BaseException | None) -> None:
     """End a request whose answer is complete, or will never come."""
-    call: OpenCall | None = g.get("open_call")
+    call: OpenCall | None = current_globals().get("open_call")
     if call is not None and not call.is_streamed:
         await_(call.end(cancelled=isinstance(error, asyncio.CancelledError)))

@@ -19,19 +19,18 @@ from one_api.contract import Caller
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.responses.kept import ChainTooLong, KeptResponse
+from one_api.dialects.responses.kept import ChainTooLong, KeptResponse, page_of
 from one_api.dialects.responses.outbound.native import client_headers, native_body
-from one_api.dialects.responses.pages import page_of
 from one_api.dialects.responses.request import Translated, own_items, referred, translate, untranslated
 from one_api.dialects.responses.response import Identity, own_response, whole_response
 from one_api.dialects.responses.stream import ResponseWriter
-from one_api.dialects.responses.tokens import estimate_tokens
 from one_api.dialects.sealing import Sealer
+from one_api.dialects.tokens import estimate_tokens
 from one_api.errors import InvalidRequest, NoDeployment, UnknownPath, UpstreamOverloaded
 from one_api.records import CallRecord
-from one_api.serving.responses import JSONResponse, PlainResponse
+from one_api.serving.responses import JSONResponse, PlainResponse, json_response
 from one_api.utils.auth import verify_api_key
-from one_api.utils.rate_limit import check_rate_limit
+from one_api.utils.rate_limit import check_rate_limit, limit_counts
 
 responses = Blueprint("responses", __name__)
 
@@ -69,7 +68,7 @@ async def create_response() -> Response:
         answer = whole_response(wanted, identity, completion, _now(), seal=seal, stored=keep is not None)
     if keep is not None and not await keep(answer):
         answer["store"] = False
-    return JSONResponse(answer)
+    return await json_response(answer)
 
 
 @responses.get("/v1/responses")
@@ -118,13 +117,19 @@ async def list_input_items(response_id: str) -> Response:
 
 @responses.post("/v1/responses/input_tokens")
 @verify_api_key
+@limit_counts
 async def count_input_tokens() -> Response:
-    """Estimate how many tokens the input of a request has; no model is asked."""
+    """Return how many tokens the input of a request has: as its upstream counts, else as an estimate."""
     body = await read_body()
     own, history = await _own_items(body), await _history(body)
     wanted = await _translated(body, own, history, _sealer())
-    g.call.warnings += [*wanted.warnings, "input_tokens: estimated"]
-    return JSONResponse({"object": "response.input_tokens", "input_tokens": estimate_tokens(wanted.chat.body)})
+    context = call_context(wanted.chat.model, stream=False)
+    count = await snapshot().registry.count_tokens(wanted.chat, context)
+    if count is None:
+        count = estimate_tokens(wanted.chat.body)
+        context.record.warnings.append("input_tokens: estimated")
+    context.record.warnings += wanted.warnings
+    return JSONResponse({"object": "response.input_tokens", "input_tokens": count})
 
 
 @responses.post("/v1/responses/compact")
@@ -137,6 +142,7 @@ def refuse_compaction() -> NoReturn:
 async def _wanted(body: JSONObject, sealer: Sealer) -> Translated:
     """Return the current request for upstreams of any dialect; those of chat refuse what they have no words for."""
     own, history = await _own_items(body), await _history(body)
+    g.is_short = g.get("is_short", False) and not history and not referred(body)
     native = NativeRequest("responses", b"", native_body(body, history, own), client_headers(request.headers.items()))
     try:
         wanted = await _translated(body, own, history, sealer)

@@ -14,7 +14,7 @@ from one_api.api.compressed import decompress, encodings_of
 from one_api.api.request_log import OpenCall
 from one_api.api.service import service
 from one_api.contract import ChunkStream
-from one_api.dialects import json
+from one_api.dialects import json, large_json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.errors import GatewayError, InternalError, InvalidRequest, UnsupportedMediaType
@@ -64,9 +64,11 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
             _check_media_type(*parse_options_header(media_type))
     data = request.get_data(cache=False)
     request.stream.close()  # it would hold the bytes as long as the request lives
-    encodings = encodings_of(request.headers.get("Content-Encoding", ""))
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING")
+    encodings = encodings_of(encoding) if encoding else []
     try:
         if len(data) < _LARGE_BYTES and not encodings:
+            g.is_short = True
             return data, json.decode_object(data, as_written=True)
         # One at a time, from its first byte that is more than what the client sent.
         async with service().large_bodies:
@@ -80,7 +82,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
 async def _decode_large(data: bytes) -> JSONObject:
     """Decode in steps; others have the loop between them."""
     others_s = _OTHERS_S if len(data) >= _HUGE_BYTES else 0
-    steps = json.decode_large(data)
+    steps = large_json.decode_object(data)
     while True:
         try:
             next(steps)
@@ -136,7 +138,7 @@ class StreamedAnswer(EventBody):
         self._keep = keep
         #: The status line has waited long enough; it goes out with the first piece.
         self._overdue = not opening.done()
-        self._heartbeat_s = call.snapshot.config.server.heartbeat_s
+        self._heartbeat_s = min(call.snapshot.config.server.heartbeat_s, writer.heartbeat_s)
         self._timeout = ReusableTimeout()
         self._stream: ChunkStream | None = None
         self._begun = False
@@ -190,7 +192,7 @@ class StreamedAnswer(EventBody):
                 return events
 
     async def _last(self) -> bytes:
-        """Return the event that tells the end, where it waits until the answer is kept."""
+        """Return the event of the end, where it waits until the answer is kept."""
         answer = self._writer.to_keep
         if answer is None:
             return b""
@@ -214,10 +216,10 @@ class StreamedAnswer(EventBody):
 
     def interrupted(self) -> bytes:
         """See ``EventBody``."""
-        told = b""
+        events = b""
         if not self._ended:
-            told = self._fail(self._call.interruption)
-        return told + self._writer.last(kept=False)
+            events = self._fail(self._call.interruption)
+        return events + self._writer.last(kept=False)
 
     async def aclose(self) -> None:
         """See ``EventBody``."""

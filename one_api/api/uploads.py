@@ -20,7 +20,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 class Upload:
-    """The form of the current request; whoever has it calls ``close()``."""
+    """The form of the current request; its owner calls ``close()``."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] | None = None

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from one_api.cache.entry import Entry, InvalidEntry
 from one_api.cache.followed_stream import FollowedStream
-from one_api.cache.keys import CacheRoute, key_of
+from one_api.cache.keys import CacheRoute, key_of, key_of_large
 from one_api.cache.lease import CallKey, LeaseKeeper
 from one_api.cache.leased_call import LeasedCall
 from one_api.cache.policy import CacheDirectives, CachePolicy, may_be_kept
@@ -20,6 +20,7 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.split import chunks_of
 from one_api.records import CallContext, CallRecord
+from one_api.serving.fairness import in_turns
 from one_api.settings.sections import GroupCacheConfig
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class Answers:
         terms = self.terms(route, context)
         if terms is None:
             return await ask(asked, context)
-        return await self._answer(CacheRequest(terms.key(asked.body), terms, asked, context), ask)
+        key = await terms.key(asked.body, is_short=context.is_short)
+        return await self._answer(CacheRequest(key, terms, asked, context), ask)
 
     def terms(self, route: CacheRoute, context: CallContext) -> "Terms | None":
         """Return on which terms answers to a request are kept; None, and a note in its record, when they are not."""
@@ -164,9 +166,11 @@ class Terms:
     policy: CachePolicy
     directives: CacheDirectives
 
-    def key(self, body: JSONObject) -> bytes:
-        """Return the key of the answer to ``body``."""
-        return key_of(self.scope, self.route, body)
+    async def key(self, body: JSONObject, *, is_short: bool = False) -> bytes:
+        """Return the key of the answer to ``body``; others have the loop meanwhile, unless it ``is_short``."""
+        if is_short:
+            return key_of(self.scope, self.route, body)
+        return await in_turns(key_of_large(self.scope, self.route, body))
 
     def accepts(self, stored_at: float, now: float) -> bool:
         """Return whether what was kept at ``stored_at`` is young enough at ``now``, in Unix seconds."""
@@ -282,7 +286,7 @@ def build_answers(config: Config, before: Answers | None = None) -> Answers | No
     """
     if before is not None:
         if isinstance(before.store, MemoryAnswers):
-            before.store.max_bytes = config.cache.max_bytes
+            before.store.entries.max_bytes = config.cache.max_bytes
         return Answers(config, before.store, before.leases)
     if not config.cache.enabled and not any(group.cache.enabled for group in config.model_groups.values()):
         return None

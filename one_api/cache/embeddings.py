@@ -1,16 +1,19 @@
 """Vectors that are kept, one for each input: a request asks upstreams only for those that are not there."""
 
 import asyncio
+import hashlib
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TypeAlias
 
 from one_api.cache.answers import Answers, Terms
 from one_api.cache.keys import CacheRoute
 from one_api.contract import Usage
+from one_api.dialects import large_json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.embeddings import EmbeddingRequest, Input, Vector, answer_of, as_float32, from_float32
 from one_api.records import CallContext
+from one_api.serving.fairness import in_turns
 
 #: Has a request answered by upstreams.
 Ask: TypeAlias = Callable[[EmbeddingRequest, CallContext], Awaitable[JSONObject]]
@@ -36,7 +39,9 @@ class KeptVectors:
         terms = self._answers.terms(route, context)
         if terms is None:
             return await ask(asked, context)
-        keys = [terms.key(_body_of(asked, each)) for each in asked.inputs]
+        # All but the inputs is gone through once, however many they are.
+        common = await terms.key(_without_inputs(asked), is_short=context.is_short)
+        keys = [await in_turns(_key_of(common, each)) for each in asked.inputs]
         found = [None] * len(keys) if terms.directives.no_cache else await self._find(keys, terms)
         missing = [index for index, vector in enumerate(found) if vector is None]
         context.record.cache = _status(len(keys), len(missing), bypassed=terms.directives.no_cache)
@@ -73,9 +78,17 @@ class KeptVectors:
             await self._answers.store.put(key, value, terms.policy.ttl_s)
 
 
-def _body_of(asked: EmbeddingRequest, one: Input) -> JSONObject:
-    """Return what makes the vector of one input; the encoding is only how it is sent."""
-    return {name: value for name, value in asked.body.items() if name != "encoding_format"} | {"input": one}
+def _without_inputs(asked: EmbeddingRequest) -> JSONObject:
+    """Return what makes the vectors beside the inputs; the encoding is only how they are sent."""
+    return {name: value for name, value in asked.body.items() if name not in ("encoding_format", "input")}
+
+
+def _key_of(common: bytes, one: Input) -> Generator[None, None, bytes]:
+    """Return the key of the vector of one input, in steps none of which takes long."""
+    digest = hashlib.sha256(common)
+    for piece in (yield from large_json.canonical([one])):
+        digest.update(piece)
+    return digest.digest()
 
 
 def _status(inputs: int, missing: int, *, bypassed: bool) -> str:

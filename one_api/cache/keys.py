@@ -4,17 +4,19 @@ An unknown field makes a difference: a field that could change an answer must ne
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-from one_api.dialects import json
+from one_api.dialects import json, large_json
 from one_api.dialects.json import JSONObject
 from one_api.routing.selection import Route
 from one_api.settings.adapters import AdapterConfig
 
 #: Part of every key: raise it when the stored format changes. Old entries are then not found any more.
 SCHEMA_VERSION = 1
+#: How many pieces of a long text are hashed in one step.
+_PIECES_A_STEP = 16
 #: Fields that do not change the answer: how it is delivered (``stream``, ``stream_options``), the end user, labels,
 #: and where the provider keeps its own cache. ``model`` is in the key as the route it leads to.
 LEFT_OUT = frozenset(
@@ -55,14 +57,27 @@ class CacheRoute:
 
 
 def key_of(caller: str | None, route: CacheRoute, body: JSONObject) -> bytes:
-    """Return the key (SHA-256) of the answer to ``body``.
+    """Return the key of the answer to ``body``, see ``key_of_large``, in one go."""
+    return hashlib.sha256(json.canonical(_whole(caller, route, body))).digest()
+
+
+def key_of_large(caller: str | None, route: CacheRoute, body: JSONObject) -> Generator[None, None, bytes]:
+    """Return the key (SHA-256) of the answer to ``body``, in steps none of which takes long.
 
     Args:
         caller: the caller that may get the answer; None if all callers share it.
         route: the route of the request.
         body: the request.
     """
+    digest = hashlib.sha256()
+    for number, piece in enumerate((yield from large_json.canonical(_whole(caller, route, body))), 1):
+        digest.update(piece)
+        if number % _PIECES_A_STEP == 0:
+            yield
+    return digest.digest()
+
+
+def _whole(caller: str | None, route: CacheRoute, body: JSONObject) -> list[Any]:
     asked = {name: value for name, value in body.items() if name not in LEFT_OUT}
     # As one JSON text, so that no value can pass for the end of another.
-    whole = [SCHEMA_VERSION, caller, route.model, route.targets, list(route.deployments), asked]
-    return hashlib.sha256(json.canonical(whole)).digest()
+    return [SCHEMA_VERSION, caller, route.model, route.targets, list(route.deployments), asked]

@@ -67,7 +67,7 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
     @property
     def degraded(self) -> str | None:
         """See ``AnswerStore``."""
-        return f"Redis does not answer: {_WITHOUT}" if self._link.ill else None
+        return f"Redis does not answer: {_WITHOUT}" if self._link.is_down else None
 
     async def get(self, key: bytes) -> bytes | None:
         """See ``AnswerStore``."""

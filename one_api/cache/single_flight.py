@@ -16,7 +16,7 @@ from one_api.cache.read_buffer import ReadBuffer, Sized, sized
 from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import Assembler
-from one_api.errors import ShuttingDown, UpstreamError
+from one_api.errors import AccountsUnavailable, BudgetExceeded, GatewayError, ShuttingDown, Unpriced, UpstreamError
 from one_api.records import CallContext, CallRecord
 from one_api.serving.tasks import stop
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: The upstream is read while the fastest client is no further behind than this, in bytes: it sets the pace.
 _MAX_AHEAD_BYTES = 256 * 1024
+#: What concerns the budgets of the request that pays, and of no other one.
+_OF_PAYER = (AccountsUnavailable, BudgetExceeded, Unpriced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +173,22 @@ class Flight:
         if self._complete or self._failed or self._task is None:
             return
         if self._subscribers:
-            heir = next((each.record for each in self._subscribers if each.local), None)
-            if heir is not None and not subscriber.record.free:
-                heir.free, subscriber.record.free = False, True
+            if not subscriber.record.free:
+                self._hand_over(subscriber)
             return
         self._failed = True
         await stop(self._task)
+
+    def _hand_over(self, payer: Subscriber) -> bool:
+        """Have another local subscriber pay instead of one that is gone; return whether there is one."""
+        heir = next((each for each in self._subscribers if each.local), None)
+        if heir is None:
+            return False
+        heir.record.free, payer.record.free = False, True
+        own, before = heir.context.within_budgets, payer.context.within_budgets
+        if own is not None and before is not None:
+            own.inherit(before)
+        return True
 
     async def _run(self) -> None:
         try:
@@ -194,19 +206,24 @@ class Flight:
             await self._call.aclose(complete=self._complete)
 
     async def _open(self) -> JSONObject | ChunkStream:
-        """Ask. If the upstream fails, the leader gets the error, and another subscriber asks once more."""
-        for last in (False, True):
+        """Ask. If the upstream fails, the leader gets the error, and another subscriber asks once more.
+
+        A leader whose budgets do not allow it gets the error alone: the next one asks.
+        """
+        tries = 2
+        while True:
             leader = next(subscriber for subscriber in self._subscribers if subscriber.local)
             try:
                 answer = await self._call.ask(self, leader.context)
-            except UpstreamError as error:
+            except (UpstreamError, *_OF_PAYER) as error:
+                if isinstance(error, UpstreamError):
+                    tries -= 1
                 others = [
                     subscriber for subscriber in self._subscribers if subscriber is not leader and subscriber.local
                 ]
-                if last or not error.retry_elsewhere or not others:
+                if not tries or not others or (isinstance(error, UpstreamError) and not error.retry_elsewhere):
                     raise
-                leader.buffer.fail(error)
-                self._subscribers = [subscriber for subscriber in self._subscribers if subscriber is not leader]
+                self._dismiss(leader, error)
                 others[0].record.cache, others[0].record.free = "miss", False
             else:
                 if self._call.free:  # the current leader too
@@ -214,12 +231,30 @@ class Flight:
                         subscriber.record.free = True
                 self._source = Source(leader.record.deployment, tuple(leader.record.warnings))
                 return answer
-        raise AssertionError("unreachable")
+
+    def _dismiss(self, subscriber: Subscriber, error: GatewayError) -> None:
+        """Have a subscriber end with an error, and the others go on."""
+        subscriber.buffer.fail(error)
+        self._subscribers = [each for each in self._subscribers if each is not subscriber]
+
+    async def _read(self, stream: ChunkStream) -> list[JSONObject]:
+        """Return the next chunks; where the budgets of the payer are at their end, another subscriber pays."""
+        while True:
+            try:
+                return await stream.read()
+            except _OF_PAYER as error:
+                payer = next((each for each in self._subscribers if each.local and not each.record.free), None)
+                if payer is None:
+                    raise
+                self._dismiss(payer, error)
+                if not self._hand_over(payer):
+                    self._subscribers.append(payer)
+                    raise
 
     async def _relay(self, stream: ChunkStream) -> None:
         """Send a stream to every subscriber, at the pace of the fastest one."""
         async with stream:
-            while chunks := await stream.read():
+            while chunks := await self._read(stream):
                 self._pass_on(sized(chunks))
                 self.usage = stream.usage
                 if stream.ended:

@@ -1,12 +1,15 @@
 """How many values a JSON text holds, counted before it is decoded: thirty bytes of memory may hide behind each byte."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 #: How much of a text is looked at in one go, in bytes.
 _PIECE_BYTES = 64 * 1024
 #: How many of these make a step.
 _PIECES_A_STEP = 16
+#: Where in a text something stands: the first byte of it, and the first after it.
+Span: TypeAlias = tuple[int, int]
 #: No number with so many digits fits a double.
 _ENDLESS = b"0" * 310
 #: Makes every digit a zero.
@@ -25,6 +28,10 @@ class Elements:
     keys: int = 0
     #: A number is longer than any that a double can hold: to decode it takes time by the square of its length.
     has_endless_number: bool = False
+    #: It ends inside a string.
+    is_cut: bool = False
+    #: Where strings stand that are longer than two pieces, and some that are longer than one; quotes included.
+    long_strings: list[Span] = field(default_factory=list, compare=False)
 
 
 def count_elements(data: bytes | bytearray, max_values: int) -> Elements:
@@ -44,40 +51,44 @@ def count_elements(data: bytes | bytearray, max_values: int) -> Elements:
 def count_in_steps(data: bytes | bytearray, max_values: int) -> Generator[None, None, Elements]:
     """Do as ``count_elements``, in steps none of which takes long."""
     found, inside = Elements(), False
-    start, size, counted = 0, len(data), 0
+    start, size, counted, opened = 0, len(data), 0, 0
     while start < size and found.values <= max_values:
         end = min(start + _PIECE_BYTES, size)
+        counted += 1
+        if counted % _PIECES_A_STEP == 0:
+            yield
         if inside:
-            # Long texts, such as images, are passed over.
+            # Long strings, such as images, are passed over.
             quote, escape = data.find(b'"', start, end), data.find(b"\\", start, end)
             if quote < 0 and escape < 0:
                 start = end
                 continue
         end = _after_escape(data, start, end)
-        outside, inside = _outside_strings(bytes(data[start:end]), inside)
-        opened = outside.count(b"[") + outside.count(b"{")
-        found.containers += opened
-        found.values += opened + outside.count(b",")
+        parts = _between_quotes(bytes(data[start:end]))
+        if inside and len(parts) > 1 and start - opened > _PIECE_BYTES:
+            found.long_strings.append((opened, start + len(parts[0]) + 1))
+        outside = b"".join(parts[inside::2])
+        inside ^= len(parts) % 2 == 0
+        if inside and len(parts) > 1:
+            opened = end - len(parts[-1]) - 1
+        more = outside.count(b"[") + outside.count(b"{")
+        found.containers += more
+        found.values += more + outside.count(b",")
         found.keys += outside.count(b":")
         found.has_endless_number |= _ENDLESS in outside.translate(_ZEROS)
         start = end
-        counted += 1
-        if counted % _PIECES_A_STEP == 0:
-            yield
+    found.is_cut = inside
     return found
 
 
 def _after_escape(data: bytes | bytearray, start: int, end: int) -> int:
     """Return ``end``, or one more if that would cut an escape sequence of two characters in half."""
-    first = end
-    while first > start and data[first - 1] == 0x5C:
-        first -= 1
-    return min(end + (end - first) % 2, len(data))
+    piece = bytes(data[start:end])
+    return min(end + (len(piece) - len(piece.rstrip(b"\\"))) % 2, len(data))
 
 
-def _outside_strings(piece: bytes, inside: bool) -> tuple[bytes, bool]:
-    """Return what of ``piece`` stands outside strings, and whether it ends inside one."""
+def _between_quotes(piece: bytes) -> list[bytes]:
+    """Return what stands before, between and after the quotes of strings, at its length."""
     if b"\\" in piece:
-        piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
-    parts = piece.split(b'"')
-    return b"".join(parts[inside::2]), inside ^ (len(parts) % 2 == 0)
+        piece = piece.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
+    return piece.split(b'"')

@@ -11,13 +11,16 @@ class EventWriter(ABC):
     """Writes one streamed answer in the dialect of a door. It is pure: no waiting, no clock.
 
     The calls come in this order: ``begin`` once, then ``write`` and ``heartbeat`` as often as need be, then ``end`` or
-    ``fail`` once. After ``fail`` a client must be able to tell that the answer is not complete.
+    ``fail`` once. After ``fail`` a client must be able to see that the answer is not complete.
     """
 
     #: ``write`` writes each chunk for itself, whatever came before it.
     is_stateless: ClassVar[bool] = False
 
-    #: The whole answer, once it is to be kept before the client learns of its end: the event that tells the end is not
+    #: The longest silence, in seconds, where the operator allows a longer one.
+    heartbeat_s: ClassVar[float] = float("inf")
+
+    #: The whole answer, once it is to be kept before the client learns of its end: the event of the end is not
     #: in what ``end`` and ``fail`` return, and waits for ``last``.
     to_keep: JSONObject | None = None
 

@@ -8,26 +8,20 @@ upstream sent may be read more generously.
 import gc
 import json
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from one_api.contract import JSONObject as JSONObject
-from one_api.dialects.elements import Elements, count_elements, count_in_steps
-
-#: What decodes in steps, and returns what it has decoded.
-Steps: TypeAlias = Generator[None, None, Any]
+from one_api.dialects.characters import whole
+from one_api.dialects.elements import Elements, count_elements
 
 #: More keys than this, in all objects together, no request needs.
 _MAX_KEYS = 100_000
 #: More values than this no text may hold: each takes up to a hundred bytes of memory once it is decoded.
 MAX_VALUES = 300_000
-#: Of a text with more values than this, numbers lose the form that they were written in: to keep it takes long.
-_MANY_VALUES = 20_000
-#: How much is decoded in one step, in bytes; a text without containers cannot be cut.
-_STEP_BYTES = 64 * 1024
 #: While a longer text than this is decoded, the collector waits: it would go through all that is new, again and again.
 _LONG_BYTES = 64 * 1024
 #: Of a text with more containers than this the collector never sees what was decoded.
@@ -65,11 +59,12 @@ def _as_float(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-_decode = msgspec.json.Decoder().decode
-_decode_text = msgspec.json.Decoder(str).decode
-_decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
-_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
-_encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
+#: msgspec's own codecs, which raise its own errors: for ``decode`` and ``encode``, and for ``large_json``.
+raw_decode = msgspec.json.Decoder().decode
+raw_decode_text = msgspec.json.Decoder(str).decode
+raw_decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
+raw_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
+raw_encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
 
 
 class InvalidJSON(ValueError):
@@ -89,12 +84,12 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
 
 def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int, as_written: bool) -> Any:
     """Decode a text of which ``held`` was counted; None is a short one."""
-    decoder = _decode_as_written if as_written else _decode
+    decoder = raw_decode_as_written if as_written else raw_decode
     try:
         if held is None:
             value = decoder(data)
         else:
-            with _collector_paused(held):
+            with collector_paused(held):
                 value = decoder(data)
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
@@ -104,7 +99,7 @@ def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int,
         raise InvalidJSON(str(error)) from None
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
     if held is not None:
-        _check_size(held, value, max_depth)
+        check_size(held, value, max_depth)
     elif len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth:
         _check_depth(value, max_depth)
     return value
@@ -115,7 +110,7 @@ def _check_depth(value: Any, max_depth: int) -> None:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels")
 
 
-def _check_size(held: Elements, value: Any, max_depth: int) -> None:
+def check_size(held: Elements, value: Any, max_depth: int) -> None:
     """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep or has too many keys."""
     if held.containers > max_depth:
         _check_depth(value, max_depth)
@@ -142,13 +137,24 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
     """
     held = _measure(data)
     try:
-        value = _generous.decode(data.decode("utf-8-sig", "surrogateescape"))
+        value = repair(data)
     except RecursionError:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+    check_size(held, value, max_depth)
+    return value
+
+
+def repair_text(piece: bytes) -> str:
+    """Return the text of a JSON string, as ``repair`` reads it, without halves of characters."""
+    return whole(repair(piece))
+
+
+def repair(data: bytes | bytearray) -> Any:
+    """Decode as ``decode_generously`` does, whatever the size; raises InvalidJSON, RecursionError."""
+    try:
+        return _generous.decode(data.decode("utf-8-sig", "surrogateescape"))
     except ValueError:
         raise InvalidJSON("it is malformed") from None
-    _check_size(held, value, max_depth)
-    return value
 
 
 def split(data: bytes) -> list[bytes]:
@@ -171,97 +177,18 @@ def split(data: bytes) -> list[bytes]:
 
 def decode_object(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = False) -> JSONObject:
     """Return the object that ``data`` holds; raises InvalidJSON for any other kind of value too."""
-    return _only_object(decode(data, max_depth=max_depth, as_written=as_written))
+    return only_object(decode(data, max_depth=max_depth, as_written=as_written))
 
 
-def decode_large(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = True) -> Steps:
-    """Decode an object as ``decode_object`` does, in steps none of which takes long.
-
-    Whoever iterates lets others go on in between. ``as_written`` numbers keep their form unless there are many values.
-
-    Raises:
-        InvalidJSON: as ``decode_object`` does, and for integers beyond a double, whose digits take too long to read.
-    """
-    held = yield from count_in_steps(data, MAX_VALUES)
-    _check_measure(held)
-    if held.has_endless_number:
-        raise InvalidJSON("Number out of range")
-    yield
-    if held.values <= _MANY_VALUES:
-        return _only_object(_decode_held(data, held, max_depth, as_written))
-    try:
-        with _collector_paused(held):
-            value = yield from _in_steps(bytes(data))
-    except UnicodeDecodeError:
-        raise InvalidJSON("it is not valid UTF-8") from None
-    except RecursionError:
-        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
-    except msgspec.MsgspecError:
-        raise InvalidJSON("it is malformed") from None  # the place would be one in a slice
-    yield
-    _check_size(held, value, max_depth)
-    return _only_object(value)
-
-
-def _in_steps(text: bytes) -> Steps:
-    """Return the value of a JSON text; numbers with a fraction lose the form that they were written in.
-
-    Raises:
-        msgspec.MsgspecError, RecursionError: when it cannot be decoded.
-    """
-    if len(text) <= _STEP_BYTES:
-        return _decode(text)
-    first = text[:_STEP_BYTES].lstrip()[:1]
-    if first == b"{":
-        return (yield from _object_in_steps(text))
-    if first == b"[":
-        return (yield from _array_in_steps(text))
-    yield
-    return _decode(text)
-
-
-def _object_in_steps(text: bytes) -> Steps:
-    yield
-    found: dict[str, Any] = {}
-    size = 0
-    for name, raw in _decode_fields(text).items():
-        found[name] = (yield from _in_steps(bytes(raw))) if len(raw) > _STEP_BYTES else _decode(raw)
-        size += len(name) + len(raw)
-        if size > _STEP_BYTES:
-            size = 0
-            yield
-    return found
-
-
-def _array_in_steps(text: bytes) -> Steps:
-    yield
-    found: list[Any] = []
-    step: list[Any] = []
-    size = 0
-    for raw in _decode_items(text):
-        if len(raw) > _STEP_BYTES:
-            found += _decode(b"[" + b",".join(step) + b"]")
-            found.append((yield from _in_steps(bytes(raw))))
-            step, size = [], 0
-            continue
-        step.append(raw)
-        size += len(raw) + 1
-        if size > _STEP_BYTES:
-            found += _decode(b"[" + b",".join(step) + b"]")
-            step, size = [], 0
-            yield
-    found += _decode(b"[" + b",".join(step) + b"]")
-    return found
-
-
-def _only_object(value: Any) -> JSONObject:
+def only_object(value: Any) -> JSONObject:
+    """Return ``value`` if it is an object; raises InvalidJSON otherwise."""
     if not isinstance(value, dict):
         raise InvalidJSON("it is not an object")
     return value
 
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+raw_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+raw_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_numbers = msgspec.json.Decoder(list[float]).decode
 
 
@@ -271,12 +198,12 @@ def fields_in(data: bytes | memoryview) -> dict[str, memoryview]:
     Raises:
         InvalidJSON: when it is no object. What is inside of the fields has been looked at as far as its form goes.
     """
-    return {name: memoryview(raw) for name, raw in _typed(_decode_fields, data).items()}
+    return {name: memoryview(raw) for name, raw in _typed(raw_decode_fields, data).items()}
 
 
 def items_in(data: bytes | memoryview) -> list[memoryview]:
     """Return the items of the array in ``data``, as ``fields_in`` does those of an object."""
-    return [memoryview(raw) for raw in _typed(_decode_items, data)]
+    return [memoryview(raw) for raw in _typed(raw_decode_items, data)]
 
 
 def numbers_in(data: bytes | memoryview) -> list[float]:
@@ -298,20 +225,20 @@ def _typed(decoder: Callable[[bytes | memoryview], Any], data: bytes | memoryvie
 
 def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
-    return _encode(value)
+    return raw_encode(value)
 
 
 def decode_text(data: bytes) -> str | None:
     """Return the text that a JSON string (UTF-8, quotes included) holds; None when it is anything else."""
     try:
-        return _decode_text(data)
+        return raw_decode_text(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
 def encode_text(text: str) -> bytes:
     """Return a text as a JSON string, the way that ``encode`` writes it."""
-    return _encode(text)
+    return raw_encode(text)
 
 
 def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
@@ -319,7 +246,7 @@ def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
 
     Exact otherwise: ``1`` and ``1.0``, null and nothing, and two forms of one character differ.
     """
-    return _encode_in_order(value)
+    return raw_encode_in_order(value)
 
 
 def _measure(data: bytes | bytearray) -> Elements:
@@ -327,23 +254,27 @@ def _measure(data: bytes | bytearray) -> Elements:
     if len(data) <= _LONG_BYTES:  # at most as many values as bytes
         return Elements(0, data.count(b"{") + data.count(b"["), 0)
     held = count_elements(data, MAX_VALUES)
-    _check_measure(held)
+    check_measure(held)
     return held
 
 
-def _check_measure(held: Elements) -> None:
+def check_measure(held: Elements) -> None:
+    """Raise InvalidJSON when a text holds too many values."""
     if held.values > MAX_VALUES:
         raise InvalidJSON(f"it holds more than {MAX_VALUES} values")
 
 
 @contextmanager
-def _collector_paused(held: Elements) -> Iterator[None]:
+def collector_paused(held: Elements) -> Iterator[None]:
     """Let nothing be collected while a text that holds so much is decoded.
 
     Many containers are frozen, as all that lives then: the collector would go through them several times, for 0.1 us
-    each, and JSON holds no cycles. The worker thaws what is frozen every few minutes.
+    each, and JSON holds no cycles. The worker thaws what is frozen every few minutes; young garbage would stay until
+    then, and goes before.
     """
     paused = gc.isenabled()
+    if paused and held.containers > _MANY_CONTAINERS:
+        gc.collect(1)
     if paused:
         gc.disable()
     try:
@@ -363,7 +294,7 @@ def _keys(value: Any) -> int:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Say whether containers nest deeper than ``levels``; looks at each container once."""
+    """Return whether containers nest deeper than ``levels``; looks at each container once."""
     layer = [value]
     for _ in range(levels):
         layer = [

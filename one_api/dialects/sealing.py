@@ -1,6 +1,6 @@
 """What a model thought, sealed for the client to keep and to bring back: no process has to remember it.
 
-A sealed text can be read and made by whoever has the secret only, and the same content gives the same text, which
+A sealed text can be read and made only with the secret, and the same content gives the same text, which
 prompt caches of upstreams need. The construction is SIV (RFC 5297: the nonce is a keyed digest of the content), of
 HMAC-SHA256 for the digest and SHAKE-256 for the stream of bytes that hides the content.
 """
@@ -22,7 +22,7 @@ _MAX_CHARACTERS = 16 * 1024 * 1024
 
 
 class Sealer:
-    """Seals and opens with one secret, which is one owner's: nobody else's texts can be opened."""
+    """Seals and opens with one secret, which is one owner's: texts of others cannot be opened."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret

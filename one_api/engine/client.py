@@ -7,15 +7,24 @@ from functools import partial
 from typing import TypeVar
 
 from one_api.contract import ChunkStream
-from one_api.dialects.frames import Encode
+from one_api.dialects import json
+from one_api.dialects.frames import Encode, Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.stream import LocalStream
+from one_api.dialects.llama.text import LocalTextStream
 from one_api.dialects.openai.response import Identity
 from one_api.engine.files import Endpoint, EngineFailed, find_engine
 from one_api.engine.gguf import ModelFile
 from one_api.engine.slots import Slot, SlotQueue
 from one_api.engine.supervisor import EngineSupervisor
-from one_api.errors import UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTimeout, UpstreamUnreachable
+from one_api.errors import (
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from one_api.records import AttemptContext
 from one_api.settings.adapters import LocalConfig
 from one_api.settings.kinds import Secret
@@ -23,6 +32,9 @@ from one_api.upstream.client import Upstream
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 
 T = TypeVar("T")
+
+#: How long counting tokens may take, with the start of the engine, in seconds: clients ask for many counts at once.
+_COUNT_S = 5.0
 
 
 class EngineUnavailable(UpstreamError):
@@ -72,15 +84,48 @@ class EngineClient:
 
     async def embed(self, context: AttemptContext, body: JSONObject) -> bytes:
         """Return the engine's whole answer to a request for embeddings; raises as ``open`` does."""
+        return await self._read_whole(context, "/v1/embeddings", body, "input")
+
+    async def rerank(self, context: AttemptContext, body: JSONObject) -> bytes:
+        """Return the engine's whole answer to a request for scores of documents; raises as ``open`` does."""
+        return await self._read_whole(context, "/v1/rerank", body, "documents")
+
+    async def _read_whole(self, context: AttemptContext, path: str, body: JSONObject, param: str) -> bytes:
+        """Have the engine read texts, which are ``param`` of the client's request, in one piece each."""
+        ask = partial(self._post, context, path, body, param)
         slot = await self._take(context)
         try:
             try:
-                answer, _ = await self._ask(partial(self._embed, context, body))
+                answer, _ = await self._ask(ask)
             except (UpstreamUnreachable, UpstreamFailed):
-                answer, _ = await self._ask(partial(self._embed, context, body))
+                answer, _ = await self._ask(ask)
         finally:
             slot.release()
         return answer
+
+    async def count(self, context: AttemptContext, body: JSONObject, answer: "Answer") -> int:
+        """Return how many tokens the prompt has that ``body`` amounts to; it needs no slot. Raises as ``open``."""
+        try:
+            async with asyncio.timeout(_COUNT_S):
+                counted, _ = await self._ask(partial(self._count, context, body, answer))
+        except TimeoutError:
+            raise UpstreamTimeout(f"The engine did not count within {_COUNT_S:g} s.") from None
+        return counted
+
+    async def _count(
+        self, context: AttemptContext, body: JSONObject, answer: "Answer", upstream: Upstream, endpoint: Endpoint
+    ) -> int:
+        try:
+            data = await upstream.post(f"{answer.path}/input_tokens", context, body)
+        except UpstreamRejected as error:
+            raise answer.explained(error, self.file, endpoint.context_tokens) from error
+        try:
+            count = json.decode_object(data).get("input_tokens")
+        except json.InvalidJSON:
+            count = None
+        if not isinstance(count, int):
+            raise UpstreamBroken("The engine's answer holds no count of tokens.")
+        return count
 
     async def _take(self, context: AttemptContext) -> Slot:
         try:
@@ -100,20 +145,22 @@ class EngineClient:
         self, context: AttemptContext, body: JSONObject, answer: "Answer", upstream: Upstream, endpoint: Endpoint
     ) -> ChunkStream:
         try:
-            return await upstream.post_stream("/v1/chat/completions", context, body, answer.translator())
+            return await upstream.post_stream(answer.path, context, body, answer.translator())
         except UpstreamRejected as error:
             raise answer.explained(error, self.file, endpoint.context_tokens) from error
 
-    async def _embed(self, context: AttemptContext, body: JSONObject, upstream: Upstream, endpoint: Endpoint) -> bytes:
+    async def _post(
+        self, context: AttemptContext, path: str, body: JSONObject, param: str, upstream: Upstream, endpoint: Endpoint
+    ) -> bytes:
         try:
-            return await upstream.post("/v1/embeddings", context, body)
-        except UpstreamFailed as error:
-            if "too large to process" not in error.said:
+            return await upstream.post(path, context, body)
+        except (UpstreamFailed, UpstreamRejected) as error:
+            if error.code != "context_length_exceeded" and "too large to process" not in error.said:
                 raise
             raise UpstreamRejected(
-                f"An input is too long; the local model `{self.file.id}` reads at most {endpoint.context_tokens} "
+                f"A text is too long; the local model `{self.file.id}` reads at most {endpoint.context_tokens} "
                 "tokens: split it.",
-                param="input",
+                param=param,
                 code="context_length_exceeded",
             ) from error
 
@@ -164,12 +211,15 @@ class EngineClient:
 class Answer:
     """How to translate the engine's stream: the identity of the answer, and whether a tool call was forced."""
 
+    #: Where the engine is asked for it.
+    path = "/v1/chat/completions"
+
     def __init__(self, identity: Identity, *, include_usage: bool, forced: bool) -> None:
         self._identity = identity
         self._include_usage = include_usage
         self._forced = forced
 
-    def translator(self) -> LocalStream:
+    def translator(self) -> Translator:
         """Return a translator for one attempt."""
         return LocalStream(self._identity, include_usage=self._include_usage, forced=self._forced)
 
@@ -177,7 +227,7 @@ class Answer:
         """Return the engine's refusal in OpenAI's words: it has numbers for codes, and names no parameter."""
         param, code, message = error.param, error.code, error.message
         if code == "context_length_exceeded":
-            message = _too_long(error.said, file, context_tokens)
+            message = _too_long(error.said, file, context_tokens, "conversation")
         if code is not None and code.isdigit():
             code = None
         if "JSON schema error" in error.said:
@@ -191,10 +241,32 @@ class Answer:
         return UpstreamRejected(message, status=error.status, type=error.type, param=param, code=code)
 
 
-def _too_long(message: str, file: ModelFile, context_tokens: int) -> str:
-    """Return what to do about a conversation that does not fit; the engine's ``message`` begins with its length."""
+class TextAnswer(Answer):
+    """How to translate the stream of a legacy completion."""
+
+    path = "/v1/completions"
+
+    def __init__(self, identity: Identity, *, logprobs: int | None) -> None:
+        super().__init__(identity, include_usage=False, forced=False)
+        self._logprobs = logprobs
+
+    def translator(self) -> Translator:
+        """See ``Answer``."""
+        return LocalTextStream(self._identity, logprobs=self._logprobs)
+
+    def explained(self, error: UpstreamRejected, file: ModelFile, context_tokens: int) -> UpstreamRejected:
+        """See ``Answer``."""
+        code, message = error.code, error.message
+        if code == "context_length_exceeded":
+            message = _too_long(error.said, file, context_tokens, "prompt")
+        code = None if code is not None and code.isdigit() else code
+        return UpstreamRejected(message, status=error.status, type=error.type, param="prompt", code=code)
+
+
+def _too_long(message: str, file: ModelFile, context_tokens: int, what: str) -> str:
+    """Return what to do about a request that does not fit; the engine's ``message`` begins with its length."""
     counted = re.search(r"(\d+) tokens", message)
-    length = f"This conversation has {counted[1]} tokens" if counted else "This conversation is too long"
+    length = f"This {what} has {counted[1]} tokens" if counted else f"This {what} is too long"
     limit = f"{length}; the local model `{file.id}` reads at most {context_tokens}: shorten it, or use another model."
     if file.context_length and context_tokens >= file.context_length:
         return f"{limit} It was trained for no more."

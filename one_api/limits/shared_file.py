@@ -26,7 +26,7 @@ _MIN_LOOKS = 200
 
 
 class SharedFile:
-    """A file with room for a table. Whoever has acquired it alone holds the lock of the file that now has the name.
+    """A file with room for a table. The process that has acquired it holds the lock of the file that has the name now.
 
     Args:
         paths: where the file may be; the first one that can be used. One that is there comes before one to be made.
@@ -83,7 +83,7 @@ class SharedFile:
 
     @property
     def is_lost(self) -> bool:
-        """Say whether the open file has lost its name, or its length."""
+        """Return whether the open file has lost its name, or its length."""
         if self._file is None:
             return False
         status = self._status()

@@ -3,11 +3,11 @@
 import functools
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
+from one_api.bounded import BoundedMap
 from one_api.limits.window import WINDOW_S, Limits, Verdict, Window
 
 T = TypeVar("T")
@@ -43,35 +43,24 @@ class Stats:
         return cls(window.used(now)[0], window.oldest_leaves(now) * tick_s, window.all_leave(now) * tick_s)
 
 
-class ByKey(Generic[T]):
+class ByKey(BoundedMap[str, T]):
     """What is known of each key that was used lately."""
 
     def __init__(self, make: Callable[[str], T]) -> None:
+        super().__init__(max_entries=MAX_KEYS)
         self._make = make
-        self._known: OrderedDict[str, T] = OrderedDict()
 
-    def get(self, key: str) -> T:
+    def known(self, key: str) -> T:
         """Return what is known of ``key``; it is made for one that is not known yet."""
-        found = self._known.get(key)
+        found = self.get(key)
         if found is None:
-            if len(self._known) >= MAX_KEYS:
-                self._known.popitem(last=False)
-            found = self._known[key] = self._make(key)
-        else:
-            self._known.move_to_end(key)
+            found = self._make(key)
+            self.put(key, found)
         return found
-
-    def forget(self, key: str) -> None:
-        """Forget what is known of ``key``."""
-        self._known.pop(key, None)
-
-    def items(self) -> list[tuple[str, T]]:
-        """Return every key and what is known of it."""
-        return list(self._known.items())
 
 
 class LimitStore(ABC):
-    """Keeps one window per key; each call changes one window as a whole, whoever else asks at the same time.
+    """Keeps one window per key; each call changes one window as a whole, also when others ask at the same time.
 
     Keys need not be known before. ``take`` and ``settle`` are for a window of a minute; ``hit`` and ``stats`` are the
     same for requests alone, in a window of any length.
@@ -91,7 +80,7 @@ class LimitStore(ABC):
 
     @abstractmethod
     async def hit(self, key: str, limit: int, period_s: float, amount: int) -> bool:
-        """Count ``amount`` requests if not more than ``limit`` are then counted in ``period_s``; say whether."""
+        """Count ``amount`` requests if not more than ``limit`` are then counted in ``period_s``; return whether."""
 
     @abstractmethod
     async def stats(self, key: str, period_s: float) -> Stats:
@@ -102,11 +91,11 @@ class LimitStore(ABC):
         """Forget what a key has used."""
 
     async def look_after(self) -> None:  # noqa: B027 - some need no care
-        """Do what is needed also while nobody asks; called about twice a second."""
+        """Do what is needed also without requests; called about twice a second."""
 
     @property
     def degraded(self) -> str | None:
-        """Say why limits are kept less exactly than they should be; None when they are not."""
+        """Return why limits are kept less exactly than they should be; None when they are not."""
         return None
 
     async def aclose(self) -> None:  # noqa: B027 - some have nothing open
@@ -174,4 +163,4 @@ class MemoryStore(LocalStore):
 
     async def change(self, key: str, act: Callable[[Window], T], tick_s: float = 1.0, *, leases: bool = False) -> T:
         """See ``LocalStore``."""
-        return act(self._windows.get(key))
+        return act(self._windows.known(key))

@@ -59,7 +59,7 @@ class KeyUsage:
         return self.birth if any(self.counted.used(now)) else 0
 
     def is_used(self, now: float) -> bool:
-        """Say whether this process has let in anything that still counts."""
+        """Return whether this process has let in anything that still counts."""
         return any(self.counted.used(now)) or any(self.uncounted.used(now))
 
     def lost(self, at: float, now: float) -> None:
@@ -74,7 +74,7 @@ class KeyUsage:
         """Return what this process may have let in of what counts now, while Redis is not to be relied on.
 
         It is its share. But in the minute after Redis was lost others may have let in more than theirs, and this
-        process need not know: until that minute is over, all who had let in less than their share add no more than one
+        process need not know: until that minute is over, all that had let in less than their share add no more than one
         share together. So never more is let in than the limit and one process's share.
         """
 

@@ -22,7 +22,7 @@ _START_TICKS = 19
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
-    """Seconds, bytes and counts of this process; None where the system does not tell."""
+    """Seconds, bytes and counts of this process; None where the system does not report them."""
 
     cpu_s: float
     memory_bytes: int | None = None

@@ -24,7 +24,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from one_api import __version__
 from one_api.contract import Usage
-from one_api.dialects.traceparent import parse, parse_state
+from one_api.dialects.traces import parse, parse_state
 from one_api.records import AttemptRecord, CallRecord, Trace
 from one_api.settings.adapters import AdapterConfig
 from one_api.settings.observing import TelemetryConfig
@@ -67,7 +67,7 @@ class Tracing:
         self._thread, self._wake = None, threading.Event()
 
     def begin(self, traceparent: str | None, tracestate: str | None) -> Trace:
-        """Return the trace of a request that has just come; the caller's counts once it is known who calls."""
+        """Return the trace of a request that has just come; the caller's counts once the caller is known."""
         parent = None
         if traceparent is not None and self._settings.trust_trace != "ignore":
             parent = parse(traceparent)
@@ -243,8 +243,8 @@ def _response(attempt: AttemptRecord, *, streamed: bool) -> dict[str, str | int 
         "gen_ai.response.finish_reasons": (attempt.finish_reason,) if attempt.finish_reason else None,
         "gen_ai.response.time_to_first_chunk": attempt.first_s if streamed else None,
     }
-    told = {name: value for name, value in found.items() if value is not None}
-    return told if attempt.usage is None else told | _usage(attempt.usage)
+    known = {name: value for name, value in found.items() if value is not None}
+    return known if attempt.usage is None else known | _usage(attempt.usage)
 
 
 def _usage(usage: Usage) -> dict[str, int]:

@@ -9,7 +9,7 @@ _OPEN_S = 5.0
 
 
 class Breaker:
-    """Stands between us and a service that may be ill: after failures in a row, one probe goes through now and then."""
+    """Keeps calls from a service that fails: after failures in a row, only one probe goes through now and then."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -18,16 +18,16 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Say whether the service was ill when last asked."""
+        """Return whether it is open: the service has failed several times in a row."""
         return self._failures >= _FAILURES
 
     @property
     def has_failed(self) -> bool:
-        """Say whether the service failed when last asked."""
+        """Return whether the service failed when last asked."""
         return self._failures > 0
 
     def admits(self) -> bool:
-        """Say whether to ask now; while open, the one who is told yes is the probe."""
+        """Return whether to call now. While open, the call for which it says yes is the probe."""
         if not self.is_open:
             return True
         if self._clock() < self._open_until:

@@ -1,7 +1,6 @@
-"""The way to Redis: what is asked at one moment shares a trip, a trip has a short deadline, and a breaker guards it.
+"""The connection to Redis: commands of one moment are sent together, with a short deadline and a circuit breaker.
 
-A Redis that is dead, slow or frozen costs a few requests its deadline each, and then nothing, until one probe finds it
-well again.
+A Redis that is dead, slow or frozen delays a few requests by its deadline, and then none, until a probe succeeds.
 """
 
 import asyncio
@@ -25,18 +24,18 @@ SendPipeline: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]
 _CONNECT_S = 0.25
 #: Commands that one trip takes.
 _TRIP = 64
-#: Turns of the loop in which an answer that has arrived is still taken.
+#: After a deadline, so many turns of the loop are still given to an answer that has arrived already.
 _LAST_LOOKS = 5
-#: How often a refusal is told in the log, in seconds.
-_TELL_S = 60.0
-#: An answer that is late is waited for, by nobody's request, for so many seconds.
+#: A refusal is logged at most once in so many seconds.
+_REFUSAL_LOGGED_S = 60.0
+#: A late answer is waited for in the background, for so many seconds.
 _MAX_LATE_S = 2.0
 #: So many failures within so many seconds are too many, also when others succeed between them.
 _UNRELIABLE_FAILURES, _UNRELIABLE_S = 3, 60.0
 
 
 class RedisUnavailable(Exception):
-    """Redis is ill: it gave no answer in time, or none that is of use.
+    """Redis gave no answer in time, or none that can be used.
 
     ``late`` is where the answer may still come, or None when there will be none.
     """
@@ -47,7 +46,7 @@ class RedisUnavailable(Exception):
 
 
 class RedisRefusal(RedisUnavailable):
-    """Redis is well and refuses this one command."""
+    """Redis works and refuses this one command."""
 
 
 class RedisLink:
@@ -55,7 +54,7 @@ class RedisLink:
 
     Args:
         url: where it is.
-        logger: who is told when it falls ill, and when it is well again.
+        logger: where it is logged when Redis fails, and when it works again.
         call_s: the deadline of one trip, in seconds.
         without: what is done meanwhile, for the log.
         forgiving: a command that Redis refuses is that command's failure, not Redis's.
@@ -89,7 +88,7 @@ class RedisLink:
         #: A connection was used before: no time for making one need be allowed.
         self._connected = False
         self._breaker = Breaker()
-        self._refusal_told = 0.0
+        self._refusal_logged = 0.0
         #: Commands that wait for the next trip; each trip takes all that are there.
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._pump: asyncio.Task[None] | None = None
@@ -98,13 +97,13 @@ class RedisLink:
         self._late: set[asyncio.Task[None]] = set()
 
     @property
-    def ill(self) -> bool:
-        """Say whether Redis was ill when last asked."""
+    def is_down(self) -> bool:
+        """Return whether Redis failed several times in a row, up to the last time."""
         return self._breaker.is_open
 
     @property
     def unreliable(self) -> bool:
-        """Say whether several calls of the last minute had no answer in time, though others had."""
+        """Return whether several calls of the last minute had no answer in time, though others had."""
         failed = self._failed_at
         return len(failed) == _UNRELIABLE_FAILURES and time.monotonic() - failed[0] < _UNRELIABLE_S
 
@@ -138,7 +137,7 @@ class RedisLink:
         return await self.ask(*script.command(names, *arguments))
 
     async def _travel(self) -> None:
-        """Make trips until nobody waits. A caller that has left is not in the way of the others."""
+        """Send commands until none waits. A caller that has left does not hold up the others."""
         while self._waiting:
             trip, self._waiting = self._waiting[:_TRIP], self._waiting[_TRIP:]
             answers = await self._trip([command for command, _ in trip])
@@ -167,7 +166,7 @@ class RedisLink:
             self._connected = True
             if problem := next((answer for answer in answers if self._is_illness(answer)), None):
                 raise problem
-        except Exception as error:  # the client's parser raises anything; who waits would wait for ever
+        except Exception as error:  # the client's parser raises anything; else the callers would wait for ever
             self._fail(error)
             return self._wait_on(sending, len(commands))
         self._breaker.succeeded()
@@ -232,10 +231,10 @@ class RedisLink:
             return answers
 
     def _tell(self, refusal: ResponseError) -> None:
-        """Say that Redis refuses, now and then: by the class of the error, its text may hold what was sent."""
+        """Log that Redis refuses, at most once a minute: only the error's class, as its text may hold what was sent."""
         now = time.monotonic()
-        if not self._refusal_told or now - self._refusal_told > _TELL_S:
-            self._refusal_told = now
+        if not self._refusal_logged or now - self._refusal_logged > _REFUSAL_LOGGED_S:
+            self._refusal_logged = now
             self._logger.warning("Redis refuses a command (%s): %s", type(refusal).__name__, self._without)
 
     async def aclose(self) -> None:

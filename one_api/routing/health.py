@@ -1,4 +1,4 @@
-"""How one deployment has been doing: how fast it answers, how often, and whether it should be left alone for now.
+"""How one deployment has been doing: how fast it answers, how often, and whether it has to cool down.
 
 Everything fades with a half-life of 30 s, and is faded only when it is looked at or added to. The clock is handed in.
 """
@@ -14,9 +14,9 @@ HALF_LIFE_S = 30.0
 TYPICAL_TOKENS = 128
 #: What the fixed part of an answer that is not streamed costs, in tokens; it keeps short answers from seeming slow.
 FIXED_TOKENS = 32
-#: How many answers a memory of times holds at most: so many later ones outvote it, however fast they come.
+#: What is known of times weighs at most as much as so many answers: as many later ones outweigh it.
 MAX_ANSWERS = 200.0
-#: The same for what open attempts have waited: this many answers at most speak against it.
+#: The same for the time that open attempts have waited so far: it outweighs at most so many answers.
 MAX_PENDING_WEIGHT = 25.0
 #: With fewer answers than this, one that took less than this part of the mean leaves this part of what went before:
 #: a slow deployment is asked seldom, and has to be seen to recover.
@@ -154,7 +154,7 @@ class Health:
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self.in_flight = 0
-        #: Until when it cools down because it asked for it, or cannot serve us: nobody's failure.
+        #: Until when it cools down because it asked for it, or cannot serve us: no failure.
         self.cooling_until = 0.0
         self._cooling_since = 0.0
         self.circuit = Circuit(rng)

@@ -20,8 +20,9 @@ class Policy:
     resume: bool = False
     hold_back: HoldBackConfig | None = None
     hedge: HedgeConfig | None = None
-    #: All targets make vectors that can be compared with each other.
+    #: All targets make vectors, or scores of documents, that can be compared with each other.
     embedding_space: str | None = None
+    rerank_space: str | None = None
 
     @classmethod
     def of(cls, group: GroupConfig) -> Self:
@@ -35,4 +36,5 @@ class Policy:
             group.hold_back,
             group.hedge,
             group.embedding_space,
+            group.rerank_space,
         )

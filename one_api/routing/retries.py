@@ -119,12 +119,12 @@ def look(state: RequestState) -> list[Candidate]:
 
 
 def overflows(error: UpstreamError) -> bool:
-    """Say whether the request was refused for being longer than the model's context."""
+    """Return whether the request was refused for being longer than the model's context."""
     return isinstance(error, UpstreamRejected) and error.code == "context_length_exceeded"
 
 
 def has_room(deployment: Deployment, than: Deployment) -> bool:
-    """Say whether the context of a deployment is larger than another's, or not known."""
+    """Return whether the context of a deployment is larger than another's, or not known."""
     known, room = _context(than), _context(deployment)
     return known is None or room is None or room > known
 
@@ -138,7 +138,7 @@ def wait_before_again(error: UpstreamError, max_wait_s: float, rng: random.Rando
     """Return how long to wait before the same deployment is asked again, in seconds; None: not at all.
 
     It may be asked after what it asks for itself, if that is short, and after a back-off when it failed or hung up.
-    One that was silent, that cannot be reached, or that sends what cannot be read is left alone.
+    One that was silent, that cannot be reached, or that sends what cannot be read is not asked again.
     """
     if not error.retry_same:
         return None

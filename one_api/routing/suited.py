@@ -12,11 +12,15 @@ from one_api.routing.selection import Route
 logger = logging.getLogger(__name__)
 
 
+#: The settings of a group which say that its targets are one model, for what is not compared between models.
+_SPACES: dict[Kind, str] = {"embedding": "embedding_space", "rerank": "rerank_space"}
+
+
 def suited(route: Route, kind: Kind) -> Route:
     """Return ``route`` with the deployments alone that serve ``kind``; itself, if all of them do.
 
-    For embeddings all of them make the vectors of one model: those of a group whose ``embedding_space`` is set, else
-    those that call their model as the first one does.
+    Vectors and scores of documents compare within one model only: for embeddings and reranking all of them are one
+    model, those of a group whose space is set, else those that call their model as the first one does.
 
     Raises:
         InvalidRequest: when no target serves it; names where to ask this model.
@@ -25,8 +29,8 @@ def suited(route: Route, kind: Kind) -> Route:
     if not targets:
         raise _wrong_door(route, kind)
     fallbacks = [each for each in route.fallbacks if each.adapter.serves(each.model, kind)]
-    if kind == "embedding":
-        if route.policy.embedding_space is None:
+    if (space := _SPACES.get(kind)) is not None:
+        if getattr(route.policy, space) is None:
             targets = [each for each in targets if each.model == targets[0].model]
         names = {each.model for each in targets}
         fallbacks = [each for each in fallbacks if each.model in names]
@@ -36,7 +40,7 @@ def suited(route: Route, kind: Kind) -> Route:
 
 
 def is_passed_through(route: Route, asked: ChatRequest) -> bool:
-    """Say whether an answer may come in another dialect than chat's, in which nothing is kept or shared."""
+    """Return whether an answer may come in another dialect than chat's, in which nothing is kept or shared."""
     native = asked.native
     if native is None:
         return False
@@ -60,18 +64,19 @@ class SuitedRoutes:
         if known is not None and (known.targets, known.fallbacks) == (narrowed.targets, narrowed.fallbacks):
             return known
         self._narrowed[route.model, kind] = narrowed
-        if kind == "embedding":
-            _warn(route, narrowed)
+        if (space := _SPACES.get(kind)) is not None:
+            _warn(route, narrowed, space)
         return narrowed
 
 
-def _warn(route: Route, narrowed: Route) -> None:
+def _warn(route: Route, narrowed: Route, space: str) -> None:
     kept = [*narrowed.targets, *narrowed.fallbacks]
     names = ", ".join(each.name for each in (*route.targets, *route.fallbacks) if each not in kept)
     logger.warning(
-        "model %s: not asked for embeddings, which might not compare: %s; if it is one model, set embedding_space",
+        "model %s: not asked, because its vectors or scores might not compare: %s; if it is one model, set %s",
         route.model,
         names,
+        space,
     )
 
 

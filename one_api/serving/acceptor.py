@@ -2,7 +2,7 @@
 
 libuv accepts one connection in each pass of the loop, so a crowd that connects at once would wait behind everything
 that is under way, once for each of its members: here streams under way give way to it. And without a free descriptor
-libuv resets whoever connects.
+libuv resets new connections.
 """
 
 import asyncio
@@ -41,12 +41,17 @@ class Acceptor:
         protocol_factory: Callable[[], asyncio.Protocol],
         refusal: bytes,
         tls: ssl.SSLContext | None = None,
+        prepare: Callable[[socket.socket], None] = lambda _: None,
     ) -> None:
-        """``refusal`` is the whole answer for a client that there is no descriptor for; under TLS it only is closed."""
+        """``refusal`` is the whole answer for a client that there is no descriptor for; under TLS it only is closed.
+
+        ``prepare`` sets the options of a connection: through its transport each would take a new object of a socket.
+        """
         self._listener = listener
         self._protocol_factory = protocol_factory
         self._refusal = b"" if tls else refusal
         self._tls = tls
+        self._prepare = prepare
         self._loop = asyncio.get_running_loop()
         self._scheduler = scheduler()
         #: A descriptor that is kept back, to answer with when no other is left.
@@ -70,7 +75,7 @@ class Acceptor:
             try:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError):
-                return False  # another process was faster, or nobody is left
+                return False  # another process was faster, or none is left
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     continue  # the client has gone meanwhile
@@ -82,6 +87,8 @@ class Acceptor:
 
     def _open(self, connection: socket.socket) -> None:
         connection.setblocking(False)
+        with suppress(OSError):
+            self._prepare(connection)
         task = self._loop.create_task(
             self._loop.connect_accepted_socket(self._protocol_factory, connection, ssl=self._tls)
         )
@@ -114,9 +121,9 @@ class Acceptor:
         return False
 
     def close(self) -> None:
-        """Accept whoever has connected already, and nobody after that; the listener is its owner's to close, at once.
+        """Accept the connections that are there already, and no more; the owner of the listener then closes it at once.
 
-        The kernel resets with it whoever was not accepted, and a proxy does not send a request elsewhere after that.
+        With it the kernel resets all that were not accepted, and a proxy does not send their requests elsewhere.
         """
         for _ in range(_MAX_WAITING // _MAX_PER_PASS):
             if not self._accept_some():
@@ -129,7 +136,7 @@ class Acceptor:
             self._reserve = None
 
     async def opened(self) -> None:
-        """Wait until those who were accepted have a connection of ours."""
+        """Wait until all that were accepted have a connection object of ours."""
         if self._opening:
             await asyncio.wait(self._opening, timeout=_OPENING_S)
 
@@ -137,4 +144,4 @@ class Acceptor:
 @lru_cache(maxsize=1)
 def _log_exhausted(minute: int) -> None:
     """Log it once in each minute."""
-    logger.error("no file descriptor is left for new clients, who are answered 503: raise the limit (ulimit -n)")
+    logger.error("no file descriptor is left for new clients, which get the answer 503: raise the limit (ulimit -n)")

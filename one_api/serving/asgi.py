@@ -12,7 +12,7 @@ from flask import Flask
 from werkzeug.exceptions import ClientDisconnected
 
 from one_api.errors import RequestTimeout, ShuttingDown
-from one_api.serving.bridge import await_, begin, run_bridged, within
+from one_api.serving.bridge import Bridge, await_, begin, within
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.environ import environ_of
 from one_api.serving.events import AnswerCut, BridgedEvents, EventBody
@@ -32,7 +32,7 @@ _LAST_WORD_S = 1.0
 #: A body slower than this many bytes a second, after a first grace, is not worth the wait.
 _SLOWEST_BODY = 1024
 _SLOW_GRACE_S = 5.0
-#: How long, and how much of, a body that nobody wants is taken before the connection is closed: seconds and bytes.
+#: How long, and how much of, a body that is not wanted is taken before the connection is closed: seconds and bytes.
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 * 1024 * 1024
 #: What one stream may send without waiting for its upstream before others go on, in bytes.
@@ -64,6 +64,7 @@ class FlaskASGI:
         self._app = app
         self._root_path = root_path
         self._service: Service = app.extensions.get("one_api") or _NoService()
+        self._bridge = Bridge()
         self._exchanges: set[asyncio.Task[Any] | None] = set()
 
     @property
@@ -89,7 +90,7 @@ class FlaskASGI:
         task = asyncio.current_task()
         self._exchanges.add(task)
         try:
-            await _Exchange(self._app, self._service, scope, receive, send).run(scheduler())
+            await _Exchange(self._app, self._service, self._bridge, scope, receive, send).run(scheduler())
         finally:
             self._exchanges.discard(task)
 
@@ -111,9 +112,12 @@ class FlaskASGI:
 class _Exchange:
     """One request and its response."""
 
-    def __init__(self, app: Flask, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, app: Flask, service: Service, bridge: Bridge, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self._app = app
         self._service = service
+        self._bridge = bridge
         self._send = send
         self._scope = scope
         self._input = RequestBody(receive, service.server.body_timeout_s, self._watch)
@@ -132,13 +136,13 @@ class _Exchange:
     async def run(self, scheduler: FairScheduler) -> None:
         """Serve it. When the client leaves, whatever is awaited is cancelled; so too when the process ends."""
         try:
-            self._body = await run_bridged(self._call_flask, self._why_cancelled)
+            self._body = await self._bridge.run(self._call_flask, self._why_cancelled)
             if self._body is not None:
                 await self._send_events(self._body, scheduler)
         except AnswerCut:
             self._cut()
         except ShuttingDown:
-            pass  # its body has begun, and stays without its end: the connection is closed, and the client can tell
+            pass  # its body has begun, and stays without its end: the connection is closed, and the client can see it
         except asyncio.CancelledError:
             if not self._client_left and self._body is not None:
                 await self._say_goodbye(self._body)
@@ -212,7 +216,7 @@ class _Exchange:
         return ShuttingDown("The gateway is shutting down: send the request again.", retry_after_s=1)
 
     async def _say_goodbye(self, body: EventBody) -> None:
-        """Tell the client of a stream that the process ends: never a clean cut."""
+        """Send the client of a stream an event that the process ends: the stream must not look complete."""
         self._stop_watching()
         try:
             with suppress(TimeoutError):
@@ -305,12 +309,12 @@ def _refuse_write(_: bytes) -> object:
 
 
 class RequestBody(io.RawIOBase):
-    """The request's body, read on demand and by a deadline: what nobody reads is never buffered."""
+    """The request's body, read on demand and by a deadline: what is not read is never buffered."""
 
     def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
         self._receive = receive
         self._timeout_s = timeout_s
-        #: None once it has been called, or is of no use any more: it leads back to whoever reads.
+        #: None once it has been called, or is of no use any more: it leads back to the reader.
         self._on_complete: Callable[[], None] | None = on_complete
         self._began = 0.0
         #: How much has come, in bytes.
@@ -321,7 +325,7 @@ class RequestBody(io.RawIOBase):
         self.complete = False
 
     def readable(self) -> bool:
-        """Say that this can be read."""
+        """Return that this can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -378,5 +382,5 @@ class RequestBody(io.RawIOBase):
         return piece
 
     def forget(self) -> None:
-        """Let go of whoever reads."""
+        """Drop the reference to the reader."""
         self._on_complete = None

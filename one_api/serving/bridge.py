@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar, cast
 
 from flask import Request, has_request_context
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from one_api.serving.current import current_request
@@ -22,11 +22,44 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+#: How many greenlets that have nothing to do are kept.
+_MAX_IDLE = 32
+
+
 class _Bridged(greenlet):
-    """A greenlet whose parent awaits what it switches out with."""
+    """A greenlet whose parent awaits what it switches out with; it runs one function after the other."""
 
     #: A coroutine runs in it, up to the first thing that it waits for.
     in_coroutine = False
+    #: Its function has ended, with one of these.
+    is_done = False
+    result: Any = None
+    error: BaseException | None = None
+
+    def run(self, function: Callable[[], Any] | None) -> None:
+        """Run functions: the first one, and then those that it is switched to with."""
+        while function is not None:
+            try:
+                self.result = function()
+            except GreenletExit:  # it is not used any more
+                raise
+            except BaseException as error:  # it belongs to whoever waits for the function
+                self.error = error
+            self.is_done = True
+            assert self.parent is not None  # noqa: S101 - it was made with one
+            function = self.parent.switch()
+
+    def take_result(self) -> Any:
+        """Return what the function has returned, or raise what it has raised; nothing of it is kept."""
+        result, error = self.result, self.error
+        self.result = self.error = self.gr_context = None
+        self.is_done = False
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # it leads back to this frame
+        return result
 
 
 class _Begun:
@@ -123,7 +156,7 @@ def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, 
 
 
 def _read_body(request: Request) -> None:
-    """Read the body and keep it, also for whoever reads it as a stream later."""
+    """Read the body and keep it, also for code that reads it as a stream later."""
     if "stream" in vars(request):
         return
     limit = request.max_content_length
@@ -141,23 +174,33 @@ def _read_body(request: Request) -> None:
     request.stream = io.BytesIO(body)
 
 
-async def run_bridged(function: Callable[[], T], why_cancelled: Callable[[], BaseException]) -> T:
-    """Run synchronous ``function`` on this task, so that ``await_`` works anywhere below it.
+class Bridge:
+    """Runs synchronous functions on the tasks of one event loop, so that ``await_`` works anywhere below them."""
 
-    What is awaited is cancelled with the task; ``why_cancelled`` returns what ``function`` is to see of that.
-    """
-    parent = getcurrent()
-    child = _Bridged(function, parent)
-    # Context variables set on either side are seen on the other: it is one request.
-    child.gr_context = parent.gr_context
-    result: Any = child.switch()
-    while not child.dead:
-        try:
-            value = await cast(Awaitable[Any], result)
-        except asyncio.CancelledError:
-            result = child.throw(why_cancelled())
-        except BaseException as error:  # it belongs to the code that waits
-            result = child.throw(error)
-        else:
-            result = child.switch(value)
-    return cast(T, result)
+    def __init__(self) -> None:
+        #: To make a greenlet takes system calls for its stack: those that have nothing to do are used again.
+        self._idle: list[_Bridged] = []
+
+    async def run(self, function: Callable[[], T], why_cancelled: Callable[[], BaseException]) -> T:
+        """Run ``function`` on this task, and return its result.
+
+        What is awaited is cancelled with the task; ``why_cancelled`` returns what ``function`` is to see of that.
+        """
+        parent = getcurrent()
+        child = self._idle.pop() if self._idle else _Bridged(parent=parent)
+        # Context variables set on either side are seen on the other: it is one request.
+        child.gr_context = parent.gr_context
+        result: Any = child.switch(function)
+        while not child.is_done:
+            try:
+                value = await result
+            except asyncio.CancelledError:
+                result = child.throw(why_cancelled())
+            except BaseException as error:  # it belongs to the code that waits
+                result = child.throw(error)
+            else:
+                result = child.switch(value)
+        if len(self._idle) < _MAX_IDLE:
+            self._idle.append(child)
+        found: T = child.take_result()
+        return found

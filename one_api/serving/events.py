@@ -20,7 +20,7 @@ class AnswerCut(ConnectionResetError):
 
 
 class EventBody(ABC):
-    """An answer that comes in pieces. It ends exactly once; whoever iterates it calls ``aclose()``."""
+    """An answer that comes in pieces. It ends exactly once; its reader calls ``aclose()``."""
 
     @property
     def is_complete(self) -> bool:

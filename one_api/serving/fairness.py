@@ -1,7 +1,7 @@
 """Fair shares of the event loop: work that need not wait for anything is cut into small shares.
 
 A read can hold thousands of requests, hundreds of clients can connect in one moment, and an upstream can send faster
-than anybody reads. Such work never waits, so nothing else runs until it is done. Whoever does it asks here how long it
+than it is read. Such work never waits, so nothing else runs until it is done. It asks here how long it
 may go on, and queues for its next share.
 """
 
@@ -32,7 +32,7 @@ _LOOK_S, _MAX_WAIT_S = 0.001, 0.02
 
 
 class FairScheduler:
-    """Says who may go on in this pass of the running loop, and runs those that have to wait in their order."""
+    """Decides what may go on in this pass of the running loop, and runs the rest later, in its order."""
 
     def __init__(self) -> None:
         self._queue: deque[Callable[[], None]] = deque()

@@ -127,13 +127,13 @@ def leaving_as_reset() -> Iterator[None]:
 
 
 def client_of(environ: Mapping[str, Any]) -> socket.socket | None:
-    """Return the connection that a request came by, where the WSGI server tells it (gunicorn, Flask's own)."""
+    """Return the connection that a request came by, where the WSGI server has it (gunicorn, Flask's own)."""
     connection: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
     return connection
 
 
 def peer_left(connection: socket.socket) -> bool:
-    """Say whether the other end has closed, without taking anything off the connection."""
+    """Return whether the other end has closed, without taking anything off the connection."""
     try:
         with selectors.DefaultSelector() as selector:  # select.select ends at descriptor 1023
             selector.register(connection, selectors.EVENT_READ)

@@ -24,6 +24,7 @@ from one_api.serving.acceptor import Acceptor
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.fairness import scheduler
 from one_api.serving.protocol import GatewayProtocol, whole_answer
+from one_api.serving.transport import set_options
 from one_api.settings.sections import ServerConfig
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,12 @@ _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 1024 * 1024
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LINGER_S = 0.5
-#: What clients are told that there is no file descriptor for.
+#: The answer to clients for which there is no file descriptor.
 _NO_DESCRIPTOR = OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1)
 
 
 class GatewayServer(Server):
-    """uvicorn's server, with an end of our own: drained, told, and never by a signal's default action."""
+    """uvicorn's server, with an end of our own: drained and logged, never by a signal's default action."""
 
     def __init__(self, config: Config, drain_s: float) -> None:
         super().__init__(config)
@@ -63,7 +64,7 @@ class GatewayServer(Server):
             return GatewayProtocol(self.config, self.server_state, self.lifespan.state)
 
         refusal = whole_answer(_NO_DESCRIPTOR, {})
-        self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl) for each in sockets or ()]
+        self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl, _prepare) for each in sockets or ()]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain; after Ctrl-C, briefly."""
@@ -103,18 +104,24 @@ class GatewayServer(Server):
             connection.transport.abort()
 
     def _drain(self, left_s: float) -> None:
-        """Tell the application, and set the time by which the last request has ended."""
+        """Notify the application, and set the time by which the last request has ended."""
         app = self.config.loaded_app
         if isinstance(app, FlaskASGI):
             app.drain()
         self._deadline = min(self._deadline, time.monotonic() + left_s)
 
     def _has_to_wait(self, linger_until: float) -> bool:
-        """Say whether something is under way, or may still be asked, and there is time for it."""
+        """Return whether something is under way, or may still be asked, and there is time for it."""
         state = self.server_state
         if state.tasks or any(each.transport.get_write_buffer_size() for each in state.connections):
             return time.monotonic() < self._deadline
         return bool(state.connections) and time.monotonic() < min(linger_until, self._deadline)
+
+
+def _prepare(connection: socket.socket) -> None:
+    """Set the options of a client's connection."""
+    if connection.family != socket.AF_UNIX:
+        set_options(connection, GatewayProtocol.edge.write_timeout_s)
 
 
 def _raise_file_limit(server: ServerConfig) -> None:
@@ -144,7 +151,7 @@ def _map_large_bodies() -> None:
     """Have large bodies given memory of their own, which goes back to the system with them.
 
     glibc raises the size from which it does that up to 32 MiB, by what is let go. Then bodies that grow side by side
-    leave holes in the heap, which nobody gets back. Other C libraries have no such threshold.
+    leave holes in the heap, which are never given back. Other C libraries have no such threshold.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)

@@ -79,7 +79,7 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: OpenAI itself only.
     client_headers: bool | None = None
     #: What models may be asked for, where neither the upstream's list nor the name says: model -> kinds. A request of
-    #: another kind is refused with the address for it. Models that nobody says anything of may be asked for anything.
+    #: another kind is refused with the address for it. Models of which nothing is known may be asked for anything.
     kinds: dict[str, tuple[Kind, ...]] = {}
     #: How embeddings are asked for; what comes is turned into what the client wants. Left out: as the client asks.
     embeddings: Literal["base64", "float"] | None = None
@@ -183,8 +183,9 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     #: By id of a file.
     sampling: dict[str, SamplingConfig] = {}
     #: What models may be asked for: id of a file -> kinds. Left out: embeddings where the file says that it makes them,
-    #: else chats. A model for chats can embed, too, but weakly.
-    kinds: dict[str, tuple[Literal["chat", "embedding"], ...]] = {}
+    #: or that it ranks, else chats and legacy completions. A model for chats can embed, too, but weakly; one that ranks
+    #: does nothing else.
+    kinds: dict[str, tuple[Literal["chat", "completion", "embedding", "rerank"], ...]] = {}
     #: Requests that one engine decodes at once, from all processes of the machine.
     slots: Annotated[int, Meta(ge=1, le=64)] = 4
     #: Requests of one process that may wait for a slot of one model; more are refused with 503.
@@ -198,7 +199,7 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     threads: Count | None = None
     #: The longest answer, in tokens, when the request sets no limit.
     default_max_tokens: Count = 1024
-    #: A model that nobody uses gives its memory back after this time.
+    #: A model that is not used gives its memory back after this time.
     idle_unload_s: Seconds = 900.0
     #: How long an engine may take to start.
     start_timeout_s: Seconds = 60.0
@@ -206,7 +207,7 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class OutsideConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An adapter that somebody else wrote."""
+    """An adapter from outside of this project."""
 
     #: ``package.module:Class``, or the name of an entry point ``one_api.adapters``.
     type: str

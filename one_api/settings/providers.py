@@ -1,4 +1,4 @@
-"""What traces have to know of an adapter: what its provider is called, and whether its upstream is told of them."""
+"""What traces have to know of an adapter: what its provider is called, and whether its upstream gets their ids."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -37,7 +37,7 @@ def provider_of(settings: AdapterConfig) -> str:
 
 
 def tells_trace(settings: OpenAIConfig | ClaudeConfig) -> bool:
-    """Say whether an adapter's upstream is told which trace a request belongs to."""
+    """Return whether requests to an adapter's upstream carry the id of their trace."""
     if settings.propagate_trace != "auto":
         return settings.propagate_trace
     host = urlsplit(settings.base_url).hostname or ""

@@ -16,7 +16,7 @@ try:
 except ImportError:  # not a Unix: nothing limits the files
     resource = None  # type: ignore[assignment]
 
-#: The most connections that a process takes unless it is told, and the fewest.
+#: The most connections that a process takes where none is set, and the least that may be set.
 _MAX_CONNECTIONS, _MIN_CONNECTIONS = 10_000, 16
 #: Files that one client may need, itself and its upstream; and files besides.
 _FILES_PER_CONNECTION, _OTHER_FILES = 2, 100
@@ -84,14 +84,14 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ttl_s: Seconds = 300.0
     #: What answers may take in the memory of one process, in bytes; the limit of Redis is its own ``maxmemory``.
     max_bytes: Count = 64 * 1024 * 1024
-    #: A larger answer is not kept, and nobody joins it while it is under way.
+    #: A larger answer is not kept, and no other request joins it while it is under way.
     max_answer_bytes: Count = 1024 * 1024
     #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
     storage: Storage = Storage("memory")
     #: How long one trip to Redis may take, in seconds; what takes longer is a miss.
     storage_timeout_s: StorageSeconds = 0.05
-    #: Who shares answers: ``key``, nobody with another key; ``shared``, everyone. Danger: with ``shared``, one caller
-    #: gets what was said to another, and can tell by the time it takes whether somebody has asked the same.
+    #: Which keys share answers: ``key``, none; ``shared``, all. Danger: with ``shared``, one caller
+    #: gets what was said to another, and can see by the time it takes whether the same was asked before.
     scope: Literal["key", "shared"] = "key"
     #: Keep answers that call tools, too. Danger: a tool may be called twice for one decision of the model.
     store_tool_calls: bool = False
@@ -118,10 +118,10 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     targets: Annotated[tuple[TargetConfig | str, ...], Meta(min_length=1)]
     #: Other models, tried in order when no target can answer.
     fallbacks: tuple[TargetConfig | str, ...] = ()
-    #: Who of the targets is asked; ``adaptive`` goes by measured speed, success and load.
+    #: Which of the targets is asked; ``adaptive`` goes by measured speed, success and load.
     strategy: Literal["adaptive", "weighted", "ordered", "round_robin", "least_busy"] = "adaptive"
     timeouts: GroupTimeouts = GroupTimeouts()
-    #: When a stream breaks after content was sent: tell the client, or try to go on at another target.
+    #: When a stream breaks after content was sent: send the client an error, or try to go on at another target.
     on_stream_failure: Literal["error", "resume"] = "error"
     #: Left out: nothing is held back.
     hold_back: HoldBackConfig | None = None
@@ -131,6 +131,8 @@ class GroupConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Any name: the targets are one embedding model, whatever each of them calls it. Left out: only those of one name
     #: stand in for each other. Danger: vectors of different models cannot be compared, and nothing shows it.
     embedding_space: str | None = None
+    #: The same for models that rank: scores of different models cannot be compared.
+    rerank_space: str | None = None
 
 
 class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,12 +141,13 @@ class ModelsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: short: each model once, as "adapter/model" only where its short id leads elsewhere; all: under both ids. Both can
     #: always be asked for.
     list: Literal["short", "all"] = "short"
-    #: The model for requests for moderation that name none. Left out: such requests are refused.
+    #: The model for requests for moderation that name none. Left out: the first of the list whose kinds say that it
+    #: moderates.
     moderation: str | None = None
     #: Lists every other model for Anthropic's clients a second time under this beginning, which requests to
     #: ``/v1/messages`` may then use: Claude Code's picker shows only ids with ``claude`` or ``anthropic`` in them.
     anthropic_alias_prefix: str = ""
-    #: What Codex tells a model first, where it takes its list of models from here.
+    #: The first text that Codex sends to a model, where it takes its list of models from here.
     codex_instructions: str = "You are a coding agent. Work with the tools that you have, and say briefly what you did."
 
     def without_alias(self, model: str) -> str:
@@ -227,6 +230,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     keep_alive_s: Seconds = 75.0
     #: The path below which a proxy serves the gateway, such as /llm; requests may come with or without it.
     root_path: RootPath = ""
+    #: Where reranking is served beside ``/v1/rerank``: clients that were made for others ask there.
+    rerank_paths: tuple[Literal["/rerank", "/v2/rerank"], ...] = ()
     #: Proxies whose X-Forwarded-Prefix, -Proto and -Host are believed: addresses or networks. Danger: whatever connects
     #: from there can claim any.
     trusted_proxies: tuple[Network, ...] = ()
@@ -268,7 +273,7 @@ class ResponsesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     #: A failed stream ends with a second event, in the form of chat's error: OpenAI's own clients raise an exception on
     #: nothing else.
     error_frame: bool = True
-    #: Answer streamed requests that nobody can serve now, 503 elsewhere, with a stream that says so and no more: Codex
+    #: Answer streamed requests that no deployment can serve now (503 elsewhere) with a stream of one error: Codex
     #: asks thirty times after a 503, and once after that.
     overload_as_event: bool = False
 
@@ -305,7 +310,7 @@ class DatabaseConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ledger_days: Count = 30
     #: How long the sums by hour are kept, in days; those by minute are kept for two.
     usage_days: Count = 400
-    #: How long it is known who changed keys and teams, in days.
+    #: How long the record of changes of keys and teams is kept, in days.
     audit_days: Count = 400
 
 
@@ -356,6 +361,15 @@ class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: What a client owes that has left while its answer came: estimate, its tokens as they were reported, else as they
     #: are estimated; or nothing.
     charge_cancelled: Literal["estimate", "nothing"] = "estimate"
+    #: What becomes of a stream that goes on beyond what it has reserved, when its budgets have no more: finish, it is
+    #: charged whole; or cut, it ends with the error ``budget_exceeded``.
+    overrun: Literal["finish", "cut"] = "finish"
+    #: What becomes of a request that needs more of a budget than its process holds while the database is away: refuse,
+    #: 503 ``accounts_unavailable``; or allow, as far as ``allow_usd`` goes.
+    on_database_down: Literal["refuse", "allow"] = "refuse"
+    #: US dollars that each process lets requests cost, beyond what it holds, until the database is back. Danger: by so
+    #: much for each process budgets may be overspent.
+    allow_usd: Price = 1.0
 
 
 class ReloadConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

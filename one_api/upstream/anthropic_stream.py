@@ -26,7 +26,7 @@ async def open_message(
 ) -> "MessageStream":
     """POST ``body`` and return the answer's stream, once its first event has arrived; raises UpstreamError.
 
-    A model that misses the thinking of earlier turns, which nobody has any more, is asked again without thinking.
+    If the model misses the thinking of earlier turns, which is lost, it is asked again without thinking.
     """
     translator = ClaudeStream(identity, shape, include_usage=include_usage, resumes=_RESUMES)
     try:
@@ -41,7 +41,7 @@ async def open_message(
 
 
 def _misses_thinking(error: UpstreamRejected, body: JSONObject) -> bool:
-    """Say whether the upstream refused a tool loop for want of the thinking blocks in it."""
+    """Return whether the upstream refused a tool loop for want of the thinking blocks in it."""
     thinking = body.get("thinking")
     enabled = isinstance(thinking, dict) and thinking.get("type") == "enabled"
     return enabled and "xpected `thinking`" in error.said
@@ -51,7 +51,7 @@ class MessageStream(ChunkStream):
     """The chunks of one answer; a paused message is continued by another request."""
 
     def __init__(self, post: Post, body: JSONObject, translator: ClaudeStream, first: ChunkStream) -> None:
-        #: Told once, when the answer is complete.
+        #: Called once, when the answer is complete.
         self.on_end: Callable[[ClaudeStream], None] = lambda _: None
         #: Parameters that were dropped because the upstream refused them.
         self.warnings: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class MessageStream(ChunkStream):
             self.on_end(self._translator)
 
     async def _go_on(self) -> None:
-        """Wait for the next message; who stops waiting leaves the request under way."""
+        """Wait for the next message; a reader that stops waiting leaves the request under way."""
         if self._next is None:
             self._next = asyncio.ensure_future(self._continue())
         self._current = await asyncio.shield(self._next)

@@ -2,47 +2,50 @@
 
 import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
 
 import aiohttp
 
 from one_api.contract import ByteStream, ChunkStream
-from one_api.dialects import json
+from one_api.dialects import json, large_json
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.forwarded import Body, ForwardRequest
+from one_api.dialects.openai.forwarded import Body, ForwardRequest, JSONBody
 from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.serving.fairness import in_turns, scheduler
+from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
 from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
-from one_api.upstream.exceptions import named_errors
+from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.forward import UpstreamBytes
 from one_api.upstream.stream import UpstreamStream
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-#: An answer that is larger takes long to decode, in bytes.
-_LARGE_ANSWER_BYTES = 64 * 1024
+#: An answer that is larger takes long to decode; and one that is larger takes long to try, in bytes.
+_LARGE_ANSWER_BYTES, _HUGE_ANSWER_BYTES = 64 * 1024, 1024 * 1024
+#: What may stand before JSON.
+_BLANK = b" \t\r\n\xef\xbb\xbf"
 #: The largest error body that is read, in bytes.
 _MAX_ERROR_BYTES = 64 * 1024
-#: First event of a stream when nobody set a limit, in seconds.
+#: How long the first event of a stream may take where no limit is set, in seconds.
 _FIRST_EVENT_S = 120.0
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3
-#: A body from this size on is sent in pieces, and the loop goes on between them, in bytes.
-_LARGE_BODY_BYTES = 1024 * 1024
+#: A body from this size on is sent in pieces of that size, and the loop goes on between them, in bytes.
+_LARGE_BODY_BYTES, _PIECE_BYTES = 1024 * 1024, 256 * 1024
 #: Statuses of success that never come with an answer.
 _WITHOUT_BODY = frozenset({204, 205})
 
 
 #: The body of a request: bytes, or what yields them each time that it is sent.
-Data: TypeAlias = bytes | Body | None
+Data: TypeAlias = "bytes | Body | _Pieces | None"
 
 
 class Upstream:
@@ -90,7 +93,7 @@ class Upstream:
 
     async def get_json(self, path: str, timeout_s: float) -> Any:
         """Return the JSON value that a GET answers with; raises UpstreamError."""
-        with named_errors("the answer", timeout_s):
+        with NamedErrors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._request("GET", path)
                 async with response:
@@ -110,30 +113,30 @@ class Upstream:
         Bytes are sent as they are; ``headers`` go beside those of every request, or in their place.
         """
         timeout_s = self._timeouts.total_s
-        with named_errors("the answer", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body, context, headers)
-                async with response:
-                    return await self._whole(response, max_bytes)
+        with NamedErrors("the answer", timeout_s), Deadline(timeout_s):
+            response = await self._request("POST", path, body, context, headers)
+            async with response:
+                return await self._whole(response, max_bytes)
 
     async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
 
-        Whoever has it closes it.
+        The caller closes it.
         """
         door = request.door
         timeout_s = self._timeouts.first_event_s or door.first_byte_s
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
+        if isinstance(request.body, JSONBody):
+            await in_turns(request.body.encode())
         headers = {"content-type": request.body.content_type, "content-length": str(request.body.size)}
-        with named_errors("the first bytes", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._exchange("POST", door.path, request.body, headers, context)
-                stream = UpstreamBytes(response, door, self._timeouts.idle_s, deadline, self._reports)
-                try:
-                    await stream.begin()
-                except BaseException:
-                    await stream.aclose()
-                    raise
+        with NamedErrors("the first bytes", timeout_s), Deadline(timeout_s):
+            response = await self._exchange("POST", door.path, request.body, headers, context)
+            stream = UpstreamBytes(response, request, self._timeouts.idle_s, deadline, self._reports)
+            try:
+                await stream.begin()
+            except BaseException:
+                await stream.aclose()
+                raise
         return stream
 
     async def post_stream(
@@ -151,15 +154,14 @@ class Upstream:
         """
         timeout_s = self._timeouts.first_event_s or _FIRST_EVENT_S
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
-        with named_errors("the first event", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body, context, headers)
-                stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
-                try:
-                    await stream.wait_for_first()
-                except BaseException:
-                    await stream.aclose()
-                    raise
+        with NamedErrors("the first event", timeout_s), Deadline(timeout_s):
+            response = await self._request("POST", path, body, context, headers)
+            stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
+            try:
+                await stream.wait_for_first()
+            except BaseException:
+                await stream.aclose()
+                raise
         return stream
 
     async def _request(
@@ -174,10 +176,17 @@ class Upstream:
         headers = dict(more_headers or {})
         if body is None:
             return await self._exchange(method, path, None, headers, context)
-        data = body if isinstance(body, bytes) else json.encode(body)
-        if len(data) > _LARGE_BODY_BYTES:
-            await asyncio.sleep(0)  # to write it took a while
-        return await self._exchange(method, path, data, headers | {"content-type": "application/json"}, context)
+        headers["content-type"] = "application/json"
+        if isinstance(body, bytes):
+            pieces = [body]
+        elif context is not None and context.is_short:
+            pieces = [json.encode(body)]
+        else:
+            pieces = await in_turns(large_json.encode(body))
+        if len(pieces) == 1 and len(pieces[0]) <= _LARGE_BODY_BYTES:
+            return await self._exchange(method, path, pieces[0], headers, context)
+        headers["content-length"] = str(sum(map(len, pieces)))
+        return await self._exchange(method, path, _Pieces(pieces), headers, context)
 
     async def _exchange(
         self, method: str, path: str, data: Data, headers: dict[str, str], context: AttemptContext | None
@@ -206,7 +215,7 @@ class Upstream:
         session = self._open_session()
         for left in reversed(range(_KEPT_TRIES)):
             try:
-                return await session.request(method, url, data=_in_pieces(data), headers=headers, allow_redirects=False)
+                return await session.request(method, url, data=data, headers=headers, allow_redirects=False)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
                     raise
@@ -214,15 +223,14 @@ class Upstream:
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the whole body, which may hold ``limit`` bytes after decompression."""
-        pieces, size = [], 0
+        whole, size = io.BytesIO(), 0
         async for piece in response.content.iter_any():
-            pieces.append(piece)
-            size += len(piece)
+            size += whole.write(piece)
             if size > limit:
                 raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
         if size > _LARGE_ANSWER_BYTES:
             await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
-        return b"".join(pieces)
+        return whole.getvalue()
 
     async def aclose(self) -> None:
         """Close the session and its connections."""
@@ -231,14 +239,24 @@ class Upstream:
             self._session = None
 
 
-async def decode_large(answer: bytes) -> JSONObject | None:
-    """Return the object in a large answer, decoded in turns with others; None if it is small, or holds no object."""
-    if len(answer) <= _LARGE_ANSWER_BYTES:
+async def decode_large(answer: bytes, *, as_written: bool = False) -> Any:
+    """Return the value of a large answer in JSON, decoded in turns with others; None if it is small, or no JSON.
+
+    What is not JSON by the letter is repaired. Raises UpstreamBroken when that cannot be done to one that it would take
+    long to look at otherwise.
+    """
+    if len(answer) <= _LARGE_ANSWER_BYTES or answer[:_LARGE_ANSWER_BYTES].lstrip(_BLANK)[:1] not in (b"{", b"[", b""):
         return None
     try:
-        return await in_turns(json.decode_large(answer, as_written=False))
+        return await in_turns(large_json.decode(answer, as_written=as_written))
+    except json.InvalidJSON as error:
+        refused = str(error)
+    try:
+        return await in_turns(large_json.decode(answer, generously=True))
     except json.InvalidJSON:
-        return None
+        if len(answer) <= _HUGE_ANSWER_BYTES:
+            return None
+        raise UpstreamBroken(f"The upstream's answer is not JSON: {refused}.") from None
 
 
 def _connector_for(proxy: Proxy | None) -> KeepingConnector:
@@ -267,6 +285,13 @@ def _object(data: bytes) -> JSONObject:
         raise UpstreamBroken(f"The upstream's answer is not a JSON object: {error}.") from None
 
 
-def _in_pieces(data: Data) -> Data | io.BytesIO:
-    """Return a body as aiohttp sends it: a large one as a file, which it reads piece by piece."""
-    return io.BytesIO(data) if isinstance(data, bytes) and len(data) > _LARGE_BODY_BYTES else data
+class _Pieces:
+    """A large body, which is sent piece by piece, each time from its beginning."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
+        for piece in self._pieces:
+            for start in range(0, len(piece), _PIECE_BYTES):
+                yield memoryview(piece)[start : start + _PIECE_BYTES]

@@ -52,7 +52,7 @@ class IteratedStream(ChunkStream):
     def __init__(self, chunks: AsyncIterator[JSONObject], request: ChatRequest) -> None:
         self._chunks = chunks
         self._translator = OpenAIStream(_identity(request), include_usage=request.include_usage)
-        #: The iterator is asked in a task of its own: whoever reads may be cancelled while it waits.
+        #: The iterator is asked in a task of its own, because ``read`` may be cancelled while it waits.
         self._asking: asyncio.Task[JSONObject | None] | None = None
         #: The choices that have begun and have no finish reason.
         self._unfinished: set[int] = set()
@@ -128,7 +128,7 @@ def as_completion(answer: JSONObject, request: ChatRequest) -> JSONObject:
 
 
 def asked_of(ask: Callable[..., Any], *arguments: str) -> Any:
-    """Return what a method of an adapter knows of its models; None when it raises, which must not harm other models."""
+    """Return what a method of an adapter knows of its models; None when it raises: other models go on."""
     try:
         return ask(*arguments)
     except Exception:

@@ -20,7 +20,7 @@ from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import UpstreamBroken, UpstreamTimeout
 from one_api.records import AttemptContext
 from one_api.settings.adapters import ClaudeConfig
-from one_api.upstream.client import Upstream
+from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.errors import Reports
 from one_api.upstream.stream import UpstreamStream
 
@@ -60,7 +60,7 @@ class NativeMessages:
         """Return the stream of an answer, whose chunks hold the upstream's own events; raises UpstreamError."""
         return await self._stream(body_for(native, model, self._deviations), native, context)
 
-    async def _stream(self, data: bytes, native: NativeRequest, context: AttemptContext) -> ChunkStream:
+    async def _stream(self, data: bytes | JSONObject, native: NativeRequest, context: AttemptContext) -> ChunkStream:
         headers = self._headers(native)
         return await self.upstream.post_stream(_PATH, context, data, NativeMessage(), headers, NativeStream)
 
@@ -75,7 +75,8 @@ class NativeMessages:
             if is_long:
                 return await self._assembled(native, model, context)
             data = body_for(native, model, self._deviations)
-            return read_message(await self.upstream.post(_PATH, context, data, self._headers(native)))
+            answer = await self.upstream.post(_PATH, context, data, self._headers(native))
+            return read_message(answer, await decode_large(answer, as_written=True))
         except ErrorPayload as error:
             raise self.reports.error_of_payload(error.payload) from None
         except InvalidAnswer as error:
@@ -95,10 +96,13 @@ class NativeMessages:
 
     async def count_tokens(self, native: NativeRequest, model: str, context: AttemptContext) -> int:
         """Return how many tokens the input of a request has; raises UpstreamError."""
-        data = body_for(native, model, self._deviations)
+        return await self.count(body_for(native, model, self._deviations), self._headers(native), context)
+
+    async def count(self, data: bytes | JSONObject, headers: Mapping[str, str], context: AttemptContext) -> int:
+        """Return the upstream's count for the body of a request; raises UpstreamError."""
         try:
             async with asyncio.timeout(_COUNT_S):
-                answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, self._headers(native))
+                answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, headers)
         except TimeoutError:
             raise UpstreamTimeout(f"The upstream did not count within {_COUNT_S:g} s.") from None
         try:
@@ -112,6 +116,8 @@ class NativeMessages:
     def _headers(self, native: NativeRequest) -> Mapping[str, str]:
         """Return the headers of the client that go along; its betas before those of the operator."""
         found = {name: native.headers[name] for name in HEADERS if name in native.headers}
+        if self.config.betas == "pass" and not self.config.beta and not self.config.deny_betas:
+            return found
         own = [] if self.config.betas == "strip" else _betas(found.get("anthropic-beta", ""))
         betas = dict.fromkeys([*own, *self.config.beta])
         found["anthropic-beta"] = ",".join(beta for beta in betas if beta not in self.config.deny_betas)

@@ -58,14 +58,14 @@ class BoundedResolver(AbstractResolver):
         found: asyncio.Future[list[ResolveResult]] = loop.create_future()
         found.add_done_callback(lambda done: self._note(place, done))
 
-        def tell(answer: list[ResolveResult] | OSError) -> None:
+        def finish(answer: list[ResolveResult] | OSError) -> None:
             if not found.done():
                 found.set_exception(answer) if isinstance(answer, OSError) else found.set_result(answer)
 
         def run() -> None:
             answer = self._look_up(place)
             with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(tell, answer)
+                loop.call_soon_threadsafe(finish, answer)
 
         threading.Thread(target=run, name=f"look-up-{place[0][:32]}", daemon=True).start()
         return found
@@ -76,7 +76,7 @@ class BoundedResolver(AbstractResolver):
         try:
             return _entries(host, self._look(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG))
         except OSError as error:
-            # The system's own words for it may be "temporary failure": whoever waits has to know that it is our limit.
+            # The system's own words for it may be "temporary failure": the error has to say that it is our limit.
             return OSError(errno.EMFILE, "no file descriptor is left") if _lacks_descriptors() else error
         except ValueError as error:  # no name at all, such as one with an empty label
             return OSError(f"not a name: {error}")
@@ -107,7 +107,7 @@ class Unresolved(AbstractResolver):
 
 
 def _lacks_descriptors() -> bool:
-    """Say whether this process may open nothing more."""
+    """Return whether this process may open nothing more."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

@@ -19,7 +19,7 @@ from one_api.dialects.responses.outbound.stream import ResponsesStream, completi
 from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
-from one_api.upstream.client import Upstream
+from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.errors import Reports
 from one_api.upstream.thinking_store import ReplayCache, key_of_message
 
@@ -90,7 +90,8 @@ class ResponsesAPI:
         self, body: JSONObject, context: AttemptContext, headers: Mapping[str, str] | None = None
     ) -> JSONObject:
         try:
-            return read_response(await self.upstream.post(_PATH, context, body, headers))
+            answer = await self.upstream.post(_PATH, context, body, headers)
+            return read_response(answer, await decode_large(answer, as_written=True))
         except ErrorPayload as error:
             raise self.reports.error_of_payload(error.payload) from None
         except InvalidAnswer as error:

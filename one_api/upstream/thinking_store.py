@@ -8,10 +8,10 @@ never the answer.
 import hashlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from one_api.bounded import BoundedMap
 from one_api.dialects import json
 from one_api.dialects.anthropic.stream import ClaudeStream
 from one_api.dialects.json import JSONObject
@@ -31,34 +31,23 @@ class ReplayCache:
         ttl_s: float = 3 * 3600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._most_entries = most_entries
-        self._most_bytes = most_bytes
         self._ttl_s = ttl_s
-        self._clock = clock
         #: Long conversations are translated in threads.
         self._lock = threading.Lock()
-        self._bytes = 0
-        #: Key -> when it was kept, and the blocks as JSON; the oldest first.
-        self._kept: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        #: The blocks of turns as JSON.
+        self._kept: BoundedMap[bytes, bytes] = BoundedMap(max_entries=most_entries, max_bytes=most_bytes, clock=clock)
 
     def keep(self, key: bytes, blocks: list[JSONObject]) -> None:
         """Keep the blocks of a turn."""
         data = json.encode(blocks)
         with self._lock:
-            self._put(key, data)
+            self._kept.put(key, data, len(data), self._ttl_s)
 
-    def _put(self, key: bytes, data: bytes) -> None:
-        self._drop(key)
-        self._kept[key] = (self._clock(), data)
-        self._bytes += len(data)
-        while self._kept and (len(self._kept) > self._most_entries or self._bytes > self._most_bytes):
-            self._drop(next(iter(self._kept)))
-
-    def keep_turn(self, scope: str, model: str, told: ClaudeStream) -> None:
+    def keep_turn(self, scope: str, model: str, answer: ClaudeStream) -> None:
         """Keep the blocks of an answer, if they hold what the client's own message cannot bring back."""
-        if not told.blocks or all(block["type"] in _BROUGHT_BACK for block in told.blocks):
+        if not answer.blocks or all(block["type"] in _BROUGHT_BACK for block in answer.blocks):
             return
-        self.keep(turn_key(scope, model, told.text, told.calls), told.blocks)
+        self.keep(turn_key(scope, model, answer.text, answer.calls), answer.blocks)
 
     def keep_output(self, scope: str, model: str, items: list[JSONObject]) -> None:
         """Keep the items of a response, if there is reasoning among them that can be sent back."""
@@ -76,26 +65,17 @@ class ReplayCache:
     def find(self, key: bytes) -> list[JSONObject] | None:
         """Return the blocks of a turn; None when they are not kept, or no longer."""
         with self._lock:
-            found = self._kept.get(key)
-            if found is None:
+            data = self._kept.get(key)
+            if data is None:
                 return None
-            kept_at, data = found
-            if self._clock() - kept_at > self._ttl_s:
-                self._drop(key)
-                return None
-            self._put(key, data)
+            self._kept.renew(key, self._ttl_s)
         return list(json.decode(data, max_depth=512))
-
-    def _drop(self, key: bytes) -> None:
-        found = self._kept.pop(key, None)
-        if found is not None:
-            self._bytes -= len(found[1])
 
 
 def turn_key(scope: str, model: str, text: str, calls: Iterable[tuple[str, str, str]]) -> bytes:
     """Return the key of an assistant turn: what was said, and each call's id, name and arguments."""
-    told = [scope, model, text, [[call_id, name, _canonical(arguments)] for call_id, name, arguments in calls]]
-    return hashlib.sha256(json.encode(told)).digest()
+    turn = [scope, model, text, [[call_id, name, _canonical(arguments)] for call_id, name, arguments in calls]]
+    return hashlib.sha256(json.encode(turn)).digest()
 
 
 def key_of_message(scope: str, model: str, message: JSONObject) -> bytes:

@@ -28,7 +28,7 @@ from one_api.serving.tasks import stop
 from one_api.settings.sections import RateLimitConfig
 from one_api.utils.limiter import KeyLimiter
 
-#: Characters per token, for the estimate of what nobody has counted yet.
+#: Bytes per token, for an estimate before the tokens are counted.
 _BYTES_PER_TOKEN = 4
 
 #: How often the store is looked after, in seconds.
@@ -61,7 +61,7 @@ class RateLimits:
 
     @property
     def degraded(self) -> str | None:
-        """Say why limits are less exact than they should be."""
+        """Return why limits are less exact than they should be."""
         return self.limiter.storage.store.degraded
 
     def of(self, caller: Caller) -> Limits:
@@ -76,13 +76,13 @@ class RateLimits:
             default.concurrent if concurrent is None else concurrent or None,
         )
 
-    def told(self, caller: Caller) -> dict[str, int | None]:
+    def settings_of(self, caller: Caller) -> dict[str, int | None]:
         """Return the limits of a caller by their names in the configuration; None is no limit."""
         limits = self.of(caller) if self.enabled else Limits(UNLIMITED)
         return asdict(limits) | {"requests_per_minute": _or_none(limits.requests_per_minute)}
 
     async def admit(self, caller: Caller, request_id: str, size_bytes: int) -> dict[str, str]:
-        """Count a request with a body of ``size_bytes``; returns the headers that tell what is left.
+        """Count a request with a body of ``size_bytes``; returns the headers with what is left.
 
         Raises:
             RateLimited: when one of the limits is reached; says which, and when to come back.
@@ -106,7 +106,7 @@ class RateLimits:
             raise RateLimited(message, retry_after_s=WINDOW_S, limit="requests")
 
     async def seen(self, caller: Caller) -> dict[str, str]:
-        """Return the headers that tell what is left of a key's requests."""
+        """Return the headers with what is left of a key's requests."""
         limits = self.of(caller)
         return _headers(limits, _verdict(limits, await self.limiter.storage.store.stats(caller.name, WINDOW_S)))
 
@@ -123,7 +123,7 @@ class RateLimits:
         if ticket is None:
             return
         if record.free:
-            tokens = 0  # also when its client has left and nobody knows more
+            tokens = 0  # also when its client has left and no more is known
         elif record.usage is not None:
             tokens = record.usage.prompt_tokens + record.usage.completion_tokens
         else:
@@ -189,7 +189,7 @@ def _verdict(limits: Limits, stats: Stats) -> Verdict:
 
 
 def _headers(limits: Limits, verdict: Verdict) -> dict[str, str]:
-    """Return what tells of the limits that there are."""
+    """Return the headers of the limits that there are."""
     headers = {}
     if limits.requests_per_minute != UNLIMITED:
         headers = {

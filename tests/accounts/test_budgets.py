@@ -398,6 +398,43 @@ def test_a_whole_answer_without_usage_is_estimated_and_usage_of_zero_is_not(bed:
     assert (row_of(nothing)["estimated"], row_of(nothing)["cost"]) == (None, 0)
 
 
+#: What an upstream reports, and the tokens of prompt and completion that are booked; None is an estimate, for an answer
+#: of six bytes.
+REPORTED: dict[str, tuple[Any, tuple[int, int] | None]] = {
+    "negative": ({"prompt_tokens": -5, "completion_tokens": -1}, (0, 0)),
+    "beyond all measure": ({"prompt_tokens": 1e308, "completion_tokens": 2}, (1_000_000_000, 2)),
+    "a text": ({"prompt_tokens": "12", "completion_tokens": 3}, (0, 3)),
+    "more cached than there is": (
+        {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 900}},
+        (10, 3),
+    ),
+    "a total": ({"total_tokens": 15, "completion_tokens": 3}, (12, 3)),
+    "nothing": ({}, None),
+    "nulls": ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, None),
+    "a list": ([], None),
+}
+
+
+@pytest.mark.parametrize("reported", REPORTED)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_absurd_usage_is_clamped_and_missing_usage_is_estimated(
+    bed: Bed, engine: Engine, reported: str, stream: bool
+) -> None:
+    account, model = Account(engine, 1_000_000), f"mixed-{20 + 2 * list(REPORTED).index(reported) + stream}"
+    usage, booked = REPORTED[reported]
+    whole = json_reply({**completion("abcdef"), "usage": usage})
+    bed.a.on(model, sse(*text_chunks("abc", "def", usage=usage)) if stream else whole)
+
+    assert bed.ask(model, key=account.key, stream=stream, max_tokens=9).status == 200
+
+    row = row_of(account)
+    assert row["estimated"] is (None if booked else True)
+    assert (row["prompt"], row["completion"]) == (booked or (row["prompt"], 2))
+    assert row["prompt"] > 0 or booked
+    assert row["cost"] == cost_of(row["prompt"], min(row["prompt"], row["cached"]), row["completion"])
+    check_books(engine, account)
+
+
 def test_a_failed_request_costs_nothing_and_holds_nothing(bed: Bed, engine: Engine) -> None:
     account, model = Account(engine, 10), bed.model()
     bed.a.on(model, error(400))

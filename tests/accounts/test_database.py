@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable, open_engine, transact
+from tests.accounts.relay import Switch
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
@@ -70,47 +70,6 @@ async def test_a_transaction_that_takes_too_long_is_cut(database: Database) -> N
 
 
 # PostgreSQL alone
-
-
-class Switch:
-    """A TCP relay in front of PostgreSQL that can stop to pass anything on, without closing a connection."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._open = threading.Event()
-        self._open.set()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def freeze(self) -> None:
-        """Pass nothing on."""
-        self._open.clear()
-
-    def thaw(self) -> None:
-        """Pass on again."""
-        self._open.set()
-
-    def close(self) -> None:
-        """Accept nobody any more."""
-        self.thaw()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=self._relay, args=(source, target), daemon=True).start()
-
-    def _relay(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self._open.wait()
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        source.close()
 
 
 @pytest.fixture

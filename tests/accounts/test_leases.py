@@ -18,7 +18,8 @@ from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget, owner_in
 from one_api.accounts.database import transact
 from one_api.accounts.keyring import load
-from one_api.accounts.leases import Lease, Leases
+from one_api.accounts.lease import Lease
+from one_api.accounts.leases import Leases
 from one_api.accounts.periods import PERIODS, end_of, start_of, zone_named
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
 from one_api.errors import AccountsUnavailable, BudgetExceeded
@@ -51,22 +52,23 @@ class Process:
         await self.books.aclose()
         await self.database.aclose()
 
-    async def reserve(self, budget: Budget, units: float) -> Lease:
+    async def reserve(self, budget: Budget, units: float, allowance: float = 0) -> Lease:
         """Reserve for one request."""
         leases = self.leases.begin([budget])
         try:
-            await self.leases.admit(leases, round(units * UNIT))
+            await self.leases.admit(leases, round(units * UNIT), round(allowance * UNIT))
         except BaseException:
             leases[0].settle(0, 0)
             raise
         leases[0].reserved += round(units * UNIT)
         return leases[0]
 
-    def settle(self, lease: Lease, reserved: float, cost: float, number: int) -> None:
+    def settle(self, lease: Lease, reserved: float, cost: float, number: int, beyond: float = 0) -> None:
         """End a request, and book it."""
         charged = f'[["{NAME}",0]]'
         self.books.add(row(number, int(time.time()), cost=round(cost * UNIT), charged=charged))
         lease.settle(round(reserved * UNIT), round(cost * UNIT))
+        self.leases.settle(round(beyond * UNIT), round(cost * UNIT))
 
 
 @pytest.fixture
@@ -75,9 +77,9 @@ def budget(engine: Engine) -> Budget:
     return limited(engine, 10)
 
 
-def limited(engine: Engine, units: float, name: str = NAME) -> Budget:
+def limited(engine: Engine, units: float, name: str = NAME, zone: str = "UTC") -> Budget:
     """A budget of so many units."""
-    transact(engine, lambda c: changes.set_budget(c, "tester", name, {"limit_usd": str(units)}))
+    transact(engine, lambda c: changes.set_budget(c, "tester", name, {"limit_usd": str(units), "zone": zone}))
     loaded = transact(engine, lambda c: load(c, -1))
     assert loaded is not None
     return loaded.shared[0]
@@ -200,6 +202,32 @@ async def test_a_lost_answer_holds_no_money_for_ever(
     await until(lambda: units(engine, LEASES.c.amount) == 0)
 
 
+async def test_while_the_database_is_away_requests_may_go_beyond_as_far_as_is_allowed(
+    start: Start, budget: Budget, engine: Engine
+) -> None:
+    process = await start()
+    process.database.failures = 1_000_000
+    first = await process.reserve(budget, 2, allowance=5)
+    await process.reserve(budget, 3, allowance=5)
+    with pytest.raises(AccountsUnavailable):
+        await process.reserve(budget, 1, allowance=5)
+    with pytest.raises(AccountsUnavailable):
+        await process.reserve(budget, 1)
+
+    # What one has not used another one may have.
+    process.settle(first, 2, 1, 1, beyond=2)
+    await process.reserve(budget, 1, allowance=5)
+    with pytest.raises(AccountsUnavailable):
+        await process.reserve(budget, 0.5, allowance=5)
+
+    process.database.failures = 0
+    await until(lambda: units(engine, WINDOWS.c.spent) == 1)
+    # Four are in use, and one is spent.
+    with pytest.raises(BudgetExceeded):
+        await process.reserve(budget, 5.5, allowance=5)
+    await process.reserve(budget, 5, allowance=5)
+
+
 async def test_a_process_that_was_taken_for_lost_books_its_requests_once(
     start: Start, budget: Budget, engine: Engine
 ) -> None:
@@ -256,6 +284,52 @@ async def test_a_clock_that_is_set_back_opens_no_day_again(
     assert later is today
     for lease in (today, later):
         lease.settle(0, 0)
+
+
+async def test_a_request_is_charged_to_the_day_in_which_it_was_let_in(
+    start: Start, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, name = await start(), "all:day"
+    budget = limited(engine, 10, name, zone="Asia/Shanghai")
+    midnight = int(time.time()) // 86400 * 86400 + 16 * 3600
+    clock = midnight - 0.1
+    monkeypatch.setattr("one_api.accounts.leases.time.time", lambda: clock)
+    old = await process.reserve(budget, 8)
+    clock = float(midnight)
+    new = await process.reserve(budget, 8)  # for both at one time no day has enough
+
+    clock = midnight + 5.0
+    for lease, cost, number in ((old, 7, 1), (new, 3, 2)):
+        charged = f'[["{name}",{lease.window.start}]]'
+        process.books.add(row(number, cost=cost * UNIT, charged=charged))
+        lease.settle(8 * UNIT, cost * UNIT)
+
+    assert (old.window.start, new.window.start) == (midnight - 86400, midnight)
+    days = select(WINDOWS.c.start, WINDOWS.c.spent).order_by(WINDOWS.c.start)
+    expected = [(midnight - 86400, 7 * UNIT), (midnight, 3 * UNIT)]
+    await until(lambda: [tuple(each) for each in transact(engine, lambda c: c.execute(days).all())] == expected)
+    with pytest.raises(BudgetExceeded):
+        await process.reserve(budget, 8)
+    await process.reserve(budget, 7)
+
+
+async def test_a_clock_that_is_set_forward_takes_nothing_from_the_living(
+    start: Start, budget: Budget, engine: Engine, tmp_path: Path
+) -> None:
+    if engine.dialect.name != "sqlite":
+        pytest.skip("there the clock is that of the server")
+    process, other = await start(), await start()
+    await process.reserve(budget, 6)
+    await until(lambda: units(engine, LEASES.c.held) == 6)
+
+    transact(engine, lambda c: c.execute(LEASES.update().values(expires_at=0)))  # as it looks days later
+    other.leases._lost_at = -1e9
+    await other.leases._look()
+
+    assert units(engine, LEASES.c.held) == 6
+    with pytest.raises(BudgetExceeded):
+        await other.reserve(budget, 5)
+    assert rows(engine) == []
 
 
 # Names and windows

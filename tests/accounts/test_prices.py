@@ -84,7 +84,7 @@ def test_a_list_tells_what_no_deployment_exceeds() -> None:
     models = {"own/a": PriceConfig(input=1, output=2, cached_input=0.5), "own/b": PriceConfig(input=0.25, output=3)}
     found = prices(models=models)
 
-    assert found.told(["own/a", "own/b"]) == {
+    assert found.listing(["own/a", "own/b"]) == {
         "pricing": {
             "prompt": "0.000001",
             "completion": "0.000003",
@@ -92,8 +92,8 @@ def test_a_list_tells_what_no_deployment_exceeds() -> None:
             "input_cache_write": "0.000001",
         }
     }
-    assert found.told(["own/a", "own/unknown"]) == {}
-    assert found.told([]) == {}
+    assert found.listing(["own/a", "own/unknown"]) == {}
+    assert found.listing([]) == {}
 
 
 def test_models_on_this_machine_cost_nothing() -> None:

@@ -33,6 +33,11 @@ class DoorBed(Bed):
         host, port = self.gateway.host, self.gateway.port
         return build_request("POST", path, host, port, headers=pairs, body=json.dumps(body).encode())
 
+    def raw_request(self, path: str, data: bytes) -> bytes:
+        """A POST of bytes to a door."""
+        pairs = [("Authorization", f"Bearer {KEY}"), ("Content-Type", "application/json")]
+        return build_request("POST", path, self.gateway.host, self.gateway.port, headers=pairs, body=data)
+
     def call(self, path: str, body: Any, *, key: str = KEY, headers: Any = ()) -> Answer:
         """The answer to a POST of an object."""
         return self.send(self.request(path, body, key=key, headers=headers))

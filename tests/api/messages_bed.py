@@ -76,9 +76,13 @@ def message_events(answer: Answer) -> list[Body]:
 
 @contextlib.contextmanager
 def running_messages_bed(
-    server: Body | None = None, claude: Body | None = None, env: Mapping[str, str] | None = None, **sections: Any
+    server: Body | None = None,
+    claude: Body | None = None,
+    env: Mapping[str, str] | None = None,
+    chat: Body | None = None,
+    **sections: Any,
 ) -> Iterator[MessagesBed]:
-    """Such a gateway; ``server`` adds to that section, ``claude`` to the adapter of upstream ``a``."""
+    """Such a gateway; ``server`` adds to that section, ``claude`` and ``chat`` to the adapters of ``a`` and ``o``."""
     with contextlib.ExitStack() as held:
         upstreams = {
             "o": held.enter_context(ScriptedUpstream()),
@@ -86,7 +90,7 @@ def running_messages_bed(
         }
         names = {kind: [f"{kind}-{i}" for i in range(_COUNT)] for kind in ("chat", "claude", "m", "r", "real")}
         adapters = {
-            "o": adapter(upstreams["o"], [*names["chat"], *names["m"], *names["r"]]),
+            "o": adapter(upstreams["o"], [*names["chat"], *names["m"], *names["r"]], **(chat or {})),
             "a": {
                 "type": "claude",
                 "base_url": upstreams["a"].root_url,

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from tests.support import (
     Close,
     Gateway,
     Hang,
+    RawClient,
     ScriptedUpstream,
     WaitFor,
     completion,
@@ -28,7 +30,7 @@ from tests.support import (
 )
 
 from .bed import KEY, Answer, adapter, user, yaml
-from .messages_bed import MessagesBed, message_events, running_messages_bed
+from .messages_bed import MessagesBed, message_events, post, running_messages_bed
 
 HI: list[MessageParam] = [{"role": "user", "content": "Hi"}]
 LOOK: ToolParam = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {}}}
@@ -319,6 +321,25 @@ def test_an_error_before_the_first_content_has_its_status(doors: MessagesBed) ->
     assert answer.header("x-should-retry") == "false"
 
 
+def test_silence_is_filled_with_pings_after_ten_seconds_at_most() -> None:
+    with running_messages_bed({"heartbeat_s": 60, "commit_s": 0.3}) as doors:
+        model, gate = doors.model(), threading.Event()
+        first, *rest = text_chunks("Hel", "lo", model=model)
+        doors.o.on(model, sse(first, rest[0], WaitFor(gate), *rest[1:]))
+        with RawClient(doors.gateway.host, doors.gateway.port, timeout_s=30) as client:
+            body = {"model": model, "max_tokens": 50, "messages": user(), "stream": True}
+            client.send(post(doors.gateway, "/v1/messages", body))
+            events = client.iter_events(client.read_head())
+            began = time.monotonic()
+            while "ping" not in next(events):
+                pass
+            silent_s = time.monotonic() - began
+            gate.set()
+            assert "message_stop" in list(events)[-1]
+
+        assert silent_s < 15
+
+
 def test_silence_is_filled_with_pings() -> None:
     with running_messages_bed({"heartbeat_s": 0.1, "commit_s": 0.3}) as doors:
         model, gate = doors.model(), threading.Event()
@@ -400,6 +421,8 @@ def test_a_limit_is_told_in_anthropics_words() -> None:
     [
         ({"max_tokens": -1}, "max_tokens: "),
         ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages.0.role: "),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages.0.content: "),
+        ({"messages": [{"role": "user", "content": []}], "system": "Be brief."}, "messages.0.content: "),
         ({"safeguards": {"mode": "auto"}}, "safeguards: "),
         ({"tools": [{"type": "web_search_20260209", "name": "web_search"}]}, "tools.0: "),
     ],
@@ -465,14 +488,18 @@ def test_counting_takes_nothing_of_the_limit() -> None:
         assert doors.message(model).status == 200
 
 
-def test_counting_has_a_limit_of_its_own() -> None:
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/responses/input_tokens"])
+def test_counting_has_a_limit_of_its_own(path: str) -> None:
     with running_messages_bed(env={"RATE_LIMIT_REQUESTS": "1"}) as doors:
         model = doors.model()
-        body = {"model": model, "messages": user()}
-        *answered, refused = [doors.post_to("/v1/messages/count_tokens", body) for _ in range(51)]
+        body = {"model": model, "messages": user(), "input": "hi"}
+        *answered, refused = [doors.post_to(path, body) for _ in range(51)]
 
         assert {answer.status for answer in answered} == {200}
-        assert failed(refused) == (429, "rate_limit_error")
+        assert (refused.status, refused.json["error"]["type"]) == (
+            429,
+            "rate_limit_error" if "messages" in path else "requests",
+        )
         assert refused.header("retry-after")
         assert doors.message(model).status == 200
 
@@ -508,6 +535,50 @@ def test_other_models_have_an_alias_that_claude_code_shows() -> None:
         assert message.model == alias
         assert counted.input_tokens > 0
         assert doors.sent_to("o", model)["model"] == model
+
+
+def test_only_what_chats_has_an_alias_and_is_shown_to_codex() -> None:
+    kinds = {"chat-1": ["embedding"], "chat-2": ["chat", "embedding"]}
+    with running_messages_bed(chat={"kinds": kinds}, models={"anthropic_alias_prefix": "claude-gw/"}) as doors:
+        with doors.anthropic() as sdk:
+            ids = {info.id for info in sdk.models.list()}
+        slugs = {entry["slug"] for entry in doors.get("/v1/models?client_version=1").json["models"]}
+
+        assert {"chat-1", "chat-2", "claude-gw/chat-0", "claude-gw/chat-2"} <= ids
+        assert "claude-gw/chat-1" not in ids
+        assert {"chat-0", "chat-2"} <= slugs
+        assert "chat-1" not in slugs
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+def test_the_sdk_reads_page_after_page(doors: MessagesBed, sdk: anthropic.Anthropic, limit: int) -> None:
+    everything = [info.id for info in sdk.models.list()]
+    first = sdk.models.list(limit=limit)
+
+    assert len(first.data) == min(limit, len(everything))
+    assert first.has_more == (limit < len(everything))
+    if limit > 1:
+        assert [info.id for info in first] == everything
+
+
+def test_a_page_may_stand_before_or_after_a_model(sdk: anthropic.Anthropic) -> None:
+    everything = [info.id for info in sdk.models.list()]
+
+    after = sdk.models.list(limit=2, after_id=everything[4])
+    before = sdk.models.list(limit=2, before_id=everything[4])
+
+    assert [info.id for info in after.data] == everything[5:7]
+    assert [info.id for info in before.data] == everything[2:4]
+    assert (before.first_id, before.last_id, before.has_more) == (everything[2], everything[3], True)
+    assert sdk.models.list(after_id=everything[-1]).data == []
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after_id=nobody", "after_id=a&before_id=b"])
+def test_a_page_that_there_is_not(doors: MessagesBed, query: str) -> None:
+    answer = doors.get(f"/v1/models?{query}", headers={"anthropic-version": "2023-06-01"})
+
+    assert failed(answer) == (400, "invalid_request_error")
+    assert answer.json["error"]["message"].startswith(("limit: ", "after_id: ", "before_id: "))
 
 
 def test_the_list_that_codex_reads(doors: MessagesBed) -> None:

@@ -72,7 +72,12 @@ def test_the_body_and_the_betas_pass_as_they_came(doors: MessagesBed) -> None:
     doors.a.on(model, claude_sse(*claude_events(text_block("Hi"), model=model)))
     body = {**CLAUDE_CODE, "stream": True, "safeguards": {"mode": "auto"}, "unheard_of": 1.0, "model": model}
     data = json.dumps(body, indent=1).replace("1.0", "1.00e0").encode()
-    headers = {"anthropic-beta": BETAS, "anthropic-version": "2026-10-21", "x-stainless-lang": "js", "x-app": "cli"}
+    headers = {
+        "anthropic-beta": BETAS.replace(",", ", "),
+        "anthropic-version": "2026-10-21",
+        "x-stainless-lang": "js",
+        "x-app": "cli",
+    }
 
     answer = doors.post_to("/v1/messages?beta=true", data, headers=headers)
 
@@ -80,7 +85,7 @@ def test_the_body_and_the_betas_pass_as_they_came(doors: MessagesBed) -> None:
     seen = doors.last(model)
     assert seen.body == data
     assert seen.path == "/v1/messages"
-    assert seen.headers.first("anthropic-beta") == BETAS
+    assert seen.headers.first("anthropic-beta") == BETAS.replace(",", ", ")
     assert seen.headers.first("anthropic-version") == "2026-10-21"
     assert seen.headers.first("x-api-key") == UPSTREAM_KEY
     assert KEY not in str(seen.headers)
@@ -269,6 +274,7 @@ def test_failover_to_claude_starts_from_the_clients_own_body(doors: MessagesBed,
     assert answer.status == 200
     assert doors.sent_to("a", model) == body | {"model": model}
     assert doors.sent_to("o", model)["max_completion_tokens"] == 5
+    assert doors.record_of(answer)["native"] is True
     named = message_events(answer)[0]["message"] if stream else answer.json
     assert named["model"] == group
 
@@ -285,6 +291,7 @@ def test_failover_from_claude_to_chat(doors: MessagesBed, stream: bool) -> None:
     answer = doors.message(group, stream=stream)
 
     assert answer.status == 200
+    assert doors.record_of(answer)["native"] is False
     if not stream:
         assert answer.json["content"] == [{"type": "text", "text": "Hello"}]
         return

@@ -16,6 +16,7 @@ from tests.support import (
     claude_events,
     claude_sse,
     claude_upstream,
+    json_reply,
     redacted_block,
     text_block,
     thinking_block,
@@ -125,3 +126,19 @@ def test_a_context_that_is_too_long_has_the_code_that_clients_know(claude: Bed) 
         client.responses.create(model=CLAUDE, input="hi")
 
     assert getattr(caught.value, "code", None) == "context_length_exceeded"
+
+
+def test_input_tokens_are_counted_by_claude(claude: Bed, sdk: OpenAI) -> None:
+    claude.a.on(CLAUDE, json_reply({"input_tokens": 321}))
+
+    raw = sdk.responses.input_tokens.with_raw_response.count(
+        model=CLAUDE, input="hi", instructions="Be brief.", tools=[F]
+    )
+
+    assert raw.parse().input_tokens == 321
+    assert "x-gateway-warnings" not in raw.headers
+    seen = claude.last(CLAUDE)
+    assert seen.path == "/v1/messages/count_tokens"
+    assert {"model", "messages", "system", "tools"} <= seen.json.keys()
+    assert not {"max_tokens", "stream"} & seen.json.keys()
+    assert seen.json["system"][0]["text"] == "Be brief."

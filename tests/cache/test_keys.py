@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from one_api.cache.keys import LEFT_OUT, CacheRoute, key_of
+from one_api.cache.keys import LEFT_OUT, CacheRoute, key_of, key_of_large
 from one_api.dialects import json
 from tests.support.examples import examples
 
@@ -125,3 +125,22 @@ def test_how_a_number_is_written_makes_no_difference(written: bytes) -> None:
 
     assert key(read) == key({"x": [{"y": 0.1}], "temperature": 0.1})
     assert key(read) != key({"x": [{"y": 0.1}], "temperature": 1})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODY,
+        {"z": "\n" * 300_000, "a": {"\u00e9" * 100_000: 1, "b": ["x"] * 50_000, "a": {}}},
+        {"b" * 70_000: 1, "a" * 70_000: {"d": 1.5, "c": None}},
+    ],
+    ids=["short", "long", "long keys"],
+)
+def test_in_steps_the_key_is_the_same(body: dict[str, Any]) -> None:
+    steps = key_of_large("alice", ROUTE, shuffled(body, random.Random(1)))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            assert done.value == key(body)
+            break

@@ -14,10 +14,13 @@ from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import Assembler
 from one_api.errors import (
+    AccountsUnavailable,
+    BudgetExceeded,
     ClientTooSlow,
     GatewayError,
     NoDeployment,
     ShuttingDown,
+    Unpriced,
     UpstreamBroken,
     UpstreamFailed,
     UpstreamRejected,
@@ -169,6 +172,36 @@ async def test_when_there_is_no_use_in_trying_all_are_told(errors: tuple[Gateway
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert results[1:] == [errors[-1]] * 4
     assert len(upstreams.calls) == calls
+
+
+@pytest.mark.parametrize("error", [BudgetExceeded("no"), Unpriced("no"), AccountsUnavailable("no")], ids=repr)
+async def test_whose_budgets_allow_nothing_is_told_and_the_next_one_asks(error: GatewayError) -> None:
+    gate = asyncio.Event()
+    upstreams = Upstreams(error, error, error, whole(), gate=gate)
+    cache = Caching(upstreams)
+    asked = [cache.ask() for _ in range(5)]
+    await turns()
+    gate.set()
+
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+
+    assert answers == [error] * 3 + [whole()] * 2
+    assert [record.free for record in cache.records[3:]] == [False, True]
+
+
+async def test_when_the_budgets_of_who_pays_are_at_their_end_another_one_pays() -> None:
+    joined = asyncio.Event()
+    cache = Caching(Upstreams(stream("a", joined, BudgetExceeded("no more"), "b", BudgetExceeded("no more"), "c")))
+    first, second = [await cache.open() for _ in range(2)]
+    joined.set()
+
+    with pytest.raises(BudgetExceeded):
+        await read_all(first)
+    assert [record.free for record in cache.records] == [True, False]
+    await first.aclose()
+    with pytest.raises(BudgetExceeded):  # nobody is left who could pay
+        await read_all(second)
+    await second.aclose()
 
 
 async def test_a_bug_below_reaches_everyone_and_leaves_nothing_behind() -> None:

@@ -13,10 +13,10 @@ async def test_a_million_random_keys_stay_within_the_bound() -> None:
     for number in range(1_000_000):
         await store.put(rng.randbytes(32), values[number % len(values)], 60)
         if not number % 1000:
-            assert store.size_bytes <= 1_000_000
-    kept = store._entries
-    assert store.size_bytes <= 1_000_000
-    assert store.size_bytes == sum(len(value) + 400 for value, _ in kept.values())
+            assert store.held_bytes <= 1_000_000
+    kept = store.entries
+    assert store.held_bytes <= 1_000_000
+    assert store.held_bytes == sum(len(value) + 400 for _, value in kept.items())
     assert len(kept) > 100
 
 
@@ -37,17 +37,17 @@ async def test_an_answer_ends_with_its_time() -> None:
     assert await store.get(b"k") == b"v"
     now[0] = 105.0
     assert await store.get(b"k") is None
-    assert store.size_bytes == 0
+    assert store.held_bytes == 0
 
 
 async def test_what_is_put_again_replaces_what_was_there() -> None:
     store = MemoryAnswers(2000)
     await store.put(b"k", bytes(900), 60)
     await store.put(b"k", b"new", 60)
-    assert (await store.get(b"k"), store.size_bytes) == (b"new", 403)
+    assert (await store.get(b"k"), store.held_bytes) == (b"new", 403)
     await store.delete(b"k")
     await store.delete(b"k")
-    assert (await store.get(b"k"), store.size_bytes) == (None, 0)
+    assert (await store.get(b"k"), store.held_bytes) == (None, 0)
 
 
 async def test_what_is_larger_than_the_whole_store_is_not_kept() -> None:
@@ -63,7 +63,7 @@ async def test_an_expired_answer_is_removed_though_nobody_asks() -> None:
     await store.put(b"short", bytes(100), ttl_s=0.01)
     await store.put(b"long", b"v", ttl_s=60)
     async with asyncio.timeout(10):
-        while store.size_bytes > 401:
+        while store.held_bytes > 401:
             await asyncio.sleep(0.02)
     assert await store.get(b"long") == b"v"
     await store.aclose()
@@ -79,7 +79,7 @@ async def test_an_answer_that_was_put_again_stays_for_its_new_time() -> None:
     assert await store.get(b"k") == b"new"
     now[0] = 150.0
     store.sweep()
-    assert store.size_bytes == 0
+    assert store.held_bytes == 0
     await store.aclose()
 
 
@@ -90,9 +90,9 @@ async def test_many_expired_answers_are_removed_in_turns() -> None:
         await store.put(number.to_bytes(4, "big"), b"v", ttl_s=5)
     now[0] = 105.0
     left = []
-    while store.size_bytes:
+    while store.held_bytes:
         store.sweep()
-        left.append(store.size_bytes // 401)
+        left.append(store.held_bytes // 401)
     assert left == [700, 200, 0]
     await store.aclose()
 
@@ -101,6 +101,6 @@ async def test_what_was_dropped_is_not_remembered_for_long() -> None:
     store = MemoryAnswers(5 * 500)
     for number in range(1000):
         await store.put(number.to_bytes(4, "big"), bytes(100), ttl_s=300)
-    assert len(store._entries) == 5
-    assert len(store._expiring) <= 11
+    assert len(store.entries) == 5
+    assert len(store.entries.expiring) <= 11
     await store.aclose()

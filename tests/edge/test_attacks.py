@@ -157,14 +157,15 @@ def test_a_body_behind_many_requests_arrives(gateway: Gateway, upstream: Scripte
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_long_body_in_tiny_chunks_arrives(gateway: Gateway, upstream: ScriptedUpstream, count: int) -> None:
-    before = len(upstream.requests)
-    text = "x" * 200_000
-    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+    text, user = "x" * 200_000, f"tiny-{count}"
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}], "user": user}).encode()
     pieces = b"".join(chunk(body[start : start + 3]) for start in range(0, len(body), 3))
     with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
         client.send((CHUNKS[:-2] + b"Content-Type: application/json\r\n\r\n" + pieces + chunk(b"")) * count)
         assert [client.read_response().status for _ in range(count)] == [200] * count
-    assert {len(seen.json["messages"][0]["content"]) for seen in upstream.requests[before:]} == {len(text)}
+    # Others' requests may still be arriving.
+    arrived = [seen.json for seen in upstream.requests if seen.json.get("user") == user]
+    assert [each["messages"][0]["content"] for each in arrived] == [text] * count
 
 
 def test_nothing_is_read_after_the_last_request(gateway: Gateway) -> None:
@@ -313,6 +314,108 @@ def test_answers_at_the_bound_hold_nobody(gateway: Gateway, upstream: ScriptedUp
     body = {"model": "flood", "messages": [{"role": "user", "content": "x"}]}
     worked_ms(gateway)
     assert answered(gateway, post_chat(gateway.host, gateway.port, body), 4) == {200}
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
+#: What a long string may be made of.
+ESCAPES = {
+    "letters": rb"\u0041",
+    "line ends": rb"\n",
+    "quotes": rb"\"",
+    "pairs": rb"\ud83d\ude00",
+    "none": "\u4e2d".encode(),
+}
+#: Where it may stand.
+PLACES = {
+    "a value": b'"z":"%b"',
+    "a key": b'"z":{"%b":1}',
+    "many values": b'"z":[%b1]' % (b'"%b",' * 500),
+    "many keys": b'"z":{%b"":1}' % b"".join(b'"%d%%b":1,' % number for number in range(500)),
+}
+STRING_BYTES = 32_000_000
+
+
+def stuffed(whole: bytes, place: str, escape: str) -> bytes:
+    """Return a JSON object with as much of an escape as it may hold."""
+    form, unit = PLACES[place], ESCAPES[escape]
+    count = form.count(b"%b")
+    return b"%b,%b}" % (whole[:-1], form.replace(b"%b", unit * (STRING_BYTES // count // len(unit))))
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.parametrize("place", PLACES)
+def test_long_strings_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, place: str, escape: str) -> None:
+    body = stuffed(b'{"model":"m","messages":[{"role":"user","content":"x"}]}', place, escape)
+    data = HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    worked_ms(gateway)
+    assert answered(gateway, data, 2) == {200}
+    assert worked_ms(gateway) < MAX_WORK_MS
+    assert upstream.requests[-1].json["z"] == json.loads(body)["z"]
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+@pytest.mark.parametrize("place", PLACES)
+def test_long_strings_in_answers_hold_nobody(
+    gateway: Gateway, upstream: ScriptedUpstream, place: str, escape: str
+) -> None:
+    answer = stuffed(json.dumps(completion("x")).encode(), place, escape)
+    upstream.on("flood", reply(answer))
+    request = post_chat(gateway.host, gateway.port, {"model": "flood", "messages": [{"role": "user", "content": "x"}]})
+    worked_ms(gateway)
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(request)
+        response = client.read_response()
+    assert response.status == 200
+    assert worked_ms(gateway) < MAX_WORK_MS
+    assert response.json["z"] == json.loads(answer)["z"]
+
+
+#: Where a long text may stand, by the door.
+DOORS = {
+    "/v1/messages": b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"%b"}]}',
+    "/v1/messages/count_tokens": b'{"model":"m","messages":[{"role":"user","content":"%b"}]}',
+    "/v1/responses": b'{"model":"m","input":"%b"}',
+    "/v1/responses/input_tokens": b'{"model":"m","input":"%b"}',
+    "/v1/completions": b'{"model":"m","prompt":"%b"}',
+    "/v1/embeddings": b'{"model":"m","input":"%b"}',
+    "/v1/moderations": b'{"model":"m","input":"%b"}',
+    "/v1/rerank": b'{"model":"m","query":"%b","documents":["a"]}',
+    "/v1/audio/speech": b'{"model":"m","voice":"x","input":"%b"}',
+    "/v1/chat/completions": b'{"model":"%b","messages":[{"role":"user","content":"x"}]}',
+}
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
+@pytest.mark.parametrize("path", DOORS)
+def test_long_strings_hold_nobody_at_any_door(upstream: ScriptedUpstream, path: str, cached: bool) -> None:
+    unit = rb"x\n"
+    body = DOORS[path].replace(b"%b", unit * (STRING_BYTES // len(unit)))
+    head = HEAD.replace(b"/v1/chat/completions", path.encode())
+    data = head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with Gateway(
+        config_yaml=CONFIG.format(url=upstream.base_url) + f"cache: {{enabled: {str(cached).lower()}}}",
+        wsgi_app="tests.serving.apps.probed:app",
+        pythonpath=[Path(__file__).parents[2]],
+    ) as gateway:
+        worked_ms(gateway)
+        (status,) = answered(gateway, data, 1)
+        assert status in (200, 404, 502), gateway.log[-1000:]
+        assert worked_ms(gateway) < MAX_WORK_MS
+
+
+#: Answers that are no JSON by the letter, which take long to read and longer to repair.
+LOOSE = {"repaired": (b'"y":NaN,', 200), "broken": (b'"y":NaNo,', 502), "cut": (b'"y":NaN,', 502)}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_long_answers_that_are_no_json_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    loose, status = LOOSE[name]
+    whole = json.dumps(completion("x")).encode()
+    answer = stuffed(b"%b,%b" % (whole[:-1], loose), "a value", "line ends")
+    upstream.on("flood", *[reply(answer[: -5 if name == "cut" else None])] * 3)
+    request = post_chat(gateway.host, gateway.port, {"model": "flood", "messages": [{"role": "user", "content": "x"}]})
+    worked_ms(gateway)
+    assert answered(gateway, request, 1) == {status}
     assert worked_ms(gateway) < MAX_WORK_MS
 
 

@@ -41,12 +41,18 @@ async def test_late_answers_let_in_no_more_than_the_limit(
         await store.aclose()
 
 
+def is_late(store: RedisStore) -> bool:
+    """Whether an answer of Redis on the key is still awaited."""
+    usage = store._usage.get("k")
+    return usage is not None and bool(usage.late)
+
+
 async def test_a_request_that_redis_counted_late_counts_once(own_redis: OwnRedis) -> None:
     async with slow_way(own_redis[0], *[0.0] * 9, 0.2, *[0.0] * 20) as slow_url:
         store, exact = RedisStore(slow_url, 1), RedisStore(own_redis[0], 1, 5)
         await let_in(store, Limits(100, tokens_per_minute=1000), 10, tokens=10)
         async with asyncio.timeout(10):
-            while store._usage.get("k").late:
+            while is_late(store):
                 await asyncio.sleep(0.01)
 
         verdict, _ = await exact.take("k", Limits(100, tokens_per_minute=1000), 10, 1)
@@ -66,10 +72,10 @@ async def test_some_late_answers_are_degraded_though_others_come_in_time(own_red
         await let_in(store, Limits(30), 1)
         process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(10):
-            while store._usage.get("k").late:
+            while is_late(store):
                 await asyncio.sleep(0.01)
     assert "late" in str(store.degraded)
-    assert not store._link.ill
+    assert not store._link.is_down
     await store.aclose()
 
 
@@ -85,7 +91,7 @@ async def test_a_request_that_redis_counted_late_is_settled_there(ends: str, own
         await store.settle(ticket, 20)
     process.send_signal(signal.SIGCONT)
     async with asyncio.timeout(10):
-        while store._usage.get("k").late or store._tasks:
+        while is_late(store) or store._tasks:
             await asyncio.sleep(0.01)
     await store.settle(ticket, 20)
 
@@ -137,7 +143,7 @@ async def test_a_lost_redis_lets_in_one_share_more_at_most(
         assert not asked_meanwhile or "per process" in str(store.degraded)
     with redis_at(port, tmp_path):
         for store in (*asking, *asking):
-            if store._link.ill:
+            if store._link.is_down:
                 await until_well(store, "other", limits)
             admitted += len(await let_in(store, limits, 70))
         for store in stores.values():

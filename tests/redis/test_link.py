@@ -26,11 +26,11 @@ async def test_nonsense_is_an_illness_and_nobody_waits_for_ever(says: bytes, cap
         for _ in range(2):
             with pytest.raises(RedisUnavailable):
                 await link.ask("GET", "x")
-        assert link.ill
+        assert link.is_down
         assert "Redis does not answer" in caplog.text
 
         server.says = None
         link._breaker._open_until = 0.0  # it is probed now, not in five seconds
         assert await link.ask("GET", "x") == b"OK"
-        assert not link.ill
+        assert not link.is_down
         await link.aclose()

@@ -111,5 +111,5 @@ def test_the_start_says_where_it_is_and_that_it_is_nowhere() -> None:
     elsewhere = Gateway()
     elsewhere.env = {**env, "GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{elsewhere.port}"}
     with elsewhere:
-        elsewhere.wait_for_log(f"nowhere: this server was not told to listen on 127.0.0.1:{port}")
+        elsewhere.wait_for_log(f"nowhere: this server does not listen on 127.0.0.1:{port}")
         assert ask(elsewhere, request(elsewhere, "GET", "/admin/config", ADMIN)).status == 404

@@ -47,9 +47,9 @@ def test_nothing_is_kept_for_ever() -> None:
     cache = ReplayCache(ttl_s=10, clock=clock)
     cache.keep(b"a", BLOCKS)
 
-    clock.now = 10.0
+    clock.now = 9.9
     assert cache.find(b"a") == BLOCKS
-    clock.now = 20.5
+    clock.now = 20.0
     assert cache.find(b"a") is None
 
 

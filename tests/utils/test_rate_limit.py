@@ -43,7 +43,7 @@ def test_limits_of_a_callers_own_go_before_those_of_all(
     requests, tokens, concurrent = own
     caller = Caller("alice", requests_per_minute=requests, tokens_per_minute=tokens, concurrent=concurrent)
 
-    assert tuple(limits.told(caller).values()) == told
+    assert tuple(limits.settings_of(caller).values()) == told
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from one_api.dialects.openai.response import Identity
 
 @dataclass(slots=True)
 class Call:
-    """A tool call as it is told to the client; ``kind`` is "function" or "custom"."""
+    """A tool call as it is sent to the client; ``kind`` is "function" or "custom"."""
 
     id: str
     name: str
@@ -19,9 +19,9 @@ class Call:
 
 
 class ChunkWriter:
-    """Makes the chunks of one answer with one choice, and remembers what they told.
+    """Makes the chunks of one answer with one choice, and remembers what they held.
 
-    With ``legacy`` the first call is told in the deprecated form ``function_call``, and others are not told.
+    With ``legacy`` the first call is sent in the deprecated form ``function_call``, and others are not sent.
     """
 
     def __init__(self, identity: Identity, *, include_usage: bool, legacy: bool) -> None:
@@ -42,14 +42,14 @@ class ChunkWriter:
         return "".join(self._texts)
 
     def open(self, content: str | None) -> list[JSONObject]:
-        """Say the role; ``content`` is None when the answer begins with a tool call. Says nothing the second time."""
+        """Return the chunk of the role, once; ``content`` is None when the answer begins with a tool call."""
         if self._opened:
             return []
         self._opened = True
         return self.delta({"role": "assistant", "content": content, "refusal": None})
 
     def content(self, text: str) -> list[JSONObject]:
-        """Say a piece of text."""
+        """Return the chunk of a piece of text."""
         if not text:
             return []
         self.add_text(text)
@@ -61,11 +61,11 @@ class ChunkWriter:
         self.length += len(text)
 
     def reasoning(self, text: str) -> list[JSONObject]:
-        """Say a piece of reasoning."""
+        """Return the chunk of a piece of reasoning."""
         return self.delta({"reasoning_content": text}) if text else []
 
     def thinking_block(self, block: Mapping[str, object]) -> list[JSONObject]:
-        """Say a whole thinking block, which the client may send back as it is."""
+        """Return the chunk of a whole thinking block, which the client may send back as it is."""
         self._thoughts += 1
         return self.delta({"thinking_blocks": [{"index": self._thoughts - 1, **block}]})
 
@@ -79,7 +79,7 @@ class ChunkWriter:
         return call, self.delta({"tool_calls": [{"index": call.index, "id": call_id, "type": kind, kind: body}]})
 
     def arguments(self, call: Call, piece: str) -> list[JSONObject]:
-        """Say a piece of a call's arguments, or of a custom call's input."""
+        """Return the chunk of a piece of a call's arguments, or of a custom call's input."""
         if not piece:
             return []
         call.pieces.append(piece)
@@ -104,7 +104,7 @@ class ChunkWriter:
         return [last, self._chunk([]) | {"usage": usage}]
 
     def delta(self, delta: JSONObject) -> list[JSONObject]:
-        """Say ``delta``."""
+        """Return the chunk that holds ``delta``."""
         return [self._chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])]
 
     def _chunk(self, choices: list[JSONObject]) -> JSONObject:

@@ -170,7 +170,7 @@ def thinking_block(block: Any) -> JSONObject | None:
 
 
 def image_type(head: bytes) -> str | None:
-    """Return the media type that the first 12 bytes of an image tell, or None for what the upstream cannot read."""
+    """Return the media type of an image, from its first 12 bytes; None for one that the upstream cannot read."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -84,7 +84,7 @@ def _by_schema(schema: JSONObject, is_strict: bool, traits: ModelTraits, notes: 
             return Format(schema=express(schema), by_schema=True)
         except Inexpressible as error:
             reason = str(error)
-    # A tool on a model with structured outputs would hold to no more than they do: only who insists gets it.
+    # On a model with structured outputs a tool keeps to the schema no better: it is for strict requests only.
     tool = _tool(schema, traits) if may_force and (is_strict or not traits.structured_outputs) else None
     if tool is not None:
         return Format(tool=tool, by_schema=True)

@@ -1,4 +1,4 @@
-"""The history of a request, read and checked: who says what, which result answers which call, under which id."""
+"""The history of a request, read and checked: roles, calls and their results, and ids."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def read_history(messages: Any, notes: Notes) -> list[Entry]:
     found = list(_Reader(notes).read(messages))
     names = {str(entry.message["name"]) for entry in found if entry.role == "user" and "name" in entry.message}
     if len(names) > 1:
-        notes.warn("messages.name", "This model is not told who of several users speaks.", param="messages")
+        notes.warn("messages.name", "This model does not see the names of users.", param="messages")
     return found
 
 

@@ -43,7 +43,7 @@ class Translator:
         leading = list(takewhile(lambda entry: entry.role == "system", history))
         system = [block for entry in leading for block in self._blocks(entry)]
         said = [(entry, self._blocks(entry)) for entry in history[len(leading) :]]
-        # Who says nothing parts no turns: without this, a system message could come to stand between two users.
+        # An empty message does not separate its neighbours: else a system message could end up between two user turns.
         spoken = [(entry, blocks) for entry, blocks in said if blocks]
         messages: list[JSONObject] = []
         for is_assistant, group in groupby(spoken, lambda pair: pair[0].role == "assistant"):
@@ -195,5 +195,5 @@ def _has_parts(block: JSONObject) -> bool:
 
 
 def _is_blank(block: Any) -> bool:
-    """Say whether a stored block is text that the upstream would refuse."""
+    """Return whether a stored block is text that the upstream would refuse."""
     return block.get("type") == "text" and not str(block.get("text", "")).strip()

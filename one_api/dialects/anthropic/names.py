@@ -31,7 +31,7 @@ def _free_name(name: str, taken: set[str]) -> str:
     digest = hashlib.sha256(name.encode()).hexdigest()
     prefix = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:_NAME_PREFIX] or "tool"
     hashed = (f"{prefix}_{digest[:digits]}" for digits in range(8, 65, 8))
-    # Who names other tools like all of these gets a number; there is always one that is free.
+    # If other tools already have all of these names, a number is added; one of them is always free.
     numbered = (f"{prefix}_{digest}_{n}" for n in itertools.count(2))
     return next(candidate for candidate in itertools.chain(hashed, numbered) if candidate not in taken)
 

@@ -1,14 +1,13 @@
-"""The single parameters of a request: mapped, or told apart into what has no effect, is dropped, or is refused."""
+"""The single parameters of a request: each is mapped, has no effect, is dropped with a warning, or is refused."""
 
 import hashlib
 import hmac
 from typing import Any
 
 from one_api.dialects.anthropic.models import ModelTraits
-from one_api.dialects.anthropic.policy import PARAMETERS, Notes, RequestOptions, refused, wrong_type
+from one_api.dialects.anthropic.policy import Notes, RequestOptions, refused, wrong_type
 from one_api.dialects.json import JSONObject
 
-_KNOWN = frozenset(policy.feature for policy in PARAMETERS)
 #: Parameter -> the values that have no effect beside null. Any other is dropped with a warning.
 _DROPPED: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -20,11 +19,20 @@ _DROPPED: dict[str, tuple[Any, ...]] = {
 }
 #: Parameter -> the values that ask for nothing beside null, and why any other is refused.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "logprobs": ((False,), "This model does not tell probabilities."),
-    "top_logprobs": ((0,), "This model does not tell probabilities."),
+    "logprobs": ((False,), "This model does not return probabilities."),
+    "top_logprobs": ((0,), "This model does not return probabilities."),
     "modalities": ((["text"], []), "This model answers in text only."),
     "audio": ((), "This model answers in text only."),
 }
+#: Every parameter that we know. Any other is warned about and never sent.
+KNOWN = frozenset({
+    *_DROPPED, *_REFUSED,
+    "model", "messages", "max_completion_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "stream",
+    "stream_options", "n", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call",
+    "response_format", "reasoning_effort", "thinking", "user", "safety_identifier", "metadata", "service_tier",
+    "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "prediction", "moderation",
+    "web_search_options",
+})  # fmt: skip
 
 
 def check_unsupported(body: JSONObject, notes: Notes) -> None:
@@ -44,7 +52,7 @@ def check_unsupported(body: JSONObject, notes: Notes) -> None:
     _check_n(body.get("n"))
     _check_moderation(body.get("moderation"), notes)
     for name, value in body.items():
-        if name not in _KNOWN and value is not None:
+        if name not in KNOWN and value is not None:
             shown = name[:64]
             notes.warn(name, f"Unknown parameter: `{shown}`.", param=shown, code="unknown_parameter")
 
@@ -75,7 +83,7 @@ def max_tokens(body: JSONObject, traits: ModelTraits, options: RequestOptions, n
     """Return the limit of the answer, thinking included, in tokens: the client's, the model's, the operator's.
 
     Raises:
-        InvalidRequest: for what is no count, or when nobody says one.
+        InvalidRequest: for what is no count, or when there is none.
     """
     new, old = (_count(body, name) for name in ("max_completion_tokens", "max_tokens"))
     if new is not None and old is not None and new != old:

@@ -17,7 +17,7 @@ MAX_OPTIONAL = 24
 _MAX_NODES = 5_000
 #: References that are followed for the properties of a tool; each can lead to the next.
 _MAX_REFERENCES = 64
-#: Different schemas of one property that are told apart.
+#: At most so many different schemas of one property are kept.
 _MAX_KINDS = 32
 
 _KEPT = frozenset({"type", "description", "title", "enum", "const", "default", "required"})
@@ -195,7 +195,7 @@ class _Expression:
         found["additionalProperties"] = False
 
     def _narrowed(self, schema: JSONObject, found: JSONObject) -> JSONObject:
-        """Say in the description what cannot be checked, and refuse what cannot be said there."""
+        """Move into the description what the schema cannot check; raise for what cannot stand there either."""
         left = {key: value for key, value in schema.items() if key not in found and key not in _SILENT}
         if left.get("format") in _FORMATS:
             found["format"] = left.pop("format")

@@ -188,7 +188,7 @@ def declarations(tools: Tools, names: Mapping[str, str], traits: ModelTraits, no
 
 
 def from_history(names: Mapping[str, str]) -> list[JSONObject]:
-    """Return empty tools for the names that a history uses: the upstream refuses calls of tools it is not told of."""
+    """Return empty tools for the names that a history uses: the upstream refuses calls of undeclared tools."""
     return [{"name": name, "input_schema": {"type": "object"}} for name in names.values()]
 
 

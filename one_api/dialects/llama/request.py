@@ -2,7 +2,7 @@
 
 The engine believes almost anything: a temperature of -1, an unlimited answer, the slot that the client would like. So
 what it gets is an allow-list, and the values are checked here. What has no effect on the answer is left out without a
-word; what would have one and cannot be done is refused, or told as a warning.
+word; what would have one and cannot be done is refused, or named in a warning.
 """
 
 import re
@@ -11,14 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.dialects.json import JSONObject
+from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_number, check_stop, wrong_type
 from one_api.dialects.llama.schema import constrained
 from one_api.errors import InvalidRequest
 
 #: Parameter -> its bounds, as OpenAI has them.
-_DECIMALS = {
-    "temperature": (0, 2), "top_p": (0, 1), "min_p": (0, 1), "typical_p": (0, 1), "repeat_penalty": (0, 10),
-    "frequency_penalty": (-2, 2), "presence_penalty": (-2, 2),
-}  # fmt: skip
 _INTEGERS = {
     "max_tokens": (1, 2**63 - 1), "max_completion_tokens": (1, 2**63 - 1), "n": (1, 128), "top_logprobs": (0, 20),
     "seed": (-(2**63), 2**63 - 1), "top_k": (0, 1_000_000), "repeat_last_n": (-1, 1_000_000),
@@ -35,7 +32,7 @@ _OTHERS: dict[str, tuple[type, str]] = {
 }
 #: What the engine is sent as it came.
 _SENT = (
-    (_DECIMALS.keys() | _INTEGERS.keys() | _OTHERS.keys() | {"stop", "tools", "tool_choice"})
+    (DECIMALS.keys() | _INTEGERS.keys() | _OTHERS.keys() | {"stop", "tools", "tool_choice"})
     - {"n", "max_tokens", "max_completion_tokens", "seed"}
 )  # fmt: skip
 #: What changes nothing in an answer of a local model.
@@ -54,9 +51,9 @@ _IMPOSSIBLE = {
     "web_search_options": "Local models cannot search the web: leave it out.",
     "moderation": "Local models are not moderated: leave it out.",
 }
-#: A name that can be told in a header.
+#: A name that can be put into a header.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}").fullmatch
-#: More names than this are not told.
+#: More names than this are not put there.
 _MAX_DROPPED = 20
 _FORMATS = ("text", "json_object", "json_schema")
 #: The engine takes the largest seed for "choose one".
@@ -92,10 +89,6 @@ class Model:
     sampling: Mapping[str, float] = field(default_factory=dict)
 
 
-#: OpenAI's defaults, where the engine has others.
-SAMPLING: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
-
-
 def read_request(body: JSONObject, model: Model) -> LocalRequest:
     """Check ``body`` and return what the engine is asked.
 
@@ -125,48 +118,27 @@ def _check_parameters(given: JSONObject) -> None:
                 f"`{key}` cannot be used with a local model. {help_text}", param=key, code="unsupported_parameter"
             )
         given.pop(key, None)
-    for key in given.keys() & _DECIMALS.keys():
-        _check_number(key, given[key], *_DECIMALS[key], "decimal")
+    for key in given.keys() & DECIMALS.keys():
+        check_number(key, given[key], *DECIMALS[key], "decimal")
     for key in given.keys() & _INTEGERS.keys():
-        _check_number(key, given[key], *_INTEGERS[key], "integer")
+        check_number(key, given[key], *_INTEGERS[key], "integer")
     for key in given.keys() & _OTHERS.keys():
         kind, words = _OTHERS[key]
         if not isinstance(given[key], kind):
-            raise _wrong_type(key, words)
+            raise wrong_type(key, words)
     if given.get("top_logprobs") and not given.get("logprobs"):
         raise InvalidRequest("`top_logprobs` is only allowed with `logprobs: true`.", param="top_logprobs")
     if "parallel_tool_calls" in given and not given.get("tools"):
         raise InvalidRequest(
             "`parallel_tool_calls` is only allowed when `tools` are given.", param="parallel_tool_calls"
         )
-    _check_stop(given.get("stop"))
+    check_stop(given.get("stop"))
     _check_modalities(given.get("modalities"))
     _check_format(given.get("response_format"))
     if given.get("grammar") and _schema_of(given.get("response_format")):
         message = "An answer can follow `grammar` or the schema in `response_format`, not both."
         raise InvalidRequest(message, param="grammar", code="invalid_value")
     _check_tools(given.get("tools") or [])
-
-
-def _check_number(key: str, value: Any, low: int, high: int, kind: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else (int, float)):
-        raise _wrong_type(key, f"{'an integer' if kind == 'integer' else 'a number'}")
-    if not low <= value <= high:
-        side, bound = ("below_min", low) if value < low else ("above_max", high)
-        raise InvalidRequest(
-            f"Invalid value for `{key}`: {value} is {side.split('_')[0]} {bound}.",
-            param=key,
-            code=f"{kind}_{side}_value",
-        )
-
-
-def _check_stop(stop: Any) -> None:
-    if stop is None or isinstance(stop, str):
-        return
-    if not isinstance(stop, list) or not all(isinstance(each, str) for each in stop):
-        raise _wrong_type("stop", "a string or an array of strings")
-    if len(stop) > 4:
-        raise InvalidRequest("`stop` holds more than 4 strings.", param="stop", code="array_above_max_length")
 
 
 def _check_modalities(modalities: Any) -> None:
@@ -187,9 +159,9 @@ def _check_format(wanted: Any) -> None:
             code="invalid_value",
         )
     if wanted["type"] == "json_schema" and not isinstance(wanted.get("json_schema"), dict):
-        raise _wrong_type("response_format.json_schema", "an object")
+        raise wrong_type("response_format.json_schema", "an object")
     if (found := _schema_of(wanted)) is not None and not isinstance(found[0], dict):
-        raise _wrong_type(found[1], "an object")
+        raise wrong_type(found[1], "an object")
 
 
 def _schema_of(wanted: Any) -> tuple[Any, str] | None:
@@ -206,7 +178,7 @@ def _check_tools(tools: list[Any]) -> None:
     for i, tool in enumerate(tools):
         where = f"tools[{i}]"
         if not isinstance(tool, dict):
-            raise _wrong_type(where, "an object")
+            raise wrong_type(where, "an object")
         if tool.get("type") != "function":
             raise InvalidRequest(
                 f"Local models know tools of type `function` only: change `{where}.type`.",
@@ -215,12 +187,12 @@ def _check_tools(tools: list[Any]) -> None:
             )
         function = tool.get("function")
         if not isinstance(function, dict):
-            raise _wrong_type(f"{where}.function", "an object")
+            raise wrong_type(f"{where}.function", "an object")
         if not isinstance(function.get("name"), str) or not function["name"]:
-            raise _wrong_type(f"{where}.function.name", "a string that is not empty")
+            raise wrong_type(f"{where}.function.name", "a string that is not empty")
         parameters = function.get("parameters")
         if parameters is not None and not isinstance(parameters, dict):
-            raise _wrong_type(f"{where}.function.parameters", "an object")
+            raise wrong_type(f"{where}.function.parameters", "an object")
 
 
 def _message(message: JSONObject, i: int) -> JSONObject:
@@ -232,10 +204,10 @@ def _message(message: JSONObject, i: int) -> JSONObject:
         function = call.get("function") if isinstance(call, dict) else None
         where = f"messages[{i}].tool_calls[{j}].function"
         if not isinstance(function, dict):
-            raise _wrong_type(where, "an object")
+            raise wrong_type(where, "an object")
         for key in ("name", "arguments"):
             if not isinstance(function.get(key), str):
-                raise _wrong_type(f"{where}.{key}", "a string")
+                raise wrong_type(f"{where}.{key}", "a string")
     if message.get("tool_calls"):
         message = message | {"tool_calls": [{"type": "function"} | call for call in message["tool_calls"]]}
     return message
@@ -248,15 +220,11 @@ def _part(part: JSONObject, where: str) -> JSONObject:
             f"Local models read text only, not `{kind}`.", param=f"{where}.type", code="unsupported_value"
         )
     if not isinstance(part.get(kind), str):
-        raise _wrong_type(f"{where}.{kind}", "a string")
+        raise wrong_type(f"{where}.{kind}", "a string")
     return {"type": "text", "text": part[kind]}
 
 
 def _is_billing(message: JSONObject) -> bool:
-    """Say whether a system message is only a header of a client's that no model should read."""
+    """Return whether a system message is only a header of a client's that no model should read."""
     content = message.get("content")
     return message["role"] == "system" and isinstance(content, str) and content.startswith(_BILLING)
-
-
-def _wrong_type(param: str, expected: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid type for `{param}`: expected {expected}.", param=param, code="invalid_type")

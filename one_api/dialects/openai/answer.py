@@ -1,6 +1,7 @@
 """A whole answer of an OpenAI-compatible upstream, out of whatever bytes it came in: JSON, or events."""
 
 from collections.abc import Collection
+from typing import Any
 
 from one_api.dialects.characters import all_whole
 from one_api.dialects.json import JSONObject
@@ -17,11 +18,11 @@ def read_answer(
     *,
     choices: int = 1,
     tools: Collection[str] = (),
-    decoded: JSONObject | None = None,
+    decoded: Any = None,
 ) -> JSONObject:
     """Return the completion that the body of an answer holds; see ``OpenAIStream`` for ``choices`` and ``tools``.
 
-    ``decoded`` is the object in the body, if that has been decoded already.
+    ``decoded`` is the value of the body, if that has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.

@@ -56,9 +56,9 @@ _FIELDS = ("type", "task", "mode", "capabilities", "supported_tasks")
 
 
 def kinds_in(entry: JSONObject) -> tuple[Kind, ...] | None:
-    """Return what a model of this entry may be asked for, by its words, else by its name; None if nobody can tell."""
-    told = entry.get("kinds")
-    if isinstance(told, list) and (ours := tuple(kind for kind in DOORS if kind in told)):
+    """Return what a model of this entry may be asked for, by its words, else by its name; None if neither says."""
+    listed = entry.get("kinds")
+    if isinstance(listed, list) and (ours := tuple(kind for kind in DOORS if kind in listed)):
         return ours  # it is a gateway like this one
     found = {kind for word in _words_in(entry) for kind in _WORDS.get(word.lower(), ())}
     if found:

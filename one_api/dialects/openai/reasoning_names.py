@@ -47,12 +47,14 @@ def name_in(holder: JSONObject) -> str | None:
     return next((name for name in NAMES if isinstance(holder.get(name), str) and holder[name]), None)
 
 
-def name_in_body(data: bytes, decoded: JSONObject | None = None) -> str | None:
+def name_in_body(data: bytes, decoded: Any = None) -> str | None:
     """Return the name that the body of a whole answer uses; None when it has none, or cannot be read."""
+    if decoded is not None:
+        return name_in_answer(decoded)
     if b'"reasoning' not in data and b'"thinking"' not in data:
         return None
     try:
-        return name_in_answer(json.decode(data) if decoded is None else decoded)
+        return name_in_answer(json.decode(data))
     except json.InvalidJSON:
         return None
 

@@ -1,12 +1,14 @@
 """A whole answer of an OpenAI-compatible upstream, made to look as OpenAI's own does."""
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from one_api.dialects import usage
 from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import call_id_of, own_call_id, whole_arguments
+from one_api.dialects.openai.arguments import whole_arguments
+from one_api.dialects.openai.calls import body_of, call_id_of, own_call_id
 from one_api.dialects.openai.shapes import bring_choices, message_in, shape_texts
 from one_api.dialects.payloads import ErrorPayload as ErrorPayload
 from one_api.dialects.payloads import InvalidAnswer as InvalidAnswer
@@ -14,8 +16,7 @@ from one_api.dialects.payloads import UnfitAnswer as UnfitAnswer
 from one_api.dialects.payloads import check_error
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What an answer is filled up with when the upstream left it out; ``created`` is in Unix seconds."""
 
     id: str
@@ -40,8 +41,13 @@ def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False
     reported = usage.reported_in(answer)
     for position, choice in enumerate(choices):
         _mend_choice(choice, position, answer["id"], has_tools=has_tools)
+    counts: JSONObject | None = None
     for each in reported:
-        answer["usage"] = usage.merge(answer["usage"] if isinstance(answer.get("usage"), dict) else None, each)
+        counts = usage.merge(counts, each)
+    if counts is not None:
+        answer["usage"] = counts
+    else:
+        answer.pop("usage", None)
     return answer
 
 
@@ -105,9 +111,8 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
         if call_id_of(call) is None or call["id"] in seen:
             call["id"] = own_call_id(answer_id, position)
         seen.add(call["id"])
-        function = call.get("function")
-        if not isinstance(function, dict) and isinstance(call.get("name"), str):
-            function = call["function"] = {"name": call.pop("name"), "arguments": call.pop("arguments", None)}
-        if isinstance(function, dict):
-            call["type"] = call.get("type") or "function"
-            function["arguments"] = whole_arguments(function.get("arguments")) or "{}"
+        kind, body = body_of(call)
+        if "name" in body:
+            if kind == "function":
+                body["arguments"] = whole_arguments(body["arguments"]) or "{}"
+            call |= {"type": call.get("type") or kind, kind: body}

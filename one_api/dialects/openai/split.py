@@ -1,10 +1,10 @@
-"""A whole answer, told again as the chunks of a stream."""
+"""A whole answer as the chunks of a stream."""
 
 from collections.abc import Iterator
 
 from one_api.dialects.json import JSONObject
 
-#: What stands elsewhere in a stream, or is told once.
+#: What stands elsewhere in a stream, or is sent once.
 _NOT_COPIED = frozenset({"object", "choices", "usage"})
 #: Fields of a choice that have a place of their own in the chunks.
 _PLACED = frozenset({"index", "message", "logprobs", "finish_reason"})

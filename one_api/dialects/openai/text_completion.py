@@ -1,10 +1,11 @@
 """The legacy Completions format: text that goes on from a prompt, never made into a chat, which would change it."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from one_api.contract import Kind
 from one_api.dialects import usage
+from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import model_in, stream_in
@@ -63,14 +64,14 @@ def prepare(request: TextRequest, *, stream_usage: bool) -> JSONObject:
     return request.body | {"stream_options": {**(request.body.get("stream_options") or {}), "include_usage": True}}
 
 
-def read_answer(data: bytes, identity: Identity) -> JSONObject:
-    """Return the completion that the body of an answer holds.
+def read_answer(data: bytes, identity: Identity, decoded: Any = None) -> JSONObject:
+    """Return the completion that the body of an answer holds; ``decoded`` is its value, if it has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it holds no answer.
     """
-    answer = read_body(data)
+    answer = read_body(data, decoded)
     if answer is None:
         raise InvalidAnswer("it is not a JSON object")
     _check_choices(answer)
@@ -97,7 +98,7 @@ class TextStream(Translator):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether every choice has its finish reason: only usage and the end mark may follow."""
+        """Return whether every choice has its finish reason: only usage and the end mark may follow."""
         return len(self._begun) >= self._asked_for and not self._open
 
     def feed(self, event: Event) -> list[JSONObject]:
@@ -141,6 +142,42 @@ class TextStream(Translator):
         return []
 
 
+class TextAssembler:
+    """Takes the chunks of one answer, in order, and returns the completion that they amount to."""
+
+    def __init__(self) -> None:
+        self._head: JSONObject = {}
+        self._usage: Any = None
+        #: By index; the texts of each are joined at the end.
+        self._choices: dict[int, JSONObject] = {}
+        self._texts: dict[int, list[str]] = {}
+
+    def add(self, chunk: JSONObject) -> None:
+        """Add one chunk, as our streams send them."""
+        self._head = self._head or {key: value for key, value in chunk.items() if key not in ("choices", "usage")}
+        self._usage = chunk.get("usage") or self._usage
+        for piece in chunk["choices"]:
+            index: int = piece["index"]
+            known = self._choices.setdefault(index, {"text": "", "index": index, "logprobs": None})
+            self._texts.setdefault(index, []).append(piece["text"])
+            known["finish_reason"] = piece.get("finish_reason")
+            if isinstance(further := piece.get("logprobs"), dict):
+                known["logprobs"] = _joined(known["logprobs"], further)
+
+    def completion(self) -> JSONObject:
+        """Return the completion; call it when the stream has ended well."""
+        texts = {index: "".join(pieces) for index, pieces in self._texts.items()}
+        choices = [choice | {"text": texts[index]} for index, choice in sorted(self._choices.items())]
+        return self._head | {"choices": choices} | ({} if self._usage is None else {"usage": self._usage})
+
+
+def _joined(known: JSONObject | None, further: JSONObject) -> JSONObject:
+    """Return the log probabilities of two parts of a text as one."""
+    if known is None:
+        return further
+    return {key: [*value, *further[key]] if isinstance(value, list) else value for key, value in known.items()}
+
+
 def _check_choices(answer: JSONObject) -> None:
     """Raise when the choices cannot be read, or one reports an error; a missing text is an empty one."""
     choices = answer.get("choices")
@@ -148,6 +185,8 @@ def _check_choices(answer: JSONObject) -> None:
         raise InvalidAnswer("its choices cannot be read")
     for choice in choices:
         check_choice(choice)
+        if choice.get("finish_reason") is not None:
+            read_finish(choice, called=False)
         if choice.get("text") is None:
             choice["text"] = ""
         if not isinstance(choice["text"], str):

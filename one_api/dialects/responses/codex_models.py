@@ -8,8 +8,9 @@ _MAX_OUTPUT = 10_000
 
 
 def codex_models(entries: list[JSONObject], instructions: str) -> list[JSONObject]:
-    """Return Codex's entries for those of OpenAI's list; ``instructions`` is what it tells each model first."""
-    return [_entry(entry, priority, instructions) for priority, entry in enumerate(entries)]
+    """Return Codex's entries for models of OpenAI's list that chat; ``instructions`` is its first text to each."""
+    chats = [entry for entry in entries if "chat" in entry.get("kinds", ("chat",))]
+    return [_entry(entry, priority, instructions) for priority, entry in enumerate(chats)]
 
 
 def _entry(entry: JSONObject, priority: int, instructions: str) -> JSONObject:

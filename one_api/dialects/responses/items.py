@@ -17,7 +17,7 @@ from one_api.dialects.responses.tools import ToolTable
 
 ROLES = ("user", "system", "developer", "assistant")
 OUTPUTS = ("function_call_output", "custom_tool_call_output", "tool_search_output")
-#: The history is in them, and nobody here can read it.
+#: The history is in them, encrypted by the provider.
 _OPAQUE = ("compaction", "compaction_trigger", "computer_call_output")
 #: Replays of work that ran elsewhere, by how their types begin.
 _HOSTED = (
@@ -32,7 +32,7 @@ SILENT = ("additional_tools", "configuration_update")
 
 @dataclass(slots=True)
 class _Turn:
-    """What the model said until someone else speaks."""
+    """What the model said between two messages of others."""
 
     parts: list[JSONObject] = field(default_factory=list)
     calls: list[JSONObject] = field(default_factory=list)
@@ -178,8 +178,8 @@ class InputReader:
         self._warnings.append(where)
         result = next((item[key] for key in _RESULTS if item.get(key)), None)
         if result is not None:
-            told = result if isinstance(result, str) else json.encode([result]).decode()[1:-1]
-            self._open().parts.append({"type": "text", "text": f"[{kind}: {told}]"})
+            shown = result if isinstance(result, str) else json.encode([result]).decode()[1:-1]
+            self._open().parts.append({"type": "text", "text": f"[{kind}: {shown}]"})
 
     def _open(self) -> _Turn:
         if self._turn is None:
@@ -223,7 +223,7 @@ class InputReader:
 
 
 def _is_hosted_search(item: JSONObject) -> bool:
-    """Say whether a search for tools ran elsewhere: its call and its output have no id that would join them."""
+    """Return whether a search for tools ran elsewhere: its call and its output have no id that would join them."""
     return item.get("type") in ("tool_search_call", "tool_search_output") and item.get("call_id") is None
 
 

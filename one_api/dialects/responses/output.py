@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import ValueScanner
+from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.responses.custom_input import CustomInput
 from one_api.dialects.responses.request import Shown
 from one_api.dialects.responses.response import (
@@ -36,7 +36,7 @@ class OutputItem(ABC):
 
     @property
     def is_whole(self) -> bool:
-        """Say whether something else that has begun means that this one is over."""
+        """Return whether something else that has begun means that this one is over."""
         return True
 
     def events(self, identity: Identity, index: int) -> Iterator[Event]:
@@ -60,7 +60,7 @@ class OutputItem(ABC):
 
     @property
     def _is_known(self) -> bool:
-        """Say whether enough has come to open the item."""
+        """Return whether enough has come to open the item."""
         return True
 
     def _settle(self) -> None:
@@ -139,7 +139,7 @@ class MessageItem(OutputItem):
 
     def __init__(self) -> None:
         super().__init__()
-        #: Pieces that are not told yet: the kind of part, and text, logprobs or annotations.
+        #: Pieces that are not sent yet: the kind of part, and text, logprobs or annotations.
         self._new: deque[tuple[str, Any, list[Any]]] = deque()
         self._parts: list[JSONObject] = []
         self._open: str | None = None
@@ -149,7 +149,7 @@ class MessageItem(OutputItem):
         #: How the event of a further piece begins while a part of text is open; else nothing.
         self.frame = b""
 
-    def tell(self, text: str) -> bytes:
+    def write_text(self, text: str) -> bytes:
         """Return the event of a further piece but for its number: what ``events`` gives, in a fifth of the time."""
         self._texts.append(text)
         return b'%b%b,"logprobs":[],' % (self.frame, json.encode([text])[1:-1])
@@ -176,9 +176,9 @@ class MessageItem(OutputItem):
             yield from self._enter("output_text" if kind == "annotation" else kind, at)
             place = at | {"content_index": len(self._parts)}
             if kind == "annotation":
-                told = {"annotation_index": len(self._annotations), "annotation": value}
+                fields = {"annotation_index": len(self._annotations), "annotation": value}
                 self._annotations.append(value)
-                yield "response.output_text.annotation.added", place | told
+                yield "response.output_text.annotation.added", place | fields
                 continue
             self._texts.append(value)
             self._logprobs += logprobs

@@ -88,12 +88,12 @@ def own_response(request: Translated, identity: Identity, response: JSONObject, 
 def usage_of(usage: JSONObject) -> JSONObject:
     """Return chat's ``usage`` under the names of this dialect, all of them."""
     sent, made = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    read, told = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return {
         "input_tokens": sent,
         "input_tokens_details": {name: _count(read, name) for name in ("cached_tokens", "cache_write_tokens")},
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": _count(told, "reasoning_tokens")},
+        "output_tokens_details": {"reasoning_tokens": _count(written, "reasoning_tokens")},
         "total_tokens": _count(usage, "total_tokens") or sent + made,
     }
 

@@ -24,7 +24,7 @@ class ResponseWriter(EventWriter):
 
     ``now`` returns Unix seconds. ``seal`` makes a text of reasoning for the client to keep; None: it asked for none.
     With ``keep`` the whole response is ``to_keep`` before the client learns of its end. With ``error_frame`` a failure
-    is told twice, see ``fail``.
+    is sent in two events, see ``fail``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ResponseWriter(EventWriter):
         self._seal = seal
         self._keep = keep
         self._error_frame = error_frame
-        #: Makes the bytes that tell the end, and waits for ``last``.
+        #: Writes the event of the end, once ``last`` is called.
         self._waiting: Callable[[bool], bytes] | None = None
         self._sequence = 0
         #: The items that are closed.
@@ -81,8 +81,8 @@ class ResponseWriter(EventWriter):
             if (event := chunk.get("native")) is not None:
                 written.append(self._passed_on(event))
                 continue
-            if (told := self._told_at_once(chunk)) is not None:
-                written.append(told)
+            if (event_of_text := self._text_only(chunk)) is not None:
+                written.append(event_of_text)
                 continue
             written.append(self._opening())
             if isinstance(chunk.get("usage"), dict):
@@ -118,7 +118,7 @@ class ResponseWriter(EventWriter):
     # What an upstream of this dialect says itself
 
     def _passed_on(self, event: JSONObject) -> bytes:
-        """Return an event of the upstream under our number, and with our id wherever it tells of the response."""
+        """Return an event of the upstream under our number, and with our id wherever it names the response."""
         kind = event["type"]
         if kind in OPENINGS and self._begun and kind != "response.in_progress":
             return b""
@@ -139,7 +139,7 @@ class ResponseWriter(EventWriter):
             found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}})
         )
 
-    def _told_at_once(self, chunk: JSONObject) -> bytes | None:
+    def _text_only(self, chunk: JSONObject) -> bytes | None:
         """Return the event of a chunk that only goes on with the text, as most do; None for any other."""
         item = self._items[0] if len(self._items) == 1 else None
         if not isinstance(item, MessageItem) or not item.frame or len(chunk["choices"]) != 1 or chunk.get("usage"):
@@ -150,7 +150,7 @@ class ResponseWriter(EventWriter):
         if others or not text:
             return None
         self._sequence += 1
-        return b'%b"sequence_number":%d}\n\n' % (item.tell(text), self._sequence - 1)
+        return b'%b"sequence_number":%d}\n\n' % (item.write_text(text), self._sequence - 1)
 
     # What came
 
@@ -222,21 +222,21 @@ class ResponseWriter(EventWriter):
         waiting, self._waiting, self.to_keep = self._waiting, None, None
         return waiting(kept) if waiting is not None else b""
 
-    def _at_the_end(self, response: JSONObject, told: Callable[[bool], bytes]) -> bytes:
-        """Return what tells the end; nothing while that waits until the response is kept: clients go on at once."""
+    def _at_the_end(self, response: JSONObject, write: Callable[[bool], bytes]) -> bytes:
+        """Return the event of the end; nothing if it has to wait until the response is kept: clients go on at once."""
         if not self._keep:
-            return told(False)
-        self.to_keep, self._waiting = response, told
+            return write(False)
+        self.to_keep, self._waiting = response, write
         return b""
 
     def _final(self, outcome: Outcome, after: bytes = b"") -> bytes:
-        """Return the event that ends the stream, with what comes after it, or have them wait."""
+        """Return the event that ends the stream, with what comes after it, or nothing if that has to wait."""
 
-        def told(kept: bool) -> bytes:
+        def write(kept: bool) -> bytes:
             event = self._event(f"response.{outcome.status}", {"response": self._response(outcome, stored=kept)})
             return event + after
 
-        return self._at_the_end(self._response(outcome, stored=True, short=False), told)
+        return self._at_the_end(self._response(outcome, stored=True, short=False), write)
 
     def _about(self, what: str) -> bytes:
         response = self._response(Outcome(), stored=self._keep, empty=True)

@@ -1,7 +1,7 @@
 """The tools of a Responses request as functions of a chat request, and what a call of each is to be called.
 
 Chat knows functions only. A custom tool becomes a function of one text, a namespace a prefix; the table that is kept
-tells what a call of the model has to be turned back into.
+keeps what a call of the model has to be turned back into.
 """
 
 import hashlib

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from one_api.contract import ChunkStream, ModelInfo
+from one_api.dialects import json
 from one_api.dialects.anthropic.models import ModelTraits, corrected, entry_of, traits_of
 from one_api.dialects.anthropic.request import RequestOptions, Translated, translate
 from one_api.dialects.anthropic.response import Shape
@@ -26,7 +27,7 @@ from one_api.settings.adapters import ClaudeConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
 from one_api.upstream.anthropic_stream import MessageStream, open_message
-from one_api.upstream.choices import SeveralChoices
+from one_api.upstream.choices import ChoicesStream
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MAX_MODELS, entries_of
 from one_api.upstream.errors import Reports
@@ -40,6 +41,8 @@ from one_api.upstream.thinking_store import ReplayCache, key_of_message
 _PAGE = 1000
 #: A conversation with more messages, or an image or file of more characters, is translated beside the loop.
 _SHORT_MESSAGES, _SHORT_DATA = 100, 256 * 1024
+#: What of a request counts as its input.
+_COUNTED = frozenset({"model", "messages", "system", "tools", "tool_choice", "thinking", "output_config"})
 #: The most choices that are emulated.
 _MAX_CHOICES = 16
 #: How keys begin that are accepted as a bearer token only.
@@ -129,24 +132,32 @@ class ClaudeAdapter(RemoteAdapter):
 
     async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
         """See ``BaseModelAdapter``: the upstream counts."""
-        if request.native is None:
-            return None
-        return await self._native.count_tokens(request.native, request.model, context)
+        if request.native is not None and self._takes(request.native):
+            return await self._native.count_tokens(request.native, request.model, context)
+        translated = await self._translated(request, context)
+        body = {key: value for key, value in translated.body.items() if key in _COUNTED}
+        return await self._native.count(json.encode(body), {}, context)
 
     async def _opening(
         self, request: ChatRequest, context: AttemptContext, *, include_usage: bool
     ) -> Coroutine[Any, Any, ChunkStream]:
         """Translate ``request``, and return what opens its stream."""
-        body = {key: value for key, value in request.body.items() if value is not None}
-        find = partial(self._find, context.scope, request.model)
-        choices = _choices(body) if self._config.emulate_n else 1
-        work = partial(translate, body, self._traits(request.model), self._options, find)
-        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-        translated = await asyncio.to_thread(work) if _is_long(body["messages"]) else work()
+        body, choices = dict(request.body), 1
+        if self._config.emulate_n:
+            choices = _choices(body)
+        translated = await self._translated(replace(request, body=body), context)
         return self._open_all(translated, context, choices, include_usage)
 
+    async def _translated(self, request: ChatRequest, context: AttemptContext) -> Translated:
+        """Return ``request`` in Anthropic's words."""
+        body = {key: value for key, value in request.body.items() if value is not None}
+        find = partial(self._find, context.scope, request.model)
+        work = partial(translate, body, self._traits(request.model), self._options, find)
+        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
+        return await asyncio.to_thread(work) if _is_long(body["messages"]) else work()
+
     def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
-        """Return the blocks that an assistant message was told from, when they are still known."""
+        """Return the blocks that an assistant message was made from, when they are still known."""
         return self._replay.find(key_of_message(scope, model, message))
 
     async def _open_all(
@@ -162,7 +173,7 @@ class ClaudeAdapter(RemoteAdapter):
             await asyncio.gather(*map(abandon, opening))
             raise
         context.warnings += [*translated.warnings, *streams[0].warnings]
-        return streams[0] if choices == 1 else SeveralChoices(streams, include_usage=include_usage)
+        return streams[0] if choices == 1 else ChoicesStream(streams, include_usage=include_usage, pays_each=True)
 
     async def _open(self, translated: Translated, context: AttemptContext, *, include_usage: bool) -> MessageStream:
         model = translated.body["model"]
@@ -220,7 +231,7 @@ def _shape(translated: Translated, config: ClaudeConfig) -> Shape:
 
 
 def _is_long(messages: list[JSONObject]) -> bool:
-    """Say whether translating these takes more than a moment."""
+    """Return whether translating these takes more than a moment."""
     if len(messages) > _SHORT_MESSAGES:
         return True
     parts = [part for each in messages if isinstance(each.get("content"), list) for part in each["content"]]

@@ -8,30 +8,37 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from one_api.contract import ChunkStream, ModelInfo
+from one_api.contract import ByteStream, ChunkStream, Kind, ModelInfo, Usage, WholeBytes
+from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.forced_calls import apply_choice
 from one_api.dialects.llama.request import LocalRequest, Model, read_request
+from one_api.dialects.llama.rerank import RerankRequest, scores_in
+from one_api.dialects.llama.text import read_text_request
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
+from one_api.dialects.openai.forwarded import ForwardRequest, JSONBody, units_asked
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
+from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
-from one_api.engine.choices import ChoicesStream
-from one_api.engine.client import Answer, EngineClient
+from one_api.engine.client import Answer, EngineClient, TextAnswer
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
 from one_api.engine.supervisor import EngineSupervisor
-from one_api.errors import UpstreamBroken, UpstreamOverloaded
+from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamOverloaded, UpstreamUnsuitable
 from one_api.models.adapters.base import RequestAdapter
 from one_api.records import AttemptContext
 from one_api.serving.tasks import stop
 from one_api.settings.adapters import LocalConfig
 from one_api.upstream.batches import embed_in_parts
+from one_api.upstream.choices import ChoicesStream, OpenedLater
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
 
@@ -41,6 +48,7 @@ logger = logging.getLogger(__name__)
 LOOK_S = 5.0
 #: Inputs that the engine is given at once.
 _MAX_BATCH = 16
+_DIALECT = Dialect(developer_as_system=True)
 #: What a small model needs to make sense; the configuration and a request win. By file name.
 _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "min_p": 0.05}}
 
@@ -48,7 +56,7 @@ _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "t
 class LocalModelAdapter(RequestAdapter):
     """The models in one folder."""
 
-    speaks = frozenset({"chat", "embedding"})
+    speaks = frozenset({"chat", "completion", "embedding", "rerank"})
 
     def __init__(
         self,
@@ -88,7 +96,7 @@ class LocalModelAdapter(RequestAdapter):
         if file is None:
             return None
         window = slot_context(file, self._settings)
-        kinds = self._config.kinds.get(file.id) or (("embedding",) if file.embedding_only else ("chat",))
+        kinds = self._config.kinds.get(file.id) or _kinds_of(file)
         created = file.mtime_ns // 1_000_000_000
         return ModelInfo(model_id, self._name, created=created, context_window=window, kinds=kinds)
 
@@ -97,7 +105,7 @@ class LocalModelAdapter(RequestAdapter):
 
     @property
     def pending(self) -> str | None:
-        """Say that the folder has not been read."""
+        """Return that the folder has not been read, until it has."""
         return self._pending
 
     async def start(self) -> None:
@@ -150,6 +158,46 @@ class LocalModelAdapter(RequestAdapter):
         context.warnings += _dropped(checked, file)
         return await self._answer(file, request.model, checked, context, include_usage=include_usage)
 
+    async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
+        """See ``BaseModelAdapter``: the model's own template and tokenizer count."""
+        file = self._existing(request.model)
+        try:
+            if request.native is not None:
+                request.native.refuse_translation()
+            checked = read_request(request.body, self._model(file))
+        except (InvalidRequest, UpstreamUnsuitable):
+            return None  # the client will be told so when it asks for an answer
+        body, forced = apply_choice(checked.body)
+        body = prepare(body | {"model": file.id}, _DIALECT)
+        answer = Answer(Identity("", 0, request.model), include_usage=False, forced=forced)
+        return await self._client(file).count(context, body, answer)
+
+    async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
+        """See ``BaseModelAdapter``."""
+        assembler = TextAssembler()
+        async with await self._ask_text(request, context, include_usage=True) as stream:
+            async for chunk in stream:
+                assembler.add(chunk)
+        return assembler.completion()
+
+    async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
+        """See ``BaseModelAdapter``."""
+        return await self._ask_text(request, context, include_usage=request.include_usage)
+
+    async def _ask_text(self, request: TextRequest, context: AttemptContext, *, include_usage: bool) -> ChunkStream:
+        """Return the stream of all choices, once the first event has arrived."""
+        file = self._existing(request.model)
+        checked = read_text_request(request.body, self._model(file))
+        context.warnings += checked.dropped
+        identity = Identity(f"cmpl-{uuid.uuid4().hex}", int(time.time()), request.model)
+        answer, client = TextAnswer(identity, logprobs=checked.logprobs), self._client(file)
+
+        async def open_one(index: int) -> ChunkStream:
+            return await client.open(context, checked.body_of(index) | {"model": file.id}, answer)
+
+        streams = await self._in_turns(open_one, checked.choices)
+        return ChoicesStream(streams, include_usage=include_usage, prompts=len(checked.prompts))
+
     async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``: in small parts, one after the other, so that others have their turn."""
         file = self._existing(request.model)
@@ -163,6 +211,24 @@ class LocalModelAdapter(RequestAdapter):
                 raise UpstreamBroken(f"The engine's answer cannot be used: {error}.") from None
 
         return await embed_in_parts(request, _MAX_BATCH, post, at_once=1)
+
+    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+        """See ``BaseModelAdapter``: documents are ranked in small parts, as inputs are embedded."""
+        file, fields = self._existing(request.model), request.body.fields if isinstance(request.body, JSONBody) else {}
+        asked, client = RerankRequest.read(fields), self._client(file)
+        scores: list[float] = []
+        tokens = 0
+        for at in range(0, len(asked.documents), _MAX_BATCH):
+            part = asked.documents[at : at + _MAX_BATCH]
+            body = {"model": file.id, "query": asked.query, "documents": part}
+            try:
+                found, used = scores_in(json.decode_object(await client.rerank(context, body)), len(part))
+            except (InvalidAnswer, json.InvalidJSON) as error:
+                raise UpstreamBroken(f"The engine's answer cannot be used: {error}.") from None
+            scores += found
+            tokens += used
+        answer = asked.answer(scores, f"rerank-{uuid.uuid4().hex}", request.model, tokens)
+        return WholeBytes(json.encode(answer), usage=Usage(tokens, 0), units=units_asked(request))
 
     def _existing(self, model: str) -> ModelFile:
         file = self._file(model)
@@ -186,7 +252,7 @@ class LocalModelAdapter(RequestAdapter):
     ) -> ChunkStream:
         """Return the stream of all choices, once the first event has arrived."""
         body, forced = apply_choice(request.body)
-        body = prepare(body | {"model": file.id}, Dialect(developer_as_system=True))
+        body = prepare(body | {"model": file.id}, _DIALECT)
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
         answer = Answer(identity, include_usage=include_usage, forced=forced)
         client = self._client(file)
@@ -196,10 +262,15 @@ class LocalModelAdapter(RequestAdapter):
 
         if request.n == 1:
             return await open_one(0)
-        slots = self._config.slots
-        choices = ChoicesStream(identity, request.n, slots, open_one, include_usage=include_usage)
-        await choices.wait_for_first()
-        return choices
+        streams = await self._in_turns(open_one, request.n)
+        return ChoicesStream(streams, include_usage=include_usage)
+
+    async def _in_turns(self, open_one: Callable[[int], Awaitable[ChunkStream]], n: int) -> list[OpenedLater]:
+        """Return the streams of ``n`` choices: the first is open; only as many are at a time as there are slots."""
+        turns = asyncio.Semaphore(self._config.slots)
+        streams = [OpenedLater(partial(open_one, index), turns) for index in range(n)]
+        await streams[0].start()
+        return streams
 
     async def aclose(self) -> None:
         """Stop looking, close the clients, and let the engines go."""
@@ -208,6 +279,13 @@ class LocalModelAdapter(RequestAdapter):
         for client in self._clients.values():
             await client.aclose()
         await self._supervisor.close()
+
+
+def _kinds_of(file: ModelFile) -> tuple[Kind, ...]:
+    """Return what a file is for by itself."""
+    if file.chats:
+        return ("chat", "completion")
+    return ("rerank",) if file.ranks else ("embedding",)
 
 
 def _dropped(request: LocalRequest, file: ModelFile) -> list[str]:

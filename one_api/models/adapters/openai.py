@@ -1,6 +1,6 @@
 """The adapter for any server that speaks OpenAI's Chat Completions dialect."""
 
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -83,11 +83,11 @@ class OpenAIAdapter(RemoteAdapter):
         return replace(info, kinds=self._config.kinds.get(info.id) or kinds_in(entry))
 
     def prefill_start(self, model: str, text: str) -> str | None:
-        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        """See ``BaseModelAdapter``: only the configuration says so."""
         return text if self._prefill else None
 
     def takes_effort(self, model: str) -> bool:
-        """See ``BaseModelAdapter``: nothing but the configuration tells."""
+        """See ``BaseModelAdapter``: only the configuration says so."""
         return any(fnmatchcase(model, pattern) for pattern in self._reasoning_models)
 
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
@@ -133,8 +133,9 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``."""
         body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
         answer = await self._upstream.post("/completions", context, body)
+        decoded = await decode_large(answer)
         with self._named():
-            return text_completion.read_answer(answer, _identity(request, "cmpl"))
+            return text_completion.read_answer(answer, _identity(request, "cmpl"), decoded)
 
     async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
         """See ``BaseModelAdapter``."""
@@ -195,7 +196,7 @@ class OpenAIAdapter(RemoteAdapter):
 
 
 def _identity(request: Call, prefix: str = "chatcmpl") -> Identity:
-    return Identity(f"{prefix}-{os.urandom(16).hex()}", int(time.time()), request.model)
+    return Identity(f"{prefix}-{random.getrandbits(128):032x}", int(time.time()), request.model)
 
 
 def _choices_of(request: ChatRequest) -> int:
@@ -205,6 +206,9 @@ def _choices_of(request: ChatRequest) -> int:
 
 def _tools_of(request: ChatRequest) -> frozenset[str]:
     """Return the names of the functions among the tools of a request."""
-    functions = [tool.get("function") for tool in request.body.get("tools") or () if isinstance(tool, dict)]
+    tools = request.body.get("tools")
+    if not tools:
+        return frozenset()
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return frozenset(name for name in names if isinstance(name, str))

@@ -7,7 +7,7 @@ import pytest
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.answer import read_answer
-from one_api.dialects.openai.calls import ValueScanner
+from one_api.dialects.openai.arguments import ValueScanner
 from tests.dialects.recorded import OURS, called, chunk, opened, piece, stream
 
 
@@ -177,6 +177,101 @@ def test_a_prefix_that_is_repeated_is_read(prefix: str) -> None:
     (choice,) = read_answer("".join([*events, f"{prefix}[DONE]\n\n"]).encode(), OURS)["choices"]
 
     assert choice["message"]["content"] == "a"
+
+
+LONG = '{"a":{"b":"{\\"x"},"c":[1]}'
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        [LONG],
+        [LONG, LONG],
+        ['{"c": [1], "a": {"b": "{\\"x"}}'],
+        [json.encode([LONG]).decode()[1:-1]],
+        ["{}"],
+        [" "],
+    ],
+    ids=["the same", "twice", "written anew", "as a text", "an empty object", "a blank"],
+)
+def test_arguments_that_come_again_count_once(again: list[str]) -> None:
+    for cut in range(1, len(LONG)):
+        pieces = [opened("a", "f", "", index=0), piece(LONG[:cut], index=0), piece(LONG[cut:], index=0)]
+        (call,) = calls_of(*pieces, *(piece(each, index=0) for each in again))
+
+        assert json.decode(call["function"]["arguments"].encode()) == json.decode(LONG.encode())
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_pieces_that_hold_all_that_came_before_add_what_is_new(step: int) -> None:
+    ends = [*range(1, len(LONG), step), len(LONG), len(LONG)]
+
+    assert calls_of(*(opened("a", "f", LONG[:end], index=0) for end in ends)) == [called("a", "f", LONG)]
+    assert calls_of(opened("a", "f", "", index=0), *(piece(LONG[:end], index=0) for end in ends)) == [
+        called("a", "f", LONG)
+    ]
+
+
+@pytest.mark.parametrize("text", ['{"a":{"a":{"a":1}}}', '{"[":["[["]}', '{"{\\"":"{\\"{\\""}', '{"a":"{}{}"}'])
+def test_pieces_that_look_like_what_came_before_are_pieces(text: str) -> None:
+    for cut in range(1, len(text)):
+        for end in range(cut + 1, len(text) + 1):
+            pieces = [text[:cut], text[cut:end], text[end:]]
+            found = calls_of(opened("a", "f", "", index=0), *(piece(each, index=0) for each in pieces))
+            assert found == [called("a", "f", text)], pieces
+
+
+def test_what_else_follows_whole_arguments_is_passed_on() -> None:
+    assert functions_of(opened("a", *A, index=0), piece("}", index=0)) == [("f", '{"a":1}}')]
+
+
+def test_a_call_that_opens_with_an_empty_object_may_have_arguments_all_the_same() -> None:
+    assert functions_of(opened("a", "f", "{}", index=0), piece('{"a"', index=0), piece(":1}", index=0)) == [A]
+    assert functions_of(opened("a", "f", "{}", index=0), opened("b", "g", "{}", index=1)) == [("f", "{}"), ("g", "{}")]
+    assert functions_of(opened(None, "f", "{}", index=0), opened(None, "f", "{}", index=0)) == [
+        ("f", "{}"), ("f", "{}")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", ['{"a":1}{"a":1}', '{}{"a":1}', '{"a":1}{}', '{"a":1}\n{"a": 1}'])
+def test_whole_arguments_that_are_there_several_times_count_once(arguments: str) -> None:
+    assert whole_call(opened("a", "f", arguments)["tool_calls"][0]) == called("a", *A)
+    assert calls_of(opened("a", "f", arguments, index=0)) == [called("a", *A)]
+
+
+def test_several_objects_that_differ_are_passed_on_as_they_came() -> None:
+    assert whole_call(opened("a", "f", '{"a":1}{"a":2}')["tool_calls"][0]) == called("a", "f", '{"a":1}{"a":2}')
+
+
+@pytest.mark.parametrize("numbers", [("0", "1"), ("3", "7"), (2, "5")])
+def test_a_number_may_be_written_in_another_way(numbers: tuple[Any, Any]) -> None:
+    one, two = numbers
+    both = {"tool_calls": [*opened("a", "f", index=one)["tool_calls"], *opened("b", "g", index=two)["tool_calls"]]}
+
+    deltas = [both, piece('{"b":', index=two), piece('{"a":1}', index=one), piece("2}", index=two)]
+
+    assert calls_of(*deltas) == [called("a", *A), called("b", *B)]
+
+
+def test_an_id_for_each_piece_makes_no_calls() -> None:
+    pieces = ("", '{"a"', ":1}")
+    named = [opened(f"x{number}", "f", text, index=0) for number, text in enumerate(pieces)]
+
+    assert calls_of(*named) == [called("x0", *A)]
+
+
+@pytest.mark.parametrize("name", ["parameters", "input", "args"])
+@pytest.mark.parametrize("value", [{"a": 1}, '{"a":1}'])
+def test_arguments_may_have_another_name(name: str, value: Any) -> None:
+    for entry in ({"id": "a", "function": {"name": "f", name: value}}, {"id": "a", "name": "f", name: value}):
+        assert whole_call(dict(entry)) == called("a", *A)
+        assert calls_of({"tool_calls": [{"index": 0, **entry}]}) == [called("a", *A)]
+
+
+def test_a_custom_call_without_an_object_of_its_own_gets_one() -> None:
+    assert whole_call({"id": "a", "type": "custom", "name": "sh", "input": "ls"}) == {
+        "id": "a", "type": "custom", "custom": {"name": "sh", "input": "ls"}
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ['{"a":"}"}', '{"a":"\\"}"}', '[{"b":[]}]', ' {"a":{"b":1}} '])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.responses.tokens import estimate_tokens
+from one_api.dialects.tokens import estimate_tokens
 from one_api.errors import InvalidRequest
 
 from .bed import SEALER, translated

@@ -108,4 +108,4 @@ def test_a_model_for_chats_alone_does_not_embed(client: OpenAI) -> None:
 def test_the_list_says_which_models_embed(client: OpenAI) -> None:
     kinds = {entry.id: entry.to_dict()["kinds"] for entry in client.models.list()}
 
-    assert kinds == {"both": ["chat", "embedding"], "chats": ["chat"]}
+    assert kinds == {"both": ["chat", "embedding"], "chats": ["chat", "completion"]}

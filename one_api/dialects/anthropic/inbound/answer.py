@@ -9,16 +9,24 @@ from one_api.dialects.anthropic.history import tool_input
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.json import JSONObject
+from one_api.dialects.tokens import BYTES_PER_TOKEN
 
-#: Returns the signature that carries reasoning to the client and back; "" when nobody wants it back.
+#: Returns the signature that carries reasoning to the client and back; "" when no client wants it back.
 Seal: TypeAlias = Callable[[str], str]
 
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
+#: What a model writes beside calls.
+_WRITTEN = ("content", "reasoning_content", "refusal")
 _LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 
 
-def to_message(completion: JSONObject, message_id: str, form: AnswerForm, seal: Seal) -> JSONObject:
-    """Return the message that ``completion`` amounts to; ``message_id`` is its id."""
+def to_message(
+    completion: JSONObject, message_id: str, form: AnswerForm, count_input: Callable[[], int], seal: Seal
+) -> JSONObject:
+    """Return the message that ``completion`` amounts to; ``message_id`` is its id.
+
+    ``count_input`` estimates the tokens of the input where the upstream has told no usage.
+    """
     choice = completion["choices"][0]
     said = choice["message"]
     text, refusal = _text(said.get("content")), _text(said.get("refusal"))
@@ -26,6 +34,7 @@ def to_message(completion: JSONObject, message_id: str, form: AnswerForm, seal: 
     text = scanner.feed(text) + scanner.end() if text else ""
     calls = [] if scanner.hit else [_call(call) for call in said.get("tool_calls") or () if "function" in call]
     content = _thought(said, form, seal) + [{"type": "text", "text": each} for each in (text, refusal) if each.strip()]
+    usage = completion.get("usage")
     whole = all(isinstance(call["input"], dict) and "_raw_arguments" not in call["input"] for call in calls)
     stop = Stop.of(choice, form, called=bool(calls), whole=whole, cut=scanner.stop)
     return {
@@ -35,7 +44,7 @@ def to_message(completion: JSONObject, message_id: str, form: AnswerForm, seal: 
         "model": form.model,
         "content": content + calls,
         **stop.fields(refusal),
-        "usage": usage_of(completion.get("usage")),
+        "usage": usage_of(usage) if usage is not None else estimated_usage(count_input(), size_of(said)),
     }
 
 
@@ -77,16 +86,22 @@ class Stop:
 
 def usage_of(usage: Any) -> JSONObject:
     """Return Anthropic's four counts, which count cached tokens apart, for OpenAI's."""
-    told = usage if isinstance(usage, dict) else {}
-    details = told.get("prompt_tokens_details")
+    reported = usage if isinstance(usage, dict) else {}
+    details = reported.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
     read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
     return {
-        "input_tokens": max(0, _count(told.get("prompt_tokens")) - read - written),
+        "input_tokens": max(0, _count(reported.get("prompt_tokens")) - read - written),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
-        "output_tokens": _count(told.get("completion_tokens")),
+        "output_tokens": _count(reported.get("completion_tokens")),
     }
+
+
+def estimated_usage(input_tokens: int, characters: int) -> JSONObject:
+    """Return the counts of an answer of so many ``characters`` whose upstream has told none."""
+    output_tokens = max(1, characters // BYTES_PER_TOKEN)
+    return {**usage_of(None), "input_tokens": input_tokens, "output_tokens": output_tokens}
 
 
 def call_id(given: Any) -> str:
@@ -115,6 +130,13 @@ def _call(call: JSONObject) -> JSONObject:
         "name": str(function.get("name") or ""),
         "input": tool_input(function.get("arguments")),
     }
+
+
+def size_of(said: JSONObject) -> int:
+    """Return how many characters the model has written in a message, or in a delta of one."""
+    calls = said.get("tool_calls")
+    arguments = [(call.get("function") or {}).get("arguments") for call in calls] if calls else ()
+    return sum(len(_text(each)) for each in (*map(said.get, _WRITTEN), *arguments))
 
 
 def _text(value: Any) -> str:

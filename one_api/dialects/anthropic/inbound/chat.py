@@ -39,7 +39,7 @@ class AnswerForm:
 
     @property
     def cuts(self) -> bool:
-        """Say whether there are more stop strings than an upstream takes, so that the gateway looks for them."""
+        """Return whether there are more stop strings than an upstream takes, so that the gateway looks for them."""
         return len(self.stops) > MAX_STOPS
 
 
@@ -159,7 +159,7 @@ def _thinking(thinking: Any) -> Thinking:
 
 
 def _user(metadata: Any, secret: bytes) -> str | None:
-    """Return the end user under a name that tells nothing: Claude Code's holds its account and device."""
+    """Return the end user's id as a hash: Claude Code's holds its account and device."""
     user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
     if not isinstance(user_id, str) or not user_id:
         return None

@@ -85,16 +85,17 @@ def _image(source: JSONObject, where: str) -> JSONObject:
 
 
 def _document(block: JSONObject, where: str, notes: Notes) -> list[JSONObject]:
-    source, title = _source(block, where), block.get("title")
+    source, title, context = _source(block, where), block.get("title"), block.get("context")
     kind, data = source.get("type"), source.get("data")
     name = title if isinstance(title, str) and title else None
+    about = [{"type": "text", "text": context}] if isinstance(context, str) and context else []
     if kind == "base64" and isinstance(data, str):
         media_type = source.get("media_type") or "application/pdf"
         file = {"filename": name or _PDF_NAME, "file_data": f"data:{media_type};base64,{data}"}
-        return [{"type": "file", "file": file}]
+        return [*about, {"type": "file", "file": file}]
     if kind == "url" and isinstance(source.get("url"), str):
-        return [{"type": "file", "file": {"filename": name or _PDF_NAME, "file_data": source["url"]}}]
-    heading = [{"type": "text", "text": name}] if name else []
+        return [*about, {"type": "file", "file": {"filename": name or _PDF_NAME, "file_data": source["url"]}}]
+    heading = [*([{"type": "text", "text": name}] if name else []), *about]
     if kind == "text" and isinstance(data, str):
         return [{"type": "text", "text": text_in([*heading, {"type": "text", "text": data}])}]
     if kind == "content":

@@ -39,6 +39,8 @@ def status_of(error: GatewayError) -> int:
     """Return the status with which Anthropic's clients know what to do."""
     if error.code in _SPENT:
         return 429
+    if error.code == "model_not_allowed":  # Claude Code explains a model that it may not use by this status alone
+        return 404
     if error.status == 503 or isinstance(error, UpstreamUnreachable):
         return 529
     return error.status

@@ -38,7 +38,7 @@ def read_history(body: JSONObject, notes: Notes, open_carrier: OpenCarrier) -> H
     """Return what ``system`` and ``messages`` amount to.
 
     Raises:
-        InvalidRequest: for a block that cannot be read, or a call without its result or the reverse.
+        InvalidRequest: for a block that cannot be read, a call without its result or the reverse, or nothing at all.
     """
     reader = _Reader(notes, open_carrier)
     reader.add_system(body.get("system"), "system")
@@ -54,6 +54,8 @@ def read_history(body: JSONObject, notes: Notes, open_carrier: OpenCarrier) -> H
         else:
             reader.add_user(blocks, run[0][1])
     reader.check_answered()
+    if all(message["role"] == "system" for message in reader.history.messages):
+        raise wrong("messages.0.content", "There is nothing in the messages: give at least one that is not empty.")
     return reader.history
 
 

@@ -11,7 +11,7 @@ ROLES = ("user", "assistant", "system")
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """A Messages request: what we act on, and the body as it came, which nobody changes in place."""
+    """A Messages request: what we act on, and the body as it came, which is not changed in place."""
 
     model: str
     stream: bool
@@ -31,7 +31,8 @@ class MessagesRequest:
         if limit is None and not counts:
             raise wrong("max_tokens", "Field required.")
         if not counts and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-            raise wrong("max_tokens", f"Input should be a whole number of at least 0, but is {kind_of(limit)}.")
+            shown = "negative" if isinstance(limit, int) and limit < 0 else kind_of(limit)
+            raise wrong("max_tokens", f"Input should be a whole number of at least 0, but is {shown}.")
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise wrong("messages", "Input should be an array of at least one message.")

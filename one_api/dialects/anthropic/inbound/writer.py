@@ -7,14 +7,13 @@ from functools import cached_property
 from typing import Any
 
 from one_api.dialects import json
-from one_api.dialects.anthropic.inbound.answer import Seal, Stop, call_id, usage_of
+from one_api.dialects.anthropic.inbound.answer import Seal, Stop, call_id, estimated_usage, size_of, usage_of
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
-from one_api.dialects.anthropic.inbound.count import BYTES_PER_TOKEN
 from one_api.dialects.anthropic.inbound.errors import error_of
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import ValueScanner
+from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.sse import HEARTBEAT
 from one_api.errors import GatewayError
 
@@ -53,7 +52,7 @@ class _Block:
 
     @property
     def is_done(self) -> bool:
-        """Say whether nothing more of it can come once another has begun."""
+        """Return whether nothing more of it can come once another has begun."""
         return self.call is None or (self.has_arguments and self.arguments.is_whole)
 
     @property
@@ -62,7 +61,7 @@ class _Block:
         return self.has_arguments and not self.arguments.is_whole
 
     def is_blank(self, text: str) -> bool:
-        """Say whether a block that begins so has nothing to be sent yet: clients do not send blank texts back."""
+        """Return whether a block that begins so has nothing to be sent yet: clients do not send blank texts back."""
         return text.strip() in (_EMPTY_INPUTS if self.call is not None else _BLANK)
 
 
@@ -72,6 +71,9 @@ class MessageWriter(EventWriter):
     One block is open at a time, as clients expect. A block that begins while a call is not whole yet waits for it:
     upstreams may send the pieces of several calls in turn.
     """
+
+    #: Anthropic's clients expect a ping about as often.
+    heartbeat_s = 10.0
 
     def __init__(self, message_id: str, form: AnswerForm, count_input: Callable[[], int], seal: Seal) -> None:
         """``count_input`` estimates the tokens of the input, if need be: the true count at the end takes its place."""
@@ -92,7 +94,7 @@ class MessageWriter(EventWriter):
         self._finish: JSONObject = {}
         self._usage: Any = None
         self._refusal: list[str] = []
-        #: Characters that were sent.
+        #: Characters that the model has written.
         self._written = 0
 
     def begin(self) -> bytes:
@@ -143,6 +145,7 @@ class MessageWriter(EventWriter):
     def _take(self, choice: JSONObject, found: list[bytes]) -> None:
         """Add what one choice of a chunk holds, in the order in which a model writes it."""
         delta = choice.get("delta") or {}
+        self._written += size_of(delta)
         if text := delta.get("reasoning_content"):
             self._think(text, found)
         for block in delta.get("thinking_blocks") or ():
@@ -172,7 +175,7 @@ class MessageWriter(EventWriter):
             self._advance(found)
 
     def _sign(self, thinking: Any, found: list[bytes]) -> None:
-        """Take over a thinking block of Anthropic's that a chunk tells whole; its words have come before."""
+        """Send on a whole thinking block of Anthropic's, whose words have been sent before."""
         if self._form.thinking == "none" or not isinstance(thinking, dict):
             return
         if thinking.get("type") == "redacted_thinking":
@@ -231,7 +234,6 @@ class MessageWriter(EventWriter):
         if text:
             block.pieces.clear()
             self._open(block, found)
-            self._written += len(text)
             found.append(self._delta(block, text))
 
     def _delta(self, block: _Block, text: str) -> bytes:
@@ -284,9 +286,8 @@ class MessageWriter(EventWriter):
         return self._count_input()
 
     def _estimate(self) -> JSONObject:
-        """Return the usage of an answer whose upstream tells none."""
-        output_tokens = max(1, self._written // BYTES_PER_TOKEN)
-        return {**usage_of(None), "input_tokens": self._input_tokens, "output_tokens": output_tokens}
+        """Return the usage of an answer whose upstream reports none."""
+        return estimated_usage(self._input_tokens, self._written)
 
     def fail(self, error: GatewayError) -> bytes:
         """See ``EventWriter``: an event ``error``, and no end."""

@@ -17,7 +17,7 @@ ENDINGS = ("response.completed", "response.incomplete")
 _FAILURES = ("response.failed", "error")
 #: Says nothing; some clients of OpenAI's own do not know it.
 _SILENT = "keepalive"
-#: What OpenAI's own server is told of a client, beside all that begins as ``_CODEX`` does.
+#: Headers of a client that OpenAI's own server gets, beside all that begin as ``_CODEX`` does.
 _CLIENT = ("openai-beta", "originator", "session-id", "thread-id", "user-agent", "x-client-request-id")
 _CODEX = "x-codex-"
 
@@ -40,7 +40,7 @@ def with_tools_of(body: JSONObject, types: Collection[str]) -> tuple[JSONObject,
 
 
 def has_custom_tools(body: JSONObject) -> bool:
-    """Say whether a request has custom tools, also in a namespace or among those that its input adds."""
+    """Return whether a request has custom tools, also in a namespace or among those that its input adds."""
     items = body.get("input")
     adding = [item for item in items if _type_of(item) == "additional_tools"] if isinstance(items, list) else []
     return any(_holds_custom(holder) for holder in (body, *adding))
@@ -68,7 +68,7 @@ def native_body(body: JSONObject, history: Sequence[JSONObject], items: Sequence
 
 
 def _is_foreign(item: Any) -> bool:
-    """Say whether an item is reasoning that the upstream cannot have: ours, or what it would have had to store."""
+    """Return whether an item is reasoning that the upstream cannot have: ours, or what it would have had to store."""
     if not isinstance(item, dict) or item.get("type") != "reasoning":
         return False
     sealed = item.get("encrypted_content")
@@ -87,7 +87,7 @@ class NativeResponse(Translator):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the answer is complete: its last event says so."""
+        """Return whether the answer is complete: its last event says so."""
         return self.finished
 
     def feed(self, event: Event) -> list[JSONObject]:
@@ -141,8 +141,8 @@ def _failure_in(payload: JSONObject) -> JSONObject:
     error = response.get("error") if isinstance(response, dict) else payload.get("error")
     if isinstance(error, dict):
         return {"error": error}
-    told = {key: payload.get(key) for key in ("message", "code", "param")}
-    return {"error": told | {"message": told["message"] or "The upstream gave the answer up."}}
+    error = {key: payload.get(key) for key in ("message", "code", "param")}
+    return {"error": error | {"message": error["message"] or "The upstream gave the answer up."}}
 
 
 def usage_in(response: Any) -> JSONObject | None:
@@ -155,15 +155,15 @@ def usage_in(response: Any) -> JSONObject | None:
     return {renamed.get(key, key): value for key, value in counts.items()}
 
 
-def read_response(data: bytes) -> JSONObject:
-    """Return a whole response.
+def read_response(data: bytes, decoded: Any = None) -> JSONObject:
+    """Return a whole response; ``decoded`` is the value of ``data``, if that has been decoded already.
 
     Raises:
         ErrorPayload: when it reports an error.
         InvalidAnswer: when it is no response that has ended.
     """
     try:
-        response = json.decode_object(data, as_written=True)
+        response = json.decode_object(data, as_written=True) if decoded is None else json.only_object(decoded)
     except json.InvalidJSON as error:
         raise InvalidAnswer(str(error)) from None
     if response.get("status") == "failed" or response.get("error"):

@@ -20,7 +20,7 @@ _REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
 class ResponsesStream(Translator):
     """Reads the events of one response, one at a time, and returns the chunks to pass on.
 
-    What comes only whole, at the end of an item or of the response, is told then: servers leave deltas out.
+    Servers leave deltas out: what comes only whole, at the end of an item or of the response, is sent then.
     """
 
     def __init__(
@@ -30,16 +30,16 @@ class ResponsesStream(Translator):
         self.finished = False
         self.usage: JSONObject | None = None
         self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=False)
-        #: The items by their number: what of each was told.
+        #: The items by their number: what of each was sent.
         self._calls: dict[Any, Call] = {}
         self._told: set[Any] = set()
         self._on_output = on_output
-        #: The whole items so far, where somebody wants them.
+        #: The whole items so far, where they are wanted.
         self._output: list[JSONObject] = []
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the upstream has said that the answer is complete."""
+        """Return whether the upstream has said that the answer is complete."""
         return self.finished
 
     def feed(self, event: Event) -> list[JSONObject]:
@@ -94,7 +94,7 @@ class ResponsesStream(Translator):
         return [*opening, *chunks]
 
     def _rest(self, index: Any, item: Any) -> list[JSONObject]:
-        """Return what of a whole item was not told yet."""
+        """Return what of a whole item was not sent yet."""
         if not isinstance(item, dict):
             return []
         if item.get("type") in _KINDS:

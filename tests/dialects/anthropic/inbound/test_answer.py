@@ -21,7 +21,7 @@ def message(said: JSONObject, finish: str = "stop", form: AnswerForm | None = No
             "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 10},
         },
     }
-    found = to_message(completion, "msg_1", form or AnswerForm("asked"), lambda text: f"gw1.{text}")
+    found = to_message(completion, "msg_1", form or AnswerForm("asked"), lambda: 11, lambda text: f"gw1.{text}")
     Message.model_validate(found, strict=True)
     return found
 
@@ -48,6 +48,15 @@ def test_a_text() -> None:
             "output_tokens": 7,
         },
     }
+
+
+def test_usage_that_nobody_tells_is_estimated() -> None:
+    said = {"role": "assistant", "content": "x" * 40, "tool_calls": [call('{"a":1}')]}
+    completion = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": said, "finish_reason": "tool_calls"}]}
+
+    usage = to_message(completion, "msg_1", AnswerForm("asked"), lambda: 11, lambda text: "")["usage"]
+
+    assert (usage["input_tokens"], usage["output_tokens"]) == (11, 11)
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])

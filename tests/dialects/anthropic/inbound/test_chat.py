@@ -187,6 +187,10 @@ def test_an_assistant_turn_of_thinking_only_is_left_out() -> None:
             {"type": "text", "text": "Notes\n\nOne."},
         ),
         (
+            {"type": "document", "title": "Notes", "context": "Of May.", "source": {"type": "text", "data": "One."}},
+            {"type": "text", "text": "Notes\n\nOf May.\n\nOne."},
+        ),
+        (
             {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "One."}]}},
             {"type": "text", "text": "One."},
         ),

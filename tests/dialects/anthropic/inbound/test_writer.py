@@ -195,7 +195,7 @@ def test_a_stream_amounts_to_the_same_message_as_the_whole_answer(name: str, for
         for each in translator.feed(event):
             assembler.add(each)
 
-    whole = to_message(assembler.completion(), "msg_1", form, seal)
+    whole = to_message(assembler.completion(), "msg_1", form, lambda: 25, seal)
 
     streamed = read_by_sdk(written(raw, form))
     if name not in _ORDERED_OTHERWISE:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from one_api.dialects.traceparent import Parent, parse, parse_state
+from one_api.dialects.traces import Parent, parse, parse_state
 
 T, S = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

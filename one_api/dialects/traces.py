@@ -1,7 +1,16 @@
-"""What a trace says of a request's parameters: numbers and words of closed lists, never content. Pure."""
+"""What belongs to traces: the header ``traceparent`` (W3C Trace Context, level 1), and a request's parameters. Pure.
 
-from typing import Any
+Of parameters a trace gets numbers and words of closed lists, never content.
+"""
 
+import re
+from typing import Any, NamedTuple
+
+#: Longer headers are not looked at; later versions may add to the 55 characters of the first one.
+_MAX_CHARACTERS = 512
+_HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_STATE = re.compile(r"[ -~]{1,512}")
+_SAMPLED = 0x01
 #: Fields of a chat request -> attributes, by OpenTelemetry's conventions for generative AI; of two names the first.
 _NUMBERS = {
     "max_tokens": "gen_ai.request.max_tokens",
@@ -11,6 +20,33 @@ _NUMBERS = {
     "seed": "gen_ai.request.seed",
 }
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
+
+
+class Parent(NamedTuple):
+    """The span that a caller's request belongs to, its ids in hexadecimal digits."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+def parse(header: str) -> Parent | None:
+    """Read a header strictly; None for one that is malformed, or was sent twice (a comma stands between them).
+
+    Later versions than 00 may have more at the end; their first fields mean the same.
+    """
+    found = _HEADER.fullmatch(header) if len(header) <= _MAX_CHARACTERS else None
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
+        return None
+    return Parent(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
+
+
+def parse_state(header: str) -> str | None:
+    """Return what a ``tracestate`` holds, if it can be sent on as it is."""
+    return header if _STATE.fullmatch(header) else None
 
 
 def traced_parameters(body: Any) -> dict[str, str | int | float]:

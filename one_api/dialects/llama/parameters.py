@@ -1,0 +1,42 @@
+"""Checks of single parameters of requests to the local engine, which believes almost anything."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from one_api.errors import InvalidRequest
+
+#: Parameter -> its bounds, as OpenAI has them.
+DECIMALS = {
+    "temperature": (0, 2), "top_p": (0, 1), "min_p": (0, 1), "typical_p": (0, 1), "repeat_penalty": (0, 10),
+    "frequency_penalty": (-2, 2), "presence_penalty": (-2, 2),
+}  # fmt: skip
+#: OpenAI's defaults, where the engine has others.
+SAMPLING: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
+
+
+def check_number(key: str, value: Any, low: int, high: int, kind: str) -> None:
+    """Raise InvalidRequest unless ``value`` is a number of the ``kind`` (integer or decimal) within its bounds."""
+    if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else (int, float)):
+        raise wrong_type(key, f"{'an integer' if kind == 'integer' else 'a number'}")
+    if not low <= value <= high:
+        side, bound = ("below_min", low) if value < low else ("above_max", high)
+        raise InvalidRequest(
+            f"Invalid value for `{key}`: {value} is {side.split('_')[0]} {bound}.",
+            param=key,
+            code=f"{kind}_{side}_value",
+        )
+
+
+def check_stop(stop: Any) -> None:
+    """Raise InvalidRequest unless ``stop`` is a string, or at most four of them."""
+    if stop is None or isinstance(stop, str):
+        return
+    if not isinstance(stop, list) or not all(isinstance(each, str) for each in stop):
+        raise wrong_type("stop", "a string or an array of strings")
+    if len(stop) > 4:
+        raise InvalidRequest("`stop` holds more than 4 strings.", param="stop", code="array_above_max_length")
+
+
+def wrong_type(param: str, expected: str) -> InvalidRequest:
+    """Return the refusal of a value that is not of the type that is ``expected``."""
+    return InvalidRequest(f"Invalid type for `{param}`: expected {expected}.", param=param, code="invalid_type")
