@@ -70,15 +70,7 @@ GATES: dict[str, list[str]] = {
     "uvloop": ["serving"],
     "httptools": ["serving"],
     "xllamacpp": ["engine.program"],
-    "msgspec": [
-        "accounts.journal",
-        "dialects.json",
-        "dialects.large_json",
-        "config",
-        "settings",
-        "cli",
-        "observability",
-    ],
+    "msgspec": ["accounts.journal", "dialects.json", "config", "settings", "cli", "observability"],
     "yaml": ["settings.files", "api.openapi"],
     "dotenv": ["settings.files"],
     # JSON goes through dialects.json, which reads with it what its own decoder refuses. The engine is a program of its
