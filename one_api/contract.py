@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
+from msgspec import Struct
+
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject: TypeAlias = dict[str, Any]
 
@@ -53,8 +55,7 @@ class Caller:
         return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What an answer took, in tokens, as OpenAI counts.
 
     ``prompt_tokens`` include those that the upstream had in its cache and those that it put there,
@@ -81,19 +82,19 @@ class Usage:
             if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
                 return None
             asked = max(0, _count(usage, "total_tokens") - said)
-        prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-        return cls(
-            asked,
-            said,
-            _count(prompt, "cached_tokens"),
-            _count(prompt, "cache_write_tokens"),
-            _count(completion, "reasoning_tokens"),
-        )
+        cached = written = reasoning = 0
+        if isinstance(prompt := usage.get("prompt_tokens_details"), dict):
+            cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
+        if isinstance(completion := usage.get("completion_tokens_details"), dict):
+            reasoning = _count(completion, "reasoning_tokens")
+        return cls(asked, said, cached, written, reasoning)
 
 
-def _details(usage: JSONObject, name: str) -> JSONObject:
-    details = usage.get(name)
-    return details if isinstance(details, dict) else {}
+class Units(Struct, frozen=True):
+    """What an answer took that is paid for otherwise than by tokens: so many ``amount`` of a ``unit``."""
+
+    amount: float
+    unit: Literal["images", "seconds", "characters", "search_units", "documents"]
 
 
 def _count(counts: JSONObject, name: str) -> int:
@@ -185,6 +186,8 @@ class ByteStream(AnswerStream):
     content_type: str = "application/octet-stream"
     #: The header ``Content-Disposition``, where the upstream sent one.
     disposition: str | None = None
+    #: What it takes beside tokens, as far as is known by now.
+    units: Units | None = None
 
     @property
     def has_events(self) -> bool:
@@ -194,6 +197,29 @@ class ByteStream(AnswerStream):
     @abstractmethod
     async def read(self) -> bytes:
         """Wait for the next bytes; none are the end. May be cancelled and called again, and raises as chunks do."""
+
+
+class WholeBytes(ByteStream):
+    """An answer that is there as a whole."""
+
+    def __init__(
+        self,
+        data: bytes,
+        content_type: str = "application/json",
+        usage: Usage | None = None,
+        units: Units | None = None,
+    ) -> None:
+        self.content_type, self.usage, self.units = content_type, usage, units
+        self._data = data
+
+    async def read(self) -> bytes:
+        """See ``ByteStream``."""
+        data, self._data, self.ended = self._data, b"", True
+        return data
+
+    async def aclose(self) -> None:
+        """See ``ByteStream``."""
+        self.ended = True
 
 
 #: A whole answer in OpenAI's format, or one that comes in pieces.

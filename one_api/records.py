@@ -3,10 +3,11 @@
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self, TypeAlias
 
-from one_api.contract import Answer, Call, Caller, Usage
+from msgspec import Struct, field
+
+from one_api.contract import Answer, Call, Caller, Units, Usage
 from one_api.errors import GatewayError, UpstreamError
 from one_api.outcomes import Outcome, outcome_of
 
@@ -20,8 +21,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
 AttemptKind: TypeAlias = Literal["first", "retry", "fallback", "hedge", "resume"]
 
 
-@dataclass(slots=True)
-class Trace:
+class Trace(Struct):
     """Which trace a request belongs to, where there are traces; ids in hexadecimal digits."""
 
     trace_id: str
@@ -58,8 +58,7 @@ class Trace:
         return found if self.state is None else found | {"tracestate": self.state}
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateRecord:
+class CandidateRecord(Struct, frozen=True):
     """A deployment as it was seen when one was to be chosen."""
 
     deployment: str
@@ -83,8 +82,7 @@ class CandidateRecord:
         }
 
 
-@dataclass(slots=True)
-class AttemptRecord:
+class AttemptRecord(Struct):
     """One try at one deployment. Times are in seconds, from the start of the try."""
 
     deployment: str
@@ -106,6 +104,8 @@ class AttemptRecord:
     #: The status that the upstream has responded with, and its own id of the request.
     status: int | None = None
     upstream_request_id: str | None = None
+    #: It was asked in the client's own dialect; None where that is chat's, which all are asked in.
+    native: bool | None = None
     #: What the answer says of itself: why it ended, its id, and the upstream's name of the model.
     finish_reason: str | None = None
     response_id: str | None = None
@@ -134,8 +134,7 @@ class AttemptRecord:
         }
 
 
-@dataclass(slots=True)
-class CallRecord:
+class CallRecord(Struct):
     """One request, from its arrival to the last byte of its answer. Times are monotonic seconds."""
 
     request_id: str
@@ -144,8 +143,8 @@ class CallRecord:
     started: float = field(default_factory=time.monotonic)
     #: The path of the route that serves it, with names for its variable parts.
     route: str = "unknown"
-    #: The client's own id of it, where it has sent one that can be written down.
-    client_request_id: str | None = None
+    #: The client's own ids of it, its session and its thread, by their names in the log; only such as fit into it.
+    client_ids: dict[str, str] = field(default_factory=dict)
     #: None without traces.
     trace: Trace | None = None
     #: The beginning of the digest of the configuration that serves it.
@@ -167,6 +166,8 @@ class CallRecord:
     ended: float | None = None
     #: What this request took from upstreams: nothing, when it is ``free``.
     usage: Usage | None = None
+    #: What it took beside tokens.
+    units: Units | None = None
     #: What that costs, in nano-dollars; None where no price is known.
     cost: int | None = None
     #: Of the bodies, in bytes.
@@ -252,9 +253,11 @@ class CallRecord:
         }
         if self.trace is not None:
             found |= {"trace_id": self.trace.trace_id, "span_id": self.trace.span_id}
-        if self.client_request_id is not None:
-            found["client_request_id"] = self.client_request_id
-        return found
+        if self.units is not None:
+            found |= {"units": self.units.amount, "unit": self.units.unit}
+        if last is not None and last.native is not None:
+            found["native"] = last.native
+        return found | self.client_ids
 
     def as_dict(self) -> dict[str, object]:
         """Return all that is known of the request: the log line's fields, and every attempt with its candidates."""
@@ -286,8 +289,7 @@ class WithinBudgets(Protocol):
         """Stand for the cost of what another request has asked for, which is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(Struct, frozen=True):
     """What is known of a request beside its body. It goes down as an argument, from the door to the attempts.
 
     Callers in Python need not know anything: they get one of their own.
@@ -309,8 +311,7 @@ class CallContext:
         return AttemptContext(self.caller.name if self.caller is not None else "", is_short=self.is_short)
 
 
-@dataclass(slots=True)
-class AttemptContext:
+class AttemptContext(Struct):
     """What an adapter knows of a call beside the request's body, and where it puts what it has to say of its answer."""
 
     #: Whose request it is, for fairness and for what is kept between requests: equal or not, and no more than that.
@@ -326,3 +327,5 @@ class AttemptContext:
     #: The status of that response, and the upstream's own id of it.
     status: int | None = None
     upstream_request_id: str | None = None
+    #: The upstream was asked in the client's own dialect, and not in chat's; None where that is the same.
+    native: bool | None = None

@@ -199,7 +199,7 @@ def _model(loaded: Loaded) -> str | None:
     found = []
     for adapter in config.adapters.values():
         if isinstance(adapter, LocalConfig):
-            found += [each.id for each in discover(Path(adapter.models_dir))[0] if not each.embedding_only]
+            found += [each.id for each in discover(Path(adapter.models_dir))[0] if each.chats]
     default = DEFAULT_MODEL.file_name.removesuffix(".gguf")
     if default in found:
         return default

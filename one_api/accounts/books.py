@@ -187,7 +187,9 @@ class Books:
         while True:
             await self._arrived.wait()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), _GATHER_S)
+                # Not wait_for: in Python 3.11 it drops the cancellation of a task that was just about to go on.
+                async with asyncio.timeout(_GATHER_S):
+                    await self._hurry.wait()
             self._arrived.clear()
             await self._write_all()
             if len(self._queue) < _BATCH:

@@ -1,7 +1,6 @@
 """Accounts: what the gateway keeps in a database, as one object that lives as long as the process."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
 from one_api.accounts.database import Database, DatabaseUnavailable, DatabaseUnusable, open_engine
+from one_api.accounts.journal import journals_of
 from one_api.accounts.keyring import KeyCopy
 from one_api.accounts.keys import VirtualKey, digest_of, is_ours
 from one_api.accounts.leases import Leases
@@ -29,9 +29,6 @@ from one_api.settings.sections import BudgetConfig, DatabaseConfig
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-#: Where journals lie, in the instance folder.
-_JOURNALS = "accounts"
 
 
 class Accounts:
@@ -157,7 +154,7 @@ class Accounts:
         await self._keys.start()
         self._books = Books(
             books,
-            self._folder / _JOURNALS / _place(engine),
+            journals_of(self._folder, engine),
             (self._settings.ledger_days, self._settings.usage_days, self._settings.audit_days),
         )
         await self._books.start()
@@ -185,9 +182,3 @@ class Accounts:
 
 def _no_rates(_: str) -> Rates | None:
     return None
-
-
-def _place(engine: Engine) -> str:
-    """Return a name for the database, whoever uses it: journals are booked where they belong."""
-    url = engine.url
-    return hashlib.sha256(f"{url.host}:{url.port}/{url.database}?{url.query}".encode()).hexdigest()[:16]

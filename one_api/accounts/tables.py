@@ -4,11 +4,13 @@ Money is whole nano-dollars, moments are UTC milliseconds, starts of buckets UTC
 never changes, and is what the log and the limits call the key.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from one_api.accounts import percentiles
 
 METADATA = MetaData()
 #: The last change that makes them so.
-REVISION = "0005"
+REVISION = "0006"
 
 #: One row for each request that an upstream was asked for, or that a kept answer served.
 LEDGER = Table(
@@ -49,6 +51,9 @@ LEDGER = Table(
     Column("reserve", BigInteger),
     # The windows of budgets that the cost counts for: pairs of ``budget`` and ``start`` as a list in JSON.
     Column("charged", Text),
+    # What it took beside tokens: images, seconds, characters, search_units or documents.
+    Column("units", Float),
+    Column("unit", String(16)),
     Index("ledger_key_id", "key", "id"),
 )
 
@@ -83,6 +88,11 @@ USAGE = Table(
             # How many requests first_ms is the sum of.
             "firsts",
         )
+    ),
+    # How many first contents, and how many whole answers, came within so many milliseconds: each in one step alone.
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in (*percentiles.FIRST.columns, *percentiles.WHOLE.columns)
     ),
 )
 

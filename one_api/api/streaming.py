@@ -64,7 +64,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
             _check_media_type(*parse_options_header(media_type))
     data = request.get_data(cache=False)
     request.stream.close()  # it would hold the bytes as long as the request lives
-    encoding = request.headers.get("Content-Encoding")
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING")
     encodings = encodings_of(encoding) if encoding else []
     try:
         if len(data) < _LARGE_BYTES and not encodings:

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from one_api.cache.answers import Answers, Terms
 from one_api.cache.keys import CacheRoute
-from one_api.contract import ByteStream
+from one_api.contract import ByteStream, WholeBytes
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.forwarded import ForwardRequest, JSONBody
@@ -13,23 +13,6 @@ from one_api.records import CallContext
 
 #: Has a request answered by upstreams.
 Ask: TypeAlias = Callable[[ForwardRequest, CallContext], Awaitable[ByteStream]]
-
-
-class WholeBytes(ByteStream):
-    """An answer that is there as a whole."""
-
-    def __init__(self, data: bytes, content_type: str = "application/json") -> None:
-        self.content_type = content_type
-        self._data = data
-
-    async def read(self) -> bytes:
-        """See ``ByteStream``."""
-        data, self._data, self.ended = self._data, b"", True
-        return data
-
-    async def aclose(self) -> None:
-        """See ``ByteStream``."""
-        self.ended = True
 
 
 class KeptRerankings:
@@ -84,6 +67,7 @@ class _KeepingBytes(ByteStream):
 
     def __init__(self, stream: ByteStream, answers: Answers, key: bytes, head: bytes, ttl_s: float) -> None:
         self.status, self.content_type, self.disposition = stream.status, stream.content_type, stream.disposition
+        self.units = stream.units
         self._stream = stream
         self._answers = answers
         self._key = key
@@ -95,7 +79,7 @@ class _KeepingBytes(ByteStream):
     async def read(self) -> bytes:
         """See ``ByteStream``."""
         piece = await self._stream.read()
-        self.usage, self.ended = self._stream.usage, self._stream.ended
+        self.usage, self.units, self.ended = self._stream.usage, self._stream.units, self._stream.ended
         self._size += len(piece)
         if self._size > self._answers.max_bytes:
             self._pieces.clear()

@@ -13,6 +13,9 @@ from one_api.dialects import error_body, json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.sse import Event
 
+#: Fields that an answer may be wrapped in. DashScope's own dialect: output.
+WRAPPERS = ("output", "data", "result", "response", "body")
+
 
 class InvalidAnswer(ValueError):
     """What the upstream sent is no answer; the message says why."""
@@ -134,12 +137,16 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
         raise ErrorPayload(payload)
     if "error" in (payload.get("object"), payload.get("type")):
         raise ErrorPayload(payload)
-    if payload.get("choices"):
+    if payload.get("choices") or any(_is_answer(payload.get(name)) for name in WRAPPERS):
         return
     if any(str(payload.get(key)).lower() in _ERROR_NAMES for key in ("type", "object", "event", "status")):
         raise ErrorPayload(payload)
     if not is_named and (payload.get("success") is False or _reports_in_words(payload)):
         raise ErrorPayload(payload)
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.get("choices"))
 
 
 def says_nothing(payload: JSONObject) -> bool:

@@ -7,8 +7,9 @@ known to write otherwise, it reads more than that: a field ``error``, JSON witho
 of errors, one text a line), and events with one line end between them.
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from one_api.dialects import json
 
@@ -24,8 +25,7 @@ class EventTooLarge(ValueError):
     """One event is larger than the reader's bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One event: its ``event`` field ("" when absent) and its data, still encoded.
 
     ``bare`` is JSON that stood there without a field name. What a field ``error`` says is an event of that name.

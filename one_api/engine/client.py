@@ -84,12 +84,21 @@ class EngineClient:
 
     async def embed(self, context: AttemptContext, body: JSONObject) -> bytes:
         """Return the engine's whole answer to a request for embeddings; raises as ``open`` does."""
+        return await self._read_whole(context, "/v1/embeddings", body, "input")
+
+    async def rerank(self, context: AttemptContext, body: JSONObject) -> bytes:
+        """Return the engine's whole answer to a request for scores of documents; raises as ``open`` does."""
+        return await self._read_whole(context, "/v1/rerank", body, "documents")
+
+    async def _read_whole(self, context: AttemptContext, path: str, body: JSONObject, param: str) -> bytes:
+        """Have the engine read texts, which are ``param`` of the client's request, in one piece each."""
+        ask = partial(self._post, context, path, body, param)
         slot = await self._take(context)
         try:
             try:
-                answer, _ = await self._ask(partial(self._embed, context, body))
+                answer, _ = await self._ask(ask)
             except (UpstreamUnreachable, UpstreamFailed):
-                answer, _ = await self._ask(partial(self._embed, context, body))
+                answer, _ = await self._ask(ask)
         finally:
             slot.release()
         return answer
@@ -140,16 +149,18 @@ class EngineClient:
         except UpstreamRejected as error:
             raise answer.explained(error, self.file, endpoint.context_tokens) from error
 
-    async def _embed(self, context: AttemptContext, body: JSONObject, upstream: Upstream, endpoint: Endpoint) -> bytes:
+    async def _post(
+        self, context: AttemptContext, path: str, body: JSONObject, param: str, upstream: Upstream, endpoint: Endpoint
+    ) -> bytes:
         try:
-            return await upstream.post("/v1/embeddings", context, body)
-        except UpstreamFailed as error:
-            if "too large to process" not in error.said:
+            return await upstream.post(path, context, body)
+        except (UpstreamFailed, UpstreamRejected) as error:
+            if error.code != "context_length_exceeded" and "too large to process" not in error.said:
                 raise
             raise UpstreamRejected(
-                f"An input is too long; the local model `{self.file.id}` reads at most {endpoint.context_tokens} "
+                f"A text is too long; the local model `{self.file.id}` reads at most {endpoint.context_tokens} "
                 "tokens: split it.",
-                param="input",
+                param=param,
                 code="context_length_exceeded",
             ) from error
 

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import importlib.util
-import math
 import os
 import re
 import secrets
@@ -47,10 +46,6 @@ _EMBEDDING_CONTEXT, _MAX_EMBEDDING_CONTEXT = 2048, 8192
 MIN_AUTO_CONTEXT, MAX_AUTO_CONTEXT = 2048, 32_768
 #: Bits that a number of the context takes, by its format, with the scales of its block (ggml's block sizes).
 _BITS = {"f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
-
-_MARK = "--- start "
-_MAX_FAILURES = 16
-_LOG_LINE = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
 
 
 class EngineFailed(Exception):
@@ -104,6 +99,8 @@ class EngineSettings:
     max_loaded: int = 3
     #: Ids of models for chats that embed, too.
     also_embed: frozenset[str] = frozenset()
+    #: Ids of models that rank documents, and nothing else, where their files do not say so.
+    ranking: frozenset[str] = frozenset()
     log_cap_bytes: int = 1024 * 1024
     #: The engine's environment. It gets no other variables: those of the gateway hold keys.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -195,8 +192,9 @@ class Plan:
     sockets: Path
     context_tokens: int
     package_dir: Path
-    #: The engine makes embeddings.
+    #: The engine makes embeddings, or ranks.
     embeds: bool = False
+    ranks: bool = False
 
     def file(self, ending: str) -> Path:
         """Return one of the files that stand for the engine, by its ending."""
@@ -223,8 +221,9 @@ def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -
     version = hashlib.sha256(f"{slots.name} {header.size_bytes} {header.mtime_ns}".encode()).hexdigest()[:10]
     base = slots.with_name(f"{slots.name[:-11]}-{version}")
     context_tokens = slot_context(header, settings)
-    embeds = does_embed(header, settings)
-    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine, embeds)
+    ranks = does_rank(header, settings)
+    embeds = does_embed(header, settings) and not ranks
+    return Plan(header, alias, base, slots, _socket_dir(slots.parent), context_tokens, engine, embeds, ranks)
 
 
 def does_embed(model: ModelFile, settings: EngineSettings) -> bool:
@@ -232,10 +231,15 @@ def does_embed(model: ModelFile, settings: EngineSettings) -> bool:
     return model.embedding_only or model.id in settings.also_embed
 
 
+def does_rank(model: ModelFile, settings: EngineSettings) -> bool:
+    """Return whether the engine of a model ranks documents."""
+    return model.ranks or model.id in settings.ranking
+
+
 def slot_context(model: ModelFile, settings: EngineSettings) -> int:
     """Return the tokens of prompt and answer together that one slot has; lists, answers and errors show this figure."""
     tokens = settings.context_tokens
-    if does_embed(model, settings):
+    if does_embed(model, settings) or does_rank(model, settings):
         tokens = min(tokens or _EMBEDDING_CONTEXT, _MAX_EMBEDDING_CONTEXT)
     if not tokens:
         per_token = model.context_bytes * settings.slots * _BITS[settings.kv_type] / 16
@@ -264,6 +268,7 @@ def slots_base(run_dir: Path, settings: EngineSettings, model: Path) -> Path:
     """Return what the names of a model's slot files begin with; makes the run directory."""
     traits = {name: getattr(settings, name) for name in _TRAITS} | {"environment": dict(settings.environment)}
     traits |= {"embeds": True} if model.stem in settings.also_embed else {}
+    traits |= {"ranks": True} if model.stem in settings.ranking else {}
     stem = re.sub(r"[^0-9A-Za-z._-]", "_", model.stem)[:40]
     digest = hashlib.sha256(encode([str(model.resolve()), traits])).hexdigest()[:10]
     return _private_dir(run_dir) / f"{stem}-{digest}"
@@ -289,15 +294,6 @@ def _socket_dir(run_dir: Path) -> Path:
     return _private_dir(short)
 
 
-def open_log(plan: Plan, cap_bytes: int) -> int:
-    """Open the log for appending, emptied if it is over its cap, and mark that a start begins."""
-    log = open_private(plan.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    if os.fstat(log).st_size > cap_bytes:
-        os.ftruncate(log, 0)
-    os.write(log, f"{_MARK}{time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n".encode())
-    return log
-
-
 def read_state(plan: Plan) -> Endpoint | None:
     """Return the endpoint in the ``.state`` file, or None if it is missing or damaged."""
     state = read_object(plan.file("state"))
@@ -312,66 +308,6 @@ def write_state(plan: Plan, endpoint: Endpoint, slots: int) -> None:
     state = {"pid": endpoint.pid, "socket": str(endpoint.socket_path), "key": endpoint.api_key}
     state |= {"model": str(plan.model.path), "slots": plan.slots.name, "slot_count": slots}
     write_object(plan.file("state"), state)
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """When starts failed and engines crashed, by the machine's monotonic clock, and why the last one did."""
-
-    times: list[float]
-    reason: str
-
-
-def read_failures(plan: Plan) -> Failures:
-    """Return what went wrong lately, as all processes recorded it."""
-    failures = read_object(plan.file("failures"))
-    times = failures.get("times")
-    times = [at for at in times if isinstance(at, int | float)] if isinstance(times, list) else []
-    return Failures(times, str(failures.get("reason")))
-
-
-def record_failure(plan: Plan, what: str) -> str:
-    """Count a failure for all processes, and return its reason: ``what`` and the end of the log."""
-    reason = f"{what}{_log_tail(plan.file('log'))}"
-    times = [*read_failures(plan).times, time.monotonic()][-_MAX_FAILURES:]
-    write_object(plan.file("failures"), {"times": times, "reason": reason})
-    return reason
-
-
-def refuse_after_failures(plan: Plan, settings: EngineSettings) -> None:
-    """Raise EngineFailed if there were too many failures lately."""
-    failures = read_failures(plan)
-    now = time.monotonic()
-    recent = [at for at in failures.times if now - settings.failure_window_s < at <= now]
-    if len(recent) > settings.failure_limit:
-        rest_s = recent[-1 - settings.failure_limit] + settings.failure_window_s - now
-        raise EngineFailed(
-            f"{plan.alias}: its engine keeps failing, next attempt in {math.ceil(rest_s)} s. Last: {failures.reason}",
-            rest_s,
-        )
-
-
-def backoff_s(plan: Plan, settings: EngineSettings) -> float:
-    """Return how long to wait before the next start, in seconds: nothing after a single failure."""
-    now = time.monotonic()
-    recent = [at for at in read_failures(plan).times if now - settings.failure_window_s < at <= now]
-    if len(recent) < 2:
-        return 0.0
-    return max(0.0, recent[-1] + settings.backoff_s * 2.0 ** (len(recent) - 2) - now)
-
-
-def _log_tail(path: Path) -> str:
-    """Return what the engine printed last since its start, as ``: line; line``, in at most 600 characters."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16_384))
-            text = file.read(16_384).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    lines = [_LOG_LINE.sub("", line).strip() for line in text.rpartition(_MARK)[2].splitlines()[1:]]
-    distinct = list(dict.fromkeys(line for line in lines if line))[-6:]
-    tail = "; ".join("".join(char if char.isprintable() else "?" for char in line) for line in distinct)
-    return f": {tail[:600]}" if tail else ""
 
 
 def read_object(path: Path) -> JSONObject:

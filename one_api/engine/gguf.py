@@ -65,6 +65,8 @@ class ModelFile:
     chat_template: bool
     template_mentions_tools: bool
     embedding_only: bool
+    #: It does nothing but say how well documents answer a query.
+    ranks: bool = False
     #: It says how the vectors of its tokens become one; a model for chats does not.
     has_pooling: bool = field(default=False, compare=False)
     #: What one token of the context takes in memory at 16 bits a number, at most; 0 where the header does not say.
@@ -74,6 +76,11 @@ class ModelFile:
     def id(self) -> str:
         """The id under which the model is offered: the file's name without ``.gguf``."""
         return self.path.stem
+
+    @property
+    def chats(self) -> bool:
+        """Whether it answers: neither embeds nor ranks only."""
+        return not self.embedding_only and not self.ranks
 
 
 def read_header(path: Path) -> ModelFile:
@@ -170,8 +177,6 @@ def _describe(path: Path, status: os.stat_result, metadata: Metadata) -> ModelFi
         raise InvalidGGUF(f"it is {_PARTS.get(part, 'an image projector')}, not a model")
     template = metadata.texts.get("tokenizer.chat_template", "")
     pooling = metadata.integer(f"{architecture}.pooling_type", 0)
-    if pooling == _RANK:
-        raise InvalidGGUF("it ranks documents, which local models cannot be asked for here")
     return ModelFile(
         path=path,
         size_bytes=_total_size(path, status.st_size),
@@ -181,7 +186,8 @@ def _describe(path: Path, status: os.stat_result, metadata: Metadata) -> ModelFi
         context_length=metadata.integer(f"{architecture}.context_length", 0),
         chat_template=bool(template),
         template_mentions_tools="tools" in template,
-        embedding_only=pooling > 0 or architecture in _ENCODERS,
+        embedding_only=pooling != _RANK and (pooling > 0 or architecture in _ENCODERS),
+        ranks=pooling == _RANK,
         has_pooling=pooling > 0,
         context_bytes=_context_bytes(metadata, architecture),
     )

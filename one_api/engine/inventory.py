@@ -41,7 +41,7 @@ def _row(model: ModelFile, settings: EngineSettings, engine: LoadedEngine | None
         model.id,
         f"{model.size_bytes / 1e6:.0f} MB",
         str(slot_context(model, settings)),
-        "embeds only" if model.embedding_only else template,
+        "ranks only" if model.ranks else "embeds only" if model.embedding_only else template,
         "yes" if engine else "no",
         f"{memory / 1e6:.0f} MB" if memory is not None else "-",
         str(model.path),

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from one_api.dialects.json import InvalidJSON, JSONObject, decode_object, encode
-from one_api.engine.files import Endpoint, EngineSettings, FileLock, Plan, open_log
+from one_api.engine.failures import open_log
+from one_api.engine.files import Endpoint, EngineSettings, FileLock, Plan
 from one_api.settings.adapters import LocalConfig
 
 #: What the contexts of one engine may take: this share of the memory, or so many bytes where that is unknown.
@@ -78,6 +79,7 @@ def engine_settings(config: LocalConfig) -> EngineSettings:
         start_limit_s=config.start_timeout_s,
         max_loaded=config.max_loaded,
         also_embed=frozenset(model for model, kinds in config.kinds.items() if "embedding" in kinds),
+        ranking=frozenset(model for model, kinds in config.kinds.items() if "rerank" in kinds),
     )
 
 
@@ -115,9 +117,9 @@ def _program_config(plan: Plan, settings: EngineSettings, target: Endpoint) -> J
         "n_ctx": settings.slots * plan.context_tokens,
         "slots": settings.slots,
         "threads": settings.threads or default_threads(),
-        "batch": plan.context_tokens if plan.embeds else settings.batch_tokens,
-        "embeds": plan.embeds,
-        "pools": plan.model.has_pooling,
+        "batch": plan.context_tokens if plan.embeds or plan.ranks else settings.batch_tokens,
+        "embeds": plan.embeds or plan.ranks,
+        "pooling": "" if plan.model.has_pooling else "RANK" if plan.ranks else "MEAN",
         "cache_ram_mib": settings.cache_ram_mib,
         "kv_type": settings.kv_type,
         "sleep_idle_seconds": settings.sleep_idle_s,

@@ -45,7 +45,7 @@ class EngineConfig(TypedDict):
     threads: int
     batch: int
     embeds: bool
-    pools: bool
+    pooling: str
     cache_ram_mib: int
     kv_type: str
     sleep_idle_seconds: int
@@ -136,8 +136,9 @@ def _start_server(config: EngineConfig) -> object:
     params.n_batch = params.n_ubatch = config["batch"]
     if config["embeds"]:
         params.embedding = True
-        if not config["pools"]:  # the mean of all tokens' vectors, where the file does not say
-            params.pooling_type = engine.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        if config["pooling"]:  # how the vectors of all tokens become one, where the file does not say
+            pooling = f"LLAMA_POOLING_TYPE_{config['pooling']}"
+            params.pooling_type = getattr(engine.llama_pooling_type, pooling)
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = config["threads"]
     params.cache_type_k = params.cache_type_v = _kv_type(engine, config["kv_type"])
     params.cache_ram_mib = config["cache_ram_mib"]

@@ -238,7 +238,7 @@ class ModelRegistry:
         reasons = "; ".join(
             f"{name}: {adapter.pending or 'it lists no models'}" for name, adapter in self.adapters.items()
         )
-        return f"no model can be served: {reasons}"
+        return f"no model can be served, see `one-api doctor`: {reasons}"
 
     @property
     def answer_store(self) -> AnswerStore | None:

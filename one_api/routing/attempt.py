@@ -5,7 +5,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
@@ -198,6 +199,7 @@ class Attempt:
         """Note what the upstream's response says of itself."""
         record = self.record
         record.status, record.upstream_request_id = self.context.status, self.context.upstream_request_id
+        record.native = self.context.native
         if self.stream is not None:
             record.describe(self.stream.finish_reason, self.stream.response_id, self.stream.response_model)
         elif self.whole:
@@ -232,8 +234,7 @@ def _as_seen(candidate: Candidate) -> CandidateRecord:
     )
 
 
-@dataclass(slots=True)
-class RequestState:
+class RequestState(Struct):
     """One request: what it asks for, and what has been tried for it."""
 
     route: Route

@@ -136,6 +136,7 @@ class ByteDelivery(ByteStream):
         self._attempt = attempt
         self._stream = stream
         self.status, self.content_type, self.disposition = stream.status, stream.content_type, stream.disposition
+        self.units = stream.units
 
     async def read(self) -> bytes:
         """See ``ByteStream``; the end and an error settle the attempt."""
@@ -144,7 +145,7 @@ class ByteDelivery(ByteStream):
         except UpstreamError as error:
             self._attempt.settle(error, self._stream.usage)
             raise
-        self.usage, self.ended = self._stream.usage, self._stream.ended
+        self.usage, self.units, self.ended = self._stream.usage, self._stream.units, self._stream.ended
         if self.ended:
             self._attempt.settle("ok", self.usage)
             self._state.end()

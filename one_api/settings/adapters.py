@@ -183,8 +183,9 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     #: By id of a file.
     sampling: dict[str, SamplingConfig] = {}
     #: What models may be asked for: id of a file -> kinds. Left out: embeddings where the file says that it makes them,
-    #: else chats and legacy completions. A model for chats can embed, too, but weakly.
-    kinds: dict[str, tuple[Literal["chat", "completion", "embedding"], ...]] = {}
+    #: or that it ranks, else chats and legacy completions. A model for chats can embed, too, but weakly; one that ranks
+    #: does nothing else.
+    kinds: dict[str, tuple[Literal["chat", "completion", "embedding", "rerank"], ...]] = {}
     #: Requests that one engine decodes at once, from all processes of the machine.
     slots: Annotated[int, Meta(ge=1, le=64)] = 4
     #: Requests of one process that may wait for a slot of one model; more are refused with 503.

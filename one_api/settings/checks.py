@@ -152,7 +152,13 @@ def check_adapters(adapters: Mapping[str, AdapterConfig | None], problems: Probl
             problems.add(f"adapters.{name}", "is not a usable name", "Use letters, digits, dots, dashes, underscores")
         if isinstance(adapter, OutsideConfig):
             _check_outside(name, adapter, problems)
-        if not isinstance(adapter, LocalConfig) or adapter.models_dir is None:
+        if not isinstance(adapter, LocalConfig):
+            continue
+        for model, kinds in adapter.kinds.items():
+            if "rerank" in kinds and len(kinds) > 1:
+                fix = "Leave the other kinds out, or give the file a second name, as a link"
+                problems.add(f"adapters.{name}.kinds.{model}", "a local model that ranks does nothing else", fix)
+        if adapter.models_dir is None:
             continue
         if not _is_folder(adapter.models_dir):
             if adapter.models_dir != DEFAULT_MODELS_DIR:

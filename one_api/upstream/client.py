@@ -16,12 +16,13 @@ from one_api.dialects.openai.forwarded import Body, ForwardRequest, JSONBody
 from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.serving.fairness import in_turns, scheduler
+from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
 from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
-from one_api.upstream.exceptions import named_errors
+from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.forward import UpstreamBytes
 from one_api.upstream.stream import UpstreamStream
 
@@ -92,7 +93,7 @@ class Upstream:
 
     async def get_json(self, path: str, timeout_s: float) -> Any:
         """Return the JSON value that a GET answers with; raises UpstreamError."""
-        with named_errors("the answer", timeout_s):
+        with NamedErrors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._request("GET", path)
                 async with response:
@@ -112,11 +113,10 @@ class Upstream:
         Bytes are sent as they are; ``headers`` go beside those of every request, or in their place.
         """
         timeout_s = self._timeouts.total_s
-        with named_errors("the answer", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body, context, headers)
-                async with response:
-                    return await self._whole(response, max_bytes)
+        with NamedErrors("the answer", timeout_s), Deadline(timeout_s):
+            response = await self._request("POST", path, body, context, headers)
+            async with response:
+                return await self._whole(response, max_bytes)
 
     async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
@@ -129,15 +129,14 @@ class Upstream:
         if isinstance(request.body, JSONBody):
             await in_turns(request.body.encode())
         headers = {"content-type": request.body.content_type, "content-length": str(request.body.size)}
-        with named_errors("the first bytes", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._exchange("POST", door.path, request.body, headers, context)
-                stream = UpstreamBytes(response, door, self._timeouts.idle_s, deadline, self._reports)
-                try:
-                    await stream.begin()
-                except BaseException:
-                    await stream.aclose()
-                    raise
+        with NamedErrors("the first bytes", timeout_s), Deadline(timeout_s):
+            response = await self._exchange("POST", door.path, request.body, headers, context)
+            stream = UpstreamBytes(response, request, self._timeouts.idle_s, deadline, self._reports)
+            try:
+                await stream.begin()
+            except BaseException:
+                await stream.aclose()
+                raise
         return stream
 
     async def post_stream(
@@ -155,15 +154,14 @@ class Upstream:
         """
         timeout_s = self._timeouts.first_event_s or _FIRST_EVENT_S
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
-        with named_errors("the first event", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body, context, headers)
-                stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
-                try:
-                    await stream.wait_for_first()
-                except BaseException:
-                    await stream.aclose()
-                    raise
+        with NamedErrors("the first event", timeout_s), Deadline(timeout_s):
+            response = await self._request("POST", path, body, context, headers)
+            stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
+            try:
+                await stream.wait_for_first()
+            except BaseException:
+                await stream.aclose()
+                raise
         return stream
 
     async def _request(

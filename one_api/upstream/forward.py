@@ -5,17 +5,19 @@ import aiohttp
 from one_api.contract import ByteStream
 from one_api.dialects.openai.forwarded import (
     MAX_READ_BYTES,
-    Door,
+    ForwardRequest,
     Watcher,
     read_json,
     type_of,
+    units_asked,
+    units_told,
     usage_of,
 )
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import UpstreamBroken
 from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.errors import Reports
-from one_api.upstream.exceptions import named_errors, truncated
+from one_api.upstream.exceptions import NamedErrors, truncated
 
 #: How much of an answer is taken at once, in bytes.
 _PIECE_BYTES = 64 * 1024
@@ -27,13 +29,19 @@ class UpstreamBytes(ByteStream):
     """The body of one response; ``idle_s`` is the longest silence between two reads of it."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, door: Door, idle_s: float, deadline: float, reports: Reports
+        self,
+        response: aiohttp.ClientResponse,
+        request: ForwardRequest,
+        idle_s: float,
+        deadline: float,
+        reports: Reports,
     ) -> None:
         self.status = response.status
         self.content_type = response.headers.get("content-type", "application/octet-stream")
         self.disposition = response.headers.get("content-disposition")
         self._response = response
-        self._door = door
+        self._door = request.door
+        self.units = units_asked(request)
         self._own_idle_s = idle_s
         #: Of the whole answer, in the loop's time.
         self._deadline = deadline
@@ -57,7 +65,7 @@ class UpstreamBytes(ByteStream):
             await self._refuse(answer_type)
         if not start and answer_type != "text":  # nothing was said in a recording of silence
             raise UpstreamBroken("The upstream's answer is empty.")
-        self._watcher = Watcher(answer_type)
+        self._watcher = Watcher(answer_type, counts_images=self._door.kind == "image")
         if answer_type == "json":
             await self._hold(MAX_READ_BYTES)
             if self._at_end:
@@ -83,6 +91,7 @@ class UpstreamBytes(ByteStream):
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
         if isinstance(value, dict):
             self.usage = usage_of(value.get("usage"))
+            self.units = units_told(value) or self.units
 
     async def _hold(self, limit: int) -> None:
         """Take what comes until the end, or until it is ``limit`` bytes."""
@@ -112,7 +121,7 @@ class UpstreamBytes(ByteStream):
 
     async def _next(self) -> bytes:
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
-        with named_errors("the next bytes", idle_s), self._timeout.limit(idle_s, self._deadline):
+        with NamedErrors("the next bytes", idle_s), self._timeout.limit(idle_s, self._deadline):
             piece = await self._receive()
         self._timeout.reset()  # not before: a wait may be cancelled for a heartbeat, and begun again
         return piece
@@ -124,6 +133,7 @@ class UpstreamBytes(ByteStream):
         if not self._watcher.is_complete:
             raise truncated()
         self.usage = self.usage or self._watcher.usage
+        self.units = self._watcher.units or self.units
         self.ended = True
 
     async def aclose(self) -> None:

@@ -23,6 +23,9 @@ _MIN_SECRET = 6
 #: that is as long as the second, in characters.
 _MIN_START, _MIN_CUT = 6, 3
 
+#: The ends of a text that may be the start of a secret.
+_ENDINGS = [slice(-length, None) for length in range(_MIN_CUT, _FRAGMENT)]
+
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 #: Characters that show nothing, or that a text may be broken at.
 _INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufe00-\ufe0f\ufeff]+")
@@ -120,10 +123,11 @@ class Scrubber:
 
     def _holds_any(self, bare: str) -> bool:
         """Return whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
-        parts = [bare[at : at + _FRAGMENT] for at in range(len(bare) - _FRAGMENT + 1)]
-        ends = [bare[-length:] for length in range(_MIN_CUT, _FRAGMENT)]
-        has_short = any(short in bare for short in self._short)
-        return has_short or not (self._fragments.isdisjoint(parts) and self._starts.isdisjoint(ends))
+        parts = map(bare.__getitem__, map(slice, range(len(bare) - _FRAGMENT + 1), range(_FRAGMENT, len(bare) + 1)))
+        ends = map(bare.__getitem__, _ENDINGS)
+        if not (self._fragments.isdisjoint(parts) and self._starts.isdisjoint(ends)):
+            return True
+        return any(short in bare for short in self._short)
 
 
 def _without_keys(text: str) -> str:

@@ -18,7 +18,7 @@ from one_api.errors import (
 )
 from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
-from one_api.upstream.exceptions import named_errors, truncated
+from one_api.upstream.exceptions import NamedErrors, truncated
 
 #: How much of a stream the kernel may hold for us (it allows twice that, with its own bookkeeping), in bytes.
 _RECEIVE_BYTES = 64 * 1024
@@ -110,7 +110,7 @@ class UpstreamStream(ChunkStream):
                 if self._translator.is_complete and not isinstance(error, UpstreamError):
                     self._end()
                     continue
-                with named_errors("the next event", idle_s):
+                with NamedErrors("the next event", idle_s):
                     raise
 
     def _end_of_tail(self) -> float:

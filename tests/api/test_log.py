@@ -82,6 +82,19 @@ def test_the_sizes_of_both_bodies_and_the_ids_of_both_sides(bed: Bed, stream: bo
     assert (record["client_request_id"], record["upstream_request_id"]) == ("abc-1.2_3", "req-7f310a22")
 
 
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [("session-id", "session_id"), ("x-claude-code-session-id", "session_id"), ("thread-id", "thread_id")],
+)
+def test_sessions_and_threads_of_clients_are_written_down(bed: Bed, header: str, name: str) -> None:
+    own = "0199a213-81c0-7800-8aa1-bbab2a035a53"
+
+    record = bed.record_of(bed.get("/v1/models", headers={header: own}))
+
+    assert record[name] == own
+    assert SCHEMA.is_valid(record)
+
+
 @pytest.mark.parametrize("own", ["x" * 129, "a b", "a\u00e9", "", "a/b"])
 def test_an_id_of_the_client_that_is_not_plain_is_left_out(bed: Bed, own: str) -> None:
     record = bed.record_of(bed.get("/v1/models", headers={"X-Client-Request-Id": own}))

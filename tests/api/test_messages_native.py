@@ -274,6 +274,7 @@ def test_failover_to_claude_starts_from_the_clients_own_body(doors: MessagesBed,
     assert answer.status == 200
     assert doors.sent_to("a", model) == body | {"model": model}
     assert doors.sent_to("o", model)["max_completion_tokens"] == 5
+    assert doors.record_of(answer)["native"] is True
     named = message_events(answer)[0]["message"] if stream else answer.json
     assert named["model"] == group
 
@@ -290,6 +291,7 @@ def test_failover_from_claude_to_chat(doors: MessagesBed, stream: bool) -> None:
     answer = doors.message(group, stream=stream)
 
     assert answer.status == 200
+    assert doors.record_of(answer)["native"] is False
     if not stream:
         assert answer.json["content"] == [{"type": "text", "text": "Hello"}]
         return

@@ -200,6 +200,46 @@ def test_the_log_has_the_tokens_in_whatever_words(doors: DoorBed) -> None:
     assert (record["path"], record["prompt_tokens"], record["completion_tokens"]) == ("/v1/images/generations", 3, 5)
 
 
+JSON_TYPE, PLAIN = {"Content-Type": "application/json"}, {"Content-Type": "text/plain"}
+TWO_IMAGES = {"data": [{"b64_json": "QUFB"}, {"url": "https://x.example/a.png"}]}
+LARGE_IMAGES = b'{"data":[{"b64_json":"' + b"A" * 1_500_000 + b'"},{"b64_json" : "' + b"B" * 1_500_000 + b'"}]}'
+IN_PIECES = [LARGE_IMAGES[at : at + 50_001] for at in range(0, len(LARGE_IMAGES), 50_001)]
+TRANSCRIBED = b'data: {"type":"transcript.text.done","text":"hi","usage":{"type":"duration","seconds":12.5}}\n\n'
+UNITS: dict[str, tuple[str, Body | None, Any, tuple[float, str] | None]] = {
+    "images as they came": ("/v1/images/generations", {"prompt": "x", "n": 4}, json_reply(TWO_IMAGES), (2, "images")),
+    "large images": ("/v1/images/generations", {"prompt": "x", "n": 4}, chunked(*IN_PIECES, headers=JSON_TYPE),
+                     (2, "images")),
+    "streamed images": ("/v1/images/generations", {"prompt": "x", "stream": True},
+                        reply(PARTIAL + COMPLETED + COMPLETED, headers=EVENTS), (2, "images")),
+    "characters": ("/v1/audio/speech", {"input": "Grüß dich!", "voice": "a"}, reply(SOUND, headers=MP3),
+                   (10, "characters")),
+    "documents": ("/v1/rerank", {"query": "q", "documents": ["a", "b", "c"]}, json_reply({"results": []}),
+                  (3, "documents")),
+    "searches": ("/v1/rerank", {"query": "q", "documents": ["a", "b", "c"]},
+                 json_reply({"results": [], "meta": {"billed_units": {"search_units": 1}}}), (1, "search_units")),
+    "seconds": ("/v1/audio/transcriptions", None,
+                json_reply({"text": "hi", "usage": {"type": "duration", "seconds": 7}}), (7, "seconds")),
+    "seconds of segments": ("/v1/audio/transcriptions", None, json_reply({"text": "hi", "duration": "8.47"}),
+                            (8.47, "seconds")),
+    "streamed seconds": ("/v1/audio/transcriptions", None, reply(TRANSCRIBED, headers=EVENTS), (12.5, "seconds")),
+    "seconds of subtitles": ("/v1/audio/transcriptions", None, reply(b"1\n00:00", headers=PLAIN), None),
+    "a moderation": ("/v1/moderations", {"input": "x"}, json_reply(MODERATED), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_log_has_what_is_not_counted_in_tokens(doors: DoorBed, name: str) -> None:
+    path, body, script, expected = UNITS[name]
+    model = doors.model()
+    doors.a.on(model, script)
+
+    answer = doors.call(path, {**body, "model": model}) if body else doors.upload(path, recording(model))
+
+    record = doors.record_of(answer)
+    assert answer.status == 200
+    assert (record.get("units"), record.get("unit")) == (expected or (None, None))
+
+
 def test_a_large_answer_passes_through_without_being_held(doors: DoorBed) -> None:
     model, gate = doors.model(), threading.Event()
     head, tail = b'{"created":1,"data":[{"b64_json":"' + b"A" * 2_000_000, b'"}],"usage":{"total_tokens":9}}'

@@ -170,7 +170,15 @@ def test_what_the_header_does_not_say_is_empty(write: Callable[[bytes], Path]) -
     ids=["encoder", "pooled"],
 )
 def test_a_model_that_only_embeds_is_recognised(write: Callable[[bytes], Path], data: bytes) -> None:
-    assert read_header(write(data)).embedding_only
+    found = read_header(write(data))
+
+    assert (found.embedding_only, found.ranks, found.chats) == (True, False, False)
+
+
+def test_a_model_that_only_ranks_is_recognised(write: Callable[[bytes], Path]) -> None:
+    found = read_header(write(model(number("llama.pooling_type", 4))))
+
+    assert (found.embedding_only, found.ranks, found.has_pooling, found.chats) == (False, True, True, False)
 
 
 def test_there_are_at_least_40_kinds_of_corruption() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from one_api.dialects import usage
 from one_api.dialects.finish_reasons import OPENAI, in_openai_words, read_finish
 from one_api.dialects.json import JSONObject
 
@@ -131,7 +132,8 @@ def sum_usage(one: JSONObject, other: JSONObject) -> JSONObject:
 
 def _count(value: Any) -> int:
     """Return a count; what is none counts nothing."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    count = usage.count(value)
+    return count if isinstance(count, int) and not isinstance(count, bool) else 0
 
 
 def annotation(citation: JSONObject, start: int, end: int) -> JSONObject | None:

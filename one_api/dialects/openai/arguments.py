@@ -32,6 +32,12 @@ class ValueScanner:
         return self._closed
 
     @property
+    def is_open(self) -> bool:
+        """Return whether the pieces end inside an object or list."""
+        self._catch_up()
+        return self._depth > 0
+
+    @property
     def in_string(self) -> bool:
         """Return whether the pieces end inside a string."""
         self._catch_up()
@@ -84,6 +90,11 @@ class Arguments:
     def is_whole(self) -> bool:
         """Return whether they are whole."""
         return self._scanner.is_whole
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether they end in the middle."""
+        return self._scanner.is_open
 
     @property
     def sent(self) -> bool:

@@ -71,7 +71,7 @@ class CallReader:
         kind, body = body_of(entry)
         name = body["name"] if isinstance(body.get("name"), str) else ""
         text = arguments_text(body.get("input" if kind == "custom" else "arguments"))
-        number = _number_of(entry)
+        number = number_of(entry)
         call = self._continued(entry, number, name, text, touched)
         if call is None and not (name or text or call_id_of(entry)):
             return None
@@ -131,6 +131,11 @@ class CallReader:
             return bool(text) and call.arguments.is_whole
         return call.wrote or (call.name in self._tools and name in self._tools)
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether the arguments of a call end in the middle."""
+        return any(call.arguments.is_open for call in self._calls)
+
     def empty(self) -> list[_Call]:
         """Return the function calls of which no arguments were passed on; they count as written from now on."""
         found = [
@@ -152,12 +157,12 @@ def body_of(entry: JSONObject) -> tuple[str, JSONObject]:
     return kind, body
 
 
-def _number_of(entry: JSONObject) -> int | None:
-    """Return the number of a call; some servers write it as a text."""
+def number_of(entry: JSONObject) -> int | None:
+    """Return the number of a call or choice; some servers write it as a text."""
     number = entry.get("index")
     if isinstance(number, str) and number.isascii() and number.isdigit():
         return int(number[:9])
-    return int(number) if isinstance(number, (int, float)) else None
+    return number if isinstance(number, int) else None
 
 
 def _goes_on(call: _Call | None, name: str, touched: set[int]) -> bool:

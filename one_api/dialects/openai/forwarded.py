@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
-from one_api.contract import JSONObject, Kind, Usage
+from one_api.contract import JSONObject, Kind, Units, Usage
 from one_api.dialects import json
 from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
@@ -32,6 +32,12 @@ _LAST_EVENT = re.compile(
 #: As much of the bytes before is looked at again, lest a mark be cut in two.
 _OVERLAP_BYTES = 128
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_SEARCH_UNITS = re.compile(rb'"search_units"\s*:\s*([0-9.]{1,20})')
+#: An image in an answer in JSON, and the event that brings one.
+_IMAGE = re.compile(rb'"(?:b64_json|url)"\s*:\s*"')
+_IMAGE_EVENT = re.compile(rb'"type"\s*:\s*"[\w.]+\.completed"')
+#: More of anything than this no answer takes.
+_MAX_UNITS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +208,51 @@ def read_json(data: bytes, door: Door) -> Any:
     return value
 
 
+def units_asked(request: ForwardRequest) -> Units | None:
+    """Return what a request takes by itself, where its answer does not say; None when that is nothing but a request."""
+    fields = request.body.fields if isinstance(request.body, JSONBody) else {}
+    given, documents, n = fields.get("input"), fields.get("documents"), fields.get("n")
+    match request.kind:
+        case "speech" if isinstance(given, str):
+            return Units(len(given), "characters")
+        case "rerank" if isinstance(documents, list):
+            return Units(len(documents), "documents")
+        case "image":
+            return Units(n if type(n) is int and 0 < n <= _MAX_UNITS else 1, "images")
+    return None
+
+
+def units_told(answer: Any) -> Units | None:
+    """Return what a whole answer in JSON, or its ``usage``, says that it took beside tokens."""
+    if not isinstance(answer, dict):
+        return None
+    meta, usage = answer.get("meta"), answer.get("usage")
+    billed = meta.get("billed_units") if isinstance(meta, dict) else None
+    if isinstance(billed, dict) and (searches := _amount(billed.get("search_units"))) is not None:
+        return Units(searches, "search_units")
+    seconds = _amount(usage.get("seconds")) if isinstance(usage, dict) else None
+    if seconds is None and "text" in answer:
+        seconds = _amount(answer.get("duration"))
+    return None if seconds is None else Units(seconds, "seconds")
+
+
+def _amount(value: Any) -> float | None:
+    """Return a plausible amount; some servers write it as a text."""
+    try:
+        amount = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
+    except ValueError:
+        return None
+    return amount if 0 <= amount <= _MAX_UNITS else None
+
+
 class Watcher:
     """Looks at the bytes of an answer as they pass: at its end it knows whether it is whole, and what it took."""
 
-    def __init__(self, answer_type: AnswerType) -> None:
+    def __init__(self, answer_type: AnswerType, *, counts_images: bool = False) -> None:
         self._has_events = answer_type == "events"
         self._reads = answer_type in ("events", "json")
+        self._image = (_IMAGE_EVENT if self._has_events else _IMAGE) if counts_images else None
+        self._images = 0
         #: As if a line had ended before the first one.
         self._tail = b"\n"
         self._ended = False
@@ -216,6 +261,9 @@ class Watcher:
         """Look at what comes next."""
         if not self._reads:
             return
+        if self._image is not None:
+            held = self._tail[-_OVERLAP_BYTES:]
+            self._images += sum(found.end() > len(held) for found in self._image.finditer(held + piece))
         if self._has_events and not self._ended:
             self._ended = _LAST_EVENT.search(self._tail[-_OVERLAP_BYTES:] + piece) is not None
         self._tail = piece[-_TAIL_BYTES:] if len(piece) >= _TAIL_BYTES else (self._tail + piece)[-_TAIL_BYTES:]
@@ -228,9 +276,22 @@ class Watcher:
     @property
     def usage(self) -> Usage | None:
         """Return what the answer took, as far as its end says."""
+        return usage_of(self._reported)
+
+    @property
+    def units(self) -> Units | None:
+        """Return what it took beside tokens, as far as its end says, or its images are counted."""
+        if self._images:
+            return Units(self._images, "images")
+        if (searches := _SEARCH_UNITS.findall(self._tail)) and (amount := _amount(searches[-1].decode())) is not None:
+            return Units(amount, "search_units")
+        return units_told({"usage": self._reported})
+
+    @property
+    def _reported(self) -> Any:
         found = _USAGE.findall(self._tail)
         try:
-            return usage_of(json.decode(found[-1])) if found else None
+            return json.decode(found[-1]) if found else None
         except json.InvalidJSON:
             return None
 

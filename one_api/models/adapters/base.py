@@ -3,8 +3,9 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias, overload
+
+from msgspec.structs import replace
 
 from one_api.contract import DOORS, Answer, ByteStream, Call, ChunkStream, JSONObject, Kind, ModelInfo
 from one_api.dialects.native import NativeRequest
@@ -113,7 +114,10 @@ class BaseModelAdapter(ABC):
     def _in_own_dialect(self, request: ChatRequest, context: AttemptContext) -> ChatRequest:
         """Return the request for this adapter's dialect; raises UpstreamUnsuitable when it cannot be said there."""
         native = request.native
-        if native is None or self._takes(native):
+        if native is None:
+            return request
+        context.native = self._takes(native)
+        if context.native:
             return request
         native.refuse_translation()
         context.warnings += native.warnings

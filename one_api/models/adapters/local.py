@@ -13,13 +13,16 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from one_api.contract import ChunkStream, ModelInfo
+from one_api.contract import ByteStream, ChunkStream, Kind, ModelInfo, Usage, WholeBytes
+from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.forced_calls import apply_choice
 from one_api.dialects.llama.request import LocalRequest, Model, read_request
+from one_api.dialects.llama.rerank import RerankRequest, scores_in
 from one_api.dialects.llama.text import read_text_request
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
+from one_api.dialects.openai.forwarded import ForwardRequest, JSONBody, units_asked
 from one_api.dialects.openai.request import Dialect, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
@@ -53,7 +56,7 @@ _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "t
 class LocalModelAdapter(RequestAdapter):
     """The models in one folder."""
 
-    speaks = frozenset({"chat", "completion", "embedding"})
+    speaks = frozenset({"chat", "completion", "embedding", "rerank"})
 
     def __init__(
         self,
@@ -93,7 +96,7 @@ class LocalModelAdapter(RequestAdapter):
         if file is None:
             return None
         window = slot_context(file, self._settings)
-        kinds = self._config.kinds.get(file.id) or (("embedding",) if file.embedding_only else ("chat", "completion"))
+        kinds = self._config.kinds.get(file.id) or _kinds_of(file)
         created = file.mtime_ns // 1_000_000_000
         return ModelInfo(model_id, self._name, created=created, context_window=window, kinds=kinds)
 
@@ -209,6 +212,24 @@ class LocalModelAdapter(RequestAdapter):
 
         return await embed_in_parts(request, _MAX_BATCH, post, at_once=1)
 
+    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+        """See ``BaseModelAdapter``: documents are ranked in small parts, as inputs are embedded."""
+        file, fields = self._existing(request.model), request.body.fields if isinstance(request.body, JSONBody) else {}
+        asked, client = RerankRequest.read(fields), self._client(file)
+        scores: list[float] = []
+        tokens = 0
+        for at in range(0, len(asked.documents), _MAX_BATCH):
+            part = asked.documents[at : at + _MAX_BATCH]
+            body = {"model": file.id, "query": asked.query, "documents": part}
+            try:
+                found, used = scores_in(json.decode_object(await client.rerank(context, body)), len(part))
+            except (InvalidAnswer, json.InvalidJSON) as error:
+                raise UpstreamBroken(f"The engine's answer cannot be used: {error}.") from None
+            scores += found
+            tokens += used
+        answer = asked.answer(scores, f"rerank-{uuid.uuid4().hex}", request.model, tokens)
+        return WholeBytes(json.encode(answer), usage=Usage(tokens, 0), units=units_asked(request))
+
     def _existing(self, model: str) -> ModelFile:
         file = self._file(model)
         if file is None:
@@ -258,6 +279,13 @@ class LocalModelAdapter(RequestAdapter):
         for client in self._clients.values():
             await client.aclose()
         await self._supervisor.close()
+
+
+def _kinds_of(file: ModelFile) -> tuple[Kind, ...]:
+    """Return what a file is for by itself."""
+    if file.chats:
+        return ("chat", "completion")
+    return ("rerank",) if file.ranks else ("embedding",)
 
 
 def _dropped(request: LocalRequest, file: ModelFile) -> list[str]:

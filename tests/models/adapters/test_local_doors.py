@@ -27,14 +27,14 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway with the default model under two names: one as its file says, one for chats alone."""
+    """A gateway with the default model under three names: one as its file says, one for chats alone, one that ranks."""
     model_file = fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
     folder = tmp_path_factory.mktemp("models")
-    for name in ("small", "chats"):
+    for name in ("small", "chats", "ranks"):
         (folder / f"{name}.gguf").symlink_to(model_file)
     local = {
         "type": "local", "models_dir": str(folder), "slots": 2, "slot_context": CONTEXT, "default_max_tokens": 8,
-        "kinds": {"chats": ["chat"]},
+        "kinds": {"chats": ["chat"], "ranks": ["rerank"]},
     }  # fmt: skip
     config = json.dumps({"adapters": {"local": local}})
     with Gateway(config_yaml=config, env={"RATE_LIMIT_REQUESTS": "100000"}, ready_path="/ready") as running:
@@ -291,4 +291,71 @@ def test_counts_need_no_slot(client: OpenAI, claude: anthropic.Anthropic) -> Non
 def test_the_list_says_what_models_are_for(client: OpenAI) -> None:
     kinds = {entry.id: entry.to_dict()["kinds"] for entry in client.models.list()}
 
-    assert kinds == {"small": ["chat", "completion"], "chats": ["chat"]}
+    assert kinds == {"small": ["chat", "completion"], "chats": ["chat"], "ranks": ["rerank"]}
+
+
+# Ranking
+
+
+def rank(gateway: Gateway, **fields: Any) -> tuple[int, Any]:
+    """Status and body of an answer, whose line is in the log."""
+    body = json.dumps({"model": "ranks", "query": "a pet", "documents": ["a dog", "taxes"], **fields}).encode()
+    headers = [("Authorization", "Bearer test-key"), ("Content-Type", "application/json")]
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(build_request("POST", "/v1/rerank", gateway.host, gateway.port, headers=headers, body=body))
+        answer = client.read_response()
+    gateway.wait_for_log(answer.headers.first("x-request-id") or "no id")
+    return answer.status, json.loads(answer.body)
+
+
+def test_documents_are_ranked(gateway: Gateway) -> None:
+    status, answer = rank(gateway, documents=[f"document number {number}" for number in range(20)], top_n=5)
+
+    scores = [result["relevance_score"] for result in answer["results"]]
+    assert (status, answer["model"], len(scores)) == (200, "ranks", 5)
+    assert scores == sorted(scores, reverse=True)
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 20
+
+
+def test_every_document_comes_back_once_with_its_own_place(gateway: Gateway) -> None:
+    documents: Any = [{"text": f"document number {number}", "id": number} for number in range(20)]
+
+    _, answer = rank(gateway, documents=documents, return_documents=True)
+
+    assert sorted(result["index"] for result in answer["results"]) == list(range(20))
+    assert all(result["document"]["id"] == result["index"] for result in answer["results"])
+
+
+def test_what_was_ranked_is_in_the_log(gateway: Gateway) -> None:
+    rank(gateway, documents=["one", "two", "three"])
+
+    record = gateway.call_records()[-1]
+    assert (record["deployment"], record["units"], record["unit"]) == ("local/ranks", 3, "documents")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"query": ""}, "query"),
+        ({"query": None}, "query"),
+        ({"documents": []}, "documents"),
+        ({"documents": "a"}, "documents"),
+        ({"documents": ["a", 1]}, "documents[1]"),
+        ({"documents": [{"title": "a"}]}, "documents[0]"),
+        ({"documents": ["word " * CONTEXT * 2]}, "documents"),
+        ({"top_n": 0}, "top_n"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_ranked_is_refused(gateway: Gateway, fields: dict[str, Any], param: str) -> None:
+    status, answer = rank(gateway, **fields)
+
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("model", ["small", "chats"])
+def test_a_model_that_answers_does_not_rank(gateway: Gateway, model: str) -> None:
+    status, answer = rank(gateway, model=model)
+
+    assert (status, answer["error"]["code"]) == (400, "model_not_supported")
+    assert "/v1/chat/completions" in answer["error"]["message"]
