@@ -64,7 +64,7 @@ class Books:
         self._journal: Journal | None = None
         #: What requests under way have reserved of budgets, by their ids.
         self._reserves: dict[str, Reserve] = {}
-        #: Taken by whoever reads or changes in the database what this process holds of budgets, but for acquiring more.
+        #: Held while the database is read or changed for what this process holds of budgets, but not to acquire more.
         self.turn = asyncio.Lock()
         #: Rows that the database may have or not: it has not answered.
         self.is_unsure = False

@@ -28,7 +28,7 @@ _REPEATS = ".done"
 
 
 class Bound(NamedTuple):
-    """Tokens that a request takes at most, as far as can be told from outside."""
+    """Tokens that a request takes at most, as far as can be seen from outside."""
 
     prompt: int
     completion: int

@@ -1,7 +1,7 @@
 """The journal of one process: rows that the database does not have yet, in a file that outlives the process.
 
 It is written without fsync: the death of a process loses nothing, a power cut may lose seconds. The process holds a
-lock on its file as long as it lives; whoever gets the lock may book what a dead one left.
+lock on its file as long as it lives; a process that gets the lock may book what a dead one left.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ _JOURNALS = "accounts"
 
 
 def journals_of(folder: Path, engine: Engine) -> Path:
-    """Return where the journals of a database lie, whoever uses it: they are booked where they belong.
+    """Return where the journals of a database lie, the same for all its users: they are booked where they belong.
 
     ``folder`` is the instance folder.
     """

@@ -87,7 +87,7 @@ class Reserve(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a request with budgets owes, beside what its record tells."""
+    """What a request with budgets owes, beside what its record says."""
 
     reserve: int
     windows: list[WindowKey]
@@ -120,7 +120,7 @@ def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) 
     """
     if record.caller is None:
         return None
-    # Who stands for the cost of an answer that a request had asked for which is gone has a deployment alone.
+    # A caller that pays for an answer whose own request is gone has only a deployment.
     if record.model is None or not (record.attempts or record.free or record.deployment):
         refused = record.status is not None and record.status >= 400
         second = moment_ms(record.request_id) // 1000
@@ -231,7 +231,7 @@ def _rates_text(rates: Rates | None) -> str | None:
 def _tries(attempts: list[AttemptRecord]) -> str | None:
     """Return the attempts as JSON; of one that is too long the candidates are left out, then the last attempts."""
     if len(attempts) <= 1 and all(each.outcome == "ok" and len(each.candidates) <= 1 for each in attempts):
-        return None  # the other columns tell all of it
+        return None  # the other columns say all of it
     whole = [each.as_dict() for each in attempts]
     if len(text := json.encode(whole)) > _MAX_TRIES_BYTES:
         for each in whole:
@@ -252,7 +252,7 @@ def _text(value: str, length: int) -> str:
 def book(
     connection: Connection, rows: list[LedgerRow], refused: Counter[Refusal], *, again: bool, holder: str | None = None
 ) -> list[Alert]:
-    """Write rows, the sums of all, and what is spent of budgets; returns what is to be told of these.
+    """Write rows, the sums of all, and what is spent of budgets; returns what is to be logged of these.
 
     With ``again`` some of the rows may be there already, and count once. What is spent is taken from what ``holder``
     has leased.

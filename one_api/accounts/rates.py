@@ -70,7 +70,7 @@ class Rates:
         return shown
 
     def per_token(self) -> JSONObject:
-        """Return what model lists tell, under OpenRouter's names: dollars per token, as decimal text."""
+        """Return what model lists show, under OpenRouter's names: dollars per token, as decimal text."""
         return {
             "prompt": _dollars_per_token(self.input),
             "completion": _dollars_per_token(self.output or 0),

@@ -64,7 +64,7 @@ class Reservation:
     async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Reserve what ``call`` may cost at the dearest of ``deployments``, and return what ``ask`` answers.
 
-        A request that has ended reserves nothing: its answer is for others, who are charged.
+        A request that has ended reserves nothing: its answer is for others, which are charged.
 
         Raises:
             BudgetExceeded, Unpriced, AccountsUnavailable.
@@ -159,7 +159,7 @@ class Reservation:
         self._asked = before._asked
 
     def estimate(self) -> Usage | None:
-        """Return what the answer took as far as can be told; None where nothing was asked for."""
+        """Return what the answer took as far as is known; None where nothing was asked for."""
         if self._bound is None:
             return None
         if self._whole is not None:

@@ -1,6 +1,6 @@
 """The statements on windows of budgets and on leases; each is part of one transaction.
 
-Whoever takes of a window holds the lock on its row, so what is spent and what is leased together never exceed its
+To take of a window needs the lock on its row, so what is spent and what is leased together never exceed its
 limit. Only what was not foreseen can: what requests under way cost more than they had reserved.
 """
 
@@ -18,7 +18,7 @@ from one_api.accounts.budgets import WindowKey
 from one_api.accounts.tables import BUDGETS, LEASES, WINDOWS
 
 #: How long a process may be silent before another one takes back what it holds, in seconds: where several machines
-#: share the database; and where they are all on one machine, and journals tell who lives.
+#: share the database; and where they are all on one machine, and journals show which processes live.
 _TTL_S = {"postgresql": 300, "sqlite": 86400}
 #: How much of what is free a process may take for later, at most: one of so many parts, for each process.
 _PARTS = 4
@@ -134,7 +134,7 @@ def _locked(connection: Connection, window: WindowKey) -> Any:
 
 
 def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str | None) -> list[Alert]:
-    """Add costs to what is spent, and take them from what ``holder`` has leased; returns what is to be told."""
+    """Add costs to what is spent, and take them from what ``holder`` has leased; returns what is to be logged."""
     ordered = sorted(costs)
     _add(
         connection,
@@ -153,7 +153,7 @@ def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str |
 
 
 def _alert(connection: Connection, window: WindowKey) -> Alert | None:
-    """Return what is to be told of a window, once for each threshold; its row is locked."""
+    """Return what is to be logged of a window, once for each threshold; its row is locked."""
     query = select(BUDGETS, WINDOWS).join(WINDOWS, WINDOWS.c.budget == BUDGETS.c.name).where(*_of(WINDOWS, window))
     row = connection.execute(query).one_or_none()
     if row is None:

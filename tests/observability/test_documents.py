@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from one_api.contract import Units
 from one_api.observability.metrics import STATES, Metrics
 from one_api.outcomes import OUTCOMES
-from one_api.records import AttemptKind, CallRecord, Trace
+from one_api.records import AttemptKind, AttemptRecord, CallRecord, Trace
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRICS = (DOCS / "metrics.md").read_text(encoding="utf-8")
@@ -58,7 +59,9 @@ def test_the_page_has_the_bounds_of_histograms() -> None:
 
 
 def test_every_field_of_a_requests_line_is_in_the_schema_and_on_the_page() -> None:
-    record = CallRecord("req_1", "POST", "/v1/chat/completions", client_request_id="mine")
+    ids = dict.fromkeys(("client_request_id", "session_id", "thread_id"), "mine")
+    record = CallRecord("req_1", "POST", "/v1/chat/completions", client_ids=ids, units=Units(2, "images"))
+    record.attempts.append(AttemptRecord("d", native=True))
     record.trace = Trace("0" * 32, "0" * 16, sampled=True)
     known = {"v", "time", "level", "event", "worker", "sample", *record.fields()}
     table = SERVING.partition("## The log")[2].partition("\n\n`log.sample")[0]
