@@ -27,9 +27,11 @@ def serve(options: tuple[str, ...]) -> None:
     """Serve with gunicorn, as the configuration says; OPTIONS are gunicorn's own.
 
     Where there is neither an API key nor a .env, one with new keys is made here first, and a small local model is
-    fetched.
+    fetched. The model is also fetched later, while there is nothing else to serve.
     """
-    if quickstart.is_first_start(load()) and (status := quickstart.main()):
+    loaded = load()
+    is_new = quickstart.is_first_start(loaded) or quickstart.has_nothing_to_serve(loaded)
+    if is_new and (status := quickstart.main()):
         sys.exit(status)
     sys.stdout.flush()  # what is printed here would be lost with this process
     settings = ["-c", "python:one_api.serving.gunicorn_conf", "one_api.wsgi:app"]

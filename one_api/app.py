@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flask import Blueprint, Flask, Request
 from flask.sessions import NullSession, SessionInterface
-from werkzeug.routing import MapAdapter
+from werkzeug.routing import MapAdapter, Rule
 
 from one_api.admin.routes import admin, answer_sibling, keep_admin_apart
 from one_api.api import cors, welcome
@@ -81,12 +81,33 @@ class _NoSessions(SessionInterface):
         return self._empty
 
 
+class _Routes(MapAdapter):
+    """The routes, bound to one request; where a path without variable parts leads is looked for once."""
+
+    #: By path and method; bounded by the routes that there are.
+    found: dict[tuple[str, str], Rule]
+
+    def match(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the rule and the variable parts for Flask, which asks for nothing else."""
+        place = self.path_info, self.default_method
+        if (known := self.found.get(place)) is not None:
+            return known, {}
+        rule, parts = super().match(*args, **kwargs)
+        if rule.rule == self.path_info:
+            self.found[place] = rule
+        return rule, parts
+
+
 class GatewayFlask(Flask):
     """Flask, with coroutines awaited by our bridge instead of on a loop of their own."""
 
     session_interface = _NoSessions()
     #: Below which path it is reached.
     mount = Mount()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._found: dict[tuple[str, str], Rule] = {}
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Bind the routes to a request by its path and method alone; an override point of Flask.
@@ -95,7 +116,9 @@ class GatewayFlask(Flask):
         """
         if request is None:
             return super().create_url_adapter(None)
-        return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method)
+        routes = _Routes(self.url_map, "localhost", "/", "", "http", request.path, request.method)
+        routes.found = self._found
+        return routes
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``func``, in its synchronous form if it is a coroutine function; an override point of Flask."""
@@ -304,7 +327,7 @@ def build_registry(config: Config, before: Snapshot | None = None) -> ModelRegis
 
 
 def _is_kept(name: str, old: Config, new: Config) -> bool:
-    """Say whether the adapter ``name`` that was built for ``old`` can be used on."""
+    """Return whether the adapter ``name`` that was built for ``old`` can be used on."""
     settings = old.adapters.get(name)
     return settings is not None and old.errors == new.errors and is_same_adapter(settings, new.adapters[name])
 
@@ -317,7 +340,7 @@ def _adapter(name: str, settings: AdapterConfig, reports: Reports) -> BaseModelA
             return cast(BaseModelAdapter, kind(**revealed(settings.settings)))
     except NoAdapter as error:
         raise ConfigError((Problem(f"adapters.{name}", str(error), error.fix),)) from None
-    except Exception as error:  # whatever the constructor of somebody else does
+    except Exception as error:  # whatever a constructor from outside raises
         why = reports.scrubber.clean(f"{type(error).__name__}: {error}")
         problem = Problem(f"adapters.{name}", f"{type_name(settings)} cannot be made: {why}", "Correct its settings")
         raise ConfigError((problem,)) from error

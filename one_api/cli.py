@@ -71,7 +71,7 @@ def _reload(url: str | None, timeout: float) -> None:
     config = _load().config
     wanted = _ask_gateway(config, url, "/admin/config/reload", "POST")
     deadline = time.monotonic() + timeout
-    while any(each["digest"] != wanted["digest"] for each in _ask_gateway(config, url, "/admin/config")["processes"]):
+    while not _is_everywhere(wanted["digest"], _ask_gateway(config, url, "/admin/config")):
         if time.monotonic() > deadline:
             click.echo(f"not every process uses {wanted['digest'][:12]} after {timeout:g} s: see the log", err=True)
             raise SystemExit(_TIMED_OUT)
@@ -80,6 +80,11 @@ def _reload(url: str | None, timeout: float) -> None:
     if wanted["restart_needed"]:
         click.echo(f"these need a restart: {', '.join(wanted['restart_needed'])}", err=True)
         raise SystemExit(_RESTART_NEEDED)
+
+
+def _is_everywhere(digest: str, told: json.JSONObject) -> bool:
+    """Say whether every process uses a configuration; of one that is silent that is not known."""
+    return not told["silent"] and all(each["digest"] == digest for each in told["processes"])
 
 
 def printed(config: Config) -> str:
@@ -140,7 +145,7 @@ def _load() -> Loaded:
 
 
 def _say_sources() -> None:
-    """Say on standard error which files the configuration comes from, when there are any."""
+    """Write to standard error which files the configuration comes from, if any."""
     loaded = load()
     if loaded.files:
         click.echo(f"configuration: {loaded.sources}", err=True)
@@ -230,7 +235,7 @@ def _chat(message: tuple[str, ...], model: str | None, name: str | None, url: st
     try:
         model = model or next(iter(conversation.models()), None)
         if model is None:
-            raise NoAnswer("the gateway lists no model")
+            raise NoAnswer("the gateway lists no model: `python -m one_api doctor` says why, and what to do")
         for text in iter([" ".join(message)]) if message else _lines(model):
             for piece in conversation.say(model, text):
                 click.echo(piece, nl=False)

@@ -1,6 +1,5 @@
 """Commands on keys, usage, prices and the database: they work whether a gateway runs or not."""
 
-import csv
 import re
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from flask import Flask
 
+from one_api.accounts.sheets import lines, text_of
 from one_api.config import ConfigError, load
 from one_api.dialects import json
 from one_api.settings.sections import targets
@@ -53,32 +53,18 @@ def seconds(text: str) -> int:
 
 
 def show(rows: list[dict[str, Any]], form: str) -> None:
-    """Print rows as a table, as JSON or as CSV."""
+    """Print rows."""
     if form == "json":
         click.echo(json.encode(rows).decode())
     elif form == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(rows[0] if rows else [])
-        writer.writerows([_cell(value) for value in row.values()] for row in rows)
+        sys.stdout.write(lines(rows))
     elif rows:
-        lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
+        table = [list(rows[0]), *([text_of(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for line in table:
             click.echo("  ".join(map(str.ljust, line, widths)).rstrip())
     else:
         click.echo("nothing")
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _cell(value: Any) -> str:
-    """Return a text that no spreadsheet takes for a formula."""
-    text = _text(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 #: How rows are printed, for every command that prints some.
@@ -144,7 +130,7 @@ def _create(name: str, role: str | None, expires: str | None, budgets: tuple[str
 @click.argument("name")
 @_key_options
 def _import_key(name: str, expires: str | None, **given: Any) -> None:
-    """Take over a key that was made elsewhere, so that nobody needs a new one; it is read from standard input."""
+    """Take over a key that was made elsewhere, so that its owner needs no new one; it is read from standard input."""
     with administration() as opened:
         text = sys.stdin.readline().strip()
         opened.create_key(name, _fields(expires, **given), text)
@@ -167,7 +153,7 @@ def _show_key(name: str) -> None:
     """Print what is kept of a key."""
     with administration() as opened:
         for field, value in _with_times(opened.key(name)).items():
-            click.echo(f"{field}: {_text(value)}")
+            click.echo(f"{field}: {text_of(value)}")
 
 
 @_keys.command("update")
@@ -368,6 +354,20 @@ def _check() -> None:
             show(wrong, "table")
             raise click.ClickException("what is spent is not the sum of the rows: please report this")
         click.echo("what is spent of each budget is the sum of its rows")
+
+
+@_db.command("copy")
+@click.argument("source")
+def _copy(source: str) -> None:
+    """Copy all of the database SOURCE into the configured one, which must be empty.
+
+    SOURCE is sqlite, sqlite:///PATH or another address; no gateway may use it any more. Keys, teams, budgets, the
+    ledger with its sums, the audit and kept responses are copied, and the sums of both compared: all of it, or nothing.
+    """
+    with administration() as opened:
+        for name, count in opened.copy_from(source).items():
+            click.echo(f"{name}: {count}")
+        click.echo("all of it was copied, and the sums are equal")
 
 
 @_db.command("export")

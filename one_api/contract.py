@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
+from msgspec import Struct
+
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject: TypeAlias = dict[str, Any]
 
@@ -49,12 +51,11 @@ class Caller:
     concurrent: int | None = None
 
     def may_use(self, model: str) -> bool:
-        """Say whether the key may name a model."""
+        """Return whether the key may name a model."""
         return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What an answer took, in tokens, as OpenAI counts.
 
     ``prompt_tokens`` include those that the upstream had in its cache and those that it put there,
@@ -81,27 +82,19 @@ class Usage:
             if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
                 return None
             asked = max(0, _count(usage, "total_tokens") - said)
-        prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-        return cls(
-            asked,
-            said,
-            _count(prompt, "cached_tokens"),
-            _count(prompt, "cache_write_tokens"),
-            _count(completion, "reasoning_tokens"),
-        )
+        cached = written = reasoning = 0
+        if isinstance(prompt := usage.get("prompt_tokens_details"), dict):
+            cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
+        if isinstance(completion := usage.get("completion_tokens_details"), dict):
+            reasoning = _count(completion, "reasoning_tokens")
+        return cls(asked, said, cached, written, reasoning)
 
 
-@dataclass(frozen=True, slots=True)
-class Units:
+class Units(Struct, frozen=True):
     """What an answer took that is paid for otherwise than by tokens: so many ``amount`` of a ``unit``."""
 
     amount: float
     unit: Literal["images", "seconds", "characters", "search_units", "documents"]
-
-
-def _details(usage: JSONObject, name: str) -> JSONObject:
-    details = usage.get(name)
-    return details if isinstance(details, dict) else {}
 
 
 def _count(counts: JSONObject, name: str) -> int:
@@ -168,7 +161,7 @@ class ChunkStream(AnswerStream):
         return encode(await self.read())
 
     def has_content(self, chunk: JSONObject) -> bool:
-        """Say whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
+        """Return whether an item holds something of the answer: more than a role. It may be of a legacy completion."""
         for choice in chunk.get("choices", ()):
             if choice.get("finish_reason") is not None or choice.get("text"):
                 return True
@@ -198,7 +191,7 @@ class ByteStream(AnswerStream):
 
     @property
     def has_events(self) -> bool:
-        """Say whether it is a stream of server-sent events."""
+        """Return whether it is a stream of server-sent events."""
         return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
     @abstractmethod
@@ -246,11 +239,11 @@ class Call(Protocol):
 
     @property
     def stream(self) -> bool:
-        """Say whether the answer is to come as chunks."""
+        """Return whether the answer is to come as chunks."""
 
     @property
     def repeats(self) -> bool:
-        """Say whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
+        """Return whether another deployment may be asked when one did not answer in time: perhaps both are paid for."""
 
     def for_model(self, model: str) -> Self:
         """Return the same request for the model of that name."""
@@ -265,7 +258,7 @@ class ModelInfo:
     created: int = 0
     context_window: int | None = None
     max_output_tokens: int | None = None
-    #: What it may be asked for; None when nobody has said.
+    #: What it may be asked for; None when it is not known.
     kinds: tuple[Kind, ...] | None = None
     #: What else the upstream said of it.
     extra: JSONObject = field(default_factory=dict)

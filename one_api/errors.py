@@ -218,7 +218,7 @@ class AccountsUnavailable(GatewayError):
 
 
 class Unpriced(GatewayError):
-    """A budget binds the caller, and nobody knows what the model costs."""
+    """A budget binds the caller, and the price of the model is not known."""
 
     status = 503
     code = "unpriced"

@@ -20,6 +20,11 @@ API_KEYS=
 # The operator's key, for /admin on this machine and the commands that ask a running gateway.
 ADMIN_KEY=
 """
+#: For who has no local model.
+_ANOTHER_WAY = (
+    "For a model of a provider put OPENAI_API_KEY=... or CLAUDE_API_KEY=... into .env, or OPENAI_BASE_URL=... for any "
+    "server that speaks OpenAI's dialect, and start again."
+)
 
 
 def make_env_file(target: Path, example: Path) -> bool:
@@ -28,7 +33,7 @@ def make_env_file(target: Path, example: Path) -> bool:
         return False
     text = example.read_text(encoding="utf-8") if example.is_file() else ""
     if not text.startswith(_MINIMAL.partition(".")[0]):
-        text = _MINIMAL  # it is somebody else's example, or there is none
+        text = _MINIMAL  # it is another project's example, or there is none
     for variable, prefix in (("API_KEYS", "sk-one"), ("ADMIN_KEY", "sk-admin")):
         text = text.replace(f"\n{variable}=\n", f"\n{variable}={prefix}-{secrets.token_urlsafe(24)}\n", 1)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
@@ -40,13 +45,28 @@ def make_env_file(target: Path, example: Path) -> bool:
 
 def _fetch_model(folder: Path) -> None:
     """Fetch the small model, unless the folder holds models already."""
-    if not any(folder.glob("**/*.gguf")):
+    if not _has_models(folder):
         fetch_default_model(folder, print)
 
 
+def _has_models(folder: Path) -> bool:
+    return any(folder.glob("**/*.gguf"))
+
+
 def is_first_start(loaded: Loaded) -> bool:
-    """Return whether nobody has set anything up here: there is no API key, and no file that could hold one."""
+    """Return whether nothing is set up here: there is no API key, and no file that could hold one."""
     return not (loaded.config.api_keys or loaded.files or loaded.named_files)
+
+
+def has_nothing_to_serve(loaded: Loaded) -> bool:
+    """Return whether a start went before this one, and its model is missing: it could not be fetched, say.
+
+    Only where nothing is configured but the keys in ``.env``: what else somebody has set up is not added to.
+    """
+    adapters = [*loaded.config.adapters.values()]
+    if loaded.named_files or [file.name for file in loaded.files] != [_ENV.name]:
+        return False
+    return all(isinstance(each, LocalConfig) and not _has_models(Path(each.models_dir)) for each in adapters)
 
 
 def main() -> int:
@@ -67,7 +87,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except (FetchFailed, EngineFailed) as error:
-        print(f"{error}\nThe gateway starts without it.", file=sys.stderr)
+        print(f"{error}\nThe gateway starts without it. {_ANOTHER_WAY}", file=sys.stderr)
     return 0
 
 

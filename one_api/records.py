@@ -3,8 +3,9 @@
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self, TypeAlias
+
+from msgspec import Struct, field
 
 from one_api.contract import Answer, Call, Caller, Units, Usage
 from one_api.errors import GatewayError, UpstreamError
@@ -20,8 +21,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
 AttemptKind: TypeAlias = Literal["first", "retry", "fallback", "hedge", "resume"]
 
 
-@dataclass(slots=True)
-class Trace:
+class Trace(Struct):
     """Which trace a request belongs to, where there are traces; ids in hexadecimal digits."""
 
     trace_id: str
@@ -58,8 +58,7 @@ class Trace:
         return found if self.state is None else found | {"tracestate": self.state}
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateRecord:
+class CandidateRecord(Struct, frozen=True):
     """A deployment as it was seen when one was to be chosen."""
 
     deployment: str
@@ -83,8 +82,7 @@ class CandidateRecord:
         }
 
 
-@dataclass(slots=True)
-class AttemptRecord:
+class AttemptRecord(Struct):
     """One try at one deployment. Times are in seconds, from the start of the try."""
 
     deployment: str
@@ -136,8 +134,7 @@ class AttemptRecord:
         }
 
 
-@dataclass(slots=True)
-class CallRecord:
+class CallRecord(Struct):
     """One request, from its arrival to the last byte of its answer. Times are monotonic seconds."""
 
     request_id: str
@@ -292,8 +289,7 @@ class WithinBudgets(Protocol):
         """Stand for the cost of what another request has asked for, which is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
+class CallContext(Struct, frozen=True):
     """What is known of a request beside its body. It goes down as an argument, from the door to the attempts.
 
     Callers in Python need not know anything: they get one of their own.
@@ -315,8 +311,7 @@ class CallContext:
         return AttemptContext(self.caller.name if self.caller is not None else "", is_short=self.is_short)
 
 
-@dataclass(slots=True)
-class AttemptContext:
+class AttemptContext(Struct):
     """What an adapter knows of a call beside the request's body, and where it puts what it has to say of its answer."""
 
     #: Whose request it is, for fairness and for what is kept between requests: equal or not, and no more than that.

@@ -84,6 +84,25 @@ def test_an_empty_folder_gets_keys_and_is_served(tmp_path: Path, upstream: Scrip
     assert {each.name for each in tmp_path.iterdir()} <= {".env", "log", "tmp", ".gunicorn"}
 
 
+def test_a_model_that_could_not_be_fetched_is_fetched_at_the_next_start(tmp_path: Path) -> None:
+    installed = Installed(tmp_path, LOCAL_MODELS_ENABLED="true", PIP_NO_INDEX="1")
+    for start in range(2):
+        with installed.serving() as log:
+            said = log.read_text()
+            assert ("made .env with new keys" in said) == (start == 0)
+            assert "Fetching SmolLM2-135M-Instruct.Q4_1.gguf" in said
+            assert "The gateway starts without it. For a model of a provider put OPENAI_API_KEY=" in said
+            asked = installed.run("chat", "Hi")
+            assert asked.returncode == 1
+            assert "lists no model: `python -m one_api doctor` says why" in asked.stderr
+
+
+def test_what_somebody_has_set_up_is_not_added_to(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    (tmp_path / ".env").write_text(f"API_KEYS=sk-mine\nOPENAI_BASE_URL={upstream.base_url}\n")
+    with Installed(tmp_path, LOCAL_MODELS_ENABLED="true", PIP_NO_INDEX="1").serving() as log:
+        assert "Fetching" not in log.read_text()
+
+
 def test_who_has_a_key_gets_no_file(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     installed = Installed(tmp_path, OPENAI_BASE_URL=upstream.base_url, API_KEYS="sk-mine")
     with installed.serving():

@@ -10,14 +10,17 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from one_api.accounts import changes, reports
-from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, transact
+from one_api.accounts.copying import CopyRefused, copy
+from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, open_engine, transact
+from one_api.accounts.journal import Journal, journals_of
 from one_api.accounts.keys import ChangeRefused
 from one_api.accounts.opening import open_database
 from one_api.accounts.periods import start_of, zone_named
 from one_api.accounts.prices import IMPORTED, Catalogue, InvalidCatalogue, Prices, open_catalogue
 from one_api.config import Config
 from one_api.contract import JSONObject
-from one_api.settings.sections import key_names
+from one_api.settings.kinds import Storage
+from one_api.settings.sections import DatabaseConfig, key_names
 
 T = TypeVar("T")
 
@@ -95,8 +98,7 @@ class Administration:
         begin = now - age_s
         # Sums are by the hour, and a day is told as a whole.
         begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
-        rows = self.run(lambda connection: reports.usage(connection, by, begin, now + 1, zone, key))
-        return [*rows, reports.total(rows, by)]
+        return self.run(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
 
     def keys(self, tag: str | None, team: str | None) -> list[JSONObject]:
         """Return what is kept of all keys; raises Refused."""
@@ -171,6 +173,30 @@ class Administration:
         except (InvalidCatalogue, OSError) as error:
             raise Refused(str(error)) from None
         return catalogue.date
+
+    def copy_from(self, address: str) -> dict[str, int]:
+        """Copy all of another database into this one, which is empty; returns how many rows, by table. Raises Refused.
+
+        No gateway may use the other one, and none this one.
+        """
+        try:
+            source = open_engine(address, self._folder)
+            name = source.url.database
+            if source.dialect.name == "sqlite" and not (name and Path(name).is_file()):
+                raise Refused(f"there is no database {name}")
+            if Journal.holders_in(journals_of(self._folder, source)):
+                raise Refused(
+                    "a gateway still uses the old database, or was killed: start it once with that, and stop it"
+                )
+            source = open_database(DatabaseConfig(url=Storage(address)), self._folder)
+            try:
+                return transact(source, lambda old: transact(self._opened(), lambda new: copy(old, new)))
+            finally:
+                source.dispose()
+        except CopyRefused as error:
+            raise Refused(str(error)) from None
+        except (DatabaseUnavailable, DatabaseUnusable) as error:
+            raise Refused(f"the database cannot be used: {error}") from None
 
     def export(self, target: Path) -> None:
         """Copy SQLite's file as a whole, while a gateway may write to it; raises Refused."""

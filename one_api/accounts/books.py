@@ -89,7 +89,7 @@ class Books:
 
     @property
     def degraded(self) -> str | None:
-        """Say what works less well than it should; None when all is well."""
+        """Return what works less well than it should; None when all is well."""
         return self._failing
 
     def add(self, row: LedgerRow) -> None:
@@ -173,7 +173,7 @@ class Books:
             self._journal = None
 
     async def _has_released(self) -> bool:
-        """Give back what this process holds of budgets; say whether that is done."""
+        """Give back what this process holds of budgets; return whether that is done."""
         if self.has_leased:
             try:
                 await self._database.write(partial(windows.release, holder=str(self.holder)))
@@ -187,7 +187,9 @@ class Books:
         while True:
             await self._arrived.wait()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), _GATHER_S)
+                # Not wait_for: in Python 3.11 it drops the cancellation of a task that was just about to go on.
+                async with asyncio.timeout(_GATHER_S):
+                    await self._hurry.wait()
             self._arrived.clear()
             await self._write_all()
             if len(self._queue) < _BATCH:
@@ -276,7 +278,7 @@ class Books:
             await asyncio.sleep(_TIDY_S if has_adopted else _RETRY_S[1])
 
     async def _has_adopted(self) -> bool:
-        """Book what dead processes left; say whether all of it is done."""
+        """Book what dead processes left; return whether all of it is done."""
         try:
             await self._adopt()
         except (DatabaseUnavailable, OSError):

@@ -38,7 +38,7 @@ class DatabaseUnavailable(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Say whether the database works, and will never take what it was given."""
+        """Return whether the database works, and will never take what it was given."""
         return isinstance(self.__cause__, (DataError, IntegrityError))
 
 
@@ -158,7 +158,7 @@ class Database:
 
     @property
     def waiting(self) -> int:
-        """Return how many transactions are under way or wait, whether or not anybody waits for them."""
+        """Return how many transactions are under way or wait, also those whose callers have left."""
         return len(self._tasks)
 
     async def read(self, work: Callable[[Connection], T]) -> T:

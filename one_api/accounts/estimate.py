@@ -1,4 +1,4 @@
-"""How many tokens a request may take, before anybody has counted them, and how many a cut answer took. Pure."""
+"""How many tokens a request may take, before they are counted, and how many a cut answer took. Pure."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -134,5 +134,5 @@ def _leaves(value: Any) -> Iterator[str]:
 
 
 def estimated(bound: Bound, said: int | None) -> Usage:
-    """Return what an answer took that nobody has counted: ``said`` are the bytes of its text, None is not known."""
+    """Return what an uncounted answer took: ``said`` are the bytes of its text, None if they are not known."""
     return Usage(bound.prompt, bound.completion if said is None else -(-said // _BYTES_PER_TOKEN))

@@ -5,6 +5,7 @@ lock on its file as long as it lives; whoever gets the lock may book what a dead
 """
 
 import fcntl
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -13,10 +14,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+from sqlalchemy import Engine
 
 #: Length and CRC-32 of what follows, four bytes each.
 _HEAD = 8
 _SUFFIX = ".journal"
+#: Where journals lie, in the instance folder.
+_JOURNALS = "accounts"
+
+
+def journals_of(folder: Path, engine: Engine) -> Path:
+    """Return where the journals of a database lie, whoever uses it: they are booked where they belong.
+
+    ``folder`` is the instance folder.
+    """
+    url = engine.url
+    place = hashlib.sha256(f"{url.host}:{url.port}/{url.database}?{url.query}".encode()).hexdigest()[:16]
+    return folder / _JOURNALS / place
 
 
 class Journal:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: How often a process looks whether keys have changed, in seconds.
 POLL_S = 0.25
-#: How often a key that nobody knows makes it look at once, at most: so many times a second.
+#: How often an unknown key makes it look at once, at most: so many times a second.
 _LOOKS_PER_S = 10
 
 Keys = Mapping[bytes, VirtualKey]
@@ -109,7 +109,7 @@ class KeyCopy:
         return self._loaded.budgets.get(name, self._loaded.shared)
 
     async def look_again(self) -> None:
-        """Wait until what was changed before now has been read: a key has come that nobody knows, and it may be new.
+        """Wait until what was changed before now has been read: an unknown key has come, and it may be new.
 
         All who ask at one time wait for one look, and there are only so many a second.
         """

@@ -42,7 +42,7 @@ def _sum(body: str) -> str:
 
 
 def is_ours(key: str) -> bool:
-    """Say whether a key has the form that ``make_key`` gives, with the right sum."""
+    """Return whether a key has the form that ``make_key`` gives, with the right sum."""
     body = key[len(_PREFIX) : -_SUM_LENGTH]
     return key.startswith(_PREFIX) and key[-_SUM_LENGTH:] == _sum(body)
 
@@ -93,11 +93,11 @@ class VirtualKey:
     is_disabled: bool
 
     def is_expired(self, now_ms: float) -> bool:
-        """Say whether its time is over."""
+        """Return whether its time is over."""
         return self.expires_at is not None and now_ms >= self.expires_at
 
     def is_allowed_from(self, address: str | None) -> bool:
-        """Say whether it may be used from an address; what is no IP address is in no network."""
+        """Return whether it may be used from an address; what is no IP address is in no network."""
         return self.networks is None or is_within(address, self.networks)
 
 

@@ -68,11 +68,11 @@ class Lease:
 
     @property
     def is_idle(self) -> bool:
-        """Say whether there is nothing in it, and nobody uses it."""
+        """Return whether there is nothing in it, and it is not used."""
         return not (self.is_stored or self.amount or self.held or self.requests or self.acquiring)
 
     def lacks(self, need: int, *, waited: bool) -> bool:
-        """Say whether a request cannot have ``need`` now, which may have waited for it."""
+        """Return whether a request cannot have ``need`` now, which may have waited for it."""
         return self.free - (0 if waited else sum(self.needs)) < need
 
     def need(self) -> Need:

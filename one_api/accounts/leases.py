@@ -1,7 +1,7 @@
 """What this process holds of budgets: requests are let in from it without asking the database, unless it is too little.
 
 Everything here runs on the loop. What is known of a lease here is never more than what the database has of it: where an
-answer is lost, money is held that nobody knows of, until ``keep`` gives it back.
+answer is lost, money is held unknown to us, until ``keep`` gives it back.
 """
 
 import asyncio

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import WindowKey
+from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates
 from one_api.accounts.tables import LEDGER, USAGE
 from one_api.accounts.windows import Alert
@@ -81,7 +82,7 @@ class Reserve(NamedTuple):
     windows: list[WindowKey]
 
     def presumed(self) -> LedgerRow:
-        """Return the row for a request whose end nobody knows: it owes what it had reserved."""
+        """Return the row for a request whose end is not known: it owes what it had reserved."""
         return _presumed(self.id, self.at, self.key, self.model, self.amount, self.windows)
 
 
@@ -119,7 +120,8 @@ def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) 
     """
     if record.caller is None:
         return None
-    if record.model is None or not (record.attempts or record.free):
+    # Who stands for the cost of an answer that a request had asked for which is gone has a deployment alone.
+    if record.model is None or not (record.attempts or record.free or record.deployment):
         refused = record.status is not None and record.status >= 400
         second = moment_ms(record.request_id) // 1000
         return Refusal(second - second % 60, _text(record.caller, 256)) if refused else None
@@ -349,6 +351,8 @@ def _counts(row: LedgerRow) -> tuple[int, ...]:
         row.ms,
         row.first_ms or 0,
         int(row.first_ms is not None),
+        *(FIRST.none if row.first_ms is None else FIRST.count(row.first_ms)),
+        *(WHOLE.none if row.status in ("credit", "presumed") else WHOLE.count(row.ms)),
     )
 
 

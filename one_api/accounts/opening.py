@@ -49,7 +49,7 @@ def open_database(settings: DatabaseConfig, folder: Path, *, migrate: bool | Non
 def prepare(settings: DatabaseConfig, folder: Path) -> str | None:
     """Bring the tables up to date before any process serves; returns why the gateway must not start, or None.
 
-    An address that was given must work. Where the file of ``sqlite``, which nobody asked for, cannot be made, the
+    An address that was given must work. Where the file of ``sqlite``, which is only the default, cannot be made, the
     gateway serves without accounts.
     """
     try:

@@ -1,4 +1,4 @@
-"""What each deployment costs: by the configuration, else by the catalogue; what nobody knows has no price."""
+"""What each deployment costs: by the configuration, else by the catalogue; else there is no price."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ class Catalogue:
 
 
 def _fits(model: str, clause: JSONObject) -> bool:
-    """Say whether a model's name fits a clause; raises KeyError for a clause of another kind."""
+    """Return whether a model's name fits a clause; raises KeyError for a clause of another kind."""
     ((kind, wanted),) = clause.items()
     name = model.lower()
     match kind:
@@ -136,11 +136,11 @@ class Prices:
 
     @property
     def lets_unknown_pass(self) -> bool:
-        """Say whether a model without a price may be used where a budget binds."""
+        """Return whether a model without a price may be used where a budget binds."""
         return self._settings.unknown == "free"
 
     def rates(self, deployment: str) -> Rates | None:
-        """Return what ``adapter/model`` costs; None where nobody knows."""
+        """Return what ``adapter/model`` costs; None where it is not known."""
         price = self.price(deployment)
         return None if price is None else price.rates
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, func, select
@@ -13,30 +13,52 @@ from one_api.accounts.budgets import WindowKey
 from one_api.accounts.keyring import budget_in
 from one_api.accounts.ledger import SPANS, id_at
 from one_api.accounts.money import dollars
+from one_api.accounts.percentiles import FIRST, PERCENTS, WHOLE
 from one_api.accounts.periods import start_of
-from one_api.accounts.tables import BUDGETS, LEDGER, USAGE, WINDOWS
+from one_api.accounts.tables import BUDGETS, KEYS, LEDGER, USAGE, WINDOWS
 from one_api.contract import JSONObject
 from one_api.dialects import json
 
-#: What usage can be grouped by.
-PLACES = ("key", "model", "deployment")
+#: What usage can be grouped by; the team and the owner of a key are those that it has now.
+PLACES = ("key", "model", "deployment", "team", "owner")
 TIMES = ("minute", "hour", "day")
+_OF_KEY = ("team", "owner")
 _MONEY = ("cost", "upstream_cost")
 _SUMS = tuple(column.name for column in USAGE.columns if not column.primary_key)
+_STEPS = (FIRST, WHOLE)
+_SHOWN = tuple(name for name in _SUMS if name not in (*_MONEY, *FIRST.columns, *WHOLE.columns))
 #: Requests in one page.
 MAX_ROWS = 200
 
 
+class UsageReport(NamedTuple):
+    """Sums by what was asked for, and of all of it."""
+
+    rows: list[JSONObject]
+    total: JSONObject
+
+    def with_total(self, by: Sequence[str]) -> list[JSONObject]:
+        """Return the rows, and as the last one the total."""
+        return [*self.rows, dict.fromkeys(_in_order(by), "") | self.total]
+
+
+def _in_order(by: Sequence[str]) -> list[str]:
+    return [name for name in by if name in PLACES] + [name for name in by if name in TIMES]
+
+
 def usage(
     connection: Connection, by: Sequence[str], begin: int, end: int, zone: ZoneInfo, key: str | None = None
-) -> list[JSONObject]:
+) -> UsageReport:
     """Return sums from ``begin`` up to ``end``, UTC seconds, grouped by what ``by`` names (of PLACES and TIMES).
 
-    Only of one ``key``, if that is given. Money is in dollars, as decimal text. Times are ISO 8601 in ``zone``.
+    Only of one ``key``, if that is given. Money is in dollars, as decimal text. Times are ISO 8601 in ``zone``. Of how
+    long first contents and whole answers took there are percentiles in milliseconds.
     """
-    places = [name for name in by if name in PLACES]
-    times = [name for name in by if name in TIMES]
-    groups = [USAGE.c[name] for name in places] + ([USAGE.c.start] if times else [])
+    names = _in_order(by)
+    times = [name for name in names if name in TIMES]
+    columns = dict.fromkeys("key" if name in _OF_KEY else name for name in names if name in PLACES)
+    owners = _owners(connection) if set(_OF_KEY) & set(names) else {}
+    groups = [USAGE.c[name] for name in columns] + ([USAGE.c.start] if times else [])
     query = (
         select(*groups, *(func.sum(USAGE.c[name]).label(name) for name in _SUMS))
         .where(USAGE.c.span == (60 if "minute" in times else 3600), USAGE.c.start >= begin, USAGE.c.start < end)
@@ -46,24 +68,29 @@ def usage(
         query = query.where(USAGE.c.key == key)
     found: dict[tuple[str, ...], Counter[str]] = {}
     for row in connection.execute(query).mappings():
-        place = [row[name] for name in places] + [_moment(name, row["start"], zone) for name in times]
+        place = [_place(name, row, owners, zone) for name in names]
         # Sums are decimal numbers in PostgreSQL, and null without any row.
         counts = {name: int(row[name] or 0) for name in _SUMS}
         found.setdefault(tuple(place), Counter()).update(counts)
-    names = [*places, *times]
-    return [dict(zip(names, place, strict=True)) | _shown(found[place]) for place in sorted(found)]
+    rows = [dict(zip(names, place, strict=True)) | _shown(found[place]) for place in sorted(found)]
+    total: Counter[str] = Counter()
+    for counts in found.values():
+        total.update(counts)
+    return UsageReport(rows, _shown(total))
 
 
-def total(rows: Sequence[JSONObject], by: Sequence[str]) -> JSONObject:
-    """Return one row that is the sum of others."""
-    counts = {name: sum(row[name] for row in rows) for name in _SUMS if name not in _MONEY}
-    money = {f"{name}_usd": dollars(sum(_nano(row[f"{name}_usd"]) for row in rows)) for name in _MONEY}
-    return dict.fromkeys(by, "") | counts | money
+def _owners(connection: Connection) -> dict[str, Any]:
+    """Return the team and the owner of each key."""
+    return {row.name: row._mapping for row in connection.execute(select(KEYS.c.name, KEYS.c.team, KEYS.c.owner))}
 
 
-def _nano(text: str) -> int:
-    whole, _, rest = text.partition(".")
-    return int(whole + rest.ljust(9, "0"))
+def _place(name: str, row: Any, owners: dict[str, Any], zone: ZoneInfo) -> str:
+    """Return what a row is of, in one of the groups."""
+    if name in TIMES:
+        return _moment(name, row["start"], zone)
+    if name in _OF_KEY:
+        return (owners.get(row["key"]) or {}).get(name) or ""
+    return str(row[name])
 
 
 def _moment(name: str, start: int, zone: ZoneInfo) -> str:
@@ -73,8 +100,12 @@ def _moment(name: str, start: int, zone: ZoneInfo) -> str:
 
 
 def _shown(counts: Counter[str]) -> JSONObject:
-    shown: JSONObject = {name: counts[name] for name in _SUMS if name not in _MONEY}
-    return shown | {f"{name}_usd": dollars(counts[name]) for name in _MONEY}
+    shown: JSONObject = {name: counts[name] for name in _SHOWN}
+    shown |= {f"{name}_usd": dollars(counts[name]) for name in _MONEY}
+    for steps in _STEPS:
+        own = [counts[name] for name in steps.columns]
+        shown |= {f"{steps.name}_p{percent}": steps.percentile_ms(own, percent) for percent in PERCENTS}
+    return shown
 
 
 def spent(connection: Connection, key: str, begin: int, end: int) -> int:
@@ -133,7 +164,13 @@ def wrong_windows(connection: Connection, since_ms: int) -> list[JSONObject]:
 
 
 def requests(
-    connection: Connection, *, before: str | None = None, since_ms: int = 0, limit: int = MAX_ROWS, **wanted: str
+    connection: Connection,
+    *,
+    before: str | None = None,
+    since_ms: int = 0,
+    until_ms: int | None = None,
+    limit: int = MAX_ROWS,
+    **wanted: str,
 ) -> list[JSONObject]:
     """Return rows of the ledger, newest first, at most ``limit``; those older than the id ``before``.
 
@@ -142,6 +179,8 @@ def requests(
     query = select(LEDGER).where(LEDGER.c.id >= id_at(since_ms)).order_by(LEDGER.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(LEDGER.c.id < before)
+    if until_ms is not None:
+        query = query.where(LEDGER.c.id < id_at(until_ms))
     for name, value in wanted.items():
         query = query.where(LEDGER.c[name] == value)
     return [_request(row) for row in connection.execute(query).mappings()]

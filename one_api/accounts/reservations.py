@@ -114,7 +114,7 @@ class Reservation:
 
     @property
     def is_outgrown(self) -> bool:
-        """Say whether the answer has become longer than what is reserved for it."""
+        """Return whether the answer has become longer than what is reserved for it."""
         if self._bound is None or self._said is None or self._ended:
             return False
         return self._said.tokens(self._bound) > self._reserved_tokens
@@ -178,7 +178,7 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
         cost = None if rates is None else dearest(bound, rates)
         if cost is None and not prices.lets_unknown_pass:
             raise Unpriced(
-                f"This key has a budget, and nobody knows what `{deployment[:128]}` costs: the operator can set "
+                f"This key has a budget, and the price of `{deployment[:128]}` is not known: the operator can set "
                 "`prices.models` in the configuration."
             )
         need = max(need, cost or 0)

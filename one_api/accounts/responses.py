@@ -195,7 +195,7 @@ def _chain(connection: Connection, owner: str, response_id: str, now: int) -> di
 
 
 def _renew(connection: Connection, owner: str, ids: list[str], expires: int) -> None:
-    # In one order, and past rows that another request renews just now: nobody waits for each other in a circle.
+    # In one order, and past rows that another request renews just now: no two wait for each other.
     free = select(RESPONSES.c.id).where(_mine(owner, ids)).order_by(RESPONSES.c.id).with_for_update(skip_locked=True)
     found = connection.scalars(free).all()
     connection.execute(RESPONSES.update().where(_mine(owner, found)).values(expires_at=expires))

@@ -1,7 +1,6 @@
 """Accounts: what the gateway keeps in a database, as one object that lives as long as the process."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
 from one_api.accounts.database import Database, DatabaseUnavailable, DatabaseUnusable, open_engine
+from one_api.accounts.journal import journals_of
 from one_api.accounts.keyring import KeyCopy
 from one_api.accounts.keys import VirtualKey, digest_of, is_ours
 from one_api.accounts.leases import Leases
@@ -29,9 +29,6 @@ from one_api.settings.sections import BudgetConfig, DatabaseConfig
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-#: Where journals lie, in the instance folder.
-_JOURNALS = "accounts"
 
 
 class Accounts:
@@ -62,7 +59,7 @@ class Accounts:
 
     @property
     def degraded(self) -> str | None:
-        """Say what works less well than it should; None when all is well."""
+        """Return what works less well than it should; None when all is well."""
         return self._off or (self._books.degraded if self._books is not None else None)
 
     def book(self, record: CallRecord, prices: Prices | None) -> None:
@@ -104,12 +101,12 @@ class Accounts:
         return self._keys.find(digest_of(key)) if self._keys is not None else None
 
     def has_key(self, caller: Caller) -> bool:
-        """Say whether the key of the database that a caller had is still there, and not revoked."""
+        """Return whether the key of the database that a caller had is still there, and not revoked."""
         key = self._keys.find(caller.secret) if self._keys is not None else None
         return key is not None and not key.is_disabled
 
     def may_be_new(self, key: str) -> bool:
-        """Say whether a key that is not known may be one that was made just now."""
+        """Return whether a key that is not known may be one that was made just now."""
         return self._keys is not None and is_ours(key)
 
     async def look_again(self) -> None:
@@ -157,7 +154,7 @@ class Accounts:
         await self._keys.start()
         self._books = Books(
             books,
-            self._folder / _JOURNALS / _place(engine),
+            journals_of(self._folder, engine),
             (self._settings.ledger_days, self._settings.usage_days, self._settings.audit_days),
         )
         await self._books.start()
@@ -185,9 +182,3 @@ class Accounts:
 
 def _no_rates(_: str) -> Rates | None:
     return None
-
-
-def _place(engine: Engine) -> str:
-    """Return a name for the database, whoever uses it: journals are booked where they belong."""
-    url = engine.url
-    return hashlib.sha256(f"{url.host}:{url.port}/{url.database}?{url.query}".encode()).hexdigest()[:16]

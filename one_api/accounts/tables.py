@@ -6,6 +6,8 @@ never changes, and is what the log and the limits call the key.
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
+from one_api.accounts import percentiles
+
 METADATA = MetaData()
 #: The last change that makes them so.
 REVISION = "0006"
@@ -87,6 +89,11 @@ USAGE = Table(
             "firsts",
         )
     ),
+    # How many first contents, and how many whole answers, came within so many milliseconds: each in one step alone.
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in (*percentiles.FIRST.columns, *percentiles.WHOLE.columns)
+    ),
 )
 
 #: Values by name. ``version`` rises with every change of keys and teams, in the same transaction.
@@ -108,7 +115,7 @@ TEAMS = Table(
     Column("disabled_at", BigInteger),
 )
 
-#: Keys. None is deleted: one that was revoked keeps its digest, so that nobody brings it back.
+#: Keys. None is deleted: one that was revoked keeps its digest, so that it cannot come back.
 KEYS = Table(
     "keys",
     METADATA,
@@ -208,7 +215,7 @@ RESPONSES = Table(
     "responses",
     METADATA,
     Column("id", String(64), primary_key=True),
-    # The name of the key that made it; nobody else finds it.
+    # The name of the key that made it; no other key finds it.
     Column("owner", String(256), nullable=False),
     # The response that it goes on from.
     Column("parent", String(64)),

@@ -58,7 +58,7 @@ class Kept(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        """Say whether nothing of it is left to keep."""
+        """Return whether nothing of it is left to keep."""
         return self.amount <= 0 and not self.held
 
 
@@ -128,7 +128,7 @@ def _ask_others(wanted: int, others: Sequence[Any], need: Need, missing: int) ->
 
 
 def _locked(connection: Connection, window: WindowKey) -> Any:
-    """Return the row of a window, made if it is not there; nobody else takes of it before this transaction ends."""
+    """Return the row of a window, made if it is not there; no other takes of it before this transaction ends."""
     _add(connection, WINDOWS, {window: {"spent": 0, "wanted": 0, "alerted": 0}}, sums=("spent",))
     return connection.execute(select(WINDOWS).where(*_of(WINDOWS, window)).with_for_update()).one()
 

@@ -13,13 +13,16 @@ from one_api.accounts.changes import NotThere
 from one_api.accounts.keys import ChangeRefused
 from one_api.accounts.periods import zone_named
 from one_api.accounts.service import Accounts
+from one_api.accounts.sheets import lines
+from one_api.admin.sheets import RequestSheet
 from one_api.api.service import service
 from one_api.api.snapshot import snapshot
 from one_api.api.streaming import read_body
 from one_api.contract import JSONObject
 from one_api.errors import AccountsUnavailable, InvalidRequest, UnknownPath
 from one_api.observability.log import audit
-from one_api.serving.responses import JSONResponse
+from one_api.serving.events import EventResponse
+from one_api.serving.responses import JSONResponse, PlainResponse
 from one_api.utils.auth import for_the_operator
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,9 @@ _IN_FORCE_S = 0.5
 #: Without ``from``, usage of so many seconds is shown.
 _DEFAULT_S = 30 * 86400
 _GRACE_S = 86400
+#: Later than any request, in UTC seconds.
+_ALWAYS_S = 10**11
+_SHEET_HEADERS = {"content-type": "text/csv; charset=utf-8"}
 _MAX_GRACE_S = 366 * 86400
 
 
@@ -165,7 +171,10 @@ async def list_changes() -> Response:
 @accounts_api.get("/usage")
 @for_the_operator
 async def show_usage() -> Response:
-    """Return sums of requests, tokens and costs from ``from`` up to ``to``, UTC seconds, by what ``by`` names."""
+    """Return sums of requests, tokens and costs, and percentiles of times, by what ``by`` names.
+
+    They are from ``from`` up to ``to``, UTC seconds.
+    """
     now, by = int(time.time()), [name for name in request.args.get("by", "key,model").split(",") if name]
     if unknown := set(by) - {*reports.PLACES, *reports.TIMES}:
         raise InvalidRequest(f"Usage is not kept by {', '.join(sorted(unknown))[:200]}.", param="by")
@@ -175,24 +184,43 @@ async def show_usage() -> Response:
         raise InvalidRequest(f"{error}.", param="zone") from None
     begin, end = _number("from", now - _DEFAULT_S), _number("to", now + 1)
     key = request.args.get("key")
-    return _listed(await _read(reports.usage, by=by, begin=begin, end=end, zone=zone, key=key))
+    report = await _read(reports.usage, by=by, begin=begin, end=end, zone=zone, key=key)
+    if _wants_csv():
+        return _sheet(report.with_total(by))
+    return JSONResponse({"object": "list", "data": report.rows, "total": report.total})
 
 
 @accounts_api.get("/requests")
 @for_the_operator
 async def list_requests() -> Response:
     """List rows of the ledger, newest first; ``after`` is the id of the last one of the page before."""
-    wanted = {name: request.args[name] for name in ("key", "model", "deployment", "status") if name in request.args}
+    wanted: Any = {
+        name: request.args[name] for name in ("key", "model", "deployment", "status") if name in request.args
+    }
     limit = min(_number("limit", 50), reports.MAX_ROWS)
-    since_ms, before = _number("from", 0) * 1000, request.args.get("after")
-    return _listed(await _read(reports.requests, before=before, since_ms=since_ms, limit=limit, **wanted))
+    since_ms, until_ms = _number("from", 0) * 1000, _number("to", _ALWAYS_S) * 1000
+    page = partial(reports.requests, since_ms=since_ms, until_ms=until_ms, **wanted)
+    if _wants_csv():
+        sheet = RequestSheet(_accounts(), page, request.args.get("after"), g.open_call)
+        g.open_call.begin_stream()
+        return EventResponse(sheet, headers=_SHEET_HEADERS)
+    return _listed(await _read(page, before=request.args.get("after"), limit=limit))
 
 
 # What all share
 
 
 def _listed(rows: list[JSONObject]) -> Response:
-    return JSONResponse({"object": "list", "data": rows})
+    return _sheet(rows) if _wants_csv() else JSONResponse({"object": "list", "data": rows})
+
+
+def _wants_csv() -> bool:
+    """Say whether the client wants a spreadsheet: by the header ``Accept``, or by ``format=csv``."""
+    return request.args.get("format") == "csv" or request.accept_mimetypes.best == "text/csv"
+
+
+def _sheet(rows: list[JSONObject]) -> Response:
+    return PlainResponse(lines(rows), headers=_SHEET_HEADERS)
 
 
 def _accounts() -> Accounts:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response
 from werkzeug.exceptions import NotFound
 
 from one_api.api.metrics import own_samples
@@ -14,11 +14,14 @@ from one_api.config import ConfigError
 from one_api.dialects.json import JSONObject
 from one_api.errors import InvalidRequest, UnknownModel
 from one_api.serving.bridge import await_
+from one_api.serving.current import current_request
 from one_api.serving.responses import JSONResponse
 from one_api.utils.auth import for_the_operator
 
 admin = Blueprint("admin", __name__)
 
+#: How long another process may be silent, in seconds.
+_ANSWER_S = 1.0
 #: How many of the last requests are shown.
 _MAX_RECENT = 20
 
@@ -29,14 +32,14 @@ def keep_admin_apart(app: Flask) -> None:
 
 
 def _hide_elsewhere() -> None:
-    if request.path.startswith("/admin") and not snapshot().admin.is_here():
+    if current_request().path.startswith("/admin") and not snapshot().admin.is_here():
         raise NotFound
 
 
 @admin.get("/admin/routes/<path:model>")
 @for_the_operator
 def explain_route(model: str) -> Response:
-    """Tell how each deployment of a model looks to each process, and what became of the last requests for it.
+    """Show how each deployment of a model looks to each process, and how the last requests for it ended.
 
     ``tables`` are those of the process that answers, ``others`` those of the other ones; ``recent`` is of all.
     """
@@ -52,10 +55,14 @@ def explain_route(model: str) -> Response:
 @admin.get("/admin/config")
 @for_the_operator
 async def show_config() -> Response:
-    """Return which configuration each process uses, by its digest, and the result of its last reload."""
+    """Return which configuration each process uses, by its digest, and the result of its last reload.
+
+    ``silent`` is how many have not answered.
+    """
     parts = service()
-    others = await parts.siblings.ask({"config": True})
-    return JSONResponse({"processes": [_status(parts), *(each for each in others if "digest" in each)]})
+    answers = await parts.siblings.ask_each({"config": True}, _ANSWER_S)
+    others = [answer[0] for answer in answers.values() if answer]
+    return JSONResponse({"processes": [_status(parts), *others], "silent": len(answers) - len(others)})
 
 
 @admin.post("/admin/config/reload")

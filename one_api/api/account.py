@@ -47,10 +47,9 @@ async def show_usage() -> Response:
     for period in ("day", "month"):
         begin = start_of(period, zone, now)
         work = partial(reports.usage, by=["model"], begin=begin, end=now + 1, zone=zone, key=g.caller.name)
-        rows = await accounts.read(work)
-        total = reports.total(rows, [])
+        report = await accounts.read(work)
         since = datetime.fromtimestamp(begin, zone).isoformat()
-        body["today" if period == "day" else "month"] = {"since": since, **total, "models": rows}
+        body["today" if period == "day" else "month"] = {"since": since, **report.total, "models": report.rows}
     return JSONResponse(body)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from ipaddress import IPv6Address
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 from flask_cors.core import (
     DEFAULT_OPTIONS,
     get_app_kwarg_dict,
@@ -20,11 +20,12 @@ from flask_cors.core import (
     try_match_pattern,
 )
 
+from one_api.serving.current import current_globals, current_request
 from one_api.settings.origins import are_origins
 from one_api.utils.auth import authenticate, authenticate_operator
 
 #: Response headers that browsers may read.
-_EXPOSED = [
+EXPOSED = [
     "x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms",
     "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens",
@@ -47,7 +48,7 @@ class CrossOrigin:
         ours = {
             "origins": "*" if "*" in origins else [_pattern(origin) for origin in origins],
             "allow_headers": "*",
-            "expose_headers": _EXPOSED,
+            "expose_headers": EXPOSED,
             "max_age": 600,
             "resources": _RESOURCES,
         }
@@ -58,7 +59,7 @@ class CrossOrigin:
         self._resources = resources if any(each.origins for _, each in resources) else []
 
     def answers_preflight(self) -> bool:
-        """Say whether the current preflight is of a page that may call."""
+        """Return whether the current preflight is of a page that may call."""
         options = self._options()
         return (
             options is not None
@@ -94,21 +95,29 @@ def register(app: Flask) -> None:
     """Let pages of other origins call ``app``, as far as the request's snapshot allows."""
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.before_request(_answer_options)
-    app.after_request(lambda response: g.snapshot.cors.mark(response))
+    app.after_request(_mark)
 
 
 def _answer_options() -> Response | None:
     """Answer a preflight; any other ``OPTIONS`` is a method that no route has."""
-    if request.method != "OPTIONS":
+    asked = current_request()
+    if asked.method != "OPTIONS":
         return None
-    cors: CrossOrigin = g.snapshot.cors
-    if "Access-Control-Request-Method" in request.headers and cors.answers_preflight():
+    known = current_globals()
+    cors: CrossOrigin = known.snapshot.cors
+    if "Access-Control-Request-Method" in asked.headers and cors.answers_preflight():
         return Response(status=204)
-    if request.path.startswith("/admin"):
+    if asked.path.startswith("/admin"):
         authenticate_operator()
-    elif request.path.startswith("/v1"):
+    elif asked.path.startswith("/v1"):
         authenticate()
     return None
+
+
+def _mark(response: Response) -> Response:
+    known = current_globals()
+    cors: CrossOrigin = known.snapshot.cors
+    return cors.mark(response)
 
 
 def _expose_more(response: Response) -> Response:

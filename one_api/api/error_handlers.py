@@ -75,7 +75,7 @@ def _answer(error: GatewayError) -> Response:
 def _answer_http(error: HTTPException) -> Response:
     """Translate what Flask raises itself."""
     if isinstance(error, ClientDisconnected):
-        raise asyncio.CancelledError from error  # nobody is there to answer: as when it leaves later
+        raise asyncio.CancelledError from error  # there is no client to answer: as when it leaves later
     if error.response is not None:
         return cast(Response, error.response)  # made where it was raised
     if isinstance(error, RateLimitExceeded):

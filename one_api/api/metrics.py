@@ -107,15 +107,16 @@ def _set_parts(parts: Service, found: Metrics) -> None:
 
 
 async def _set_deployments(registry: ModelRegistry, found: Metrics) -> None:
+    routes = registry.routes
     groups = {
         each.model: model
-        for model, group in registry.model_groups.items()
+        for model, group in routes.model_groups.items()
         for each in targets(group.targets + group.fallbacks)
     }
     gone = set()
     for number, name in enumerate(found.deployments):
         # Whatever is resolved is among the deployments again, which a reload has begun anew.
-        if not registry.deployments_of(name) and not (name in groups and registry.deployments_of(groups[name])):
+        if not routes.deployments_of(name) and not (name in groups and routes.deployments_of(groups[name])):
             gone.add(name)
         if number % _AT_ONCE == _AT_ONCE - 1:
             await asyncio.sleep(0)
@@ -123,7 +124,7 @@ async def _set_deployments(registry: ModelRegistry, found: Metrics) -> None:
     found.set_circuits(
         {
             name: (state_of(deployment, now).replace("-", "_"), deployment.health.circuit)
-            for name, deployment in registry.deployments.items()
+            for name, deployment in routes.deployments.items()
         }
     )
     found.forget(gone, now)

@@ -58,7 +58,9 @@ def _priced(entries: list[JSONObject], used: Snapshot) -> list[JSONObject]:
     """Return entries with what is known of their prices; the upstream's context window goes before ours."""
     if used.prices is None:
         return entries
-    return [_with_price(entry, used.prices.listing(used.registry.deployments_of(entry["id"]))) for entry in entries]
+    return [
+        _with_price(entry, used.prices.listing(used.registry.routes.deployments_of(entry["id"]))) for entry in entries
+    ]
 
 
 def _with_price(entry: JSONObject, prices: JSONObject) -> JSONObject:

@@ -50,7 +50,7 @@ _BLANK_LINES = (b"\n\n", b"\r\n\r\n")
 @verify_api_key
 @check_rate_limit
 async def moderate() -> Response:
-    """Say whether texts or images are fit to be seen; a failure is an error, and never "not flagged"."""
+    """Return whether texts or images are fit to be seen; a failure is an error, and never "not flagged"."""
     data, body = await read_bytes()
     if body.get("model") is None and (default := await _moderation_model()) is not None:
         named = body | {"model": default}

@@ -91,7 +91,7 @@ class Reload:
 
     @property
     def was_refused(self) -> bool:
-        """Say whether the last reload was refused."""
+        """Return whether the last reload was refused."""
         return self._last.get("result") == "refused"
 
     @property
@@ -203,7 +203,7 @@ class Reload:
 
     async def _swap(self, old: Snapshot, new: Snapshot) -> None:
         """Serve new requests with ``new``, and let go of what only ``old`` has once its requests have ended."""
-        new.registry.take_over(old.registry)
+        new.registry.routes.take_over(old.registry.routes)
         self.snapshot = new
         self._old.append(old)
         self._on_swap()
@@ -244,7 +244,7 @@ class Reload:
         self._note("refused", by, self.snapshot.digest, problems)
 
     def _is_first(self, *result: str) -> bool:
-        """Say whether this process is to log the result: one line is enough where all come to the same."""
+        """Return whether this process is to log the result: one line is enough where all come to the same."""
         return self._kept.is_first(f"{result} {self._files}")
 
     def _note(self, result: str, by: str, digest: str, problems: list[str] | None = None) -> None:

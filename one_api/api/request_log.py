@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 
 from one_api.accounts.money import dollars
 from one_api.api.service import Service, service
@@ -68,7 +68,7 @@ class OpenCall:
 
     def begin_stream(self) -> None:
         """Note that the answer of the current request will be read after its view has returned."""
-        self.is_streamed, self.caller, self._task = True, g.get("caller"), asyncio.current_task()
+        self.is_streamed, self.caller, self._task = True, current_globals().get("caller"), asyncio.current_task()
 
     def cut(self, why: GatewayError) -> None:
         """End a stream, with ``why`` as its last event. One that a thread reads goes on."""
@@ -127,7 +127,8 @@ def call_context(model: str, *, stream: bool) -> CallContext:
     within = (
         accounts.within_budgets(known.caller, record, used.config.budget, used.prices) if accounts is not None else None
     )
-    return CallContext(record, known.caller, request.headers.get("Cache-Control"), within, known.get("is_short", False))
+    cache_control = current_request().environ.get("HTTP_CACHE_CONTROL")
+    return CallContext(record, known.caller, cache_control, within, known.get("is_short", False))
 
 
 def register(app: Flask) -> None:
@@ -195,7 +196,7 @@ def _add_headers(response: Response) -> Response:
         told["x-gateway-warnings"] = _warnings(record.warnings)
     if is_anthropic():
         told = _for_anthropic(told, record.request_id)
-    if "cache-control" not in response.headers:
+    if not response.headers.getlist("cache-control"):  # to look with `in` makes an exception when there is none
         told["cache-control"] = "no-store"
     response.headers.extend(told)
     return response
@@ -207,7 +208,7 @@ def _in_header(deployment: str) -> str:
 
 
 def _cost(record: CallRecord, used: Snapshot) -> int | None:
-    """Return what an answer costs in nano-dollars; None where nobody knows that, or not yet."""
+    """Return what an answer costs in nano-dollars; None where that is not known, or not yet."""
     prices = used.prices
     if prices is None or record.usage is None or record.deployment is None:
         return None
@@ -218,7 +219,7 @@ def _cost(record: CallRecord, used: Snapshot) -> int | None:
 def _for_anthropic(told: dict[str, str], request_id: str) -> dict[str, str]:
     """Return headers as Anthropic's clients read them: the limits of the upstream's account are not the caller's."""
     found = {name: value for name, value in told.items() if not name.startswith(_ANTHROPIC_LIMITS)}
-    own = g.get("limit_headers", {})
+    own = current_globals().get("limit_headers", {})
     for kind in ("requests", "tokens"):
         for what in ("limit", "remaining", "reset"):
             if (value := own.get(f"x-ratelimit-{what}-{kind}")) is not None:
@@ -233,7 +234,7 @@ def _moment_in(duration: str) -> str:
 
 
 def is_anthropic() -> bool:
-    """Say whether the current request's client expects Anthropic's words: its address is one of that API.
+    """Return whether the current request's client expects Anthropic's words: its address is one of that API.
 
     The lists of models are at one address for all clients; there a header decides.
     """
@@ -250,6 +251,6 @@ def _warnings(found: list[str]) -> str:
 
 def _end(error: BaseException | None) -> None:
     """End a request whose answer is complete, or will never come."""
-    call: OpenCall | None = g.get("open_call")
+    call: OpenCall | None = current_globals().get("open_call")
     if call is not None and not call.is_streamed:
         await_(call.end(cancelled=isinstance(error, asyncio.CancelledError)))

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
-from flask import current_app
-
 from one_api.api.kept_responses import KeptResponses
 from one_api.api.reload import Reload
 from one_api.api.snapshot import Snapshot
@@ -17,6 +15,7 @@ from one_api.observability.metrics import Metrics
 from one_api.observability.process import watch_loop
 from one_api.observability.recent import RecentCalls
 from one_api.records import Observer
+from one_api.serving.current import current_application
 from one_api.serving.siblings import Siblings
 from one_api.settings.sections import ServerConfig
 
@@ -118,4 +117,4 @@ class Service:
 
 def service() -> Service:
     """Return the service of the current application."""
-    return cast(Service, current_app.extensions["one_api"])
+    return cast(Service, current_application().extensions["one_api"])

@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
-from flask import g
-
 from one_api.api.cors import CrossOrigin
 from one_api.config import Config
 from one_api.contract import Caller
 from one_api.errors import GatewayError
 from one_api.models.registry import ModelRegistry
+from one_api.serving.current import current_globals
 from one_api.utils.auth import AdminAccess, KeyRing
 from one_api.utils.rate_limit import RateLimits
 
@@ -50,4 +49,5 @@ class Snapshot:
 
 def snapshot() -> Snapshot:
     """Return what the current request is served with."""
-    return cast(Snapshot, g.snapshot)
+    known = current_globals()
+    return cast(Snapshot, known.snapshot)

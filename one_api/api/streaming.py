@@ -14,7 +14,7 @@ from one_api.api.compressed import decompress, encodings_of
 from one_api.api.request_log import OpenCall
 from one_api.api.service import service
 from one_api.contract import ChunkStream
-from one_api.dialects import json
+from one_api.dialects import json, large_json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.errors import GatewayError, InternalError, InvalidRequest, UnsupportedMediaType
@@ -64,7 +64,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
             _check_media_type(*parse_options_header(media_type))
     data = request.get_data(cache=False)
     request.stream.close()  # it would hold the bytes as long as the request lives
-    encoding = request.headers.get("Content-Encoding")
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING")
     encodings = encodings_of(encoding) if encoding else []
     try:
         if len(data) < _LARGE_BYTES and not encodings:
@@ -82,7 +82,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
 async def _decode_large(data: bytes) -> JSONObject:
     """Decode in steps; others have the loop between them."""
     others_s = _OTHERS_S if len(data) >= _HUGE_BYTES else 0
-    steps = json.decode_large(data)
+    steps = large_json.decode_object(data)
     while True:
         try:
             next(steps)

@@ -8,6 +8,7 @@ from one_api import __version__
 from one_api.api.service import service
 from one_api.api.snapshot import Snapshot, snapshot
 from one_api.serving.bridge import await_
+from one_api.serving.current import current_request
 from one_api.utils.auth import is_from_this_machine
 
 #: Where people look first.
@@ -25,9 +26,10 @@ def register(app: Flask) -> None:
 
 
 def _welcome() -> Response | None:
-    if request.path.rstrip("/") not in _PATHS or request.method not in ("GET", "HEAD"):
+    asked = current_request()
+    if asked.path.rstrip("/") not in _PATHS or asked.method not in ("GET", "HEAD"):
         return None
-    accepted = request.accept_mimetypes
+    accepted = asked.accept_mimetypes
     if accepted["text/html"] <= accepted["application/json"]:
         return None
     used = snapshot()
@@ -55,5 +57,5 @@ def _root(used: Snapshot) -> str:
 
 def _model(used: Snapshot) -> str:
     """Return a model for the examples; strangers do not learn which there are."""
-    listed = used.registry.listed if is_from_this_machine() else []
+    listed = used.registry.routes.listed if is_from_this_machine() else []
     return next((model for model in listed if _MODEL.fullmatch(model)), "MODEL")

@@ -180,7 +180,7 @@ class Flight:
         await stop(self._task)
 
     def _hand_over(self, payer: Subscriber) -> bool:
-        """Have another local subscriber pay instead of one that is gone; say whether there is one."""
+        """Have another local subscriber pay instead of one that is gone; return whether there is one."""
         heir = next((each for each in self._subscribers if each.local), None)
         if heir is None:
             return False

@@ -46,7 +46,7 @@ class AnswerStore(ABC):
 class MemoryAnswers(AnswerStore):
     """Answers in this process: at most ``max_bytes``. The least recently used answer is dropped first.
 
-    An expired answer is removed within a second or two, whether anybody asks or not.
+    An expired answer is removed within a second or two, also without requests.
     """
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:

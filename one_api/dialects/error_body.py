@@ -22,9 +22,9 @@ from one_api.dialects.json import JSONObject
 _MAX_DEPTH = 6
 #: Of a list of errors, so many are read.
 _MAX_ERRORS = 5
-#: What is read of a body that is no JSON, in characters: more than anybody is shown.
+#: What is read of a body that is no JSON, in characters: more than is ever shown.
 _MAX_TEXT = 16 * 1024
-#: The longest words, in characters: longer than what anybody is shown, so that the cut is noticed.
+#: The longest words, in characters: longer than what is ever shown, so that the cut is seen.
 _MAX_WORDS = 4096
 
 #: Where the words are, the best first; of these, those that stand in errors alone when no answer is beside them.

@@ -23,6 +23,8 @@ _MEANINGS = {
         "spii image_safety language refusal guardrail_intervened guardrails error_toxic moderation blocked flagged"
     ),
 }  # fmt: skip
+#: Words for no reason: what is not over yet (DashScope's own dialect), or Gemini's default.
+_NONE = frozenset({"", "null", "none", "nil", "undefined", "unspecified"})
 _WORD_OF = {foreign: word for word, group in _MEANINGS.items() for foreign in group.split()}
 #: Parts of a word for an answer that was given up. vLLM: abort; DeepSeek: insufficient_system_resource; Zhipu:
 #: network_error; Gemini: MALFORMED_FUNCTION_CALL.
@@ -30,6 +32,8 @@ _FAILURE = re.compile(
     "abort|error|fail|cancel|insufficient|resource|overload|unavailable|time_?d?_?out|exception|malformed|unexpected"
     "|interrupt|disconnect|crash|killed|preempt"
 )
+#: Parts of a word for an answer that was cut.
+_CUT = re.compile("length|max_\\w*tokens|token_\\w*limit|truncat")
 _BUSY = re.compile("insufficient|resource|overload|unavailable|preempt")
 
 
@@ -37,11 +41,15 @@ def in_openai_words(reason: str) -> str | None:
     """Return OpenAI's word for a finish reason; None when it means that the answer failed."""
     if reason in OPENAI:
         return reason
-    foreign = re.sub(r"[\s.-]+", "_", reason.strip().lower()).removeprefix("finish_reason_")
+    foreign = _plain(reason)
     word = _WORD_OF.get(foreign)
-    if word is None:
-        return None if _FAILURE.search(foreign) else "stop"
+    if word is None and not _FAILURE.search(foreign):
+        return "length" if _CUT.search(foreign) else "stop"
     return word
+
+
+def _plain(reason: str) -> str:
+    return re.sub(r"[\s.-]+", "_", reason.strip().lower()).removeprefix("finish_reason_")
 
 
 def read_finish(choice: JSONObject, *, called: bool | None) -> None:
@@ -55,7 +63,7 @@ def read_finish(choice: JSONObject, *, called: bool | None) -> None:
     reason: Any = choice.get("finish_reason")
     if isinstance(reason, dict):
         reason = reason.get("type")
-    if not isinstance(reason, str) or not reason.strip():
+    if not isinstance(reason, str) or _plain(reason) in _NONE:
         choice["finish_reason"] = None
         return
     word, foreign = in_openai_words(reason), reason not in OPENAI

@@ -4,9 +4,13 @@ Nearly all events of a stream look alike: the same bytes around another text. On
 of them, it is known what stands around its text as received, and as sent: that is a frame. The next event in the same
 frame goes out as the sent half of the frame around its own text. Any other event takes the usual way and ends the
 frame: it may have changed what such an event means.
+
+Where upstream and client speak the same dialect, some events are passed on whatever they say: those are not even cut
+into lines (``PassingTranslator``).
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Protocol, Self, TypeAlias
 
@@ -46,7 +50,7 @@ class Translator(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the upstream has sent all of the answer, though perhaps not the end mark."""
+        """Return whether the upstream has sent all of the answer, though perhaps not the end mark."""
 
     def feed(self, event: sse.Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to."""
@@ -61,6 +65,17 @@ class Translator(Protocol):
     def add_text(self, text: str) -> None:
         """Take note of a text that is passed on without ``feed``: of an event like the last one but for its text."""
         return
+
+
+class PassingTranslator(Translator):
+    """A translator that passes some events on as they came, whatever they say."""
+
+    #: What such an event looks like, whole.
+    verbatim: ClassVar[re.Pattern[bytes]]
+
+    @abstractmethod
+    def pass_on(self, event: bytes) -> JSONObject:
+        """Return the chunk for such an event: what ``feed`` would make of it."""
 
 
 class TextRun:
@@ -233,11 +248,12 @@ def _mark(data: bytes, text: object, mark: str) -> tuple[bytes, JSONObject]:
 class FramedReader:
     """Reads the events of one stream, the quick way where there is one."""
 
-    __slots__ = ("_ends_with_blank_lines", "_frame", "_frames_left", "_held", "_reader", "_translator")
+    __slots__ = ("_ends_with_blank_lines", "_frame", "_frames_left", "_held", "_passing", "_reader", "_translator")
 
     def __init__(self, reader: sse.EventReader, translator: Translator) -> None:
         self._reader = reader
         self._translator = translator
+        self._passing = translator if isinstance(translator, PassingTranslator) else None
         #: Of the event that came last; only while nothing has come after it but events of this frame.
         self._frame: Frame | None = None
         self._frames_left = _MAX_FRAMES
@@ -250,6 +266,9 @@ class FramedReader:
         received = self._held + received
         self._held, position = b"", 0
         while (blank_line := received.find(_END, position)) >= 0:
+            if (end := self._pass_verbatim(received, position, found)) > position:
+                position = end
+                continue
             run, position = self._frame.read(received, position) if self._frame is not None else (None, position)
             if run is not None:
                 self._note(run, found)
@@ -263,6 +282,17 @@ class FramedReader:
             self._held = rest
         elif rest:
             self._take(rest, found)
+
+    def _pass_verbatim(self, received: bytes, position: int, found: list[Item]) -> int:
+        """Add the events from ``position`` on that are passed on as they came, and return where they end."""
+        passing = self._passing
+        if passing is None or passing.finished or not self._reader.is_between_events:
+            return position
+        while (event := passing.verbatim.match(received, position)) is not None:
+            found.append(passing.pass_on(event[0]))
+            self._reader.blocks += 1
+            position = event.end()
+        return position
 
     def _note(self, run: TextRun, found: list[Item]) -> None:
         """Add what came in the frame."""

@@ -8,37 +8,20 @@ upstream sent may be read more generously.
 import gc
 import json
 import math
-import re
-import secrets
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from one_api.contract import JSONObject as JSONObject
-from one_api.dialects.characters import all_whole, whole
-from one_api.dialects.elements import Elements, Span, count_elements, count_in_steps
-
-#: What decodes in steps, and returns what it has decoded.
-Steps: TypeAlias = Generator[None, None, Any]
+from one_api.dialects.characters import whole
+from one_api.dialects.elements import Elements, count_elements
 
 #: More keys than this, in all objects together, no request needs.
 _MAX_KEYS = 100_000
 #: More values than this no text may hold: each takes up to a hundred bytes of memory once it is decoded.
 MAX_VALUES = 300_000
-#: Of a text with more values than this, numbers lose the form that they were written in: to keep it takes long.
-_MANY_VALUES = 20_000
-#: How much is decoded in one step where there are many values, in bytes; and how much of long strings is decoded or
-#: encoded in one step. The values of a text up to that size are decoded in one go, unless there are many.
-_STEP_BYTES, _LONG_STEP_BYTES = 64 * 1024, 1024 * 1024
-#: A longer text is not read generously in steps, its long strings aside, in bytes: it is done in one.
-_MAX_REPAIRED_BYTES = 8 * 1024 * 1024
-#: How many containers around one another may be longer than a step: each is gone through from its beginning.
-_MAX_LONG_LEVELS = 20
-#: How many values are looked through in one step.
-_STEP_VALUES = 20_000
 #: While a longer text than this is decoded, the collector waits: it would go through all that is new, again and again.
 _LONG_BYTES = 64 * 1024
 #: Of a text with more containers than this the collector never sees what was decoded.
@@ -76,11 +59,12 @@ def _as_float(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-_decode = msgspec.json.Decoder().decode
-_decode_text = msgspec.json.Decoder(str).decode
-_decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
-_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
-_encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
+#: msgspec's own codecs, which raise its own errors: for ``decode`` and ``encode``, and for ``large_json``.
+raw_decode = msgspec.json.Decoder().decode
+raw_decode_text = msgspec.json.Decoder(str).decode
+raw_decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
+raw_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
+raw_encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
 
 
 class InvalidJSON(ValueError):
@@ -100,12 +84,12 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
 
 def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int, as_written: bool) -> Any:
     """Decode a text of which ``held`` was counted; None is a short one."""
-    decoder = _decode_as_written if as_written else _decode
+    decoder = raw_decode_as_written if as_written else raw_decode
     try:
         if held is None:
             value = decoder(data)
         else:
-            with _collector_paused(held):
+            with collector_paused(held):
                 value = decoder(data)
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
@@ -115,7 +99,7 @@ def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int,
         raise InvalidJSON(str(error)) from None
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
     if held is not None:
-        _check_size(held, value, max_depth)
+        check_size(held, value, max_depth)
     elif len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth:
         _check_depth(value, max_depth)
     return value
@@ -126,7 +110,7 @@ def _check_depth(value: Any, max_depth: int) -> None:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels")
 
 
-def _check_size(held: Elements, value: Any, max_depth: int) -> None:
+def check_size(held: Elements, value: Any, max_depth: int) -> None:
     """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep or has too many keys."""
     if held.containers > max_depth:
         _check_depth(value, max_depth)
@@ -139,7 +123,6 @@ def _finite(number: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_FIRST_OF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
 _generous = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite)
 
 
@@ -154,18 +137,20 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
     """
     held = _measure(data)
     try:
-        value = _decode_all_generously(data)
+        value = repair(data)
     except RecursionError:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
-    _check_size(held, value, max_depth)
+    check_size(held, value, max_depth)
     return value
 
 
-def _decode_piece_generously(piece: bytes) -> str:
-    return whole(_decode_all_generously(piece))
+def repair_text(piece: bytes) -> str:
+    """Return the text of a JSON string, as ``repair`` reads it, without halves of characters."""
+    return whole(repair(piece))
 
 
-def _decode_all_generously(data: bytes | bytearray) -> Any:
+def repair(data: bytes | bytearray) -> Any:
+    """Decode as ``decode_generously`` does, whatever the size; raises InvalidJSON, RecursionError."""
     try:
         return _generous.decode(data.decode("utf-8-sig", "surrogateescape"))
     except ValueError:
@@ -195,205 +180,6 @@ def decode_object(data: bytes | bytearray, *, max_depth: int = 64, as_written: b
     return only_object(decode(data, max_depth=max_depth, as_written=as_written))
 
 
-def decode_large(data: bytes | bytearray, *, max_depth: int = 64) -> Steps:
-    """Decode an object as ``decode_object`` does, in steps none of which takes long.
-
-    The caller lets other work go on in between. Numbers keep the form that they were written in, unless there are
-    many values.
-
-    Raises:
-        InvalidJSON: as ``decode_large_value`` does.
-    """
-    return only_object((yield from decode_large_value(data, max_depth=max_depth, as_written=True)))
-
-
-def decode_large_value(
-    data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = False, generously: bool = False
-) -> Steps:
-    """Decode as ``decode`` does, or as ``decode_generously``, in steps none of which takes long.
-
-    What was decoded generously is made whole, see ``characters``.
-
-    Raises:
-        InvalidJSON: as these do, and for integers beyond a double, whose digits take too long to read.
-    """
-    held = yield from count_in_steps(data, MAX_VALUES)
-    _check_measure(held)
-    if held.has_endless_number:
-        raise InvalidJSON("Number out of range")
-    if held.is_cut:
-        raise InvalidJSON("it is malformed")
-    yield
-    try:
-        with _collector_paused(held):
-            short, spans = _without_long_strings(data, held)
-            if generously:
-                if len(short) > _MAX_REPAIRED_BYTES:
-                    raise InvalidJSON("it is malformed")
-                value = all_whole(_decode_all_generously(short))
-            elif held.values <= _MANY_VALUES and len(short) <= _LONG_STEP_BYTES:
-                value = (_decode_as_written if as_written else _decode)(short)
-            else:
-                decoder = _decode_as_written if as_written and held.values <= _MANY_VALUES else _decode
-                value = yield from _in_steps(memoryview(short), decoder, _MAX_LONG_LEVELS)
-            yield
-            if spans:
-                read = _decode_piece_generously if generously else _decode_text
-                strings = yield from _long_strings(data, spans, read)
-                value = yield from _put_in(value, strings)
-    except UnicodeDecodeError:
-        raise InvalidJSON("it is not valid UTF-8") from None
-    except RecursionError:
-        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
-    except msgspec.MsgspecError:
-        raise InvalidJSON("it is malformed") from None  # the place would be one in a slice
-    yield
-    _check_size(held, value, max_depth)
-    return value
-
-
-def _without_long_strings(data: bytes | bytearray, held: Elements) -> tuple[bytes, dict[str, Span]]:
-    """Return the text with a name in the place of each long string, and where the string of each name stands.
-
-    Nobody can guess the names: they are of one length, and new each time.
-    """
-    if not held.long_strings:
-        return bytes(data), {}
-    parts: list[bytes] = []
-    spans: dict[str, Span] = {}
-    secret, at = secrets.token_hex(16), 0
-    for start, end in held.long_strings:
-        name = f"{secret}{len(spans):08}"
-        spans[name] = start, end
-        parts += [bytes(data[at:start]), b'"%b"' % name.encode()]
-        at = end
-    return b"".join([*parts, bytes(data[at:])]), spans
-
-
-def _long_strings(data: bytes | bytearray, spans: Mapping[str, Span], decoder: Callable[[bytes], str]) -> Steps:
-    """Return the string of each name."""
-    found: dict[str, str] = {}
-    for name, (start, end) in spans.items():
-        # It grows in place: to join its pieces would take the system long to find the memory, all in one step.
-        text = ""
-        at, last, steps = start + 1, end - 1, 0
-        while at < last:
-            piece = bytes(data[at : min(at + _STEP_BYTES, last)])
-            if at + len(piece) < last:
-                piece = _cut(piece)
-            text += decoder(b'"%b"' % piece)
-            at += len(piece)
-            steps += 1
-            if steps % (_LONG_STEP_BYTES // _STEP_BYTES) == 0:
-                yield
-        found[name] = text
-        yield
-    return found
-
-
-def _cut(piece: bytes) -> bytes:
-    """Return the beginning of a string up to where it can be cut: not in an escape, a pair of them, or a character."""
-    if _begins_escape(piece, at := piece.rfind(b"\\", max(0, len(piece) - 6))):
-        piece = piece[:at]
-        if _FIRST_OF_PAIR.fullmatch(piece[-6:]) and _begins_escape(piece, len(piece) - 6):
-            piece = piece[:-6]
-    for back in range(1, 5):
-        if piece[-back] >= 0xC0:
-            return piece[:-back]
-        if piece[-back] < 0x80:
-            break
-    return piece
-
-
-def _begins_escape(piece: bytes, at: int) -> bool:
-    """Say whether an escape begins with the backslash at that place, if there is one: not the second of two."""
-    before = piece[: at + 1]
-    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 1
-
-
-def _put_in(value: Any, strings: Mapping[str, str]) -> Steps:
-    """Put the long strings in the place of their names, in values and keys, and return the value."""
-    if isinstance(value, str):
-        return strings.get(value, value)
-    size, seen, rest = len(next(iter(strings))), 0, [value]
-    while rest:
-        each = rest.pop()
-        if isinstance(each, dict):
-            if any(len(key) == size and key in strings for key in each):
-                items = [(strings.get(key, key), child) for key, child in each.items()]
-                each.clear()
-                each.update(items)
-            children: Any = each.items()
-        elif isinstance(each, list):
-            children = enumerate(each)
-        else:
-            continue
-        for place, child in children:
-            seen += 1
-            if isinstance(child, str):
-                if len(child) == size and child in strings:
-                    each[place] = strings[child]
-            elif isinstance(child, (dict, list)):
-                rest.append(child)
-            if seen % _STEP_VALUES == 0:
-                yield
-    return value
-
-
-def _in_steps(text: memoryview, decoder: Callable[[Any], Any], levels: int) -> Steps:
-    """Return the value of a JSON text whose long containers nest no deeper than ``levels``.
-
-    Raises:
-        msgspec.MsgspecError, RecursionError: when it cannot be decoded.
-    """
-    if len(text) <= _STEP_BYTES:
-        return decoder(text)
-    if not levels:
-        raise InvalidJSON(f"{_MAX_LONG_LEVELS} levels of it are longer than {_STEP_BYTES} bytes each")
-    first = bytes(text[:_STEP_BYTES]).lstrip()[:1]
-    if first == b"{":
-        return (yield from _object_in_steps(text, decoder, levels - 1))
-    if first == b"[":
-        return (yield from _array_in_steps(text, decoder, levels - 1))
-    yield
-    return decoder(text)
-
-
-def _object_in_steps(text: memoryview, decoder: Callable[[Any], Any], levels: int) -> Steps:
-    yield
-    found: dict[str, Any] = {}
-    size = 0
-    for name, raw in _decode_fields(text).items():
-        long = len(raw) > _STEP_BYTES
-        found[name] = (yield from _in_steps(memoryview(raw), decoder, levels)) if long else decoder(raw)
-        size += len(name) + len(raw)
-        if size > _STEP_BYTES:
-            size = 0
-            yield
-    return found
-
-
-def _array_in_steps(text: memoryview, decoder: Callable[[Any], Any], levels: int) -> Steps:
-    yield
-    found: list[Any] = []
-    step: list[Any] = []
-    size = 0
-    for raw in _decode_items(text):
-        if len(raw) > _STEP_BYTES:
-            found += decoder(b"[" + b",".join(step) + b"]")
-            found.append((yield from _in_steps(memoryview(raw), decoder, levels)))
-            step, size = [], 0
-            continue
-        step.append(raw)
-        size += len(raw) + 1
-        if size > _STEP_BYTES:
-            found += decoder(b"[" + b",".join(step) + b"]")
-            step, size = [], 0
-            yield
-    found += decoder(b"[" + b",".join(step) + b"]")
-    return found
-
-
 def only_object(value: Any) -> JSONObject:
     """Return ``value`` if it is an object; raises InvalidJSON otherwise."""
     if not isinstance(value, dict):
@@ -401,8 +187,8 @@ def only_object(value: Any) -> JSONObject:
     return value
 
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+raw_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+raw_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_numbers = msgspec.json.Decoder(list[float]).decode
 
 
@@ -412,12 +198,12 @@ def fields_in(data: bytes | memoryview) -> dict[str, memoryview]:
     Raises:
         InvalidJSON: when it is no object. What is inside of the fields has been looked at as far as its form goes.
     """
-    return {name: memoryview(raw) for name, raw in _typed(_decode_fields, data).items()}
+    return {name: memoryview(raw) for name, raw in _typed(raw_decode_fields, data).items()}
 
 
 def items_in(data: bytes | memoryview) -> list[memoryview]:
     """Return the items of the array in ``data``, as ``fields_in`` does those of an object."""
-    return [memoryview(raw) for raw in _typed(_decode_items, data)]
+    return [memoryview(raw) for raw in _typed(raw_decode_items, data)]
 
 
 def numbers_in(data: bytes | memoryview) -> list[float]:
@@ -439,122 +225,20 @@ def _typed(decoder: Callable[[bytes | memoryview], Any], data: bytes | memoryvie
 
 def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
-    return _encode(value)
-
-
-def encode_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, None, list[bytes]]:
-    """Encode as ``encode`` does, into pieces, in steps none of which takes long; a short value in one go."""
-    return (yield from _Writer(_encode).write_all(value))
-
-
-def _weight(value: Any) -> int:
-    """Return about how many bytes a value takes once it is encoded; of a long one only that it is longer than a step.
-
-    Whatever is not ASCII, or is escaped, may take six times as much.
-    """
-    if isinstance(value, str):
-        return len(value) + 2
-    if not isinstance(value, (dict, list)):
-        return 4
-    total, rest = 0, [value]
-    while rest and total <= _STEP_BYTES:
-        each = rest.pop()
-        children: Any = each
-        if isinstance(each, dict):
-            children = each.values()
-            total += sum(map(len, each))
-        total += 2 + 4 * len(each)
-        for child in children:
-            if type(child) is str:
-                total += len(child)
-            elif isinstance(child, (dict, list)):
-                rest.append(child)
-    return total
-
-
-class _Writer:
-    """Encodes a value into pieces: what is long of it by itself, what is short many together."""
-
-    def __init__(self, encoder: Callable[[Any], bytes], *, in_order: bool = False) -> None:
-        """``in_order``, the keys of objects are sorted; ``encoder`` does the same."""
-        self._encode = encoder
-        self._in_order = in_order
-        self._pieces: list[bytes] = []
-
-    def write_all(self, value: Any) -> Generator[None, None, list[bytes]]:
-        """Return the pieces of the value."""
-        if _weight(value) <= _STEP_BYTES:
-            return [self._encode(value)]
-        yield from self._write(value)
-        return self._pieces
-
-    def _write(self, value: Any) -> Generator[None, None, None]:
-        if isinstance(value, str):
-            self._pieces.append(b'"')
-            for start in range(0, len(value), _STEP_BYTES):
-                self._pieces.append(self._encode(value[start : start + _STEP_BYTES])[1:-1])
-                yield
-            self._pieces.append(b'"')
-        elif isinstance(value, (dict, list)):
-            self._pieces.append(b"{" if isinstance(value, dict) else b"[")
-            for position, (run, is_long) in enumerate(self._runs(value)):
-                if position:
-                    self._pieces.append(b",")
-                if is_long:
-                    yield from self._write_entry(run)
-                else:
-                    self._pieces.append(self._encode(run)[1:-1])
-                    yield
-            self._pieces.append(b"}" if isinstance(value, dict) else b"]")
-        else:
-            self._pieces.append(self._encode(value))
-
-    def _write_entry(self, run: JSONObject | list[Any]) -> Generator[None, None, None]:
-        """Write the one entry of a container, without its brackets."""
-        if isinstance(run, dict):
-            ((key, child),) = run.items()
-            yield from self._write(key)
-            self._pieces.append(b":")
-        else:
-            (child,) = run
-        yield from self._write(child)
-
-    def _runs(self, value: JSONObject | list[Any]) -> Iterator[tuple[JSONObject | list[Any], bool]]:
-        """Yield the entries of a container: several short ones, or one that is long, and which it is."""
-        is_object = isinstance(value, dict)
-        entries: Any = value.items() if isinstance(value, dict) else value
-        if is_object and self._in_order:
-            entries = sorted(entries, key=itemgetter(0))
-        run: Any = {} if is_object else []
-        size = 0
-        for entry in entries:
-            weight = len(entry[0]) + _weight(entry[1]) if is_object else _weight(entry)
-            if run and size + weight > _STEP_BYTES:
-                yield run, False
-                run, size = {} if is_object else [], 0
-            if is_object:
-                run[entry[0]] = entry[1]
-            else:
-                run.append(entry)
-            size += weight
-            if weight > _STEP_BYTES:
-                yield run, True
-                run, size = {} if is_object else [], 0
-        if run:
-            yield run, False
+    return raw_encode(value)
 
 
 def decode_text(data: bytes) -> str | None:
     """Return the text that a JSON string (UTF-8, quotes included) holds; None when it is anything else."""
     try:
-        return _decode_text(data)
+        return raw_decode_text(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
 def encode_text(text: str) -> bytes:
     """Return a text as a JSON string, the way that ``encode`` writes it."""
-    return _encode(text)
+    return raw_encode(text)
 
 
 def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
@@ -562,12 +246,7 @@ def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
 
     Exact otherwise: ``1`` and ``1.0``, null and nothing, and two forms of one character differ.
     """
-    return _encode_in_order(value)
-
-
-def canonical_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, None, list[bytes]]:
-    """Return the text of ``canonical`` in pieces, in steps none of which takes long; a short one in one go."""
-    return (yield from _Writer(_encode_in_order, in_order=True).write_all(value))
+    return raw_encode_in_order(value)
 
 
 def _measure(data: bytes | bytearray) -> Elements:
@@ -575,17 +254,18 @@ def _measure(data: bytes | bytearray) -> Elements:
     if len(data) <= _LONG_BYTES:  # at most as many values as bytes
         return Elements(0, data.count(b"{") + data.count(b"["), 0)
     held = count_elements(data, MAX_VALUES)
-    _check_measure(held)
+    check_measure(held)
     return held
 
 
-def _check_measure(held: Elements) -> None:
+def check_measure(held: Elements) -> None:
+    """Raise InvalidJSON when a text holds too many values."""
     if held.values > MAX_VALUES:
         raise InvalidJSON(f"it holds more than {MAX_VALUES} values")
 
 
 @contextmanager
-def _collector_paused(held: Elements) -> Iterator[None]:
+def collector_paused(held: Elements) -> Iterator[None]:
     """Let nothing be collected while a text that holds so much is decoded.
 
     Many containers are frozen, as all that lives then: the collector would go through them several times, for 0.1 us
@@ -614,7 +294,7 @@ def _keys(value: Any) -> int:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Say whether containers nest deeper than ``levels``; looks at each container once."""
+    """Return whether containers nest deeper than ``levels``; looks at each container once."""
     layer = [value]
     for _ in range(levels):
         layer = [

@@ -15,7 +15,7 @@ class NativeRequest:
     api: str
     #: The body, as the client sent it.
     data: bytes
-    #: What it holds; nobody changes it in place.
+    #: What it holds; it is not changed in place.
     body: JSONObject
     #: The client's headers that belong to the dialect.
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,9 @@ from one_api.dialects import error_body, json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.sse import Event
 
+#: Fields that an answer may be wrapped in. DashScope's own dialect: output.
+WRAPPERS = ("output", "data", "result", "response", "body")
+
 
 class InvalidAnswer(ValueError):
     """What the upstream sent is no answer; the message says why."""
@@ -134,7 +137,7 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
         raise ErrorPayload(payload)
     if "error" in (payload.get("object"), payload.get("type")):
         raise ErrorPayload(payload)
-    if payload.get("choices"):
+    if payload.get("choices") or any(_is_answer(payload.get(name)) for name in WRAPPERS):
         return
     if any(str(payload.get(key)).lower() in _ERROR_NAMES for key in ("type", "object", "event", "status")):
         raise ErrorPayload(payload)
@@ -142,8 +145,12 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
         raise ErrorPayload(payload)
 
 
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.get("choices"))
+
+
 def says_nothing(payload: JSONObject) -> bool:
-    """Say whether an object holds nothing, or only says that the server is alive."""
+    """Return whether an object holds nothing, or only says that the server is alive."""
     if any(str(payload.get(key)).lower() in _SILENT_NAMES for key in ("type", "object", "event")):
         return True
     return _is_blank(payload)
@@ -156,13 +163,13 @@ def _is_blank(value: Any) -> bool:
 
 
 def _reports_in_words(payload: JSONObject) -> bool:
-    """Say whether an object reports an error by its words or codes alone."""
+    """Return whether an object reports an error by its words or codes alone."""
     holders = (payload, payload.get("data"), payload.get("header"))
     return any(map(_has_words, holders)) or next(error_body.named_reports(payload), None) is not None
 
 
 def _has_words(value: Any) -> bool:
-    """Say whether an object holds the words or the code of an error, and not a message."""
+    """Return whether an object holds the words or the code of an error, and not a message."""
     if not isinstance(value, dict) or "role" in value:
         return False
     if any(value.get(key) and isinstance(value[key], (str, list)) for key in error_body.CLEAR_WORDS):
@@ -171,7 +178,7 @@ def _has_words(value: Any) -> bool:
 
 
 def _is_named(payload: JSONObject, event: Event) -> bool:
-    """Say whether an event has a type or a name, and not that of an error."""
+    """Return whether an event has a type or a name, and not that of an error."""
     name = payload.get("type") or event.name
     return isinstance(name, str) and bool(name) and _ERROR_NAME.search(name) is None
 

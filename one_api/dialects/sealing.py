@@ -22,7 +22,7 @@ _MAX_CHARACTERS = 16 * 1024 * 1024
 
 
 class Sealer:
-    """Seals and opens with one secret, which is one owner's: nobody else's texts can be opened."""
+    """Seals and opens with one secret, which is one owner's: texts of others cannot be opened."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret

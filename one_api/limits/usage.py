@@ -59,7 +59,7 @@ class KeyUsage:
         return self.birth if any(self.counted.used(now)) else 0
 
     def is_used(self, now: float) -> bool:
-        """Say whether this process has let in anything that still counts."""
+        """Return whether this process has let in anything that still counts."""
         return any(self.counted.used(now)) or any(self.uncounted.used(now))
 
     def lost(self, at: float, now: float) -> None:

@@ -12,6 +12,8 @@ from array import array
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
+
 #: The window, in seconds; one more bucket than that, because the second that leaves it counts to its end.
 WINDOW_S = 60
 BUCKETS = WINDOW_S + 1
@@ -42,8 +44,7 @@ class Limits:
     concurrent: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Whether a request may go on, and what is left. Times are in seconds from now."""
 
     #: The limit that stands in the way; None admits.

@@ -1,12 +1,11 @@
-"""Which models there are and where they lead: the one resolver behind the model list and every chat request."""
+"""The adapters, and the way from a request to its answer: route, kept answers, failover."""
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Literal, TypeAlias, cast, overload
+from typing import Any, Literal, cast, overload
 
 from one_api.cache.answers import Answers, build_answers
 from one_api.cache.embeddings import KeptVectors
@@ -20,42 +19,34 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest
 from one_api.dialects.openai.forwarded import ForwardRequest
 from one_api.dialects.openai.text_completion import TextRequest
-from one_api.errors import NoDeployment, UnknownModel
-from one_api.models.adapters.base import BaseModelAdapter, model_of, models_of
+from one_api.errors import NoDeployment
+from one_api.models.adapters.base import BaseModelAdapter
 from one_api.records import CallContext
 from one_api.routing.attempt import RetryLimit
 from one_api.routing.counting import count_tokens
-from one_api.routing.deployment import Deployment
 from one_api.routing.explain import explain
 from one_api.routing.failover import Failover
 from one_api.routing.health import Health
-from one_api.routing.policy import Policy
+from one_api.routing.routes import Routes, unknown_model
 from one_api.routing.selection import Route, candidates, choose
 from one_api.routing.suited import SuitedRoutes, is_passed_through
-from one_api.settings.adapters import Timeouts
-from one_api.settings.changes import upstream_of
-from one_api.settings.groups import expanded
-from one_api.settings.sections import GroupConfig, targets
+from one_api.settings.sections import GroupConfig
 from one_api.upstream.scrubbing import Scrubber
-
-#: By adapter, what identifies its upstream, and model.
-Healths: TypeAlias = dict[tuple[str, object, str], Health]
 
 #: How long an unknown id, or the model list, waits for the first answers of upstreams after the start, in seconds.
 _SETTLE_S = 2.5
 
 
 class ModelRegistry:
-    """Keeps the adapters, resolves model ids, and has requests answered."""
+    """Keeps the adapters, and has requests answered by the deployments that their models lead to."""
 
     def __init__(self, config: Config, before: "ModelRegistry | None" = None) -> None:
         """``before`` is that of the configuration before this one, whose kept answers are used on."""
         self.adapters: dict[str, BaseModelAdapter] = {}
-        self.model_groups: dict[str, GroupConfig] = expanded(config.model_groups, config.adapters)
         self._config = config
-        #: By "adapter/upstream model"; bounded by what adapters list and groups name.
-        self._deployments: dict[str, Deployment] = {}
-        self._routes: dict[str, Route] = {}
+        self._rng = random.Random()
+        #: Which models there are, and where they lead.
+        self.routes = Routes(config, self.adapters, self._rng)
         self._suited = SuitedRoutes()
         retry = config.retry
         self._failover = Failover(
@@ -63,13 +54,10 @@ class ModelRegistry:
         )
         #: Answers that are kept and shared; None when nothing of it is on.
         self._answers: Answers | None = build_answers(config, before._answers if before else None)
-        #: How deployments have been doing, by adapter, what identifies its upstream, and model; bounded as above.
-        self._healths: Healths = {}
         #: Adapters that were started by the registry before this one.
         self._adopted: set[str] = set()
         #: What is taken out of the texts of all upstreams.
         self.scrubber = Scrubber()
-        self._rng = random.Random()
         self._started = False
 
     # The article's verbs
@@ -88,11 +76,11 @@ class ModelRegistry:
 
     def get_adapter_for_model(self, model: str) -> BaseModelAdapter:
         """Return the first adapter that serves ``model``; raises UnknownModel."""
-        return self._known(model).targets[0].adapter
+        return self.routes.known(model).targets[0].adapter
 
     def select_adapter_with_load_balancing(self, model_group: str) -> BaseModelAdapter:
         """Choose among the deployments of a model id; raises UnknownModel, NoDeployment when all are full."""
-        route = self._known(model_group)
+        route = self.routes.known(model_group)
         chosen = choose(candidates(route, (), time.monotonic()), route.strategy, route.turn, self._rng)
         route.turn += 1
         if chosen is None:
@@ -101,25 +89,20 @@ class ModelRegistry:
 
     def explain(self, model: str, *, stream: bool) -> JSONObject:
         """Return how every deployment of a model looks now, see ``explain.explain``; raises UnknownModel."""
-        return explain(self._known(model), stream)
+        return explain(self.routes.known(model), stream)
 
     async def list_all_models(self) -> list[JSONObject]:
         """Return the entries of the ids that are listed; requests may name all of ``model_mapping``."""
-        await self._settled()
-        return [entry for model in self.listed if (entry := self._entry(model)) is not None]
+        await self.settle()
+        return [entry for model in self.routes.listed if (entry := self.routes.entry(model)) is not None]
 
     async def get_model(self, model: str) -> JSONObject:
         """Return one entry; raises UnknownModel."""
         await self._route(model)
-        entry = self._entry(model)
+        entry = self.routes.entry(model)
         if entry is None:
-            raise _unknown(model)
+            raise unknown_model(model)
         return entry
-
-    def deployments_of(self, model: str) -> list[str]:
-        """Return the deployments that serve ``model``, as ``adapter/upstream model``, without those of fallbacks."""
-        route = self._resolve(model)
-        return [] if route is None else [each.name for each in route.targets]
 
     @overload
     async def generate_completion(
@@ -198,45 +181,22 @@ class ModelRegistry:
         names = [each.name for each in (*route.targets, *route.fallbacks)]
         return await context.within_budgets.ask(call, names, ask)
 
+    # The article's data
+
+    @property
+    def model_groups(self) -> dict[str, GroupConfig]:
+        """Return the groups, by their ids."""
+        return self.routes.model_groups
+
     @property
     def model_mapping(self) -> dict[str, tuple[str, ...]]:
-        """Return every public id with the deployments behind it: groups, plain ids, then "adapter/model"."""
-        mapping: dict[str, tuple[str, ...]] = {
-            name: tuple(target.model for target in targets(group.targets)) for name, group in self.model_groups.items()
-        }
-        qualified = {}
-        for name, adapter in self.adapters.items():
-            for info in models_of(adapter):
-                full = f"{name}/{info.id}"
-                qualified[full] = (full,)
-                if info.id not in self.model_groups:
-                    mapping[info.id] = (*mapping.get(info.id, ()), full)
-        return mapping | {full: own for full, own in qualified.items() if full not in self.model_groups}
-
-    @property
-    def listed(self) -> list[str]:
-        """Return the ids of the model list: every model once, unless ``models.list`` is all.
-
-        "adapter/model" is left out where the plain id leads there; not where that is a group's name, or an address.
-        """
-        mapping = self.model_mapping
-        if self._config.models.list == "all":
-            return list(mapping)
-        return [
-            model
-            for model in mapping
-            if model in self.model_groups or model not in mapping.get(model.partition("/")[2], ())
-        ]
+        """See ``Routes.mapping``."""
+        return self.routes.mapping
 
     @property
     def adapter_metrics(self) -> dict[str, Health]:
         """Return the health of every deployment that was used."""
-        return {name: each.health for name, each in self._deployments.items()}
-
-    @property
-    def deployments(self) -> Mapping[str, Deployment]:
-        """Return every deployment that was used, by "adapter/upstream model"."""
-        return self._deployments
+        return {name: each.health for name, each in self.routes.deployments.items()}
 
     # Resolving
 
@@ -248,79 +208,18 @@ class ModelRegistry:
 
     async def _route(self, model: str) -> Route:
         """Return where ``model`` leads; right after the start it waits for upstreams to say what they have."""
-        route = self._resolve(model)
+        route = self.routes.resolve(model)
         if route is None:
-            await self._settled()
-            route = self._resolve(model)
+            await self.settle()
+            route = self.routes.resolve(model)
         if route is None and (waiting := self.pending):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in waiting.items())
             raise NoDeployment(
                 f"`{model}` is not known, and not every upstream could be asked. {reasons}", retry_after_s=5
             )
         if route is None:
-            raise _unknown(model)
+            raise unknown_model(model)
         return route
-
-    def _known(self, model: str) -> Route:
-        """Return where ``model`` leads; raises UnknownModel."""
-        route = self._resolve(model)
-        if route is None:
-            raise _unknown(model)
-        return route
-
-    def _resolve(self, model: str) -> Route | None:
-        group = self.model_groups.get(model)
-        if group is not None:
-            route = self._routes.get(model)
-            if route is None:
-                route = self._routes[model] = self._group_route(model, group)
-            return route
-        # An address comes before a plain id: what one upstream calls its models never diverts from another adapter.
-        name, slash, upstream_model = model.partition("/")
-        if slash and name in self.adapters and model_of(self.adapters[name], upstream_model) is not None:
-            return Route(model, [self._deployment(name, upstream_model)])
-        serving = [name for name, adapter in self.adapters.items() if model_of(adapter, model) is not None]
-        return Route(model, [self._deployment(name, model) for name in serving]) if serving else None
-
-    def _group_route(self, model: str, group: GroupConfig) -> Route:
-        served, instead = (
-            [self._deployment(*_split(target.model), target.weight) for target in targets(entries)]
-            for entries in (group.targets, group.fallbacks)
-        )
-        return Route(model, served, instead, group.strategy, policy=Policy.of(group))
-
-    def _deployment(self, adapter_name: str, model: str, weight: float | None = None) -> Deployment:
-        """Return the one record of a deployment, made on first use. Weights of a group are its own."""
-        key = f"{adapter_name}/{model}"
-        known = self._deployments.get(key)
-        settings = self._config.adapters.get(adapter_name)
-        if known is None:
-            timeouts: Timeouts | None = getattr(settings, "timeouts", None)
-            known = self._deployments[key] = Deployment(
-                adapter_name,
-                self.adapters[adapter_name],
-                model,
-                weight=settings.weight if settings else 1.0,
-                max_concurrency=getattr(settings, "max_concurrency", 1000),
-                first_event_s=timeouts.first_event_s if timeouts else None,
-                health=self._healths.setdefault((adapter_name, upstream_of(settings), model), Health(self._rng)),
-            )
-        if weight is None or weight == known.weight:
-            return known
-        return replace(known, weight=weight)
-
-    def _entry(self, model: str) -> JSONObject | None:
-        """Return the list entry of one id."""
-        route = self._resolve(model)
-        if route is None:
-            return None
-        infos = [model_of(each.adapter, each.model, each.adapter_name) for each in route.targets]
-        info = next((info for info in infos if info is not None), None)
-        if info is None:
-            return {"id": model, "object": "model", "created": 0, "owned_by": route.targets[0].adapter_name}
-        entry = info.to_openai(model)
-        kinds = next((found for each in route.targets if (found := each.adapter.kinds_of(each.model))), None)
-        return entry if kinds is None else entry | {"kinds": list(kinds)}
 
     # Life
 
@@ -331,15 +230,15 @@ class ModelRegistry:
 
     @property
     def unready(self) -> str | None:
-        """Say why nothing can be served; None when something can."""
+        """Return why nothing can be served; None when something can."""
         if not self.adapters:
             return "no adapter is configured"
-        if self.model_mapping:
+        if self.routes.mapping:
             return None
         reasons = "; ".join(
             f"{name}: {adapter.pending or 'it lists no models'}" for name, adapter in self.adapters.items()
         )
-        return f"no model can be served: {reasons}"
+        return f"no model can be served, see `one-api doctor`: {reasons}"
 
     @property
     def answer_store(self) -> AnswerStore | None:
@@ -348,13 +247,8 @@ class ModelRegistry:
 
     @property
     def is_started(self) -> bool:
-        """Say whether the adapters' background work was started."""
+        """Return whether the adapters' background work was started."""
         return self._started
-
-    def take_over(self, before: "ModelRegistry") -> None:
-        """Keep how deployments have been doing whose upstream and credential are the same, and what is in flight."""
-        upstreams = {(name, upstream_of(self._config.adapters.get(name))) for name in self.adapters}
-        self._healths |= {key: health for key, health in before._healths.items() if key[:2] in upstreams}
 
     async def start(self) -> None:
         """Start the adapters' background work on this loop; does nothing the second time."""
@@ -363,18 +257,14 @@ class ModelRegistry:
             new = [adapter for name, adapter in self.adapters.items() if name not in self._adopted]
             await asyncio.gather(*(adapter.start() for adapter in new))
 
-    async def settle(self) -> None:
-        """Start, and wait for a short time until every upstream has been asked once."""
-        await self._settled()
-
     async def let_go(self, adapters: Collection[BaseModelAdapter]) -> None:
         """Close ``adapters``, which nothing else uses, and end the calls that requests of this registry shared."""
         if self._answers is not None:
             await self._answers.let_go()
         await asyncio.gather(*(adapter.aclose() for adapter in adapters))
 
-    async def _settled(self) -> None:
-        """Wait, for a short time after the start, until every upstream has been asked once."""
+    async def settle(self) -> None:
+        """Start, and wait for a short time until every upstream has been asked once."""
         await self.start()
         if self.pending:
             await self._each(lambda adapter: adapter.settled(_SETTLE_S))
@@ -387,13 +277,3 @@ class ModelRegistry:
 
     async def _each(self, act: Callable[[BaseModelAdapter], Any]) -> None:
         await asyncio.gather(*(act(adapter) for adapter in self.adapters.values()))
-
-
-def _unknown(model: str) -> UnknownModel:
-    return UnknownModel(f"The model `{model[:256]}` does not exist here: GET /v1/models lists the ids.")
-
-
-def _split(target: str) -> tuple[str, str]:
-    """Split "adapter/upstream model" at the first slash."""
-    adapter, _, model = target.partition("/")
-    return adapter, model

@@ -125,7 +125,7 @@ class Family(Generic[C]):
         return cell
 
     def has_room(self, cells: int, *values: str) -> bool:
-        """Say whether these values of the labels have a cell, or so many more have room."""
+        """Return whether these values of the labels have a cell, or so many more have room."""
         return values in self._cells or len(self._cells) + cells <= self._max_cells
 
     def clear(self) -> None:

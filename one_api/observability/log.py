@@ -37,6 +37,11 @@ def _second(now: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
 
 
+@lru_cache(maxsize=2)
+def _local_second(now: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+
+
 class LogObserver:
     """Writes one line per request; of those that went well only ``sample`` of them, a part of 1."""
 
@@ -59,12 +64,21 @@ class LogObserver:
         if self._as_json:
             line = json.encode(head_of("call") | fields).decode()
         else:
-            shown = [f"{key}={_plain(value)}" for key, value in fields.items() if value is not None]
-            line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(shown)}"
+            line = f"{_local_second(int(time.time()))} {_shown(fields)}"
         self._writer.write(line)
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]+").fullmatch
+
+
+def _shown(fields: dict[str, object]) -> str:
+    """Return the fields of a text line, without those that are None."""
+    known = [(key, value) for key, value in fields.items() if value is not None]
+    texts = [value for _, value in known if isinstance(value, str)]
+    # Nearly always no text needs quotes: all are looked at together first.
+    if "" in texts or not _PLAIN("".join(texts)):
+        return " ".join([f"{key}={_plain(value)}" for key, value in known])
+    return " ".join([f"{key}={str(value).lower() if type(value) is bool else value}" for key, value in known])
 
 
 def _plain(value: object) -> str:
@@ -163,7 +177,7 @@ class LineWriter(logging.Handler):
                 self.dropped += len(batch)
 
     def close(self) -> None:
-        """Write what is left, as far as somebody reads it within a second."""
+        """Write what is left, as far as it is read within a second."""
         self._stopping = True
         self._wake.set()
         if self._thread is not None:
@@ -272,7 +286,7 @@ def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
 def route_all_logs() -> None:
     """Have all that this process logs or prints to standard error written by the package's writer, if it has one.
 
-    For a process that serves on an event loop: a pipe that nobody reads would stop it.
+    For a process that serves on an event loop: a pipe that is not read would stop it.
     """
     for writer in logger.handlers:
         if isinstance(writer, LineWriter):

@@ -23,7 +23,7 @@ class RecentCalls:
         self._packed: deque[bytes] = deque(maxlen=capacity)
 
     def on_call(self, record: CallRecord) -> None:
-        """Keep the record of a request that named a model, unless somebody has made it absurdly large."""
+        """Keep the record of a request that named a model, unless it is absurdly large."""
         if record.model is not None and len(packed := _pack(record)) <= _MAX_PACKED_BYTES:
             self._packed.append(packed)
 

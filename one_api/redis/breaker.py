@@ -18,16 +18,16 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Say whether it is open: the service has failed several times in a row."""
+        """Return whether it is open: the service has failed several times in a row."""
         return self._failures >= _FAILURES
 
     @property
     def has_failed(self) -> bool:
-        """Say whether the service failed when last asked."""
+        """Return whether the service failed when last asked."""
         return self._failures > 0
 
     def admits(self) -> bool:
-        """Say whether to call now. While open, the call for which it says yes is the probe."""
+        """Return whether to call now. While open, the call for which it says yes is the probe."""
         if not self.is_open:
             return True
         if self._clock() < self._open_until:

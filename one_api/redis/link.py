@@ -98,12 +98,12 @@ class RedisLink:
 
     @property
     def is_down(self) -> bool:
-        """Say whether Redis failed several times in a row, up to the last time."""
+        """Return whether Redis failed several times in a row, up to the last time."""
         return self._breaker.is_open
 
     @property
     def unreliable(self) -> bool:
-        """Say whether several calls of the last minute had no answer in time, though others had."""
+        """Return whether several calls of the last minute had no answer in time, though others had."""
         failed = self._failed_at
         return len(failed) == _UNRELIABLE_FAILURES and time.monotonic() - failed[0] < _UNRELIABLE_S
 
@@ -137,7 +137,7 @@ class RedisLink:
         return await self.ask(*script.command(names, *arguments))
 
     async def _travel(self) -> None:
-        """Make trips until nobody waits. A caller that has left is not in the way of the others."""
+        """Send commands until none waits. A caller that has left does not hold up the others."""
         while self._waiting:
             trip, self._waiting = self._waiting[:_TRIP], self._waiting[_TRIP:]
             answers = await self._trip([command for command, _ in trip])
@@ -231,7 +231,7 @@ class RedisLink:
             return answers
 
     def _tell(self, refusal: ResponseError) -> None:
-        """Say that Redis refuses, now and then: by the class of the error, its text may hold what was sent."""
+        """Log that Redis refuses, at most once a minute: only the error's class, as its text may hold what was sent."""
         now = time.monotonic()
         if not self._refusal_logged or now - self._refusal_logged > _REFUSAL_LOGGED_S:
             self._refusal_logged = now

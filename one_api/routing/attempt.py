@@ -5,7 +5,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
@@ -43,12 +44,12 @@ class RetryLimit:
 
     @property
     def has_room(self) -> bool:
-        """Say whether a request could retry now, without waiting."""
+        """Return whether a request could retry now, without waiting."""
         return not self._waiting and self.retrying < self.max_retrying
 
     @property
     def allows_any(self) -> bool:
-        """Say whether there is ever a retry."""
+        """Return whether there is ever a retry."""
         return self._min_concurrent > 0 or self._budget > 0
 
     def begin(self) -> None:
@@ -145,11 +146,11 @@ class Attempt:
 
     @property
     def is_open(self) -> bool:
-        """Say whether it has not been settled."""
+        """Return whether it has not been settled."""
         return self.record.seconds is None
 
     def answered(self) -> bool:
-        """Note that the first content, or the whole answer, is there; say whether this ends an outage."""
+        """Note that the first content, or the whole answer, is there; return whether this ends an outage."""
         if not self.is_open or self._answered is not None:
             return False
         now = self._answered = self._clock()
@@ -233,8 +234,7 @@ def _as_seen(candidate: Candidate) -> CandidateRecord:
     )
 
 
-@dataclass(slots=True)
-class RequestState:
+class RequestState(Struct):
     """One request: what it asks for, and what has been tried for it."""
 
     route: Route
@@ -267,7 +267,7 @@ class RequestState:
 
     @property
     def stream(self) -> bool:
-        """Say whether a stream is asked for."""
+        """Return whether a stream is asked for."""
         return self.request.stream
 
     @property
@@ -282,7 +282,7 @@ class RequestState:
 
     @property
     def may_probe(self) -> bool:
-        """Say whether the next attempt may go to a deployment that has just been out.
+        """Return whether the next attempt may go to a deployment that has just been out.
 
         Only if the request could be repeated elsewhere at once; where no request ever could, any may.
         """

@@ -74,7 +74,7 @@ class Circuit:
 
     @property
     def is_closed(self) -> bool:
-        """Say whether it has been closed for long, whatever the time: its state need not be looked at."""
+        """Return whether it has been closed for long, whatever the time: its state need not be looked at."""
         return not self._open_until and not self.ramped_at
 
     @property

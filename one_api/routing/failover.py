@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from one_api.contract import Answer, ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
@@ -20,8 +22,9 @@ from one_api.routing.hedging import Hedging, first_to_answer
 from one_api.routing.resume import Diverged, Sent, after_the_same, resumable
 from one_api.routing.retries import NextAttempt, error_for_client, first_step, look, next_step, overflows
 from one_api.routing.selection import Route, choose, probe_others_now
+from one_api.serving.timeouts import Deadline
 
-#: First content of a stream while another candidate is left, where nobody has set a limit, in seconds.
+#: First content of a stream while another candidate is left, where no limit is set, in seconds.
 _FIRST_EVENT_S = 30.0
 #: How long a retry waits for its turn at most, in seconds.
 _MAX_TURN_S = 30.0
@@ -201,8 +204,7 @@ class Failover:
         return attempt
 
 
-@dataclass(frozen=True, slots=True)
-class _Limit:
+class _Limit(Struct, frozen=True):
     """How long an attempt has for its answer or its first content, and whether it counts as a failure to exceed it."""
 
     seconds: float
@@ -229,10 +231,10 @@ async def _try(state: RequestState, attempt: Attempt, request: Call, limit: _Lim
     """Have one deployment answer into ``attempt``, which is settled here unless a stream takes it along."""
     outcome: UpstreamError | str = "cancelled"
     try:
-        async with asyncio.timeout(limit.seconds) as timer:
+        with Deadline(limit.seconds) as deadline:
             await _ask_adapter(state, attempt, request)
             if isinstance(attempt.stream, ChunkStream):
-                attempt.chunks = await begin(attempt.stream, lambda: timer.reschedule(None))
+                attempt.chunks = await begin(attempt.stream, deadline.lift)
         if attempt.answered():
             probe_others_now(state.route, time.monotonic())
         outcome = "ok"

@@ -154,7 +154,7 @@ class Health:
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self.in_flight = 0
-        #: Until when it cools down because it asked for it, or cannot serve us: nobody's failure.
+        #: Until when it cools down because it asked for it, or cannot serve us: no failure.
         self.cooling_until = 0.0
         self._cooling_since = 0.0
         self.circuit = Circuit(rng)

@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 
 def resumable(body: JSONObject) -> bool:
-    """Say whether an answer to ``body`` could go on elsewhere: a single text, of no given form, without logprobs."""
+    """Return whether an answer to ``body`` could go on elsewhere: a single text, of no given form, without logprobs."""
     form = body.get("response_format")
     plain = not isinstance(form, dict) or form.get("type") == "text"
     return plain and body.get("n") in (None, 1) and not body.get("logprobs")
@@ -127,7 +127,7 @@ async def after_the_same(
 
 
 def _strip(chunk: JSONObject, left: list[Run]) -> bool:
-    """Take what was sent out of a chunk; say whether anything of the chunk is left then."""
+    """Take what was sent out of a chunk; return whether anything of the chunk is left then."""
     for choice in chunk["choices"]:
         delta = choice.get("delta", {})
         for name in _TEXTS:

@@ -119,12 +119,12 @@ def look(state: RequestState) -> list[Candidate]:
 
 
 def overflows(error: UpstreamError) -> bool:
-    """Say whether the request was refused for being longer than the model's context."""
+    """Return whether the request was refused for being longer than the model's context."""
     return isinstance(error, UpstreamRejected) and error.code == "context_length_exceeded"
 
 
 def has_room(deployment: Deployment, than: Deployment) -> bool:
-    """Say whether the context of a deployment is larger than another's, or not known."""
+    """Return whether the context of a deployment is larger than another's, or not known."""
     known, room = _context(than), _context(deployment)
     return known is None or room is None or room > known
 

@@ -9,6 +9,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from one_api.routing.circuit import State
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import Timing
@@ -44,8 +46,7 @@ class Route:
     turn: int = 0
 
 
-@dataclass(slots=True)
-class Candidate:
+class Candidate(Struct):
     """A deployment as it looks for one request."""
 
     deployment: Deployment

@@ -40,7 +40,7 @@ def suited(route: Route, kind: Kind) -> Route:
 
 
 def is_passed_through(route: Route, asked: ChatRequest) -> bool:
-    """Say whether an answer may come in another dialect than chat's, in which nothing is kept or shared."""
+    """Return whether an answer may come in another dialect than chat's, in which nothing is kept or shared."""
     native = asked.native
     if native is None:
         return False

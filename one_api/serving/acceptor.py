@@ -70,7 +70,7 @@ class Acceptor:
             try:
                 connection, _ = self._listener.accept()
             except (BlockingIOError, InterruptedError):
-                return False  # another process was faster, or nobody is left
+                return False  # another process was faster, or none is left
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     continue  # the client has gone meanwhile

@@ -32,7 +32,7 @@ _LAST_WORD_S = 1.0
 #: A body slower than this many bytes a second, after a first grace, is not worth the wait.
 _SLOWEST_BODY = 1024
 _SLOW_GRACE_S = 5.0
-#: How long, and how much of, a body that nobody wants is taken before the connection is closed: seconds and bytes.
+#: How long, and how much of, a body that is not wanted is taken before the connection is closed: seconds and bytes.
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 * 1024 * 1024
 #: What one stream may send without waiting for its upstream before others go on, in bytes.
@@ -216,7 +216,7 @@ class _Exchange:
         return ShuttingDown("The gateway is shutting down: send the request again.", retry_after_s=1)
 
     async def _say_goodbye(self, body: EventBody) -> None:
-        """Tell the client of a stream that the process ends: never a clean cut."""
+        """Send the client of a stream an event that the process ends: the stream must not look complete."""
         self._stop_watching()
         try:
             with suppress(TimeoutError):
@@ -309,7 +309,7 @@ def _refuse_write(_: bytes) -> object:
 
 
 class RequestBody(io.RawIOBase):
-    """The request's body, read on demand and by a deadline: what nobody reads is never buffered."""
+    """The request's body, read on demand and by a deadline: what is not read is never buffered."""
 
     def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
         self._receive = receive
@@ -325,7 +325,7 @@ class RequestBody(io.RawIOBase):
         self.complete = False
 
     def readable(self) -> bool:
-        """Say that this can be read."""
+        """Return that this can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:

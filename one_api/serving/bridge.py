@@ -41,7 +41,7 @@ class _Bridged(greenlet):
         while function is not None:
             try:
                 self.result = function()
-            except GreenletExit:  # nobody has it any more
+            except GreenletExit:  # it is not used any more
                 raise
             except BaseException as error:  # it belongs to whoever waits for the function
                 self.error = error

@@ -1,7 +1,7 @@
 """Fair shares of the event loop: work that need not wait for anything is cut into small shares.
 
 A read can hold thousands of requests, hundreds of clients can connect in one moment, and an upstream can send faster
-than anybody reads. Such work never waits, so nothing else runs until it is done. It asks here how long it
+than it is read. Such work never waits, so nothing else runs until it is done. It asks here how long it
 may go on, and queues for its next share.
 """
 

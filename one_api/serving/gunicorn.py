@@ -19,7 +19,7 @@ _UNFIT = {
 
 
 def runs_under_gunicorn() -> bool:
-    """Say whether this process is one of gunicorn's; there may be more of them at any time."""
+    """Return whether this process is one of gunicorn's; there may be more of them at any time."""
     return "gunicorn.app.base" in sys.modules
 
 

@@ -74,7 +74,7 @@ def _open_database() -> None:
 
 
 def _log_without_waiting(server: Any) -> None:
-    """Let the master drop what it logs while nobody reads its log: a full pipe would stop it.
+    """Let the master drop what it logs while its log is not read: a full pipe would stop it.
 
     Workers have a writer of their own, see ``route_all_logs``.
     """

@@ -1,7 +1,7 @@
 """What gunicorn's master and its workers keep in common of the configuration, for workers that start later.
 
 A worker that starts under a master takes the configuration that was applied last there, not what is in the files now:
-an edit that nobody has asked for, or one that cannot be used, does not get in because a process has died. The texts
+an edit that was not applied yet, or one that cannot be used, does not get in because a process has died. The texts
 are in memory that forked processes inherit, so nothing is left behind and no other user can read it.
 """
 
@@ -73,7 +73,7 @@ class KeptTexts:
             os.pwrite(self._file, _COUNT.pack(self.rung + 1), 0)
 
     def is_first(self, result: str) -> bool:
-        """Say whether no other process has come to this result of a reload yet: one line of the log is enough."""
+        """Return whether no other process has come to this result of a reload yet: one line of the log is enough."""
         if not self.is_shared:
             return True
         mine = hashlib.sha256(f"{self.rung} {result}".encode()).digest()

@@ -133,7 +133,7 @@ def client_of(environ: Mapping[str, Any]) -> socket.socket | None:
 
 
 def peer_left(connection: socket.socket) -> bool:
-    """Say whether the other end has closed, without taking anything off the connection."""
+    """Return whether the other end has closed, without taking anything off the connection."""
     try:
         with selectors.DefaultSelector() as selector:  # select.select ends at descriptor 1023
             selector.register(connection, selectors.EVENT_READ)

@@ -349,7 +349,7 @@ class GatewayProtocol(HttpToolsProtocol):
     # The end
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell all requests, not only the one that came last."""
+        """Signal it to all requests, not only to the one that came last."""
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         if self._abort_timer is not None:
@@ -370,7 +370,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
 
 def _dismiss(cycle: RequestResponseCycle) -> None:
-    """Tell one request that its client has left."""
+    """Signal to one request that its client has left."""
     cycle.disconnected = True
     cycle.message_event.set()
     extensions: dict[str, Any] | None = cycle.scope.get("extensions")

@@ -1,16 +1,20 @@
 """Responses whose headers go out as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from one_api.dialects import json
+from one_api.dialects import json, large_json
 from one_api.serving.fairness import in_turns
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+
+#: Statuses of responses that have no body.
+_WITHOUT_BODY = frozenset({*range(100, 200), 204, 304})
 
 
 class PlainResponse(Response):
@@ -20,16 +24,31 @@ class PlainResponse(Response):
         """Return them; an override point of Werkzeug."""
         return self.headers
 
+    def calculate_content_length(self) -> int | None:
+        """Return the size of the body, if it is there as a whole."""
+        body = self.response
+        return len(body[0]) if isinstance(body, list) and len(body) == 1 else super().calculate_content_length()
+
+    def get_app_iter(self, environ: "WSGIEnvironment") -> Iterable[bytes]:
+        """Return a body that is there as a whole as it is, where nothing else is to be done at its end."""
+        has_body = environ["REQUEST_METHOD"] != "HEAD" and self.status_code not in _WITHOUT_BODY
+        body = self.response
+        if has_body and not self._on_close and isinstance(body, list):
+            return body
+        return super().get_app_iter(environ)
+
 
 class JSONResponse(PlainResponse):
     """A JSON value, compact and in UTF-8."""
 
     def __init__(self, value: Mapping[str, Any], status: int = 200) -> None:
-        super().__init__(json.encode(value), status, content_type="application/json")
+        body = json.encode(value)
+        headers = Headers([("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        super().__init__([body], status, headers)
 
 
 async def json_response(value: Mapping[str, Any]) -> PlainResponse:
     """Return a ``JSONResponse`` of a value that may be large: others have the loop while it is encoded and sent."""
-    pieces = await in_turns(json.encode_large(value))
+    pieces = await in_turns(large_json.encode(value))
     size = str(sum(map(len, pieces)))
-    return PlainResponse(pieces, content_type="application/json", headers={"Content-Length": size})
+    return PlainResponse(pieces, 200, Headers([("Content-Type", "application/json"), ("Content-Length", size)]))

@@ -162,7 +162,7 @@ class Siblings:
                 finally:
                     writer.close()
         except ConnectionRefusedError:
-            # Nobody listens there: another process has the id of the one that did.
+            # Nothing listens there: another process has the id of the one that did.
             path.unlink(missing_ok=True)  # noqa: ASYNC240 - one call of the system
             return None
         except (OSError, TimeoutError, ValueError):  # ValueError: not JSON, or too long

@@ -16,7 +16,7 @@ async def stop(*tasks: "asyncio.Future[Any] | None") -> None:
     if begun:
         await asyncio.wait(begun)  # not gather, which hands a cancellation down: two tasks may stop each other
     for task in begun:
-        task.cancelled() or task.exception()  # so that nobody reports an error that was never looked at
+        task.cancelled() or task.exception()  # else asyncio would report errors that were never looked at
 
 
 async def abandon(

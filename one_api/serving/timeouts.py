@@ -1,9 +1,48 @@
-"""Deadlines for many waits in a row (the events of a stream, for example), with one timer for all of them."""
+"""Deadlines: for one wait, and for many in a row (the events of a stream, for example) with one timer for all."""
 
 import asyncio
 import math
 from types import TracebackType
 from typing import Any, Self
+
+
+class Deadline:
+    """Limits what is awaited inside ``with``: it raises TimeoutError, as ``asyncio.timeout`` does.
+
+    Each request has several; this one needs no coroutine at its begin and end.
+    """
+
+    __slots__ = ("_cancellations", "_expired", "_limit_s", "_task", "_timer")
+
+    _task: asyncio.Task[Any]
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._expired = False
+        self._cancellations = 0
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._task, self._cancellations = task, task.cancelling()
+        self._timer = loop.call_later(self._limit_s, self._expire)
+        return self
+
+    def lift(self) -> None:
+        """Limit nothing any more."""
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._timer.cancel()
+        # Cancelled from outside as well, it stays cancelled.
+        if self._expired and self._task.uncancel() <= self._cancellations and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
 
 class ReusableTimeout:

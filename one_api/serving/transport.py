@@ -62,14 +62,10 @@ class AnswerWriter:
     def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """Make the head; raises ValueError for a header that could be taken for more than one."""
         cycle = self._cycle
-        lines, is_closing, length = [], False, None
-        for name, value in headers:
-            name = name.lower()
-            lines.append(f"{name}: {value}\r\n")
-            if name == "content-length":
-                length = int(value)
-            elif name == "connection":
-                is_closing = "close" in value.lower()
+        fields = [(name.lower(), value) for name, value in headers]
+        lines = [f"{name}: {value}\r\n" for name, value in fields]
+        named = dict(fields)
+        length, is_closing = named.get("content-length"), "close" in named.get("connection", "").lower()
         if not cycle.keep_alive or is_closing:
             cycle.keep_alive = False
             if not is_closing:
@@ -78,7 +74,7 @@ class AnswerWriter:
         if length is None and not is_empty:
             self._chunked = True
             lines.append("transfer-encoding: chunked\r\n")
-        self._left = 0 if is_empty or length is None else length
+        self._left = 0 if is_empty or length is None else int(length)
         text = "".join(lines)
         if text.count("\r") + text.count("\n") != 2 * len(lines) or _CONTROLS.search(text):
             raise ValueError("a header holds a control character")

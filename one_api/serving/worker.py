@@ -103,14 +103,14 @@ class GatewayServer(Server):
             connection.transport.abort()
 
     def _drain(self, left_s: float) -> None:
-        """Tell the application, and set the time by which the last request has ended."""
+        """Notify the application, and set the time by which the last request has ended."""
         app = self.config.loaded_app
         if isinstance(app, FlaskASGI):
             app.drain()
         self._deadline = min(self._deadline, time.monotonic() + left_s)
 
     def _has_to_wait(self, linger_until: float) -> bool:
-        """Say whether something is under way, or may still be asked, and there is time for it."""
+        """Return whether something is under way, or may still be asked, and there is time for it."""
         state = self.server_state
         if state.tasks or any(each.transport.get_write_buffer_size() for each in state.connections):
             return time.monotonic() < self._deadline
@@ -144,7 +144,7 @@ def _map_large_bodies() -> None:
     """Have large bodies given memory of their own, which goes back to the system with them.
 
     glibc raises the size from which it does that up to 32 MiB, by what is let go. Then bodies that grow side by side
-    leave holes in the heap, which nobody gets back. Other C libraries have no such threshold.
+    leave holes in the heap, which are never given back. Other C libraries have no such threshold.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)

@@ -79,7 +79,7 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: OpenAI itself only.
     client_headers: bool | None = None
     #: What models may be asked for, where neither the upstream's list nor the name says: model -> kinds. A request of
-    #: another kind is refused with the address for it. Models that nobody says anything of may be asked for anything.
+    #: another kind is refused with the address for it. Models of which nothing is known may be asked for anything.
     kinds: dict[str, tuple[Kind, ...]] = {}
     #: How embeddings are asked for; what comes is turned into what the client wants. Left out: as the client asks.
     embeddings: Literal["base64", "float"] | None = None
@@ -199,7 +199,7 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     threads: Count | None = None
     #: The longest answer, in tokens, when the request sets no limit.
     default_max_tokens: Count = 1024
-    #: A model that nobody uses gives its memory back after this time.
+    #: A model that is not used gives its memory back after this time.
     idle_unload_s: Seconds = 900.0
     #: How long an engine may take to start.
     start_timeout_s: Seconds = 60.0
@@ -207,7 +207,7 @@ class LocalConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 class OutsideConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An adapter that somebody else wrote."""
+    """An adapter from outside of this project."""
 
     #: ``package.module:Class``, or the name of an entry point ``one_api.adapters``.
     type: str

@@ -64,7 +64,7 @@ def applicable(running: C, new: C) -> tuple[C, list[str]]:
 
 
 def is_same_adapter(old: AdapterConfig, new: AdapterConfig) -> bool:
-    """Say whether an adapter that was built for ``old`` serves ``new``: what routing reads may differ."""
+    """Return whether an adapter that was built for ``old`` serves ``new``: what routing reads may differ."""
     return _built_from(old) == _built_from(new)
 
 

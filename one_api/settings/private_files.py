@@ -1,4 +1,4 @@
-"""Folders and files that nobody but this user can change, also where others may write beside them (``/tmp``)."""
+"""Folders and files that only this user can change, also where others may write beside them (``/tmp``)."""
 
 import os
 import stat

@@ -37,7 +37,7 @@ def provider_of(settings: AdapterConfig) -> str:
 
 
 def tells_trace(settings: OpenAIConfig | ClaudeConfig) -> bool:
-    """Say whether requests to an adapter's upstream carry the id of their trace."""
+    """Return whether requests to an adapter's upstream carry the id of their trace."""
     if settings.propagate_trace != "auto":
         return settings.propagate_trace
     host = urlsplit(settings.base_url).hostname or ""

@@ -37,7 +37,7 @@ def from_environment(base_url: str, variables: Mapping[str, str]) -> Proxy | Non
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine itself, in any way of writing it."""
+    """Return whether a host is this machine itself, in any way of writing it."""
     host = host.lower().rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -61,7 +61,7 @@ def _host(url: str) -> str:
 
 
 def _excepted(base_url: str, exceptions: str) -> bool:
-    """Say whether ``NO_PROXY`` names the upstream: by host, domain, network or ``*``, with or without a port."""
+    """Return whether ``NO_PROXY`` names the upstream: by host, domain, network or ``*``, with or without a port."""
     parts = urlsplit(base_url)
     host, port = (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
     return any(_matches(entry.lower(), host, port) for entry in exceptions.replace(",", " ").split())

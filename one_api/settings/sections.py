@@ -84,7 +84,7 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ttl_s: Seconds = 300.0
     #: What answers may take in the memory of one process, in bytes; the limit of Redis is its own ``maxmemory``.
     max_bytes: Count = 64 * 1024 * 1024
-    #: A larger answer is not kept, and nobody joins it while it is under way.
+    #: A larger answer is not kept, and no other request joins it while it is under way.
     max_answer_bytes: Count = 1024 * 1024
     #: memory (each process has its own), or redis://HOST:PORT/DB. Danger: in Redis answers lie in plain text.
     storage: Storage = Storage("memory")
@@ -273,7 +273,7 @@ class ResponsesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     #: A failed stream ends with a second event, in the form of chat's error: OpenAI's own clients raise an exception on
     #: nothing else.
     error_frame: bool = True
-    #: Answer streamed requests that nobody can serve now, 503 elsewhere, with a stream that says so and no more: Codex
+    #: Answer streamed requests that no deployment can serve now (503 elsewhere) with a stream of one error: Codex
     #: asks thirty times after a 503, and once after that.
     overload_as_event: bool = False
 

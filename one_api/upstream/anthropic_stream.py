@@ -26,7 +26,7 @@ async def open_message(
 ) -> "MessageStream":
     """POST ``body`` and return the answer's stream, once its first event has arrived; raises UpstreamError.
 
-    A model that misses the thinking of earlier turns, which nobody has any more, is asked again without thinking.
+    If the model misses the thinking of earlier turns, which is lost, it is asked again without thinking.
     """
     translator = ClaudeStream(identity, shape, include_usage=include_usage, resumes=_RESUMES)
     try:
@@ -41,7 +41,7 @@ async def open_message(
 
 
 def _misses_thinking(error: UpstreamRejected, body: JSONObject) -> bool:
-    """Say whether the upstream refused a tool loop for want of the thinking blocks in it."""
+    """Return whether the upstream refused a tool loop for want of the thinking blocks in it."""
     thinking = body.get("thinking")
     enabled = isinstance(thinking, dict) and thinking.get("type") == "enabled"
     return enabled and "xpected `thinking`" in error.said

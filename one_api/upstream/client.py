@@ -9,19 +9,20 @@ from typing import Any, TypeAlias
 import aiohttp
 
 from one_api.contract import ByteStream, ChunkStream
-from one_api.dialects import json
+from one_api.dialects import json, large_json
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.forwarded import Body, ForwardRequest, JSONBody
 from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.serving.fairness import in_turns, scheduler
+from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
 from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
-from one_api.upstream.exceptions import named_errors
+from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.forward import UpstreamBytes
 from one_api.upstream.stream import UpstreamStream
 
@@ -33,7 +34,7 @@ _LARGE_ANSWER_BYTES, _HUGE_ANSWER_BYTES = 64 * 1024, 1024 * 1024
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 #: The largest error body that is read, in bytes.
 _MAX_ERROR_BYTES = 64 * 1024
-#: First event of a stream when nobody set a limit, in seconds.
+#: How long the first event of a stream may take where no limit is set, in seconds.
 _FIRST_EVENT_S = 120.0
 #: How often a request is sent, when each time the upstream has closed the kept connection that it went out on.
 _KEPT_TRIES = 3
@@ -92,7 +93,7 @@ class Upstream:
 
     async def get_json(self, path: str, timeout_s: float) -> Any:
         """Return the JSON value that a GET answers with; raises UpstreamError."""
-        with named_errors("the answer", timeout_s):
+        with NamedErrors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
                 response = await self._request("GET", path)
                 async with response:
@@ -112,11 +113,10 @@ class Upstream:
         Bytes are sent as they are; ``headers`` go beside those of every request, or in their place.
         """
         timeout_s = self._timeouts.total_s
-        with named_errors("the answer", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body, context, headers)
-                async with response:
-                    return await self._whole(response, max_bytes)
+        with NamedErrors("the answer", timeout_s), Deadline(timeout_s):
+            response = await self._request("POST", path, body, context, headers)
+            async with response:
+                return await self._whole(response, max_bytes)
 
     async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
@@ -129,15 +129,14 @@ class Upstream:
         if isinstance(request.body, JSONBody):
             await in_turns(request.body.encode())
         headers = {"content-type": request.body.content_type, "content-length": str(request.body.size)}
-        with named_errors("the first bytes", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._exchange("POST", door.path, request.body, headers, context)
-                stream = UpstreamBytes(response, request, self._timeouts.idle_s, deadline, self._reports)
-                try:
-                    await stream.begin()
-                except BaseException:
-                    await stream.aclose()
-                    raise
+        with NamedErrors("the first bytes", timeout_s), Deadline(timeout_s):
+            response = await self._exchange("POST", door.path, request.body, headers, context)
+            stream = UpstreamBytes(response, request, self._timeouts.idle_s, deadline, self._reports)
+            try:
+                await stream.begin()
+            except BaseException:
+                await stream.aclose()
+                raise
         return stream
 
     async def post_stream(
@@ -155,15 +154,14 @@ class Upstream:
         """
         timeout_s = self._timeouts.first_event_s or _FIRST_EVENT_S
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
-        with named_errors("the first event", timeout_s):
-            async with asyncio.timeout(timeout_s):
-                response = await self._request("POST", path, body, context, headers)
-                stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
-                try:
-                    await stream.wait_for_first()
-                except BaseException:
-                    await stream.aclose()
-                    raise
+        with NamedErrors("the first event", timeout_s), Deadline(timeout_s):
+            response = await self._request("POST", path, body, context, headers)
+            stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
+            try:
+                await stream.wait_for_first()
+            except BaseException:
+                await stream.aclose()
+                raise
         return stream
 
     async def _request(
@@ -184,7 +182,7 @@ class Upstream:
         elif context is not None and context.is_short:
             pieces = [json.encode(body)]
         else:
-            pieces = await in_turns(json.encode_large(body))
+            pieces = await in_turns(large_json.encode(body))
         if len(pieces) == 1 and len(pieces[0]) <= _LARGE_BODY_BYTES:
             return await self._exchange(method, path, pieces[0], headers, context)
         headers["content-length"] = str(sum(map(len, pieces)))
@@ -250,11 +248,11 @@ async def decode_large(answer: bytes, *, as_written: bool = False) -> Any:
     if len(answer) <= _LARGE_ANSWER_BYTES or answer[:_LARGE_ANSWER_BYTES].lstrip(_BLANK)[:1] not in (b"{", b"[", b""):
         return None
     try:
-        return await in_turns(json.decode_large_value(answer, as_written=as_written))
+        return await in_turns(large_json.decode(answer, as_written=as_written))
     except json.InvalidJSON as error:
         refused = str(error)
     try:
-        return await in_turns(json.decode_large_value(answer, generously=True))
+        return await in_turns(large_json.decode(answer, generously=True))
     except json.InvalidJSON:
         if len(answer) <= _HUGE_ANSWER_BYTES:
             return None

@@ -33,14 +33,14 @@ _HEAD_BYTES = 4 * 1024
 _READ_BYTES = 16 * 1024
 #: From how many reads of one body on it is under way.
 _FIRST_READS = 3
-#: How many connections one request may be given, should each have bytes on it that nobody asked for.
+#: How many connections one request may be given, should each have bytes on it that no request asked for.
 _MAX_SPOILT = 10
 
 _kept: ContextVar[bool] = ContextVar("kept", default=False)
 
 
 def on_kept_connection() -> bool:
-    """Say whether the last request of this context went out on a connection that had served another before."""
+    """Return whether the last request of this context went out on a connection that had served another before."""
     return _kept.get()
 
 
@@ -70,7 +70,7 @@ class BoundedHandler(ResponseHandler):
         self._read_buffer = buffer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Read in small pieces: of a stream that nobody reads on, one of them is kept."""
+        """Read in small pieces: of a stream that is not read on, only one piece is kept."""
         super().connection_made(transport)
         cast("asyncio.Transport", transport).set_protocol(BoundedReads(self, self._read_buffer))
 

@@ -70,7 +70,7 @@ class Discovery:
     """The models of the adapter ``name``: those of ``configured``, or what ``ask`` returned last.
 
     ``ask`` raises UpstreamError; what was known stays when it does. ``pending`` says why nothing is known yet.
-    With ``ask_anyway`` it is called for what else it learns when the models are configured, too: nobody waits for that.
+    With ``ask_anyway`` it is called also when the models are configured, for what else it learns: no request waits.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class Fault(Enum):
     TOO_LONG = "too_long"
     #: The caller's: what it says is refused. Never routed around.
     REFUSED = "refused"
-    #: Nobody's: this deployment cannot serve this one request, another may.
+    #: Not a fault of either: this deployment cannot serve this one request, another may.
     UNSUITABLE = "unsuitable"
     #: The operator's: the key, or what its account may do.
     CREDENTIAL = "credential"
@@ -31,7 +31,7 @@ class Fault(Enum):
     MODEL = "model"
     #: The operator's: the account has no credit.
     NO_CREDIT = "no_credit"
-    #: Nobody's: a limit of the account is reached for now.
+    #: Not a fault of either: a limit of the account is reached for now.
     LIMIT = "limit"
     #: The upstream's: it has too much to do.
     OVERLOADED = "overloaded"
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     words: re.Pattern[str] | None = None
 
     def fits(self, status: int, report: ErrorReport) -> bool:
-        """Say whether this row is the report's; a row without names and words fits by its status."""
+        """Return whether this row is the report's; a row without names and words fits by its status."""
         if status not in self.statuses:
             return False
         if not self.names and self.words is None:
@@ -68,7 +68,7 @@ _COOLING_DOWN = frozenset({Fault.CREDENTIAL, Fault.CLOSED, Fault.MODEL, Fault.NO
 
 
 def _is_about_a_parameter(status: int, report: ErrorReport) -> bool:
-    """Say whether a server names a place in the request, beside the model: then its words are about the request."""
+    """Return whether a server names a place in the request, beside the model: then its words are about the request."""
     return status in (400, 422) and report.param not in (None, "model")
 
 

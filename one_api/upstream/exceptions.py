@@ -3,9 +3,8 @@
 import errno
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
+from types import TracebackType
 from typing import NamedTuple
 
 import aiohttp
@@ -78,10 +77,17 @@ def error_for(error: Exception, awaited: str, timeout_s: float) -> UpstreamError
     return row.error(row.message.format(awaited=awaited, timeout_s=timeout_s), code=row.code)
 
 
-@contextmanager
-def named_errors(awaited: str, timeout_s: float) -> Iterator[None]:
-    """Turn what aiohttp and the clock raise into our classes."""
-    try:
-        yield
-    except _FOREIGN as error:
-        raise error_for(error, awaited, timeout_s) from error
+class NamedErrors:
+    """Turns what aiohttp and the clock raise inside ``with`` into our classes, see ``error_for``."""
+
+    __slots__ = ("_awaited", "_timeout_s")
+
+    def __init__(self, awaited: str, timeout_s: float) -> None:
+        self._awaited, self._timeout_s = awaited, timeout_s
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, _FOREIGN):
+            raise error_for(error, self._awaited, self._timeout_s) from error

@@ -17,7 +17,7 @@ from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import UpstreamBroken
 from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.errors import Reports
-from one_api.upstream.exceptions import named_errors, truncated
+from one_api.upstream.exceptions import NamedErrors, truncated
 
 #: How much of an answer is taken at once, in bytes.
 _PIECE_BYTES = 64 * 1024
@@ -121,7 +121,7 @@ class UpstreamBytes(ByteStream):
 
     async def _next(self) -> bytes:
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
-        with named_errors("the next bytes", idle_s), self._timeout.limit(idle_s, self._deadline):
+        with NamedErrors("the next bytes", idle_s), self._timeout.limit(idle_s, self._deadline):
             piece = await self._receive()
         self._timeout.reset()  # not before: a wait may be cancelled for a heartbeat, and begun again
         return piece

@@ -107,7 +107,7 @@ class Unresolved(AbstractResolver):
 
 
 def _lacks_descriptors() -> bool:
-    """Say whether this process may open nothing more."""
+    """Return whether this process may open nothing more."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

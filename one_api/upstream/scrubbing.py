@@ -23,6 +23,9 @@ _MIN_SECRET = 6
 #: that is as long as the second, in characters.
 _MIN_START, _MIN_CUT = 6, 3
 
+#: The ends of a text that may be the start of a secret.
+_ENDINGS = [slice(-length, None) for length in range(_MIN_CUT, _FRAGMENT)]
+
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 #: Characters that show nothing, or that a text may be broken at.
 _INVISIBLE = re.compile(r"[\s\x00-\x1f\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufe00-\ufe0f\ufeff]+")
@@ -55,7 +58,7 @@ _ADDRESS = re.compile(
 
 
 class Scrubber:
-    """Takes what is nobody's business out of the texts of upstreams.
+    """Takes secrets and addresses out of the texts of upstreams.
 
     ``secrets`` are taken out by value: whole, in parts, in any case, with blanks between, and as percent-encoding,
     base64 or hexadecimal digits. ``addresses`` are base URLs whose hosts are taken out. What looks like a key or an
@@ -97,7 +100,7 @@ class Scrubber:
         return self._without_secrets(_INVISIBLE.sub(" ", text).strip(), is_cut=False) if self.is_clean(text) else None
 
     def is_clean(self, text: str) -> bool:
-        """Say whether a short text holds no secret and nothing that looks like one."""
+        """Return whether a short text holds no secret and nothing that looks like one."""
         return REMOVED not in self._without_secrets(_without_keys(text), is_cut=False)
 
     def _without_secrets(self, text: str, is_cut: bool) -> str:
@@ -119,11 +122,12 @@ class Scrubber:
         return _without(text, places, found)
 
     def _holds_any(self, bare: str) -> bool:
-        """Say whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
-        parts = [bare[at : at + _FRAGMENT] for at in range(len(bare) - _FRAGMENT + 1)]
-        ends = [bare[-length:] for length in range(_MIN_CUT, _FRAGMENT)]
-        has_short = any(short in bare for short in self._short)
-        return has_short or not (self._fragments.isdisjoint(parts) and self._starts.isdisjoint(ends))
+        """Return whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
+        parts = map(bare.__getitem__, map(slice, range(len(bare) - _FRAGMENT + 1), range(_FRAGMENT, len(bare) + 1)))
+        ends = map(bare.__getitem__, _ENDINGS)
+        if not (self._fragments.isdisjoint(parts) and self._starts.isdisjoint(ends)):
+            return True
+        return any(short in bare for short in self._short)
 
 
 def _without_keys(text: str) -> str:

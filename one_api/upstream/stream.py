@@ -18,7 +18,7 @@ from one_api.errors import (
 )
 from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
-from one_api.upstream.exceptions import named_errors, truncated
+from one_api.upstream.exceptions import NamedErrors, truncated
 
 #: How much of a stream the kernel may hold for us (it allows twice that, with its own bookkeeping), in bytes.
 _RECEIVE_BYTES = 64 * 1024
@@ -110,7 +110,7 @@ class UpstreamStream(ChunkStream):
                 if self._translator.is_complete and not isinstance(error, UpstreamError):
                     self._end()
                     continue
-                with named_errors("the next event", idle_s):
+                with NamedErrors("the next event", idle_s):
                     raise
 
     def _end_of_tail(self) -> float:
@@ -120,7 +120,7 @@ class UpstreamStream(ChunkStream):
         return self._tail_ends
 
     def _take(self, received: bytes) -> bool:
-        """Translate what has arrived, and say whether it held an event; no bytes are the end of the response.
+        """Translate what has arrived, and return whether it held an event; no bytes are the end of the response.
 
         A fault is kept for later while there is something to read.
         """
@@ -182,7 +182,7 @@ class UpstreamStream(ChunkStream):
             self._response.close()
 
     async def _at_end(self) -> bool:
-        """Say whether nothing follows the stream's end; what is left of the framing may be on its way."""
+        """Return whether nothing follows the stream's end; what is left of the framing may be on its way."""
         with suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_LINGER_S):
                 return not await self._response.content.readany()

@@ -73,7 +73,7 @@ class KeyLimiter(Limiter):
         return found
 
     def is_limit_of_keys(self, error: RateLimitExceeded) -> bool:
-        """Say whether a request was refused for what its key may ask for."""
+        """Return whether a request was refused for what its key may ask for."""
         return error.limit.shared and error.limit.scope == SCOPE
 
     def retry_after_s(self) -> float:

@@ -28,7 +28,7 @@ from one_api.serving.tasks import stop
 from one_api.settings.sections import RateLimitConfig
 from one_api.utils.limiter import KeyLimiter
 
-#: Characters per token, for the estimate of what nobody has counted yet.
+#: Bytes per token, for an estimate before the tokens are counted.
 _BYTES_PER_TOKEN = 4
 
 #: How often the store is looked after, in seconds.
@@ -61,7 +61,7 @@ class RateLimits:
 
     @property
     def degraded(self) -> str | None:
-        """Say why limits are less exact than they should be."""
+        """Return why limits are less exact than they should be."""
         return self.limiter.storage.store.degraded
 
     def of(self, caller: Caller) -> Limits:
@@ -123,7 +123,7 @@ class RateLimits:
         if ticket is None:
             return
         if record.free:
-            tokens = 0  # also when its client has left and nobody knows more
+            tokens = 0  # also when its client has left and no more is known
         elif record.usage is not None:
             tokens = record.usage.prompt_tokens + record.usage.completion_tokens
         else:

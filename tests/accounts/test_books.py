@@ -17,7 +17,7 @@ from one_api.accounts.database import Database, DatabaseUnavailable, transact
 from one_api.accounts.journal import Journal
 from one_api.accounts.ledger import Refusal
 from one_api.accounts.tables import AUDIT, LEDGER, USAGE
-from tests.accounts.rows import HOUR, row
+from tests.accounts.rows import row
 
 T = TypeVar("T")
 #: Now, in whole seconds: older rows would be forgotten.
@@ -86,7 +86,7 @@ async def test_rows_are_written_soon_and_the_journal_is_emptied(
     await own.start()
     for number in range(250):
         own.add(row(number, NOW))
-    own.refuse(Refusal(HOUR, "alice"))
+    own.refuse(Refusal(NOW - NOW % 60, "alice"))
 
     await until(lambda: len(ids(engine)) == 250)
     (path,) = tmp_path.glob("*.journal")

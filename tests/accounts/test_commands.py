@@ -14,15 +14,19 @@ from typing import Any
 import pytest
 from click.testing import Result
 from flask import Flask
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, select
 
-from one_api.accounts import ledger
-from one_api.accounts.database import transact
+from one_api.accounts import changes, ledger
+from one_api.accounts.database import open_engine, transact
+from one_api.accounts.journal import Journal, journals_of
 from one_api.accounts.keyring import load
 from one_api.accounts.keys import digest_of, is_ours
-from one_api.accounts.tables import WINDOWS
+from one_api.accounts.opening import open_database
+from one_api.accounts.tables import LEASES, METADATA, RESPONSES, WINDOWS
 from one_api.app import create_app
 from one_api.config import Config
+from one_api.settings.kinds import Storage
+from one_api.settings.sections import DatabaseConfig
 from tests.accounts.rows import row
 
 NOW = int(time.time())
@@ -286,3 +290,111 @@ def test_what_is_spent_is_compared_with_the_rows(app: Flask, engine: Engine) -> 
     done = run(app, "db", "check")
     assert done.exit_code == 1
     assert "0.000001999" in done.output
+
+
+# From SQLite to PostgreSQL
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Iterator[str]:
+    """The address of a SQLite database that has something in every table but that of leases."""
+    address = f"sqlite:///{tmp_path}/old.db"
+    engine = open_database(DatabaseConfig(url=Storage(address)), tmp_path)
+    transact(engine, fill)
+    engine.dispose()
+    yield address
+
+
+def fill(connection: Connection) -> None:
+    """Put something into every table."""
+    changes.create_team(connection, "tester", "web", {"models": ["gpt-*"]})
+    changes.create_key(connection, "tester", "alice", {"team": "web", "tags": ["a", "b"], "rpm": 7}, OLD_KEY)
+    changes.rotate_key(connection, "tester", "alice", 3600)
+    changes.set_budget(connection, "tester", "key:alice:month", {"limit_usd": "50", "zone": "Asia/Shanghai"})
+    start = 1_790_000_000
+    for begin in range(0, 2500, 500):
+        rows = [
+            row(n, NOW - n, cost=10**9 + n, charged=f'[["key:alice:month",{start}]]', estimated=n % 3 == 0 or None)
+            for n in range(begin, begin + 500)
+        ]
+        ledger.book(connection, rows, Counter({ledger.Refusal(NOW - NOW % 60, "alice"): 3}), again=False)
+    values = {"id": "resp_1", "owner": "alice", "status": "completed", "created_at": 1, "expires_at": NOW * 2000}
+    connection.execute(RESPONSES.insert(), values | {"size": 4, "items": b"[]", "response": b"\x00{"})
+
+
+OLD_KEY = "0123456789" * 5
+
+
+def everything(engine: Engine) -> dict[str, list[Any]]:
+    """All rows by table."""
+
+    def read(connection: Connection) -> dict[str, list[Any]]:
+        found = {}
+        for table in METADATA.sorted_tables:
+            query = select(table).order_by(*table.primary_key)
+            found[table.name] = [tuple(row) for row in connection.execute(query)]
+        return found
+
+    return transact(engine, read)
+
+
+def test_a_database_is_copied_whole(app: Flask, address: str, old: str, tmp_path: Path) -> None:
+    done = run(app, "db", "copy", old)
+
+    assert done.exit_code == 0, done.output
+    assert "ledger: 2500" in done.output
+    before, after = (everything(open_engine(each, tmp_path)) for each in (old, address))
+    assert before == after
+    assert all(rows for name, rows in after.items() if name != "leases")
+    assert run(app, "db", "check").exit_code == 0
+    # It goes on from there: ids that are given out by the database, too.
+    assert run(app, "keys", "create", "bob").exit_code == 0
+    assert run(app, "keys", "rotate", "alice").exit_code == 0
+    assert len(everything(open_engine(address, tmp_path))["audit"]) == len(before["audit"]) + 2
+
+
+def test_nothing_is_copied_over_something_else(app: Flask, address: str, old: str, tmp_path: Path) -> None:
+    assert run(app, "keys", "create", "bob").exit_code == 0
+    before = everything(open_engine(address, tmp_path))
+
+    refused = run(app, "db", "copy", old)
+
+    assert (refused.exit_code, "is not empty" in refused.output) == (1, True)
+    assert everything(open_engine(address, tmp_path)) == before
+
+
+def test_a_database_in_use_is_not_copied(app: Flask, address: str, old: str, tmp_path: Path) -> None:
+    engine = open_engine(old, tmp_path)
+    journal = Journal.create(journals_of(Path(app.instance_path), engine))
+    assert "still uses" in run(app, "db", "copy", old).output
+    journal.remove()
+    held = {"budget": "key:alice:month", "start": 0, "holder": "x", "amount": 1, "held": 0, "seen": 0, "expires_at": 1}
+    transact(engine, lambda c: c.execute(LEASES.insert(), held))
+
+    refused = run(app, "db", "copy", old)
+
+    assert (refused.exit_code, "still uses" in refused.output) == (1, True)
+    assert not everything(open_engine(address, tmp_path))["ledger"]
+
+
+def test_what_is_no_database_is_not_copied(app: Flask, tmp_path: Path) -> None:
+    missing = run(app, "db", "copy", f"sqlite:///{tmp_path}/missing.db")
+
+    assert (missing.exit_code, "there is no database" in missing.output) == (1, True)
+    assert not (tmp_path / "missing.db").exists()
+
+
+def test_a_copy_that_is_not_equal_is_undone(app: Flask, address: str, old: str, tmp_path: Path) -> None:
+    if address.startswith("sqlite"):
+        add = "CREATE TRIGGER wrong AFTER INSERT ON ledger BEGIN UPDATE ledger SET cost = 1 WHERE id = NEW.id; END"
+    else:
+        add = "CREATE RULE wrong AS ON INSERT TO ledger WHERE NEW.cost = 1000000000 DO INSTEAD NOTHING"
+    engine = open_database(DatabaseConfig(url=Storage(address)), tmp_path)
+    transact(engine, lambda c: c.exec_driver_sql(add))
+
+    refused = run(app, "db", "copy", old)
+
+    assert (refused.exit_code, "of ledger is" in refused.output) == (1, True)
+    found = everything(engine)
+    assert not any(found[name] for name in found if name != "meta")
+    assert found["meta"] == [("version", 0)]

@@ -1,5 +1,7 @@
 """The ledger behind the real gateway: each request is booked once, by whichever process served it."""
 
+import csv
+import io
 import json
 import os
 import secrets
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,9 +20,12 @@ import pytest
 import schemathesis
 from sqlalchemy import Engine, func, select
 
+from one_api.accounts import ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEDGER, USAGE
 from tests.accounts.conftest import postgres_schema
+from tests.accounts.rows import HOUR
+from tests.accounts.rows import row as made_row
 from tests.api.bed import ADMIN_KEY, KEY, Answer, Bed, running_bed
 from tests.api.messages_bed import post as post_to
 from tests.support import (
@@ -546,6 +552,57 @@ def test_administrators_see_the_usage_of_all(bed: Bed, engine: Engine, make: Cal
     assert (usage["key"], usage["model"], usage["requests"]) == (name, model, 1)
     assert row["id"] == answer.header("x-request-id")
     assert admin(bed, "GET", f"/requests?key={name}&after={row['id']}").json["data"] == []
+
+
+def sheet(bed: Bed, path: str, headers: Any = ()) -> list[dict[str, str]]:
+    """The rows of a list as a spreadsheet."""
+    answer = bed.get(f"/admin/api{path}", key=ADMIN_KEY, headers=headers)
+    assert (answer.status, answer.header("content-type")) == (200, "text/csv; charset=utf-8")
+    return list(csv.DictReader(io.StringIO(answer.body.decode())))
+
+
+def test_usage_tells_percentiles_teams_and_owners(
+    bed: Bed, engine: Engine, make: Callable[..., str], name: str
+) -> None:
+    assert admin(bed, "POST", "/teams", {"name": name}).status == 201
+    model, key = bed.model(), make(team=name, owner="=bob")
+    bed.a.on(model, sse(*text_chunks("a", "b", usage=tokens(7, 2))))
+    rows = [row_of(engine, bed.ask(model, key=key, stream=True, seed=number)) for number in range(3)]
+
+    report = admin(bed, "GET", f"/usage?by=team,owner,key&key={name}").json
+    sheet_rows = sheet(bed, f"/usage?by=team,owner&key={name}", {"Accept": "text/csv"})
+
+    (usage,) = report["data"]
+    assert (usage["team"], usage["owner"], usage["key"], usage["requests"]) == (name, "=bob", name, 3)
+    for field, column in (("first", "first_ms"), ("ms", "ms")):
+        p50, p95, p99 = [usage[f"{field}_p{percent}"] for percent in (50, 95, 99)]
+        assert 0 <= p50 <= p95 <= p99
+        assert p99 <= 500 or max(row[column] for row in rows) > 250
+    assert report["total"] == {each: usage[each] for each in report["total"]}
+    assert [(each["team"], each["owner"], each["requests"]) for each in sheet_rows] == [
+        (name, "'=bob", "3"),
+        ("", "", "3"),
+    ]
+    assert sheet_rows[1]["cost_usd"] == "0.000081"
+
+
+def test_the_ledger_is_a_spreadsheet_however_long(
+    bed: Bed, engine: Engine, make: Callable[..., str], name: str
+) -> None:
+    make()
+    rows = [made_row(number, key=name, cost=10**9 + number, model="=x") for number in range(450)]
+    transact(engine, lambda c: ledger.book(c, rows, Counter(), again=False))
+
+    *found, total = sheet(bed, f"/requests?format=csv&key={name}")
+    (newest,) = admin(bed, "GET", f"/requests?key={name}&limit=1").json["data"]
+    (older,) = admin(bed, "GET", f"/requests?key={name}&to={HOUR}&limit=1").json["data"] or [None]
+
+    assert [row["id"] for row in found] == [row.id for row in reversed(rows)]
+    assert found[0]["id"] == newest["id"]
+    assert older is None
+    assert {row["model"] for row in found} == {"'=x"}
+    assert (total["id"], total["cost_usd"]) == ("total", "450.000101025")
+    assert sheet(bed, "/requests?format=csv&key=nobody") == []
 
 
 def test_readiness_tells_nothing_where_all_is_well(bed: Bed) -> None:

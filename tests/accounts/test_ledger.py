@@ -10,6 +10,7 @@ from sqlalchemy import Engine, func, select
 from one_api.accounts import ledger
 from one_api.accounts.database import transact
 from one_api.accounts.ledger import LedgerRow, Refusal, entry_of
+from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates
 from one_api.accounts.tables import LEDGER, USAGE
 from one_api.contract import Usage
@@ -73,6 +74,8 @@ def test_sums_are_those_of_the_rows(engine: Engine) -> None:
         **{"span": 7200, "start": 2 * HOUR, "requests": 3, "errors": 0, "refused": 7, "cancelled": 0},
         **{"cached_answers": 1, "unpriced": 0, "prompt": 300, "cached": 120, "completion": 30, "cost": 3000},
         **{"upstream_cost": 3000, "ms": 1500, "first_ms": 20, "firsts": 1},
+        **dict.fromkeys((*FIRST.columns, *WHOLE.columns), 0),
+        **{"first_250": 1, "ms_500": 3},
     }
     (bob,) = [each for each in sums(engine) if each["key"] == "bob"]
     assert (bob["errors"], bob["unpriced"], bob["cost"]) == (1, 1, 0)

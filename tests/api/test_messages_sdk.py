@@ -159,7 +159,7 @@ async def test_the_asynchronous_client(doors: MessagesBed, kind: str) -> None:
             streamed = await stream.get_final_text()
         ids = [info.id async for info in client.models.list(limit=1000)]
 
-    assert whole.content[0].text == streamed == "Hello"  # type: ignore[union-attr]
+    assert whole.content[0].text == streamed == "Hello"
     assert model in ids
 
 

@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from one_api import errors
+from one_api.observability.metrics import STATES
+from one_api.outcomes import OUTCOMES
+
 from .tools import DEPLOY, INSTALLED, ROOT, run, skip
 
 RULES = sorted((DEPLOY / "prometheus").glob("*.rules.yml"))
@@ -97,6 +101,45 @@ def test_rules_and_dashboard_know_no_other_metrics() -> None:
 
     assert len(asked) > 30
     assert sorted(name for name in asked - documented() if not OTHERS.match(name)) == []
+
+
+def labels() -> dict[str, set[str]]:
+    """By metric, the labels that its samples have; Prometheus itself adds the job and the instance."""
+    page = (ROOT / "docs/metrics.md").read_text()
+    found: dict[str, set[str]] = {}
+    for name, kind, cell in re.findall(r"^\| `([a-z_]+)` \| (\w+) \|([^|]*)\|", page, re.MULTILINE):
+        own = {"job", "instance", "worker", *re.findall(r"`(\w+)`", cell)}
+        if kind == "histogram":
+            found |= {f"{name}_bucket": own | {"le"}, f"{name}_count": own, f"{name}_sum": own}
+        else:
+            found[name] = own
+    return found
+
+
+def test_rules_and_dashboard_select_by_labels_that_there_are() -> None:
+    known = labels()
+    selected = [
+        (name, label)
+        for expression in [*queries(), *(rule["expr"] for rule in rules())]
+        for name, chosen in re.findall(r"\b((?:one_api|process)_[a-z_]+)\{([^{}]*)\}", expression)
+        for label in re.findall(r"(\w+) *(?:=~|!~|!=|=)", re.sub(r'"(?:[^"\\]|\\.)*"', '""', chosen))
+    ]
+
+    assert len(selected) > 40
+    assert [(name, label) for name, label in selected if label not in known[name]] == []
+
+
+def test_the_closed_lists_that_are_selected_by_are_those_that_are_counted() -> None:
+    """A state or an outcome that is misspelt would select nothing, and say so nowhere."""
+    texts = [*queries(), *(rule["expr"] for rule in rules())]
+    lists = {"state": set(STATES), "outcome": {*OUTCOMES, *(name for name in vars(errors) if name[:1].isupper())}}
+    lists["outcome"] |= {"ok", "cancelled", "hedge_lost", "diverged"}
+    for label, values in lists.items():
+        given = [text for each in texts for text in re.findall(rf'\b{label} *(?:=~|!~|!=|=) *"([^"]*)"', each)]
+        assert given
+        assert [
+            text for text in given for part in text.split("|") if not any(re.fullmatch(part, value) for value in values)
+        ] == []
 
 
 def test_every_metric_is_on_the_dashboard_or_in_a_rule() -> None:

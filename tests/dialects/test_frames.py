@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_api.dialects import sse
+from one_api.dialects.anthropic.inbound.native import NativeMessage
 from one_api.dialects.anthropic.response import Shape
 from one_api.dialects.anthropic.stream import ClaudeStream
 from one_api.dialects.frames import FramedReader, Item, Translator, chunks_of, encoded
@@ -218,6 +219,48 @@ def test_recorded_streams(recording: recorded.Recording) -> None:
 @pytest.mark.parametrize("name", CLAUDE)
 def test_claudes_streams(name: str) -> None:
     assert_same(lambda: ClaudeStream(OURS, include_usage=True), CLAUDE[name])
+
+
+@pytest.mark.parametrize("name", CLAUDE)
+def test_claudes_streams_that_are_passed_on(name: str) -> None:
+    assert_same(NativeMessage, CLAUDE[name])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"event: content_block_delta\r\ndata: {}\r\n\r\n",
+        b"event: content_block_delta\ndata:{}\n\n",
+        b"event: content_block_delta\ndata:  {}\n\n",
+        b"event: content_block_delta\ndata: {\ndata: }\n\n",
+        b"event: content_block_delta\nid: 7\ndata: {}\n\n",
+        b"event: content_block_delta\ndata: \n\n",
+        b"event: content_block_delta\ndata: \xff\n\n",
+        b": a comment\nevent: content_block_delta\ndata: {}\n\n",
+        b"data: {}\nevent: content_block_delta\ndata: {}\n\n",
+    ],
+    ids=repr,
+)
+def test_events_that_are_passed_on_look_the_same_however_they_are_written(written: bytes) -> None:
+    whole = claude_bytes(*claude_events(text_block("a", "b")))
+    delta = whole.index(b"event: content_block_delta")
+
+    assert_same(NativeMessage, whole[:delta] + written + whole[delta:] + written)
+
+
+def test_an_event_that_is_passed_on_is_not_read() -> None:
+    class Counting(NativeMessage):
+        fed = 0
+
+        def feed(self, event: sse.Event) -> list[JSONObject]:
+            self.fed += 1
+            return super().feed(event)
+
+    translator, found = Counting(), list[Item]()
+    FramedReader(sse.EventReader(), translator).feed(claude_bytes(*claude_events(text_block(*("w" * 100)))), found)
+
+    assert sum(b"content_block_delta" in chunk.get("native", b"") for chunk in chunks_of(found)) == 100
+    assert translator.fed <= 10
 
 
 @pytest.mark.parametrize("shape", SHAPES)

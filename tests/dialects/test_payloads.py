@@ -160,7 +160,9 @@ def test_words_beside_an_error_are_not_lost(finish: str | None, beside: JSONObje
 @pytest.mark.parametrize(
     "payload",
     [{"choices": [{"message": {"content": "x"}}], "error": None}, {"choices": [{"message": {"content": "x"}}],
-     "base_resp": {"status_code": 0, "status_msg": ""}}, {"choices": [{"message": {"content": "x"}}], "message": "ok"}],
+     "base_resp": {"status_code": 0, "status_msg": ""}}, {"choices": [{"message": {"content": "x"}}], "message": "ok"},
+     {"code": 0, "msg": "ok", "data": {"choices": [{"message": {"content": "x"}}]}},
+     {"status": 200, "message": "ok", "result": {"choices": [{"message": {"content": "x"}}]}}],
 )  # fmt: skip
 def test_an_answer_that_only_looks_like_an_error_is_an_answer(payload: JSONObject) -> None:
     assert choices_of(json.encode(payload))[0]["message"]["content"] == "x"
@@ -277,7 +279,7 @@ def test_an_answer_of_ollamas_own_dialect_is_read_to_its_end() -> None:
     raw = b"".join(json.encode(line) + b"\n" for line in [*lines, end])
 
     assert choices_of(raw) == [said("Hello")]
-    assert translate(raw).usage == {"prompt_tokens": 9, "completion_tokens": 2}
+    assert translate(raw).usage == usage(9, 2)
 
 
 # Other shapes: texts
@@ -314,12 +316,27 @@ def test_content_is_one_text(content: Any, expected: JSONObject) -> None:
         {"reasoning": "", "reasoning_content": "hm"},
         {"reasoning": "", "thinking": "hm"},
         {"reasoning_text": "hm"},
+        {"reasoning": {"content": "hm"}},
+        {"thinking": {"thinking": "hm", "signature": "s"}},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm", "index": 0}]},
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": "hm"}, {"type": "reasoning.encrypted"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+        {"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
         {"reasoning_content": [{"type": "text", "text": "hm"}]},
     ],
 )
 def test_what_is_null_or_empty_gives_way(fields: JSONObject) -> None:
     for choice in (whole({"content": "a", **fields}), choice_of(chunk({"content": "a", **fields}), FINISH)):
         assert choice["message"]["reasoning_content"] == "hm"
+
+
+def test_parts_that_repeat_the_reasoning_add_nothing() -> None:
+    blocks = [{"type": "thinking", "thinking": "hmm", "signature": "s"}]
+    deltas: list[JSONObject] = [{"reasoning_content": "h"}, {"reasoning_content": "mm"}, {"thinking_blocks": blocks}]
+
+    message = choice_of(*map(chunk, deltas), TEXT, FINISH)["message"]
+
+    assert (message["reasoning_content"], message["thinking_blocks"]) == ("hmm", blocks)
 
 
 # Other shapes: finish reasons
@@ -338,11 +355,29 @@ def test_a_finish_reason_that_means_a_failure_is_one(reason: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [("STOP", "stop"), ("MAX_TOKENS", "length"), ("model_length", "length"), ("tool_use", "stop"), ("odd", "stop"),
-     ("sensitive", "content_filter"), ("SAFETY", "content_filter"), ("stop_sequence", "stop")],
+     ("sensitive", "content_filter"), ("SAFETY", "content_filter"), ("stop_sequence", "stop"),
+     ("length_limit", "length"), ("max_new_tokens", "length"), ("repetition_truncation", "length")],
 )  # fmt: skip
 def test_any_other_becomes_one_of_openais(reason: str, expected: str) -> None:
     for choice in (whole({"content": "a"}, reason), choice_of(TEXT, chunk({}, reason))):
         assert (choice["finish_reason"], choice["native_finish_reason"]) == (expected, reason)
+
+
+@pytest.mark.parametrize("none", ["null", "None", "", " ", "FINISH_REASON_UNSPECIFIED"])
+def test_a_word_for_no_finish_reason_ends_nothing(none: str) -> None:
+    deltas = [chunk({"content": each}, none) for each in ("Hel", "lo")]
+
+    assert choice_of(*deltas, chunk({}, "stop")) == said("Hello")
+    assert not translate(stream(*deltas, done=False)).finished
+
+
+@pytest.mark.parametrize("arguments", ['{"a"', '{"a":"}', '{"a":[{}]'])
+def test_an_end_mark_inside_a_call_ends_nothing(arguments: str) -> None:
+    cut = [chunk(opened("a", "f", "")), chunk(piece(arguments))]
+
+    with pytest.raises(InvalidAnswer, match="inside a tool call"):
+        translate(stream(*cut))
+    assert choice_of(*cut, chunk({}, "length"))["finish_reason"] == "length"
 
 
 def test_a_native_finish_reason_of_the_upstreams_own_is_kept() -> None:
@@ -366,6 +401,10 @@ def test_an_error_in_a_choice_is_one() -> None:
         {**chunk({}, "stop"), "x_groq": {"id": "r", "usage": usage(9, 3)}},
         {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage(9, 3)}]},
         chunk({}, "stop", usage={"input_tokens": 9, "output_tokens": 3}),
+        chunk({}, "stop", usage={"prompt_tokens": 9, "completion_tokens": 3}),
+        chunk({}, "stop", usage={"prompt_tokens": "9", "completion_tokens": "3", "total_tokens": " 12 "}),
+        chunk({}, "stop", usage={"prompt_tokens": 9.0, "completion_tokens": 3.0, "total_tokens": None}),
+        chunk({}, "stop", usageMetadata={"promptTokenCount": 9, "candidatesTokenCount": 3, "totalTokenCount": 12}),
     ],
 )
 def test_usage_is_found_wherever_it_stands(payload: JSONObject) -> None:
@@ -373,7 +412,14 @@ def test_usage_is_found_wherever_it_stands(payload: JSONObject) -> None:
     translated = translate(stream(TEXT, payload, *late))
 
     assert translated.usage == translated.chunks[-1]["usage"] == usage(9, 3)
-    assert "usage" not in json.encode(translated.chunks[:-1]).decode().replace('"usage":null', "")
+    assert '"usage"' not in json.encode(translated.chunks[:-1]).decode().replace('"usage":null', "")
+
+
+@pytest.mark.parametrize(("absurd", "counted"), [(-5, 0), (1e308, 10**9), (10**30, 10**9), ("1e9", None), (True, None)])
+def test_counts_that_cannot_be_are_bounded(absurd: Any, counted: Any) -> None:
+    answer = {"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": absurd, "completion_tokens": 3}}
+
+    assert read_answer(json.encode(answer), OURS)["usage"]["prompt_tokens"] == counted
 
 
 def test_of_each_field_the_largest_counts() -> None:

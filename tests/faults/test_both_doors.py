@@ -12,6 +12,7 @@ import pytest
 
 from tests.api.bed import Answer, user
 from tests.api.messages_bed import message_events
+from tests.api.test_errors import TOO_LONG
 from tests.support import (
     Action,
     Close,
@@ -31,7 +32,6 @@ from . import test_messages_door as messages
 from . import test_responses_door as responses
 from .bed import FaultBed
 from .test_after_content import SENT, WHOLE, WORDS, breaking
-from .test_before_content import TOO_LONG
 from .test_hostile import ATTACKS, CODERS, ODD, TYPES, encoded, plain
 
 

@@ -17,7 +17,7 @@ from one_api.errors import (
     UpstreamTruncated,
     UpstreamUnreachable,
 )
-from one_api.upstream.exceptions import error_for, named_errors
+from one_api.upstream.exceptions import NamedErrors, error_for
 
 KEY = ConnectionKey("host", 443, True, True, None, None, None)
 
@@ -54,7 +54,7 @@ def test_every_class_of_aiohttp_has_a_name(kind: type[Exception]) -> None:
     ],
 )
 def test_what_each_means(raised: Exception, named: type[UpstreamError]) -> None:
-    with pytest.raises(UpstreamError) as caught, named_errors("the answer", 2.5):
+    with pytest.raises(UpstreamError) as caught, NamedErrors("the answer", 2.5):
         raise raised
 
     assert type(caught.value) is named
@@ -69,6 +69,6 @@ def test_a_timeout_says_what_did_not_come() -> None:
 
 def test_bugs_and_our_own_errors_pass() -> None:
     for error in (KeyError("x"), UpstreamBroken("x"), OSError(errno.EIO, "x")):
-        with pytest.raises(type(error)) as caught, named_errors("the answer", 1):
+        with pytest.raises(type(error)) as caught, NamedErrors("the answer", 1):
             raise error
         assert caught.value is error

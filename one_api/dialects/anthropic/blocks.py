@@ -6,6 +6,7 @@ from one_api.dialects import json
 from one_api.dialects.anthropic.chunks import Call
 from one_api.dialects.anthropic.events import opened
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.arguments import Arguments
 
 #: More blocks than this are not under way at once: then the oldest is taken for one that was never closed.
 _MAX_OPEN = 64
@@ -22,6 +23,8 @@ class Block:
     at: int
     number: int | None = None
     pieces: list[str] = field(default_factory=list)
+    #: Of a call: what of its pieces is new.
+    reader: Arguments = field(default_factory=Arguments)
     signature: str | None = None
     citations: list[JSONObject] = field(default_factory=list)
     call: Call | None = None
@@ -53,6 +56,7 @@ class Block:
 
     def add_input(self, piece: str) -> str:
         """Add a piece of a call's input; returns what of it may be passed on already."""
+        piece = self.reader.add(piece)
         self.pieces.append(piece)
         if self.is_plain is None and piece.strip():
             self.is_plain = piece.lstrip()[0] == "{"

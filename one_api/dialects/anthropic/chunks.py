@@ -61,11 +61,11 @@ class ChunkWriter:
         self.length += len(text)
 
     def reasoning(self, text: str) -> list[JSONObject]:
-        """Say a piece of reasoning."""
+        """Return the chunk of a piece of reasoning."""
         return self.delta({"reasoning_content": text}) if text else []
 
     def thinking_block(self, block: Mapping[str, object]) -> list[JSONObject]:
-        """Say a whole thinking block, which the client may send back as it is."""
+        """Return the chunk of a whole thinking block, which the client may send back as it is."""
         self._thoughts += 1
         return self.delta({"thinking_blocks": [{"index": self._thoughts - 1, **block}]})
 
@@ -79,7 +79,7 @@ class ChunkWriter:
         return call, self.delta({"tool_calls": [{"index": call.index, "id": call_id, "type": kind, kind: body}]})
 
     def arguments(self, call: Call, piece: str) -> list[JSONObject]:
-        """Say a piece of a call's arguments, or of a custom call's input."""
+        """Return the chunk of a piece of a call's arguments, or of a custom call's input."""
         if not piece:
             return []
         call.pieces.append(piece)
@@ -104,7 +104,7 @@ class ChunkWriter:
         return [last, self._chunk([]) | {"usage": usage}]
 
     def delta(self, delta: JSONObject) -> list[JSONObject]:
-        """Say ``delta``."""
+        """Return the chunk that holds ``delta``."""
         return [self._chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])]
 
     def _chunk(self, choices: list[JSONObject]) -> JSONObject:

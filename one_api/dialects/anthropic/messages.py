@@ -195,5 +195,5 @@ def _has_parts(block: JSONObject) -> bool:
 
 
 def _is_blank(block: Any) -> bool:
-    """Say whether a stored block is text that the upstream would refuse."""
+    """Return whether a stored block is text that the upstream would refuse."""
     return block.get("type") == "text" and not str(block.get("text", "")).strip()

@@ -21,7 +21,7 @@ _LEAST_MAXIMUM = 64_000
 
 @dataclass(frozen=True, slots=True)
 class ModelTraits:
-    """What one model accepts. The defaults are those of a model that nobody here knows."""
+    """What one model accepts. The defaults are those of a model that is not in the table."""
 
     #: In tokens; None: not known.
     context_window: int | None = None
@@ -33,7 +33,7 @@ class ModelTraits:
     prefill: bool = False
     #: Accepted values of ``thinking.type``.
     thinking: tuple[str, ...] = ("adaptive", "disabled")
-    #: Does the model think when nobody asks? ``unstated``: the documents do not say.
+    #: Does the model think when the request does not say? ``unstated``: the documents do not say.
     thinks: Literal["on", "off", "unstated"] = "off"
     #: Accepted levels of ``output_config.effort``, lowest first.
     effort: tuple[str, ...] = EFFORTS
@@ -48,7 +48,7 @@ class ModelTraits:
 
     @property
     def always_thinks(self) -> bool:
-        """Say whether thinking can not be switched off."""
+        """Return whether thinking can not be switched off."""
         return self.thinks == "on" and "disabled" not in self.thinking
 
 
@@ -115,7 +115,7 @@ def traits_of(model: str) -> ModelTraits:
 
 
 def _belongs(name: str, family: str) -> bool:
-    """Say whether an id is of a family, and not of one that is named after it."""
+    """Return whether an id is of a family, and not of one that is named after it."""
     rest = name.removeprefix(family)
     if not name.startswith(family) or rest[:1].isalnum():
         return False

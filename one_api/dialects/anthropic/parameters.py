@@ -83,7 +83,7 @@ def max_tokens(body: JSONObject, traits: ModelTraits, options: RequestOptions, n
     """Return the limit of the answer, thinking included, in tokens: the client's, the model's, the operator's.
 
     Raises:
-        InvalidRequest: for what is no count, or when nobody says one.
+        InvalidRequest: for what is no count, or when there is none.
     """
     new, old = (_count(body, name) for name in ("max_completion_tokens", "max_tokens"))
     if new is not None and old is not None and new != old:

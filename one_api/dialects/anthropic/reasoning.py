@@ -24,12 +24,12 @@ class Reasoning:
 
     thinking: JSONObject | None = None
     effort: str | None = None
-    #: The parameter that asked for thinking; empty: nobody did.
+    #: The parameter that asked for thinking; empty: none did.
     asked_by: str = ""
 
     @property
     def is_on(self) -> bool:
-        """Say whether thinking is asked for."""
+        """Return whether thinking is asked for."""
         return self.thinking is not None and self.thinking.get("type") in ("adaptive", "enabled")
 
     def without_budget(self, notes: Notes) -> "Reasoning":

@@ -130,7 +130,7 @@ class _Wish:
 
     @property
     def emulates(self) -> bool:
-        """Say whether the text of the answer is the arguments of a tool."""
+        """Return whether the text of the answer is the arguments of a tool."""
         return self.chosen.emulated is not None
 
     def begun(self) -> "_Wish":
@@ -193,5 +193,5 @@ def _envelope(body: JSONObject, options: RequestOptions, notes: Notes) -> JSONOb
 
 
 def _is_begun(conversation: Conversation) -> bool:
-    """Say whether the model is to go on with an assistant message."""
+    """Return whether the model is to go on with an assistant message."""
     return bool(conversation.messages[-1]["role"] == "assistant")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from one_api.dialects import usage
 from one_api.dialects.finish_reasons import OPENAI, in_openai_words, read_finish
 from one_api.dialects.json import JSONObject
 
@@ -45,7 +46,7 @@ class Shape:
 
 
 def known_stop(reason: str) -> bool:
-    """Say whether a stop reason is one that we have a word for."""
+    """Return whether a stop reason is one that we have a word for."""
     return reason in _FINISH_REASONS or reason in OPENAI
 
 
@@ -56,7 +57,7 @@ def check_stop(reason: str) -> None:
 
 
 def ends_of_itself(stop_reason: str | None) -> bool:
-    """Say whether the model had said all that it wanted to: nothing stopped it."""
+    """Return whether the model had said all that it wanted to: nothing stopped it."""
     return stop_reason in _NATURAL
 
 
@@ -131,7 +132,8 @@ def sum_usage(one: JSONObject, other: JSONObject) -> JSONObject:
 
 def _count(value: Any) -> int:
     """Return a count; what is none counts nothing."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    count = usage.count(value)
+    return count if isinstance(count, int) and not isinstance(count, bool) else 0
 
 
 def annotation(citation: JSONObject, start: int, end: int) -> JSONObject | None:

@@ -195,7 +195,7 @@ class _Expression:
         found["additionalProperties"] = False
 
     def _narrowed(self, schema: JSONObject, found: JSONObject) -> JSONObject:
-        """Say in the description what cannot be checked, and refuse what cannot be said there."""
+        """Move into the description what the schema cannot check; raise for what cannot stand there either."""
         left = {key: value for key, value in schema.items() if key not in found and key not in _SILENT}
         if left.get("format") in _FORMATS:
             found["format"] = left.pop("format")

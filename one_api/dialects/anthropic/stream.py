@@ -161,11 +161,11 @@ class ClaudeStream:
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the message has its stop reason: only its end may follow."""
+        """Return whether the message has its stop reason: only its end may follow."""
         return self.stop_reason is not None
 
     def end(self) -> list[JSONObject]:
-        """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
+        """Note that the upstream's bytes have ended; return the chunks that are still missing.
 
         ``finished`` stays False when the upstream never said that the message is complete.
         """
@@ -265,7 +265,7 @@ class ClaudeStream:
         return []
 
     def _read_stop(self, payload: JSONObject) -> bool:
-        """Take over the stop reason in an event, and say whether there is one."""
+        """Take over the stop reason in an event, and return whether there is one."""
         reason, delta = stop_of(payload), payload.get("delta")
         if reason is not None:
             check_stop(reason)
@@ -335,7 +335,7 @@ class ClaudeStream:
     # Ends
 
     def _close(self, block: Block) -> list[JSONObject]:
-        """Say what is owed when a block has ended, and keep the block."""
+        """Return the chunks that are still missing of a block that has ended, and keep the block."""
         chunks = self._add_rest(block) if self._joiner else []
         self._open.remove(block)
         return chunks + self._closed(block)

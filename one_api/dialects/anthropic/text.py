@@ -10,7 +10,7 @@ _DEEPEST = 500
 
 
 def is_json_object(text: str) -> bool:
-    """Say whether a whole text is one JSON object."""
+    """Return whether a whole text is one JSON object."""
     try:
         json.decode_object(text.encode(), max_depth=_DEEPEST)
     except json.InvalidJSON:
@@ -30,7 +30,7 @@ class StopScanner:
 
     @property
     def hit(self) -> bool:
-        """Say whether a stop string was met."""
+        """Return whether a stop string was met."""
         return self.stop is not None
 
     def feed(self, text: str) -> str:

@@ -51,7 +51,7 @@ def _faults(pattern: str) -> Iterator[str]:
 
 
 def is_simple(node: Any) -> bool:
-    """Say whether a clean schema holds nothing but what the engine's converter enforces."""
+    """Return whether a clean schema holds nothing but what the engine's converter enforces."""
     if not isinstance(node, dict):
         return False
     keys = node.keys() - {"$defs"}

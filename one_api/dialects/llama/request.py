@@ -225,6 +225,6 @@ def _part(part: JSONObject, where: str) -> JSONObject:
 
 
 def _is_billing(message: JSONObject) -> bool:
-    """Say whether a system message is only a header of a client's that no model should read."""
+    """Return whether a system message is only a header of a client's that no model should read."""
     content = message.get("content")
     return message["role"] == "system" and isinstance(content, str) and content.startswith(_BILLING)

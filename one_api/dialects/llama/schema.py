@@ -365,7 +365,7 @@ def _may_be(name: str, types: Any) -> bool:
 
 
 def _disjoint(one: JSONObject, other: JSONObject) -> bool:
-    """Say whether no value fits two clean schemas, as far as that is plain: by their types, or a constant in both."""
+    """Return whether no value fits two clean schemas, as far as types or constants show it."""
     if not _kinds_of(one) & _kinds_of(other):
         return True
     if "enum" in one and "enum" in other:

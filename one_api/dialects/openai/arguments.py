@@ -27,13 +27,19 @@ class ValueScanner:
 
     @property
     def is_whole(self) -> bool:
-        """Say whether the outermost bracket has been closed."""
+        """Return whether the outermost bracket has been closed."""
         self._catch_up()
         return self._closed
 
     @property
+    def is_open(self) -> bool:
+        """Say whether the pieces end inside an object or list."""
+        self._catch_up()
+        return self._depth > 0
+
+    @property
     def in_string(self) -> bool:
-        """Say whether the pieces end inside a string."""
+        """Return whether the pieces end inside a string."""
         self._catch_up()
         return self._in_string
 
@@ -82,12 +88,17 @@ class Arguments:
 
     @property
     def is_whole(self) -> bool:
-        """Say whether they are whole."""
+        """Return whether they are whole."""
         return self._scanner.is_whole
 
     @property
+    def is_open(self) -> bool:
+        """Say whether they end in the middle."""
+        return self._scanner.is_open
+
+    @property
     def sent(self) -> bool:
-        """Say whether any were passed on."""
+        """Return whether any were passed on."""
         return bool(self._length) and not self._is_empty
 
     def add(self, piece: str) -> str:
@@ -119,13 +130,13 @@ class Arguments:
         return piece[self._length :] if self._repeats else piece
 
     def _has_come(self, piece: str) -> bool:
-        """Say whether a piece after whole arguments holds the same again, or nothing."""
+        """Return whether a piece after whole arguments holds the same again, or nothing."""
         again = whole_arguments(piece)
         return again in ("", "{}") or _same(again, "".join(self._pieces))
 
 
 def _same(one: str, other: str) -> bool:
-    """Say whether two texts hold the same value."""
+    """Return whether two texts hold the same value."""
     try:
         return bool(json.decode(one.encode()) == json.decode(other.encode()))
     except (ValueError, UnicodeEncodeError):

@@ -15,6 +15,8 @@ _PLACED = frozenset({"role", "tool_calls", "function_call", *_JOINED})
 HEAD = ("id", "created", "model", "system_fingerprint", "service_tier", "provider")
 #: Fields of a chunk that say nothing: they hide how long it is (OpenAI's, Mistral's).
 PADDING = frozenset({"obfuscation", "p"})
+#: Fields of a chunk that have a place of their own. All others (a search's citations, timings) are kept as last told.
+_USUAL = frozenset({"object", "choices", "usage", *HEAD, *PADDING})
 
 
 @dataclass(slots=True)
@@ -39,7 +41,7 @@ class _Choice:
 
 
 def has_only(names: Collection[str], found: JSONObject) -> bool:
-    """Say whether an object holds nothing but these; what is null is not there."""
+    """Return whether an object holds nothing but these; what is null is not there."""
     return all(name in names or value is None for name, value in found.items())
 
 
@@ -48,6 +50,7 @@ class Assembler:
 
     def __init__(self) -> None:
         self._head: JSONObject = {}
+        self._others: JSONObject = {}
         self._usage: Any = None
         self._choices: dict[int, _Choice] = {}
 
@@ -56,6 +59,8 @@ class Assembler:
         for key in HEAD:
             if key in chunk and self._head.get(key) is None:
                 self._head[key] = chunk[key]
+        if not chunk.keys() <= _USUAL:
+            self._others |= {key: value for key, value in chunk.items() if key not in _USUAL and value is not None}
         if chunk.get("usage") is not None:
             self._usage = chunk["usage"]
         for piece in chunk["choices"]:
@@ -73,7 +78,7 @@ class Assembler:
             {"index": index, "message": _message(choice), "logprobs": choice.logprobs, **choice.ends}
             for index, choice in sorted(self._choices.items())
         ]
-        return {**self._head, "object": "chat.completion", "choices": choices, **usage}
+        return {**self._others, **self._head, "object": "chat.completion", "choices": choices, **usage}
 
 
 def _add_delta(choice: _Choice, delta: JSONObject) -> None:

@@ -71,7 +71,7 @@ class CallReader:
         kind, body = body_of(entry)
         name = body["name"] if isinstance(body.get("name"), str) else ""
         text = arguments_text(body.get("input" if kind == "custom" else "arguments"))
-        number = _number_of(entry)
+        number = number_of(entry)
         call = self._continued(entry, number, name, text, touched)
         if call is None and not (name or text or call_id_of(entry)):
             return None
@@ -124,12 +124,17 @@ class CallReader:
         return None if (call.name and call.index in touched) or self._is_another(call, name, text) else call
 
     def _is_another(self, call: _Call, name: str, text: str) -> bool:
-        """Say whether a name opens a call beside ``call``, and does not repeat or continue its name."""
+        """Return whether a name opens a call beside ``call``, and does not repeat or continue its name."""
         if not call.name:
             return False
         if name == call.name:
             return bool(text) and call.arguments.is_whole
         return call.wrote or (call.name in self._tools and name in self._tools)
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether the arguments of a call end in the middle."""
+        return any(call.arguments.is_open for call in self._calls)
 
     def empty(self) -> list[_Call]:
         """Return the function calls of which no arguments were passed on; they count as written from now on."""
@@ -152,16 +157,16 @@ def body_of(entry: JSONObject) -> tuple[str, JSONObject]:
     return kind, body
 
 
-def _number_of(entry: JSONObject) -> int | None:
-    """Return the number of a call; some servers write it as a text."""
+def number_of(entry: JSONObject) -> int | None:
+    """Return the number of a call or choice; some servers write it as a text."""
     number = entry.get("index")
     if isinstance(number, str) and number.isascii() and number.isdigit():
         return int(number[:9])
-    return int(number) if isinstance(number, (int, float)) else None
+    return number if isinstance(number, int) else None
 
 
 def _goes_on(call: _Call | None, name: str, touched: set[int]) -> bool:
-    """Say whether a name under another id is of ``call``: some servers make up an id for each piece."""
+    """Return whether a name under another id is of ``call``: some servers make up an id for each piece."""
     return call is not None and name == call.name and call.index not in touched and not call.arguments.is_whole
 
 

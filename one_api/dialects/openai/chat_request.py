@@ -4,8 +4,9 @@ The checks are the rows of OpenAI's behaviour that every adapter relies on: type
 understand ourselves. What only the upstream can judge (ranges, names, combinations for a model) is left to it.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
+
+from msgspec import Struct
 
 from one_api.contract import Kind
 from one_api.dialects.json import JSONObject, kind_of
@@ -22,9 +23,8 @@ PART_TYPES = (
 _SPEAKING = frozenset({"developer", "system", "user", "tool"})
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """A chat request: what we act on, and the body as it came, which nobody changes in place.
+class ChatRequest(Struct, frozen=True):
+    """A chat request: what we act on, and the body as it came, which is not changed in place.
 
     It travels as one object down to the adapters: no key of a client's JSON ever becomes a Python argument.
     """

@@ -27,7 +27,7 @@ Encoding: TypeAlias = Literal["float", "base64"]
 Vector: TypeAlias = "array[float]"
 
 MAX_INPUTS = 2048
-#: Of a request that nobody has counted.
+#: Of a request whose upstream reports no count.
 _BYTES_PER_TOKEN = 4
 #: The largest error that is looked for in an answer, in bytes.
 _MAX_ERROR_BYTES = 64 * 1024
@@ -72,7 +72,7 @@ class EmbeddingRequest:
 
     @property
     def has_token_ids(self) -> bool:
-        """Say whether an input is made of token ids, which mean nothing to a model with another tokenizer."""
+        """Return whether an input is made of token ids, which mean nothing to a model with another tokenizer."""
         return any(not isinstance(each, str) for each in self.inputs)
 
     def for_model(self, model: str) -> Self:

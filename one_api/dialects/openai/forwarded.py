@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import JSONObject, Kind, Units, Usage
-from one_api.dialects import json
+from one_api.dialects import json, large_json
 from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
 from one_api.dialects.payloads import InvalidAnswer, check_error
@@ -48,7 +48,7 @@ class Door:
     #: Below ``/v1`` here, and below the base URL of an upstream.
     path: str
     answers: frozenset[AnswerType]
-    #: How long the first byte of an answer may take where nobody has set a limit, in seconds.
+    #: How long the first byte of an answer may take where no limit is set, in seconds.
     first_byte_s: float = 120.0
     #: Each answer is paid for: a request whose answer did not come in time is not sent again.
     is_paid_each: bool = False
@@ -101,7 +101,7 @@ class JSONBody:
     def encode(self) -> Generator[None, None, list[bytes]]:
         """Return what is sent, encoded once, in steps none of which takes long."""
         if self._pieces is None:
-            self._pieces = yield from json.encode_large(self.fields)
+            self._pieces = yield from large_json.encode(self.fields)
         return self._pieces
 
     @property
@@ -270,7 +270,7 @@ class Watcher:
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the bytes so far may be all: a stream of events has a last one."""
+        """Return whether the bytes so far may be all: a stream of events has a last one."""
         return self._ended or not self._has_events
 
     @property

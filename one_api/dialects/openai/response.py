@@ -1,7 +1,8 @@
 """A whole answer of an OpenAI-compatible upstream, made to look as OpenAI's own does."""
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from one_api.dialects import usage
 from one_api.dialects.finish_reasons import read_finish
@@ -15,8 +16,7 @@ from one_api.dialects.payloads import UnfitAnswer as UnfitAnswer
 from one_api.dialects.payloads import check_error
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What an answer is filled up with when the upstream left it out; ``created`` is in Unix seconds."""
 
     id: str
@@ -41,8 +41,13 @@ def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False
     reported = usage.reported_in(answer)
     for position, choice in enumerate(choices):
         _mend_choice(choice, position, answer["id"], has_tools=has_tools)
+    counts: JSONObject | None = None
     for each in reported:
-        answer["usage"] = usage.merge(answer["usage"] if isinstance(answer.get("usage"), dict) else None, each)
+        counts = usage.merge(counts, each)
+    if counts is not None:
+        answer["usage"] = counts
+    else:
+        answer.pop("usage", None)
     return answer
 
 

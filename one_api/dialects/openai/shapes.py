@@ -4,14 +4,14 @@ from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.payloads import InvalidAnswer, says_nothing
+from one_api.dialects.payloads import WRAPPERS, InvalidAnswer, says_nothing
 
-#: Fields that an answer may be wrapped in. DashScope's own dialect: output.
-_WRAPPERS = ("output", "data", "result", "response", "body")
 #: What only says which answer a chunk is of.
 _ENVELOPE = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"})
 #: Other names of ``reasoning_content``: OpenRouter's, vLLM's, Groq's and Ollama's; Copilot's; Ollama's own dialect's.
-_REASONING = frozenset({"reasoning", "reasoning_text", "thinking"})
+_REASONING = ("reasoning", "reasoning_text", "thinking")
+#: Where the reasoning stands in parts, often beside a text: OpenRouter's and MiniMax's; LiteLLM's.
+_DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
 #: Where a part of a content holds its text.
 _PART_TEXTS = ("text", "content", "value", "thinking", "reasoning", "summary")
 _MAX_PARTS_DEPTH = 8
@@ -37,7 +37,7 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
         return [choices]
     if choices:
         raise InvalidAnswer("its choices are no list")
-    for name in _WRAPPERS:
+    for name in WRAPPERS:
         inner = payload.get(name)
         if not isinstance(inner, dict):
             continue
@@ -70,7 +70,7 @@ def _native_choice(payload: JSONObject) -> JSONObject | None:
 
 
 def is_envelope(payload: JSONObject) -> bool:
-    """Say whether a chunk without choices holds nothing else than which answer it is of."""
+    """Return whether a chunk without choices holds nothing else than which answer it is of."""
     return all(key in _ENVELOPE or value is None or value == [] for key, value in payload.items())
 
 
@@ -92,7 +92,7 @@ def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | 
 
 
 def is_whole_answer(payload: JSONObject) -> bool:
-    """Say whether a payload with choices is an answer, and not a piece of one."""
+    """Return whether a payload with choices is an answer, and not a piece of one."""
     choices = payload.get("choices")
     if payload.get("object") == "chat.completion.chunk" or not isinstance(choices, list):
         return False
@@ -100,27 +100,40 @@ def is_whole_answer(payload: JSONObject) -> bool:
 
 
 def has_words(delta: JSONObject) -> bool:
-    """Say whether a delta holds more than a role."""
+    """Return whether a delta holds more than a role."""
     return any(value for name, value in delta.items() if name != "role")
 
 
-def shape_texts(holder: JSONObject) -> None:
-    """Bring content and reasoning of a message or delta into form, in place: one text each, under OpenAI's names."""
+def shape_texts(holder: JSONObject, *, with_details: bool = True) -> bool:
+    """Bring content and reasoning of a message or delta into form, in place: one text each, under OpenAI's names.
+
+    ``with_details`` says that reasoning which stands in parts only is read, too; the parts stay. Returns whether there
+    is reasoning as a text of its own.
+    """
     content = holder.get("content")
     if content is not None and not isinstance(content, str):
         _spread(holder, content)
-    if not _REASONING.isdisjoint(holder):
+    if any(name in holder for name in _REASONING):
         _rename_reasoning(holder)
     if "reasoning_content" in holder and not isinstance(holder["reasoning_content"], str | None):
         holder["reasoning_content"] = _text_in(holder["reasoning_content"])
+    if holder.get("reasoning_content"):
+        return True
+    if with_details and not _DETAILS.isdisjoint(holder):
+        found = [_text_in(holder[name]) for name in sorted(_DETAILS) if name in holder]
+        if text := next(filter(None, found), ""):
+            holder["reasoning_content"] = text
+    return False
 
 
 def _rename_reasoning(holder: JSONObject) -> None:
     """Give reasoning the one name that we send; what is null or empty gives way to what is not."""
-    names = [name for name in ("reasoning", "reasoning_text", "thinking") if isinstance(holder.get(name), (str, list))]
-    texts = [_text_in(holder.pop(name)) for name in names]
-    if texts and not holder.get("reasoning_content"):
-        holder["reasoning_content"] = next(filter(None, texts), "")
+    found = {name: _text_in(holder[name]) for name in _REASONING if holder.get(name) is not None}
+    for name, text in found.items():
+        if text or not isinstance(holder[name], dict):
+            del holder[name]
+    if found and not holder.get("reasoning_content"):
+        holder["reasoning_content"] = next(filter(None, found.values()), "")
 
 
 def _spread(holder: JSONObject, content: Any) -> None:

@@ -13,7 +13,7 @@ from one_api.dialects import usage
 from one_api.dialects.characters import TextJoiner, all_whole
 from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import CallReader
+from one_api.dialects.openai.calls import CallReader, number_of
 from one_api.dialects.openai.reasoning_names import name_in
 from one_api.dialects.openai.response import Identity, check_choice, fill, natural_end
 from one_api.dialects.openai.shapes import (
@@ -31,6 +31,7 @@ from one_api.dialects.sse import Event
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 #: Keys of a delta or a choice for which more has to be done than for plain text.
 _OTHER_SHAPES = frozenset({"message", "text", "error", "usage"})
+_MAX_CHOICES = 1024
 
 
 @dataclass(slots=True)
@@ -44,11 +45,19 @@ class _Choice:
     legacy: bool = False
     #: Words have come in deltas.
     by_delta: bool = False
+    #: Reasoning has come as a text of its own: what else holds it repeats it.
+    reasoned: bool = False
 
 
 def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObject:
     """Return a choice of a chunk of our own making."""
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+
+def _index_of(choice: JSONObject) -> int:
+    """Return the number of a choice; one that is none is 0."""
+    number = number_of(choice)
+    return number if number is not None and 0 <= number < _MAX_CHOICES else 0
 
 
 class OpenAIStream:
@@ -122,7 +131,13 @@ class OpenAIStream:
             return None
         index, delta = choice.get("index"), choice.get("delta")
         state = self._choices.get(index) if isinstance(index, int) else None
-        if state is None or state.finished or not state.by_delta or not isinstance(delta, dict) or "x_groq" in payload:
+        if (
+            state is None
+            or state.finished
+            or not state.by_delta
+            or not isinstance(delta, dict)
+            or usage.stands_elsewhere(payload)
+        ):
             return None
         if choice.get("finish_reason") is not None or not _OTHER_SHAPES.isdisjoint(choice):
             return None
@@ -146,7 +161,7 @@ class OpenAIStream:
             return error
 
     def end(self) -> list[JSONObject]:
-        """Tell the stream that the upstream's bytes have ended; returns what is still owed to the client.
+        """Note that the upstream's bytes have ended; return the chunks that are still missing.
 
         ``finished`` stays False when the upstream never said that the answer is complete.
         """
@@ -159,15 +174,17 @@ class OpenAIStream:
         return all(choice.finished for choice in self._choices.values())
 
     def _finish(self) -> list[JSONObject]:
-        self.finished = True
         chunks: list[JSONObject] = []
         for index, choice in sorted(self._choices.items()):
             if not choice.finished:
+                if choice.calls.is_open:
+                    raise InvalidAnswer("it ends inside a tool call")
                 delta: JSONObject = {}
                 chunks += self._close(index, choice, delta)
                 chunks.append(self._chunk([_piece(index, delta, natural_end(bool(choice.calls.count)))]))
         if self._include_usage and self.usage is not None:
             chunks.append(self._chunk([]) | {"usage": self.usage})
+        self.finished = True
         return chunks
 
     def _with_whole_characters(self, payload: JSONObject) -> JSONObject:
@@ -193,7 +210,7 @@ class OpenAIStream:
         if not choices or not isinstance(choices, list):
             choices = bring_choices(chunk)
             reported = chunk.get("usage")
-        if "x_groq" in chunk:
+        if usage.stands_elsewhere(chunk):
             reported = self._usage_elsewhere(chunk)
         if isinstance(reported, dict):
             self.usage = usage.merge(self.usage, reported)
@@ -242,7 +259,7 @@ class OpenAIStream:
         return chunk | {"usage": None} if self._include_usage else chunk
 
     def _usage_elsewhere(self, chunk: JSONObject) -> Any:
-        """Take Groq's usage out of a chunk, and return it with the chunk's own."""
+        """Take Groq's usage out of a chunk, and return it with all others of the chunk."""
         found = None
         for each in usage.reported_in(chunk):
             found = usage.merge(found, each)
@@ -256,9 +273,7 @@ class OpenAIStream:
         Raises:
             ErrorPayload: when it reports an error, or a finish reason that means one; it is mended all the same.
         """
-        index = choice.get("index")
-        if not isinstance(index, int) or not 0 <= index < 1024:
-            index = choice["index"] = 0
+        index = choice["index"] = _index_of(choice)
         state = self._choices.get(index)
         if state is None:
             before += [self._opening(lower) for lower in range(index) if lower not in self._choices]
@@ -276,7 +291,7 @@ class OpenAIStream:
         if self._on_reasoning_name is not None and (name := name_in(delta)) is not None:
             self._on_reasoning_name(name)
             self._on_reasoning_name = None
-        shape_texts(delta)
+        state.reasoned = shape_texts(delta, with_details=not state.reasoned) or state.reasoned
         if "function_call" in delta:
             self._mend_legacy_call(delta, state)
         if "tool_calls" in delta:

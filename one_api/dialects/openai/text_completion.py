@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 
 from one_api.contract import Kind
 from one_api.dialects import usage
+from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import model_in, stream_in
@@ -102,7 +103,7 @@ class TextStream(Translator):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether every choice has its finish reason: only usage and the end mark may follow."""
+        """Return whether every choice has its finish reason: only usage and the end mark may follow."""
         return len(self._begun) >= self._asked_for and not self._open
 
     def feed(self, event: Event) -> list[JSONObject]:
@@ -191,6 +192,8 @@ def _check_choices(answer: JSONObject) -> None:
         raise InvalidAnswer("its choices cannot be read")
     for choice in choices:
         check_choice(choice)
+        if choice.get("finish_reason") is not None:
+            read_finish(choice, called=False)
         if choice.get("text") is None:
             choice["text"] = ""
         if not isinstance(choice["text"], str):

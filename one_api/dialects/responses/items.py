@@ -17,7 +17,7 @@ from one_api.dialects.responses.tools import ToolTable
 
 ROLES = ("user", "system", "developer", "assistant")
 OUTPUTS = ("function_call_output", "custom_tool_call_output", "tool_search_output")
-#: The history is in them, and nobody here can read it.
+#: The history is in them, encrypted by the provider.
 _OPAQUE = ("compaction", "compaction_trigger", "computer_call_output")
 #: Replays of work that ran elsewhere, by how their types begin.
 _HOSTED = (
@@ -223,7 +223,7 @@ class InputReader:
 
 
 def _is_hosted_search(item: JSONObject) -> bool:
-    """Say whether a search for tools ran elsewhere: its call and its output have no id that would join them."""
+    """Return whether a search for tools ran elsewhere: its call and its output have no id that would join them."""
     return item.get("type") in ("tool_search_call", "tool_search_output") and item.get("call_id") is None
 
 

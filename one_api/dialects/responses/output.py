@@ -36,7 +36,7 @@ class OutputItem(ABC):
 
     @property
     def is_whole(self) -> bool:
-        """Say whether something else that has begun means that this one is over."""
+        """Return whether something else that has begun means that this one is over."""
         return True
 
     def events(self, identity: Identity, index: int) -> Iterator[Event]:
@@ -60,7 +60,7 @@ class OutputItem(ABC):
 
     @property
     def _is_known(self) -> bool:
-        """Say whether enough has come to open the item."""
+        """Return whether enough has come to open the item."""
         return True
 
     def _settle(self) -> None:

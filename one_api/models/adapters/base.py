@@ -3,8 +3,9 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias, overload
+
+from msgspec.structs import replace
 
 from one_api.contract import DOORS, Answer, ByteStream, Call, ChunkStream, JSONObject, Kind, ModelInfo
 from one_api.dialects.native import NativeRequest
@@ -130,7 +131,7 @@ class BaseModelAdapter(ABC):
         return replace(request, native=None, body=request.body | changes)
 
     def _takes(self, native: NativeRequest) -> bool:
-        """Say whether a request is sent as its client wrote it."""
+        """Return whether a request is sent as its client wrote it."""
         return native.api in self.apis
 
     def _longest_answer(self, model: str) -> int | None:
@@ -164,11 +165,11 @@ class BaseModelAdapter(ABC):
             return await answer if inspect.isawaitable(answer) else answer
 
     def takes_effort(self, model: str) -> bool:
-        """Say whether ``model`` is known to take ``reasoning_effort``."""
+        """Return whether ``model`` is known to take ``reasoning_effort``."""
         return False
 
     async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
-        """Return how many tokens the input of ``request`` has; None when nobody there counts. Raises UpstreamError."""
+        """Return how many tokens the input has; None when the upstream does not count. Raises UpstreamError."""
         return None
 
     def get_model_info(self, model_id: str) -> ModelInfo | JSONObject | None:
@@ -176,14 +177,14 @@ class BaseModelAdapter(ABC):
         return next((model for model in models_of(self) if model.id == model_id), None)
 
     def kinds_of(self, model: str) -> tuple[Kind, ...] | None:
-        """Return what ``model`` may be asked for; None when nobody has said."""
+        """Return what ``model`` may be asked for; None when it is not known."""
         info = model_of(self, model)
         if info is not None and info.kinds is not None:
             return info.kinds
         return tuple(self.speaks) if len(self.speaks) == 1 else None
 
     def serves(self, model: str, kind: Kind) -> bool:
-        """Say whether ``model`` may be asked for ``kind``, as far as is known."""
+        """Return whether ``model`` may be asked for ``kind``, as far as is known."""
         known = self.kinds_of(model)
         return kind in self.speaks and (known is None or kind in known)
 
@@ -196,7 +197,7 @@ class BaseModelAdapter(ABC):
 
     @property
     def pending(self) -> str | None:
-        """Say why the model list may be incomplete; None when it is not."""
+        """Return why the model list may be incomplete; None when it is not."""
         return None
 
     async def start(self) -> None:  # noqa: B027 - many have none
@@ -338,7 +339,7 @@ class RemoteAdapter(RequestAdapter):
 
     @property
     def pending(self) -> str | None:
-        """Say why no model list has been had yet."""
+        """Return why no model list has been had yet."""
         return self._discovery.pending
 
     async def start(self) -> None:

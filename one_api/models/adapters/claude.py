@@ -231,7 +231,7 @@ def _shape(translated: Translated, config: ClaudeConfig) -> Shape:
 
 
 def _is_long(messages: list[JSONObject]) -> bool:
-    """Say whether translating these takes more than a moment."""
+    """Return whether translating these takes more than a moment."""
     if len(messages) > _SHORT_MESSAGES:
         return True
     parts = [part for each in messages if isinstance(each.get("content"), list) for part in each["content"]]

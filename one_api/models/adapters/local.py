@@ -105,7 +105,7 @@ class LocalModelAdapter(RequestAdapter):
 
     @property
     def pending(self) -> str | None:
-        """Say that the folder has not been read."""
+        """Return that the folder has not been read, until it has."""
         return self._pending
 
     async def start(self) -> None:

@@ -1,6 +1,6 @@
 """The adapter for any server that speaks OpenAI's Chat Completions dialect."""
 
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -196,7 +196,7 @@ class OpenAIAdapter(RemoteAdapter):
 
 
 def _identity(request: Call, prefix: str = "chatcmpl") -> Identity:
-    return Identity(f"{prefix}-{os.urandom(16).hex()}", int(time.time()), request.model)
+    return Identity(f"{prefix}-{random.getrandbits(128):032x}", int(time.time()), request.model)
 
 
 def _choices_of(request: ChatRequest) -> int:
@@ -206,6 +206,9 @@ def _choices_of(request: ChatRequest) -> int:
 
 def _tools_of(request: ChatRequest) -> frozenset[str]:
     """Return the names of the functions among the tools of a request."""
-    functions = [tool.get("function") for tool in request.body.get("tools") or () if isinstance(tool, dict)]
+    tools = request.body.get("tools")
+    if not tools:
+        return frozenset()
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return frozenset(name for name in names if isinstance(name, str))

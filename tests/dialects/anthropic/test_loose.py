@@ -132,6 +132,11 @@ CALLS = {
     "an input under another name": raw(
         begin(tool(arguments=ARGUMENTS)), close(), *END_OF_CALLS
     ),
+    "pieces that hold all that came before": raw(
+        begin(tool()), part('{"a"'), part('{"a":'), part(ARGUMENTS), part(ARGUMENTS), close(), *END_OF_CALLS
+    ),
+    "an input that comes again": raw(begin(tool()), part('{"a"'), part(":1}"), part('{"a": 1}'), *END_OF_CALLS),
+    "an empty object before its input": raw(begin(tool()), part("{}"), part(ARGUMENTS), close(), *END_OF_CALLS),
     "the form of a function": raw(
         begin({"type": "function", "id": "t1", "function": {"name": "f", "arguments": ARGUMENTS}}), *END_OF_CALLS
     ),

@@ -46,11 +46,18 @@ def test_the_id(given: object, expected: str) -> None:
     assert answer_id(given, "ours") == expected
 
 
-@pytest.mark.parametrize("absurd", [None, -5, "7", True, 1.5, {}])
+@pytest.mark.parametrize("absurd", [None, -5, "-7", "", True, 1.5, {}])
 def test_counts_that_are_none_count_nothing(absurd: object) -> None:
     usage = usage_of({"input_tokens": absurd, "output_tokens": 3, "output_tokens_details": absurd})
 
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (0, 3, 3)
+
+
+@pytest.mark.parametrize("count", ["7", 7.0])
+def test_counts_may_be_written_in_another_way(count: object) -> None:
+    assert usage_of({"input_tokens": count, "output_tokens": count}) == usage_of(
+        {"input_tokens": 7, "output_tokens": 7}
+    )
 
 
 def test_a_sum_of_usages() -> None:

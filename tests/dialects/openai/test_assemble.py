@@ -119,6 +119,14 @@ def test_what_one_chunk_alone_says_of_the_whole_is_not_lost() -> None:
     assert (completion["service_tier"], completion["system_fingerprint"]) == ("flex", "fp")
 
 
+def test_what_a_chunk_holds_beside_the_answer_is_kept() -> None:
+    first, last = chunk({"content": "a"}, obfuscation="xx", citations=["u"]), chunk({}, "stop", citations=None)
+
+    completion = assemble(first, last | {"timings": {"n": 1}})
+
+    assert (completion["citations"], completion["timings"], "obfuscation" in completion) == (["u"], {"n": 1}, False)
+
+
 def test_empty_text_before_a_tool_call_is_no_text() -> None:
     raw = stream(chunk({"role": "assistant", "content": ""}), chunk(opened("a", "f", "{}")), chunk({}, "stop"))
 

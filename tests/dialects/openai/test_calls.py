@@ -243,7 +243,7 @@ def test_several_objects_that_differ_are_passed_on_as_they_came() -> None:
     assert whole_call(opened("a", "f", '{"a":1}{"a":2}')["tool_calls"][0]) == called("a", "f", '{"a":1}{"a":2}')
 
 
-@pytest.mark.parametrize("numbers", [("0", "1"), (0.0, 1.0), ("3", "7")])
+@pytest.mark.parametrize("numbers", [("0", "1"), ("3", "7"), (2, "5")])
 def test_a_number_may_be_written_in_another_way(numbers: tuple[Any, Any]) -> None:
     one, two = numbers
     both = {"tool_calls": [*opened("a", "f", index=one)["tool_calls"], *opened("b", "g", index=two)["tool_calls"]]}

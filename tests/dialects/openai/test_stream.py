@@ -9,6 +9,7 @@ from openai.types.chat import ChatCompletion
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer
 from one_api.dialects.openai.stream import OpenAIStream
@@ -633,6 +634,17 @@ def test_several_choices_may_share_a_chunk() -> None:
 @pytest.mark.parametrize("index", [None, "0", -1, 10**6, 1.0])
 def test_a_choice_without_a_usable_index_is_the_first(index: Any) -> None:
     assert choice_of(chunk({"content": "a"}, index=index), FINISH) == said("a")
+
+
+def test_the_number_of_a_choice_may_be_a_text() -> None:
+    pieces = [chunk({"content": each}, index=number) for number, each in (("1", "b"), ("0", "a"), ("1", "B"))]
+    ends = [chunk({}, "stop", index="0"), chunk({}, "length", index="1")]
+
+    found = read_answer(stream(*pieces, *ends), OURS, choices=2)["choices"]
+
+    assert [(each["index"], each["message"]["content"], each["finish_reason"]) for each in found] == [
+        (0, "a", "stop"), (1, "bB", "length")
+    ]  # fmt: skip
 
 
 # What is no answer

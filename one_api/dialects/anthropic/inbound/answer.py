@@ -11,7 +11,7 @@ from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.json import JSONObject
 from one_api.dialects.tokens import BYTES_PER_TOKEN
 
-#: Returns the signature that carries reasoning to the client and back; "" when nobody wants it back.
+#: Returns the signature that carries reasoning to the client and back; "" when no client wants it back.
 Seal: TypeAlias = Callable[[str], str]
 
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}

@@ -39,7 +39,7 @@ class AnswerForm:
 
     @property
     def cuts(self) -> bool:
-        """Say whether there are more stop strings than an upstream takes, so that the gateway looks for them."""
+        """Return whether there are more stop strings than an upstream takes, so that the gateway looks for them."""
         return len(self.stops) > MAX_STOPS
 
 

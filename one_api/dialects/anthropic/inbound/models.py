@@ -13,7 +13,7 @@ _SHOWN = ("claude", "anthropic")
 
 
 def model_info(entry: JSONObject) -> JSONObject:
-    """Return one entry of OpenAI's list in Anthropic's form; ``created_at`` is 1970 where nobody knows."""
+    """Return one entry of OpenAI's list in Anthropic's form; ``created_at`` is 1970 where it is not known."""
     info: JSONObject = {
         "type": "model",
         "id": entry["id"],

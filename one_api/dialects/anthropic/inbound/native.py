@@ -1,12 +1,14 @@
 """A Messages request on its way to an upstream that speaks Messages, and its answer: as little is touched as can be."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.history import tool_input
+from one_api.dialects.anthropic.inbound.retold import events_of
 from one_api.dialects.anthropic.response import merge_usage, usage_of
-from one_api.dialects.frames import Translator
+from one_api.dialects.frames import PassingTranslator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.model_name import renamed
 from one_api.dialects.native import NativeRequest
@@ -76,12 +78,15 @@ def _is_foreign(block: Any) -> bool:
     return not signature or (isinstance(signature, str) and signature.startswith(PREFIX))
 
 
-class NativeMessage(Translator):
+class NativeMessage(PassingTranslator):
     """Passes the events of one message on as they came, and reads beside that what it took and whether it has ended.
 
     What it returns has the bytes of an event under ``native``, and says under ``content`` whether they hold something
     of the answer; the first event is whole, under ``native_start``.
     """
+
+    #: By far the most events, and nothing in them has to be read.
+    verbatim = re.compile(rb"event: content_block_delta\ndata: [^\r\n]+\n\n")
 
     def __init__(self) -> None:
         self.finished = False
@@ -91,7 +96,7 @@ class NativeMessage(Translator):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the message has its stop reason: only its end may follow."""
+        """Return whether the message has its stop reason: only its end may follow."""
         return self._has_stop_reason
 
     def feed(self, event: Event) -> list[JSONObject]:
@@ -106,28 +111,42 @@ class NativeMessage(Translator):
         if event.name == "content_block_delta":  # by far the most; nothing in them has to be read
             return [_chunk(event.name, event.data)]
         if event.name == "ping":
-            return [_chunk(event.name, event.data)]
+            return [_chunk(event.name, event.data if event.data.startswith(b"{") else b'{"type":"ping"}')]
         payload = read_event(event, by_name=True)
         if payload is None:
             return []
         kind = payload.get("type") if isinstance(payload.get("type"), str) else event.name
         if not kind:
             raise InvalidAnswer("an event has no type")
+        if kind == "message" and event.bare:
+            return [chunk for each in events_of(_whole(payload)) for chunk in self._take(each, str(each["type"]))]
+        return self._take(payload, kind, event.data)
+
+    def _take(self, payload: JSONObject, kind: str, data: bytes = b"") -> list[JSONObject]:
+        """Return the chunk of an event; ``data`` is how it came."""
         if kind == "message_start":
             return self._start(payload)
         if kind == "message_delta":
             self._count(payload.get("usage"))
+            if not isinstance(payload.get("usage"), dict):  # clients rely on it
+                payload, data = payload | {"usage": {"output_tokens": self._counts.get("output_tokens") or 0}}, b""
             delta = payload.get("delta")
-            if isinstance(delta, dict) and delta.get("stop_reason") is not None:
+            if isinstance(delta, dict) and delta.get("stop_reason"):
                 self._has_stop_reason = True
         self.finished = kind == "message_stop"
-        return [_chunk(kind, event.data)]
+        return [_chunk(kind, data or json.encode(payload))]
+
+    def pass_on(self, event: bytes) -> JSONObject:
+        """See ``PassingTranslator``."""
+        return {"native": event, "content": True}
 
     def _start(self, payload: JSONObject) -> list[JSONObject]:
         message = payload.get("message")
         if not isinstance(message, dict):
             raise InvalidAnswer("a message begins without a message")
         self._count(message.get("usage"))
+        if not isinstance(message.get("usage"), dict):  # clients rely on it
+            message["usage"] = {"input_tokens": 0, "output_tokens": 0}
         return [{"native_start": payload, "content": False}]
 
     def _count(self, usage: Any) -> None:
@@ -160,12 +179,36 @@ def read_message(data: bytes, decoded: Any = None) -> JSONObject:
     try:
         message = json.decode_object(data, as_written=True) if decoded is None else json.only_object(decoded)
     except json.InvalidJSON as error:
+        if events := EventReader().feed(data):
+            return _assembled(events)
         raise InvalidAnswer(str(error)) from None
     check_error(message, is_named=True)
-    if not isinstance(message.get("content"), list) or message.get("stop_reason") is None:
+    message = _whole(message)
+    return {"native": message, "usage": usage_of(message["usage"])}
+
+
+def _whole(message: JSONObject) -> JSONObject:
+    """Return a whole message with its content as blocks and with its usage; raises InvalidAnswer when it is none."""
+    content, usage = message.get("content"), message.get("usage")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}] if content else []
+    if not isinstance(content, list) or message.get("stop_reason") is None:
         raise InvalidAnswer("it is not a whole message")
-    usage = message.get("usage")
-    return {"native": message, "usage": usage_of(usage if isinstance(usage, dict) else {})}
+    counts = usage if isinstance(usage, dict) else {"input_tokens": 0, "output_tokens": 0}
+    return message | {"content": content, "usage": counts}
+
+
+def _assembled(events: list[Event]) -> JSONObject:
+    """Return the answer that the events of a message amount to."""
+    translator, assembler = NativeMessage(), MessageAssembler()
+    for event in events:
+        for chunk in translator.feed(event):
+            assembler.add(chunk)
+    for chunk in translator.end():
+        assembler.add(chunk)
+    if not translator.finished:
+        raise InvalidAnswer("its events stop before the message is complete")
+    return assembler.answer
 
 
 class MessageAssembler:
@@ -185,27 +228,28 @@ class MessageAssembler:
     def _add(self, payload: JSONObject) -> None:
         kind = payload.get("type")
         if kind == "message_start":
-            self._message = payload["message"] | {"content": []}
+            self._message = {"stop_reason": None, "stop_sequence": None, **payload["message"], "content": []}
         elif kind == "content_block_start":
             self._message["content"].append(dict(payload["content_block"]))
         elif kind == "content_block_delta":
             self._add_delta(payload["index"], payload["delta"])
         elif kind == "message_delta":
-            given = {key: value for key, value in (payload.get("usage") or {}).items() if value is not None}
-            self._message |= {**payload["delta"], "usage": {**self._message.get("usage", {}), **given}}
+            merge_usage(self._message.setdefault("usage", {}), payload.get("usage") or {})
+            self._message |= {key: value for key, value in payload["delta"].items() if value is not None}
 
     def _add_delta(self, index: int, delta: JSONObject) -> None:
         block = self._message["content"][index]
         kind = delta.get("type")
         if kind == "input_json_delta":
-            self._pieces.setdefault(index, []).append(delta["partial_json"])
+            piece = delta["partial_json"]
+            self._pieces.setdefault(index, []).append(piece if isinstance(piece, str) else json.encode(piece).decode())
         elif kind == "citations_delta":
             block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
         elif kind == "signature_delta":
             block["signature"] = delta["signature"]
         elif kind in ("text_delta", "thinking_delta"):
             key = kind.removesuffix("_delta")
-            self._pieces.setdefault(index, []).append(delta[key])
+            self._pieces.setdefault(index, []).append(str(delta[key]))
 
     @property
     def answer(self) -> JSONObject:

@@ -11,7 +11,7 @@ ROLES = ("user", "assistant", "system")
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """A Messages request: what we act on, and the body as it came, which nobody changes in place."""
+    """A Messages request: what we act on, and the body as it came, which is not changed in place."""
 
     model: str
     stream: bool

@@ -52,7 +52,7 @@ class _Block:
 
     @property
     def is_done(self) -> bool:
-        """Say whether nothing more of it can come once another has begun."""
+        """Return whether nothing more of it can come once another has begun."""
         return self.call is None or (self.has_arguments and self.arguments.is_whole)
 
     @property
@@ -61,7 +61,7 @@ class _Block:
         return self.has_arguments and not self.arguments.is_whole
 
     def is_blank(self, text: str) -> bool:
-        """Say whether a block that begins so has nothing to be sent yet: clients do not send blank texts back."""
+        """Return whether a block that begins so has nothing to be sent yet: clients do not send blank texts back."""
         return text.strip() in (_EMPTY_INPUTS if self.call is not None else _BLANK)
 
 

@@ -40,7 +40,7 @@ def with_tools_of(body: JSONObject, types: Collection[str]) -> tuple[JSONObject,
 
 
 def has_custom_tools(body: JSONObject) -> bool:
-    """Say whether a request has custom tools, also in a namespace or among those that its input adds."""
+    """Return whether a request has custom tools, also in a namespace or among those that its input adds."""
     items = body.get("input")
     adding = [item for item in items if _type_of(item) == "additional_tools"] if isinstance(items, list) else []
     return any(_holds_custom(holder) for holder in (body, *adding))
@@ -68,7 +68,7 @@ def native_body(body: JSONObject, history: Sequence[JSONObject], items: Sequence
 
 
 def _is_foreign(item: Any) -> bool:
-    """Say whether an item is reasoning that the upstream cannot have: ours, or what it would have had to store."""
+    """Return whether an item is reasoning that the upstream cannot have: ours, or what it would have had to store."""
     if not isinstance(item, dict) or item.get("type") != "reasoning":
         return False
     sealed = item.get("encrypted_content")
@@ -87,7 +87,7 @@ class NativeResponse(Translator):
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the answer is complete: its last event says so."""
+        """Return whether the answer is complete: its last event says so."""
         return self.finished
 
     def feed(self, event: Event) -> list[JSONObject]:

@@ -34,12 +34,12 @@ class ResponsesStream(Translator):
         self._calls: dict[Any, Call] = {}
         self._told: set[Any] = set()
         self._on_output = on_output
-        #: The whole items so far, where somebody wants them.
+        #: The whole items so far, where they are wanted.
         self._output: list[JSONObject] = []
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the upstream has said that the answer is complete."""
+        """Return whether the upstream has said that the answer is complete."""
         return self.finished
 
     def feed(self, event: Event) -> list[JSONObject]:

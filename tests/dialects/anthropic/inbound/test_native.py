@@ -13,7 +13,7 @@ from one_api.dialects.anthropic.inbound.native import (
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
-from one_api.dialects.sse import EventReader
+from one_api.dialects.sse import Event, EventReader
 from tests.support import (
     claude_bytes,
     claude_error_body,
@@ -199,6 +199,75 @@ def test_a_whole_message_is_read_for_its_usage() -> None:
 
     assert found["native"] == message
     assert found["usage"]["prompt_tokens"] == 3
+
+
+SAID = claude_events(
+    thinking_block("hm"), text_block("Hel", "lo", citations=[{"type": "char_location"}]), redacted_block("x"),
+    tool_block("toolu_1", "f", '{"a"', ":1}"), stop="tool_use", stop_sequence=None, stop_details=None, container=None,
+)  # fmt: skip
+
+
+def assembled(data: bytes) -> JSONObject:
+    """The answer that a stream amounts to, once its client has put it together."""
+    translator, assembler = NativeMessage(), MessageAssembler()
+    reader = EventReader()
+    for event in [*reader.feed(data), *reader.end()]:
+        for chunk in translator.feed(event):
+            assembler.add(chunk)
+    assert translator.finished
+    return assembler.answer | {"counted": translator.usage}
+
+
+def test_a_message_is_read_in_whichever_form_it_comes() -> None:
+    whole = read_message(claude_bytes(*SAID))
+    retold = assembled(json.encode(whole["native"]))
+
+    assert whole["native"]["stop_reason"] == "tool_use"
+    assert [block["type"] for block in whole["native"]["content"]] == [
+        "thinking", "text", "redacted_thinking", "tool_use"
+    ]  # fmt: skip
+    assert retold["native"] == whole["native"]
+    assert retold["usage"] == retold["counted"] == whole["usage"]
+
+
+def test_a_message_whose_content_is_a_text_has_one_block() -> None:
+    message = {"type": "message", "content": "Hello", "stop_reason": "end_turn"}
+
+    for found in (read_message(json.encode(message)), assembled(json.encode(message))):
+        assert found["native"]["content"] == [{"type": "text", "text": "Hello"}]
+        assert found["native"]["usage"] == {"input_tokens": 0, "output_tokens": 0}
+
+
+@pytest.mark.parametrize("cut", [1, 3, len(SAID) - 2])
+def test_events_that_stop_make_no_message(cut: int) -> None:
+    with pytest.raises(InvalidAnswer):
+        read_message(claude_bytes(*SAID[:cut]))
+
+
+def test_odd_events_make_a_message_all_the_same() -> None:
+    events = claude_events(tool_block("toolu_1", "f"), stop="tool_use")
+    odd = {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": {"a": 1}}}
+    late = {"type": "message_delta", "delta": {"stop_reason": None}, "usage": {"output_tokens": 0}}
+    ping = b"event: ping\ndata: null\n\n"
+
+    message = read_message(ping + claude_bytes(*events[:4], odd, *events[4:-1], late, events[-1]))["native"]
+
+    assert (message["content"][0]["input"], message["stop_reason"]) == ({"a": 1}, "tool_use")
+    assert message["usage"]["output_tokens"] == 2
+
+
+def test_a_ping_is_written_as_clients_read_it() -> None:
+    (found,) = NativeMessage().feed(Event(b"null", "ping"))
+
+    assert found["native"] == b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+def test_events_hold_the_usage_that_clients_rely_on() -> None:
+    events = claude_events(text_block("Hi"))
+    events[0]["message"]["usage"] = None
+    events[-2] = {key: value for key, value in events[-2].items() if key != "usage"}
+
+    assert assembled(claude_bytes(*events))["native"]["usage"] == {"input_tokens": 0, "output_tokens": 0}
 
 
 @pytest.mark.parametrize("data", [b"<html>", b"[]", b"{}", b'{"type":"message","content":[]}'])
