@@ -100,6 +100,11 @@ class KeyCopy:
         self._allowed_at = 0.0
         self._looks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_loaded(self) -> bool:
+        """Say whether the keys have ever been read."""
+        return self._loaded.version >= 0
+
     def find(self, digest: bytes) -> VirtualKey | None:
         """Return the key with this digest."""
         return self._loaded.keys.get(digest)
