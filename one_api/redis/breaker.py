@@ -18,7 +18,7 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Say whether it is open: the service has failed several times in a row."""
+        """Return whether it is open: the service has failed several times in a row."""
         return self._failures >= _FAILURES
 
     @property
@@ -27,12 +27,17 @@ class Breaker:
         return self._failures
 
     @property
+    def failures(self) -> int:
+        """Return how often the service has failed in a row."""
+        return self._failures
+
+    @property
     def has_failed(self) -> bool:
-        """Say whether the service failed when last asked."""
+        """Return whether the service failed when last asked."""
         return self._failures > 0
 
     def admits(self) -> bool:
-        """Say whether to call now. While open, the call for which it says yes is the probe."""
+        """Return whether to call now. While open, the call for which it says yes is the probe."""
         if not self.is_open:
             return True
         if self._clock() < self._open_until:

@@ -100,12 +100,12 @@ class RedisLink:
 
     @property
     def is_down(self) -> bool:
-        """Say whether Redis failed several times in a row, up to the last time, or does not answer now."""
+        """Return whether Redis failed several times in a row, up to the last time, or does not answer now."""
         return self._breaker.is_open or self._is_stuck()
 
     @property
     def unreliable(self) -> bool:
-        """Say whether several calls of the last minute had no answer in time, though others had."""
+        """Return whether several calls of the last minute had no answer in time, though others had."""
         failed = self._failed_at
         return len(failed) == _UNRELIABLE_FAILURES and time.monotonic() - failed[0] < _UNRELIABLE_S
 
@@ -166,7 +166,7 @@ class RedisLink:
         return await self.ask(*script.command(names, *arguments))
 
     async def _travel(self) -> None:
-        """Make trips until nobody waits. A caller that has left is not in the way of the others."""
+        """Send commands until none waits. A caller that has left does not hold up the others."""
         while self._waiting:
             trip, self._waiting = self._waiting[:_TRIP], self._waiting[_TRIP:]
             self._trip_began = time.monotonic()
@@ -216,6 +216,12 @@ class RedisLink:
         return answers
 
     def _limit_s(self) -> float:
+        """Return how long the next trip may take. While Redis owes an answer it may be frozen: less each time.
+
+        A probe has all the time that a new connection needs.
+        """
+        if self._late and self._breaker.failures and not self._breaker.is_open:
+            return self._call_s / (1 << self._breaker.failures)
         return self._call_s if self._connected else self._connect_s
 
     def _fail(self, error: Exception) -> None:
@@ -261,7 +267,7 @@ class RedisLink:
             return answers
 
     def _tell(self, refusal: ResponseError) -> None:
-        """Say that Redis refuses, now and then: by the class of the error, its text may hold what was sent."""
+        """Log that Redis refuses, at most once a minute: only the error's class, as its text may hold what was sent."""
         now = time.monotonic()
         if not self._refusal_logged or now - self._refusal_logged > _REFUSAL_LOGGED_S:
             self._refusal_logged = now
