@@ -96,7 +96,7 @@ class Journal:
         self.size += len(data)
 
     def records(self) -> list[Any]:
-        """Return every record that is whole; a cut one, and what follows it, is none. Raises OSError."""
+        """Return every whole record up to the first that is cut. Raises OSError."""
         data, found, at = os.pread(self._descriptor, self.size, 0), [], 0
         while at + _HEAD <= len(data):
             end = at + _HEAD + int.from_bytes(data[at : at + 4], "big")

@@ -18,7 +18,7 @@ from one_api.redis.breaker import Breaker
 from one_api.redis.script import Script
 
 T = TypeVar("T")
-#: Sends commands together, and returns their answers; an exception stands for one that there is none to.
+#: Sends commands together, and returns their answers; an exception stands for a missing answer.
 SendPipeline: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 #: The deadline of a connect, in seconds, and of a trip that needs one; of every trip if its own is longer.
@@ -158,7 +158,7 @@ class RedisLink:
         return self._call_s * 0.5**self._breaker.failures
 
     async def ask_all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Return what Redis answers to several commands; an exception stands for one that there is none to."""
+        """Return what Redis answers to several commands; an exception stands for a missing answer."""
         return list(await asyncio.gather(*(self.ask(*command) for command in commands), return_exceptions=True))
 
     async def run(self, script: Script, names: Sequence[str], *arguments: Any) -> Any:
