@@ -240,7 +240,7 @@ class OpenAIStream:
         return chunks
 
     def _keep(self, endings: list[JSONObject], chunk: JSONObject) -> bool:
-        """Keep the ends of choices until the stream ends, and say whether ``chunk`` holds anything beside them.
+        """Keep the ends of choices until the stream ends, and return whether ``chunk`` holds more than these.
 
         Servers were seen to give a finish reason with the first chunk, or with each; clients stop at the first one.
         """
