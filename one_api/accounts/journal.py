@@ -52,7 +52,7 @@ class Journal:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         holder = holder or f"{os.getpid()}-{os.urandom(8).hex()}"
         path = folder / f"{holder}.{os.urandom(4).hex()}{_SUFFIX}"
-        # Nobody finds it before it is locked: else another process could take it for abandoned, and remove it.
+        # It has its name only once it is locked: else another process could take it for abandoned, and remove it.
         unseen = path.with_suffix(".new")
         descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
@@ -96,7 +96,7 @@ class Journal:
         self.size += len(data)
 
     def records(self) -> list[Any]:
-        """Return every record that is whole; a cut one, and what follows it, is none. Raises OSError."""
+        """Return every whole record up to the first that is cut. Raises OSError."""
         data, found, at = os.pread(self._descriptor, self.size, 0), [], 0
         while at + _HEAD <= len(data):
             end = at + _HEAD + int.from_bytes(data[at : at + 4], "big")

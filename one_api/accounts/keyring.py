@@ -102,7 +102,7 @@ class KeyCopy:
 
     @property
     def is_loaded(self) -> bool:
-        """Say whether the keys have ever been read."""
+        """Return whether the keys have ever been read."""
         return self._loaded.version >= 0
 
     def find(self, digest: bytes) -> VirtualKey | None:

@@ -91,7 +91,7 @@ class Terms(NamedTuple):
 
     reserve: int
     windows: list[WindowKey]
-    #: Returns what the answer took, as far as can be told; None where the upstream has said it.
+    #: Returns what the answer took, as far as is known; None where the upstream has said it.
     estimate: Callable[[], Usage | None] | None
     charges_cancelled: bool
 

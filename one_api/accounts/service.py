@@ -107,7 +107,7 @@ class Accounts:
 
     @property
     def knows_keys(self) -> bool:
-        """Say whether the keys of the database have been read; they have not while it is away from the start on."""
+        """Return whether the keys of the database have been read; they have not if it was never reached."""
         return self._keys is None or self._keys.is_loaded
 
     def may_be_new(self, key: str) -> bool:

@@ -87,7 +87,7 @@ class StepDecoder:
 def without_long_strings(data: bytes | bytearray, held: Elements) -> tuple[bytes, dict[str, Span]]:
     """Return the text with a name in the place of each long string, and where the string of each name stands.
 
-    Nobody can guess the names: they are of one length, and new each time.
+    A client cannot guess the names: they are random, of one length, and new each time.
     """
     if sum(end - start for start, end in held.long_strings) <= LONG_STEP_BYTES:  # they take no time together
         return bytes(data), {}

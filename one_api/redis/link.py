@@ -18,7 +18,7 @@ from one_api.redis.breaker import Breaker
 from one_api.redis.script import Script
 
 T = TypeVar("T")
-#: Sends commands together, and returns their answers; an exception stands for one that there is none to.
+#: Sends commands together, and returns their answers; an exception stands for a missing answer.
 SendPipeline: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 #: The deadline of a connect, in seconds, and of a trip that needs one; of every trip if its own is longer.
@@ -133,7 +133,7 @@ class RedisLink:
         return found
 
     def _is_stuck(self) -> bool:
-        """Say whether Redis has failed, and the next trip takes longer than one may: nobody waits behind it."""
+        """Return whether Redis has failed, and the next trip takes longer than one may: no request waits behind it."""
         under_way = self._pump is not None and not self._pump.done()
         return self._breaker.has_failed and under_way and time.monotonic() - self._trip_began > self._patience_s
 
@@ -158,7 +158,7 @@ class RedisLink:
         return self._call_s * 0.5**self._breaker.failures
 
     async def ask_all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Return what Redis answers to several commands; an exception stands for one that there is none to."""
+        """Return what Redis answers to several commands; an exception stands for a missing answer."""
         return list(await asyncio.gather(*(self.ask(*command) for command in commands), return_exceptions=True))
 
     async def run(self, script: Script, names: Sequence[str], *arguments: Any) -> Any:
@@ -174,7 +174,7 @@ class RedisLink:
             for (_, waiting), answer in zip(trip, answers, strict=True):
                 if not waiting.done():
                     waiting.set_result(answer)
-            if self._breaker.has_failed:  # nobody waits for the next trip, which may fail as well
+            if self._breaker.has_failed:  # no request waits for the next trip, which may fail as well
                 for _, waiting in self._waiting:
                     if not waiting.done():
                         waiting.set_result(RedisUnavailable())
@@ -298,7 +298,7 @@ async def _deliver(sending: asyncio.Future[list[Any]], late: list[asyncio.Future
 
 
 def _later(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:
-    """Return a future of what an answer will be that nobody waits for any more; None when there is none."""
+    """Return a future of an answer that no request waits for any more; None when none will come."""
     late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def hand_on(done: asyncio.Future[Any]) -> None:

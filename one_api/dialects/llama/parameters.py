@@ -26,7 +26,7 @@ def given_in(body: JSONObject) -> JSONObject:
 def check_values(
     given: JSONObject, integers: Mapping[str, tuple[int, int]], others: Mapping[str, tuple[type, str]]
 ) -> None:
-    """Raise InvalidRequest for a number that is none or out of its bounds, and for any other value of a wrong type."""
+    """Raise InvalidRequest for numbers that are not numbers or out of bounds, and for other values of a wrong type."""
     for key in given.keys() & DECIMALS.keys():
         check_number(key, given[key], *DECIMALS[key], "decimal")
     for key in given.keys() & integers.keys():

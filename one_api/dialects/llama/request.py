@@ -75,7 +75,7 @@ class LocalRequest:
     dropped: list[str]
 
     def seed_of(self, index: int) -> JSONObject:
-        """Return what one of the ``n`` choices adds: their seeds differ, lest the choices be the same."""
+        """Return what one of the ``n`` choices adds: their seeds differ, so that the choices differ."""
         return {} if self.seed is None else {"seed": (self.seed + index) % _SEEDS}
 
 

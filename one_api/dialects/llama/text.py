@@ -61,7 +61,7 @@ class LocalText:
         return len(self.prompts) * self.n
 
     def body_of(self, index: int) -> JSONObject:
-        """Return what the engine is asked for one choice: seeds differ, lest the choices be the same."""
+        """Return what the engine is asked for one choice: seeds differ, so that the choices differ."""
         seed = {} if self.seed is None else {"seed": (self.seed + index % self.n) % _SEEDS}
         return {**self.body, "prompt": self.prompts[index // self.n], **seed}
 

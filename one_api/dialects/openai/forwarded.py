@@ -29,7 +29,7 @@ _HTML = re.compile(rb"\s*<(?:!doctype|html|head|body)\b", re.I)
 _LAST_EVENT = re.compile(
     rb'\n(?:event:\s*[\w.]+\.(?:completed|done)\b|data:\s*\[DONE\])|"type"\s*:\s*"[\w.]+\.(?:completed|done)"'
 )
-#: As much of the bytes before is looked at again, lest a mark be cut in two.
+#: So many of the bytes before are looked at again, because a mark may be cut in two.
 _OVERLAP_BYTES = 128
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _SEARCH_UNITS = re.compile(rb'"search_units"\s*:\s*([0-9.]{1,20})')

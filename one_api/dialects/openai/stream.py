@@ -61,7 +61,7 @@ def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObje
 
 
 def _index_of(choice: JSONObject) -> int:
-    """Return the number of a choice; one that is none is 0."""
+    """Return the number of a choice; 0 for what is not a number."""
     number = number_of(choice)
     return number if number is not None and 0 <= number < _MAX_CHOICES else 0
 
@@ -240,7 +240,7 @@ class OpenAIStream:
         return chunks
 
     def _keep(self, endings: list[JSONObject], chunk: JSONObject) -> bool:
-        """Keep the ends of choices until the stream ends, and say whether ``chunk`` holds anything beside them.
+        """Keep the ends of choices until the stream ends, and return whether ``chunk`` holds more than these.
 
         Servers were seen to give a finish reason with the first chunk, or with each; clients stop at the first one.
         """

@@ -277,7 +277,7 @@ def _model_info(entry: JSONObject, owner: str) -> ModelInfo:
 
 
 def _unix(moment: Any) -> int:
-    """Return a moment (RFC 3339) in Unix seconds; 0 when it is none."""
+    """Return a moment (RFC 3339) in Unix seconds; 0 when it is not one."""
     try:
         return max(0, int(datetime.fromisoformat(moment).timestamp()))
     except (TypeError, ValueError, OverflowError):

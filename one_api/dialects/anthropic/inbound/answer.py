@@ -144,5 +144,5 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    """Return a count; what is none counts nothing."""
+    """Return a count; 0 for what is not a count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
