@@ -32,7 +32,7 @@ from one_api.settings.checks import (
 )
 from one_api.settings.files import Files, loaded_by_flask, read_env_file, read_yaml, variables_in
 from one_api.settings.groups import expanded
-from one_api.settings.kinds import OwnSettings, Proxy, Secret, Storage
+from one_api.settings.kinds import OwnSettings, Proxy, Secret, Storage, without_secrets
 from one_api.settings.observing import LogConfig, MetricsConfig, TelemetryConfig
 from one_api.settings.outside import settings_of
 from one_api.settings.proxies import from_environment
@@ -306,4 +306,6 @@ def masked(value: Any) -> Any:
         return {str(key): masked(child) for key, child in value.items()}
     if isinstance(value, (tuple, list)):
         return [masked(child) for child in value]
+    if isinstance(value, Storage):
+        return without_secrets(str(value))
     return re.sub(r"(?<=://)[^/@\s]*@", f"{MASK}@", str(value)) if isinstance(value, str) else value

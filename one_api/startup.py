@@ -21,6 +21,7 @@ from one_api.engine.download import DEFAULT_MODEL
 from one_api.engine.gguf import discover
 from one_api.observability.log import head_of, write_at_once
 from one_api.settings.adapters import AdapterConfig, LocalConfig, OutsideConfig
+from one_api.settings.kinds import without_secrets
 from one_api.settings.outside import type_name
 from one_api.settings.sections import AdminConfig, KeyConfig, TargetConfig, key_names, targets
 from one_api.settings.validation import Problem
@@ -100,7 +101,7 @@ def table(loaded: Loaded, listening: Listening) -> dict[str, list[str]]:
         "keys": [", ".join(key_names(config.api_keys)) or "none: every call to /v1 is answered with 401; set API_KEYS"],
         "limits": [_limits(loaded) if limits.enabled else "off"],
         "cache": [_kind_of(config.cache.storage) if config.cache.enabled else "off"],
-        "database": [re.sub(r"//[^/]*@", "//", config.database.url)],
+        "database": [without_secrets(config.database.url).replace("***@", "")],
     }
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 from one_api.cli import printed
 from one_api.config import Config, ConfigError, masked
 from one_api.settings.adapters import ClaudeConfig, LocalConfig, OpenAIConfig
-from one_api.settings.kinds import Secret
+from one_api.settings.kinds import Secret, Storage
 from one_api.settings.sections import (
     KeyConfig,
     RateLimitConfig,
@@ -712,6 +712,9 @@ def test_what_is_printed_can_be_read_again(load: Load, text: str, variables: dic
         (KeyConfig(key=Secret("sk-12345678")), {"key": "***5678", "name": ""}),
         (KeyConfig(key=Secret("1234567")), {"key": "***", "name": ""}),
         ({"a": (1, None, "redis://u:p@h")}, {"a": [1, None, "redis://***@h"]}),
+        (Storage("redis://u:p@x/p@h/0"), "redis://***@h/0"),
+        (Storage("redis://h/0?db=1&password=p"), "redis://h/0?db=1&password=***"),
+        (Storage("postgresql://h/one_api?sslpassword=p&host=a@b"), "postgresql://h/one_api?sslpassword=***&host=a@b"),
     ],
 )
 def test_secrets_are_masked_wherever_they_stand(value: object, expected: object) -> None:

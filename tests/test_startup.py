@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from one_api.config import Loaded, load
-from one_api.startup import Listening, address_problem, announcement, first_request, machine_warnings
+from one_api.startup import (
+    Listening,
+    address_problem,
+    announcement,
+    announcement_as_json,
+    first_request,
+    machine_warnings,
+)
 
 from .support import Gateway, free_port, run_program
 
@@ -219,3 +226,19 @@ def test_root_is_a_warning(tmp_path: Path) -> None:
 
     assert [warning.where for warning in machine_warnings(loaded, user=0)] == ["root"]
     assert machine_warnings(loaded, user=1000) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:s3cret@db.example/one_api",
+        "postgresql://user:s3@cret/s3cret@db.example/one_api",
+        "postgresql://db.example/one_api?user=user&password=s3cret",
+    ],
+)
+def test_the_table_shows_which_database_and_no_password(tmp_path: Path, url: str) -> None:
+    loaded = read(tmp_path, f"API_KEYS={KEY}\nDATABASE_URL={url}\n")
+
+    for said in (announcement(loaded, Listening(URL, 1)), announcement_as_json(loaded, Listening(URL, 1))):
+        assert "db.example/one_api" in said
+        assert "s3cret" not in said

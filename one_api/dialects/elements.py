@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 #: How much of a text is looked at in one go, in bytes.
 _PIECE_BYTES = 64 * 1024
@@ -14,6 +14,10 @@ Span: TypeAlias = tuple[int, int]
 _ENDLESS = b"0" * 310
 #: Makes every digit a zero.
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
+
+
+class InvalidJSON(ValueError):
+    """The bytes are not the JSON that was expected; the message says why, without quoting them."""
 
 
 @dataclass(slots=True)
@@ -92,3 +96,25 @@ def _between_quotes(piece: bytes) -> list[bytes]:
     if b"\\" in piece:
         piece = piece.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
     return piece.split(b'"')
+
+
+def count_keys(value: Any) -> int:
+    """Return how many keys all objects have together; no deeper than ``decode`` allows."""
+    if isinstance(value, dict):
+        return len(value) + sum(count_keys(child) for child in value.values() if isinstance(child, (dict, list)))
+    return sum(count_keys(child) for child in value if isinstance(child, (dict, list)))
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Return whether containers nest deeper than ``levels``; looks at each container once."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            child
+            for parent in layer
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True

@@ -41,12 +41,17 @@ class Acceptor:
         protocol_factory: Callable[[], asyncio.Protocol],
         refusal: bytes,
         tls: ssl.SSLContext | None = None,
+        prepare: Callable[[socket.socket], None] = lambda _: None,
     ) -> None:
-        """``refusal`` is the whole answer for a client that there is no descriptor for; under TLS it only is closed."""
+        """``refusal`` is the whole answer for a client that there is no descriptor for; under TLS it only is closed.
+
+        ``prepare`` sets the options of a connection: through its transport each would take a new object of a socket.
+        """
         self._listener = listener
         self._protocol_factory = protocol_factory
         self._refusal = b"" if tls else refusal
         self._tls = tls
+        self._prepare = prepare
         self._loop = asyncio.get_running_loop()
         self._scheduler = scheduler()
         #: A descriptor that is kept back, to answer with when no other is left.
@@ -82,6 +87,8 @@ class Acceptor:
 
     def _open(self, connection: socket.socket) -> None:
         connection.setblocking(False)
+        with suppress(OSError):
+            self._prepare(connection)
         task = self._loop.create_task(
             self._loop.connect_accepted_socket(self._protocol_factory, connection, ssl=self._tls)
         )

@@ -2,11 +2,9 @@
 
 import asyncio
 import re
-import socket
 from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -21,7 +19,7 @@ from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTi
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.reads import BoundedReads
-from one_api.serving.transport import ANSWER, AnswerWriter, Flow, set_options
+from one_api.serving.transport import ANSWER, AnswerWriter, Flow
 from one_api.settings.sections import ServerConfig
 
 #: What may wait for the kernel before the application has to wait, in bytes.
@@ -69,7 +67,7 @@ class GatewayProtocol(HttpToolsProtocol):
     _refusal: GatewayError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Send small pieces at once, and do not let the kernel hoard what a slow reader has not taken."""
+        """Wait for a request, and do not hoard what a slow reader has not taken."""
         super().connection_made(transport)
         transport.set_protocol(BoundedReads(self, self._read_buffer))
         self.flow: Flow = Flow(transport)
@@ -79,10 +77,6 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refuse(NoDeployment("The gateway has too many connections: try again.", retry_after_s=1))
             return
         transport.set_write_buffer_limits(_PENDING_BYTES)
-        connection = transport.get_extra_info("socket")
-        if connection is not None and connection.family != socket.AF_UNIX:
-            with suppress(OSError):
-                set_options(connection, self.edge.write_timeout_s)
         # A connection without any request is idle, as one between two requests.
         self._wait_for_request()
 

@@ -24,6 +24,7 @@ from one_api.serving.acceptor import Acceptor
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.fairness import scheduler
 from one_api.serving.protocol import GatewayProtocol, whole_answer
+from one_api.serving.transport import set_options
 from one_api.settings.sections import ServerConfig
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class GatewayServer(Server):
             return GatewayProtocol(self.config, self.server_state, self.lifespan.state)
 
         refusal = whole_answer(_NO_DESCRIPTOR, {})
-        self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl) for each in sockets or ()]
+        self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl, _prepare) for each in sockets or ()]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain; after Ctrl-C, briefly."""
@@ -115,6 +116,12 @@ class GatewayServer(Server):
         if state.tasks or any(each.transport.get_write_buffer_size() for each in state.connections):
             return time.monotonic() < self._deadline
         return bool(state.connections) and time.monotonic() < min(linger_until, self._deadline)
+
+
+def _prepare(connection: socket.socket) -> None:
+    """Set the options of a client's connection."""
+    if connection.family != socket.AF_UNIX:
+        set_options(connection, GatewayProtocol.edge.write_timeout_s)
 
 
 def _raise_file_limit(server: ServerConfig) -> None:

@@ -69,13 +69,23 @@ def _check_credential(secret: Secret) -> tuple[str, str] | None:
 Credential = Annotated[Secret | None, mended(mend_credential), checked(_check_credential)]
 
 
+#: What an address begins with before its host, and one of its parameters whose name says that it is secret.
+_USER = re.compile(r"(?<=://)[^\s?#]*@")
+_SECRET_PARAMETER = re.compile(r"(?i)([?&][^=&\s]*(?:key|token|secret|passw|pwd|credential)[^=&\s]*=)[^&#\s]*")
+
+
+def without_secrets(address: str) -> str:
+    """Return an address with stars for its name and password, wherever they stand."""
+    return _SECRET_PARAMETER.sub(r"\1***", _USER.sub("***@", address))
+
+
 class Storage(str):
     """Where something is kept: a word, or an address whose password never shows itself in ``repr``."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return repr(re.sub(r"//[^/]*@", "//***@", str(self)))
+        return repr(without_secrets(str(self)))
 
 
 class Proxy(Storage):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import JSONObject, Kind, Units, Usage
-from one_api.dialects import json, large_json
+from one_api.dialects import json
 from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
 from one_api.dialects.payloads import InvalidAnswer, check_error
@@ -101,7 +101,7 @@ class JSONBody:
     def encode(self) -> Generator[None, None, list[bytes]]:
         """Return what is sent, encoded once, in steps none of which takes long."""
         if self._pieces is None:
-            self._pieces = yield from large_json.encode(self.fields)
+            self._pieces = yield from json.encode_large(self.fields)
         return self._pieces
 
     @property
