@@ -125,6 +125,7 @@ PARAMETERS: tuple[Policy, ...] = (
     _policy("response_format", "mapped emulated warned refused", "output_config.format", "see the rows below"),
     _policy("reasoning_effort", "mapped warned", "thinking, output_config.effort", "by family; see below"),
     _policy("thinking", "mapped warned", "thinking", "extension; passed on as it is, before `reasoning_effort`"),
+    _policy("output_config", "mapped warned", "output_config.effort", "extension; `effort` alone is taken"),
     _policy("user", "mapped", "metadata.user_id", "hashed with a secret of the gateway"),
     _policy("safety_identifier", "mapped", "metadata.user_id", "hashed; before `user`"),
     _policy("metadata", "ignored", "", "for the gateway's own records"),
