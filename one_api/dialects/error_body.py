@@ -3,9 +3,9 @@
 Seen at: OpenAI and servers that copy it (``error`` as an object, as text, inside another ``error``), Anthropic
 (``type: error``), Google (a list; ``status`` in capitals; ``details`` with a reason), FastAPI and Mistral (``detail``
 as a list with places), Cloudflare (``errors``), OpenRouter (the provider's own words in ``metadata.raw``), Azure
-(``innererror``), AWS (``__type``), MiniMax (``base_resp``), Baidu (``error_code``, ``error_msg``), DashScope and
-Zhipu (``code`` and ``message`` or ``msg`` at the top), RFC 9457 (``title``, ``detail``); JSON as text inside a string,
-plain text, and pages of proxies in HTML.
+(``innererror``), Apigee (``fault``), AWS (``__type``), MiniMax (``base_resp``), Baidu (``error_code``, ``error_msg``),
+DashScope and Zhipu (``code`` and ``message`` or ``msg`` at the top), RFC 9457 (``title``, ``detail``);
+JSON as text inside a string, plain text, and pages of proxies in HTML.
 """
 
 import html
@@ -30,11 +30,11 @@ _MAX_WORDS = 4096
 #: Where the words are, the best first; of these, those that stand in errors alone when no answer is beside them.
 CLEAR_WORDS = (
     "message", "Message", "msg", "error_msg", "error_message", "errorMessage", "errmsg", "err_msg", "status_msg",
-    "detail", "error_description", "details",
+    "detail", "error_description", "details", "faultstring",
 )  # fmt: skip
 _WORDS = (*CLEAR_WORDS, "title", "reason", "error", "Error")
 #: Where reports lie in reports.
-_INNER = ("error", "Error", "errors", "base_resp", "response")
+_INNER = ("error", "Error", "errors", "fault", "base_resp", "response")
 #: Fields that are called like an error, and are no names of one. Azure: innererror.
 _NO_NAMES = frozenset({*_INNER, "innererror"})
 #: "Please try again in 9m38.016s", "try again in 850ms" (Groq, OpenAI).

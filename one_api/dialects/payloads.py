@@ -50,7 +50,12 @@ _SILENT_NAMES = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive
 #: In the type or the name of an event that reports an error.
 _ERROR_NAME = re.compile("error|exception|fail|fatal", re.I)
 #: Text that is no JSON and speaks of an error.
-_SPEAKS_OF_ERROR = re.compile(rb"\W*(?:\w*error|\w*exception|fatal|traceback|internal server|bad gateway)\b", re.I)
+_SPEAKS_OF_ERROR = re.compile(
+    rb"\s*<(?:!doctype|html|head|body|\?xml|center|h1|title)\b|\W*(?:(?:\w*error|\w*exception|fatal|traceback"
+    rb"|internal server|bad gateway|service unavailable|gateway time-?out|too many requests|unauthorized|forbidden"
+    rb"|timed? ?out|overloaded)\b|(?:upstream|rate limit|request)\b.{0,60}\b(?:error|reset|exceeded|reached|time))",
+    re.I,
+)
 #: More of an error's text than this is not needed, in bytes.
 _MAX_TEXT = 4096
 
@@ -139,7 +144,7 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
         raise ErrorPayload(payload)
     if payload.get("choices") or any(_is_answer(payload.get(name)) for name in WRAPPERS):
         return
-    if any(str(payload.get(key)).lower() in _ERROR_NAMES for key in ("type", "object", "event", "status")):
+    if any(_ERROR_NAME.search(str(payload.get(key))) for key in ("type", "object", "event", "status")):
         raise ErrorPayload(payload)
     if not is_named and (payload.get("success") is False or _reports_in_words(payload)):
         raise ErrorPayload(payload)
@@ -164,7 +169,7 @@ def _is_blank(value: Any) -> bool:
 
 def _reports_in_words(payload: JSONObject) -> bool:
     """Return whether an object reports an error by its words or codes alone."""
-    holders = (payload, payload.get("data"), payload.get("header"))
+    holders = (payload, payload.get("data"), payload.get("header"), payload.get("fault"))
     return any(map(_has_words, holders)) or next(error_body.named_reports(payload), None) is not None
 
 

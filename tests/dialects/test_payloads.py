@@ -104,6 +104,16 @@ ERRORS = {
     "AWS": ('data: {"throttlingException":{"message":"oom"}}\n\n', "oom"),
     "code": ('data: {"status":503}\n\n', "overloaded"),
     "plain": ("data: Error: oom\n\n", "oom"),
+    "page": ("data: <html><head><title>oom</title></head></html>\n\n", "oom"),
+    "page with a declaration": ("data: <!DOCTYPE html><h1>oom</h1>\n\n", "oom"),
+    "a proxy's text": ("data: upstream connect error or disconnect/reset before headers\n\n", "connect error"),
+    "a limit's text": ("data: Rate limit exceeded, oom\n\n", "oom"),
+    "a time-out's text": ("data: Gateway Timeout\n\n", "Gateway Timeout"),
+    "status failed": ('data: {"status":"failed","reason":"oom"}\n\n', "oom"),
+    "fault": ('data: {"fault":{"faultstring":"oom","detail":{"errorcode":"policies.ratelimit"}}}\n\n', "oom"),
+    "the event of another dialect": (
+        'data: {"type":"response.failed","response":{"error":{"message":"oom"}}}\n\n', "oom"
+    ),
     "bare line": ('{"error":{"message":"oom"}}\n', "oom"),
     "bare lines": ('{\n "error": {\n  "message": "oom"\n }\n}\n', "oom"),
     "type exception": ('data: {"type":"exception","text":"oom","message":"oom"}\n\n', "oom"),
