@@ -1,11 +1,13 @@
 """How many values a JSON text holds, counted before it is decoded: thirty bytes of memory may hide behind each byte."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 #: How much of a text is looked at in one go, in bytes.
 _PIECE_BYTES = 64 * 1024
+#: A string is long from this size on, in bytes.
+_LONG_BYTES = 8 * 1024
 #: How many of these make a step.
 _PIECES_A_STEP = 16
 #: Where in a text something stands: the first byte of it, and the first after it.
@@ -34,7 +36,7 @@ class Elements:
     has_endless_number: bool = False
     #: It ends inside a string.
     is_cut: bool = False
-    #: Where strings stand that are longer than two pieces, and some that are longer than one; quotes included.
+    #: Where long strings stand, quotes included.
     long_strings: list[Span] = field(default_factory=list, compare=False)
 
 
@@ -69,8 +71,10 @@ def count_in_steps(data: bytes | bytearray, max_values: int) -> Generator[None, 
                 continue
         end = _after_escape(data, start, end)
         parts = _between_quotes(bytes(data[start:end]))
-        if inside and len(parts) > 1 and start - opened > _PIECE_BYTES:
+        if inside and len(parts) > 1 and start + len(parts[0]) - opened > _LONG_BYTES:
             found.long_strings.append((opened, start + len(parts[0]) + 1))
+        if len(max(parts, key=len)) > _LONG_BYTES:
+            found.long_strings += _long_between(parts, start, inside)
         outside = b"".join(parts[inside::2])
         inside ^= len(parts) % 2 == 0
         if inside and len(parts) > 1:
@@ -83,6 +87,15 @@ def count_in_steps(data: bytes | bytearray, max_values: int) -> Generator[None, 
         start = end
     found.is_cut = inside
     return found
+
+
+def _long_between(parts: list[bytes], start: int, inside: bool) -> Iterator[Span]:
+    """Yield where the long strings stand that begin and end in a piece, which begins at ``start``."""
+    at = start + len(parts[0])
+    for number, part in enumerate(parts[1:-1], 1):
+        if (number % 2 == 0) == inside and len(part) > _LONG_BYTES:
+            yield at, at + len(part) + 2
+        at += len(part) + 1
 
 
 def _after_escape(data: bytes | bytearray, start: int, end: int) -> int:

@@ -216,6 +216,12 @@ class RedisLink:
         return answers
 
     def _limit_s(self) -> float:
+        """Return how long the next trip may take. While Redis owes an answer it may be frozen: less each time.
+
+        A probe has all the time that a new connection needs.
+        """
+        if self._late and self._breaker.failures and not self._breaker.is_open:
+            return self._call_s / (1 << self._breaker.failures)
         return self._call_s if self._connected else self._connect_s
 
     def _fail(self, error: Exception) -> None:
