@@ -19,7 +19,7 @@ from tests.support.upstream import ScriptedUpstream
 #: Files between the socket of the client and that to the upstream, each of which calls the next.
 MAX_WAY_DOWN = 12
 #: All files that do something for it, beside the event loop under Flask.
-MAX_OF_A_REQUEST = 60
+MAX_OF_A_REQUEST = 64
 #: Files that a chunk passes, beside the event loop under Flask.
 MAX_OF_A_CHUNK = 6
 KEY = "k" * 20
