@@ -20,7 +20,7 @@ from one_api.serving.fairness import scheduler
 logger = logging.getLogger(__name__)
 
 #: How many connections are accepted in one pass of the loop: the first of a crowd are served before the last.
-_MAX_PER_PASS = 3
+_MAX_PER_PASS = 4
 #: How many connections are accepted at the end, of those that wait in the kernel.
 _MAX_WAITING = 4096
 #: How long the end waits until they are open, in seconds; a handshake of TLS takes the client's time.

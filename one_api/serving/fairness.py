@@ -18,9 +18,10 @@ T = TypeVar("T")
 #: How long all bursts together may take in one pass of the loop before the next of them has to queue, in seconds.
 _PASS_S = 0.004
 #: How many requests are started in one pass: the first of a crowd are to be answered before the last have begun.
-_STARTS = 3
-#: How much of streams under way goes on in one pass while others wait for their first answer, and after that, in bytes.
-_CROWDED_BYTES, _HELD_BYTES = 4 * 1024, 16 * 1024
+_STARTS = 4
+#: How much of streams under way goes on in one pass while others wait for their start, and after that, in bytes: first
+#: chunks come before the later ones of others.
+_CROWDED_BYTES, _HELD_BYTES = 1024, 16 * 1024
 #: What part of the CPU time that it can have this thread may use, with all that it does, for pipelined requests to
 #: start.
 _PIPELINED_PART = 1 / 3
@@ -80,7 +81,15 @@ class FairScheduler:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether requests wait for their start, or clients for their connection: streams under way give way."""
+        """Whether requests wait for their start, clients for their connection, or streams that gave way to those.
+
+        Streams under way give way. After a crowd they go on in their turns: all at once they would come before the
+        first chunks of the last that were started.
+        """
+        return self._others_wait or bool(self._held)
+
+    @property
+    def _others_wait(self) -> bool:
         return self._clients_wait > 0 or bool(self._starts)
 
     def clients_wait(self) -> None:
@@ -108,7 +117,7 @@ class FairScheduler:
         self._starts_left = _STARTS - starts
         for _ in range(starts):
             self._starts.popleft()()
-        left = _CROWDED_BYTES if self.is_crowded else _HELD_BYTES
+        left = _CROWDED_BYTES if self._others_wait else _HELD_BYTES
         while self._held and left > 0:
             left -= self._held.popleft()()
         self._is_counting = bool(self._starts or self._held or self._clients_wait)

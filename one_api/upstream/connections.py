@@ -31,8 +31,8 @@ _MAX_INTERIM = 10
 _HEAD_BYTES = 4 * 1024
 #: What one read may bring, in bytes: twice what aiohttp pauses at, whose buffer it goes to whole.
 _READ_BYTES = 16 * 1024
-#: From how many reads of one body on it is under way.
-_FIRST_READS = 3
+#: After how many reads of one body it is under way: the first brings the opening of a stream, the second its content.
+_FIRST_READS = 2
 #: How many connections one request may be given, should each have bytes on it that no request asked for.
 _MAX_SPOILT = 10
 

@@ -52,6 +52,22 @@ async def test_streams_give_way_to_a_crowd_and_none_of_them_for_ever() -> None:
     assert done.index("start") < done.index("read")
 
 
+async def test_after_a_crowd_streams_that_gave_way_go_on_in_turns() -> None:
+    fair, done = FairScheduler(), list[str]()
+    for _ in range(12):
+        fair.start(lambda: done.append("start"))
+    for _ in range(12):
+        fair.hold(lambda: done.append("read") or 20_000)  # type: ignore[func-returns-value]
+
+    while done.count("start") < 12:
+        await passes()
+
+    assert done.count("read") < 12
+    assert fair.is_crowded, "what comes of other streams waits behind those"
+    await passes(20)
+    assert (done.count("read"), fair.is_crowded) == (12, False)
+
+
 async def test_clients_that_wait_for_their_connection_make_a_crowd() -> None:
     fair = FairScheduler()
     fair.clients_wait()
