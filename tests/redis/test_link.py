@@ -43,7 +43,7 @@ async def test_nonsense_is_an_illness_and_nobody_waits_for_ever(says: bytes, cap
         await link.aclose()
 
 
-CALL_S = 0.4
+CALL_S = 1.0
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_after_a_failure_nobody_waits_for_long(frozen: tuple[RedisLink, "s
     for _ in range(20):
         await unanswered(link)
     assert link.is_down
-    assert time.monotonic() - began < CALL_S
+    assert time.monotonic() - began < 1.5 * CALL_S
 
 
 async def test_whoever_is_behind_a_trip_that_fails_waits_little_longer(
@@ -80,7 +80,7 @@ async def test_whoever_is_behind_a_trip_that_fails_waits_little_longer(
     link, process = frozen
     began = time.monotonic()
     found = await asyncio.gather(*(unanswered(link) for _ in range(200)))
-    assert time.monotonic() - began < 2 * CALL_S
+    assert time.monotonic() - began < 2.5 * CALL_S
     process.send_signal(signal.SIGCONT)
     late = [each.late for each in found if each.late is not None]
     async with asyncio.timeout(10):
