@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from one_api.api.request_log import _CLIENT_IDS
+from one_api.contract import Units
 from one_api.observability.metrics import STATES, Metrics
 from one_api.outcomes import OUTCOMES
-from one_api.records import AttemptKind, CallRecord, Trace
+from one_api.records import AttemptKind, AttemptRecord, CallRecord, Trace
 
 DOCS = Path(__file__).parents[2] / "docs"
 METRICS = (DOCS / "metrics.md").read_text(encoding="utf-8")
@@ -58,8 +60,11 @@ def test_the_page_has_the_bounds_of_histograms() -> None:
 
 
 def test_every_field_of_a_requests_line_is_in_the_schema_and_on_the_page() -> None:
-    record = CallRecord("req_1", "POST", "/v1/chat/completions", client_request_id="mine")
+    record = CallRecord("req_1", "POST", "/v1/chat/completions")
     record.trace = Trace("0" * 32, "0" * 16, sampled=True)
+    record.client_ids = {name: "mine" for _, name in _CLIENT_IDS}
+    record.units = Units(amount=1, unit="images")
+    record.attempts = [AttemptRecord("a/m", native=True)]
     known = {"v", "time", "level", "event", "worker", "sample", *record.fields()}
     table = SERVING.partition("## The log")[2].partition("\n\n`log.sample")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
