@@ -18,7 +18,7 @@ LOCK := .lock-venv
 PIP_COMPILE = $(LOCK)/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links
 
-.PHONY: help install run test test-long check check-long check-clients check-deploy format lint types bench bench-local cost crowd faults soak reloads limits observing scale simulate prices dist lock clean
+.PHONY: help install run test test-long check check-long check-clients check-deploy format lint types bench bench-local cost crowd faults soak reloads accounts limits observing scale simulate prices dist lock clean
 
 help:
 	@echo "make run     set up, fetch the small local model, and serve on http://127.0.0.1:8000"
@@ -36,6 +36,7 @@ help:
 	@echo "make faults  what failing upstreams cost the clients of a group"
 	@echo "make soak    20,000 requests on new connections: does anything leak?"
 	@echo "make reloads 100 reloads and 60 killed workers under 100 streams: is anything cut?"
+	@echo "make accounts  what the ledger and a budget cost a request, in CPU and memory"
 	@echo "make limits  20 races for one limit on a loaded machine, over file, Redis and memory: is each exact?"
 	@echo "make observing  what metrics and traces cost: CPU of a request, and how late others are during a scrape"
 	@echo "make scale   what 10, 100 and 1,000 gateways ask of Redis, PostgreSQL and upstreams, by measured costs"
@@ -100,6 +101,9 @@ soak: $(INSTALLED_DEV)
 
 observing: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.observing
+
+accounts: $(INSTALLED_DEV)
+	$(BIN)/python -m bench.accounts
 
 limits: $(INSTALLED_DEV)
 	$(BIN)/python -m bench.limits

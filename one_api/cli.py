@@ -82,9 +82,9 @@ def _reload(url: str | None, timeout: float) -> None:
         raise SystemExit(_RESTART_NEEDED)
 
 
-def _is_everywhere(digest: str, told: json.JSONObject) -> bool:
-    """Say whether every process uses a configuration; of one that is silent that is not known."""
-    return not told["silent"] and all(each["digest"] == digest for each in told["processes"])
+def _is_everywhere(digest: str, status: json.JSONObject) -> bool:
+    """Return whether every process uses a configuration; of one that is silent that is not known."""
+    return not status["silent"] and all(each["digest"] == digest for each in status["processes"])
 
 
 def printed(config: Config) -> str:

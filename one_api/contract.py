@@ -72,7 +72,7 @@ class Usage(Struct, frozen=True):
     def read(cls, usage: Any) -> "Usage | None":
         """Read an OpenAI ``usage`` object; None when there is none, or nothing in it; absurd counts are clamped.
 
-        Of vectors and ranks some upstreams tell the total alone.
+        For vectors and ranks some upstreams report only the total.
         """
         if not isinstance(usage, dict):
             return None

@@ -20,7 +20,7 @@ API_KEYS=
 # The operator's key, for /admin on this machine and the commands that ask a running gateway.
 ADMIN_KEY=
 """
-#: For who has no local model.
+#: Where there is no local model.
 _ANOTHER_WAY = (
     "For a model of a provider put OPENAI_API_KEY=... or CLAUDE_API_KEY=... into .env, or OPENAI_BASE_URL=... for any "
     "server that speaks OpenAI's dialect, and start again."

@@ -76,7 +76,6 @@ GATES: dict[str, list[str]] = {
     "msgspec": [
         "accounts.journal",
         "dialects.json",
-        "dialects.large_json",
         "dialects.sse",
         "config",
         "settings",
@@ -521,7 +520,7 @@ def test_the_architecture_says_how_much_code_there_is() -> None:
     assert said
 
     counted = sum(map(_lines_of_code, SOURCES))
-    assert abs(int(said[1].replace(",", "")) - counted) < 1500, f"there are {counted}"
+    assert abs(int(said[1].replace(",", "")) - counted) < counted / 10, f"there are {counted}"
 
 
 def _lines_of_code(module: str) -> int:

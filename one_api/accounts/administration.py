@@ -96,7 +96,7 @@ class Administration:
             raise Refused(f"usage is not kept by {', '.join(sorted(unknown))}: use some of {known}")
         zone, now = zone_named(zone_name), int(time.time())
         begin = now - age_s
-        # Sums are by the hour, and a day is told as a whole.
+        # Sums are by the hour, and a day is shown as a whole.
         begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
         return self.run(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
 

@@ -64,7 +64,7 @@ class Books:
         self._journal: Journal | None = None
         #: What requests under way have reserved of budgets, by their ids.
         self._reserves: dict[str, Reserve] = {}
-        #: Taken by whoever reads or changes in the database what this process holds of budgets, but for acquiring more.
+        #: Held while the database is read or changed for what this process holds of budgets, but not to acquire more.
         self.turn = asyncio.Lock()
         #: Rows that the database may have or not: it has not answered.
         self.is_unsure = False
@@ -234,11 +234,13 @@ class Books:
         except Exception as error:  # whatever is wrong with one row, the others are to be written
             if isinstance(error, DatabaseUnavailable) and not error.is_refusal:
                 raise
-            if len(rows) <= 1:
-                logger.exception("the database refuses a row of the ledger: %s", rows)
+            if not rows or (len(rows) == 1 and not refused):
+                logger.exception("the database refuses a row of the ledger: %s", rows or refused)
                 return
             for row in rows:
                 await self._write([row], Counter(), again=True, holder=holder)
+            if refused:
+                await self._write([], refused, again=False, holder=holder)
 
     def _tidy_journal(self) -> None:
         """Empty the journal when the database has all of it; begin a new one when it has become long."""
@@ -283,6 +285,8 @@ class Books:
             await self._adopt()
         except (DatabaseUnavailable, OSError):
             return False
+        except Exception:  # whatever one journal holds, old rows are to go, and journals to be looked for again
+            logger.exception("what a process has left cannot be booked")
         return True
 
     async def _adopt(self) -> None:

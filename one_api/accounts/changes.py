@@ -35,7 +35,7 @@ class NotThere(ChangeRefused):
 
 
 def person() -> str:
-    """Return who is at the command line, for the audit."""
+    """Return the user at the command line, for the audit."""
     try:
         return f"{getpass.getuser()} (command line)"
     except (OSError, KeyError):

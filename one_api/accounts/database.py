@@ -136,7 +136,7 @@ class _Thread:
             future, function = job
             try:
                 future.set_result(function())
-            except BaseException as error:  # whoever waits gets it
+            except BaseException as error:  # the waiting caller gets it
                 future.set_exception(error)
             del job, future, function  # an idle thread holds on to nothing
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from one_api.accounts.rates import Rates
 from one_api.contract import Answer, Call, JSONObject, Kind, Usage
 
 #: UTF-8 bytes of a token: English has about four, Chinese three.
@@ -29,7 +28,7 @@ _REPEATS = ".done"
 
 
 class Bound(NamedTuple):
-    """Tokens that a request takes at most, as far as can be told from outside."""
+    """Tokens that a request takes at most, as far as can be seen from outside."""
 
     prompt: int
     completion: int
@@ -91,13 +90,6 @@ def size_of(value: Any) -> int:
             else:
                 rest += each
     return total
-
-
-def dearest(bound: Bound, rates: Rates) -> int | None:
-    """Return what a request may cost at most, in nano-dollars: at full price, or all of it put into a cache."""
-    plain = rates.cost(Usage(bound.prompt, bound.completion))
-    written = rates.cost(Usage(bound.prompt, bound.completion, cache_write_tokens=bound.prompt))
-    return None if plain is None or written is None else max(plain, written)
 
 
 def said_in(items: list[JSONObject]) -> Said:

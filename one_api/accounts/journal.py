@@ -1,7 +1,7 @@
 """The journal of one process: rows that the database does not have yet, in a file that outlives the process.
 
 It is written without fsync: the death of a process loses nothing, a power cut may lose seconds. The process holds a
-lock on its file as long as it lives; whoever gets the lock may book what a dead one left.
+lock on its file as long as it lives; a process that gets the lock may book what a dead one left.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ _JOURNALS = "accounts"
 
 
 def journals_of(folder: Path, engine: Engine) -> Path:
-    """Return where the journals of a database lie, whoever uses it: they are booked where they belong.
+    """Return where the journals of a database lie, the same for all its users: they are booked where they belong.
 
     ``folder`` is the instance folder.
     """
@@ -52,8 +52,15 @@ class Journal:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         holder = holder or f"{os.getpid()}-{os.urandom(8).hex()}"
         path = folder / f"{holder}.{os.urandom(4).hex()}{_SUFFIX}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # It has its name only once it is locked: else another process could take it for abandoned, and remove it.
+        unseen = path.with_suffix(".new")
+        descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            unseen.rename(path)
+        except OSError:
+            os.close(descriptor)
+            raise
         return cls(path, descriptor)
 
     @classmethod
@@ -89,7 +96,7 @@ class Journal:
         self.size += len(data)
 
     def records(self) -> list[Any]:
-        """Return every record that is whole; a cut one, and what follows it, is none. Raises OSError."""
+        """Return every whole record up to the first that is cut. Raises OSError."""
         data, found, at = os.pread(self._descriptor, self.size, 0), [], 0
         while at + _HEAD <= len(data):
             end = at + _HEAD + int.from_bytes(data[at : at + 4], "big")

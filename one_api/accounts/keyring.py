@@ -100,6 +100,11 @@ class KeyCopy:
         self._allowed_at = 0.0
         self._looks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_loaded(self) -> bool:
+        """Return whether the keys have ever been read."""
+        return self._loaded.version >= 0
+
     def find(self, digest: bytes) -> VirtualKey | None:
         """Return the key with this digest."""
         return self._loaded.keys.get(digest)
@@ -111,7 +116,7 @@ class KeyCopy:
     async def look_again(self) -> None:
         """Wait until what was changed before now has been read: an unknown key has come, and it may be new.
 
-        All who ask at one time wait for one look, and there are only so many a second.
+        Requests of one moment wait for one look, and there are only so many looks a second.
         """
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._look_soon())
@@ -122,7 +127,7 @@ class KeyCopy:
     async def _look_soon(self) -> None:
         await asyncio.sleep(max(0.0, self._allowed_at - time.monotonic()))
         self._allowed_at = time.monotonic() + 1 / _LOOKS_PER_S
-        self._next = None  # who asks from now on needs a later look
+        self._next = None  # a request from now on needs a later look
         await self._look()
 
     async def start(self) -> None:
@@ -143,7 +148,7 @@ class KeyCopy:
         try:
             found = await self._database.read(lambda connection: load(connection, self._loaded.version))
         except DatabaseUnavailable:
-            return  # the copy goes on; the books tell that the database is away
+            return  # the copy goes on; the books report that the database is away
         except Exception:  # whatever one row holds, later changes are to be seen
             logger.exception("the keys of the database cannot be read")
             return

@@ -27,11 +27,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ChangeRefused(ValueError):
-    """A key or team cannot be so; the message says why, for whoever asked for it."""
+    """A key or team cannot be so; the message says why."""
 
 
 def make_key() -> str:
-    """Return a new key: 256 random bits, and a sum that tells a typing error."""
+    """Return a new key: 256 random bits, and a checksum that shows typing errors."""
     body = base64.urlsafe_b64encode(secrets.token_bytes(_RANDOM_BYTES)).decode().rstrip("=")
     return f"{_PREFIX}{body}{_sum(body)}"
 
@@ -53,7 +53,7 @@ def digest_of(key: str) -> bytes:
 
 
 def shown(key: str) -> str:
-    """Return what people may see of a key, to tell it from others."""
+    """Return what people may see of a key, to recognise it."""
     return f"{key[:10]}...{key[-4:]}"
 
 

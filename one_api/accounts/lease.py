@@ -76,7 +76,7 @@ class Lease:
         return self.free - (0 if waited else sum(self.needs)) < need
 
     def need(self) -> Need:
-        """Return what to acquire for all who wait, and for what more is in use than there is; for later, too."""
+        """Return what to acquire for waiting requests, and for what more is in use than there is; for later, too."""
         free, waiting = self.free, sum(self.needs)
         return Need(
             max(0, min(self.needs) - free) if self.needs else 0,

@@ -31,7 +31,7 @@ PATIENCE_S = 1.5
 _REMEMBER_S = 0.25
 #: How often it is looked whether others want what is idle; and how often more use than before is noted, in seconds.
 _LOOK_S = 0.25
-#: Who has asked others for what is idle looks whether it is there after so many seconds, from and to.
+#: After asking others for what is idle, this process looks for it after so many seconds, from and to.
 _ASK_AGAIN_S = (0.05, 0.15)
 _NOTE_S = 1.0
 #: How often it is looked for processes that are lost, in seconds.
@@ -88,7 +88,7 @@ class Leases:
         return found
 
     async def admit(self, leases: Sequence[Lease], need: int, allowance: int = 0) -> int:
-        """Return once each lease has ``need`` free; whoever reserves it does so before it waits for anything.
+        """Return once each lease has ``need`` free; the caller reserves it before it waits for anything.
 
         While the database is away, requests may go beyond the leases, by ``allowance`` all together. Returns by how
         much this one does; that is to be handed to ``settle``.
@@ -127,7 +127,7 @@ class Leases:
     async def _admit(self, leases: Sequence[Lease], need: int, *, at_once: bool) -> None:
         """See ``admit``; ``at_once`` waits for nothing."""
         deadline, was_answered = now_s() + PATIENCE_S, False
-        # Those who wait come first: else one that needs much would wait for ever beside many that need little.
+        # Waiting requests come first: else one that needs much would wait for ever beside many that need little.
         while (short := next((each for each in leases if each.lacks(need, waited=was_answered)), None)) is not None:
             if at_once:
                 self._ask_ahead(short, now_s())
@@ -270,7 +270,7 @@ class Leases:
                 lease.written = (own.amount, own.held)
                 lease.is_stored = not own.is_over
                 if key in lost:
-                    # Whoever took it has booked what was in use; that is taken back, and booked with the requests.
+                    # Its taker has booked what was in use; that is taken back, and booked with the requests.
                     lease.amount += lost[key] - own.known
 
     def _kept(self, lease: Lease, wanted: int, now: float) -> Kept | None:

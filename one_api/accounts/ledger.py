@@ -87,12 +87,12 @@ class Reserve(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a request with budgets owes, beside what its record tells."""
+    """What a request with budgets owes, beside what its record says."""
 
     reserve: int
     windows: list[WindowKey]
-    #: Where the upstream has not said what its answer took.
-    estimate: Usage | None
+    #: Returns what the answer took, as far as is known; None where the upstream has said it.
+    estimate: Callable[[], Usage | None] | None
     charges_cancelled: bool
 
 
@@ -120,7 +120,7 @@ def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) 
     """
     if record.caller is None:
         return None
-    # Who stands for the cost of an answer that a request had asked for which is gone has a deployment alone.
+    # A caller that pays for an answer whose own request is gone has only a deployment.
     if record.model is None or not (record.attempts or record.free or record.deployment):
         refused = record.status is not None and record.status >= 400
         second = moment_ms(record.request_id) // 1000
@@ -152,7 +152,8 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
     if usage is None and status in ("failed", "cancelled") and record.first_event is None:
         usage = Usage(0, 0)  # no upstream had begun to answer
     if usage is None and terms is not None and terms.estimate is not None:
-        usage, estimated = terms.estimate, True
+        usage = terms.estimate()
+        estimated = None if usage is None else True
     rates = price_of(record.deployment) if record.deployment is not None else None
     return LedgerRow(
         record.request_id,
@@ -230,7 +231,7 @@ def _rates_text(rates: Rates | None) -> str | None:
 def _tries(attempts: list[AttemptRecord]) -> str | None:
     """Return the attempts as JSON; of one that is too long the candidates are left out, then the last attempts."""
     if len(attempts) <= 1 and all(each.outcome == "ok" and len(each.candidates) <= 1 for each in attempts):
-        return None  # the other columns tell all of it
+        return None  # the other columns say all of it
     whole = [each.as_dict() for each in attempts]
     if len(text := json.encode(whole)) > _MAX_TRIES_BYTES:
         for each in whole:
@@ -251,7 +252,7 @@ def _text(value: str, length: int) -> str:
 def book(
     connection: Connection, rows: list[LedgerRow], refused: Counter[Refusal], *, again: bool, holder: str | None = None
 ) -> list[Alert]:
-    """Write rows, the sums of all, and what is spent of budgets; returns what is to be told of these.
+    """Write rows, the sums of all, and what is spent of budgets; returns what is to be logged of these.
 
     With ``again`` some of the rows may be there already, and count once. What is spent is taken from what ``holder``
     has leased.

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Engine, text
@@ -53,11 +54,33 @@ def prepare(settings: DatabaseConfig, folder: Path) -> str | None:
     gateway serves without accounts.
     """
     try:
+        _upgrade_apart(settings, folder)
         open_database(settings, folder).dispose()
     except (DatabaseUnavailable, DatabaseUnusable) as error:
         if settings.url != "sqlite":
             return f"the database cannot be used: {error}"
     return None
+
+
+def _upgrade_apart(settings: DatabaseConfig, folder: Path) -> None:
+    """Bring the tables up to date in a process of its own: what is imported for it takes no memory of those that serve.
+
+    Where that does not work, nothing is raised here: the tables are behind as before.
+    """
+    engine = open_engine(settings.url, folder)
+    _make_file(engine)
+    if _revision(engine) == REVISION:
+        return
+    engine.dispose()
+    pid = os.fork()
+    if not pid:
+        try:
+            with suppress(DatabaseUnavailable, DatabaseUnusable):
+                open_database(settings, folder).dispose()
+        finally:
+            os._exit(0)
+    with suppress(ChildProcessError):  # somebody else has waited for it
+        os.waitpid(pid, 0)
 
 
 def _make_file(engine: Engine) -> None:

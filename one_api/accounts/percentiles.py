@@ -6,7 +6,7 @@ from collections.abc import Sequence
 #: Up to how many milliseconds each step goes; a last one has no end. First for the first content, then for all of it.
 FIRST_MS = (250, 500, 1000, 2000, 4000, 8000)
 WHOLE_MS = (500, 1000, 2000, 4000, 8000, 16000, 32000, 64000)
-#: Which percentiles are told.
+#: Which percentiles are shown.
 PERCENTS = (50, 95, 99)
 
 

@@ -22,7 +22,7 @@ def start_of(period: Period, zone: ZoneInfo, second: float) -> int:
 
 
 def end_of(period: Period, zone: ZoneInfo, second: float) -> int | None:
-    """Return when the next period begins after a moment; None after total there is none."""
+    """Return when the next period begins after a moment; None for ``total``, which has no next one."""
     if period == "total":
         return None
     begin = _begin(period, zone, second)

@@ -29,10 +29,7 @@ class Rates:
 
         Counts that contradict each other are clamped: cached and written tokens are part of the prompt.
         """
-        rates = self
-        for size, dearer in self.above:
-            if usage.prompt_tokens > size:
-                rates = dearer
+        rates = self._for_size(usage.prompt_tokens)
         if rates.output is None and usage.completion_tokens:
             return None
         cached = min(usage.cached_tokens, usage.prompt_tokens)
@@ -44,6 +41,21 @@ class Rates:
             + usage.completion_tokens * (rates.output or 0)
         )
         return -(-total // PER)
+
+    def most(self, prompt_tokens: int, completion_tokens: int) -> int | None:
+        """Return what so many tokens cost at most: at full price, or all of them put into a cache; as ``cost``."""
+        rates = self._for_size(prompt_tokens)
+        if rates.output is None and completion_tokens:
+            return None
+        total = prompt_tokens * max(rates.input, rates.cache_write) + completion_tokens * (rates.output or 0)
+        return -(-total // PER)
+
+    def _for_size(self, prompt_tokens: int) -> "Rates":
+        rates = self
+        for size, dearer in self.above:
+            if prompt_tokens > size:
+                rates = dearer
+        return rates
 
     def as_dict(self) -> JSONObject:
         """Return what people are shown: dollars per million tokens, as decimal text."""
@@ -58,7 +70,7 @@ class Rates:
         return shown
 
     def per_token(self) -> JSONObject:
-        """Return what model lists tell, under OpenRouter's names: dollars per token, as decimal text."""
+        """Return what model lists show, under OpenRouter's names: dollars per token, as decimal text."""
         return {
             "prompt": _dollars_per_token(self.input),
             "completion": _dollars_per_token(self.output or 0),

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
-from one_api.accounts.estimate import Bound, Said, bound_of, dearest, estimated, said_bytes, said_in
+from one_api.accounts.estimate import Bound, Said, bound_of, estimated, said_bytes, said_in
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases, unavailable
 from one_api.accounts.ledger import Reserve, Terms, moment_ms
@@ -53,6 +53,8 @@ class Reservation:
         self._deployments: Sequence[str] = ()
         #: What was said so far; None is not known.
         self._said: Said | None = None
+        #: A whole answer, which is looked at only if its upstream has not said what it took.
+        self._whole: JSONObject | None = None
         #: Tokens of the answer that are reserved.
         self._reserved_tokens = 0
         self._ended = False
@@ -62,7 +64,7 @@ class Reservation:
     async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Reserve what ``call`` may cost at the dearest of ``deployments``, and return what ``ask`` answers.
 
-        A request that has ended reserves nothing: its answer is for others, who are charged.
+        A request that has ended reserves nothing: its answer is for others, which are charged.
 
         Raises:
             BudgetExceeded, Unpriced, AccountsUnavailable.
@@ -80,7 +82,7 @@ class Reservation:
             self._said = Said()
             return _Heard(answer, self)
         if isinstance(answer, dict):
-            self._said = Said(said_bytes(answer), 1)
+            self._whole = answer
         return answer
 
     async def _admit(self, need: int) -> None:
@@ -148,7 +150,7 @@ class Reservation:
         return Terms(
             self._amount,
             [each.key for each in self._charged],
-            self._asked.estimate(),
+            self._asked.estimate if self._record.usage is None else None,
             self._settings.charge_cancelled == "estimate",
         )
 
@@ -157,9 +159,11 @@ class Reservation:
         self._asked = before._asked
 
     def estimate(self) -> Usage | None:
-        """Return what the answer took as far as can be told; None where nothing was asked for."""
+        """Return what the answer took as far as is known; None where nothing was asked for."""
         if self._bound is None:
             return None
+        if self._whole is not None:
+            return estimated(self._bound, said_bytes(self._whole))
         return estimated(self._bound, None if self._said is None else self._said.size)
 
     def settle(self, cost: int) -> None:
@@ -175,7 +179,7 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
     need = 0
     for deployment in deployments:
         rates = prices.rates(deployment)
-        cost = None if rates is None else dearest(bound, rates)
+        cost = None if rates is None else rates.most(bound.prompt, bound.completion)
         if cost is None and not prices.lets_unknown_pass:
             raise Unpriced(
                 f"This key has a budget, and the price of `{deployment[:128]}` is not known: the operator can set "

@@ -29,7 +29,7 @@ _ID = re.compile(r"resp_[0-9a-f]{32}")
 _KEEP_S = 1.0
 #: More than so many transactions do not wait: the database is slower than what comes.
 _MAX_WAITING = 256
-#: A conversation's time is begun anew when so much of it is over, lest each turn write every row of it.
+#: The time of a conversation is renewed when this part of it is over, so that not each turn writes all its rows.
 _RENEWED_AFTER = 0.1
 #: How often rows whose time is over are looked for, in seconds; how many are deleted at once, and the rest after that.
 _SWEEP_S, _SWEEP_ROWS, _SWEEP_REST_S = 60.0, 50, 0.1

@@ -105,6 +105,11 @@ class Accounts:
         key = self._keys.find(caller.secret) if self._keys is not None else None
         return key is not None and not key.is_disabled
 
+    @property
+    def knows_keys(self) -> bool:
+        """Return whether the keys of the database have been read; they have not if it was never reached."""
+        return self._keys is None or self._keys.is_loaded
+
     def may_be_new(self, key: str) -> bool:
         """Return whether a key that is not known may be one that was made just now."""
         return self._keys is not None and is_ours(key)

@@ -158,7 +158,7 @@ BUDGETS = Table(
     # The time zone in which days begin.
     Column("zone", String(64), nullable=False),
     Column("limit_nano", BigInteger, nullable=False),
-    # When this much is spent, the log tells; 0 is never.
+    # When this much is spent, it is logged; 0 is never.
     Column("alert_percent", Integer, nullable=False),
 )
 

@@ -1,6 +1,6 @@
 """The statements on windows of budgets and on leases; each is part of one transaction.
 
-Whoever takes of a window holds the lock on its row, so what is spent and what is leased together never exceed its
+To take of a window needs the lock on its row, so what is spent and what is leased together never exceed its
 limit. Only what was not foreseen can: what requests under way cost more than they had reserved.
 """
 
@@ -11,17 +11,58 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, and_, case, func, select, text
+from sqlalchemy import BigInteger, Connection, Table, and_, bindparam, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts.budgets import WindowKey
 from one_api.accounts.tables import BUDGETS, LEASES, WINDOWS
 
 #: How long a process may be silent before another one takes back what it holds, in seconds: where several machines
-#: share the database; and where they are all on one machine, and journals tell who lives.
+#: share the database; and where they are all on one machine, and journals show which processes live.
 _TTL_S = {"postgresql": 300, "sqlite": 86400}
 #: How much of what is free a process may take for later, at most: one of so many parts, for each process.
 _PARTS = 4
+
+
+def _of(table: Table) -> tuple[Any, Any]:
+    """Return the conditions for the rows of one window, which ``_window`` names."""
+    return table.c.budget == bindparam("of_budget"), table.c.start == bindparam("of_start")
+
+
+def _window(window: WindowKey) -> dict[str, Any]:
+    return {"of_budget": window[0], "of_start": window[1]}
+
+
+# Statements that are run again and again are made once: to make one takes SQLAlchemy longer than to run it.
+_OF_HOLDER = LEASES.c.holder == bindparam("of_holder")
+_LIMIT = select(BUDGETS.c.limit_nano).where(BUDGETS.c.name == bindparam("of_budget"))
+_LOCKED_WINDOW = select(WINDOWS).where(*_of(WINDOWS)).with_for_update()
+_WITH_BUDGET = select(BUDGETS, WINDOWS).join(WINDOWS, WINDOWS.c.budget == BUDGETS.c.name).where(*_of(WINDOWS))
+_SPENT = select(WINDOWS.c.spent).where(*_of(WINDOWS))
+_LEASES = select(LEASES).where(*_of(LEASES))
+_HELD = select(func.sum(LEASES.c.amount)).where(*_of(LEASES), LEASES.c.amount > 0)
+_OWN = select(LEASES).where(_OF_HOLDER).order_by(*LEASES.primary_key)
+_WANTED = (
+    select(WINDOWS.c.budget, WINDOWS.c.start, WINDOWS.c.wanted)
+    .join(LEASES, and_(WINDOWS.c.budget == LEASES.c.budget, WINDOWS.c.start == LEASES.c.start))
+    .where(_OF_HOLDER)
+)
+_SET_WINDOW = WINDOWS.update().where(*_of(WINDOWS))
+_SET_WANTED = _SET_WINDOW.values(wanted=bindparam("to_wanted"))
+_SET_ALERTED = _SET_WINDOW.values(alerted=bindparam("to_alerted"))
+_SET_LEASE = (
+    LEASES.update()
+    .where(*_of(LEASES), _OF_HOLDER)
+    .values({name: bindparam(f"to_{name}") for name in ("amount", "held", "seen", "expires_at")})
+)
+# What costs more than was leased is in what is spent, and must not count twice.
+_LEFT = LEASES.c.amount - bindparam("cost", type_=BigInteger)
+_TAKE = (
+    LEASES.update()
+    .where(*_of(LEASES), _OF_HOLDER)
+    .values(amount=case((_LEFT > 0, _LEFT), else_=0), expires_at=bindparam("to_expires_at"))
+)
+_END_LEASE = LEASES.delete().where(*_of(LEASES), _OF_HOLDER)
 
 
 class Grant(NamedTuple):
@@ -93,8 +134,8 @@ def acquire(connection: Connection, holder: str, window: WindowKey, need: Need) 
     """Take of a window what ``holder`` needs, as far as it is there; nothing where that is of no use."""
     row = _locked(connection, window)
     now = now_ms(connection)
-    limit = connection.scalar(select(BUDGETS.c.limit_nano).where(BUDGETS.c.name == window[0]))
-    found = connection.execute(select(LEASES).where(*_of(LEASES, window))).all()
+    limit = connection.scalar(_LIMIT, {"of_budget": window[0]})
+    found = connection.execute(_LEASES, _window(window)).all()
     leased = sum(max(0, each.amount) for each in found)
     # A budget that has just gone refuses nothing.
     left = need.all if limit is None else limit - row.spent - leased
@@ -105,7 +146,7 @@ def acquire(connection: Connection, holder: str, window: WindowKey, need: Need) 
     if left < need.least:
         asked = _ask_others(row.wanted, [each for each in found if each.holder != holder], need, need.least - left)
         if asked is not None and asked > row.wanted:
-            connection.execute(WINDOWS.update().where(*_of(WINDOWS, window)).values(wanted=asked))
+            connection.execute(_SET_WANTED, _window(window) | {"to_wanted": asked})
     if amount > 0:
         added = {"amount": amount, "held": need.held, "expires_at": now + ttl_s(connection) * 1000}
         added["seen"] = row.wanted
@@ -130,11 +171,11 @@ def _ask_others(wanted: int, others: Sequence[Any], need: Need, missing: int) ->
 def _locked(connection: Connection, window: WindowKey) -> Any:
     """Return the row of a window, made if it is not there; no other takes of it before this transaction ends."""
     _add(connection, WINDOWS, {window: {"spent": 0, "wanted": 0, "alerted": 0}}, sums=("spent",))
-    return connection.execute(select(WINDOWS).where(*_of(WINDOWS, window)).with_for_update()).one()
+    return connection.execute(_LOCKED_WINDOW, _window(window)).one()
 
 
 def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str | None) -> list[Alert]:
-    """Add costs to what is spent, and take them from what ``holder`` has leased; returns what is to be told."""
+    """Add costs to what is spent, and take them from what ``holder`` has leased; returns what is to be logged."""
     ordered = sorted(costs)
     _add(
         connection,
@@ -144,25 +185,21 @@ def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str |
     )
     if holder is not None:
         expires_at = now_ms(connection) + ttl_s(connection) * 1000
-        for each in ordered:
-            # What costs more than was leased is in what is spent, and must not count twice.
-            left = LEASES.c.amount - costs[each]
-            values = {"amount": case((left > 0, left), else_=0), "expires_at": expires_at}
-            connection.execute(LEASES.update().where(*_of(LEASES, each), LEASES.c.holder == holder).values(values))
+        own = {"of_holder": holder, "to_expires_at": expires_at}
+        connection.execute(_TAKE, [_window(each) | own | {"cost": costs[each]} for each in ordered])
     return [alert for each in ordered if (alert := _alert(connection, each)) is not None]
 
 
 def _alert(connection: Connection, window: WindowKey) -> Alert | None:
-    """Return what is to be told of a window, once for each threshold; its row is locked."""
-    query = select(BUDGETS, WINDOWS).join(WINDOWS, WINDOWS.c.budget == BUDGETS.c.name).where(*_of(WINDOWS, window))
-    row = connection.execute(query).one_or_none()
+    """Return what is to be logged of a window, once for each threshold; its row is locked."""
+    row = connection.execute(_WITH_BUDGET, _window(window)).one_or_none()
     if row is None:
         return None
     reached = [each for each in (row.alert_percent, 100) if each and row.spent * 100 >= each * row.limit_nano]
     percent = max(reached, default=0)
     if percent <= row.alerted:
         return None
-    connection.execute(WINDOWS.update().where(*_of(WINDOWS, window)).values(alerted=percent))
+    connection.execute(_SET_ALERTED, _window(window) | {"to_alerted": percent})
     return Alert(row.name, percent, row.spent, row.limit_nano)
 
 
@@ -172,27 +209,25 @@ def keep(connection: Connection, holder: str, leases: Mapping[WindowKey, Kept]) 
     Returns what it has in truth of those that were taken from it meanwhile.
     """
     expires_at = now_ms(connection) + ttl_s(connection) * 1000
-    found = connection.execute(select(LEASES).where(LEASES.c.holder == holder).order_by(*LEASES.primary_key)).all()
+    found = connection.execute(_OWN, {"of_holder": holder}).all()
     there = {(row.budget, row.start): row.amount for row in found}
     lost: dict[WindowKey, int] = {}
     for window in sorted(leases):
         own, amount = leases[window], there.get(window, 0)
-        where = (*_of(LEASES, window), LEASES.c.holder == holder)
+        where = _window(window) | {"of_holder": holder}
         if own.is_over:
-            connection.execute(LEASES.delete().where(*where))
+            connection.execute(_END_LEASE, where)
             continue
         if amount < own.known:
             lost[window] = amount
-        values = {"amount": min(amount, own.amount), "held": own.held, "seen": own.seen, "expires_at": expires_at}
-        connection.execute(LEASES.update().where(*where).values(values))
+        values = {"to_amount": min(amount, own.amount), "to_held": own.held, "to_seen": own.seen}
+        connection.execute(_SET_LEASE, where | values | {"to_expires_at": expires_at})
     return lost
 
 
 def wanted(connection: Connection, holder: str) -> dict[WindowKey, int]:
     """Return for each window that ``holder`` has leased how often others have asked for what is idle."""
-    joined = WINDOWS.join(LEASES, and_(WINDOWS.c.budget == LEASES.c.budget, WINDOWS.c.start == LEASES.c.start))
-    query = select(WINDOWS.c.budget, WINDOWS.c.start, WINDOWS.c.wanted).select_from(joined)
-    rows = connection.execute(query.where(LEASES.c.holder == holder)).all()
+    rows = connection.execute(_WANTED, {"of_holder": holder}).all()
     return {(row.budget, row.start): row.wanted for row in rows}
 
 
@@ -209,8 +244,8 @@ def take_lost(connection: Connection, but: Collection[str] = ()) -> dict[tuple[W
     for row in connection.execute(query).all():
         window = (row.budget, row.start)
         _locked(connection, window)
-        where = (*_of(LEASES, window), LEASES.c.holder == row.holder, LEASES.c.expires_at == row.expires_at)
-        if connection.execute(LEASES.delete().where(*where)).rowcount:
+        gone = _END_LEASE.where(LEASES.c.expires_at == row.expires_at)
+        if connection.execute(gone, _window(window) | {"of_holder": row.holder}).rowcount:
             lost[window, row.holder] = min(row.held, row.amount)
     return lost
 
@@ -227,8 +262,8 @@ def forget(connection: Connection, before_s: int) -> None:
 
 def state(connection: Connection, window: WindowKey) -> tuple[int, int]:
     """Return what is spent of a window, and what processes hold of it."""
-    spent = connection.scalar(select(WINDOWS.c.spent).where(*_of(WINDOWS, window)))
-    held = connection.scalar(select(func.sum(LEASES.c.amount)).where(*_of(LEASES, window), LEASES.c.amount > 0))
+    spent = connection.scalar(_SPENT, _window(window))
+    held = connection.scalar(_HELD, _window(window))
     return int(spent or 0), int(held or 0)
 
 
@@ -239,10 +274,6 @@ def costs_of(charged: Iterable[tuple[Iterable[WindowKey], int]]) -> Counter[Wind
         for window in windows:
             costs[window] += cost
     return costs
-
-
-def _of(table: Table, window: WindowKey) -> tuple[Any, Any]:
-    return table.c.budget == window[0], table.c.start == window[1]
 
 
 def _add(

@@ -215,7 +215,7 @@ def _listed(rows: list[JSONObject]) -> Response:
 
 
 def _wants_csv() -> bool:
-    """Say whether the client wants a spreadsheet: by the header ``Accept``, or by ``format=csv``."""
+    """Return whether the client wants a spreadsheet: by the header ``Accept``, or by ``format=csv``."""
     return request.args.get("format") == "csv" or request.accept_mimetypes.best == "text/csv"
 
 

@@ -14,7 +14,7 @@ from one_api.contract import JSONObject
 from one_api.errors import AccountsUnavailable
 from one_api.serving.events import AnswerCut, EventBody
 
-#: What the last line tells the sums of.
+#: The columns that the last line sums up.
 _COUNTS = ("prompt", "cached", "cache_write", "completion", "reasoning", "attempts")
 _MONEY = ("cost_usd", "upstream_cost_usd")
 

@@ -176,7 +176,7 @@ def _add_headers(response: Response) -> Response:
         record.waited_s, record.bytes_in = record.waited_s + body.waited_s, body.taken
     else:
         record.bytes_in = current_request().content_length or 0
-    told = {
+    headers = {
         **record.upstream_headers,
         "x-request-id": record.request_id,
         "x-gateway-attempts": str(len(record.attempts)),
@@ -184,21 +184,21 @@ def _add_headers(response: Response) -> Response:
         **known.get("limit_headers", {}),
     }
     if record.deployment is not None:
-        told["x-gateway-deployment"] = _in_header(record.deployment)
+        headers["x-gateway-deployment"] = _in_header(record.deployment)
     if record.cache is not None:
-        told["x-gateway-cache"] = record.cache
+        headers["x-gateway-cache"] = record.cache
     if record.cache_age_s is not None:
-        told["age"] = str(record.cache_age_s)
+        headers["age"] = str(record.cache_age_s)
     if (cost := _cost(record, known.snapshot)) is not None:
         record.cost = cost
-        told["x-gateway-cost"] = dollars(cost)
+        headers["x-gateway-cost"] = dollars(cost)
     if record.warnings:
-        told["x-gateway-warnings"] = _warnings(record.warnings)
+        headers["x-gateway-warnings"] = _warnings(record.warnings)
     if is_anthropic():
-        told = _for_anthropic(told, record.request_id)
+        headers = _for_anthropic(headers, record.request_id)
     if not response.headers.getlist("cache-control"):  # to look with `in` makes an exception when there is none
-        told["cache-control"] = "no-store"
-    response.headers.extend(told)
+        headers["cache-control"] = "no-store"
+    response.headers.extend(headers)
     return response
 
 
@@ -216,9 +216,9 @@ def _cost(record: CallRecord, used: Snapshot) -> int | None:
     return None if rates is None else rates.cost(record.usage)
 
 
-def _for_anthropic(told: dict[str, str], request_id: str) -> dict[str, str]:
+def _for_anthropic(headers: dict[str, str], request_id: str) -> dict[str, str]:
     """Return headers as Anthropic's clients read them: the limits of the upstream's account are not the caller's."""
-    found = {name: value for name, value in told.items() if not name.startswith(_ANTHROPIC_LIMITS)}
+    found = {name: value for name, value in headers.items() if not name.startswith(_ANTHROPIC_LIMITS)}
     own = current_globals().get("limit_headers", {})
     for kind in ("requests", "tokens"):
         for what in ("limit", "remaining", "reset"):

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from flask import Blueprint, Response, g, request
+from msgspec import structs
 from werkzeug.exceptions import MethodNotAllowed
 
 from one_api.api.kept_responses import ResponseStore, find_items, history
@@ -150,7 +151,8 @@ async def _wanted(body: JSONObject, sealer: Sealer) -> Translated:
         stream = body.get("stream") is True
         chat = ChatRequest(body["model"], stream, stream, body, replace(native, refusal=refusal))
         return untranslated(body, chat, own)
-    return replace(wanted, chat=replace(wanted.chat, native=replace(native, warnings=wanted.warnings)))
+    chat = structs.replace(wanted.chat, native=replace(native, warnings=wanted.warnings))
+    return replace(wanted, chat=chat)
 
 
 async def _translated(body: JSONObject, own: list[Any], history: list[JSONObject], sealer: Sealer) -> Translated:

@@ -57,7 +57,7 @@ class Service:
     siblings: Siblings = field(default_factory=lambda: Siblings("alone"))
     #: The process is about to end: nothing new should be sent here.
     draining: bool = False
-    #: Large bodies are decoded one at a time, lest they hold up the loop together.
+    #: Large bodies are decoded one at a time: several together would hold up the loop.
     large_bodies: asyncio.Lock = field(default_factory=asyncio.Lock)
     _watching: "asyncio.Task[None] | None" = None
 

@@ -14,7 +14,7 @@ from one_api.api.compressed import decompress, encodings_of
 from one_api.api.request_log import OpenCall
 from one_api.api.service import service
 from one_api.contract import ChunkStream
-from one_api.dialects import json, large_json
+from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.errors import GatewayError, InternalError, InvalidRequest, UnsupportedMediaType
@@ -82,7 +82,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
 async def _decode_large(data: bytes) -> JSONObject:
     """Decode in steps; others have the loop between them."""
     others_s = _OTHERS_S if len(data) >= _HUGE_BYTES else 0
-    steps = large_json.decode_object(data)
+    steps = json.decode_large(data)
     while True:
         try:
             next(steps)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from one_api.cache.answers import Answers, Terms
 from one_api.cache.keys import CacheRoute
 from one_api.contract import Usage
-from one_api.dialects import large_json
+from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.embeddings import EmbeddingRequest, Input, Vector, answer_of, as_float32, from_float32
 from one_api.records import CallContext
@@ -86,7 +86,7 @@ def _without_inputs(asked: EmbeddingRequest) -> JSONObject:
 def _key_of(common: bytes, one: Input) -> Generator[None, None, bytes]:
     """Return the key of the vector of one input, in steps none of which takes long."""
     digest = hashlib.sha256(common)
-    for piece in (yield from large_json.canonical([one])):
+    for piece in (yield from json.canonical_large([one])):
         digest.update(piece)
     return digest.digest()
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from one_api.dialects import json, large_json
+from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.routing.selection import Route
 from one_api.settings.adapters import AdapterConfig
@@ -70,7 +70,7 @@ def key_of_large(caller: str | None, route: CacheRoute, body: JSONObject) -> Gen
         body: the request.
     """
     digest = hashlib.sha256()
-    for number, piece in enumerate((yield from large_json.canonical(_whole(caller, route, body))), 1):
+    for number, piece in enumerate((yield from json.canonical_large(_whole(caller, route, body))), 1):
         digest.update(piece)
         if number % _PIECES_A_STEP == 0:
             yield

@@ -27,7 +27,7 @@ class CacheDirectives:
 
     @classmethod
     def read(cls, header: str | None) -> "CacheDirectives":
-        """Read a ``Cache-Control`` header (RFC 9111, 5.2.1). A ``max-age`` that is no number allows no age at all."""
+        """Read a ``Cache-Control`` header (RFC 9111, 5.2.1). A ``max-age`` that is not a number counts as 0."""
         if not header:
             return _ANYTHING
         directives = dict(_directive(part) for part in header.split(","))

@@ -1,11 +1,13 @@
 """How many values a JSON text holds, counted before it is decoded: thirty bytes of memory may hide behind each byte."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 #: How much of a text is looked at in one go, in bytes.
 _PIECE_BYTES = 64 * 1024
+#: A string is long from this size on, in bytes.
+_LONG_BYTES = 8 * 1024
 #: How many of these make a step.
 _PIECES_A_STEP = 16
 #: Where in a text something stands: the first byte of it, and the first after it.
@@ -14,6 +16,10 @@ Span: TypeAlias = tuple[int, int]
 _ENDLESS = b"0" * 310
 #: Makes every digit a zero.
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
+
+
+class InvalidJSON(ValueError):
+    """The bytes are not the JSON that was expected; the message says why, without quoting them."""
 
 
 @dataclass(slots=True)
@@ -30,7 +36,7 @@ class Elements:
     has_endless_number: bool = False
     #: It ends inside a string.
     is_cut: bool = False
-    #: Where strings stand that are longer than two pieces, and some that are longer than one; quotes included.
+    #: Where long strings stand, quotes included.
     long_strings: list[Span] = field(default_factory=list, compare=False)
 
 
@@ -65,8 +71,10 @@ def count_in_steps(data: bytes | bytearray, max_values: int) -> Generator[None, 
                 continue
         end = _after_escape(data, start, end)
         parts = _between_quotes(bytes(data[start:end]))
-        if inside and len(parts) > 1 and start - opened > _PIECE_BYTES:
+        if inside and len(parts) > 1 and start + len(parts[0]) - opened > _LONG_BYTES:
             found.long_strings.append((opened, start + len(parts[0]) + 1))
+        if len(max(parts, key=len)) > _LONG_BYTES:
+            found.long_strings += _long_between(parts, start, inside)
         outside = b"".join(parts[inside::2])
         inside ^= len(parts) % 2 == 0
         if inside and len(parts) > 1:
@@ -81,6 +89,15 @@ def count_in_steps(data: bytes | bytearray, max_values: int) -> Generator[None, 
     return found
 
 
+def _long_between(parts: list[bytes], start: int, inside: bool) -> Iterator[Span]:
+    """Yield where the long strings stand that begin and end in a piece, which begins at ``start``."""
+    at = start + len(parts[0])
+    for number, part in enumerate(parts[1:-1], 1):
+        if (number % 2 == 0) == inside and len(part) > _LONG_BYTES:
+            yield at, at + len(part) + 2
+        at += len(part) + 1
+
+
 def _after_escape(data: bytes | bytearray, start: int, end: int) -> int:
     """Return ``end``, or one more if that would cut an escape sequence of two characters in half."""
     piece = bytes(data[start:end])
@@ -92,3 +109,25 @@ def _between_quotes(piece: bytes) -> list[bytes]:
     if b"\\" in piece:
         piece = piece.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
     return piece.split(b'"')
+
+
+def count_keys(value: Any) -> int:
+    """Return how many keys all objects have together; no deeper than ``decode`` allows."""
+    if isinstance(value, dict):
+        return len(value) + sum(count_keys(child) for child in value.values() if isinstance(child, (dict, list)))
+    return sum(count_keys(child) for child in value if isinstance(child, (dict, list)))
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Return whether containers nest deeper than ``levels``; looks at each container once."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            child
+            for parent in layer
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True

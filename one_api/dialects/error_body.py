@@ -274,7 +274,7 @@ def _bare(markup: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text, or nothing of one that is no text at all."""
+    """Return a text; "" for bytes that are not text."""
     text = text.strip()
     odd = sum(character == "\ufffd" or (character < " " and character not in "\t\r\n") for character in text[:200])
     return "" if odd * 4 > len(text[:200]) else text

@@ -8,20 +8,34 @@ upstream sent may be read more generously.
 import gc
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
 from one_api.contract import JSONObject as JSONObject
-from one_api.dialects.characters import whole
-from one_api.dialects.elements import Elements, count_elements
+from one_api.dialects.characters import all_whole, whole
+from one_api.dialects.elements import Elements, count_elements, count_in_steps, count_keys, is_deeper
+from one_api.dialects.elements import InvalidJSON as InvalidJSON
+from one_api.dialects.json_pieces import PieceWriter
+from one_api.dialects.json_steps import (
+    LONG_STEP_BYTES,
+    StepDecoder,
+    Steps,
+    long_strings,
+    put_in,
+    without_long_strings,
+)
 
 #: More keys than this, in all objects together, no request needs.
 _MAX_KEYS = 100_000
 #: More values than this no text may hold: each takes up to a hundred bytes of memory once it is decoded.
 MAX_VALUES = 300_000
+#: Of a text with more values than this, numbers lose the form that they were written in: to keep it takes long.
+_MANY_VALUES = 20_000
+#: A longer text is not read generously in steps, its long strings aside, in bytes: it is done in one.
+_MAX_REPAIRED_BYTES = 8 * 1024 * 1024
 #: While a longer text than this is decoded, the collector waits: it would go through all that is new, again and again.
 _LONG_BYTES = 64 * 1024
 #: Of a text with more containers than this the collector never sees what was decoded.
@@ -59,16 +73,11 @@ def _as_float(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-#: msgspec's own codecs, which raise its own errors: for ``decode`` and ``encode``, and for ``large_json``.
-raw_decode = msgspec.json.Decoder().decode
-raw_decode_text = msgspec.json.Decoder(str).decode
-raw_decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
-raw_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
-raw_encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
-
-
-class InvalidJSON(ValueError):
-    """The bytes are not the JSON that was expected; the message says why, without quoting them."""
+_decode = msgspec.json.Decoder().decode
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
+_encode = msgspec.json.Encoder(enc_hook=_as_written).encode
+_encode_in_order = msgspec.json.Encoder(enc_hook=_as_float, order="deterministic").encode
 
 
 def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = False) -> Any:
@@ -84,12 +93,12 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
 
 def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int, as_written: bool) -> Any:
     """Decode a text of which ``held`` was counted; None is a short one."""
-    decoder = raw_decode_as_written if as_written else raw_decode
+    decoder = _decode_as_written if as_written else _decode
     try:
         if held is None:
             value = decoder(data)
         else:
-            with collector_paused(held):
+            with _collector_paused(held):
                 value = decoder(data)
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
@@ -99,22 +108,22 @@ def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int,
         raise InvalidJSON(str(error)) from None
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
     if held is not None:
-        check_size(held, value, max_depth)
+        _check_size(held, value, max_depth)
     elif len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth:
         _check_depth(value, max_depth)
     return value
 
 
 def _check_depth(value: Any, max_depth: int) -> None:
-    if _deeper_than(value, max_depth):
+    if is_deeper(value, max_depth):
         raise InvalidJSON(f"it nests deeper than {max_depth} levels")
 
 
-def check_size(held: Elements, value: Any, max_depth: int) -> None:
+def _check_size(held: Elements, value: Any, max_depth: int) -> None:
     """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep or has too many keys."""
     if held.containers > max_depth:
         _check_depth(value, max_depth)
-    if held.keys > _MAX_KEYS and _keys(value) > _MAX_KEYS:
+    if held.keys > _MAX_KEYS and count_keys(value) > _MAX_KEYS:
         raise InvalidJSON(f"it has more than {_MAX_KEYS} keys")
 
 
@@ -137,20 +146,18 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
     """
     held = _measure(data)
     try:
-        value = repair(data)
+        value = _decode_all_generously(data)
     except RecursionError:
         raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
-    check_size(held, value, max_depth)
+    _check_size(held, value, max_depth)
     return value
 
 
-def repair_text(piece: bytes) -> str:
-    """Return the text of a JSON string, as ``repair`` reads it, without halves of characters."""
-    return whole(repair(piece))
+def _decode_piece_generously(piece: bytes) -> str:
+    return whole(_decode_all_generously(piece))
 
 
-def repair(data: bytes | bytearray) -> Any:
-    """Decode as ``decode_generously`` does, whatever the size; raises InvalidJSON, RecursionError."""
+def _decode_all_generously(data: bytes | bytearray) -> Any:
     try:
         return _generous.decode(data.decode("utf-8-sig", "surrogateescape"))
     except ValueError:
@@ -180,6 +187,63 @@ def decode_object(data: bytes | bytearray, *, max_depth: int = 64, as_written: b
     return only_object(decode(data, max_depth=max_depth, as_written=as_written))
 
 
+def decode_large(data: bytes | bytearray, *, max_depth: int = 64) -> Steps:
+    """Decode an object as ``decode_object`` does, in steps none of which takes long.
+
+    The caller lets other work go on in between. Numbers keep the form that they were written in, unless there are
+    many values.
+
+    Raises:
+        InvalidJSON: as ``decode_large_value`` does.
+    """
+    return only_object((yield from decode_large_value(data, max_depth=max_depth, as_written=True)))
+
+
+def decode_large_value(
+    data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = False, generously: bool = False
+) -> Steps:
+    """Decode as ``decode`` does, or as ``decode_generously``, in steps none of which takes long.
+
+    What was decoded generously is made whole, see ``characters``.
+
+    Raises:
+        InvalidJSON: as these do, and for integers beyond a double, whose digits take too long to read.
+    """
+    held = yield from count_in_steps(data, MAX_VALUES)
+    _check_measure(held)
+    if held.has_endless_number:
+        raise InvalidJSON("Number out of range")
+    if held.is_cut:
+        raise InvalidJSON("it is malformed")
+    yield
+    try:
+        with _collector_paused(held):
+            short, spans = without_long_strings(data, held)
+            if generously:
+                if len(short) > _MAX_REPAIRED_BYTES:
+                    raise InvalidJSON("it is malformed")
+                value = all_whole(_decode_all_generously(short))
+            elif held.values <= _MANY_VALUES and len(short) <= LONG_STEP_BYTES:
+                value = (_decode_as_written if as_written else _decode)(short)
+            else:
+                decoder = _decode_as_written if as_written and held.values <= _MANY_VALUES else _decode
+                value = yield from StepDecoder(decoder, _decode_fields, _decode_items).decode(short)
+            yield
+            if spans:
+                read = _decode_piece_generously if generously else _decode_text
+                strings = yield from long_strings(data, spans, read)
+                value = yield from put_in(value, strings)
+    except UnicodeDecodeError:
+        raise InvalidJSON("it is not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+    except msgspec.MsgspecError:
+        raise InvalidJSON("it is malformed") from None  # the place would be one in a slice
+    yield
+    _check_size(held, value, max_depth)
+    return value
+
+
 def only_object(value: Any) -> JSONObject:
     """Return ``value`` if it is an object; raises InvalidJSON otherwise."""
     if not isinstance(value, dict):
@@ -187,8 +251,8 @@ def only_object(value: Any) -> JSONObject:
     return value
 
 
-raw_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-raw_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_numbers = msgspec.json.Decoder(list[float]).decode
 
 
@@ -198,12 +262,12 @@ def fields_in(data: bytes | memoryview) -> dict[str, memoryview]:
     Raises:
         InvalidJSON: when it is no object. What is inside of the fields has been looked at as far as its form goes.
     """
-    return {name: memoryview(raw) for name, raw in _typed(raw_decode_fields, data).items()}
+    return {name: memoryview(raw) for name, raw in _typed(_decode_fields, data).items()}
 
 
 def items_in(data: bytes | memoryview) -> list[memoryview]:
     """Return the items of the array in ``data``, as ``fields_in`` does those of an object."""
-    return [memoryview(raw) for raw in _typed(raw_decode_items, data)]
+    return [memoryview(raw) for raw in _typed(_decode_items, data)]
 
 
 def numbers_in(data: bytes | memoryview) -> list[float]:
@@ -225,20 +289,25 @@ def _typed(decoder: Callable[[bytes | memoryview], Any], data: bytes | memoryvie
 
 def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     """Return compact UTF-8 JSON: keys in their order, non-ASCII as it is."""
-    return raw_encode(value)
+    return _encode(value)
+
+
+def encode_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, None, list[bytes]]:
+    """Encode as ``encode`` does, into pieces, in steps none of which takes long; a short value in one go."""
+    return (yield from PieceWriter(_encode).write_all(value))
 
 
 def decode_text(data: bytes) -> str | None:
     """Return the text that a JSON string (UTF-8, quotes included) holds; None when it is anything else."""
     try:
-        return raw_decode_text(data)
+        return _decode_text(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
 def encode_text(text: str) -> bytes:
     """Return a text as a JSON string, the way that ``encode`` writes it."""
-    return raw_encode(text)
+    return _encode(text)
 
 
 def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
@@ -246,7 +315,12 @@ def canonical(value: Mapping[str, Any] | list[Any]) -> bytes:
 
     Exact otherwise: ``1`` and ``1.0``, null and nothing, and two forms of one character differ.
     """
-    return raw_encode_in_order(value)
+    return _encode_in_order(value)
+
+
+def canonical_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, None, list[bytes]]:
+    """Return the text of ``canonical`` in pieces, in steps none of which takes long; a short one in one go."""
+    return (yield from PieceWriter(_encode_in_order, in_order=True).write_all(value))
 
 
 def _measure(data: bytes | bytearray) -> Elements:
@@ -254,18 +328,17 @@ def _measure(data: bytes | bytearray) -> Elements:
     if len(data) <= _LONG_BYTES:  # at most as many values as bytes
         return Elements(0, data.count(b"{") + data.count(b"["), 0)
     held = count_elements(data, MAX_VALUES)
-    check_measure(held)
+    _check_measure(held)
     return held
 
 
-def check_measure(held: Elements) -> None:
-    """Raise InvalidJSON when a text holds too many values."""
+def _check_measure(held: Elements) -> None:
     if held.values > MAX_VALUES:
         raise InvalidJSON(f"it holds more than {MAX_VALUES} values")
 
 
 @contextmanager
-def collector_paused(held: Elements) -> Iterator[None]:
+def _collector_paused(held: Elements) -> Iterator[None]:
     """Let nothing be collected while a text that holds so much is decoded.
 
     Many containers are frozen, as all that lives then: the collector would go through them several times, for 0.1 us
@@ -284,28 +357,6 @@ def collector_paused(held: Elements) -> Iterator[None]:
             gc.freeze()
         if paused:
             gc.enable()
-
-
-def _keys(value: Any) -> int:
-    """Return how many keys all objects have together; no deeper than ``decode`` allows."""
-    if isinstance(value, dict):
-        return len(value) + sum(_keys(child) for child in value.values() if isinstance(child, (dict, list)))
-    return sum(_keys(child) for child in value if isinstance(child, (dict, list)))
-
-
-def _deeper_than(value: Any, levels: int) -> bool:
-    """Return whether containers nest deeper than ``levels``; looks at each container once."""
-    layer = [value]
-    for _ in range(levels):
-        layer = [
-            child
-            for parent in layer
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
-        ]
-        if not layer:
-            return False
-    return True
 
 
 def kind_of(value: Any) -> str:

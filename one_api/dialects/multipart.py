@@ -32,7 +32,7 @@ class Field:
 
 
 def check_boundary(boundary: str | None) -> bytes:
-    """Return the boundary that a content type names; raises InvalidForm when it is none."""
+    """Return the boundary that a content type names; raises InvalidForm when it is not one."""
     if boundary is None or not _BOUNDARY.fullmatch(boundary):
         raise InvalidForm("its content type has no boundary, or one that cannot be used")
     return boundary.encode("ascii")

@@ -212,7 +212,7 @@ def _read_loosely(data: bytes, refused: json.InvalidJSON) -> Any:
 
 
 def _object_in(value: Any) -> JSONObject | None:
-    """Return the object in a value that is none itself: one alone in a list, or as JSON in a text."""
+    """Return the object in a value of another type: alone in a list, or as JSON in a text."""
     if isinstance(value, dict):
         return value
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):

@@ -17,7 +17,7 @@ from one_api.dialects.json import JSONObject
 #: How a sealed text of this version begins.
 PREFIX = "gw1."
 _TAG_BYTES = 32
-#: A sealed text of more characters is none of ours.
+#: A longer text is not one of ours.
 _MAX_CHARACTERS = 16 * 1024 * 1024
 
 

@@ -166,7 +166,7 @@ class EventReader:
         return Event(text.strip(), bare=True)
 
     def _dispatch(self) -> list[Event]:
-        """Close the event under way; one without data is none, unless it is called an error."""
+        """Close the event under way; one without data is left out, unless it is called an error."""
         data, name = b"\n".join(self._data), self._name
         self.blocks += bool(data or name)
         self._data, self._name, self._size = [], "", 0

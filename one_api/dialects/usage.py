@@ -58,12 +58,12 @@ def _read(reported: JSONObject) -> JSONObject:
         name = _NAMES.get(name, name)
         if name in _DETAILS and isinstance(value, dict):
             value = {key: count(each) for key, each in value.items()}
-        if name in _COUNTS:
-            value = counted if _is_number(counted := count(value)) else None
+        if name in _COUNTS and not _is_number(value := count(value)):
+            continue
         said[name] = _larger(said.get(name), value)
-    prompt, completion = said.get("prompt_tokens"), said.get("completion_tokens")
-    if not said.get("total_tokens") and isinstance(prompt, int) and isinstance(completion, int):
-        said["total_tokens"] = prompt + completion
+    if "prompt_tokens" in said or "completion_tokens" in said:
+        prompt, completion = said.setdefault("prompt_tokens", 0), said.setdefault("completion_tokens", 0)
+        said["total_tokens"] = said.get("total_tokens") or prompt + completion
     return said
 
 

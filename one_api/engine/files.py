@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import importlib.util
-import math
 import os
 import re
 import secrets
@@ -47,10 +46,6 @@ _EMBEDDING_CONTEXT, _MAX_EMBEDDING_CONTEXT = 2048, 8192
 MIN_AUTO_CONTEXT, MAX_AUTO_CONTEXT = 2048, 32_768
 #: Bits that a number of the context takes, by its format, with the scales of its block (ggml's block sizes).
 _BITS = {"f16": 16.0, "bf16": 16.0, "q8_0": 8.5, "q5_1": 6.0, "q5_0": 5.5, "q4_1": 5.0, "q4_0": 4.5}
-
-_MARK = "--- start "
-_MAX_FAILURES = 16
-_LOG_LINE = re.compile(r"^\d+\.\d\d\.\d{3}\.\d{3} [A-Z] ")
 
 
 class EngineFailed(Exception):
@@ -237,7 +232,7 @@ def does_embed(model: ModelFile, settings: EngineSettings) -> bool:
 
 
 def does_rank(model: ModelFile, settings: EngineSettings) -> bool:
-    """Say whether the engine of a model ranks documents."""
+    """Return whether the engine of a model ranks documents."""
     return model.ranks or model.id in settings.ranking
 
 
@@ -299,15 +294,6 @@ def _socket_dir(run_dir: Path) -> Path:
     return _private_dir(short)
 
 
-def open_log(plan: Plan, cap_bytes: int) -> int:
-    """Open the log for appending, emptied if it is over its cap, and mark that a start begins."""
-    log = open_private(plan.file("log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    if os.fstat(log).st_size > cap_bytes:
-        os.ftruncate(log, 0)
-    os.write(log, f"{_MARK}{time.strftime('%Y-%m-%dT%H:%M:%S%z')}\n".encode())
-    return log
-
-
 def read_state(plan: Plan) -> Endpoint | None:
     """Return the endpoint in the ``.state`` file, or None if it is missing or damaged."""
     state = read_object(plan.file("state"))
@@ -322,66 +308,6 @@ def write_state(plan: Plan, endpoint: Endpoint, slots: int) -> None:
     state = {"pid": endpoint.pid, "socket": str(endpoint.socket_path), "key": endpoint.api_key}
     state |= {"model": str(plan.model.path), "slots": plan.slots.name, "slot_count": slots}
     write_object(plan.file("state"), state)
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """When starts failed and engines crashed, by the machine's monotonic clock, and why the last one did."""
-
-    times: list[float]
-    reason: str
-
-
-def read_failures(plan: Plan) -> Failures:
-    """Return what went wrong lately, as all processes recorded it."""
-    failures = read_object(plan.file("failures"))
-    times = failures.get("times")
-    times = [at for at in times if isinstance(at, int | float)] if isinstance(times, list) else []
-    return Failures(times, str(failures.get("reason")))
-
-
-def record_failure(plan: Plan, what: str) -> str:
-    """Count a failure for all processes, and return its reason: ``what`` and the end of the log."""
-    reason = f"{what}{_log_tail(plan.file('log'))}"
-    times = [*read_failures(plan).times, time.monotonic()][-_MAX_FAILURES:]
-    write_object(plan.file("failures"), {"times": times, "reason": reason})
-    return reason
-
-
-def refuse_after_failures(plan: Plan, settings: EngineSettings) -> None:
-    """Raise EngineFailed if there were too many failures lately."""
-    failures = read_failures(plan)
-    now = time.monotonic()
-    recent = [at for at in failures.times if now - settings.failure_window_s < at <= now]
-    if len(recent) > settings.failure_limit:
-        rest_s = recent[-1 - settings.failure_limit] + settings.failure_window_s - now
-        raise EngineFailed(
-            f"{plan.alias}: its engine keeps failing, next attempt in {math.ceil(rest_s)} s. Last: {failures.reason}",
-            rest_s,
-        )
-
-
-def backoff_s(plan: Plan, settings: EngineSettings) -> float:
-    """Return how long to wait before the next start, in seconds: nothing after a single failure."""
-    now = time.monotonic()
-    recent = [at for at in read_failures(plan).times if now - settings.failure_window_s < at <= now]
-    if len(recent) < 2:
-        return 0.0
-    return max(0.0, recent[-1] + settings.backoff_s * 2.0 ** (len(recent) - 2) - now)
-
-
-def _log_tail(path: Path) -> str:
-    """Return what the engine printed last since its start, as ``: line; line``, in at most 600 characters."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16_384))
-            text = file.read(16_384).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    lines = [_LOG_LINE.sub("", line).strip() for line in text.rpartition(_MARK)[2].splitlines()[1:]]
-    distinct = list(dict.fromkeys(line for line in lines if line))[-6:]
-    tail = "; ".join("".join(char if char.isprintable() else "?" for char in line) for line in distinct)
-    return f": {tail[:600]}" if tail else ""
 
 
 def read_object(path: Path) -> JSONObject:

@@ -33,6 +33,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from one_api.engine.failures import backoff_s, read_failures, record_failure, refuse_after_failures
 from one_api.engine.files import (
     POLL_S,
     Endpoint,
@@ -40,12 +41,8 @@ from one_api.engine.files import (
     EngineSettings,
     FileLock,
     Plan,
-    backoff_s,
     plan_for,
-    read_failures,
     read_state,
-    record_failure,
-    refuse_after_failures,
     slots_base,
     write_state,
 )

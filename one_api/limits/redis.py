@@ -332,7 +332,7 @@ class RedisStore(LimitStore):
 
 
 def _read(found: Any, limits: Limits) -> _Answer | None:
-    """Read the answer of ``TAKE``; None when there is none that makes sense."""
+    """Read the answer of ``TAKE``; None when it makes no sense."""
     try:
         refused, wait_s, used, reset_s, used_tokens, reset_tokens_s, second, birth = found
         most = limits.tokens_per_minute

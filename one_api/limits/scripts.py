@@ -77,6 +77,9 @@ local function save()
 end
 local function wait(kind, needed)
   if needed <= 0 then return 0 end
+  local latest = newest[kind]
+  if last[kind] < second then latest = tonumber(redis.call('HGET', window, kind .. last[kind])) or 0 end
+  if needed > used[kind] - latest then return math.max(0, last[kind] + {BUCKETS} - now) end
   for begin = first, second - 1, 12 do
     local names = {{}}
     for each = begin, math.min(begin + 11, second - 1) do names[#names + 1] = kind .. each end

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias, TypeVar
 
 import redis.asyncio
@@ -17,7 +18,7 @@ from one_api.redis.breaker import Breaker
 from one_api.redis.script import Script
 
 T = TypeVar("T")
-#: Sends commands together, and returns their answers; an exception stands for one that there is none to.
+#: Sends commands together, and returns their answers; an exception stands for a missing answer.
 SendPipeline: TypeAlias = Callable[[list[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 #: The deadline of a connect, in seconds, and of a trip that needs one; of every trip if its own is longer.
@@ -92,14 +93,15 @@ class RedisLink:
         #: Commands that wait for the next trip; each trip takes all that are there.
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._pump: asyncio.Task[None] | None = None
+        self._trip_began = 0.0
         #: When calls failed lately, and those whose answers are still waited for.
         self._failed_at: deque[float] = deque(maxlen=_UNRELIABLE_FAILURES)
         self._late: set[asyncio.Task[None]] = set()
 
     @property
     def is_down(self) -> bool:
-        """Return whether Redis failed several times in a row, up to the last time."""
-        return self._breaker.is_open
+        """Return whether Redis failed several times in a row, up to the last time, or does not answer now."""
+        return self._breaker.is_open or self._is_stuck()
 
     @property
     def unreliable(self) -> bool:
@@ -114,12 +116,14 @@ class RedisLink:
             RedisUnavailable: when there is no answer.
             RedisRefusal: when it refuses; only where the link is forgiving.
         """
-        if self._breaker.is_open and not self._breaker.admits():
+        if self._is_stuck() or (self._breaker.is_open and not self._breaker.admits()):
             raise RedisUnavailable
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, answer))
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._travel())
+        if self._breaker.has_failed:
+            await self._wait_briefly(answer)
         found = await answer
         if isinstance(found, ResponseError):
             self._tell(found)
@@ -128,8 +132,33 @@ class RedisLink:
             raise found if isinstance(found, RedisUnavailable) else RedisUnavailable
         return found
 
+    def _is_stuck(self) -> bool:
+        """Return whether Redis has failed, and the next trip takes longer than one may: no request waits behind it."""
+        under_way = self._pump is not None and not self._pump.done()
+        return self._breaker.has_failed and under_way and time.monotonic() - self._trip_began > self._patience_s
+
+    async def _wait_briefly(self, answer: asyncio.Future[Any]) -> None:
+        """Wait for an answer while Redis may be ill: a trip that has to connect first takes longer than callers wait.
+
+        Raises:
+            RedisUnavailable: when it is not there; what was not sent yet is not sent any more.
+        """
+        with suppress(TimeoutError):
+            await _within(self._patience_s, answer)
+            return
+        for place, (_, waiting) in enumerate(self._waiting):
+            if waiting is answer:
+                del self._waiting[place]
+                raise RedisUnavailable
+        raise RedisUnavailable(_later(answer))
+
+    @property
+    def _patience_s(self) -> float:
+        """Return how long a caller waits after failures in a row: each has shown that more would be of no use."""
+        return self._call_s * 0.5**self._breaker.failures
+
     async def ask_all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Return what Redis answers to several commands; an exception stands for one that there is none to."""
+        """Return what Redis answers to several commands; an exception stands for a missing answer."""
         return list(await asyncio.gather(*(self.ask(*command) for command in commands), return_exceptions=True))
 
     async def run(self, script: Script, names: Sequence[str], *arguments: Any) -> Any:
@@ -140,11 +169,12 @@ class RedisLink:
         """Send commands until none waits. A caller that has left does not hold up the others."""
         while self._waiting:
             trip, self._waiting = self._waiting[:_TRIP], self._waiting[_TRIP:]
+            self._trip_began = time.monotonic()
             answers = await self._trip([command for command, _ in trip])
             for (_, waiting), answer in zip(trip, answers, strict=True):
                 if not waiting.done():
                     waiting.set_result(answer)
-            if self._breaker.is_open:
+            if self._breaker.has_failed:  # no request waits for the next trip, which may fail as well
                 for _, waiting in self._waiting:
                     if not waiting.done():
                         waiting.set_result(RedisUnavailable())
@@ -186,6 +216,12 @@ class RedisLink:
         return answers
 
     def _limit_s(self) -> float:
+        """Return how long the next trip may take. While Redis owes an answer it may be frozen: less each time.
+
+        A probe has all the time that a new connection needs.
+        """
+        if self._late and self._breaker.failures and not self._breaker.is_open:
+            return self._call_s / (1 << self._breaker.failures)
         return self._call_s if self._connected else self._connect_s
 
     def _fail(self, error: Exception) -> None:
@@ -259,6 +295,21 @@ async def _deliver(sending: asyncio.Future[list[Any]], late: list[asyncio.Future
         for future, answer in zip(late, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
+
+
+def _later(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """Return a future of an answer that no request waits for any more; None when none will come."""
+    late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def hand_on(done: asyncio.Future[Any]) -> None:
+        found = None if done.cancelled() else done.result()
+        if isinstance(found, RedisUnavailable) and found.late is not None:
+            found.late.add_done_callback(hand_on)
+        elif not late.done():
+            late.set_result(None if isinstance(found, Exception) else found)
+
+    answer.add_done_callback(hand_on)
+    return late
 
 
 async def _within(limit_s: float, call: asyncio.Future[T]) -> T:

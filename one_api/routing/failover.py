@@ -185,7 +185,7 @@ class Failover:
         raise error
 
     async def _continue_at(self, state: RequestState, step: NextAttempt, sent: Sent) -> Attempt:
-        """Ask a deployment afresh, and if it says something else, to go on from what was sent."""
+        """Ask a deployment for the whole answer again; if that differs, ask it to go on from what was sent."""
         deployment = step.deployment
         limit = _Limit(state.route.policy.first_event_s or _FIRST_EVENT_S)
         attempt = state.begin(deployment, step.candidates, "resume")

@@ -84,8 +84,10 @@ def _wrong_door(route: Route, kind: Kind) -> InvalidRequest:
     known = {each for target in route.targets for each in target.adapter.kinds_of(target.model) or ()}
     doors = [path for each, path in DOORS.items() if each in known and each != kind]
     advice = f"ask it at POST {' or '.join(doors)}" if doors else "choose another one"
+    # The doors of chats are several, with words of their own.
+    wanted = "is not for chats" if kind == "chat" else f"does not serve {DOORS[kind]}"
     return InvalidRequest(
-        f"The model `{route.model[:256]}` does not serve {DOORS[kind]}: {advice}.",
+        f"The model `{route.model[:256]}` {wanted}: {advice}.",
         param="model",
         code="model_not_supported",
     )

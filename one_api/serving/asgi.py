@@ -95,7 +95,7 @@ class FlaskASGI:
             self._exchanges.discard(task)
 
     def drain(self) -> None:
-        """Say, from now on, that this process is about to end."""
+        """Answer ``/ready``, from now on, with the reason that this process is about to end."""
         self._service.draining = True
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

@@ -43,7 +43,7 @@ class _Bridged(greenlet):
                 self.result = function()
             except GreenletExit:  # it is not used any more
                 raise
-            except BaseException as error:  # it belongs to whoever waits for the function
+            except BaseException as error:  # it belongs to the caller that waits for the function
                 self.error = error
             self.is_done = True
             assert self.parent is not None  # noqa: S101 - it was made with one

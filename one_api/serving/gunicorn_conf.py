@@ -88,7 +88,7 @@ def _log_without_waiting(server: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Let a new worker end when it is asked to, from its first moment on.
 
-    Until it has set its own handlers it has those of the master, which only put signals into a queue that nobody reads
+    Until it has set its own handlers it has those of the master, which only put signals into a queue that is not read
     here: a worker that was asked to end would serve on, and the master wait for it as long as requests may take.
     """
     for each in _END_SIGNALS:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response
 from werkzeug.datastructures import Headers
 
-from one_api.dialects import json, large_json
+from one_api.dialects import json
 from one_api.serving.fairness import in_turns
 
 if TYPE_CHECKING:
@@ -49,6 +49,6 @@ class JSONResponse(PlainResponse):
 
 async def json_response(value: Mapping[str, Any]) -> PlainResponse:
     """Return a ``JSONResponse`` of a value that may be large: others have the loop while it is encoded and sent."""
-    pieces = await in_turns(large_json.encode(value))
+    pieces = await in_turns(json.encode_large(value))
     size = str(sum(map(len, pieces)))
     return PlainResponse(pieces, 200, Headers([("Content-Type", "application/json"), ("Content-Length", size)]))

@@ -37,14 +37,9 @@ class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stream_total_s: Seconds = 3600.0
 
 
-class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="openai"):
-    """A server that speaks OpenAI's Chat Completions dialect."""
+class _RemoteConfig(Struct, frozen=True, kw_only=True):
+    """What every adapter for a server elsewhere has."""
 
-    base_url: OpenAIAddress = OPENAI_BASE_URL
-    #: Sent as a bearer token; leave it out for a server that asks for none.
-    api_key: Credential = None
-    #: The upstream's model names. Left out: asked for at the upstream, and refreshed.
-    models: tuple[str, ...] | None = None
     #: Share of the traffic among the targets of a group.
     weight: Weight = 1.0
     #: Requests in flight at once, per process.
@@ -53,13 +48,25 @@ class OpenAIConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
     #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
     proxy: Proxy | None = None
-    #: Tell the upstream which trace a request belongs to, in ``traceparent``. auto: where it is on this machine or in a
+    #: Send the id of a request's trace to the upstream, in ``traceparent``. auto: where it is on this machine or in a
     #: private network, by its address.
     propagate_trace: Literal["auto"] | bool = "auto"
     #: What traces call the provider. Left out: by the adapter's type and its host.
     provider: Token | None = None
     #: Seconds between two questions for the model list.
     discovery_interval_s: Seconds = 300.0
+
+
+class OpenAIConfig(
+    _RemoteConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="openai"
+):
+    """A server that speaks OpenAI's Chat Completions dialect."""
+
+    base_url: OpenAIAddress = OPENAI_BASE_URL
+    #: Sent as a bearer token; leave it out for a server that asks for none.
+    api_key: Credential = None
+    #: The upstream's model names. Left out: asked for at the upstream, and refreshed.
+    models: tuple[str, ...] | None = None
     #: Ask for usage in streams; switch it off for a server that refuses ``stream_options``.
     stream_usage: bool = True
     #: Send ``developer`` messages as ``system``, for servers that do not know the role.
@@ -107,7 +114,9 @@ class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return {name: value for name, value in found.items() if value is not None}
 
 
-class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="claude"):
+class ClaudeConfig(
+    _RemoteConfig, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="claude"
+):
     """A server that speaks Anthropic's Messages dialect."""
 
     #: With or without a ``/v1`` at its end.
@@ -123,21 +132,6 @@ class ClaudeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: The upstream's model names. Left out: asked for at the upstream, and refreshed. What the upstream says that each
     #: model can do counts in any case.
     models: tuple[str, ...] | None = None
-    #: Share of the traffic among the targets of a group.
-    weight: Weight = 1.0
-    #: Requests in flight at once, per process.
-    max_concurrency: Count = 1000
-    timeouts: Timeouts = Timeouts()
-    #: http://, socks5:// or socks5h://, with user and password if need be; or ``environment``: what HTTPS_PROXY,
-    #: HTTP_PROXY, ALL_PROXY and NO_PROXY say. Never used for an address of this machine. Left out: none.
-    proxy: Proxy | None = None
-    #: Tell the upstream which trace a request belongs to, in ``traceparent``. auto: where it is on this machine or in a
-    #: private network, by its address.
-    propagate_trace: Literal["auto"] | bool = "auto"
-    #: What traces call the provider. Left out: by the adapter's type and its host.
-    provider: Token | None = None
-    #: Seconds between two questions for the model list.
-    discovery_interval_s: Seconds = 300.0
     #: Refuse with 400 what would else be dropped or altered with a warning.
     strict: bool = False
     #: Answer ``n`` > 1 by as many requests, each of which costs the whole prompt; else ``n`` > 1 is refused.

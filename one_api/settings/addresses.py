@@ -182,7 +182,7 @@ class Dialect:
 
 
 def _split(url: str) -> SplitResult | None:
-    """Return the parts of an http(s) address; None when it is none."""
+    """Return the parts of an http(s) address; None when it is not one."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

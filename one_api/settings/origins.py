@@ -35,7 +35,7 @@ Origin = Annotated[str, Meta(pattern=_ORIGIN), checked(_check_origin)]
 
 
 def are_origins(value: Any) -> bool:
-    """Return whether this is a text with origins between commas, or a list of them; patterns are none."""
+    """Return whether this is a text with origins between commas, or a list of them; patterns are not origins."""
     entries = [entry for entry in value.split(",") if entry.strip()] if isinstance(value, str) else value
     return isinstance(entries, (list, tuple, set)) and all(
         isinstance(entry, str) and re.match(_ORIGIN, entry.strip()) for entry in entries

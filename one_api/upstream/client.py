@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import aiohttp
 
 from one_api.contract import ByteStream, ChunkStream
-from one_api.dialects import json, large_json
+from one_api.dialects import json
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.forwarded import Body, ForwardRequest, JSONBody
@@ -182,7 +182,7 @@ class Upstream:
         elif context is not None and context.is_short:
             pieces = [json.encode(body)]
         else:
-            pieces = await in_turns(large_json.encode(body))
+            pieces = await in_turns(json.encode_large(body))
         if len(pieces) == 1 and len(pieces[0]) <= _LARGE_BODY_BYTES:
             return await self._exchange(method, path, pieces[0], headers, context)
         headers["content-length"] = str(sum(map(len, pieces)))
@@ -248,11 +248,11 @@ async def decode_large(answer: bytes, *, as_written: bool = False) -> Any:
     if len(answer) <= _LARGE_ANSWER_BYTES or answer[:_LARGE_ANSWER_BYTES].lstrip(_BLANK)[:1] not in (b"{", b"[", b""):
         return None
     try:
-        return await in_turns(large_json.decode(answer, as_written=as_written))
+        return await in_turns(json.decode_large_value(answer, as_written=as_written))
     except json.InvalidJSON as error:
         refused = str(error)
     try:
-        return await in_turns(large_json.decode(answer, generously=True))
+        return await in_turns(json.decode_large_value(answer, generously=True))
     except json.InvalidJSON:
         if len(answer) <= _HUGE_ANSWER_BYTES:
             return None

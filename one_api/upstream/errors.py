@@ -263,7 +263,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _plausible(seconds: float) -> float | None:
-    """Keep a plausible wait; one that is over is a second, and NaN is none."""
+    """Keep a plausible wait; one in the past is a second, and NaN is no wait."""
     if math.isnan(seconds):
         return None
     return min(seconds, _MAX_RETRY_AFTER_S) if seconds > 0 else 1.0

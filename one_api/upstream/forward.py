@@ -37,7 +37,7 @@ class UpstreamBytes(ByteStream):
         reports: Reports,
     ) -> None:
         self.status = response.status
-        self.content_type = response.headers.get("content-type", "application/octet-stream")
+        self.content_type = response.headers.get("content-type") or "application/octet-stream"
         self.disposition = response.headers.get("content-disposition")
         self._response = response
         self._door = request.door

@@ -10,7 +10,7 @@ _CLAUDE = "anthropic-ratelimit-"
 _OPENAI = "x-ratelimit-"
 #: Under this name the client sees the limits of an upstream that has refused a request for them.
 _SHOWN = "x-upstream-ratelimit-"
-#: A value longer than this is none of theirs.
+#: A longer value is not one of theirs.
 _MAX_VALUE = 128
 #: More of them than this no upstream has.
 _MAX_HEADERS = 24

@@ -100,7 +100,11 @@ class UpstreamStream(ChunkStream):
         # thinks in silence sends pings.
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
         while not self._ready and not self.ended:
-            until = min(self._deadline, self._end_of_tail()) if self._translator.is_complete else self._deadline
+            until = self._deadline
+            if self._translator.is_complete:
+                until = min(until, self._end_of_tail())
+            else:
+                self._tail_ends = None
             try:
                 with self._timeout.limit(idle_s, until):
                     received = await self._response.content.read(_PIECE_BYTES)

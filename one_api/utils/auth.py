@@ -15,7 +15,7 @@ from flask import g, request
 from werkzeug.datastructures import Headers
 
 from one_api.contract import Caller
-from one_api.errors import Forbidden, Unauthorized
+from one_api.errors import AccountsUnavailable, Forbidden, Unauthorized
 from one_api.serving.bridge import async_to_sync, await_
 from one_api.serving.current import current_application, current_globals, current_request
 from one_api.settings.kinds import Secret
@@ -245,6 +245,8 @@ def _caller_of(accounts: "Accounts", key: str, roles: tuple[str, ...]) -> Caller
     if found is None and accounts.may_be_new(key):
         await_(accounts.look_again())
         found = accounts.find_key(key)
+    if found is None and not accounts.knows_keys:
+        raise AccountsUnavailable("The gateway cannot look up its keys now: try again.", retry_after_s=1)
     if found is None or found.role not in roles:
         return None
     if found.is_disabled:

@@ -1,5 +1,6 @@
 """The journal outlives its process, and is read by one other."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -37,6 +38,22 @@ def test_the_journal_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path)
 
     assert list(Journal.abandoned(tmp_path)) == []
+    journal.remove()
+
+
+def test_a_journal_is_not_taken_for_abandoned_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, found = fcntl.flock, list[Journal]()
+
+    def look_and_lock(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        found.extend(Journal.abandoned(tmp_path))  # as another process may at any moment
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", look_and_lock)
+    journal = Journal.create(tmp_path)
+
+    assert found == []
+    assert [*tmp_path.iterdir()] == [journal.path]
     journal.remove()
 
 

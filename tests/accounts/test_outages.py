@@ -1,5 +1,7 @@
 """The gateway while PostgreSQL is away: nobody waits for long, budgets hold as far as is configured, no row is lost."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -127,3 +129,32 @@ def test_what_was_let_in_is_missing_afterwards(
     until(lambda: account.spent() == 4, 15.0)
     assert timed(bed, model, account)[1].error["code"] == "budget_exceeded"
     check_books(engine, account)
+
+
+def test_a_process_that_starts_without_the_database_refuses_no_key_for_good(
+    bed: Bed, engine: Engine, outage: tuple[Callable[[], None], Callable[[], None]]
+) -> None:
+    begin, end = outage
+    model, account = unit_model(bed), Account(engine, 100)
+    assert bed.ask(model, key=account.key, max_tokens=1).status == 200
+
+    begin()
+    (pid,) = bed.gateway.worker_pids(1)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: serves(bed, model), 30.0)
+    unknown = bed.ask(model, key=account.key, max_tokens=1)
+
+    assert (unknown.status, unknown.error["code"]) == (503, "accounts_unavailable")
+    assert bed.ask(model).status == 200  # one of the configuration
+    end()
+    until(lambda: bed.ask(model, key=account.key, max_tokens=1).status == 200, 10.0)
+    assert bed.ask(model, key="sk-nobody").status == 401
+    check_books(engine, account)
+
+
+def serves(bed: Bed, model: str) -> bool:
+    """Whether a new process answers."""
+    try:
+        return bed.ask(model).status == 200
+    except (OSError, AssertionError):
+        return False

@@ -90,6 +90,30 @@ def test_the_official_client_reads_a_stream(doors: DoorBed, client: openai.OpenA
     assert doors.last(model).json["stream_options"] == {"include_usage": True}, "it is asked for the log's sake"
 
 
+@pytest.mark.parametrize("place", ["own chunk", "last text", "finish", "every chunk", "after the end mark is due"])
+def test_usage_comes_last_in_a_chunk_of_its_own(doors: DoorBed, place: str) -> None:
+    model, used = doors.model(), tokens(3, 2)
+    says = {"usage": used}
+    scripts: dict[str, Script] = {
+        "own chunk": sse(text("a"), text("", "stop"), text("") | says | {"choices": []}),
+        "last text": sse(text("a") | says, text("", "stop")),
+        "finish": sse(text("a"), text("", "stop") | says),
+        "every chunk": sse(text("a", usage=tokens(3, 1)), text("", "stop") | says),
+        "after the end mark is due": sse(text("a"), text("", "stop") | says, done=False),
+    }
+    doors.a.on(model, scripts[place])
+
+    asked = complete(doors, model, stream=True, stream_options={"include_usage": True})
+    plain = complete(doors, model, stream=True)
+
+    *chunks, last = asked.chunks
+    assert (last["choices"], last["usage"], last["object"]) == ([], used, "text_completion")
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert asked.events[-1] == "data: [DONE]"
+    assert not [chunk for chunk in plain.chunks if "usage" in chunk or not chunk["choices"]]
+    assert doors.record_of(plain)["completion_tokens"] == 2
+
+
 def test_a_stream_of_several_choices(doors: DoorBed) -> None:
     model = doors.model()
     doors.a.on(model, sse(text("a"), text("b", index=1), text("", "stop"), text("", "stop", index=1), done=False))

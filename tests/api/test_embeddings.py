@@ -156,6 +156,17 @@ def test_token_ids_go_only_where_they_mean_the_same(doors: DoorBed) -> None:
     assert doors.asked(model) == {"a": 1}
 
 
+def test_token_ids_go_to_the_target_that_reads_them() -> None:
+    groups = {"both": {"targets": ["b/any-0", "a/any-0"], "strategy": "ordered"}}
+    with running_doors(model_groups=groups) as doors:
+        doors.a.on("any-0", by_length)
+
+        answer = embed(doors, "both", [[1, 2, 3]])
+
+        assert embeddings(answer) == [[3.0, 3.0]]
+        assert doors.asked("any-0") == {"a": 1}
+
+
 def test_a_large_request_is_sent_in_parts() -> None:
     with running_doors({"max_batch": 3}) as doors:
         model = doors.model()

@@ -46,6 +46,8 @@ LIMIT, RACERS, REQUESTS = 50, 40, 200
 STREAMS = 100
 #: How long a request may take while Redis is frozen: the gateway waits 100 ms for its limits at most.
 MAX_WAIT_S = 0.15
+#: How long the first may take: the cache, which was not connected before, waits 250 ms at most.
+MAX_FIRST_WAIT_S = 0.6
 CHUNKS = text_chunks("a", "b", "c", "d", model="slow")
 _ASK = """\
 import http.client, sys
@@ -230,8 +232,10 @@ def test_while_redis_is_frozen_nobody_waits_for_it(cluster: Cluster) -> None:
 
     assert set(statuses) <= {200, 429}
     assert statuses.count(200) <= 2 * LIMIT
-    # Three failures open the circuit breaker of a gateway: no more requests than that wait for both together.
-    assert sorted(took)[-2 * 3 - 1] < MAX_WAIT_S, sorted(took)[-8:]
+    # Of each gateway the first request waits, once for its limits and once for the cache. After a failure nobody waits
+    # for long, and one more may be slow on a busy machine.
+    assert sorted(took)[-2 - 1 - 1] < MAX_WAIT_S, sorted(took)[-8:]
+    assert max(took) < MAX_FIRST_WAIT_S, sorted(took)[-8:]
     for number in range(2):
         wait_until(lambda number=number: not cluster.degraded(number), f"gateway {number} to use Redis again", 30)  # type: ignore[misc]
     assert cluster.race(cluster.make_key("thawed", rpm=LIMIT)) == {200: LIMIT, 429: REQUESTS - LIMIT}

@@ -363,6 +363,60 @@ def test_any_other_becomes_one_of_openais(reason: str, expected: str) -> None:
         assert (choice["finish_reason"], choice["native_finish_reason"]) == (expected, reason)
 
 
+FIRST: list[list[JSONObject]] = [
+    [chunk({"role": "assistant", "content": ""}, "stop")],
+    [chunk({"reasoning_content": "h"}, "stop"), chunk({"reasoning_content": "m"}, "stop")],
+    [chunk({"content": "He"}, "stop")],
+    [chunk({}, "stop")],
+]
+
+
+@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("last", ["stop", "length", None])
+def test_a_finish_reason_before_the_end_is_none(first: list[JSONObject], last: str | None) -> None:
+    words = "Hello" if first is not FIRST[2] else "llo"
+    events = [*first, *(chunk({"content": each}, "stop") for each in words), chunk({}, last)]
+    translated = translate(stream(*events, {"choices": [], "usage": usage(9, 3)}))
+
+    *before, ending, counted = translated.chunks
+    assert [each["choices"][0]["finish_reason"] for each in before] == [None] * len(before)
+    assert (ending["choices"][0]["finish_reason"], ending["choices"][0]["delta"]) == (last or "stop", {})
+    assert "".join(each["choices"][0]["delta"].get("content") or "" for each in before) == "Hello"
+    assert counted["usage"] == usage(9, 3)
+
+
+@pytest.mark.parametrize("first", FIRST)
+def test_an_answer_of_which_nothing_was_said_is_not_complete(first: list[JSONObject]) -> None:
+    reader, events = OpenAIStream(OURS, include_usage=False), EventReader()
+    for event in events.feed(stream(*first, done=False)):
+        reader.feed(event)
+
+    assert reader.is_complete == (first is FIRST[2])
+    assert [each["choices"][0]["finish_reason"] for each in reader.end()] == ["stop"]
+
+
+def test_a_call_after_a_finish_reason_belongs_to_the_answer() -> None:
+    deltas = [chunk({"content": "Hello"}, "stop"), chunk(opened("a", "f", '{"a":1}'), "stop")]
+
+    choice = choice_of(*deltas)
+
+    assert (choice["finish_reason"], choice["message"]["tool_calls"]) == ("tool_calls", [called("a", "f", '{"a":1}')])
+
+
+def test_words_and_a_finish_reason_in_one_chunk_are_two() -> None:
+    scored = chunk({"content": "a"}, "length", service_tier="flex")
+    scored["choices"][0]["logprobs"] = {"content": [{"token": "a"}]}
+
+    said, ending = translate(stream(scored)).chunks
+
+    assert (said["choices"][0]["delta"], said["choices"][0]["finish_reason"]) == (
+        {"role": "assistant", "content": "a"}, None
+    )  # fmt: skip
+    assert said["choices"][0]["logprobs"] == {"content": [{"token": "a"}]}
+    assert (ending["choices"][0]["delta"], ending["choices"][0]["logprobs"]) == ({}, None)
+    assert (ending["choices"][0]["finish_reason"], ending["service_tier"]) == ("length", "flex")
+
+
 @pytest.mark.parametrize("none", ["null", "None", "", " ", "FINISH_REASON_UNSPECIFIED"])
 def test_a_word_for_no_finish_reason_ends_nothing(none: str) -> None:
     deltas = [chunk({"content": each}, none) for each in ("Hel", "lo")]
@@ -415,7 +469,7 @@ def test_usage_is_found_wherever_it_stands(payload: JSONObject) -> None:
     assert '"usage"' not in json.encode(translated.chunks[:-1]).decode().replace('"usage":null', "")
 
 
-@pytest.mark.parametrize(("absurd", "counted"), [(-5, 0), (1e308, 10**9), (10**30, 10**9), ("1e9", None), (True, None)])
+@pytest.mark.parametrize(("absurd", "counted"), [(-5, 0), (1e308, 10**9), (10**30, 10**9), ("1e9", 0), (True, 0)])
 def test_counts_that_cannot_be_are_bounded(absurd: Any, counted: Any) -> None:
     answer = {"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": absurd, "completion_tokens": 3}}
 

@@ -49,9 +49,11 @@ class OddRedis:
     def __init__(self) -> None:
         self.says: bytes | None = None
         self.url = ""
+        self.serving: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
+        self.serving[asyncio.current_task()] = writer
         with contextlib.suppress(ConnectionError):
             while said := await reader.read(65536):
                 greeting = b"CLIENT" in said or b"HELLO" in said
@@ -68,3 +70,9 @@ async def odd_redis() -> AsyncIterator[OddRedis]:
     found.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
     async with server:
         yield found
+    for task, writer in found.serving.items():
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        if task is not None:
+            await asyncio.wait({task})

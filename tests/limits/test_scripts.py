@@ -19,13 +19,13 @@ class ScriptClock:
     """Runs the scripts at a time of the test's choice."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
         self.now = 1_700_000_000.25
 
     def run(self, script: Script, *arguments: Any) -> Any:
         """Run one on the window ``w`` and the leases ``l``."""
         at = f"{{'{int(self.now)}', '{int(self.now % 1 * 1_000_000)}'}}"
-        return self._client.eval(script.text.replace("redis.call('TIME')", at), 2, "w", "l", 1, *arguments)
+        return self.client.eval(script.text.replace("redis.call('TIME')", at), 2, "w", "l", 1, *arguments)
 
     def take(self, limits: Limits, tokens: int) -> tuple[str | None, int, int, int]:
         """Return the refusal, the wait, and what is used, as whole numbers."""
@@ -91,3 +91,13 @@ async def test_a_busy_key_costs_redis_one_field_per_request_however_full_its_min
     assert "cmdstat_hgetall" not in calls
     assert calls.get("cmdstat_hmget", 0) <= 30
     assert calls["cmdstat_hget"] == 600
+
+
+def test_a_key_that_goes_on_after_a_burst_costs_redis_no_look_at_its_minute(clock: ScriptClock) -> None:
+    limits = Limits(5, tokens_per_minute=100)
+    assert [clock.take(limits, 10)[0] for _ in range(5)] == [None] * 5
+    clock.now += 2
+    clock.client.config_resetstat()
+    assert {clock.take(limits, 10)[:2] for _ in range(50)} == {("requests", 59)}
+    calls = {name: stats["calls"] for name, stats in clock.client.info("commandstats").items()}
+    assert calls.get("cmdstat_hmget", 0) <= 1

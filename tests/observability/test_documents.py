@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from one_api.api.request_log import _CLIENT_IDS
 from one_api.contract import Units
 from one_api.observability.metrics import STATES, Metrics
 from one_api.outcomes import OUTCOMES
@@ -60,11 +59,10 @@ def test_the_page_has_the_bounds_of_histograms() -> None:
 
 
 def test_every_field_of_a_requests_line_is_in_the_schema_and_on_the_page() -> None:
-    record = CallRecord("req_1", "POST", "/v1/chat/completions")
+    ids = dict.fromkeys(("client_request_id", "session_id", "thread_id"), "mine")
+    record = CallRecord("req_1", "POST", "/v1/chat/completions", client_ids=ids, units=Units(2, "images"))
+    record.attempts.append(AttemptRecord("d", native=True))
     record.trace = Trace("0" * 32, "0" * 16, sampled=True)
-    record.client_ids = {name: "mine" for _, name in _CLIENT_IDS}
-    record.units = Units(amount=1, unit="images")
-    record.attempts = [AttemptRecord("a/m", native=True)]
     known = {"v", "time", "level", "event", "worker", "sample", *record.fields()}
     table = SERVING.partition("## The log")[2].partition("\n\n`log.sample")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]

@@ -1,12 +1,19 @@
 """The way to Redis, when what comes back makes no sense."""
 
 import asyncio
+import contextlib
 import logging
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
 
 import pytest
 
 from one_api.redis.link import RedisLink, RedisUnavailable
-from tests.limits.conftest import odd_redis
+from tests.limits.conftest import OwnRedis, odd_redis, own_redis
+
+__all__ = ["own_redis"]
 
 NONSENSE = [
     b":abc\r\n", b"$x\r\n", b"*y\r\n", b"HTTP/1.1 400 Bad\r\n\r\n", b"\x15\x03\x01\r\n", b"%x\r\n",
@@ -34,3 +41,64 @@ async def test_nonsense_is_an_illness_and_nobody_waits_for_ever(says: bytes, cap
         assert await link.ask("GET", "x") == b"OK"
         assert not link.is_down
         await link.aclose()
+
+
+CALL_S = 0.4
+
+
+@pytest.fixture
+async def frozen(own_redis: OwnRedis) -> AsyncIterator[tuple[RedisLink, "subprocess.Popen[bytes]"]]:
+    """Return a link to a Redis that answered once, and is frozen since."""
+    url, process = own_redis
+    link = RedisLink(url, logging.getLogger("test"), CALL_S, without="without", forgiving=False)
+    assert await link.ask("INCR", "x") == 1
+    process.send_signal(signal.SIGSTOP)
+    yield link, process
+    process.send_signal(signal.SIGCONT)
+    await link.aclose()
+
+
+async def unanswered(link: RedisLink) -> RedisUnavailable:
+    with pytest.raises(RedisUnavailable) as caught:
+        await link.ask("INCR", "x")
+    return caught.value
+
+
+async def test_after_a_failure_nobody_waits_for_long(frozen: tuple[RedisLink, "subprocess.Popen[bytes]"]) -> None:
+    link, _ = frozen
+    await unanswered(link)
+    began = time.monotonic()
+    for _ in range(20):
+        await unanswered(link)
+    assert link.is_down
+    assert time.monotonic() - began < CALL_S
+
+
+async def test_whoever_is_behind_a_trip_that_fails_waits_little_longer(
+    frozen: tuple[RedisLink, "subprocess.Popen[bytes]"],
+) -> None:
+    link, process = frozen
+    began = time.monotonic()
+    found = await asyncio.gather(*(unanswered(link) for _ in range(200)))
+    assert time.monotonic() - began < 2 * CALL_S
+    process.send_signal(signal.SIGCONT)
+    late = [each.late for each in found if each.late is not None]
+    async with asyncio.timeout(10):
+        assert sorted(await asyncio.gather(*late)) == list(range(2, 2 + len(late)))
+        while link.is_down:
+            await asyncio.sleep(0.01)
+            link._breaker._open_until = 0.0
+            with contextlib.suppress(RedisUnavailable):
+                await link.ask("PING")
+    assert await link.ask("GET", "x") == str(1 + len(late)).encode()
+
+
+async def test_what_comes_late_is_handed_on(frozen: tuple[RedisLink, "subprocess.Popen[bytes]"]) -> None:
+    link, process = frozen
+    first = await unanswered(link)
+    second = await unanswered(link)
+    process.send_signal(signal.SIGCONT)
+    assert first.late is not None
+    assert second.late is not None
+    async with asyncio.timeout(10):
+        assert {await first.late, await second.late} == {2, 3}

@@ -171,7 +171,7 @@ def _call(block: JSONObject) -> JSONObject:
 
 
 def opened(value: Any) -> JSONObject | str:
-    """Return the object that a call's input is, also when it came as a JSON text; what is none stays a text."""
+    """Return the object that a call's input is, also when it came as a JSON text; any other text stays."""
     found = value
     for _ in range(_MAX_WRAPPED):
         if not isinstance(found, str):
@@ -230,7 +230,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text: null is none, and a number is its digits."""
+    """Return a value as text: null is "", and a number is its digits."""
     if isinstance(value, str):
         return value
     return "" if _is_empty(value) else json.encode([value])[1:-1].decode()

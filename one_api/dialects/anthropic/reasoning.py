@@ -41,7 +41,7 @@ class Reasoning:
 
 
 def reasoning(body: JSONObject, traits: ModelTraits, max_tokens: int, notes: Notes, *, show: bool) -> Reasoning:
-    """Read ``thinking`` and ``reasoning_effort``; ``max_tokens`` covers thinking and answer together.
+    """Read ``thinking``, ``output_config``, ``reasoning_effort``; ``max_tokens`` covers thinking and answer together.
 
     Raises:
         InvalidRequest: for another type or an unknown level.
@@ -50,16 +50,37 @@ def reasoning(body: JSONObject, traits: ModelTraits, max_tokens: int, notes: Not
     if level is not None and (not isinstance(level, str) or level not in LEVELS):
         message = f"Invalid value for `reasoning_effort`. Supported values are: {', '.join(LEVELS)}."
         raise refused(message, "reasoning_effort", "invalid_value")
+    effort = _native_effort(body, traits, notes)
     if native is not None:
         if not isinstance(native, dict):
             raise wrong_type("thinking", "an object", native)
         if level is not None:
             notes.warn("reasoning_effort", "`thinking` is given too, and wins.")
-        return Reasoning(native, asked_by="thinking")
+        return Reasoning(native, effort, asked_by="thinking")
     if level is None:
         on = traits.thinks == "on" and show and "adaptive" in traits.thinking
-        return Reasoning(_adaptive(show=True)) if on else Reasoning()
+        return Reasoning(_adaptive(show=True) if on else None, effort)
+    if effort is not None:
+        notes.warn("output_config", "`reasoning_effort` is given too, and wins.")
     return _of_level(level, traits, max_tokens, notes, show)
+
+
+def _native_effort(body: JSONObject, traits: ModelTraits, notes: Notes) -> str | None:
+    """Return the effort in ``output_config``, as the model can take it; the format is that of ``response_format``."""
+    config = body.get("output_config")
+    if config is None:
+        return None
+    if not isinstance(config, dict):
+        raise wrong_type("output_config", "an object", config)
+    if config.keys() - {"effort"}:
+        notes.warn("output_config", "Of `output_config` only `effort` is taken: use `response_format` for a format.")
+    effort = config.get("effort")
+    if effort is None:
+        return None
+    if effort not in EFFORTS:
+        message = f"Invalid value for `output_config.effort`. Supported values are: {', '.join(EFFORTS)}."
+        raise refused(message, "output_config.effort", "invalid_value")
+    return _nearest(str(effort), traits, notes, "output_config")
 
 
 def _adaptive(*, show: bool) -> JSONObject:
@@ -93,12 +114,12 @@ def _lowest(traits: ModelTraits) -> str | None:
     return traits.effort[0] if traits.effort else None
 
 
-def _nearest(level: str, traits: ModelTraits, notes: Notes) -> str | None:
+def _nearest(level: str, traits: ModelTraits, notes: Notes, param: str = "reasoning_effort") -> str | None:
     """Return the level, or the next one below it that the model knows."""
     if level in traits.effort:
         return level
     below = [known for known in traits.effort if EFFORTS.index(known) < EFFORTS.index(level)]
-    notes.warn("reasoning_effort", f"This model does not know the effort {level}.")
+    notes.warn(param, f"This model does not know the effort {level}.")
     return below[-1] if below else _lowest(traits)
 
 

@@ -131,7 +131,7 @@ def sum_usage(one: JSONObject, other: JSONObject) -> JSONObject:
 
 
 def _count(value: Any) -> int:
-    """Return a count; what is none counts nothing."""
+    """Return a count; 0 for what is not a count."""
     count = usage.count(value)
     return count if isinstance(count, int) and not isinstance(count, bool) else 0
 

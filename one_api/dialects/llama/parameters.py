@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from one_api.dialects.json import JSONObject
 from one_api.errors import InvalidRequest
 
 #: Parameter -> its bounds, as OpenAI has them.
@@ -12,6 +13,28 @@ DECIMALS = {
 }  # fmt: skip
 #: OpenAI's defaults, where the engine has others.
 SAMPLING: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0}
+
+
+def given_in(body: JSONObject) -> JSONObject:
+    """Return the parameters that a request gives: what is null is not given, and vLLM's names are the engine's."""
+    given = {key: value for key, value in body.items() if value is not None}
+    if "repetition_penalty" in given:
+        given.setdefault("repeat_penalty", given.pop("repetition_penalty"))
+    return given
+
+
+def check_values(
+    given: JSONObject, integers: Mapping[str, tuple[int, int]], others: Mapping[str, tuple[type, str]]
+) -> None:
+    """Raise InvalidRequest for numbers that are not numbers or out of bounds, and for other values of a wrong type."""
+    for key in given.keys() & DECIMALS.keys():
+        check_number(key, given[key], *DECIMALS[key], "decimal")
+    for key in given.keys() & integers.keys():
+        check_number(key, given[key], *integers[key], "integer")
+    for key in given.keys() & others.keys():
+        kind, words = others[key]
+        if not isinstance(given[key], kind):
+            raise wrong_type(key, words)
 
 
 def check_number(key: str, value: Any, low: int, high: int, kind: str) -> None:

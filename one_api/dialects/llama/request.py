@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_number, check_stop, wrong_type
+from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_stop, check_values, given_in, wrong_type
 from one_api.dialects.llama.schema import constrained
 from one_api.errors import InvalidRequest
 
@@ -75,7 +75,7 @@ class LocalRequest:
     dropped: list[str]
 
     def seed_of(self, index: int) -> JSONObject:
-        """Return what one of the ``n`` choices adds: their seeds differ, lest the choices be the same."""
+        """Return what one of the ``n`` choices adds: their seeds differ, so that the choices differ."""
         return {} if self.seed is None else {"seed": (self.seed + index) % _SEEDS}
 
 
@@ -95,9 +95,7 @@ def read_request(body: JSONObject, model: Model) -> LocalRequest:
     Raises:
         InvalidRequest: naming the first thing that is wrong, or that the engine cannot do, by ``param``.
     """
-    given = {key: value for key, value in body.items() if value is not None}
-    if "repetition_penalty" in given:  # vLLM's name for it
-        given.setdefault("repeat_penalty", given.pop("repetition_penalty"))
+    given = given_in(body)
     _check_parameters(given)
     most = min(given.get("max_completion_tokens") or given.get("max_tokens") or model.default_max_tokens,
                model.context_tokens)  # fmt: skip
@@ -118,14 +116,7 @@ def _check_parameters(given: JSONObject) -> None:
                 f"`{key}` cannot be used with a local model. {help_text}", param=key, code="unsupported_parameter"
             )
         given.pop(key, None)
-    for key in given.keys() & DECIMALS.keys():
-        check_number(key, given[key], *DECIMALS[key], "decimal")
-    for key in given.keys() & _INTEGERS.keys():
-        check_number(key, given[key], *_INTEGERS[key], "integer")
-    for key in given.keys() & _OTHERS.keys():
-        kind, words = _OTHERS[key]
-        if not isinstance(given[key], kind):
-            raise wrong_type(key, words)
+    check_values(given, _INTEGERS, _OTHERS)
     if given.get("top_logprobs") and not given.get("logprobs"):
         raise InvalidRequest("`top_logprobs` is only allowed with `logprobs: true`.", param="top_logprobs")
     if "parallel_tool_calls" in given and not given.get("tools"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_number, check_stop, wrong_type
+from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_stop, check_values, given_in, wrong_type
 from one_api.dialects.llama.request import Model
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextStream
@@ -61,7 +61,7 @@ class LocalText:
         return len(self.prompts) * self.n
 
     def body_of(self, index: int) -> JSONObject:
-        """Return what the engine is asked for one choice: seeds differ, lest the choices be the same."""
+        """Return what the engine is asked for one choice: seeds differ, so that the choices differ."""
         seed = {} if self.seed is None else {"seed": (self.seed + index % self.n) % _SEEDS}
         return {**self.body, "prompt": self.prompts[index // self.n], **seed}
 
@@ -72,9 +72,7 @@ def read_text_request(body: JSONObject, model: Model) -> LocalText:
     Raises:
         InvalidRequest: naming the first thing that is wrong, or that the engine cannot do, by ``param``.
     """
-    given = {key: value for key, value in body.items() if value is not None}
-    if "repetition_penalty" in given:  # vLLM's name for it
-        given.setdefault("repeat_penalty", given.pop("repetition_penalty"))
+    given = given_in(body)
     prompts, n = _prompts_in(given), _checked(given)
     if len(prompts) * n > _MAX_CHOICES:
         raise InvalidRequest(f"At most {_MAX_CHOICES} choices are possible in one request.", param="n")
@@ -90,14 +88,7 @@ def read_text_request(body: JSONObject, model: Model) -> LocalText:
 
 def _checked(given: JSONObject) -> int:
     """Check all parameters but the prompt, and return ``n``."""
-    for key in given.keys() & DECIMALS.keys():
-        check_number(key, given[key], *DECIMALS[key], "decimal")
-    for key in given.keys() & _INTEGERS.keys():
-        check_number(key, given[key], *_INTEGERS[key], "integer")
-    for key in given.keys() & _OTHERS.keys():
-        kind, words = _OTHERS[key]
-        if not isinstance(given[key], kind):
-            raise wrong_type(key, words)
+    check_values(given, _INTEGERS, _OTHERS)
     check_stop(given.get("stop"))
     n: int = given.get("n", 1)
     if given.get("suffix"):

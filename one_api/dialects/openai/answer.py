@@ -8,7 +8,7 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.response import Identity, normalise
 from one_api.dialects.openai.stream import OpenAIStream
-from one_api.dialects.payloads import InvalidAnswer, RepairedObject, read_body
+from one_api.dialects.payloads import ErrorPayload, InvalidAnswer, RepairedObject, read_body
 from one_api.dialects.sse import EventReader, EventTooLarge
 
 
@@ -45,7 +45,15 @@ def _assembled(data: bytes, stream: OpenAIStream) -> JSONObject:
     if not events:
         raise InvalidAnswer("it is neither a JSON object nor an event stream")
     for event in events:
-        for chunk in stream.feed(event):
+        try:
+            chunks = stream.feed(event)
+        except ErrorPayload:
+            raise
+        except InvalidAnswer:
+            if not stream.is_complete:
+                raise
+            break
+        for chunk in chunks:
             assembler.add(chunk)
     for chunk in stream.end():
         assembler.add(chunk)

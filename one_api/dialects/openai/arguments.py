@@ -33,7 +33,7 @@ class ValueScanner:
 
     @property
     def is_open(self) -> bool:
-        """Say whether the pieces end inside an object or list."""
+        """Return whether the pieces end inside an object or list."""
         self._catch_up()
         return self._depth > 0
 
@@ -93,7 +93,7 @@ class Arguments:
 
     @property
     def is_open(self) -> bool:
-        """Say whether they end in the middle."""
+        """Return whether they end in the middle."""
         return self._scanner.is_open
 
     @property

@@ -15,7 +15,7 @@ _PLACED = frozenset({"role", "tool_calls", "function_call", *_JOINED})
 HEAD = ("id", "created", "model", "system_fingerprint", "service_tier", "provider")
 #: Fields of a chunk that say nothing: they hide how long it is (OpenAI's, Mistral's).
 PADDING = frozenset({"obfuscation", "p"})
-#: Fields of a chunk that have a place of their own. All others (a search's citations, timings) are kept as last told.
+#: Fields of a chunk that have a place of their own. All others (a search's citations, timings) are kept as sent last.
 _USUAL = frozenset({"object", "choices", "usage", *HEAD, *PADDING})
 
 

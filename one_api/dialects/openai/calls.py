@@ -133,7 +133,7 @@ class CallReader:
 
     @property
     def is_open(self) -> bool:
-        """Say whether the arguments of a call end in the middle."""
+        """Return whether the arguments of a call end in the middle."""
         return any(call.arguments.is_open for call in self._calls)
 
     def empty(self) -> list[_Call]:

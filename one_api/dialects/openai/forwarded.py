@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from one_api.contract import JSONObject, Kind, Units, Usage
-from one_api.dialects import json, large_json
+from one_api.dialects import json
 from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
 from one_api.dialects.payloads import InvalidAnswer, check_error
@@ -29,7 +29,7 @@ _HTML = re.compile(rb"\s*<(?:!doctype|html|head|body)\b", re.I)
 _LAST_EVENT = re.compile(
     rb'\n(?:event:\s*[\w.]+\.(?:completed|done)\b|data:\s*\[DONE\])|"type"\s*:\s*"[\w.]+\.(?:completed|done)"'
 )
-#: As much of the bytes before is looked at again, lest a mark be cut in two.
+#: So many of the bytes before are looked at again, because a mark may be cut in two.
 _OVERLAP_BYTES = 128
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _SEARCH_UNITS = re.compile(rb'"search_units"\s*:\s*([0-9.]{1,20})')
@@ -101,7 +101,7 @@ class JSONBody:
     def encode(self) -> Generator[None, None, list[bytes]]:
         """Return what is sent, encoded once, in steps none of which takes long."""
         if self._pieces is None:
-            self._pieces = yield from large_json.encode(self.fields)
+            self._pieces = yield from json.encode_large(self.fields)
         return self._pieces
 
     @property

@@ -9,7 +9,7 @@ from one_api.dialects.openai.reasoning_names import renamed
 
 #: What we add to answers beyond OpenAI's format: it is for clients, and no upstream knows it.
 _OURS = frozenset({"provider_specific", "native_finish_reason"})
-#: Where in a message it may stand: nowhere else, lest a client's own data be touched.
+#: Where in a message it may stand. Elsewhere it is a client's own data, which is not touched.
 _HOLDERS = frozenset({"content", "tool_calls", "function_call", "function", "custom"})
 #: Keys that answers carry and that upstreams refuse when a client replays them with the value given here.
 _EMPTY_ECHOES: tuple[tuple[str, Any], ...] = (

@@ -32,6 +32,8 @@ _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 #: Keys of a delta or a choice for which more has to be done than for plain text.
 _OTHER_SHAPES = frozenset({"message", "text", "error", "usage"})
 _MAX_CHOICES = 1024
+#: Fields of a delta that are no content of an answer.
+_NO_CONTENT = frozenset({"role", "reasoning_content", "reasoning_details", "thinking_blocks"})
 
 
 @dataclass(slots=True)
@@ -45,6 +47,10 @@ class _Choice:
     legacy: bool = False
     #: Words have come in deltas.
     by_delta: bool = False
+    #: It holds more than a role and reasoning.
+    said: bool = False
+    #: The chunk with its finish reason, kept until the end of the stream: words may follow.
+    ending: JSONObject | None = None
     #: Reasoning has come as a text of its own: what else holds it repeats it.
     reasoned: bool = False
 
@@ -55,7 +61,7 @@ def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObje
 
 
 def _index_of(choice: JSONObject) -> int:
-    """Return the number of a choice; one that is none is 0."""
+    """Return the number of a choice; 0 for what is not a number."""
     number = number_of(choice)
     return number if number is not None and 0 <= number < _MAX_CHOICES else 0
 
@@ -167,21 +173,19 @@ class OpenAIStream:
         """
         if self.finished or not self._choices:
             return []
-        return self._finish() if self._in_one or (self.is_complete and self._all_finished) else []
+        return self._finish() if self._in_one or self._all_finished else []
 
     @property
     def _all_finished(self) -> bool:
-        return all(choice.finished for choice in self._choices.values())
+        return len(self._choices) >= self._asked_for and all(choice.finished for choice in self._choices.values())
 
     def _finish(self) -> list[JSONObject]:
         chunks: list[JSONObject] = []
         for index, choice in sorted(self._choices.items()):
-            if not choice.finished:
-                if choice.calls.is_open:
-                    raise InvalidAnswer("it ends inside a tool call")
-                delta: JSONObject = {}
-                chunks += self._close(index, choice, delta)
-                chunks.append(self._chunk([_piece(index, delta, natural_end(bool(choice.calls.count)))]))
+            if choice.ending is None and choice.calls.is_open:
+                raise InvalidAnswer("it ends inside a tool call")
+            ending = choice.ending or self._chunk([_piece(index, {}, natural_end(bool(choice.calls.count)))])
+            chunks += [*self._close(index, choice, ending["choices"][0]["delta"]), ending]
         if self._include_usage and self.usage is not None:
             chunks.append(self._chunk([]) | {"usage": self.usage})
         self.finished = True
@@ -218,6 +222,7 @@ class OpenAIStream:
             return []
         self._mend_envelope(chunk)
         before: list[JSONObject] = []
+        endings: list[JSONObject] = []
         failure: ErrorPayload | None = None
         for choice in choices:
             if not isinstance(choice, dict):
@@ -226,10 +231,33 @@ class OpenAIStream:
                 self._mend_choice(choice, before)
             except ErrorPayload as error:
                 failure = error
-        chunks = [*before, chunk]
+            if choice["finish_reason"] is not None:
+                endings.append(choice)
+        chunks = [*before, chunk] if not endings or self._keep(endings, chunk) else before
+        self.is_complete = self._all_finished and any(choice.said for choice in self._choices.values())
         if failure is not None:
             raise ErrorPayload(failure.payload, chunks)
         return chunks
+
+    def _keep(self, endings: list[JSONObject], chunk: JSONObject) -> bool:
+        """Keep the ends of choices until the stream ends, and return whether ``chunk`` holds more than these.
+
+        Servers were seen to give a finish reason with the first chunk, or with each; clients stop at the first one.
+        """
+        kept: list[JSONObject] = []
+        for choice in chunk["choices"]:
+            if choice not in endings:
+                kept.append(choice)
+                continue
+            delta = choice["delta"]
+            if has_words(delta) or "role" in delta or choice.get("logprobs"):
+                words = {key: value for key, value in choice.items() if key != "native_finish_reason"}
+                kept.append(words | {"finish_reason": None})
+                delta = {}
+            ending = {**choice, "delta": {}, "logprobs": None} if delta is not choice["delta"] else choice
+            self._choices[choice["index"]].ending = {**chunk, "choices": [ending]}
+        chunk["choices"] = kept
+        return bool(kept)
 
     def _mend_envelope(self, chunk: JSONObject) -> None:
         if not self._frozen:
@@ -296,12 +324,16 @@ class OpenAIStream:
             self._mend_legacy_call(delta, state)
         if "tool_calls" in delta:
             self._mend_calls(delta, state.calls)
+        speaks = any(value for name, value in delta.items() if name not in _NO_CONTENT)
+        state.said = state.said or speaks
+        if speaks and state.finished:  # it was not the end
+            state.finished, state.ending = False, None
         if choice.get("finish_reason") is not None or "error" in choice:
-            self._read_end(choice, state, before)
+            self._read_end(choice, state)
         else:
             choice["finish_reason"] = None
 
-    def _read_end(self, choice: JSONObject, state: _Choice, before: list[JSONObject]) -> None:
+    def _read_end(self, choice: JSONObject, state: _Choice) -> None:
         """Read the finish reason of a choice, or its error."""
         try:
             check_choice(choice)
@@ -310,10 +342,7 @@ class OpenAIStream:
         except ErrorPayload:
             choice["finish_reason"] = None
             raise
-        if choice["finish_reason"] is not None:
-            state.finished = True
-            self.is_complete = len(self._choices) >= self._asked_for and self._all_finished
-            before += self._close(choice["index"], state, choice["delta"])
+        state.finished = state.finished or choice["finish_reason"] is not None
 
     def _in_another_shape(self, choice: JSONObject, state: _Choice) -> JSONObject:
         """Return the delta of a choice that has none, or that holds more than one; it gets its place there."""

@@ -84,7 +84,10 @@ def read_answer(data: bytes, identity: Identity, decoded: Any = None) -> JSONObj
 
 
 class TextStream(Translator):
-    """Reads the events of one stream, and returns the chunks to pass on; see ``OpenAIStream``."""
+    """Reads the events of one stream, and returns the chunks to pass on; see ``OpenAIStream``.
+
+    Usage comes last, in a chunk without choices and if it is asked for, wherever the upstream has put it.
+    """
 
     def __init__(self, identity: Identity, *, include_usage: bool, choices: int = 1) -> None:
         self.finished = False
@@ -92,6 +95,8 @@ class TextStream(Translator):
         self._identity = identity
         self._include_usage = include_usage
         self._asked_for = choices
+        #: What all chunks say of themselves; nothing before the first one.
+        self._head: JSONObject = {}
         #: The choices that have begun; those of them that have no finish reason yet.
         self._begun: set[int] = set()
         self._open: set[int] = set()
@@ -114,8 +119,7 @@ class TextStream(Translator):
         if payload is DONE:
             if not self._begun:
                 raise InvalidAnswer("it ends before an answer has begun")
-            self.finished = True
-            return []
+            return self._finish()
         return self._take(payload)
 
     def _take(self, payload: JSONObject) -> list[JSONObject]:
@@ -129,17 +133,20 @@ class TextStream(Translator):
                 raise InvalidAnswer("the number of a choice is none")
             self._begun.add(index)
             (self._open.discard if choice.get("finish_reason") else self._open.add)(index)
-        if not self._include_usage:
-            payload.pop("usage", None)
-        if not payload["choices"] and payload.get("usage") is None:
-            return []
+        payload.pop("usage", None)
         fill(payload, self._identity, OBJECT)
-        return [payload]
+        self._head = self._head or {key: payload[key] for key in ("id", "object", "created", "model")}
+        if not payload["choices"]:
+            return []
+        return [payload | {"usage": None} if self._include_usage else payload]
 
     def end(self) -> list[JSONObject]:
-        """Note that the bytes have ended; ``finished`` stays False when the answer was not complete."""
-        self.finished = self.finished or self.is_complete
-        return []
+        """Return what is owed when the bytes have ended; ``finished`` stays False when the answer was not complete."""
+        return self._finish() if self.is_complete and not self.finished else []
+
+    def _finish(self) -> list[JSONObject]:
+        self.finished = True
+        return [self._head | {"choices": [], "usage": self.usage}] if self._include_usage and self.usage else []
 
 
 class TextAssembler:

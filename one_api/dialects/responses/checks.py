@@ -17,7 +17,7 @@ def wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
 
 
 def not_among(param: str, got: Any, known: tuple[str, ...]) -> InvalidRequest:
-    """Return the 400 for a word that is none of those ``known``."""
+    """Return the 400 for a word that is not among those ``known``."""
     shown = f"'{got[:64]}'" if isinstance(got, str) else kind_of(got)
     message = f"Invalid value for `{param}`: {shown}. Supported values are: {', '.join(known)}."
     return refused(message, param, "invalid_value")

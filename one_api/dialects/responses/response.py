@@ -158,7 +158,7 @@ def call_item(item_id: str, call_id: str, tool: Tool, text: str, status: str) ->
 
 
 def _object_in(text: str) -> JSONObject:
-    """Return the object that a model wrote as arguments; what is none goes under a name of its own."""
+    """Return the object that a model wrote as arguments; anything else goes under a name of its own."""
     if not text:
         return {}
     try:

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
+from msgspec import structs
+
 from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects import json
 from one_api.dialects.anthropic.models import ModelTraits, corrected, entry_of, traits_of
@@ -145,7 +147,7 @@ class ClaudeAdapter(RemoteAdapter):
         body, choices = dict(request.body), 1
         if self._config.emulate_n:
             choices = _choices(body)
-        translated = await self._translated(replace(request, body=body), context)
+        translated = await self._translated(structs.replace(request, body=body), context)
         return self._open_all(translated, context, choices, include_usage)
 
     async def _translated(self, request: ChatRequest, context: AttemptContext) -> Translated:
@@ -277,7 +279,7 @@ def _model_info(entry: JSONObject, owner: str) -> ModelInfo:
 
 
 def _unix(moment: Any) -> int:
-    """Return a moment (RFC 3339) in Unix seconds; 0 when it is none."""
+    """Return a moment (RFC 3339) in Unix seconds; 0 when it is not one."""
     try:
         return max(0, int(datetime.fromisoformat(moment).timestamp()))
     except (TypeError, ValueError, OverflowError):

@@ -166,7 +166,7 @@ class LocalModelAdapter(RequestAdapter):
                 request.native.refuse_translation()
             checked = read_request(request.body, self._model(file))
         except (InvalidRequest, UpstreamUnsuitable):
-            return None  # the client will be told so when it asks for an answer
+            return None  # the client gets that error when it asks for an answer
         body, forced = apply_choice(checked.body)
         body = prepare(body | {"model": file.id}, _DIALECT)
         answer = Answer(Identity("", 0, request.model), include_usage=False, forced=forced)

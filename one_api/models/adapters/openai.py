@@ -25,7 +25,7 @@ from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.openai.text_completion import TextRequest, TextStream
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.responses.outbound.native import has_custom_tools
-from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamRejected
+from one_api.errors import UpstreamBroken, UpstreamRejected, UpstreamUnsuitable
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
@@ -148,7 +148,7 @@ class OpenAIAdapter(RemoteAdapter):
     async def embed(self, request: EmbeddingRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``: in parts if there are many inputs, and all of them or none."""
         if request.has_token_ids and not self._reads_token_ids:
-            raise InvalidRequest(
+            raise UpstreamUnsuitable(
                 "This model is not asked with token ids, which may be other words to it: send texts.",
                 param="input",
                 code="unsupported_value",

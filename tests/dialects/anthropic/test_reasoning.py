@@ -135,6 +135,40 @@ def test_thinking_in_the_upstreams_own_words_passes_and_wins() -> None:
     assert refusal(thinking="on") == ("thinking", "invalid_type")
 
 
+@pytest.mark.parametrize("thinking", [{"type": "adaptive"}, {"type": "adaptive", "display": "omitted"}, None])
+def test_an_effort_in_the_upstreams_own_words_passes(thinking: Any) -> None:
+    sent = translated(model=OPUS, thinking=thinking, output_config={"effort": "max"})
+
+    assert sent.body["output_config"] == {"effort": "max"}
+    assert sent.body.get("thinking", SHOWN) == (thinking or SHOWN)
+    assert sent.warnings == ()
+
+
+def test_an_effort_that_the_model_does_not_know_is_the_next_below() -> None:
+    sent = translated(model="claude-opus-4-5", output_config={"effort": "max"})
+    none = translated(model=HAIKU, output_config={"effort": "low"})
+
+    assert (sent.body["output_config"], sent.warnings) == ({"effort": "high"}, ("output_config",))
+    assert ("output_config" in none.body, none.warnings) == (False, ("output_config",))
+
+
+def test_of_two_efforts_openais_word_wins() -> None:
+    sent = translated(model=OPUS, reasoning_effort="low", output_config={"effort": "max"})
+
+    assert (sent.body["output_config"], sent.warnings) == ({"effort": "low"}, ("output_config",))
+
+
+def test_a_format_in_the_upstreams_own_words_is_not_taken() -> None:
+    sent = translated(model=OPUS, output_config={"format": {"type": "json_schema", "schema": {}}})
+
+    assert ("output_config" in sent.body, sent.warnings) == (False, ("output_config",))
+
+
+@pytest.mark.parametrize("effort", ["ultra", "none", "", 3, ["low"]])
+def test_an_unknown_effort_is_refused(effort: Any) -> None:
+    assert refusal(model=OPUS, output_config={"effort": effort}) == ("output_config.effort", "invalid_value")
+
+
 def test_thinking_in_the_upstreams_own_words_counts_for_sampling() -> None:
     assert translated(thinking={"type": "enabled"}, temperature=0.5).warnings == ("temperature",)
     assert translated(thinking={"type": "disabled"}, temperature=0.5).warnings == ()

@@ -131,7 +131,7 @@ def test_usage_is_passed_on_to_those_who_asked(wanted: bool) -> None:
 
     reader.feed(events(text("a", "stop"))[0])
     (event,) = events({"choices": [], "usage": usage})
-    chunks = reader.feed(event)
+    chunks = reader.feed(event) + reader.end()
 
     assert reader.usage == usage
     assert [chunk["usage"] for chunk in chunks] == ([usage] if wanted else [])

@@ -8,7 +8,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Make them, and the columns of the ledger that tell what a row was charged to."""
+    """Make them, and the columns of the ledger that say what a row was charged to."""
     op.add_column("ledger", sa.Column("estimated", sa.Boolean))
     op.add_column("ledger", sa.Column("reserve", sa.BigInteger))
     op.add_column("ledger", sa.Column("charged", sa.Text))

@@ -25,7 +25,7 @@ def to_message(
 ) -> JSONObject:
     """Return the message that ``completion`` amounts to; ``message_id`` is its id.
 
-    ``count_input`` estimates the tokens of the input where the upstream has told no usage.
+    ``count_input`` estimates the tokens of the input where the upstream has reported no usage.
     """
     choice = completion["choices"][0]
     said = choice["message"]
@@ -99,7 +99,7 @@ def usage_of(usage: Any) -> JSONObject:
 
 
 def estimated_usage(input_tokens: int, characters: int) -> JSONObject:
-    """Return the counts of an answer of so many ``characters`` whose upstream has told none."""
+    """Return the counts of an answer of so many ``characters`` whose upstream has reported none."""
     output_tokens = max(1, characters // BYTES_PER_TOKEN)
     return {**usage_of(None), "input_tokens": input_tokens, "output_tokens": output_tokens}
 
@@ -144,5 +144,5 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    """Return a count; what is none counts nothing."""
+    """Return a count; 0 for what is not a count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

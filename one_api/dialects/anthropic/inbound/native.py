@@ -188,7 +188,7 @@ def read_message(data: bytes, decoded: Any = None) -> JSONObject:
 
 
 def _whole(message: JSONObject) -> JSONObject:
-    """Return a whole message with its content as blocks and with its usage; raises InvalidAnswer when it is none."""
+    """Return a whole message with its content as blocks and with its usage; raises InvalidAnswer when it is not one."""
     content, usage = message.get("content"), message.get("usage")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}] if content else []

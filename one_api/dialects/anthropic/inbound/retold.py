@@ -1,4 +1,4 @@
-"""A whole message, told again as the events of a stream: for servers that answer a stream's request with one."""
+"""A whole message as the events of a stream: for servers that answer a stream's request with a whole one."""
 
 from collections.abc import Iterator
 

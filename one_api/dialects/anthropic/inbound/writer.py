@@ -57,7 +57,7 @@ class _Block:
 
     @property
     def is_cut(self) -> bool:
-        """Of a call: say whether its arguments end before their end."""
+        """Return whether the arguments of a call are cut."""
         return self.has_arguments and not self.arguments.is_whole
 
     def is_blank(self, text: str) -> bool:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from one_api.dialects import json, large_json
-from one_api.dialects.json import InvalidJSON, decode_object
+from one_api.dialects import json
+from one_api.dialects.json import InvalidJSON, decode_large, decode_large_value, decode_object, encode_large
 
 #: How long one step may take, in seconds of CPU time.
 MAX_STEP_S = 0.1
@@ -24,7 +24,7 @@ VALUES = st.recursive(
 
 def in_steps(text: bytes) -> tuple[Any, float]:
     """Return the value, and how long the longest step took."""
-    return run(large_json.decode_object(text))
+    return run(decode_large(text))
 
 
 def run(steps: Generator[None, None, Any]) -> tuple[Any, float]:
@@ -137,7 +137,7 @@ def test_long_strings_are_the_same_wherever_they_are_cut(unit: str, shape: str) 
         value = in_steps(text)[0]
         assert value == decode_object(text)
         assert list(value) == list(decode_object(text))
-        assert b"".join(run(large_json.encode(value))[0]) == json.encode(value)
+        assert b"".join(run(encode_large(value))[0]) == json.encode(value)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, "many"])
@@ -150,7 +150,7 @@ def test_no_step_over_long_strings_takes_long(unit: str, shape: str) -> None:
     text = form.replace(b"%b", UNITS[unit] * (LARGE // count // len(UNITS[unit])))
     value, longest = in_steps(text)
     assert longest < MAX_STRING_STEP_S
-    _, longest = run(large_json.encode(value))
+    _, longest = run(encode_large(value))
     assert longest < MAX_STRING_STEP_S
 
 
@@ -182,7 +182,7 @@ def test_a_string_without_its_end_is_refused_before_it_is_decoded() -> None:
 
 def test_long_strings_are_repaired_in_steps() -> None:
     text = b'{"a":NaN,"b":"%b\xff","c":"\xf0\x9f\x98\x80\\ud83d%b"}' % (b"x" * 200_000, "\U0001f600".encode() * 50_000)
-    value, _ = run(large_json.decode(text, generously=True))
+    value, _ = run(decode_large_value(text, generously=True))
     assert value == {"a": None, "b": "x" * 200_000 + "\ufffd", "c": "\U0001f600\ufffd" + "\U0001f600" * 50_000}
 
 
@@ -204,13 +204,13 @@ def test_long_containers_around_one_another_are_bounded() -> None:
 @given(VALUES, st.sampled_from([1, 60, 2_500]))
 def test_what_is_encoded_in_steps_is_the_same(value: Any, count: int) -> None:
     whole = {"a": [value] * count, "b": value, "c": {str(key): value for key in range(count)}}
-    assert b"".join(run(large_json.encode(whole))[0]) == json.encode(whole)
+    assert b"".join(run(encode_large(whole))[0]) == json.encode(whole)
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_no_step_takes_long_when_much_is_encoded(name: str) -> None:
     value = decode_object(b'{"z":[%b1]}' % FULL[name])
-    pieces, longest = run(large_json.encode(value))
+    pieces, longest = run(encode_large(value))
     assert b"".join(pieces) == json.encode(value)
     assert longest < MAX_STEP_S
 

@@ -1,0 +1,214 @@
+"""Budgets bind at every door: of 200 requests for 50 units 50 are let in, and each has a row with its cost."""
+
+import contextlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from sqlalchemy import Engine
+
+from one_api.accounts.database import open_engine
+from tests.accounts.conftest import postgres_schema
+from tests.accounts.test_budgets import UNIT, Account, check_books, row_of, until
+from tests.api.bed import Answer, Bed, adapter, user, yaml
+from tests.api.doors import form
+from tests.support import (
+    Gateway,
+    Reset,
+    ScriptedUpstream,
+    build_request,
+    completion,
+    error,
+    json_reply,
+    reply,
+    sse,
+    text_chunks,
+    tokens,
+)
+
+#: A token of the prompt costs a unit, whatever comes of it.
+PRICES: Any = {"models": {"a/*": {"input": 1000, "output": 0}}}
+_numbers = itertools.count()
+
+
+class Door(NamedTuple):
+    """How a door is asked, and what an upstream answers that has counted so many tokens."""
+
+    path: str
+    body: dict[str, Any]
+    answer: Callable[[int], Any]
+    #: The body is a form with a file of this name.
+    file: str | None = None
+
+
+def whole(**fields: Any) -> Callable[[int], Any]:
+    """An answer with usage in OpenAI's older words."""
+    return lambda n: json_reply({**fields, "usage": tokens(n, 0)})
+
+
+def newer(**fields: Any) -> Callable[[int], Any]:
+    """An answer with usage in OpenAI's newer words."""
+    return lambda n: json_reply({**fields, "usage": {"input_tokens": n, "output_tokens": 0, "total_tokens": n}})
+
+
+TEXT = {"text": "x", "index": 0, "logprobs": None, "finish_reason": "stop"}
+SOUND = reply(b"ID3" + bytes(100), headers={"Content-Type": "audio/mpeg"})
+CHAT: Callable[[int], Any] = lambda n: json_reply(completion("x", usage=tokens(n, 0)))  # noqa: E731
+DOORS = {
+    "chat": Door("/v1/chat/completions", {"messages": user(), "max_tokens": 1}, CHAT),
+    "responses": Door("/v1/responses", {"input": "Hi", "max_output_tokens": 16, "store": False}, CHAT),
+    "messages": Door("/v1/messages", {"messages": user(), "max_tokens": 1}, CHAT),
+    "completions": Door(
+        "/v1/completions",
+        {"prompt": "Hi", "max_tokens": 1},
+        whole(id="c", object="text_completion", created=1, model="m", choices=[TEXT]),
+    ),
+    "embeddings": Door(
+        "/v1/embeddings",
+        {"input": "Hi"},
+        whole(object="list", model="m", data=[{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]),
+    ),
+    "moderations": Door("/v1/moderations", {"input": "Hi"}, whole(id="m", model="m", results=[{"flagged": False}])),
+    "images": Door("/v1/images/generations", {"prompt": "Hi"}, newer(created=1, data=[{"b64_json": "aGk="}])),
+    "edits": Door("/v1/images/edits", {"prompt": "Hi"}, newer(created=1, data=[{"b64_json": "aGk="}]), "image"),
+    "speech": Door("/v1/audio/speech", {"input": "Hi", "voice": "alloy"}, lambda _: SOUND),
+    "transcriptions": Door("/v1/audio/transcriptions", {}, newer(text="hi"), "file"),
+    "rerank": Door(
+        "/v1/rerank",
+        {"query": "q", "documents": ["a", "b"]},
+        lambda n: json_reply({"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": n}}),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    """A gateway of two processes over one upstream."""
+    database = (
+        f"sqlite:///{tmp_path_factory.mktemp('doors')}/one_api.db"
+        if request.param == "sqlite"
+        else postgres_schema(request.getfixturevalue("server"))
+    )
+    with ScriptedUpstream() as a, contextlib.ExitStack() as held:
+        adapters = {"a": adapter(a, ["door-warm", *(f"door-{number}" for number in range(60))])}
+        gateway = Gateway(
+            env={"DATABASE_URL": database, "RATE_LIMIT_ENABLED": "false"},
+            config_yaml=yaml(adapters=adapters, prices=PRICES, server={"workers": 2}, retry={"min_concurrent": 1000}),
+            start_timeout_s=60.0,
+        )
+        held.enter_context(gateway)
+        gateway.worker_pids(2)
+        running = Bed(gateway, {"a": a})
+        running.engine = open_engine(database, Path())  # type: ignore[attr-defined]
+        warm_up(running)
+        yield running
+
+
+def warm_up(bed: Bed) -> None:
+    """Have every process open its connections."""
+    account = Account(bed.engine, 1_000_000)  # type: ignore[attr-defined]
+    bed.a.on("door-warm", CHAT(1))
+    with ThreadPoolExecutor(16) as clients:
+        list(clients.map(lambda _: ask(bed, DOORS["chat"], "door-warm", account.key), range(40)))
+
+
+@pytest.fixture
+def engine(bed: Bed) -> Engine:
+    """The gateway's database, from outside."""
+    return bed.engine  # type: ignore[attr-defined,no-any-return]
+
+
+def ask(bed: Bed, door: Door, model: str, key: str, **fields: Any) -> Answer:
+    """The answer of a door."""
+    body = {"model": model, **door.body, **fields}
+    if door.file is None:
+        kind, data = "application/json", json.dumps(body).encode()
+    else:
+        kind = "multipart/form-data; boundary=xYz"
+        texts = [(name, str(value).encode()) for name, value in body.items()]
+        data = form(*texts, (door.file, b"picture or sound", "a.png"))
+    headers = [("Authorization", f"Bearer {key}"), ("Content-Type", kind)]
+    return bed.send(build_request("POST", door.path, bed.gateway.host, bed.gateway.port, headers=headers, body=data))
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """The answer to a client that asks again, as clients do, when the database was too slow on a busy machine."""
+    for _ in range(20):
+        answer = ask()
+        if answer.status != 503:
+            break
+        assert answer.header("retry-after") == "1"
+    return answer
+
+
+def prepared(bed: Bed, engine: Engine, door: Door) -> tuple[str, int]:
+    """A model whose answers cost as much as is reserved for them, and how many units that is."""
+    model = f"door-{next(_numbers) % 60}"
+    bed.a.on(model, door.answer(1))
+    account = Account(engine, 1_000_000)
+    answer = ask(bed, door, model, account.key)
+    assert answer.status == 200, answer.body
+    reserve = int(row_of(account)["reserve"])
+    assert reserve % UNIT == 0 < reserve
+    bed.a.on(model, door.answer(reserve // UNIT))
+    return model, reserve // UNIT
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_at_every_door_as_many_are_let_in_as_there_are_units(bed: Bed, engine: Engine, name: str) -> None:
+    door = DOORS[name]
+    model, units = prepared(bed, engine, door)
+    account = Account(engine, 50 * units)
+
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda _: patiently(lambda: ask(bed, door, model, account.key)), range(200)))
+
+    assert Counter(answer.status for answer in answers) == {200: 50, 429: 150}
+    refused = next(answer for answer in answers if answer.status == 429)
+    assert b"has 0 USD left" in refused.body or b"may cost up to" in refused.body
+    until(lambda: account.spent() == 50 * units)
+    assert Counter(row["cost"] for row in account.rows()) == {units * UNIT: 50}
+    until(lambda: account.leased() == 0)
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_at_every_door_a_failure_costs_nothing_and_holds_nothing(bed: Bed, engine: Engine, name: str) -> None:
+    door = DOORS[name]
+    model, units = prepared(bed, engine, door)
+    account = Account(engine, 4 * units)
+    bed.a.on(model, error(400))
+
+    assert [ask(bed, door, model, account.key).status for _ in range(3)] == [400] * 3
+
+    bed.a.on(model, door.answer(units))
+    until(lambda: ask(bed, door, model, account.key).status == 200)
+    until(lambda: account.spent() == units)
+    check_books(engine, account)
+
+
+STREAMED = ("chat", "responses", "messages", "completions")
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_at_every_door_a_broken_stream_is_charged(bed: Bed, engine: Engine, name: str) -> None:
+    door = DOORS[name]
+    model, _ = prepared(bed, engine, door)
+    account = Account(engine, 1_000_000)
+    pieces: Any = text_chunks(*["abc"] * 10, finish=None)
+    if name == "completions":
+        text = {**TEXT, "finish_reason": None}
+        pieces = [{"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [text]}] * 10
+    bed.a.on(model, sse(*pieces, Reset(), done=False))
+
+    ask(bed, door, model, account.key, stream=True)
+
+    row = row_of(account)
+    assert (row["status"], row["estimated"]) == ("interrupted", True)
+    assert row["cost"] == row["prompt"] * UNIT == row["reserve"]
+    assert row["completion"] >= 3
+    check_books(engine, account)
