@@ -55,7 +55,8 @@ class Histogram:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Add one observation."""
+        """Add one observation; less than 0, which clocks of little precision give, counts as 0: no sum may fall."""
+        value = max(0.0, value)
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 

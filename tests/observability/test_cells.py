@@ -58,6 +58,16 @@ def test_a_histogram_counts_each_observation_once(seconds: list[float]) -> None:
     assert abs(found["one_api_s_seconds_sum", ()] - sum(seconds)) <= 1e-9 * max(1.0, sum(seconds))
 
 
+def test_the_sum_of_a_histogram_never_falls() -> None:
+    """A timer may fire before it is due, by its clock."""
+    family = Family("one_api_s_seconds", "Help.", "histogram", lambda: Histogram(SECONDS))
+    for seconds in (0.5, -0.25):
+        family.at().observe(seconds)
+
+    assert read(family)["one_api_s_seconds_sum", ()] == 0.5
+    assert read(family)["one_api_s_seconds_count", ()] == 2
+
+
 def test_what_finds_no_room_is_counted_under_other() -> None:
     family = counter("model", "outcome", max_cells=2)
     for number in range(10):
