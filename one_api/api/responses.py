@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 from flask import Blueprint, Response, g, request
-from msgspec import structs
 from werkzeug.exceptions import MethodNotAllowed
 
 from one_api.api.kept_responses import ResponseStore, find_items, history
@@ -151,7 +150,7 @@ async def _wanted(body: JSONObject, sealer: Sealer) -> Translated:
         stream = body.get("stream") is True
         chat = ChatRequest(body["model"], stream, stream, body, replace(native, refusal=refusal))
         return untranslated(body, chat, own)
-    chat = structs.replace(wanted.chat, native=replace(native, warnings=wanted.warnings))
+    chat = wanted.chat.with_native(replace(native, warnings=wanted.warnings))
     return replace(wanted, chat=chat)
 
 

@@ -27,11 +27,6 @@ class Breaker:
         return self._failures
 
     @property
-    def failures(self) -> int:
-        """Return how often the service has failed in a row."""
-        return self._failures
-
-    @property
     def has_failed(self) -> bool:
         """Return whether the service failed when last asked."""
         return self._failures > 0

@@ -52,6 +52,14 @@ class ChatRequest(Struct, frozen=True):
         """Return the same request for the model of that name; its body keeps the order of its keys."""
         return type(self)(model, self.stream, self.include_usage, self.body | {"model": model}, self.native)
 
+    def with_body(self, body: JSONObject) -> Self:
+        """Return the same request with another body."""
+        return type(self)(self.model, self.stream, self.include_usage, body, self.native)
+
+    def with_native(self, native: NativeRequest) -> Self:
+        """Return the same request as that of another dialect's door, which came with ``native``."""
+        return type(self)(self.model, self.stream, self.include_usage, self.body, native)
+
     @classmethod
     def read(cls, body: JSONObject) -> Self:
         """Check ``body`` and return its view.

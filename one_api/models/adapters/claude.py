@@ -11,8 +11,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from msgspec import structs
-
 from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects import json
 from one_api.dialects.anthropic.models import ModelTraits, corrected, entry_of, traits_of
@@ -147,7 +145,7 @@ class ClaudeAdapter(RemoteAdapter):
         body, choices = dict(request.body), 1
         if self._config.emulate_n:
             choices = _choices(body)
-        translated = await self._translated(structs.replace(request, body=body), context)
+        translated = await self._translated(request.with_body(body), context)
         return self._open_all(translated, context, choices, include_usage)
 
     async def _translated(self, request: ChatRequest, context: AttemptContext) -> Translated:
