@@ -47,7 +47,11 @@ def of_folder(folder: Path) -> Finding:
     if not place.is_dir():
         return problem(str(folder), f"{place} is no folder", "Move that file away, or name another folder")
     if not os.access(place, os.W_OK | os.X_OK):
-        return warning(str(folder), "this user cannot write there", f"Run `chown {_user()} {place}` as root")
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            fix = "Mount it for writing, or use another folder"
+            return warning(str(folder), "its file system is mounted read-only", fix)
+        make = f"mkdir -p {folder} && " if place != folder else ""
+        return warning(str(folder), "this user cannot write there", f"Run `{make}chown {_user()} {folder}` as root")
     if place.stat().st_mode & stat.S_IWOTH and not place.stat().st_mode & stat.S_ISVTX:
         return warning(str(place), "every user of this machine can write there", f"Run `chmod o-w {place}`")
     return ok(str(folder), "can be written" if place == folder else "can be made")
@@ -72,7 +76,8 @@ def of_space(folder: Path) -> Finding:
 
 def space(folder: Path, free: int) -> Finding:
     """Return what ``free`` bytes on the disk of a folder mean."""
-    text = f"{free / (1 << 30):.1f} GiB are free on its disk"
+    shown = f"{free / (1 << 30):.1f} GiB" if free >= LOW_SPACE else f"{free >> 20} MiB"
+    text = f"{shown} are free on its disk"
     if free >= LOW_SPACE:
         return ok(str(folder), text)
     return (problem if free < NO_SPACE else warning)(str(folder), text, "Make room there, or use another folder")

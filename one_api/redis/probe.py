@@ -29,10 +29,11 @@ def latency_s(url: str, timeout_s: float) -> float:
     except (AuthenticationError, NoPermissionError):
         raise ProbeFailed("Redis refuses the password", "Write it into the address: redis://:PASSWORD@HOST") from None
     except ResponseError as error:
-        fix = "Look at its log, or use another Redis"
+        fix = "Look at its log, and at the number of the database at the end of the address"
         raise ProbeFailed(f"Redis refuses to answer ({type(error).__name__})", fix) from None
     except (RedisError, OSError, ValueError) as error:
-        fix = "Start it, or correct the address; until then each process counts and caches by itself"
+        tls = " (rediss:// only if it uses TLS)" if url.startswith("rediss:") else ""
+        fix = f"Start it, or correct the address{tls}; until then each process counts and caches by itself"
         raise ProbeFailed(f"Redis does not answer ({type(error).__name__})", fix) from None
 
 

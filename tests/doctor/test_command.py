@@ -66,6 +66,45 @@ def test_a_configuration_that_cannot_be_used_ends_with_status_1(command: Sequenc
     assert "sk-" not in done.stdout + done.stderr
 
 
+BROKEN = {
+    "a library is missing": "raise ImportError('libgomp.so.1: cannot open shared object file')",
+    "it ends the process": "import os; os.abort()",
+    "it says much": "raise SystemError('x' * 5000 + chr(10) + 'y' * 5000)",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_an_engine_that_is_broken_is_one_line_with_its_cure(tmp_path: Path, name: str) -> None:
+    package = tmp_path / "site" / "xllamacpp"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(BROKEN[name])
+    variables = {**SECRETS, "LOCAL_MODELS_ENABLED": "true", "PYTHONPATH": str(package.parent)}
+
+    done = run("doctor", env=variables)
+
+    (line,) = [line for line in done.stdout.splitlines() if "local engine" in line]
+    assert (done.returncode, done.stderr) == (1, "")
+    assert line.startswith("problem")
+    assert "LOCAL_MODELS_ENABLED=false" in line
+    assert len(line) < 500
+
+
+@pytest.mark.parametrize("allowed", [32, 64])
+def test_few_descriptors_are_one_line_with_the_cure(tmp_path: Path, upstream: ScriptedUpstream, allowed: int) -> None:
+    script = (
+        f"import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, ({allowed}, {allowed}));"
+        " runpy.run_module('one_api', run_name='__main__')"
+    )
+    variables = {"PATH": os.defpath, "ONE_API_ENV_FILE": os.devnull, **env(tmp_path, upstream)}
+    command = [sys.executable, "-c", script, "doctor"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = [line for line in done.stdout.splitlines() if "open files" in line]
+    assert line.startswith(f"warning  open files (ulimit -n): {allowed} are allowed")
+    assert "Raise the limit" in line
+
+
 def test_the_console_script_leads_to_the_commands() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -1,10 +1,14 @@
 """What the examination finds on this machine: folders, space, descriptors, models and Redis."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from resource import RLIM_INFINITY
 
 import pytest
+import redis
 
 from one_api.config import Config
 from one_api.doctor.finding import Finding, summary, without_secrets
@@ -17,6 +21,7 @@ from one_api.doctor.machine import (
     of_local,
     of_models,
     of_redis,
+    of_space,
     space,
 )
 from one_api.settings.adapters import LocalConfig, OpenAIConfig
@@ -67,6 +72,41 @@ def test_a_folder_of_another_user_is_a_warning(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
 
     assert of_folder(tmp_path).state == "warning"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a folder on a file system of its own, mounted with the options that the test gives."""
+    command = ["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("small_disk", ["size=10m,ro"], indirect=True)
+def test_a_read_only_file_system_is_a_warning_with_its_own_cure(small_disk: Path) -> None:
+    for folder in (small_disk, small_disk / "instance"):
+        found = of_folder(folder)
+        assert found.state == "warning"
+        assert "read-only" in found.what
+        assert "chown" not in found.fix
+
+
+@pytest.mark.parametrize("small_disk", ["size=1m"], indirect=True)
+def test_a_full_disk_is_a_problem(small_disk: Path) -> None:
+    (small_disk / "all").write_bytes(b"x" * (1 << 20))
+    found = of_space(small_disk)
+    assert (found.state, found.what) == ("problem", "0 MiB are free on its disk")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_whoever_makes_a_folder_is_not_told_to_give_away_the_one_above() -> None:
+    code = "from pathlib import Path; from one_api.doctor.machine import of_folder; print(of_folder(Path('/none/x')))"
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("warning")
+    assert "`mkdir -p /none/x && chown 65534 /none/x`" in done.stdout
 
 
 def test_the_engine_can_be_imported() -> None:
@@ -130,6 +170,26 @@ def test_a_redis_that_is_not_there_is_a_problem(url: str) -> None:
 
     assert found.state == "problem"
     assert "pass-word" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "cure"),
+    [
+        (("redis://", "redis://:wrong-word@"), "Write it into the address"),
+        (("/0", "/99"), "number of the database"),
+        (("redis://", "rediss://"), "rediss:// only if it uses TLS"),
+    ],
+    ids=["password", "database", "TLS"],
+)
+def test_a_redis_that_refuses_has_its_own_cure(change: tuple[str, str], cure: str, own_redis: OwnRedis) -> None:
+    url, _ = own_redis
+    if "wrong-word" in change[1]:
+        with redis.Redis.from_url(url) as operator:
+            operator.config_set("requirepass", "right-word")
+    found = next(of_redis(configured(url.replace(*change))))
+    assert found.state == "problem"
+    assert cure in found.fix
+    assert "-word" not in str(found)
 
 
 def test_without_redis_nothing_is_asked() -> None:
