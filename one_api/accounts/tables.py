@@ -10,7 +10,7 @@ from one_api.accounts import percentiles
 
 METADATA = MetaData()
 #: The last change that makes them so.
-REVISION = "0006"
+REVISION = "0007"
 
 #: One row for each request that an upstream was asked for, or that a kept answer served.
 LEDGER = Table(
