@@ -144,7 +144,8 @@ async def _wanted(body: JSONObject, sealer: Sealer) -> Translated:
         stream = body.get("stream") is True
         chat = ChatRequest(body["model"], stream, stream, body, replace(native, refusal=refusal))
         return untranslated(body, chat, own)
-    return replace(wanted, chat=replace(wanted.chat, native=replace(native, warnings=wanted.warnings)))
+    asked, native = wanted.chat, replace(native, warnings=wanted.warnings)
+    return replace(wanted, chat=ChatRequest(asked.model, asked.stream, asked.include_usage, asked.body, native))
 
 
 async def _translated(body: JSONObject, own: list[Any], history: list[JSONObject], sealer: Sealer) -> Translated:
