@@ -61,9 +61,11 @@ def _read(reported: JSONObject) -> JSONObject:
         if name in _COUNTS and not _is_number(value := count(value)):
             continue
         said[name] = _larger(said.get(name), value)
-    if "prompt_tokens" in said or "completion_tokens" in said:
-        prompt, completion = said.setdefault("prompt_tokens", 0), said.setdefault("completion_tokens", 0)
-        said["total_tokens"] = said.get("total_tokens") or prompt + completion
+    prompt, completion, total = (said.get(name) for name in _COUNTS)
+    if prompt is not None or completion is not None:
+        prompt = max(0, (total or 0) - completion) if prompt is None else prompt
+        completion = max(0, (total or 0) - prompt) if completion is None else completion
+        said |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total or prompt + completion}
     return said
 
 

@@ -54,9 +54,6 @@ class IteratedStream(ChunkStream):
         self._translator = OpenAIStream(_identity(request), include_usage=request.include_usage)
         #: The iterator is asked in a task of its own, because ``read`` may be cancelled while it waits.
         self._asking: asyncio.Task[JSONObject | None] | None = None
-        #: The choices that have begun and have no finish reason.
-        self._unfinished: set[int] = set()
-        self._begun = False
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
@@ -67,7 +64,6 @@ class IteratedStream(ChunkStream):
                 chunks = self._translator.end() if chunk is None else self._translator.feed(_event(chunk))
             self.ended = chunk is None
             self.usage = Usage.read(self._translator.usage)
-            self._note(chunks)
         if self.ended and not self._translator.finished:
             raise UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
         return chunks
@@ -76,7 +72,7 @@ class IteratedStream(ChunkStream):
         """Return the next chunk as it is; None is the end."""
         if self._asking is None:
             self._asking = asyncio.ensure_future(anext(self._chunks, None))
-        complete = self._begun and not self._unfinished
+        complete = self._translator.is_complete
         limit_s = _TAIL_S if complete else min(self.idle_s or _IDLE_S, _IDLE_S)
         done, _ = await asyncio.wait([self._asking], timeout=limit_s)
         if not done and not complete:
@@ -86,13 +82,6 @@ class IteratedStream(ChunkStream):
         asking, self._asking = self._asking, None
         with failures_named():
             return asking.result()
-
-    def _note(self, chunks: list[JSONObject]) -> None:
-        for choice in (choice for chunk in chunks for choice in chunk["choices"]):
-            self._begun = True
-            self._unfinished.add(choice["index"])
-            if choice.get("finish_reason") is not None:
-                self._unfinished.discard(choice["index"])
 
     async def aclose(self) -> None:
         """See ``ChunkStream``; a generator is closed, so that what it holds open is."""

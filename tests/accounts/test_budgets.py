@@ -403,7 +403,7 @@ def test_a_whole_answer_without_usage_is_estimated_and_usage_of_zero_is_not(bed:
 REPORTED: dict[str, tuple[Any, tuple[int, int] | None]] = {
     "negative": ({"prompt_tokens": -5, "completion_tokens": -1}, (0, 0)),
     "beyond all measure": ({"prompt_tokens": 1e308, "completion_tokens": 2}, (1_000_000_000, 2)),
-    "a text": ({"prompt_tokens": "12", "completion_tokens": 3}, (0, 3)),
+    "a text": ({"prompt_tokens": "12", "completion_tokens": 3}, (12, 3)),
     "more cached than there is": (
         {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 900}},
         (10, 3),

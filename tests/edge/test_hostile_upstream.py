@@ -112,16 +112,18 @@ def test_only_our_own_headers_reach_the_client(gateway: Gateway, upstream: Scrip
     assert upstream.requests[-1].headers.first("cookie") is None
 
 
-@pytest.mark.parametrize("count", [-5, 1e308, "12", None, True, [1]])
-def test_absurd_usage_is_not_counted(count: object, gateway: Gateway, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize(
+    ("count", "read"), [(-5, 0), (1e308, 10**9), ("12", 12), (None, None), (True, None), ([1], None)]
+)
+def test_absurd_usage_is_not_counted(
+    count: object, read: int | None, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
     upstream.on("m", json_reply({**completion("x"), "usage": usage}))
     records = len(gateway.call_records())
     assert ask(gateway)[0] == 200
     record = gateway.call_records(records + 1)[-1]
-    for tokens in (record["prompt_tokens"], record["completion_tokens"]):
-        assert isinstance(tokens, int)
-        assert 0 <= tokens <= 1_000_000_000
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (read, read)
 
 
 @pytest.mark.parametrize(("count", "status"), [(1, 200), (10, 200), (11, 502)])

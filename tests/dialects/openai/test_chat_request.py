@@ -255,5 +255,5 @@ def test_no_usage_is_none(nothing: Any) -> None:
     assert Usage.read(nothing) is None
 
 
-def test_usage_without_counts_is_zero() -> None:
-    assert Usage.read({}) == Usage(0, 0)
+def test_usage_without_counts_is_none() -> None:
+    assert Usage.read({}) is None
