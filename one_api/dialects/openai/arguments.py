@@ -74,7 +74,7 @@ class Arguments:
 
     Servers were seen to send all arguments again at the end (GLM parsers, gateways over OpenAI's Responses), as text
     within a text (LiteLLM), to send in each piece all that came before (DeepSeek at Qianfan, MiMo), and to open a call
-    with an empty object although arguments follow (gateways over Claude).
+    with an empty object although arguments follow (gateways over Claude): one that comes first of all waits for these.
     """
 
     def __init__(self) -> None:
@@ -85,6 +85,8 @@ class Arguments:
         self._repeats = False
         #: An empty object has come that was not passed on: it may be none of the arguments.
         self._is_empty = False
+        #: A piece has come, which may have been blank.
+        self._begun = False
 
     @property
     def is_whole(self) -> bool:
@@ -109,7 +111,8 @@ class Arguments:
             self._scanner, self._pieces, self._length = ValueScanner(), [], 0
         if not self._length:
             piece = piece.lstrip()
-            self._is_empty = piece.strip() == "{}"
+            self._is_empty = not self._begun and piece.strip() == "{}"
+        self._begun = True
         new = self._new_in(piece)
         self._scanner.add(new)
         self._pieces.append(new)
