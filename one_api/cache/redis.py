@@ -62,7 +62,7 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
 
     def __init__(self, url: str, call_s: float = 0.05) -> None:
         super().__init__()
-        self._link = RedisLink(url, logger, call_s, without=_WITHOUT, forgiving=True)
+        self._link = RedisLink(url, logger, call_s, without=_WITHOUT, forgiving=True, patient=True)
 
     @property
     def degraded(self) -> str | None:

@@ -62,9 +62,11 @@ def _read(reported: JSONObject) -> JSONObject:
             continue
         said[name] = _larger(said.get(name), value)
     prompt, completion, total = (said.get(name) for name in _COUNTS)
-    if prompt is not None or completion is not None:
-        prompt = max(0, (total or 0) - completion) if prompt is None else prompt
-        completion = max(0, (total or 0) - prompt) if completion is None else completion
+    if prompt is None and completion is not None:
+        prompt = max(0, (total or 0) - completion)
+    elif completion is None and prompt is not None:
+        completion = max(0, (total or 0) - prompt)
+    if prompt is not None and completion is not None:
         said |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total or prompt + completion}
     return said
 

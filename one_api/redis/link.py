@@ -60,6 +60,7 @@ class RedisLink:
         forgiving: a command that Redis refuses is that command's failure, not Redis's.
         recovered: called at the first contact, and at the first one after any failure, before anything else is sent.
         scripts: those that are run.
+        patient: trips have all their time although Redis owes an answer: a short stumble is to lose nothing.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class RedisLink:
         forgiving: bool,
         recovered: Callable[[SendPipeline], Awaitable[None]] | None = None,
         scripts: Sequence[Script] = (),
+        patient: bool = False,
     ) -> None:
         self._call_s = call_s
         self._connect_s = max(call_s, _CONNECT_S)
@@ -81,6 +83,7 @@ class RedisLink:
         self._logger = logger
         self._without = without
         self._forgiving = forgiving
+        self._patient = patient
         self._recovered = recovered
         #: Is ``recovered`` to be called before the next trip?
         self._suspect = recovered is not None
@@ -190,7 +193,7 @@ class RedisLink:
 
         A probe has all the time that a new connection needs.
         """
-        if self._late and self._breaker.failures and not self._breaker.is_open:
+        if self._late and self._breaker.failures and not self._breaker.is_open and not self._patient:
             return self._call_s / (1 << self._breaker.failures)
         return self._call_s if self._connected else self._connect_s
 
