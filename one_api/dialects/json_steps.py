@@ -106,18 +106,21 @@ def long_strings(data: bytes | bytearray, spans: Mapping[str, Span], decoder: Ca
     """Return the string of each name."""
     found: dict[str, str] = {}
     for name, (start, end) in spans.items():
-        # It grows in place: to join its pieces would take the system long to find the memory, all in one step.
+        # It grows in place: to join all pieces would take the system long to find the memory, all in one step.
         text = ""
-        at, last, steps = start + 1, end - 1, 0
+        pieces: list[str] = []
+        at, last = start + 1, end - 1
         while at < last:
             piece = bytes(data[at : min(at + STEP_BYTES, last)])
             if at + len(piece) < last:
                 piece = _cut(piece)
-            text += decoder(b'"%b"' % piece)
+            pieces.append(decoder(b'"%b"' % piece))
             at += len(piece)
-            steps += 1
-            if steps % (LONG_STEP_BYTES // STEP_BYTES) == 0:
+            if len(pieces) == LONG_STEP_BYTES // STEP_BYTES:
+                text += "".join(pieces)
+                pieces.clear()
                 yield
+        text += "".join(pieces)
         found[name] = text
         yield
     return found
