@@ -64,6 +64,15 @@ def interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def model_file() -> Path:
+    """The default model, fetched once for all runs."""
+    # Only here, so that tests without it import nothing of it.
+    from one_api.engine.download import fetch_default_model
+
+    return fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or TESTS.parent / "models"), print)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest files come first, so that no process is left with one of them when the others have ended."""
     places = {name: place for place, name in enumerate(LONGEST)}

@@ -41,6 +41,14 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return postgres_schema(request.getfixturevalue("server"))
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the empty database that the gateways of a module share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path_factory.mktemp('database')}/one_api.db"
+    return postgres_schema(request.getfixturevalue("server"))
+
+
 def postgres_schema(server: str) -> str:
     """The address of a new schema in a database: as empty as a database, and made in no time."""
     name = f"test_{next(_numbers)}"

@@ -22,7 +22,6 @@ from sqlalchemy import Connection, Engine, func, select
 from one_api.accounts import changes
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
-from tests.accounts.conftest import postgres_schema
 from tests.api.bed import ADMIN_KEY, Answer, Bed, adapter, yaml
 from tests.support import (
     Gateway,
@@ -50,14 +49,6 @@ PRICES: Any = {
 UNIT = 1_000_000
 #: For what takes minutes: it is set to a number of requests.
 LONG = pytest.mark.skipif("ONE_API_LONG" not in os.environ, reason="it takes minutes: set ONE_API_LONG, such as 100000")
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the gateway's database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('budgets')}/one_api.db"
-    return postgres_schema(request.getfixturevalue("server"))
 
 
 @contextlib.contextmanager

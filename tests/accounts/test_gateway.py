@@ -23,7 +23,6 @@ from sqlalchemy import Engine, func, select
 from one_api.accounts import ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEDGER, USAGE
-from tests.accounts.conftest import postgres_schema
 from tests.accounts.rows import row as made_row
 from tests.api.bed import ADMIN_KEY, KEY, Answer, Bed, running_bed
 from tests.api.messages_bed import post as post_to
@@ -41,14 +40,6 @@ from tests.support import (
 )
 
 PRICES: Any = {"models": {"a/*": {"input": 1, "output": 10}, "b/*": {"input": 2, "output": 20}}}
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the gateway's database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('gateway')}/one_api.db"
-    return postgres_schema(request.getfixturevalue("server"))
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,10 @@ from sqlalchemy import Engine, select, update
 
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import RESPONSES
-from tests.accounts.conftest import postgres_schema
 from tests.api.bed import KEY, Bed, adapter, yaml
 from tests.support import Gateway, ScriptedUpstream
 
 OTHER_KEY = "other-key"
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the gateways' database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('kept')}/one_api.db"
-    return postgres_schema(request.getfixturevalue("server"))
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,12 @@ import pytest
 from sqlalchemy import Engine
 
 from one_api.accounts.database import open_engine
-from tests.accounts.conftest import postgres_schema
 from tests.accounts.test_budgets import UNIT, Account, check_books, gateway_on, row_of, unit_model, until, warm_up
 from tests.api.bed import Bed
 from tests.support import WaitFor, sse, text_chunks, tokens
 
 #: Where no limit is given, so many tokens are reserved.
 RESERVED = 10
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the gateway's database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('overrun')}/one_api.db"
-    return postgres_schema(request.getfixturevalue("server"))
 
 
 @pytest.fixture(scope="module")

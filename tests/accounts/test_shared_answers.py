@@ -11,18 +11,9 @@ import pytest
 from sqlalchemy import Engine
 
 from one_api.accounts.database import open_engine
-from tests.accounts.conftest import postgres_schema
 from tests.accounts.test_budgets import UNIT, Account, check_books, gateway_on, unit_model, until, warm_up
 from tests.api.bed import Bed
 from tests.support import WaitFor, completion, json_reply, sse, text_chunks, tokens
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the gateway's database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path_factory.mktemp('shared')}/one_api.db"
-    return postgres_schema(request.getfixturevalue("server"))
 
 
 @pytest.fixture(scope="module")

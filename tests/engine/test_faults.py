@@ -20,7 +20,6 @@ import pytest
 from one_api.app import build_registry
 from one_api.config import Config
 from one_api.engine.client import EngineUnavailable
-from one_api.engine.download import fetch_default_model
 from one_api.engine.files import EngineFailed, EngineSettings
 from one_api.engine.gguf import UnreadableModel, read_header
 from one_api.engine.loaded import loaded_engines
@@ -41,12 +40,6 @@ HEADER_BYTES = 4 * 1024 * 1024
 pytestmark = pytest.mark.skipif(
     find_spec("xllamacpp") is None or sys.platform == "win32", reason="the engine has no wheel for this platform"
 )
-
-
-@pytest.fixture(scope="module")
-def model_file() -> Path:
-    """The default model, fetched once for all runs."""
-    return fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
 
 
 @pytest.fixture

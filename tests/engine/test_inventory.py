@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from one_api.engine.download import fetch_default_model
 from one_api.engine.inventory import table
 from tests.support import run_program
 
@@ -32,12 +31,11 @@ def flask(env: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProce
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(model_file: Path, tmp_path: Path) -> Path:
     """A folder with the default model and with a file that is none."""
-    source = fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
     models = tmp_path / "models"
     models.mkdir()
-    (models / source.name).symlink_to(source)
+    (models / model_file.name).symlink_to(model_file)
     (models / "broken.gguf").write_bytes(b"not a model")
     return models
 

@@ -19,7 +19,6 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionChunk
 
-from one_api.engine.download import fetch_default_model
 from one_api.engine.loaded import LoadedEngine, loaded_engines
 from one_api.engine.process import is_engine
 from one_api.engine.slots import SlotFile
@@ -35,12 +34,6 @@ LONG: dict[str, Any] = {"messages": HELLO, "stream": True, "temperature": 0, "lo
 pytestmark = pytest.mark.skipif(
     find_spec("xllamacpp") is None or sys.platform == "win32", reason="the engine has no wheel for this platform"
 )
-
-
-@pytest.fixture(scope="module")
-def model_file() -> Path:
-    """The default model, fetched once for all runs."""
-    return fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
 
 
 @pytest.fixture

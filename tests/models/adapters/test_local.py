@@ -1,7 +1,6 @@
 """The local adapter: the real engine with the default model, through the real gateway, asked by the official client."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
-from one_api.engine.download import fetch_default_model
 from tests.support import Gateway, RawClient, post_chat
 
 ROOT = Path(__file__).parents[3]
@@ -29,13 +27,6 @@ HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello! W
 pytestmark = pytest.mark.skipif(
     find_spec("xllamacpp") is None or sys.platform == "win32", reason="the engine has no wheel for this platform"
 )
-
-
-@pytest.fixture(scope="module")
-def model_file() -> Path:
-    """The default model, fetched once for all runs."""
-    folder = Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models")
-    return fetch_default_model(folder, print)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The doors beside chat on a local model: the real engine, through the real gateway, asked by the official clients."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,7 +13,6 @@ import pytest
 from openai import OpenAI
 from openai.types import Completion
 
-from one_api.engine.download import fetch_default_model
 from tests.support import Gateway, RawClient, build_request
 
 ROOT = Path(__file__).parents[3]
@@ -26,9 +24,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with the default model under three names: one as its file says, one for chats alone, one that ranks."""
-    model_file = fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
     folder = tmp_path_factory.mktemp("models")
     for name in ("small", "chats", "ranks"):
         (folder / f"{name}.gguf").symlink_to(model_file)

@@ -5,7 +5,6 @@ The small default model is made for chats; the engine makes the mean of its toke
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -15,7 +14,6 @@ import openai
 import pytest
 from openai import OpenAI
 
-from one_api.engine.download import fetch_default_model
 from tests.support import Gateway
 
 ROOT = Path(__file__).parents[3]
@@ -24,12 +22,6 @@ CONTEXT = 256
 pytestmark = pytest.mark.skipif(
     find_spec("xllamacpp") is None or sys.platform == "win32", reason="the engine has no wheel for this platform"
 )
-
-
-@pytest.fixture(scope="module")
-def model_file() -> Path:
-    """The default model, fetched once for all runs."""
-    return fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
 
 
 @pytest.fixture(scope="module")
