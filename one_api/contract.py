@@ -199,6 +199,23 @@ class ByteStream(AnswerStream):
         """Wait for the next bytes; none are the end. May be cancelled and called again, and raises as chunks do."""
 
 
+class WholeChunks(ChunkStream):
+    """A stream of chunks that are all there."""
+
+    def __init__(self, chunks: list[JSONObject], usage: Usage | None = None) -> None:
+        self.usage = usage
+        self._chunks = chunks
+
+    async def read(self) -> list[JSONObject]:
+        """See ``ChunkStream``."""
+        chunks, self._chunks, self.ended = self._chunks, [], True
+        return chunks
+
+    async def aclose(self) -> None:
+        """See ``ChunkStream``."""
+        self._chunks, self.ended = [], True
+
+
 class WholeBytes(ByteStream):
     """An answer that is there as a whole."""
 

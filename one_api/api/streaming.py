@@ -18,7 +18,7 @@ from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.errors import GatewayError, InternalError, InvalidRequest, UnsupportedMediaType
-from one_api.serving.current import current_request
+from one_api.serving.current import current_globals, current_request
 from one_api.serving.events import EventBody, EventResponse
 from one_api.serving.tasks import abandon
 from one_api.serving.timeouts import ReusableTimeout
@@ -68,7 +68,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
     encodings = encodings_of(encoding) if encoding else []
     try:
         if len(data) < _LARGE_BYTES and not encodings:
-            g.is_short = True
+            current_globals().is_short = True
             return data, json.decode_object(data, as_written=True)
         # One at a time, from its first byte that is more than what the client sent.
         async with service().large_bodies:

@@ -15,7 +15,7 @@ from one_api.cache.policy import CacheDirectives, CachePolicy, may_be_kept
 from one_api.cache.single_flight import Flight, Flights, SharedCall, Source
 from one_api.cache.stores import AnswerStore, MemoryAnswers
 from one_api.config import Config
-from one_api.contract import ChunkStream
+from one_api.contract import ChunkStream, WholeChunks
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.split import chunks_of
@@ -28,22 +28,6 @@ logger = logging.getLogger(__name__)
 Answer: TypeAlias = JSONObject | ChunkStream
 #: Has a request answered by upstreams.
 Ask: TypeAlias = Callable[[ChatRequest, CallContext], Awaitable[Answer]]
-
-
-class Replay(ChunkStream):
-    """A cached answer as a stream: one batch holds all chunks."""
-
-    def __init__(self, answer: JSONObject, *, include_usage: bool) -> None:
-        self._chunks = chunks_of(answer, include_usage=include_usage)
-
-    async def read(self) -> list[JSONObject]:
-        """See ``ChunkStream``."""
-        chunks, self._chunks, self.ended = self._chunks, [], True
-        return chunks
-
-    async def aclose(self) -> None:
-        """See ``ChunkStream``."""
-        self._chunks, self.ended = [], True
 
 
 class Answers:
@@ -212,7 +196,9 @@ class CacheRequest:
         record.cache_age_s = entry.age_s(now) if where_from == "hit" else None
         record.deployment = entry.deployment
         record.warnings += entry.warnings
-        return Replay(entry.answer, include_usage=self.wants_usage) if self.streams else entry.answer
+        if not self.streams:
+            return entry.answer
+        return WholeChunks(chunks_of(entry.answer, include_usage=self.wants_usage))
 
 
 class _UpstreamCall(SharedCall):

@@ -1,7 +1,8 @@
-"""How many tokens the input of a request takes, about, where no tokenizer can be asked."""
+"""How many tokens the input of a request takes: what a tokenizer has counted, or about, where none can be asked."""
 
 from typing import Any
 
+from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 
 #: Of text and of JSON; more in most languages than English.
@@ -23,6 +24,15 @@ def estimate_tokens(body: JSONObject) -> int:
     size = sum(_size(each) for name in ("tools", "functions") if (each := body.get(name)))
     texts, media = _count([body.get("system"), *messages])
     return max(1, (size + texts) // BYTES_PER_TOKEN + media + len(messages) * _MESSAGE_TOKENS)
+
+
+def count_in(answer: bytes) -> int | None:
+    """Return the count in the answer of an address that counts tokens; None when it holds none."""
+    try:
+        count = json.decode_object(answer).get("input_tokens")
+    except json.InvalidJSON:
+        return None
+    return count if isinstance(count, int) else None
 
 
 def _count(value: Any) -> tuple[int, int]:

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TypeVar
 
 from one_api.contract import ChunkStream
-from one_api.dialects import json
 from one_api.dialects.frames import Encode, Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.stream import LocalStream
 from one_api.dialects.llama.text import LocalTextStream
 from one_api.dialects.openai.response import Identity
+from one_api.dialects.tokens import count_in
 from one_api.engine.files import Endpoint, EngineFailed, find_engine
 from one_api.engine.gguf import ModelFile
 from one_api.engine.slots import Slot, SlotQueue
@@ -119,11 +119,7 @@ class EngineClient:
             data = await upstream.post(f"{answer.path}/input_tokens", context, body)
         except UpstreamRejected as error:
             raise answer.explained(error, self.file, endpoint.context_tokens) from error
-        try:
-            count = json.decode_object(data).get("input_tokens")
-        except json.InvalidJSON:
-            count = None
-        if not isinstance(count, int):
+        if (count := count_in(data)) is None:
             raise UpstreamBroken("The engine's answer holds no count of tokens.")
         return count
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from one_api.contract import ChunkStream, JSONObject, Usage
+from one_api.contract import ChunkStream, JSONObject, Usage, WholeChunks
 from one_api.dialects import error_body, json, sse
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.chat_request import ChatRequest
@@ -27,23 +27,6 @@ _NAMED = frozenset({"model", "messages", "temperature", "top_p", "max_tokens", "
 _TAIL_S = 2.0
 #: The longest silence of an iterator where no limit is set, in seconds.
 _IDLE_S = 60.0
-
-
-class WholeStream(ChunkStream):
-    """A whole answer as a stream: all of it is there at once."""
-
-    def __init__(self, answer: JSONObject, *, include_usage: bool) -> None:
-        self._chunks = chunks_of(answer, include_usage=include_usage)
-        self.usage = Usage.read(answer.get("usage"))
-
-    async def read(self) -> list[JSONObject]:
-        """See ``ChunkStream``."""
-        chunks, self._chunks, self.ended = self._chunks, [], True
-        return chunks
-
-    async def aclose(self) -> None:
-        """See ``ChunkStream``."""
-        self._chunks, self.ended = [], True
 
 
 class IteratedStream(ChunkStream):
@@ -103,6 +86,11 @@ def as_stream(answer: Any, request: ChatRequest) -> ChunkStream:
     """Return what an adapter generated as a stream of ours."""
     if isinstance(answer, ChunkStream):
         return answer
+    if isinstance(answer, dict):
+        with failures_named():
+            completion = as_completion(answer, request)
+            chunks = chunks_of(completion, include_usage=request.include_usage)
+            return WholeChunks(chunks, Usage.read(completion.get("usage")))
     if not isinstance(answer, AsyncIterable):
         raise UpstreamBroken("The adapter returned neither an answer nor an iterator of chunks.")
     return IteratedStream(aiter(answer), request)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from one_api.contract import ChunkStream
-from one_api.dialects import json
 from one_api.dialects.anthropic.inbound.native import (
     HEADERS,
     Deviations,
@@ -17,6 +16,7 @@ from one_api.dialects.anthropic.inbound.native import (
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
+from one_api.dialects.tokens import count_in
 from one_api.errors import UpstreamBroken, UpstreamTimeout
 from one_api.records import AttemptContext
 from one_api.settings.adapters import ClaudeConfig
@@ -105,11 +105,7 @@ class NativeMessages:
                 answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, headers)
         except TimeoutError:
             raise UpstreamTimeout(f"The upstream did not count within {_COUNT_S:g} s.") from None
-        try:
-            count = json.decode_object(answer).get("input_tokens")
-        except json.InvalidJSON:
-            count = None
-        if not isinstance(count, int):
+        if (count := count_in(answer)) is None:
             raise UpstreamBroken("The upstream's answer holds no count of tokens.")
         return count
 

@@ -18,7 +18,6 @@ from one_api.records import AttemptContext
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import Discovery
 from one_api.upstream.foreign import (
-    WholeStream,
     arguments_for,
     as_completion,
     as_stream,
@@ -88,11 +87,7 @@ class BaseModelAdapter(ABC):
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """Return the stream that ``request`` asks for, once its first event has arrived; raises as ``complete``."""
-        answer = await self._generate(request)
-        if isinstance(answer, dict):
-            with failures_named():
-                return WholeStream(as_completion(answer, request), include_usage=request.include_usage)
-        return as_stream(answer, request)
+        return as_stream(await self._generate(request), request)
 
     async def answer(self, request: Call, context: AttemptContext) -> Answer:
         """Do what ``request`` asks for, whatever it is; the verbs for each kind are below and above.
