@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.bed import ADMIN_KEY, running_bed, yaml
-from tests.support import free_port
+from tests.support import free_port, freeze
 from tests.support.launcher import REPOSITORY, run_program
 
 SERVER = ("gunicorn", "-c", "gunicorn.conf.py")
@@ -46,7 +46,7 @@ def reloaded(**settings: object) -> int:
         text = bed.gateway.config_path.read_text()
         bed.gateway.config_path.write_text(text.replace('"workers": 2', yaml(workers=2, **settings)[1:-1]))
         if frozen:
-            os.kill(pids[0], signal.SIGSTOP)
+            freeze(pids[0])
         try:
             command = [sys.executable, "-m", "one_api", "config", "reload", "--timeout", "2" if frozen else "30"]
             done = subprocess.run(

@@ -19,6 +19,7 @@ from tests.support import (
     WaitFor,
     completion,
     error,
+    freeze,
     json_reply,
     post_chat,
     sse,
@@ -478,7 +479,7 @@ def test_workers_share_answers_and_calls_through_redis_and_do_without(own_redis:
         assert running.asked(model) == {"a": 1}
         assert {where_from(running.ask(model, stream=True)) for _ in range(8)} == {"hit"}
 
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         other = running.model()
         assert {where_from(running.ask(other, seed=number)) for number in range(12)} == {"miss"}
         running.check_settled()
@@ -490,7 +491,7 @@ def test_an_ill_redis_is_told_by_ready_and_makes_nothing_unready(own_redis: OwnR
         model = running.model()
         running.ask(model)
         well = running.get("/ready", key=None)
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         for number in range(3):
             assert where_from(running.ask(model, seed=number)) == "miss"
         ill = running.get("/ready", key=None)

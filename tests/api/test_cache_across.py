@@ -1,7 +1,6 @@
 """Single flight across gateways and workers that share a Redis, as clients meet it."""
 
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tests.support import (
     WaitFor,
     completion,
     error,
+    freeze,
     json_reply,
     sse,
     text_chunks,
@@ -164,7 +164,7 @@ def test_a_redis_frozen_amid_a_stream_hurts_only_those_who_listen(pair: tuple[Be
     one.a.on("m", sse(*CHUNKS[:3], WaitFor(gate), *CHUNKS[3:]))
     with one.begin("m") as leader, two.begin("m") as follower:
         mine, others = heard(leader, "ab"), heard(follower, "ab")
-        own_redis[1].send_signal(signal.SIGSTOP)
+        freeze(own_redis[1].pid)
         gate.set()
         whole = leader.answer([*mine, *leader.rest()])
         cut = follower.answer([*others, *follower.rest()])

@@ -26,6 +26,7 @@ from tests.support import (
     WaitFor,
     build_request,
     error,
+    freeze,
     post_chat,
     sse,
     text_chunks,
@@ -145,7 +146,7 @@ def test_kept_and_shared_answers_are_counted_and_cost_once(pair: Bed) -> None:
     model, gate = pair.model(), threading.Event()
     pair.a.on(model, sse(*text_chunks("a", finish=None), WaitFor(gate), *text_chunks("b", usage=tokens(7, 5))[1:]))
     other = pair.gateway.worker_pids(at_least=2)[1]
-    os.kill(other, signal.SIGSTOP)  # kept answers are of one process
+    freeze(other)  # kept answers are of one process
     try:
         with pair.begin(model) as leader:
             leader.next()
@@ -181,7 +182,7 @@ def test_keys_are_counted_by_name_where_that_is_wanted(pair: Bed) -> None:
 def test_a_process_that_does_not_answer_is_left_out_and_told(pair: Bed) -> None:
     pids = pair.gateway.worker_pids()
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         try:
             began = time.monotonic()
             found = scrape(pair)
@@ -235,7 +236,7 @@ def test_of_a_thousand_names_every_process_tells() -> None:
         with gateway:
             bed = Bed(gateway, {"a": upstream})
             for held in gateway.worker_pids(at_least=2):
-                os.kill(held, signal.SIGSTOP)  # so that the other one serves
+                freeze(held)  # so that the other one serves
                 with concurrent.futures.ThreadPoolExecutor(8) as pool:
                     assert set(pool.map(lambda name: bed.ask(name, stream=True).status, names)) == {200}
                 os.kill(held, signal.SIGCONT)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Gateway, ScriptedUpstream, free_port
+from tests.support import Gateway, ScriptedUpstream, free_port, freeze
 
 from .bed import ADMIN_KEY, Bed, adapter, yaml
 from .test_cli import run
@@ -43,7 +43,7 @@ def alone(bed: Bed, pid: int) -> Iterator[None]:
     """Let one process serve everything, by holding the others."""
     others = [each for each in bed.gateway.worker_pids() if each != pid]
     for each in others:
-        os.kill(each, signal.SIGSTOP)
+        freeze(each)
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from one_api.cache.leased_call import _SegmentWindow
 from one_api.cache.redis import RedisAnswers
 from one_api.contract import ChunkStream
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
+from tests.support import freeze
 
 from .bed import USAGE, Caching, Upstreams, chunk, read_all, stream, text, turns, whole
 from .conftest import OwnRedis
@@ -278,7 +279,7 @@ async def test_one_who_waits_for_the_first_piece_asks_when_redis_falls_ill(own_r
         await asked.asked.wait()
         second = asyncio.create_task(two.open())
         await until_listening(operator)
-        own_redis[1].send_signal(signal.SIGSTOP)
+        freeze(own_redis[1].pid)
         assert text(await read_all(await second)) == "own"
         gate.set()
         answer = await first
@@ -297,7 +298,7 @@ class Stumbling(RedisAnswers):
     async def take(self, call: CallKey, token: str) -> LeaseResult:
         """See ``LeaseKeeper``."""
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGSTOP)
+            freeze(self.pid)
             self.stopped.set()
         return await super().take(call, token)
 
@@ -352,7 +353,7 @@ async def test_a_redis_that_stumbles_loses_nothing(own_redis: OwnRedis) -> None:
         leader, follower = await one.open(), await two.open()
         await until(follower, "a")
         for number, gate in enumerate(gates):
-            own_redis[1].send_signal(signal.SIGSTOP)
+            freeze(own_redis[1].pid)
             gate.set()
             await until(leader, "a0" if number == 0 else str(number))
             await asyncio.sleep(0.06)  # more than a call may take, less than three of them

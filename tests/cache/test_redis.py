@@ -12,6 +12,7 @@ from one_api.cache.keys import CacheRoute, key_of
 from one_api.cache.lease import CallKey, LeaseResult, LeaseStatus
 from one_api.cache.redis import RedisAnswers
 from one_api.errors import UpstreamFailed
+from tests.support import freeze
 from tests.support.gateway import free_port
 
 from .bed import Caching, Upstreams, read_all, stream, text, whole
@@ -225,7 +226,7 @@ async def test_a_frozen_redis_costs_a_few_requests_a_moment_and_then_nothing(own
     store = RedisAnswers(url)
     cache = Caching(upstreams, store, store)
     assert await cache.ask() == whole()
-    process.send_signal(signal.SIGSTOP)
+    freeze(process.pid)
     waits = []
     for number in range(20):
         began = time.perf_counter()

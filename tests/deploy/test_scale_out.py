@@ -30,6 +30,7 @@ from tests.support import (
     build_request,
     completion,
     free_port,
+    freeze,
     json_reply,
     post_chat,
     sse,
@@ -221,7 +222,7 @@ def test_an_answer_is_asked_for_once_by_both(cluster: Cluster) -> None:
 def test_while_redis_is_frozen_nobody_waits_for_it(cluster: Cluster) -> None:
     key = cluster.make_key("frozen", rpm=LIMIT)
     took, statuses = [], []
-    cluster.redis.send_signal(signal.SIGSTOP)
+    freeze(cluster.redis.pid)
     try:
         for turn in range(60):
             began = time.monotonic()

@@ -17,7 +17,7 @@ import redis
 
 from tests.limits.conftest import redis_at
 from tests.serving.clients import wait_until
-from tests.support import Gateway, Hang, RawClient, ScriptedUpstream, post_chat, sse, text_chunks
+from tests.support import Gateway, Hang, RawClient, ScriptedUpstream, freeze, post_chat, sse, text_chunks
 from tests.support.gateway import free_port
 
 REDIS = "redis://127.0.0.1:6379/0"
@@ -125,7 +125,7 @@ def test_a_frozen_and_restarted_redis_lets_in_one_share_more_at_most(workers: in
         with redis.Redis(port=port) as client:
             wait_until(lambda: client.zcard("one_api:processes") == workers, "every process to tell Redis of itself")
         statuses = [ask(gateway)[0] for _ in range(60)]
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         statuses += [ask(gateway)[0] for _ in range(20 * workers)]
         assert "per process" in str(ready(gateway).get("limits"))
         process.kill()

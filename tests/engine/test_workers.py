@@ -22,7 +22,7 @@ from openai.types.chat import ChatCompletionChunk
 from one_api.engine.loaded import LoadedEngine, loaded_engines
 from one_api.engine.process import is_engine
 from one_api.engine.slots import SlotFile
-from tests.support import Gateway, ScriptedUpstream
+from tests.support import Gateway, ScriptedUpstream, freeze
 
 ROOT = Path(__file__).parents[2]
 #: How long anything here may take, in seconds; the machine may be busy.
@@ -208,7 +208,7 @@ def test_an_engine_that_is_stopped_ends_its_streams_and_is_replaced(gateway: Gat
     ask(gateway, "b")
     victim = engine(place, "b")
     with streaming(gateway, "b") as chunks:
-        os.kill(victim.pid, signal.SIGSTOP)
+        freeze(victim.pid)
         with pytest.raises(openai.APIError) as caught:
             list(chunks)
 

@@ -12,6 +12,7 @@ import redis.asyncio
 from one_api.limits.redis import RedisStore
 from one_api.limits.stores import Ticket
 from one_api.limits.window import Limits
+from tests.support import freeze
 from tests.support.gateway import free_port
 
 from .conftest import OwnRedis, redis_at
@@ -68,7 +69,7 @@ async def test_some_late_answers_are_degraded_though_others_come_in_time(own_red
     for _ in range(3):
         await let_in(store, Limits(30), 2)
         assert store.degraded is None
-        process.send_signal(signal.SIGSTOP)
+        freeze(process.pid)
         await let_in(store, Limits(30), 1)
         process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(10):
@@ -85,7 +86,7 @@ async def test_a_request_that_redis_counted_late_is_settled_there(ends: str, own
     store, exact = RedisStore(url, 1), RedisStore(url, 1, 5)
     limits = Limits(100, tokens_per_minute=1000, concurrent=2)
     await store.settle((await let_in(store, limits, 1))[0], 0)
-    process.send_signal(signal.SIGSTOP)
+    freeze(process.pid)
     (ticket,) = await let_in(store, limits, 1, tokens=500)
     if ends == "before its answer":
         await store.settle(ticket, 20)

@@ -23,6 +23,7 @@ from one_api.limits.shared import SharedStore
 from one_api.limits.stores import LimitStore, MemoryStore
 from one_api.limits.window import UNLIMITED, Limits
 from one_api.redis.breaker import Breaker
+from tests.support import freeze
 from tests.support.busy import busy_machine
 from tests.support.gateway import free_port
 
@@ -128,7 +129,7 @@ async def test_a_frozen_redis_costs_a_few_calls_and_then_nothing(
     store = RedisStore(url, processes=2)
     limits = Limits(1000)
     assert (await store.take("k", limits, 0, 1))[0].remaining_requests == 999
-    process.send_signal(signal.SIGSTOP)
+    freeze(process.pid)
 
     waits = []
     for _ in range(20):
@@ -184,7 +185,7 @@ async def test_what_was_counted_while_redis_was_away_is_added_to_what_it_knows(o
     limits = Limits(20, tokens_per_minute=1000)
     for _ in range(4):
         await store.take("k", limits, 10, 1)
-    process.send_signal(signal.SIGSTOP)
+    freeze(process.pid)
     while not store.degraded:
         await store.take("k", limits, 10, 1)
     for _ in range(5):

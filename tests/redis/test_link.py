@@ -12,6 +12,7 @@ import pytest
 
 from one_api.redis.link import RedisLink, RedisUnavailable
 from tests.limits.conftest import OwnRedis, odd_redis, own_redis
+from tests.support import freeze
 
 __all__ = ["own_redis"]
 
@@ -52,7 +53,7 @@ async def frozen(own_redis: OwnRedis) -> AsyncIterator[tuple[RedisLink, "subproc
     url, process = own_redis
     link = RedisLink(url, logging.getLogger("test"), CALL_S, without="without", forgiving=False)
     assert await link.ask("INCR", "x") == 1
-    process.send_signal(signal.SIGSTOP)
+    freeze(process.pid)
     yield link, process
     process.send_signal(signal.SIGCONT)
     await link.aclose()

@@ -24,6 +24,7 @@ from tests.support import (
     chunk,
     completion,
     event,
+    freeze,
     json_reply,
     sse,
     text_chunks,
@@ -139,7 +140,7 @@ def test_what_is_under_way_is_finished(
 def test_who_connected_before_the_end_began_is_answered(upstream: ScriptedUpstream, clients: Clients) -> None:
     with started(upstream) as gateway:
         (worker,) = gateway.worker_pids()
-        os.kill(worker, signal.SIGSTOP)
+        freeze(worker)
         waiting = [clients.send(gateway, "plain") for _ in range(2 * STREAMS)]
         gateway.terminate()
         wait_until(lambda: is_pending(worker, signal.SIGTERM), "the master to end its worker")

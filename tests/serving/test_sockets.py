@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import Gateway, ScriptedUpstream, WaitFor, sse, text_chunks
+from tests.support import Gateway, ScriptedUpstream, WaitFor, freeze, sse, text_chunks
 
 from .clients import ask, chat, connect, request, running
 
@@ -58,7 +58,7 @@ def test_a_crowd_waits_in_the_queue_and_is_answered(gateway: Gateway) -> None:
     """The worker is stopped meanwhile, so that every connection has to wait to be accepted."""
     (worker,) = gateway.worker_pids()
     with contextlib.ExitStack() as stack:
-        os.kill(worker, signal.SIGSTOP)
+        freeze(worker)
         stack.callback(os.kill, worker, signal.SIGCONT)
         crowd = [stack.enter_context(connect(gateway)) for _ in range(CROWD)]
         for client in crowd:

@@ -19,6 +19,7 @@ from .claude import (
 from .gateway import Gateway, free_port
 from .http1 import Headers, MalformedError, chunk
 from .launcher import run_program
+from .processes import freeze
 from .raw import Head, RawClient, Response, build_request, post_chat
 from .replies import (
     DONE,
@@ -76,6 +77,7 @@ __all__ = [
     "error_body",
     "event",
     "free_port",
+    "freeze",
     "joined",
     "json_reply",
     "model_page",
