@@ -1,18 +1,13 @@
-"""The rest of the fault matrix through ``/v1/messages`` and ``/v1/responses``: what groups, clients and attackers do.
-
-What both doors make of faults before content, and of streams that break, is in the two files of their own.
-"""
+"""The fault matrix through the two doors beside chat: the way behind them is chat's, the words are theirs."""
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.api.bed import Answer, user
-from tests.api.messages_bed import message_events
-from tests.api.test_errors import TOO_LONG
+from tests.api.test_errors import TOO_LONG, Fault, script_of
 from tests.support import (
     Action,
     Close,
@@ -25,71 +20,18 @@ from tests.support import (
     event,
     sse,
     text_chunks,
+    tokens,
     tool_chunks,
 )
 
-from . import test_messages_door as messages
-from . import test_responses_door as responses
 from .bed import FaultBed
-from .test_after_content import SENT, WHOLE, WORDS, breaking
+from .doors import DOORS, MESSAGES, Door
+from .test_after_content import BROKEN, SENT, WHOLE, WORDS, breaking
+from .test_before_content import INVISIBLE, OWN
 from .test_hostile import ATTACKS, CODERS, ODD, TYPES, encoded, plain
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """How a door is asked, and how its answers are read."""
-
-    request: Callable[..., bytes]
-    #: The text of a whole answer, or of a stream that is complete.
-    text: Callable[[Answer, bool], str]
-    #: The text that has come of a stream that failed; an answer that is complete raises.
-    failed: Callable[[Answer], str]
-    #: What a request for an answer of a fixed form says.
-    schema: dict[str, Any]
-    #: What a tool looks like.
-    tool: dict[str, Any]
-    #: What a silent stream is filled with.
-    heartbeat: str
-
-
-def _messages_failed(answer: Answer) -> str:
-    messages.check_failed(answer)
-    return "".join(each["delta"].get("text", "") for each in message_events(answer) if "delta" in each)
-
-
-def _responses_text(answer: Answer, stream: bool) -> str:
-    found = responses.response(answer, stream)
-    assert found["status"] == "completed"
-    return responses.text_of(found)
-
-
-def _responses_failed(answer: Answer) -> str:
-    types = [each["type"] for each in responses.payloads(answer)]
-    assert types[-2:] == ["response.failed", "error"]
-    return responses.told(answer)
-
 
 #: The last word that is sent before a stream breaks.
 LAST = "word39 "
-FORM = {"type": "json_schema", "schema": {"type": "object"}}
-DOORS = {
-    "messages": Door(
-        messages.request,
-        messages.text_of,
-        _messages_failed,
-        {"output_config": {"format": FORM}},
-        {"name": "weather", "input_schema": {"type": "object"}},
-        "event: ping",
-    ),
-    "responses": Door(
-        responses.request,
-        _responses_text,
-        _responses_failed,
-        {"text": {"format": FORM | {"name": "x"}}},
-        {"type": "function", "name": "weather", "parameters": {"type": "object"}},
-        "event: response.in_progress",
-    ),
-}
 
 
 @pytest.fixture(params=list(DOORS))
@@ -112,7 +54,88 @@ def read(faults: FaultBed, request: bytes, *steps: tuple[str, Callable[[], objec
     return Answer(head.status, head.headers, "".join(f"{each}\n\n" for each in events).encode())
 
 
+# Before the first content
+
+
+@pytest.mark.parametrize("fault", INVISIBLE, ids=[fault.id for fault in INVISIBLE])
+def test_another_answers_before_the_first_content(faults: FaultBed, door: Door, fault: Fault, stream: bool) -> None:
+    model = faults.model("spare")
+    faults.a.on(model, script_of(fault, stream))
+
+    answer = faults.send(door.request(faults, model, stream=stream))
+
+    assert door.text(answer, stream) == "Hello"
+    assert faults.record_of(answer)["deployment"] == f"b/{model}"
+
+
+@pytest.mark.parametrize("fault", OWN, ids=[fault.id for fault in OWN])
+def test_what_is_wrong_in_the_request_has_its_own_status(
+    faults: FaultBed, door: Door, fault: Fault, stream: bool
+) -> None:
+    model = faults.model("only")
+    faults.a.on(model, script_of(fault, stream))
+
+    answer = faults.send(door.request(faults, model, stream=stream))
+
+    assert answer.status == fault.status
+    assert answer.json["error"]["message"]
+
+
+def test_when_all_are_silent_it_is_504(faults: FaultBed, door: Door, stream: bool) -> None:
+    model = faults.model("three")
+    for upstream in (faults.a, faults.b, faults.c):
+        upstream.on(model, [Hang()])
+
+    answer = faults.send(door.request(faults, model, stream=stream))
+
+    assert (answer.status, door.error(answer)) == (504, door.errors["upstream_timeout"])
+    assert answer.header("x-should-retry") == door.should_retry
+
+
+def test_when_none_can_be_reached_it_is_529_in_anthropics_words(faults: FaultBed, stream: bool) -> None:
+    answer = faults.send(MESSAGES.request(faults, faults.model("hopeless"), stream=stream))
+
+    assert (answer.status, MESSAGES.error(answer)) == (529, "overloaded_error")
+    assert answer.header("x-should-retry") == MESSAGES.should_retry
+
+
 # Streams that break, in groups that go on
+
+
+@BROKEN
+def test_m02_an_equal_answer_goes_on_without_a_seam(faults: FaultBed, door: Door, ending: list[Any], code: str) -> None:
+    model, gate = faults.model("resume"), threading.Event()
+    faults.a.on(model, breaking(gate, ending))
+    faults.b.on(model, sse(*text_chunks(*WORDS, usage=tokens(3, 60))))
+
+    answer = read(faults, door.request(faults, model, stream=True), (LAST, gate.set))
+
+    assert (door.text(answer, True), door.output_tokens(answer)) == (WHOLE, 60)
+
+
+@BROKEN
+def test_m01_the_first_error_is_told_when_nobody_goes_on(
+    faults: FaultBed, door: Door, ending: list[Any], code: str
+) -> None:
+    model, gate = faults.model("resume"), threading.Event()
+    faults.a.on(model, breaking(gate, ending))
+    faults.b.on(model, sse(*text_chunks("Something else")))
+    faults.c.on(model, error(500))
+
+    answer = read(faults, door.request(faults, model, stream=True), (LAST, gate.set))
+
+    assert door.failed(answer) == (SENT, door.errors[code])
+
+
+@pytest.mark.parametrize("ending", [Close(), Hang()], ids=["cut", "silent"])
+def test_half_a_call_is_never_handed_over(faults: FaultBed, door: Door, ending: Action) -> None:
+    model = faults.model("only")
+    faults.a.on(model, sse(*tool_chunks(("weather", '{"a"'), finish=None), ending, done=False))
+
+    answer = faults.send(door.request(faults, model, stream=True, tools=[door.tool]))
+
+    code = "upstream_timeout" if isinstance(ending, Hang) else "upstream_stream_truncated"
+    assert door.failed(answer) == ("", door.errors[code])
 
 
 def test_m02_a_differing_answer_is_replaced_by_a_prefill(faults: FaultBed, door: Door) -> None:
@@ -134,7 +157,7 @@ def test_m02_a_prefill_that_is_refused_does_not_hide_the_first_error(faults: Fau
 
     answer = read(faults, door.request(faults, model, stream=True), (LAST, gate.set))
 
-    assert door.failed(answer) == SENT
+    assert door.failed(answer)[0] == SENT
     assert "no prefill" not in answer.body.decode()
 
 
@@ -184,7 +207,7 @@ def test_m02_answers_of_a_fixed_form_are_never_resumed(faults: FaultBed, door: D
 
     answer = read(faults, door.request(faults, model, stream=True, **door.schema), (LAST, gate.set))
 
-    assert (door.failed(answer), faults.asked(model)) == (SENT, {"a": 1})
+    assert (door.failed(answer)[0], faults.asked(model)) == (SENT, {"a": 1})
 
 
 def test_m02_a_tool_call_is_never_resumed(faults: FaultBed, door: Door) -> None:
@@ -194,7 +217,7 @@ def test_m02_a_tool_call_is_never_resumed(faults: FaultBed, door: Door) -> None:
 
     answer = faults.send(door.request(faults, model, stream=True, tools=[door.tool]))
 
-    assert door.failed(answer) == "I look. "
+    assert door.failed(answer)[0] == "I look. "
     assert faults.asked(model) == {"a": 1}
 
 
@@ -261,10 +284,20 @@ def test_u17_a_refusal_of_content_goes_nowhere(faults: FaultBed, door: Door, str
 def test_u06_a_large_request_is_sent_again_whole(faults: FaultBed, door: Door) -> None:
     model, text = faults.model("spare"), "x" * 5_000_000
     faults.a.on(model, [Reset()])
-    given = {"messages": user(text)} if door is DOORS["messages"] else {"input": text}
 
-    assert door.text(faults.send(door.request(faults, model, **given)), False) == "Hello"
+    assert door.text(faults.send(door.request(faults, model, **door.question(text))), False) == "Hello"
     assert faults.b.requests[-1].json["messages"] == user(text)
+
+
+def test_c02_a_client_that_leaves_amid_a_silent_stream(faults: FaultBed, door: Door) -> None:
+    model, gate = faults.model("resume"), threading.Event()
+    faults.a.on(model, sse(*text_chunks("a ", "b ", finish=None), WaitFor(gate), done=False))
+    with faults.connect() as client:
+        client.send(door.request(faults, model, stream=True))
+        client.read_head()
+
+    assert faults.last(model).closed.wait(1)
+    gate.set()
 
 
 def test_c02_a_client_that_leaves_ends_both_questions_of_a_hedge(faults: FaultBed, door: Door, stream: bool) -> None:
