@@ -11,9 +11,8 @@ from one_api.dialects import json
 from one_api.doctor.asking import Answer, NoAnswer, Question, ask, connect
 from one_api.doctor.finding import Finding, ok, problem, warning
 from one_api.errors import UpstreamBroken
-from one_api.models.adapters.claude import request_headers
+from one_api.models.adapters import claude, openai
 from one_api.settings.adapters import ClaudeConfig, OpenAIConfig
-from one_api.settings.kinds import Secret
 from one_api.settings.proxies import proxy_for
 from one_api.settings.sections import targets
 from one_api.upstream.discovery import entries_of
@@ -49,13 +48,11 @@ def models_wanted(name: str, settings: Remote, config: Config) -> list[str]:
 def question_to(settings: Remote) -> Question:
     """Return what asks an upstream for its models, as its adapter does."""
     if isinstance(settings, ClaudeConfig):
-        url, headers = (
-            f"{settings.base_url.rstrip('/').removesuffix('/v1')}/v1/models?limit=1000",
-            request_headers(settings),
-        )
+        url = f"{settings.base_url.rstrip('/').removesuffix('/v1')}/v1/models?limit=1000"
+        headers = claude.request_headers(settings)
     else:
         url = f"{settings.base_url.rstrip('/')}/models"
-        headers = {"authorization": Secret(f"Bearer {settings.api_key.reveal()}")} if settings.api_key else {}
+        headers = openai.request_headers(settings)
     return Question(url, headers, proxy_for(settings.base_url, settings.proxy), settings.timeouts.connect_s)
 
 

@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 #: The longest wait that is taken over from an upstream, in seconds.
 _MAX_RETRY_AFTER_S = 300.0
-#: How long an upstream without credit is left alone, in seconds.
-NO_CREDIT_COOLDOWN_S = 300.0
 #: Where a message of Anthropic's says that the fault is, by the name that the client knows.
 _CLAUDE_PARAMS = {
     "messages": "messages", "system": "messages", "tools": "tools", "tool_choice": "tool_choice", "model": "model",
@@ -187,12 +185,14 @@ def _model(case: _Case) -> UpstreamError:
 
 def _no_credit(case: _Case) -> UpstreamError:
     """Return the error of an account without credit: the client can do nothing, and reads nothing of the account."""
-    cooldown_s = case.retry_after_s if case.status == 402 and case.retry_after_s is not None else NO_CREDIT_COOLDOWN_S
+    wait_s = case.retry_after_s if case.status == 402 else None
+    if wait_s is None:
+        wait_s = UpstreamExhausted.default_cooldown_s
     message = "The gateway's account at the upstream has no credit left: its operator has to add some."
     if case.report.is_claude:
         given: dict[str, Any] = {"status": 429, "type": "insufficient_quota", "code": "insufficient_quota"}
-        return UpstreamExhausted(message, retry_after_s=cooldown_s, **given)
-    return UpstreamExhausted(message, retry_after_s=cooldown_s)
+        return UpstreamExhausted(message, retry_after_s=wait_s, **given)
+    return UpstreamExhausted(message, retry_after_s=wait_s)
 
 
 def _limit(case: _Case) -> UpstreamError:

@@ -50,10 +50,9 @@ class OpenAIAdapter(RemoteAdapter):
         """``reports`` reads the upstream's errors; by default one that knows this adapter's own secrets."""
         self._config = config
         self._reports = reports or Reports(name, Scrubber(secrets_in(config), addresses_in(config)))
-        headers = {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
         upstream = Upstream(
             config.base_url,
-            headers,
+            request_headers(config),
             config.timeouts,
             reports=self._reports,
             proxy=config.proxy,
@@ -212,3 +211,8 @@ def _tools_of(request: ChatRequest) -> frozenset[str]:
     functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return frozenset(name for name in names if isinstance(name, str))
+
+
+def request_headers(config: OpenAIConfig) -> dict[str, Secret]:
+    """Return the headers of every request to the upstream beside what HTTP needs: its key, if it has one."""
+    return {"authorization": Secret(f"Bearer {config.api_key.reveal()}")} if config.api_key else {}
