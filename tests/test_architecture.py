@@ -542,6 +542,29 @@ def test_the_architecture_names_every_room() -> None:
     assert {room.partition(".")[0] for room in ROW} - {""} - named == set()
 
 
+def test_the_table_of_places_names_what_exists() -> None:
+    """Each file and folder is there, and each other name stands in one of those of its row."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("## Where things go")[2].partition("\n## ")[0]
+    rows = [re.findall(r"`([^`]+)`", line) for line in table.splitlines() if line.startswith("| ")]
+    wrong = []
+    for row in rows:
+        places = [place for name in row if (place := _place(name)) is not None]
+        wrong += [name for name in row if re.search(r"/|\.(py|ya?ml|md|json)$", name) and _place(name) is None]
+        for name in [each for each in row if re.fullmatch(r"[A-Za-z_.]+(\(.*\))?", each) and _place(each) is None]:
+            word = re.compile(rf"\b{name.partition('(')[0].rpartition('.')[2]}\b")
+            if not any(word.search(file.read_text(encoding="utf-8")) for file in places if file.is_file()):
+                wrong.append(name)
+
+    assert len(rows) > 20
+    assert wrong == []
+
+
+def _place(name: str) -> Path | None:
+    """The file or folder that is meant, of the package or of the repository."""
+    return next((path for root in (PACKAGE, ROOT) if (path := root / name).exists()), None)
+
+
 def test_documents_link_to_files_that_exist() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
     broken = [
