@@ -102,7 +102,7 @@ def _serve(config: EngineConfig, report: int) -> NoReturn:
         _server = _start_server(config)
     except (ImportError, RuntimeError, ValueError) as error:
         _log(f"{type(error).__name__}: {error}")
-        os._exit(1)
+        sys.exit(1)  # not at once: what the engine has to say of it is written by a thread of its own
 
     def leave(signum: int, frame: FrameType | None) -> None:
         _leave(config)
