@@ -282,12 +282,14 @@ class ModelInfo:
 
     @classmethod
     def read(cls, entry: Any, owner: str = "") -> "ModelInfo | None":
-        """Read an entry of a model list in OpenAI's format; None for what has no id.
+        """Read an entry of a model list in OpenAI's format, or an id alone; None for what has none.
 
         ``owner`` stands for an owner that is not named.
         """
         if isinstance(entry, cls):
             return entry
+        if isinstance(entry, str):
+            return cls(entry, owner)
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
             return None
         window = next((entry[key] for key in CONTEXT_NAMES if entry.get(key)), None)

@@ -5,8 +5,10 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from one_api.contract import ChunkStream, JSONObject, Usage, WholeChunks
@@ -27,6 +29,10 @@ _NAMED = frozenset({"model", "messages", "temperature", "top_p", "max_tokens", "
 _TAIL_S = 2.0
 #: The longest silence of an iterator where no limit is set, in seconds.
 _IDLE_S = 60.0
+#: Where adapters wait that are written without ``async``.
+_THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="adapter")
+#: What follows the last chunk of a plain iterator.
+_END = object()
 
 
 class IteratedStream(ChunkStream):
@@ -76,7 +82,36 @@ class IteratedStream(ChunkStream):
                 await close()
 
 
+class _Threaded(AsyncIterator[Any]):
+    """A plain iterator, each step of which is taken in a thread: it may wait."""
+
+    def __init__(self, chunks: Iterator[Any]) -> None:
+        self._chunks = chunks
+
+    async def __anext__(self) -> Any:
+        chunk = await _in_thread(next, self._chunks, _END)
+        if chunk is _END:
+            raise StopAsyncIteration
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close a generator; one that is waiting in its thread is left to its end."""
+        if (close := getattr(self._chunks, "close", None)) is not None:
+            await _in_thread(close)
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, function, *arguments)
+
+
+def _plain(value: Any) -> Any:
+    """Return a model of pydantic, such as those of OpenAI's SDK, as a dict; else the value itself."""
+    dump = getattr(value, "model_dump", None)
+    return dump(exclude_unset=True) if callable(dump) else value
+
+
 def _event(chunk: Any) -> sse.Event:
+    chunk = _plain(chunk)
     if not isinstance(chunk, dict):
         raise InvalidAnswer("a chunk is not an object")
     return sse.Event(json.encode(chunk))
@@ -91,9 +126,11 @@ def as_stream(answer: Any, request: ChatRequest) -> ChunkStream:
             completion = as_completion(answer, request)
             chunks = chunks_of(completion, include_usage=request.include_usage)
             return WholeChunks(chunks, Usage.read(completion.get("usage")))
-    if not isinstance(answer, AsyncIterable):
-        raise UpstreamBroken("The adapter returned neither an answer nor an iterator of chunks.")
-    return IteratedStream(aiter(answer), request)
+    if isinstance(answer, AsyncIterable):
+        return IteratedStream(aiter(answer), request)
+    if isinstance(answer, Iterable) and not isinstance(answer, str | bytes):
+        return IteratedStream(_Threaded(iter(answer)), request)
+    raise UpstreamBroken("The adapter returned neither an answer nor an iterator of chunks.")
 
 
 def as_completion(answer: JSONObject, request: ChatRequest) -> JSONObject:
@@ -116,6 +153,17 @@ def asked_of(ask: Callable[..., Any], *arguments: str) -> Any:
 
 def _identity(request: ChatRequest) -> Identity:
     return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
+
+
+async def generated(generate: Callable[..., Any], body: JSONObject) -> Any:
+    """Return what an adapter's own ``generate_completion`` makes of a request's body, models of pydantic as dicts.
+
+    One that is written without ``async`` may wait: it runs in a thread.
+    """
+    call = partial(generate, **arguments_for(generate, body))
+    is_async = inspect.iscoroutinefunction(generate) or inspect.isasyncgenfunction(generate)
+    answer = call() if is_async else await _in_thread(call)
+    return _plain(await answer if inspect.isawaitable(answer) else answer)
 
 
 def arguments_for(generate: Callable[..., Any], body: JSONObject) -> JSONObject:

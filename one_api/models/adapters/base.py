@@ -18,11 +18,11 @@ from one_api.records import AttemptContext
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import Discovery
 from one_api.upstream.foreign import (
-    arguments_for,
     as_completion,
     as_stream,
     asked_of,
     failures_named,
+    generated,
     whole,
 )
 
@@ -43,11 +43,19 @@ class BaseModelAdapter(ABC):
     #: The dialects, beside OpenAI's chat, in which it takes a request as the client sent it: see ``NativeRequest``.
     apis: frozenset[str] = frozenset()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class whose models would have to be waited for."""
+        super().__init_subclass__(**kwargs)
+        for name in ("list_models", "get_model_info"):
+            if inspect.iscoroutinefunction(getattr(cls, name)):
+                why = "it is called for every request, and must not wait. Write `def`, and learn the models in `start`"
+                raise TypeError(f"{cls.__name__}.{name} is `async def`: {why}")
+
     @abstractmethod
-    def list_models(self) -> Sequence[ModelInfo | JSONObject]:
+    def list_models(self) -> Sequence[ModelInfo | JSONObject | str]:
         """Return the models that it serves, as far as is known now; never waits.
 
-        An entry may be a dict of OpenAI's model list, such as ``{"id": "mine"}``.
+        An entry may be an id, or a dict of OpenAI's model list, such as ``{"id": "mine"}``.
         """
 
     @abstractmethod
@@ -155,9 +163,8 @@ class BaseModelAdapter(ABC):
     async def _generate(self, request: ChatRequest) -> Generated:
         """Call the article's verb with what its signature takes of the request."""
         with failures_named():
-            answer = self.generate_completion(**arguments_for(self.generate_completion, request.body))
-            # An adapter may also be written as an asynchronous generator.
-            return await answer if inspect.isawaitable(answer) else answer
+            answer: Generated = await generated(self.generate_completion, request.body)
+            return answer
 
     def takes_effort(self, model: str) -> bool:
         """Return whether ``model`` is known to take ``reasoning_effort``."""
@@ -217,6 +224,8 @@ class BaseModelAdapter(ABC):
 def models_of(adapter: BaseModelAdapter) -> list[ModelInfo]:
     """Return what an adapter lists, whichever way it writes it."""
     entries = asked_of(adapter.list_models) or ()
+    if isinstance(entries, dict):  # OpenAI's own list
+        entries = entries.get("data") or ()
     return [info for entry in entries if (info := ModelInfo.read(entry)) is not None]
 
 
@@ -225,7 +234,13 @@ def model_of(adapter: BaseModelAdapter, model_id: str, owner: str = "") -> Model
 
     ``owner`` stands for an owner that it does not name.
     """
-    return ModelInfo.read(asked_of(adapter.get_model_info, model_id), owner)
+    entry = asked_of(adapter.get_model_info, model_id)
+    if isinstance(entry, dict) and entry:
+        entry = {"id": model_id, **entry}
+    info = ModelInfo.read(entry, owner)
+    if info is None and not isinstance(adapter, RequestAdapter):  # it may forget here what it lists
+        return next((each for each in models_of(adapter) if each.id == model_id), None)
+    return info
 
 
 def _not_spoken(request: Call) -> InvalidRequest:

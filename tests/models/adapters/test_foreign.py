@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from one_api.config import Config
 from one_api.contract import ModelInfo
@@ -81,6 +82,11 @@ def request(**fields: Any) -> ChatRequest:
     return ChatRequest.of({"model": "m", "messages": MESSAGES, **fields})
 
 
+def text_of(answer: JSONObject) -> str:
+    """The text of a whole answer."""
+    return str(answer["choices"][0]["message"]["content"])
+
+
 async def said(adapter: BaseModelAdapter, **fields: Any) -> tuple[str, list[str]]:
     """The text and the finish reasons of a stream."""
     async with await adapter.stream(request(stream=True, **fields), AttemptContext()) as stream:
@@ -113,7 +119,7 @@ async def test_what_is_no_answer_is_the_adapters_failure(answer: JSONObject, kin
 async def test_models_may_be_listed_as_dicts(raises: bool) -> None:
     class Listing(Foreign):
         def list_models(self) -> Any:
-            return [{"id": "m", "object": "model", "context_window": 8, "family": "x"}, {"id": None}, "odd"]
+            return [{"id": "m", "object": "model", "context_window": 8, "family": "x"}, {"id": None}, 7]
 
         def get_model_info(self, model_id: str) -> Any:
             if raises and model_id != "m":
@@ -129,6 +135,92 @@ async def test_models_may_be_listed_as_dicts(raises: bool) -> None:
     ]  # fmt: skip
     with pytest.raises(UnknownModel):
         await registry.get_model("n")
+
+
+@pytest.mark.parametrize("listed", [["a", "b"], {"object": "list", "data": [{"id": "a"}, "b"]}, ({"id": "a"}, "b")])
+@pytest.mark.parametrize("told", [None, {}, {"context_window": 8}])
+async def test_models_may_be_listed_in_any_usual_way(listed: Any, told: Any) -> None:
+    class Listing(Foreign):
+        def list_models(self) -> Any:
+            return listed
+
+        def get_model_info(self, model_id: str) -> Any:
+            return told
+
+    registry = ModelRegistry(Config())
+    registry.register_adapter("mine", Listing(ANSWER))
+
+    assert [entry["id"] for entry in await registry.list_all_models()] == ["a", "b"]
+    assert (await registry.get_model("mine/b"))["id"] == "mine/b"
+    assert text_of(await registry.generate_completion("b", MESSAGES)) == "Hello"
+
+
+@pytest.mark.parametrize("name", ["list_models", "get_model_info"])
+async def test_models_that_would_have_to_be_waited_for_are_refused_at_once(name: str) -> None:
+    async def waits(*_: Any) -> Any:
+        raise AssertionError("is never called")
+
+    with pytest.raises(TypeError, match=rf"Waiting\.{name} is `async def`.*Write `def`"):
+        type("Waiting", (Foreign,), {name: waits})
+
+
+async def test_an_adapter_without_async_may_wait() -> None:
+    """Calls and steps run in threads: here they wait for what only the event loop can give them."""
+    loop, order = asyncio.get_running_loop(), list[str]()
+
+    def ask_the_loop(word: str) -> None:
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)
+        order.append(word)
+
+    class Plain(Foreign):
+        def generate_completion(self, stream: bool = False, **_: Any) -> Any:  # type: ignore[override]
+            ask_the_loop("called")
+            return self.steps() if stream else ANSWER
+
+        def steps(self) -> Any:
+            for piece in self.pieces:
+                ask_the_loop("step")
+                yield piece
+
+    adapter = Plain(delta("Hel"), delta("lo"), delta(finish="stop"))
+
+    assert text_of(await adapter.complete(request(), AttemptContext())) == "Hello"
+    assert await said(adapter) == ("Hello", ["stop"])
+    assert order == ["called", "called", "step", "step", "step"]
+
+
+async def test_a_plain_iterator_that_is_left_is_closed() -> None:
+    closed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Plain(Foreign):
+        def generate_completion(self, **_: Any) -> Any:  # type: ignore[override]
+            try:
+                yield delta("Hel")
+                yield delta("lo")
+            finally:
+                loop.call_soon_threadsafe(closed.set)
+
+    async with await Plain().stream(request(stream=True), AttemptContext()) as stream:
+        await stream.read()
+    async with asyncio.timeout(10):
+        await closed.wait()
+
+
+async def test_the_objects_of_openais_sdk_are_answers_and_chunks() -> None:
+    whole = ChatCompletion.model_validate(ANSWER)
+    pieces = [
+        ChatCompletionChunk.model_validate(
+            {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", **each}
+        )
+        for each in (
+            {"choices": [{"index": 0, **choice} for choice in piece["choices"]]}
+            for piece in (delta("Hello"), delta(finish="stop"))
+        )
+    ]
+
+    assert text_of(await Foreign(whole).complete(request(), AttemptContext())) == "Hello"
+    assert await said(Foreign(*pieces)) == ("Hello", ["stop"])
 
 
 async def test_an_adapter_that_cannot_list_its_models_hides_no_others() -> None:
