@@ -117,6 +117,7 @@ LATE_IMPORTS = {
     ("cli", "one_api.doctor.checks"): "a gateway that serves imports nothing of requests",
     ("cli", "one_api.doctor.finding"): "a gateway that serves imports nothing of requests",
     ("doctor.machine", "one_api.redis.probe"): "an examination without Redis imports nothing of its client",
+    ("doctor.machine", "one_api.accounts.probe"): "an examination without a database imports nothing of SQLAlchemy",
     ("upstream.client", "one_api.upstream.socks"): "a gateway without a SOCKS proxy imports nothing of its client",
     ("cli", "one_api.engine.inventory"): "a gateway without local models imports nothing of the engine",
     (

@@ -1,7 +1,9 @@
 """Configuration: variables, ``.env`` and the YAML file become one valid whole, or one error that names everything."""
 
+import os
 import resource
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -243,6 +245,19 @@ def test_a_bad_value_is_an_error_that_names_the_variable_and_the_fix(variable: s
 
 
 # The .env file and the environment
+
+
+def test_a_pipe_may_stand_in_place_of_a_file(tmp_path: Path) -> None:
+    """Some keepers of secrets write one whenever it is opened; its writer may come a little later."""
+    pipe = tmp_path / ".env"
+    os.mkfifo(pipe)
+
+    with ThreadPoolExecutor(1) as keeper:
+        written = keeper.submit(pipe.write_text, "PORT=1234\r\nAPI_KEYS=sk-from-a-pipe\r\n")
+        config = Config.load({"ONE_API_ENV_FILE": str(pipe)})
+        written.result(10)
+
+    assert (config.server.port, revealed(config)) == (1234, ["sk-from-a-pipe"])
 
 
 def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:

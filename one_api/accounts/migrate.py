@@ -26,16 +26,26 @@ def upgrade(connection: Connection, *, allowed: bool = True) -> str | None:
         # SQLite's transaction holds the only lock there is; this one ends with the transaction, too. The others wait.
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _config()
     config.attributes["connection"] = connection
-    scripts = ScriptDirectory.from_config(config)
-    head, current = scripts.get_current_head(), MigrationContext.configure(connection).get_current_revision()
+    head = ScriptDirectory.from_config(config).get_current_head()
+    current = MigrationContext.configure(connection).get_current_revision()
     if current == head:
         return None
-    if current is not None and current not in {each.revision for each in scripts.walk_revisions()}:
+    if current is not None and current not in known_revisions():
         raise DatabaseUnusable(f"the database has tables of a newer one_api ({current}): run that version")
     if not allowed:
         raise DatabaseUnusable("the tables of the database are behind: run `flask --app wsgi db upgrade`")
     command.upgrade(config, "head")
     return head
+
+
+def known_revisions() -> set[str]:
+    """Return the names of all states that this program's tables were ever in."""
+    return {each.revision for each in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

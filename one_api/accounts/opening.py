@@ -30,7 +30,7 @@ def open_database(settings: DatabaseConfig, folder: Path, *, migrate: bool | Non
     """
     engine = open_engine(settings.url, folder)
     _make_file(engine)
-    if _revision(engine) != REVISION:
+    if revision_of(engine) != REVISION:
         # Only here, so that a process that finds the tables up to date imports nothing of Alembic.
         from one_api.accounts.migrate import upgrade
 
@@ -69,7 +69,7 @@ def _upgrade_apart(settings: DatabaseConfig, folder: Path) -> None:
     """
     engine = open_engine(settings.url, folder)
     _make_file(engine)
-    if _revision(engine) == REVISION:
+    if revision_of(engine) == REVISION:
         return
     engine.dispose()
     pid = os.fork()
@@ -95,8 +95,8 @@ def _make_file(engine: Engine) -> None:
         raise DatabaseUnusable(f"the database {name} cannot be opened: {error.strerror}") from None
 
 
-def _revision(engine: Engine) -> str | None:
-    """Return what the last change of the tables was; None for a new database."""
+def revision_of(engine: Engine) -> str | None:
+    """Return what the last change of the tables was; None for a new database. Raises DatabaseUnavailable."""
     try:
         found = transact(engine, lambda connection: connection.scalar(text("SELECT version_num FROM alembic_version")))
         return None if found is None else str(found)

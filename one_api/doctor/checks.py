@@ -36,6 +36,7 @@ def _findings(loaded: Loaded, instance: Path) -> Iterator[Finding]:
     yield machine.of_space(instance)
     yield machine.of_descriptors(config.server)
     yield from machine.of_redis(config)
+    yield from machine.of_database(config, instance)
     yield from machine.of_local(config)
     yield from of_upstreams(config)
     for name, settings in config.adapters.items():

@@ -1,4 +1,4 @@
-"""What the gateway needs of this machine: files, descriptors, disk space, the local engine and Redis."""
+"""What the gateway needs of this machine: files, descriptors, disk space, the local engine, Redis and a database."""
 
 import os
 import resource
@@ -180,3 +180,27 @@ def _redis(where: str, url: str, limit_s: float) -> Finding:
         return ok(where, text)
     setting = f"{where.partition('.')[0]}.storage_timeout_s"
     return warning(where, f"{text}, more than {setting} of {limit_s:g} s", f"Raise {setting}, or use a nearer Redis")
+
+
+# The database
+
+
+def of_database(config: Config, instance: Path) -> Iterator[Finding]:
+    """Yield whether the database of the accounts can be used; that of the default setting, a file, may be missing."""
+    if config.database.url == "none":
+        return
+    # Only here, so that an examination without a database imports nothing of SQLAlchemy.
+    from one_api.accounts.probe import ProbeFailed, examine, file_of
+
+    where = "database.url"
+    state = warning if config.database.url == "sqlite" else problem
+    try:
+        file = file_of(config.database, instance)
+        if file is None or file.exists():
+            yield ok(where, examine(config.database, instance))
+        elif (found := of_folder(file.parent)).state == "ok":
+            yield ok(where, f"{file} can be made")
+        else:
+            yield state(where, f"{file} cannot be made: {found.what}", found.fix)
+    except ProbeFailed as error:
+        yield state(where, error.what, error.fix)

@@ -1,48 +1,26 @@
-"""Windows in a file that the processes of one machine share, for keys that are not known before they come.
+"""Windows in a file that the processes of one machine share, for keys that are not known before they come."""
 
-The file is a table of 8192 places, each with room for one window. A key's place is one of 32 that its digest leads to:
-the one that holds its digest, else the first whose window is over. Its leases, if requests at a time are limited, are
-behind the table, in space that is taken when it is needed.
-"""
-
+import asyncio
 import hashlib
 import logging
-import os
-import struct
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from one_api.limits import table
 from one_api.limits.shared_file import SharedFile
-from one_api.limits.stores import MAX_KEYS, ByKey, LocalStore, Stats, Ticket, settle_here
-from one_api.limits.window import BUCKETS, LEASE_S, NUMBERS, WINDOW_S, Limits, Verdict, Window
+from one_api.limits.stores import ByKey, LocalStore, Stats, Ticket, settle_here
+from one_api.limits.window import WINDOW_S, Limits, Verdict, Window
 from one_api.redis.breaker import Breaker
 from one_api.settings.private_files import check_owned_folder, private_folder
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: A record begins with the digest of its key, a number that each change raises, how long a tick is, in seconds, and
-#: how many leases it has; then come the numbers of its window, and a checksum of it all.
-_HEAD = struct.Struct("=16sqdq")
-_CHECKSUM = struct.Struct("=q")
-_LEASE = struct.Struct("=qd")
-_BODY = _HEAD.size + 8 * NUMBERS
-_RECORD = _BODY + _CHECKSUM.size
-#: Places in the table, and how many of them a key may be in.
-_PLACES, _WAYS = MAX_KEYS, 32
-#: Leases of one key that there is room for; ``rate_limit.concurrent`` allows no more. Behind them is a checksum.
-_MAX_LEASES = 1024
-_LEASES_BYTES = _MAX_LEASES * _LEASE.size + _CHECKSUM.size
 #: How long ``degraded`` says that there was no place for a key, in seconds.
 _FULL_S = 60.0
-
-
-class _TableFull(OSError):
-    """There is no place for one more key; the others are not concerned."""
 
 
 class _Key:
@@ -50,8 +28,8 @@ class _Key:
 
     __slots__ = ("alone", "digest", "leases", "place", "seen")
 
-    def __init__(self, key: str) -> None:
-        self.digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
         #: Where its record was when last seen.
         self.place: int | None = None
         #: Its record and leases as this process last saw them: a file that is replaced gets them back.
@@ -63,26 +41,24 @@ class _Key:
     @property
     def sequence(self) -> int:
         """Return the number of the last change that was seen."""
-        return 0 if self.seen is None else _sequence(self.seen)
+        return 0 if self.seen is None else table.sequence_of(self.seen)
 
     def known(self) -> Window:
         """Return what was last seen of it."""
         return (
-            Window(leases=dict(self.leases)) if self.seen is None else Window(_numbers(self.seen), self.leases).copy()
+            Window(leases=dict(self.leases))
+            if self.seen is None
+            else Window(table.numbers_of(self.seen), self.leases).copy()
         )
-
-    def places(self) -> Sequence[int]:
-        """Return where its record may be."""
-        home = int.from_bytes(self.digest[:4], "big")
-        return [(home + way) % _PLACES for way in range(_WAYS)]
 
 
 class SharedStore(LocalStore):
     """Windows in a file that the processes of one machine share, each change under a file lock.
 
     A change takes some ten microseconds, and never blocks the loop. The kernel gives the lock back when a process
-    dies. Each process remembers the windows as it last saw them: a file that is deleted, replaced or cut short gets
-    them back. While the file cannot be used, each process keeps its part of what was left.
+    dies. Each process remembers the windows as it last saw them, and a file that is cut short gets them back; one that
+    takes the place of another gets all that the other holds. While the file cannot be used, each process keeps its part
+    of what was left.
     """
 
     def __init__(
@@ -96,13 +72,16 @@ class SharedStore(LocalStore):
 
         ``spare`` may lie where others can write. ``processes`` returns how many processes there are.
         """
-        form = f"{scope}\0{_RECORD}\0{_PLACES}\0{_WAYS}"
+        form = f"{scope}\0{table.FORM}"
         name = f"limits-{hashlib.sha256(form.encode()).hexdigest()[:16]}.bin"
         paths = [lambda: _own_folder(folder) / name]
         if spare is not None:
             paths.append(lambda: private_folder(spare) / name)
-        self._file = SharedFile(paths, _RECORD * _PLACES, self._remember)
+        self._file = SharedFile(paths, table.TABLE_BYTES, self._remember)
         self._processes = processes
+        #: Has another file taken the place of ours, which need not have our counts yet?
+        self._owes_counts = False
+        #: By the digests of keys, which are all that the file has of them.
         self._keys = ByKey(_Key)
         self._breaker = Breaker()
         self._problem: str | None = None
@@ -136,7 +115,7 @@ class SharedStore(LocalStore):
         try:
             await super().settle(ticket, tokens)
         except OSError:
-            known = self._keys.known(ticket.key)
+            known = self._known(ticket.key)
             known.alone = known.alone or Window()
             settle_here(known.alone, ticket, tokens)
 
@@ -160,7 +139,7 @@ class SharedStore(LocalStore):
             return await super().stats(key, period_s)
         except OSError:
             now = time.monotonic() * WINDOW_S / period_s
-            return Stats.of(self._keys.known(key).alone or Window(), now, period_s / WINDOW_S)
+            return Stats.of(self._known(key).alone or Window(), now, period_s / WINDOW_S)
 
     async def clear(self, key: str) -> None:
         """See ``LimitStore``."""
@@ -169,16 +148,18 @@ class SharedStore(LocalStore):
 
     async def change(self, key: str, act: Callable[[Window], T], tick_s: float = 1.0, *, leases: bool = False) -> T:
         """See ``LocalStore``; raises OSError when the file cannot be used."""
+        return await self._change(self._known(key), act, tick_s, leases=leases)
+
+    async def _change(self, known: _Key, act: Callable[[Window], T], tick_s: float, *, leases: bool = False) -> T:
         if not self._breaker.admits():
             raise BlockingIOError(self._problem)
         try:
             file = await self._file.acquire()
             try:
-                known = self._keys.known(key)
                 result = self._change_record(file, known, act, tick_s, leases=leases)
             finally:
                 self._file.release(file)
-        except _TableFull:
+        except table.TableFull:
             self._full_until = time.monotonic() + _FULL_S
             raise
         except OSError as error:
@@ -190,25 +171,22 @@ class SharedStore(LocalStore):
 
     def _change_record(self, file: int, known: _Key, act: Callable[[Window], T], tick_s: float, *, leases: bool) -> T:
         """Let ``act`` change one record of the locked file, with what was lost of it or counted without it."""
-        record = _find(file, known)
-        window, sequence = Window(_numbers(record)), _sequence(record)
+        record, place = table.find(file, known.digest, known.place)
+        known.place = place
+        window, sequence = Window(table.numbers_of(record)), table.sequence_of(record)
         lost = sequence < known.sequence
-        held = _held(record)
+        held = table.held_of(record)
         with_leases = leases or lost or known.alone is not None
         if with_leases and held:
-            window.leases = _read_leases(file, known.place or 0, held)
+            window.leases = table.read_leases(file, place, held)
         if lost or known.alone is not None:
             sequence = self._restore(known, window, sequence, time.monotonic() / tick_s)
         result = act(window)
         if with_leases:
-            held = min(len(window.leases), _MAX_LEASES)
-            if held or _held(record):
-                _write_leases(file, known.place or 0, window.leases)
+            held = table.write_leases(file, place, window.leases) if held or window.leases else 0
             known.leases = window.leases
-        _HEAD.pack_into(record, 0, known.digest, sequence + 1, tick_s, held)
-        _CHECKSUM.pack_into(record, _BODY, _checksum(record))
-        if os.pwrite(file, record, _RECORD * (known.place or 0)) != _RECORD:
-            raise OSError("no room for a record")
+        table.set_head(record, known.digest, sequence + 1, tick_s, held)
+        table.write(file, place, record)
         known.seen, known.alone = record, None
         return result
 
@@ -226,15 +204,26 @@ class SharedStore(LocalStore):
 
     async def look_after(self) -> None:
         """Give a file that has taken the place of ours the counts that it lacks, before a new process relies on it."""
-        if not self._file.is_lost:
+        if not (self._owes_counts or self._file.is_lost):
             return
-        with suppress(OSError):
-            for key, known in self._keys.items():
-                if known.seen is not None and not _is_over(known.seen, time.monotonic()):
-                    await self.change(key, lambda _: None, _tick_s(known.seen))
+        try:
+            self._file.release(await self._file.acquire())
+            self._owes_counts = False
+            for _, known in self._keys.items():
+                if known.seen is not None and not table.is_over(known.seen, time.monotonic()):
+                    await self._change(known, lambda _: None, table.tick_of(known.seen))
+                    await asyncio.sleep(0)  # there may be thousands
+        except OSError:
+            self._owes_counts = True
+
+    def _known(self, key: str) -> _Key:
+        return self._keys.known(table.digest_of(key))
 
     def _remember(self, file: int) -> None:
-        """The file has lost its name: what is in it now is the last that this process sees of it."""
+        """The file has lost its name: what is in it now is the last of it, also of keys that others have asked for."""
+        self._owes_counts = True
+        for place, digest in table.in_use(file):
+            self._keys.known(digest).place = place
         for _, known in self._keys.items():
             if known.place is not None:
                 self._look(file, known)
@@ -243,13 +232,14 @@ class SharedStore(LocalStore):
     def _look(self, file: int, known: _Key) -> None:
         """Note what the file says of a key, without the lock: a record that is just being written is passed over."""
         with suppress(OSError):
-            record = _find(file, known)
-            if _sequence(record) > known.sequence:
-                known.seen, known.leases = record, _read_leases(file, known.place or 0, _held(record))
+            record, known.place = table.find(file, known.digest, known.place)
+            if table.sequence_of(record) > known.sequence:
+                known.leases = table.read_leases(file, known.place, table.held_of(record))
+                known.seen = record
 
     def _alone(self, key: str, limits: Limits, now: float) -> tuple[Window, Limits]:
         """Return where this process counts without the file, and its part of what was left when it last saw that."""
-        known = self._keys.known(key)
+        known = self._known(key)
         if self._file.descriptor is not None:
             self._look(self._file.descriptor, known)  # it can be read while another process holds its lock
         known.alone = known.alone or Window()
@@ -285,88 +275,6 @@ class SharedStore(LocalStore):
     async def aclose(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-# Records
-
-
-def _numbers(record: bytearray) -> memoryview:
-    return memoryview(record)[_HEAD.size : _BODY].cast("q")
-
-
-def _sequence(record: bytearray) -> int:
-    found: int = _HEAD.unpack_from(record)[1]
-    return found
-
-
-def _tick_s(record: bytearray) -> float:
-    found: float = _HEAD.unpack_from(record)[2]
-    return found
-
-
-def _held(record: bytearray) -> int:
-    found: int = _HEAD.unpack_from(record)[3]
-    return found
-
-
-def _checksum(record: bytearray) -> int:
-    return zlib.crc32(memoryview(record)[:_BODY])
-
-
-def _is_over(record: bytearray, now: float) -> bool:
-    """Return whether nothing in a record counts any more; one of the future is from before the machine was started."""
-    tick_s, newest = _tick_s(record), _numbers(record)[0]
-    begun = newest * tick_s
-    return begun > now + tick_s or begun + max(BUCKETS, LEASE_S / tick_s + 1) * tick_s <= now
-
-
-def _read(file: int, place: int) -> bytearray:
-    """Return the record at a place; what was cut off reads as zeros."""
-    record = bytearray(_RECORD)
-    os.preadv(file, [record], _RECORD * place)
-    return record
-
-
-def _is_intact(record: bytearray) -> bool:
-    return bool(_CHECKSUM.unpack_from(record, _BODY)[0] == _checksum(record))
-
-
-def _find(file: int, known: _Key) -> bytearray:
-    """Return the record of a key, a new one if there is none, and note its place; raises _TableFull."""
-    digest = known.digest
-    if known.place is not None:
-        record = _read(file, known.place)
-        if record.startswith(digest) and _is_intact(record):
-            return record
-    free, now = None, time.monotonic()
-    for place in known.places():
-        record = _read(file, place)
-        intact = _is_intact(record)
-        if intact and record.startswith(digest):
-            known.place = place
-            return record
-        if free is None and (not intact or _is_over(record, now)):
-            free = place
-    if free is None:
-        raise _TableFull("there is no place for one more key")
-    known.place = free
-    return bytearray(_RECORD)
-
-
-def _read_leases(file: int, place: int, held: int) -> dict[int, float]:
-    """Return the leases of the record at a place; none when they are damaged."""
-    size = min(held, _MAX_LEASES) * _LEASE.size
-    data = os.pread(file, size + _CHECKSUM.size, _RECORD * _PLACES + _LEASES_BYTES * place)
-    if len(data) != size + _CHECKSUM.size or _CHECKSUM.unpack_from(data, size)[0] != zlib.crc32(data[:size]):
-        return {}
-    return dict(_LEASE.iter_unpack(data[:size]))
-
-
-def _write_leases(file: int, place: int, leases: dict[int, float]) -> None:
-    data = b"".join(_LEASE.pack(*lease) for lease in list(leases.items())[:_MAX_LEASES])
-    data += _CHECKSUM.pack(zlib.crc32(data))
-    if os.pwrite(file, data, _RECORD * _PLACES + _LEASES_BYTES * place) != len(data):
-        raise OSError("no room for leases")
 
 
 def _own_folder(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from one_api.bounded import BoundedMap
 from one_api.limits.window import WINDOW_S, Limits, Verdict, Window
 
+K = TypeVar("K", str, bytes)
 T = TypeVar("T")
 #: So many keys are known at a time; of more, the one that was used least recently is forgotten.
 MAX_KEYS = 8192
@@ -43,14 +44,14 @@ class Stats:
         return cls(window.used(now)[0], window.oldest_leaves(now) * tick_s, window.all_leave(now) * tick_s)
 
 
-class ByKey(BoundedMap[str, T]):
+class ByKey(BoundedMap[K, T]):
     """What is known of each key that was used lately."""
 
-    def __init__(self, make: Callable[[str], T]) -> None:
+    def __init__(self, make: Callable[[K], T]) -> None:
         super().__init__(max_entries=MAX_KEYS)
-        self._make = make
+        self._make: Callable[[K], T] = make
 
-    def known(self, key: str) -> T:
+    def known(self, key: K) -> T:
         """Return what is known of ``key``; it is made for one that is not known yet."""
         found = self.get(key)
         if found is None:

@@ -4,7 +4,7 @@ import asyncio
 import io
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -35,6 +35,9 @@ _SLOW_GRACE_S = 5.0
 #: How long, and how much of, a body that is not wanted is taken before the connection is closed: seconds and bytes.
 _LINGER_S = 2.0
 _LINGER_BYTES = 64 * 1024 * 1024
+#: A body that is not wanted is waited for before its answer, so that the connection stays, if it has no more bytes than
+#: this; and so long, in seconds.
+_SMALL_BODY_BYTES, _SMALL_BODY_S = 64 * 1024, 0.5
 #: What one stream may send without waiting for its upstream before others go on, in bytes.
 _BURST_BYTES = 8 * 1024
 
@@ -160,9 +163,13 @@ class _Exchange:
             self._watch()
         try:
             iterable = self._app.wsgi_app(environ, self._start_response)
+            if not self._input.complete and _is_small(environ):
+                await_(self._input.discard(_SMALL_BODY_S))
         except BaseException as error:
             _release_frames(error)
             raise
+        if self._service.draining or not self._input.complete:
+            self._head[1].append(("connection", "close"))
         if isinstance(iterable, BridgedEvents):
             return iterable.body
         try:
@@ -183,7 +190,7 @@ class _Exchange:
         if not self._input.complete:
             # The answer is whole for the client; closing while it still sends could destroy it on its way.
             self._emit_sync(held or b"", more=True)
-            await_(self._input.discard())
+            await_(self._input.discard(_LINGER_S))
             held = None
         self._stop_watching()
         self._emit_sync(held or b"", more=False)
@@ -230,9 +237,7 @@ class _Exchange:
     ) -> Callable[[bytes], object]:
         if exc_info is not None and self._started:
             raise exc_info[1].with_traceback(exc_info[2])
-        if self._service.draining or not self._input.complete:
-            headers = [*headers, ("connection", "close")]
-        self._head = int(status[:3]), headers
+        self._head = int(status[:3]), list(headers)
         return _refuse_write
 
     def _emit_sync(self, piece: bytes, *, more: bool) -> None:
@@ -304,6 +309,12 @@ def _release_frames(error: BaseException) -> None:
         chain = chain.__cause__ or chain.__context__
 
 
+def _is_small(environ: Mapping[str, Any]) -> bool:
+    """Return whether a request's body is small, and is sent without being asked for."""
+    length: str = environ.get("CONTENT_LENGTH", "")
+    return length.isdecimal() and int(length) <= _SMALL_BODY_BYTES and "HTTP_EXPECT" not in environ
+
+
 def _refuse_write(_: bytes) -> object:
     raise NotImplementedError("WSGI's write() is not supported: return an iterable")
 
@@ -352,11 +363,11 @@ class RequestBody(io.RawIOBase):
             size += whole.write(await_(self._next()))
         return whole.getvalue() if size <= limit else None
 
-    async def discard(self) -> None:
+    async def discard(self, limit_s: float) -> None:
         """Take what still comes and keep nothing, for a short time: a client reads when it has sent."""
         size = 0
         with suppress(RequestTimeout, ClientDisconnected, TimeoutError):
-            async with asyncio.timeout(_LINGER_S):
+            async with asyncio.timeout(limit_s):
                 while not self.complete and size < _LINGER_BYTES:
                     size += len(await self._next())
 

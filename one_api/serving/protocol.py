@@ -217,14 +217,19 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _check_head(self) -> dict[bytes, bytes]:
         """Refuse heads that other programs on the way might read in another way; return what frames the body."""
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise self._remember(505, "Speak HTTP/1.1.")
         hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+        if len(hosts) > 1 or (not hosts and version == "1.1"):
             raise self._remember(400, "A request has one Host header.")
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise self._remember(400, "The Host header is not a host name.")
         framing = {name: value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")}
         if framing.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise self._remember(400, "The only transfer encoding is chunked.")
+        if version == "1.0" and b"transfer-encoding" in framing:
+            raise self._remember(400, "HTTP/1.0 has no chunks: send HTTP/1.1, or the body's length.")
         return framing
 
     def on_body(self, body: bytes) -> None:

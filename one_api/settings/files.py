@@ -4,6 +4,9 @@ import errno
 import io
 import os
 import re
+import select
+import stat
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +23,9 @@ except ImportError:
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}")
+#: How long a pipe in place of a file is read, in seconds.
+_PIPE_S = 5.0
+_PIPE_PIECE = 64 * 1024
 #: What stands before a path in place of a variable's name.
 _FILE = "file:"
 
@@ -46,9 +52,23 @@ class Files:
 
 def _text_of(path: str) -> str | None:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    with io.FileIO(file) as opened:
+        data = _from_pipe(file, path) if stat.S_ISFIFO(os.fstat(file).st_mode) else opened.readall()
+    return io.TextIOWrapper(io.BytesIO(data or b""), encoding="utf-8-sig").read()
+
+
+def _from_pipe(file: int, path: str) -> bytes:
+    """Read a pipe, which some keepers of secrets put in a file's place, to its end; nobody need ever write to it."""
+    ready, deadline, pieces = select.poll(), time.monotonic() + _PIPE_S, list[bytes]()
+    ready.register(file, select.POLLIN)
+    while ready.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not (piece := os.read(file, _PIPE_PIECE)):
+            return b"".join(pieces)
+        pieces.append(piece)
+    raise TimeoutError(errno.ETIMEDOUT, f"it is a pipe that nobody has written to its end within {_PIPE_S:g} s", path)
 
 
 def read_env_file(path: str, problems: Problems, files: Files) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving.clients import wait_until
 from tests.support import Gateway, ScriptedUpstream, Wait, sse, text_chunks
 
 from .proxies import CERTIFICATE, PROXIES, Proxy
@@ -86,6 +87,26 @@ def test_a_page_knows_where_it_is(proxy: Proxy, path: str) -> None:
         page = connection.getresponse().read().decode()
 
     assert f"https://127.0.0.1:{proxy.port}" in page
+
+
+def test_a_refused_request_leaves_the_connection(proxy: Proxy, gateways: tuple[Gateway, Gateway]) -> None:
+    """Its body comes after the refusal: a proxy that had the answer without it would end the connection, silently."""
+
+    def refused() -> int:
+        return sum(record["status"] == 401 for gateway in gateways for record in gateway.call_records())
+
+    with contextlib.closing(connect(proxy)) as connection:
+        for _ in range(3):
+            before = refused()
+            connection.putrequest("POST", "/v1/chat/completions")
+            connection.putheader("Content-Length", "2")
+            connection.endheaders()
+            wait_until(lambda before=before: refused() > before, "the refusal")  # type: ignore[misc]
+            connection.send(b"{}")
+            with connection.getresponse() as answer:
+                answer.read()
+                assert (answer.status, answer.headers.get("connection", "")) in [(401, "keep-alive"), (401, "")]
+            assert connection.sock is not None
 
 
 def test_administration_is_not_reached_through_it(proxy: Proxy) -> None:

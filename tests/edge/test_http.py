@@ -36,6 +36,13 @@ REFUSED: dict[str, tuple[bytes, int, str | None]] = {
     "an address over 16 KiB": (get(b"/" + b"a" * 20_000), 414, None),
     "a TLS handshake": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, None),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, None),
+    "HTTP/2 in words": (get(b"/health").replace(b"1.1", b"2.0"), 505, None),
+    "HTTP/0.9 in words": (get(b"/health").replace(b"1.1", b"0.9"), 505, None),
+    "chunks before there were any": (
+        HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        None,
+    ),
     "no Host": (b"GET /health HTTP/1.1\r\n\r\n", 400, None),
     "two Hosts": (get(b"/health", b"Host: y"), 400, None),
     "a Host with spaces": (b"GET /health HTTP/1.1\r\nHost: a b/\\@:x\r\n\r\n", 400, None),

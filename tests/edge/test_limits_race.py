@@ -150,11 +150,13 @@ def kill(worker: int) -> None:
 
 def test_a_deleted_file_and_a_replaced_worker_let_in_no_second_limit() -> None:
     with gateways("{requests_per_minute: 30}", 1, 2) as ((gateway,), _):
-        workers = gateway.worker_pids(2)
+        asked, idle = gateway.worker_pids(2)
+        freeze(idle)  # so it knows of none of the requests but by the file
         statuses = [ask(gateway)[0] for _ in range(40)]
         assert statuses.count(200) == 30
         limit_file(gateway).unlink()
-        kill(workers[0])
+        kill(asked)
+        os.kill(idle, signal.SIGCONT)
         statuses += [ask(gateway)[0] for _ in range(60)]
         # A process's share is what a worker may let in that asks before any other has noticed.
         assert statuses.count(200) <= 30 + 15

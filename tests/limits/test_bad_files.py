@@ -91,6 +91,34 @@ async def test_a_new_process_that_comes_first_lets_in_no_more_than_it_must(tmp_p
     await new.aclose()
 
 
+async def test_a_process_that_nobody_has_asked_carries_over_what_the_deleted_file_holds(tmp_path: Path) -> None:
+    busy, idle = shared(tmp_path), shared(tmp_path)
+    assert await let_in(busy, 40) == 30
+    the_file(tmp_path).unlink()
+    await busy.aclose()  # as if killed: it writes nothing back
+
+    assert await let_in(idle, 40) == 0
+    await idle.aclose()
+
+
+@pytest.mark.parametrize("asked_for", ["nothing", "another key"])
+async def test_a_new_process_finds_in_a_new_file_what_the_old_one_held(asked_for: str, tmp_path: Path) -> None:
+    busy, idle = shared(tmp_path), shared(tmp_path)
+    leased = Limits(30, concurrent=30)
+    assert await let_in(busy, 20, leased) == 20
+    the_file(tmp_path).unlink()
+    await busy.aclose()
+    if asked_for == "another key":
+        await idle.take("other", LIMITS, 10, 1)
+    await idle.look_after()
+    await idle.aclose()
+
+    new = shared(tmp_path)
+    assert await let_in(new, 40, leased) == 10
+    assert (await new.take("k", Limits(100, concurrent=30), 0, next(_LEASES)))[0].refused_by == "concurrent"
+    await new.aclose()
+
+
 @contextlib.contextmanager
 def full_file_system(folder: Path) -> Iterator[Path]:
     """A file system without room, mounted at ``folder``."""

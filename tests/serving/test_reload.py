@@ -284,6 +284,17 @@ def test_a_rotated_secret_in_a_file_is_used(bed: Reloadable, upstream: ScriptedU
     assert "sk-second-00000" not in bed.gateway.log
 
 
+def test_a_pipe_that_nobody_writes_to_holds_up_no_later_reload(bed: Reloadable) -> None:
+    pipe = bed.gateway.config_path.with_name("pipe")
+    os.mkfifo(pipe)
+    bed.write(adapters={"a": bed.adapter(["m"], api_key=f"${{file:{pipe}}}")})
+    found = bed.hang_up()
+    assert {each["last_reload"]["result"] for each in found} == {"refused"}
+    assert "a pipe that nobody has written to its end" in str(found[0]["last_reload"]["problems"])
+    bed.apply(adapters={"a": bed.adapter(["m", "after-the-pipe"])})
+    assert bed.ask("after-the-pipe").status == 200
+
+
 def test_what_a_key_has_used_counts_on(bed: Reloadable) -> None:
     limit = {"requests_per_minute": 5}
     keys = [{"key": "test-key", "name": "first"}, {"key": "sk-spent", "name": "spent"}]

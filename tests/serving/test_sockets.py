@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from tests.support import Gateway, ScriptedUpstream, WaitFor, freeze, sse, text_
 
 from .clients import ask, chat, connect, request, running
 
-STREAMS = 20
+#: Streams after which a client's kernel delays acknowledgements, and in how many more one must be quick.
+WARM_UP, STREAMS = 10, 100
 #: How long an acknowledgement may be delayed, and with it a small piece that waits for it, in seconds.
 DELAYED_ACK_S = 0.04
 CROWD = 300
@@ -36,11 +36,11 @@ def gateway(upstream: ScriptedUpstream) -> Iterator[Gateway]:
 def test_an_event_does_not_wait_for_the_last_to_be_acknowledged(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     """On a connection that has served before, a client's kernel delays acknowledgements; that must delay no event."""
     role, first, second, *others = text_chunks("Hel", "lo")
-    gates = [threading.Event() for _ in range(STREAMS)]
+    gates = [threading.Event() for _ in range(WARM_UP + STREAMS)]
     upstream.on("slow", *(sse(role, first, WaitFor(gate), second, *others) for gate in gates))
-    times = []
+    quickest = DELAYED_ACK_S
     with connect(gateway) as client:
-        for gate in gates:
+        for number, gate in enumerate(gates):
             sent_at = time.monotonic()
             client.send(chat(gateway, "slow", stream=True))
             events = client.iter_events(client.read_head())
@@ -48,10 +48,12 @@ def test_an_event_does_not_wait_for_the_last_to_be_acknowledged(gateway: Gateway
                 next(events)
             gate.set()
             next(events)
-            times.append(time.monotonic() - sent_at)
+            took = time.monotonic() - sent_at
             assert list(events)[-1] == "data: [DONE]"
-    quarter, *_ = statistics.quantiles(times, n=4)
-    assert quarter < DELAYED_ACK_S
+            # One that waits is late each time; a machine that is busy is not.
+            if number >= WARM_UP and (quickest := min(quickest, took)) < DELAYED_ACK_S:
+                break
+    assert quickest < DELAYED_ACK_S
 
 
 def test_a_crowd_waits_in_the_queue_and_is_answered(gateway: Gateway) -> None:
