@@ -176,3 +176,62 @@ def test_a_limit_is_tried_again_and_what_cannot_be_mended_is_not(doors: Messages
     assert answer.content[0].text == "Hello"  # type: ignore[union-attr]
     assert doors.asked(limited) == {"o": 2}
     assert doors.asked(broken) == {"o": 1}
+
+
+CITED = {"type": "url_citation", "url_citation": {"url": "https://x.example/a", "title": "A", "start_index": 0,
+                                                  "end_index": 5, "content": "all of it"}}  # fmt: skip
+
+
+def final_of(sdk: Anthropic, model: str, *, stream: bool, **fields: Any) -> anthropic.types.Message:
+    """The whole message, however it comes."""
+    asked = {"model": model, "max_tokens": 50, "messages": HI, **fields}
+    if not stream:
+        message: anthropic.types.Message = sdk.messages.create(**asked)
+        return message
+    with sdk.messages.stream(**asked) as opened:
+        return opened.get_final_message()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_citations_of_a_chat_answer_stand_at_its_text(doors: MessagesBed, sdk: Anthropic, stream: bool) -> None:
+    model, chunks = doors.model(), text_chunks("Hello")
+    chunks[-1]["choices"][0]["delta"] = {"annotations": [CITED, {"type": "file_citation"}]}  # type: ignore[index,call-overload]
+    doors.o.on(model, sse(*chunks) if stream else json_reply(completion("Hello", annotations=[CITED])))
+
+    (block,) = final_of(sdk, model, stream=stream).content
+
+    assert block.type == "text"
+    (cited,) = block.citations or ()
+    assert cited.type == "web_search_result_location"
+    assert (cited.url, cited.title, cited.cited_text) == ("https://x.example/a", "A", "all of it")
+
+
+def test_citations_that_are_ours_are_not_shown_to_anthropic(doors: MessagesBed, sdk: Anthropic) -> None:
+    ours = {"type": "web_search_result_location", "url": "x", "title": "", "cited_text": "", "encrypted_index": ""}
+    theirs, model = ours | {"encrypted_index": "abc"}, answering(doors, "claude")
+    said = [
+        {"type": "text", "text": "a", "citations": [ours]},
+        {"type": "text", "text": "b", "citations": [ours, theirs]},
+    ]
+
+    final_of(sdk, model, stream=False, messages=[*HI, {"role": "assistant", "content": said}, *HI])
+
+    assert doors.sent_to("a", model)["messages"][1]["content"] == [
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b", "citations": [theirs]},
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_words_of_a_spoken_answer_are_its_text(doors: MessagesBed, sdk: Anthropic, stream: bool) -> None:
+    model, chunks = doors.model(), text_chunks("a", "b")
+    for chunk, text in zip(chunks[1:3], ("Hel", "lo"), strict=True):
+        audio = {"id": "audio_1", "data": "AAAA", "transcript": text}
+        chunk["choices"][0]["delta"] = {"content": None, "audio": audio}  # type: ignore[index,call-overload]
+    whole = completion(None, audio={"id": "audio_1", "data": "AAAA", "transcript": "Hello", "expires_at": 1})
+    doors.o.on(model, sse(*chunks) if stream else json_reply(whole))
+
+    (block,) = final_of(sdk, model, stream=stream).content
+
+    assert block.type == "text"
+    assert block.text == "Hello"
