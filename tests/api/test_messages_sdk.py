@@ -19,6 +19,7 @@ from tests.support import (
     sse,
     text_block,
     text_chunks,
+    tool_chunks,
 )
 
 from .bed import KEY
@@ -235,3 +236,53 @@ def test_the_words_of_a_spoken_answer_are_its_text(doors: MessagesBed, sdk: Anth
 
     assert block.type == "text"
     assert block.text == "Hello"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_with_a_name_that_only_anthropic_takes_is_called_by_it(
+    doors: MessagesBed, sdk: Anthropic, stream: bool
+) -> None:
+    model, name = doors.model(), f"mcp__{'x' * 90}"
+
+    def calls(seen: Any) -> Script:
+        (tool,) = seen.json["tools"]
+        short = tool["function"]["name"]
+        if stream:
+            chunks = tool_chunks((short[:10], ""))
+            rest = {"index": 0, "function": {"name": short[10:], "arguments": "{}"}}
+            chunks[2]["choices"][0]["delta"] = {"tool_calls": [rest]}  # type: ignore[index,call-overload]
+            return sse(*chunks)
+        call = {"id": "call_0", "type": "function", "function": {"name": short, "arguments": "{}"}}
+        return json_reply(completion(None, finish="tool_calls", tool_calls=[call]))
+
+    doors.o.on(model, calls)
+    tool: Any = {"name": name, "input_schema": {"type": "object"}}
+    used: Any = {"type": "tool_use", "id": "t", "name": name, "input": {}}
+    result: Any = {"type": "tool_result", "tool_use_id": "t", "content": "ok"}
+    asked = [*HI, {"role": "assistant", "content": [used]}, {"role": "user", "content": [result]}]
+    choice: Any = {"type": "tool", "name": name}
+
+    (block,) = final_of(sdk, model, stream=stream, tools=[tool], tool_choice=choice, messages=asked).content
+
+    sent = doors.sent_to("o", model)
+    short = sent["tools"][0]["function"]["name"]
+    assert len(short) <= 64
+    assert sent["tool_choice"]["function"]["name"] == short
+    assert sent["messages"][1]["tool_calls"][0]["function"]["name"] == short
+    assert (block.type, getattr(block, "name", None)) == ("tool_use", name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"stream": "yes"}, "stream: "),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"},
+                                                    {"type": "container_upload", "file_id": "f"}]}]},
+         "messages.0.content.1: "),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_is_refused(doors: MessagesBed, fields: Any, place: str) -> None:
+    answer = doors.message(doors.model(), **fields)
+
+    assert answer.status == 400
+    assert answer.json["error"]["message"].startswith(place)

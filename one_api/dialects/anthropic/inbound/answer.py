@@ -33,7 +33,7 @@ def to_message(
     text, refusal = _text(text_of(said)), _text(said.get("refusal"))
     scanner = StopScanner(form.stops if form.cuts else ())
     text = scanner.feed(text) + scanner.end() if text else ""
-    calls = [] if scanner.hit else [_call(call) for call in said.get("tool_calls") or () if "function" in call]
+    calls = [] if scanner.hit else [_call(call, form) for call in said.get("tool_calls") or () if "function" in call]
     cited = citations_of(said)
     texts = (
         {"type": "text", "text": text} | ({"citations": cited} if cited else {}),
@@ -148,12 +148,13 @@ def citations_of(said: JSONObject) -> list[JSONObject]:
     ]
 
 
-def _call(call: JSONObject) -> JSONObject:
+def _call(call: JSONObject, form: AnswerForm) -> JSONObject:
     function = call["function"]
+    name = str(function.get("name") or "")
     return {
         "type": "tool_use",
         "id": call_id(call.get("id")),
-        "name": str(function.get("name") or ""),
+        "name": form.names.get(name, name),
         "input": tool_input(function.get("arguments")),
     }
 

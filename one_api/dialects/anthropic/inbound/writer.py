@@ -258,6 +258,8 @@ class MessageWriter(EventWriter):
         """Send the start of the first block; a call's waits until its name is whole."""
         if not self._is_open:
             self._is_open = True
+            if block.call is not None:
+                block.start["name"] = self._form.names.get(block.start["name"], block.start["name"])
             found.append(encode({"type": "content_block_start", "index": self._index, "content_block": block.start}))
 
     def _close(self, found: list[bytes]) -> None:
