@@ -99,7 +99,7 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Identical requests under way share one upstream call.
     single_flight: bool = True
     #: How long a request waits for the first of the answer to an identical one in another process, in seconds; only
-    #: with Redis.
+    #: with Redis. And for the answer to an identical request for a ranking.
     join_wait_s: Seconds = 10.0
 
 
