@@ -273,6 +273,24 @@ def test_events_pass_through_as_they_are(doors: DoorBed) -> None:
     assert (record["prompt_tokens"], record["completion_tokens"], record["stream"]) == (3, 5, True)
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"type":"error","error":{"type":"server_error","message":"no"}}\n\n',
+        b'event: error\ndata: {"type":"error","code":"rate_limit_exceeded","message":"slow"}\n\n',
+        b': hello\n\ndata: {"error":{"message":"no"}}\n\n',
+    ],
+)
+def test_an_error_in_place_of_the_first_event_is_not_seen(doors: DoorBed, event: bytes) -> None:
+    model = doors.model()
+    doors.a.on(model, chunked(event, headers=EVENTS))
+    doors.b.on(model, chunked(PARTIAL, COMPLETED, headers=EVENTS))
+
+    got = doors.call("/v1/images/generations", {"model": model, "prompt": "x", "stream": True})
+
+    assert (got.body, got.header("x-gateway-deployment")) == (PARTIAL + COMPLETED, f"b/{model}")
+
+
 @pytest.mark.parametrize("end", [[Close()], [Reset()], []], ids=["closed", "reset", "ended without its last event"])
 @pytest.mark.parametrize("sent", [PARTIAL, PARTIAL + b"event: ima"], ids=["between events", "within one"])
 def test_events_that_are_cut_end_with_an_error(doors: DoorBed, sent: bytes, end: list[Action]) -> None:
