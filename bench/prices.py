@@ -5,7 +5,7 @@ Of prices that change with the hour the highest counts, of dated ones those of t
 
 import datetime
 import json
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +24,12 @@ _FIELDS = {
     "cache_write": "cache_write_mtok",
     "output": "output_mtok",
 }
+#: What else is paid for, by our names: the package's name, and how many of the unit its price is for.
+_UNITS = {
+    "seconds": (("input_audio_hours", "audio_hours"), 3600),
+    "characters": (("input_mchars",), 1_000_000),
+}
+_LEAST = Decimal("1e-15")
 _CLAUSES = {"equals": "equals", "starts_with": "starts_with", "ends_with": "ends_with", "contains": "contains"}
 
 
@@ -39,12 +45,17 @@ def catalogue(today: datetime.date) -> Entry:
 
 
 def model_entry(model: ModelInfo, today: datetime.date) -> Entry | None:
-    """A model with its prices in US dollars per million tokens; None when it is not paid for by tokens."""
+    """A model with its prices in US dollars per million tokens, and for one of other units; None without any."""
     price = current(model.prices, today)
     amounts = {name: getattr(price, field, None) for name, field in _FIELDS.items()}
-    if amounts["input"] is None:
+    units = unit_prices(price)
+    if amounts["input"] is None and not units:
         return None
-    entry: Entry = {"id": model.id, "match": clause(model.match), **base_prices(amounts)}
+    entry: Entry = {"id": model.id, "match": clause(model.match)}
+    if amounts["input"] is not None:
+        entry |= base_prices(amounts)
+    if units:
+        entry["units"] = units
     if above := higher_prices(amounts):
         entry["above"] = above
     if model.context_window is not None:
@@ -71,6 +82,16 @@ def amount(value: Decimal | TieredPrices | None) -> Decimal:
 def base_prices(amounts: dict[str, Any]) -> Entry:
     """The prices of a small request, as text."""
     return {name: text(amount(value)) for name, value in amounts.items() if value is not None}
+
+
+def unit_prices(price: ModelPrice) -> Entry:
+    """The prices of one second or character, as text; rounded up to the digits that the gateway counts with."""
+    found = {}
+    for unit, (names, size) in _UNITS.items():
+        known = (getattr(price, name, None) for name in names)
+        if (value := next((each for each in known if each is not None), None)) is not None:
+            found[unit] = text((amount(value) / size).quantize(_LEAST, ROUND_CEILING))
+    return found
 
 
 def higher_prices(amounts: dict[str, Any]) -> list[Entry]:

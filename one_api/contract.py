@@ -90,11 +90,15 @@ class Usage(Struct, frozen=True):
         return cls(asked, said, cached, written, reasoning)
 
 
+#: What is paid for otherwise than by tokens.
+Unit: TypeAlias = Literal["images", "seconds", "characters", "search_units", "documents"]
+
+
 class Units(Struct, frozen=True):
-    """What an answer took that is paid for otherwise than by tokens: so many ``amount`` of a ``unit``."""
+    """What an answer took beside tokens: so many ``amount`` of a ``unit``."""
 
     amount: float
-    unit: Literal["images", "seconds", "characters", "search_units", "documents"]
+    unit: Unit
 
 
 def _count(counts: JSONObject, name: str) -> int:
@@ -112,6 +116,8 @@ class AnswerStream(ABC):
 
     #: Set once the upstream has sent it.
     usage: Usage | None = None
+    #: What it takes beside tokens, as far as is known by now.
+    units: Units | None = None
     #: True once ``read`` would return the end without waiting.
     ended: bool = False
     #: What the answer says of itself, once it has: why it ended, its id, and the upstream's name of the model.
@@ -186,8 +192,6 @@ class ByteStream(AnswerStream):
     content_type: str = "application/octet-stream"
     #: The header ``Content-Disposition``, where the upstream sent one.
     disposition: str | None = None
-    #: What it takes beside tokens, as far as is known by now.
-    units: Units | None = None
 
     @property
     def has_events(self) -> bool:

@@ -110,6 +110,8 @@ class AttemptRecord(Struct):
     finish_reason: str | None = None
     response_id: str | None = None
     response_model: str | None = None
+    #: What it took beside tokens.
+    units: Units | None = None
 
     def describe(self, finish_reason: object, response_id: object, model: object) -> None:
         """Note what an answer says of itself, as far as that is plain and short."""
@@ -195,9 +197,9 @@ class CallRecord(Struct):
         if self.trace is not None:
             self.trace.join()
 
-    def used(self, usage: Usage | None) -> None:
+    def used(self, usage: Usage | None, units: Units | None = None) -> None:
         """Note what the answer took; ``usage`` is None when the upstream has not said."""
-        self.usage = Usage(0, 0) if self.free else usage
+        self.usage, self.units = (Usage(0, 0), None) if self.free else (usage, units)
 
     def fail(self, error: GatewayError) -> None:
         """Note that the answer is an error, or ends with one."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from one_api.contract import Answer, Call, JSONObject, Kind, Usage
+from one_api.contract import Answer, Call, JSONObject, Kind, Units, Usage
+from one_api.dialects.openai.forwarded import ForwardRequest, units_asked
 
 #: UTF-8 bytes of a token: English has about four, Chinese three.
 _BYTES_PER_TOKEN = 3
@@ -16,6 +17,9 @@ _IMAGE = "data:image/"
 _OBJECT_TOKENS = 2
 #: A form holds a recording or a picture: so many bytes of it make a token.
 _FORM_BYTES_PER_TOKEN = 256
+#: What is paid for by the length of a recording, and how many bytes of it take a second: 32 kbit/s.
+_RECORDED: frozenset[Kind] = frozenset({"transcription", "translation"})
+_BYTES_PER_SECOND = 4000
 #: What is paid for its input alone.
 _WITHOUT_OUTPUT: frozenset[Kind] = frozenset({"embedding", "moderation", "rerank"})
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -28,12 +32,20 @@ _REPEATS = ".done"
 
 
 class Bound(NamedTuple):
-    """Tokens that a request takes at most, as far as can be seen from outside."""
+    """What a request takes at most, as far as can be seen from outside; in tokens, but for its ``units``."""
 
     prompt: int
     completion: int
     #: The client has said how many tokens its answer may have: the upstream counts them.
     is_limited: bool = False
+    units: Units | None = None
+
+
+class Estimate(NamedTuple):
+    """What an answer is taken to have taken."""
+
+    usage: Usage
+    units: Units | None
 
 
 class Said(NamedTuple):
@@ -58,15 +70,19 @@ def bound_of(call: Call, reserve_tokens: int) -> Bound:
     """Return what a request may take; ``reserve_tokens`` stand for an answer without a limit."""
     body = getattr(call, "body", None)
     fields = body if isinstance(body, dict) else getattr(body, "fields", None)
+    units = units_asked(call) if isinstance(call, ForwardRequest) else None
     if fields is None:  # a form
-        return Bound(_IMAGE_TOKENS + getattr(body, "size", 0) // _FORM_BYTES_PER_TOKEN, reserve_tokens)
+        size = getattr(body, "size", 0)
+        if call.kind in _RECORDED:
+            units = Units(-(-size // _BYTES_PER_SECOND), "seconds")
+        return Bound(_IMAGE_TOKENS + size // _FORM_BYTES_PER_TOKEN, reserve_tokens, units=units)
     prompt = -(-size_of(fields) // _BYTES_PER_TOKEN)
     if call.kind in _WITHOUT_OUTPUT:
-        return Bound(prompt, 0)
+        return Bound(prompt, 0, units=units)
     limits = [fields[name] for name in _LIMITS if _is_count(fields.get(name))]
     times = [fields[name] for name in _TIMES if _is_count(fields.get(name))]
     completion = max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES)
-    return Bound(prompt, completion, is_limited=bool(limits))
+    return Bound(prompt, completion, is_limited=bool(limits), units=units)
 
 
 def _is_count(value: Any) -> bool:
@@ -125,6 +141,7 @@ def _leaves(value: Any) -> Iterator[str]:
             rest += each
 
 
-def estimated(bound: Bound, said: int | None) -> Usage:
+def estimated(bound: Bound, said: int | None) -> Estimate:
     """Return what an uncounted answer took: ``said`` are the bytes of its text, None if they are not known."""
-    return Usage(bound.prompt, bound.completion if said is None else -(-said // _BYTES_PER_TOKEN))
+    completion = bound.completion if said is None else -(-said // _BYTES_PER_TOKEN)
+    return Estimate(Usage(bound.prompt, completion), bound.units)

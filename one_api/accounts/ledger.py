@@ -12,11 +12,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import WindowKey
+from one_api.accounts.estimate import Estimate
 from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates
 from one_api.accounts.tables import LEDGER, USAGE
 from one_api.accounts.windows import Alert
-from one_api.contract import Usage
+from one_api.contract import Units, Usage
 from one_api.dialects import json
 from one_api.records import AttemptRecord, CallRecord
 
@@ -91,8 +92,8 @@ class Terms(NamedTuple):
 
     reserve: int
     windows: list[WindowKey]
-    #: Returns what the answer took, as far as is known; None where the upstream has said it.
-    estimate: Callable[[], Usage | None] | None
+    #: Returns what the answer took, as far as can be seen from outside; None where nothing was asked for.
+    estimate: Callable[[], Estimate | None]
     charges_cancelled: bool
 
 
@@ -151,10 +152,12 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
     status, estimated = _status(record), None
     if usage is None and status in ("failed", "cancelled") and record.first_event is None:
         usage = Usage(0, 0)  # no upstream had begun to answer
-    if usage is None and terms is not None and terms.estimate is not None:
-        usage = terms.estimate()
-        estimated = None if usage is None else True
-    rates = price_of(record.deployment) if record.deployment is not None else None
+    units, rates = record.units, price_of(record.deployment) if record.deployment is not None else None
+    cost = _cost(usage, units, rates)
+    is_uncounted = usage is None or (rates is not None and rates.input is None)
+    if cost is None and is_uncounted and terms is not None and (found := terms.estimate()) is not None:
+        usage, estimated = usage or found.usage, True
+        cost = _cost(usage, units or found.units, rates)
     return LedgerRow(
         record.request_id,
         moment_ms(record.request_id),
@@ -167,7 +170,7 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
         record.stream,
         record.cache,
         *_tokens(usage),
-        _cost(usage, rates),
+        cost,
         _upstream_cost(record.attempts, price_of),
         _rates_text(rates),
         round((ended - record.started) * 1000),
@@ -175,8 +178,8 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
         len(record.attempts),
         _tries(record.attempts),
         estimated,
-        units=None if record.units is None else record.units.amount,
-        unit=None if record.units is None else record.units.unit,
+        units=None if units is None else units.amount,
+        unit=None if units is None else units.unit,
     )
 
 
@@ -204,19 +207,18 @@ def _status(record: CallRecord) -> str:
     return "interrupted" if record.error else "ok"
 
 
-def _cost(usage: Usage | None, rates: Rates | None) -> int | None:
-    if usage is None:
-        return None
-    if not (usage.prompt_tokens or usage.completion_tokens):
+def _cost(usage: Usage | None, units: Units | None, rates: Rates | None) -> int | None:
+    if usage is not None and units is None and not (usage.prompt_tokens or usage.completion_tokens):
         return 0  # at whatever price
-    return None if rates is None else rates.cost(usage)
+    return None if rates is None else rates.cost(usage, units)
 
 
 def _upstream_cost(attempts: Iterable[AttemptRecord], price_of: PriceOf) -> int | None:
-    """Return what the attempts cost whose usage is known; None when one of them has no price."""
-    costs = [_cost(each.usage, price_of(each.deployment)) for each in attempts if each.usage is not None]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if len(known) == len(costs) else None
+    """Return what the attempts cost of which it is known what they took; None when one of them has no price."""
+    costs = [(each.usage, _cost(each.usage, each.units, price_of(each.deployment))) for each in attempts]
+    if any(cost is None for usage, cost in costs if usage is not None):
+        return None
+    return sum(cost for _, cost in costs if cost is not None)
 
 
 @lru_cache(maxsize=4096)

@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from one_api.accounts.money import nano
-from one_api.accounts.rates import FREE, Rates
-from one_api.contract import JSONObject
+from one_api.accounts.rates import FREE, PER, Rates
+from one_api.contract import JSONObject, Unit
 from one_api.dialects import json
 from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
 from one_api.settings.sections import PriceConfig, PricesConfig
@@ -20,6 +21,7 @@ SHIPPED = Path(__file__).parent / "catalogue.json"
 #: What ``flask prices import`` puts into the instance folder; it counts where it is newer.
 IMPORTED = "catalogue.json"
 _FIELDS = ("input", "cached_input", "cache_write", "output")
+_UNITS = frozenset(get_args(Unit))
 _MAX_KEPT = 4096
 
 
@@ -95,20 +97,28 @@ def _fits(model: str, clause: JSONObject) -> bool:
 
 
 def _rates(prices: Mapping[str, Any], below: Mapping[str, Any] | None = None) -> Rates:
-    """Return the rates of prices in dollars per million tokens; ``below`` are those of smaller requests."""
+    """Return the rates of prices in dollars; ``below`` are those of smaller requests. Raises KeyError without any."""
     whole = {name: prices.get(name) if prices.get(name) is not None else (below or {}).get(name) for name in _FIELDS}
     amounts = {name: None if value is None else nano(value) for name, value in whole.items()}
+    units = tuple((_unit(name), nano(Decimal(str(each)) * PER)) for name, each in (prices.get("units") or {}).items())
     own = amounts["input"]
-    if own is None:
+    if own is None and not units:
         raise KeyError("input")
     cached, written = amounts["cached_input"], amounts["cache_write"]
     return Rates(
         own,
         amounts["output"],
-        own if cached is None else cached,
-        own if written is None else written,
+        (own or 0) if cached is None else cached,
+        (own or 0) if written is None else written,
         tuple((int(each["tokens"]), _rates(each, whole)) for each in prices.get("above", ())),
+        units,
     )
+
+
+def _unit(name: str) -> Unit:
+    if name not in _UNITS:
+        raise KeyError(name)
+    return cast(Unit, name)
 
 
 def open_catalogue(folder: Path) -> Catalogue:
@@ -185,7 +195,7 @@ class Prices:
 def _configured_rates(price: PriceConfig) -> Rates:
     own = {name: getattr(price, name) for name in _FIELDS}
     above = [{"tokens": each.tokens} | {name: getattr(each, name) for name in _FIELDS} for each in price.above]
-    return _rates(own | {"above": above})
+    return _rates(own | {"above": above, "units": price.units})
 
 
 def _times(rates: Rates, times: float) -> Rates:
@@ -196,9 +206,10 @@ def _times(rates: Rates, times: float) -> Rates:
         return -(-rate * millionths // 1_000_000)
 
     return Rates(
-        scaled(rates.input),
+        None if rates.input is None else scaled(rates.input),
         None if rates.output is None else scaled(rates.output),
         scaled(rates.cached),
         scaled(rates.cache_write),
         tuple((size, _times(dearer, times)) for size, dearer in rates.above),
+        tuple((unit, scaled(price)) for unit, price in rates.units),
     )

@@ -1,13 +1,15 @@
-"""What tokens cost: rates, and the exact arithmetic on them. Pure; no number here is a float."""
+"""What tokens and other units cost: rates, and the exact arithmetic on them. Pure; no price here is a float."""
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from one_api.accounts.money import NANO, dollars
-from one_api.contract import JSONObject, Usage
+from one_api.contract import JSONObject, Unit, Units, Usage
 
-#: Rates are for so many tokens.
+#: Rates are for so many tokens, or so many of another unit.
 PER = 1_000_000
+#: Where searches have a price and an answer counts documents only: a search is over so many of them at most.
+_DOCUMENTS_PER_SEARCH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,40 +17,69 @@ class Rates:
     """Prices in nano-dollars per million tokens. ``above`` are those of larger requests, smallest first.
 
     A request with more prompt tokens than such a size costs its rates as a whole. ``output`` is None for a model that
-    is known to be paid for its prompt alone, such as one for embeddings.
+    is known to be paid for its prompt alone, such as one for embeddings; ``input`` for one that is paid for by other
+    units alone. ``units`` have prices per million of them, which come on top of those of tokens.
     """
 
-    input: int
+    input: int | None
     output: int | None
     cached: int
     cache_write: int
     above: tuple[tuple[int, "Rates"], ...] = ()
+    units: tuple[tuple[Unit, int], ...] = ()
 
-    def cost(self, usage: Usage) -> int | None:
-        """Return what an answer costs in nano-dollars, rounded up once; None when a price is missing.
+    def cost(self, usage: Usage | None, units: Units | None = None) -> int | None:
+        """Return what an answer costs in nano-dollars, rounded up once; None when a price or a count is missing.
 
         Counts that contradict each other are clamped: cached and written tokens are part of the prompt.
         """
+        return self._rounded(self._of_tokens(usage), units)
+
+    def _of_tokens(self, usage: Usage | None) -> int | None:
+        """Return the millionfold of what an answer's tokens cost."""
+        if self.input is None:
+            return 0
+        if usage is None:
+            return None
         rates = self._for_size(usage.prompt_tokens)
         if rates.output is None and usage.completion_tokens:
             return None
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
-        total = (
-            (usage.prompt_tokens - cached - written) * rates.input
+        return (
+            (usage.prompt_tokens - cached - written) * (rates.input or 0)
             + cached * rates.cached
             + written * rates.cache_write
             + usage.completion_tokens * (rates.output or 0)
         )
-        return -(-total // PER)
 
-    def most(self, prompt_tokens: int, completion_tokens: int) -> int | None:
-        """Return what so many tokens cost at most: at full price, or all of them put into a cache; as ``cost``."""
+    def most(self, prompt_tokens: int, completion_tokens: int, units: Units | None = None) -> int | None:
+        """Return what so much costs at most: tokens at full price, or all of them put into a cache; as ``cost``."""
+        if self.input is None:
+            return self._rounded(0, units)
         rates = self._for_size(prompt_tokens)
         if rates.output is None and completion_tokens:
             return None
-        total = prompt_tokens * max(rates.input, rates.cache_write) + completion_tokens * (rates.output or 0)
-        return -(-total // PER)
+        dearest = max(rates.input or 0, rates.cache_write)
+        return self._rounded(prompt_tokens * dearest + completion_tokens * (rates.output or 0), units)
+
+    def _rounded(self, tokens: int | None, units: Units | None) -> int | None:
+        """Return the millionth part of what tokens cost, with the units."""
+        of_units = self._of_units(units)
+        if tokens is None or (of_units is None and self.input is None):
+            return None
+        return -(-(tokens + (of_units or 0)) // PER)
+
+    def _of_units(self, units: Units | None) -> int | None:
+        """Return the millionfold of what units cost, rounded up; None where they have no price."""
+        if units is None or not self.units:
+            return None
+        prices, amount = dict(self.units), Decimal(str(units.amount))
+        if (price := prices.get(units.unit)) is not None:
+            return int((amount * price).to_integral_value(ROUND_CEILING))
+        if units.unit == "documents" and (price := prices.get("search_units")) is not None:
+            return -(-int(amount) // _DOCUMENTS_PER_SEARCH) * price
+        return None
 
     def _for_size(self, prompt_tokens: int) -> "Rates":
         rates = self
@@ -58,37 +89,46 @@ class Rates:
         return rates
 
     def as_dict(self) -> JSONObject:
-        """Return what people are shown: dollars per million tokens, as decimal text."""
-        shown: JSONObject = {
-            "input": dollars(self.input),
-            "cached_input": dollars(self.cached),
-            "cache_write": dollars(self.cache_write),
-            "output": None if self.output is None else dollars(self.output),
-        }
+        """Return what people are shown, as decimal text: dollars per million tokens, and for one of each other unit."""
+        shown: JSONObject = {}
+        if self.input is not None:
+            shown = {
+                "input": dollars(self.input),
+                "cached_input": dollars(self.cached),
+                "cache_write": dollars(self.cache_write),
+                "output": None if self.output is None else dollars(self.output),
+            }
+        if self.units:
+            shown["units"] = {unit: _dollars_each(price) for unit, price in self.units}
         if self.above:
             shown["above"] = [{"tokens": size, **dearer.as_dict()} for size, dearer in self.above]
         return shown
 
     def per_token(self) -> JSONObject:
-        """Return what model lists show, under OpenRouter's names: dollars per token, as decimal text."""
-        return {
-            "prompt": _dollars_per_token(self.input),
-            "completion": _dollars_per_token(self.output or 0),
-            "input_cache_read": _dollars_per_token(self.cached),
-            "input_cache_write": _dollars_per_token(self.cache_write),
+        """Return what model lists show, under OpenRouter's names and those of units: dollars for one, as text."""
+        tokens = {
+            "prompt": _dollars_each(self.input or 0),
+            "completion": _dollars_each(self.output or 0),
+            "input_cache_read": _dollars_each(self.cached),
+            "input_cache_write": _dollars_each(self.cache_write),
         }
+        return tokens | {unit: _dollars_each(price) for unit, price in self.units}
 
     def at_most(self, other: "Rates") -> "Rates":
         """Return what neither of two ever exceeds, for requests of ordinary size."""
+        units = dict(self.units)
+        for unit, price in other.units:
+            units[unit] = max(price, units.get(unit, 0))
         return Rates(
-            max(self.input, other.input),
+            max(self.input or 0, other.input or 0),
             max(self.output or 0, other.output or 0),
             max(self.cached, other.cached),
             max(self.cache_write, other.cache_write),
+            units=tuple(units.items()),
         )
 
 
-def _dollars_per_token(rate: int) -> str:
+def _dollars_each(rate: int) -> str:
     return format((Decimal(rate) / PER / NANO).normalize(), "f")
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple, Self
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
-from one_api.accounts.estimate import Bound, Said, bound_of, estimated, said_bytes, said_in
+from one_api.accounts.estimate import Bound, Estimate, Said, bound_of, estimated, said_bytes, said_in
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases, unavailable
 from one_api.accounts.ledger import Reserve, Terms, moment_ms
 from one_api.accounts.money import nano
 from one_api.accounts.prices import Prices
-from one_api.contract import Answer, Call, ChunkStream, JSONObject, Usage
+from one_api.contract import Answer, Call, ChunkStream, JSONObject
 from one_api.errors import AccountsUnavailable, Unpriced
 from one_api.records import CallRecord
 from one_api.settings.sections import BudgetConfig
@@ -150,7 +150,7 @@ class Reservation:
         return Terms(
             self._amount,
             [each.key for each in self._charged],
-            self._asked.estimate if self._record.usage is None else None,
+            self._asked.estimate,
             self._settings.charge_cancelled == "estimate",
         )
 
@@ -158,7 +158,7 @@ class Reservation:
         """See ``WithinBudgets``."""
         self._asked = before._asked
 
-    def estimate(self) -> Usage | None:
+    def estimate(self) -> Estimate | None:
         """Return what the answer took as far as is known; None where nothing was asked for."""
         if self._bound is None:
             return None
@@ -179,7 +179,7 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
     need = 0
     for deployment in deployments:
         rates = prices.rates(deployment)
-        cost = None if rates is None else rates.most(bound.prompt, bound.completion)
+        cost = None if rates is None else rates.most(bound.prompt, bound.completion, bound.units)
         if cost is None and not prices.lets_unknown_pass:
             raise Unpriced(
                 f"This key has a budget, and the price of `{deployment[:128]}` is not known: the operator can set "

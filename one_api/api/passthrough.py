@@ -246,7 +246,6 @@ class ForwardedAnswer(EventBody):
         try:
             await self._stream.aclose()
         finally:
-            self._call.record.used(self._stream.usage)
-            self._call.record.units = self._stream.units
+            self._call.record.used(self._stream.usage, self._stream.units)
             if self._upload is not None:
                 self._upload.close()

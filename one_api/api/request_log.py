@@ -210,10 +210,10 @@ def _in_header(deployment: str) -> str:
 def _cost(record: CallRecord, used: Snapshot) -> int | None:
     """Return what an answer costs in nano-dollars; None where that is not known, or not yet."""
     prices = used.prices
-    if prices is None or record.usage is None or record.deployment is None:
+    if prices is None or record.deployment is None or (record.usage is None and record.units is None):
         return None
     rates = prices.rates(record.deployment)
-    return None if rates is None else rates.cost(record.usage)
+    return None if rates is None else rates.cost(record.usage, record.units)
 
 
 def _for_anthropic(headers: dict[str, str], request_id: str) -> dict[str, str]:

@@ -75,7 +75,8 @@ async def create_response() -> Response:
 @verify_api_key
 def refuse_websocket() -> NoReturn:
     """Send clients that would rather have a WebSocket back to POST, at once: after any other answer they try again."""
-    if "Sec-WebSocket-Key" in request.headers:
+    offered = request.headers.get("Upgrade", "").lower() == "websocket"
+    if offered or "Sec-WebSocket-Key" in request.headers:
         raise InvalidRequest("WebSockets are not available here: use POST.", status=426)
     raise MethodNotAllowed(valid_methods=["POST"])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import mmap
+import re
 import tempfile
 from typing import IO
 
@@ -9,7 +10,7 @@ from flask import request
 from werkzeug.wsgi import get_input_stream
 
 from one_api.api.compressed import encodings_of
-from one_api.dialects.multipart import Form, InvalidForm, check_boundary, find_field
+from one_api.dialects.multipart import Field, Form, InvalidForm, check_boundary, find_field
 from one_api.dialects.openai.forwarded import FormBody
 from one_api.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 from one_api.serving.bridge import await_
@@ -43,7 +44,7 @@ class Upload:
         try:
             boundary = check_boundary(request.mimetype_params.get("boundary"))
             self._receive(max_bytes)
-            field = await_(asyncio.to_thread(find_field, self._form, boundary, "model"))
+            field, n = await_(asyncio.to_thread(_read, self._form, boundary))
         except InvalidForm as error:
             raise InvalidRequest(f"The request's body is not a form that can be used: {error}.") from None
         if field is None or not field.value:
@@ -52,7 +53,7 @@ class Upload:
                 param="model",
                 code="missing_required_parameter",
             )
-        return FormBody(self._form, field, request.headers["Content-Type"], field.value.encode())
+        return FormBody(self._form, field, request.headers["Content-Type"], field.value.encode(), n)
 
     def _receive(self, max_bytes: int) -> None:
         stream = get_input_stream(request.environ)
@@ -83,6 +84,16 @@ class Upload:
             self._form.close()
         if self._file is not None:
             self._file.close()
+
+
+def _read(form: Form, boundary: bytes) -> tuple[Field | None, int]:
+    """Return the field that names the model, and how many images are asked for; raises InvalidForm."""
+    model = find_field(form, boundary, "model")
+    try:
+        n = find_field(form, boundary, "n")
+    except InvalidForm:  # that is for the upstream to judge
+        n = None
+    return model, int(n.value) if n is not None and re.fullmatch(r"[1-9][0-9]{0,3}", n.value) else 1
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

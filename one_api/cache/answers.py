@@ -1,5 +1,6 @@
 """Answers to chat requests: from the cache if possible, otherwise from upstreams."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -51,6 +52,8 @@ class Answers:
         self.max_bytes = config.cache.max_answer_bytes
         self._store = store
         self._flights = Flights(self.max_bytes)
+        #: Rankings that this process is asking for, by their keys; each is set once it is kept, or will not be.
+        self.rankings: dict[bytes, asyncio.Event] = {}
 
     async def run(self, route: CacheRoute, asked: ChatRequest, context: CallContext, ask: Ask) -> Answer:
         """Return an answer to ``asked``, and write to the call's record where it came from.
@@ -150,6 +153,11 @@ class Terms:
     policy: CachePolicy
     directives: CacheDirectives
 
+    @property
+    def joins(self) -> bool:
+        """Return whether a request may share a call with others."""
+        return self.policy.single_flight and not self.directives.no_cache
+
     async def key(self, body: JSONObject, *, is_short: bool = False) -> bytes:
         """Return the key of the answer to ``body``; others have the loop meanwhile, unless it ``is_short``."""
         if is_short:
@@ -184,7 +192,7 @@ class CacheRequest:
     @property
     def joins(self) -> bool:
         """Return whether it may share a call with other requests."""
-        return self.terms.policy.single_flight and not self.terms.directives.no_cache
+        return self.terms.joins
 
     def accepts(self, entry: Entry, now: float) -> bool:
         """Return whether a cached answer is young enough at Unix time ``now``."""

@@ -113,6 +113,7 @@ class Metrics:
             "tokens_total", "Tokens that answers took; cache and reasoning are parts of the others.", "model",
             "deployment", "type",
         )  # fmt: skip
+        self.units = self._counter("units_total", "What answers took beside tokens.", "model", "deployment", "unit")
         self.cost = self._counter("cost_usd_total", "What answers cost, by the price list.", "model", "deployment")
         self.unpriced = self._counter("unpriced_tokens_total", "Tokens without a known price.", "model", "deployment")
 
@@ -189,8 +190,13 @@ class Metrics:
             self.retry_refusals.at().value += record.retries_refused
         if record.attempts:
             self._count_attempts(record, model, stream, ended)
-        if record.usage is not None and record.deployment is not None and not record.free:
-            self._count_usage(record, model, record.deployment)
+        if record.deployment is not None and not record.free:
+            if record.usage is not None:
+                self._count_usage(record, model, record.deployment)
+            if record.units is not None:
+                self.units.at(model, record.deployment, record.units.unit).value += record.units.amount
+            if record.cost is not None:
+                self.cost.at(model, record.deployment).value += record.cost / NANO
         if self._per_key and record.caller is not None:
             self._count_key(record, record.caller)
 
@@ -253,9 +259,7 @@ class Metrics:
             self.tokens.at(model, deployment, "cache_write").value += usage.cache_write_tokens
         if usage.reasoning_tokens:
             self.tokens.at(model, deployment, "reasoning").value += usage.reasoning_tokens
-        if record.cost is not None:
-            self.cost.at(model, deployment).value += record.cost / NANO
-        else:
+        if record.cost is None:
             self.unpriced.at(model, deployment).value += usage.prompt_tokens + usage.completion_tokens
 
     def _count_key(self, record: CallRecord, key: str) -> None:

@@ -201,6 +201,7 @@ class Attempt:
         record.status, record.upstream_request_id = self.context.status, self.context.upstream_request_id
         record.native = self.context.native
         if self.stream is not None:
+            record.units = self.stream.units
             record.describe(self.stream.finish_reason, self.stream.response_id, self.stream.response_model)
         elif self.whole:
             choices = self.whole.get("choices") or [{}]

@@ -28,8 +28,8 @@ _BLANK_LINES = re.compile(rb"[\r\n]+")
 _HOST = re.compile(rb"[A-Za-z0-9._~%\[\]:-]{1,255}")
 #: How many requests of one connection may wait for their turn before no more of them are read.
 _MAX_PIPELINED = 4
-#: What a client sends to offer another protocol.
-_OFFER_HEADERS = frozenset({b"upgrade", b"http2-settings", b"connection"})
+#: What makes an offer of another protocol of `Upgrade`, which alone is none: a view may read that.
+_OFFER_HEADERS = frozenset({b"http2-settings", b"connection"})
 _MAX_HEADER_FIELDS = 100
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_URL_BYTES = 16 * 1024

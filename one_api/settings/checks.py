@@ -133,8 +133,10 @@ def check_prices(settings: PricesConfig | None, adapters: Collection[str], probl
         where = f"prices.models.{name}"
         if price is None:
             continue
-        if price.same_as is None and (price.input is None or price.output is None):
-            problems.add(where, "has no price", "Give input and output, in US dollars per million tokens, or same_as")
+        given = (price.input is not None, price.output is not None)
+        if price.same_as is None and not all(given) and (any(given) or not price.units):
+            fix = "Give input and output, in US dollars per million tokens, units, or same_as"
+            problems.add(where, "has no price", fix)
         elif price.same_as is not None and "/" not in price.same_as:
             problems.add(f"{where}.same_as", "is not provider/model", "Write it like openai/gpt-5-mini")
         sizes = [each.tokens for each in price.above]

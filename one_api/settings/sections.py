@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from one_api.contract import Unit
 from one_api.settings.addresses import mend_credential, split_address, url_of
 from one_api.settings.kinds import Count, Host, ListenAddress, Price, Seconds, Secret, Storage, StorageSeconds, Weight
 from one_api.settings.origins import Network, Origin, RootPath
@@ -98,7 +99,7 @@ class CacheConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Identical requests under way share one upstream call.
     single_flight: bool = True
     #: How long a request waits for the first of the answer to an identical one in another process, in seconds; only
-    #: with Redis.
+    #: with Redis. And for the answer to an identical request for a ranking.
     join_wait_s: Seconds = 10.0
 
 
@@ -326,7 +327,7 @@ class HigherPriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model costs, in US dollars per million tokens."""
+    """What a model costs, in US dollars per million tokens, and for one of each other unit."""
 
     input: Price | None = None
     #: Prompt tokens that the upstream had in its cache; left out: as ``input``.
@@ -335,6 +336,9 @@ class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cache_write: Price | None = None
     output: Price | None = None
     above: tuple[HigherPriceConfig, ...] = ()
+    #: What one image, second, character, search or document costs, on top of tokens; without ``input`` and ``output``
+    #: these cost nothing.
+    units: dict[Unit, Price] = {}
     #: Instead of prices: a model of the catalogue, as provider/model.
     same_as: str | None = None
     #: What part of that price is paid, 0.9 for a discount of a tenth.

@@ -320,6 +320,12 @@ STATUS_OF_NAME = {
     "request_too_large": 413, "rate_limit_error": 429, "rate_limit_exceeded": 429, "requests": 429, "tokens": 429,
     "insufficient_quota": 429, "resource_exhausted": 429, "api_error": 500, "timeout_error": 504,
     "deadline_exceeded": 504, "unavailable": 503, "overloaded_error": 529, "overloaded": 529,
+    # A failed response of OpenAI's has a code alone.
+    "context_length_exceeded": 400, "invalid_prompt": 400, "content_policy_violation": 400, "invalid_image": 400,
+    "invalid_image_format": 400, "invalid_base64_image": 400, "invalid_image_url": 400, "image_too_large": 400,
+    "image_too_small": 400, "image_parse_error": 400, "image_content_policy_violation": 400,
+    "invalid_image_mode": 400, "image_file_too_large": 400, "unsupported_image_media_type": 400,
+    "empty_image_file": 400, "failed_to_download_image": 400, "image_file_not_found": 400,
 }  # fmt: skip
 
 

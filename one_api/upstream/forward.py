@@ -3,6 +3,7 @@
 import aiohttp
 
 from one_api.contract import ByteStream
+from one_api.dialects import json
 from one_api.dialects.openai.forwarded import (
     MAX_READ_BYTES,
     ForwardRequest,
@@ -13,7 +14,8 @@ from one_api.dialects.openai.forwarded import (
     units_told,
     usage_of,
 )
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
+from one_api.dialects.payloads import ErrorPayload, InvalidAnswer, check_error
+from one_api.dialects.sse import EventReader
 from one_api.errors import UpstreamBroken
 from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.errors import Reports
@@ -65,6 +67,8 @@ class UpstreamBytes(ByteStream):
             await self._refuse(answer_type)
         if not start and answer_type != "text":  # nothing was said in a recording of silence
             raise UpstreamBroken("The upstream's answer is empty.")
+        if answer_type == "events":
+            self._check_first_event()
         self._watcher = Watcher(answer_type, counts_images=self._door.kind == "image")
         if answer_type == "json":
             await self._hold(MAX_READ_BYTES)
@@ -72,6 +76,17 @@ class UpstreamBytes(ByteStream):
                 self._read_whole()
         self._watcher.feed(self._held)
         self._note_end()
+
+    def _check_first_event(self) -> None:
+        """Raise the error that the first event reports: nothing of the answer has come by then."""
+        event = next(iter(EventReader().feed(self._held)), None)
+        try:
+            if event is not None and event.data.startswith(b"{"):
+                check_error(json.decode_object(event.data), is_named=True)
+        except json.InvalidJSON:  # that is for the client to judge
+            return
+        except ErrorPayload as error:
+            raise self._reports.error_of_payload(error.payload) from None
 
     async def _refuse(self, answer_type: str) -> None:
         """Raise the error that an answer of a wrong type holds, or that it is one."""

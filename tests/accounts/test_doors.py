@@ -32,7 +32,12 @@ from tests.support import (
 )
 
 #: A token of the prompt costs a unit, whatever comes of it.
-PRICES: Any = {"models": {"a/*": {"input": 1000, "output": 0}}}
+PRICES: Any = {
+    "models": {
+        "a/unit-*": {"units": dict.fromkeys(("images", "seconds", "characters", "search_units"), 0.001)},
+        "a/*": {"input": 1000, "output": 0},
+    }
+}
 _numbers = itertools.count()
 
 
@@ -95,7 +100,8 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         else postgres_schema(request.getfixturevalue("server"))
     )
     with ScriptedUpstream() as a, contextlib.ExitStack() as held:
-        adapters = {"a": adapter(a, ["door-warm", *(f"door-{number}" for number in range(60))])}
+        models = [f"{kind}-{number}" for kind in ("door", "unit") for number in range(60)]
+        adapters = {"a": adapter(a, ["door-warm", *models])}
         gateway = Gateway(
             env={"DATABASE_URL": database, "RATE_LIMIT_ENABLED": "false"},
             config_yaml=yaml(adapters=adapters, prices=PRICES, server={"workers": 2}, retry={"min_concurrent": 1000}),
@@ -212,3 +218,70 @@ def test_at_every_door_a_broken_stream_is_charged(bed: Bed, engine: Engine, name
     assert row["cost"] == row["prompt"] * UNIT == row["reserve"]
     assert row["completion"] >= 3
     check_books(engine, account)
+
+
+class Counted(NamedTuple):
+    """What a request reserves and costs that is paid for by other units than tokens; a unit costs one, too."""
+
+    door: str
+    fields: dict[str, Any]
+    answer: Any
+    reserved: float
+    cost: float
+    estimated: bool | None = None
+
+
+TWO = json_reply({"created": 1, "data": [{"b64_json": "aGk="}] * 2})
+HEARD = {"text": "hi", "usage": {"type": "duration", "seconds": 2.5}}
+SEARCHED = {"results": [{"index": 0, "relevance_score": 0.5}]}
+COUNTED = {
+    "images": Counted("images", {"n": 3}, TWO, 3, 2),
+    "edited images": Counted("edits", {"n": 3}, TWO, 3, 2),
+    "characters": Counted("speech", {"input": "Grüß dich!"}, SOUND, 10, 10),
+    "seconds": Counted("transcriptions", {}, json_reply(HEARD), 1, 2.5),
+    "seconds that nobody counts": Counted("transcriptions", {}, json_reply({"text": "hi"}), 1, 1, True),
+    "tokens in place of seconds": Counted(
+        "transcriptions", {}, json_reply({"text": "hi", "usage": tokens(9, 9)}), 1, 1, True
+    ),
+    "searches": Counted("rerank", {}, json_reply(SEARCHED | {"meta": {"billed_units": {"search_units": 4}}}), 1, 4),
+    "documents": Counted("rerank", {"documents": ["a"] * 101}, json_reply(SEARCHED), 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_is_paid_for_otherwise_than_by_tokens_counts_for_budgets(bed: Bed, engine: Engine, name: str) -> None:
+    counted, model = COUNTED[name], f"unit-{next(_numbers) % 60}"
+    door = DOORS[counted.door]
+    bed.a.on(model, counted.answer)
+    poor, rich = Account(engine, counted.reserved - 0.5), Account(engine, 1000)
+
+    refused = ask(bed, door, model, poor.key, **counted.fields)
+    answer = patiently(lambda: ask(bed, door, model, rich.key, **counted.fields))
+
+    row = row_of(rich)
+    assert (refused.status, answer.status) == (429, 200), (refused.body, answer.body)
+    assert (row["reserve"], row["cost"]) == (counted.reserved * UNIT, counted.cost * UNIT)
+    assert row["estimated"] is counted.estimated
+    if not counted.estimated:
+        assert row["upstream_cost"] == row["cost"]
+    if not counted.estimated and counted.door != "speech":  # sound is a stream
+        assert answer.header("x-gateway-cost") == f"{counted.cost / 1000:g}"
+    until(lambda: rich.spent() == counted.cost)
+
+
+def test_a_unit_without_a_price_is_refused_where_a_budget_binds(bed: Bed, engine: Engine) -> None:
+    account, model = Account(engine, 1000), f"unit-{next(_numbers) % 60}"
+
+    answer = ask(bed, DOORS["moderations"], model, account.key)
+
+    assert (answer.status, answer.json["error"]["code"]) == (503, "unpriced")
+
+
+def test_a_failure_costs_no_units(bed: Bed, engine: Engine) -> None:
+    account, model = Account(engine, 1000), f"unit-{next(_numbers) % 60}"
+    bed.a.on(model, error(400))
+
+    assert ask(bed, DOORS["images"], model, account.key).status == 400
+
+    row = row_of(account)
+    assert (row["cost"], row["units"]) == (0, None)

@@ -76,6 +76,30 @@ def test_a_model_may_cost_a_part_of_what_another_does() -> None:
     assert (found.as_dict()["input"], found.as_dict()["output"]) == ("0.9", "3.6")
 
 
+def test_other_units_have_prices_for_one_of_them() -> None:
+    models = {
+        "own/tts": PriceConfig(units={"characters": 0.000015}),
+        "own/half": PriceConfig(same_as="openai/w", times=0.5),
+    }
+    whisper = {"id": "w", "match": {"equals": "w"}, "units": {"seconds": "0.0001"}}
+    known = {"date": "2026-01-01", "providers": {"openai": {"address": "x", "models": [whisper]}}}
+    found = Prices(PricesConfig(models=models), ADAPTERS, Catalogue(known))
+    spoken, heard = found.rates("own/tts"), found.rates("own/half")
+
+    assert spoken is not None
+    assert heard is not None
+    assert spoken.as_dict() == {"units": {"characters": "0.000015"}}
+    assert heard.as_dict() == {"units": {"seconds": "0.00005"}}
+    assert found.listing(["own/tts", "own/half"])["pricing"] == {
+        "prompt": "0",
+        "completion": "0",
+        "input_cache_read": "0",
+        "input_cache_write": "0",
+        "characters": "0.000015",
+        "seconds": "0.00005",
+    }
+
+
 def test_a_part_of_an_unknown_price_is_unknown() -> None:
     assert prices(models={"own/mine": PriceConfig(same_as="openai/none")}).rates("own/mine") is None
 
@@ -122,10 +146,13 @@ def test_names_are_matched_as_the_catalogue_says(model: str) -> None:
 def test_the_shipped_catalogue_knows_the_common_models() -> None:
     shipped = Prices(PricesConfig(), ADAPTERS, Catalogue.read(SHIPPED))
 
+    for deployment in ("openai/whisper-1", "openai/tts-1"):
+        assert (rates := shipped.rates(deployment)) is not None
+        assert rates.units
     for deployment in ("openai/gpt-5-mini", "claude/claude-sonnet-4-5", "kimi/kimi-k2-0905-preview"):
         found = shipped.price(deployment)
         assert found is not None, deployment
-        assert found.rates.input > 0
+        assert found.rates.input
         assert found.rates.output
 
 
@@ -139,6 +166,7 @@ def test_the_shipped_catalogue_knows_the_common_models() -> None:
         '{"date": "2030-01-01", "providers": {"x": {"address": "", "models": [{"match": {"equals": "a"}}]}}}',
         '{"date": "2030-01-01", "providers": {"x": {"address": "", "models": [{"match": {"is": "a"}, "input": "1"}]}}}',
         '{"date": "2030-01-01", "providers": {"x": {"address": "", "models": [{"match": {"or": 1}, "input": "1"}]}}}',
+        '{"date": "1", "providers": {"x": {"address": "", "models": [{"match": {"equals": "a"}, "units": {"x": 1}}]}}}',
     ],
 )
 def test_a_file_that_is_no_catalogue_is_refused(content: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from one_api.accounts.money import dollars, nano
 from one_api.accounts.rates import Rates
-from one_api.contract import Usage
+from one_api.contract import Units, Usage
 
 COUNTS = st.integers(0, 1_000_000_000)
 
@@ -62,6 +62,39 @@ def test_completion_tokens_of_a_model_without_a_price_for_them_have_no_cost() ->
 
     assert embeddings.cost(Usage(1_000_000, 0)) == 20_000_000
     assert embeddings.cost(Usage(1_000_000, 1)) is None
+
+
+SPOKEN = Rates(None, None, 0, 0, units=(("characters", nano(15)), ("seconds", nano(100))))
+
+
+@pytest.mark.parametrize(
+    ("units", "cost"),
+    [
+        (Units(1, "characters"), 15_000),
+        (Units(12.345, "seconds"), 1_234_500),
+        (Units(0.00001, "seconds"), 1),  # a fraction is rounded up
+        (Units(2, "images"), None),  # no price for these
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("usage", [None, Usage(5, 7)])
+def test_a_model_may_be_paid_for_by_other_units_alone(usage: Usage | None, units: Units | None, cost: int) -> None:
+    assert SPOKEN.cost(usage, units) == SPOKEN.most(5, 7, units) == cost
+
+
+def test_units_come_on_top_of_tokens() -> None:
+    both = Rates(nano(1), nano(1), 0, 0, units=(("images", nano(40_000)),))
+
+    assert both.cost(Usage(1, 1), Units(2, "images")) == 80_002_000
+    assert both.cost(Usage(1, 1), Units(2, "seconds")) == both.cost(Usage(1, 1)) == 2_000
+    assert both.cost(None, Units(2, "images")) is None  # its tokens are not known
+
+
+@pytest.mark.parametrize(("documents", "searches"), [(1, 1), (100, 1), (101, 2)])
+def test_documents_are_searches_where_only_these_have_a_price(documents: int, searches: int) -> None:
+    rates = Rates(None, None, 0, 0, units=(("search_units", nano(2000)),))
+
+    assert rates.cost(None, Units(documents, "documents")) == searches * 2_000_000
 
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS)

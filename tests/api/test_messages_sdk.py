@@ -19,6 +19,7 @@ from tests.support import (
     sse,
     text_block,
     text_chunks,
+    tool_chunks,
 )
 
 from .bed import KEY
@@ -176,3 +177,112 @@ def test_a_limit_is_tried_again_and_what_cannot_be_mended_is_not(doors: Messages
     assert answer.content[0].text == "Hello"  # type: ignore[union-attr]
     assert doors.asked(limited) == {"o": 2}
     assert doors.asked(broken) == {"o": 1}
+
+
+CITED = {"type": "url_citation", "url_citation": {"url": "https://x.example/a", "title": "A", "start_index": 0,
+                                                  "end_index": 5, "content": "all of it"}}  # fmt: skip
+
+
+def final_of(sdk: Anthropic, model: str, *, stream: bool, **fields: Any) -> anthropic.types.Message:
+    """The whole message, however it comes."""
+    asked = {"model": model, "max_tokens": 50, "messages": HI, **fields}
+    if not stream:
+        message: anthropic.types.Message = sdk.messages.create(**asked)
+        return message
+    with sdk.messages.stream(**asked) as opened:
+        return opened.get_final_message()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_citations_of_a_chat_answer_stand_at_its_text(doors: MessagesBed, sdk: Anthropic, stream: bool) -> None:
+    model, chunks = doors.model(), text_chunks("Hello")
+    chunks[-1]["choices"][0]["delta"] = {"annotations": [CITED, {"type": "file_citation"}]}  # type: ignore[index,call-overload]
+    doors.o.on(model, sse(*chunks) if stream else json_reply(completion("Hello", annotations=[CITED])))
+
+    (block,) = final_of(sdk, model, stream=stream).content
+
+    assert block.type == "text"
+    (cited,) = block.citations or ()
+    assert cited.type == "web_search_result_location"
+    assert (cited.url, cited.title, cited.cited_text) == ("https://x.example/a", "A", "all of it")
+
+
+def test_citations_that_are_ours_are_not_shown_to_anthropic(doors: MessagesBed, sdk: Anthropic) -> None:
+    ours = {"type": "web_search_result_location", "url": "x", "title": "", "cited_text": "", "encrypted_index": ""}
+    theirs, model = ours | {"encrypted_index": "abc"}, answering(doors, "claude")
+    said = [
+        {"type": "text", "text": "a", "citations": [ours]},
+        {"type": "text", "text": "b", "citations": [ours, theirs]},
+    ]
+
+    final_of(sdk, model, stream=False, messages=[*HI, {"role": "assistant", "content": said}, *HI])
+
+    assert doors.sent_to("a", model)["messages"][1]["content"] == [
+        {"type": "text", "text": "a"},
+        {"type": "text", "text": "b", "citations": [theirs]},
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_words_of_a_spoken_answer_are_its_text(doors: MessagesBed, sdk: Anthropic, stream: bool) -> None:
+    model, chunks = doors.model(), text_chunks("a", "b")
+    for chunk, text in zip(chunks[1:3], ("Hel", "lo"), strict=True):
+        audio = {"id": "audio_1", "data": "AAAA", "transcript": text}
+        chunk["choices"][0]["delta"] = {"content": None, "audio": audio}  # type: ignore[index,call-overload]
+    whole = completion(None, audio={"id": "audio_1", "data": "AAAA", "transcript": "Hello", "expires_at": 1})
+    doors.o.on(model, sse(*chunks) if stream else json_reply(whole))
+
+    (block,) = final_of(sdk, model, stream=stream).content
+
+    assert block.type == "text"
+    assert block.text == "Hello"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_with_a_name_that_only_anthropic_takes_is_called_by_it(
+    doors: MessagesBed, sdk: Anthropic, stream: bool
+) -> None:
+    model, name = doors.model(), f"mcp__{'x' * 90}"
+
+    def calls(seen: Any) -> Script:
+        (tool,) = seen.json["tools"]
+        short = tool["function"]["name"]
+        if stream:
+            chunks = tool_chunks((short[:10], ""))
+            rest = {"index": 0, "function": {"name": short[10:], "arguments": "{}"}}
+            chunks[2]["choices"][0]["delta"] = {"tool_calls": [rest]}  # type: ignore[index,call-overload]
+            return sse(*chunks)
+        call = {"id": "call_0", "type": "function", "function": {"name": short, "arguments": "{}"}}
+        return json_reply(completion(None, finish="tool_calls", tool_calls=[call]))
+
+    doors.o.on(model, calls)
+    tool: Any = {"name": name, "input_schema": {"type": "object"}}
+    used: Any = {"type": "tool_use", "id": "t", "name": name, "input": {}}
+    result: Any = {"type": "tool_result", "tool_use_id": "t", "content": "ok"}
+    asked = [*HI, {"role": "assistant", "content": [used]}, {"role": "user", "content": [result]}]
+    choice: Any = {"type": "tool", "name": name}
+
+    (block,) = final_of(sdk, model, stream=stream, tools=[tool], tool_choice=choice, messages=asked).content
+
+    sent = doors.sent_to("o", model)
+    short = sent["tools"][0]["function"]["name"]
+    assert len(short) <= 64
+    assert sent["tool_choice"]["function"]["name"] == short
+    assert sent["messages"][1]["tool_calls"][0]["function"]["name"] == short
+    assert (block.type, getattr(block, "name", None)) == ("tool_use", name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"stream": "yes"}, "stream: "),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"},
+                                                    {"type": "container_upload", "file_id": "f"}]}]},
+         "messages.0.content.1: "),
+    ],
+)  # fmt: skip
+def test_what_would_be_lost_is_refused(doors: MessagesBed, fields: Any, place: str) -> None:
+    answer = doors.message(doors.model(), **fields)
+
+    assert answer.status == 400
+    assert answer.json["error"]["message"].startswith(place)

@@ -205,6 +205,7 @@ TWO_IMAGES = {"data": [{"b64_json": "QUFB"}, {"url": "https://x.example/a.png"}]
 LARGE_IMAGES = b'{"data":[{"b64_json":"' + b"A" * 1_500_000 + b'"},{"b64_json" : "' + b"B" * 1_500_000 + b'"}]}'
 IN_PIECES = [LARGE_IMAGES[at : at + 50_001] for at in range(0, len(LARGE_IMAGES), 50_001)]
 TRANSCRIBED = b'data: {"type":"transcript.text.done","text":"hi","usage":{"type":"duration","seconds":12.5}}\n\n'
+SUBTITLES = b"1\n00:00:00,000 --> 00:00:02,000\nhi\n\n2\n00:00:02,000 --> 01:02:03,500\nthere\n"
 UNITS: dict[str, tuple[str, Body | None, Any, tuple[float, str] | None]] = {
     "images as they came": ("/v1/images/generations", {"prompt": "x", "n": 4}, json_reply(TWO_IMAGES), (2, "images")),
     "large images": ("/v1/images/generations", {"prompt": "x", "n": 4}, chunked(*IN_PIECES, headers=JSON_TYPE),
@@ -222,7 +223,10 @@ UNITS: dict[str, tuple[str, Body | None, Any, tuple[float, str] | None]] = {
     "seconds of segments": ("/v1/audio/transcriptions", None, json_reply({"text": "hi", "duration": "8.47"}),
                             (8.47, "seconds")),
     "streamed seconds": ("/v1/audio/transcriptions", None, reply(TRANSCRIBED, headers=EVENTS), (12.5, "seconds")),
-    "seconds of subtitles": ("/v1/audio/transcriptions", None, reply(b"1\n00:00", headers=PLAIN), None),
+    "seconds of subtitles": ("/v1/audio/transcriptions", None, reply(SUBTITLES, headers=PLAIN), (3723.5, "seconds")),
+    "seconds of short subtitles": ("/v1/audio/translations", None,
+                                   reply(b"WEBVTT\n\n00:00.000 --> 00:09.250\nhi\n", headers=PLAIN), (9.25, "seconds")),
+    "a text": ("/v1/audio/transcriptions", None, reply(b"hi --> there", headers=PLAIN), None),
     "a moderation": ("/v1/moderations", {"input": "x"}, json_reply(MODERATED), None),
 }  # fmt: skip
 
@@ -267,6 +271,24 @@ def test_events_pass_through_as_they_are(doors: DoorBed) -> None:
     assert (got.status, got.body) == (200, PARTIAL + COMPLETED)
     record = doors.record_of(got)
     assert (record["prompt_tokens"], record["completion_tokens"], record["stream"]) == (3, 5, True)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'data: {"type":"error","error":{"type":"server_error","message":"no"}}\n\n',
+        b'event: error\ndata: {"type":"error","code":"rate_limit_exceeded","message":"slow"}\n\n',
+        b': hello\n\ndata: {"error":{"message":"no"}}\n\n',
+    ],
+)
+def test_an_error_in_place_of_the_first_event_is_not_seen(doors: DoorBed, event: bytes) -> None:
+    model = doors.model()
+    doors.a.on(model, chunked(event, headers=EVENTS))
+    doors.b.on(model, chunked(PARTIAL, COMPLETED, headers=EVENTS))
+
+    got = doors.call("/v1/images/generations", {"model": model, "prompt": "x", "stream": True})
+
+    assert (got.body, got.header("x-gateway-deployment")) == (PARTIAL + COMPLETED, f"b/{model}")
 
 
 @pytest.mark.parametrize("end", [[Close()], [Reset()], []], ids=["closed", "reset", "ended without its last event"])

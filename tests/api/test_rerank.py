@@ -1,11 +1,14 @@
 """Reranking through the real gateway: scores of one model only, kept answers, and the addresses of other clients."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.support import Script, Seen, error, json_reply
+from tests.support import Script, Seen, WaitFor, error, json_reply
 
 from .bed import Answer
 from .doors import DoorBed, running_doors
@@ -63,6 +66,20 @@ def test_an_answer_is_kept_with_its_bytes() -> None:
         assert again.header("x-gateway-deployment") == "a/any-0"
         assert len(doors.a.requests) == 2
         assert doors.record_of(again)["prompt_tokens"] == 0
+
+
+def test_identical_requests_under_way_are_asked_for_once() -> None:
+    with running_doors(cache={"enabled": True}) as doors, ThreadPoolExecutor(5) as clients:
+        gate = threading.Event()
+        doors.a.on("any-0", lambda seen: [WaitFor(gate), *ranking(seen)])
+        ranked = [clients.submit(rank, doors, "any-0") for _ in range(5)]
+        while b'one_api_requests_in_flight{worker="0"} 5' not in doors.get("/metrics").body:
+            time.sleep(0.01)
+        gate.set()
+
+        answers = [each.result() for each in ranked]
+
+        assert len({answer.body for answer in answers}) == len(doors.a.requests) == 1
 
 
 @pytest.mark.parametrize(

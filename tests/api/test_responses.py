@@ -327,9 +327,15 @@ def test_nothing_reaches_the_upstream_of_a_call_without_its_output(bed: Bed) -> 
     assert bed.asked(model) == {}
 
 
-def test_a_websocket_is_sent_back_at_once(bed: Bed) -> None:
-    offer = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
-
+@pytest.mark.parametrize(
+    "offer",
+    [
+        {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"},
+        {"Upgrade": "WebSocket", "Connection": "upgrade"},
+        {"Sec-WebSocket-Key": "x"},  # a proxy in between drops the others
+    ],
+)
+def test_a_websocket_is_sent_back_at_once(bed: Bed, offer: dict[str, str]) -> None:
     assert bed.get("/v1/responses", headers=offer).status == 426
 
 

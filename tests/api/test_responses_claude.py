@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.support import (
     CLAUDE,
     Gateway,
     Script,
+    build_request,
     claude_error,
     claude_events,
     claude_sse,
@@ -23,7 +25,7 @@ from tests.support import (
     tool_block,
 )
 
-from .bed import Bed, yaml
+from .bed import KEY, Bed, yaml
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
 PDF = base64.b64encode(b"%PDF-1.7\n").decode()
@@ -142,3 +144,27 @@ def test_input_tokens_are_counted_by_claude(claude: Bed, sdk: OpenAI) -> None:
     assert {"model", "messages", "system", "tools"} <= seen.json.keys()
     assert not {"max_tokens", "stream"} & seen.json.keys()
     assert seen.json["system"][0]["text"] == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"input": "hi", "max_output_tokens": 0}, "max_output_tokens", "integer_below_min_value"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "ftp://x/a.png"}]}]}, "input",
+         "invalid_image_url"),
+    ],
+)  # fmt: skip
+def test_what_claude_cannot_be_asked_is_named_in_the_words_of_the_door(
+    claude: Bed, fields: Any, param: str, code: str
+) -> None:
+    answer = claude.send(claude_request(claude, {"model": CLAUDE, **fields}))
+
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
+    assert "max_completion_tokens" not in answer.error["message"]
+
+
+def claude_request(claude: Bed, body: Any) -> bytes:
+    """The bytes of a request for a response."""
+    pairs = [("Authorization", f"Bearer {KEY}"), ("Content-Type", "application/json")]
+    host, port = claude.gateway.host, claude.gateway.port
+    return build_request("POST", "/v1/responses", host, port, headers=pairs, body=json.dumps(body).encode())

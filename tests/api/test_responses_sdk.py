@@ -136,3 +136,21 @@ def test_errors_are_the_clients_own_classes(bed: Bed, client: OpenAI) -> None:
 
 def test_input_tokens(bed: Bed, client: OpenAI) -> None:
     assert client.responses.input_tokens.count(model=bed.model(), input="Hi there").input_tokens > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_words_of_a_spoken_answer_are_its_text(bed: Bed, client: OpenAI, stream: bool) -> None:
+    model, chunks = bed.model(), text_chunks("a", "b")
+    for chunk, text in zip(chunks[1:3], ("Hel", "lo"), strict=True):
+        audio = {"id": "audio_1", "data": "AAAA", "transcript": text}
+        chunk["choices"][0]["delta"] = {"content": None, "audio": audio}  # type: ignore[index,call-overload]
+    whole = completion(None, audio={"id": "audio_1", "data": "AAAA", "transcript": "Hello", "expires_at": 1})
+    bed.a.on(model, sse(*chunks) if stream else json_reply(whole))
+
+    if stream:
+        with client.responses.stream(model=model, input="Hi") as opened:
+            final: Any = opened.get_final_response()
+    else:
+        final = client.responses.create(model=model, input="Hi")
+
+    assert final.output_text == "Hello"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Close, Gateway, ScriptedUpstream, Wait, WaitFor, error, sse, text_chunks
+from tests.support import Close, Gateway, ScriptedUpstream, Wait, WaitFor, error, json_reply, sse, text_chunks
 from tests.support import responses_api as api
 from tests.support.raw import build_request
 
@@ -19,7 +19,7 @@ NATIVE, BOTH, GROUP, RESUMED = "native", "both", "group", "resumed"
 #: The upstream knows functions only, and is told who its client is.
 FEW = "few"
 #: At most so many tests there are.
-TESTS = 60
+TESTS = 80
 
 
 class NativeBed(Bed):
@@ -235,6 +235,30 @@ def test_a_failed_response_is_a_failure(bed: NativeBed) -> None:
     assert [each["type"] for each in found[-2:]] == ["response.failed", "error"]
     assert "It broke." in found[-1]["error"]["message"]
     assert found[-2]["response"]["id"] != api.UPSTREAM_ID
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("context_length_exceeded", 400, "context_length_exceeded"),
+        ("invalid_prompt", 400, "invalid_prompt"),
+        ("image_too_large", 400, "image_too_large"),
+        ("failed_to_download_image", 400, "failed_to_download_image"),
+        ("rate_limit_exceeded", 429, "rate_limit_exceeded"),
+        ("server_error", 502, "upstream_error"),
+    ],
+)
+def test_the_code_of_a_failed_response_says_whose_fault_it_is(
+    bed: NativeBed, code: str, status: int, said: str, stream: bool
+) -> None:
+    failed = api.response(status="failed", error={"code": code, "message": "It failed."})
+    event: Body = {"type": "response.failed", "response": failed}
+    bed.answers(api.stream(*api.opening(), event) if stream else json_reply(failed))
+
+    answer = bed.respond(NATIVE, stream=stream)
+
+    assert (answer.status, answer.error["code"]) == (status, said)
 
 
 def test_heartbeats_before_the_upstream_begins_make_no_second_beginning(bed: NativeBed) -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from one_api.contract import Units
+from one_api.contract import Unit, Units
 from one_api.observability.metrics import STATES, Metrics
 from one_api.outcomes import OUTCOMES
 from one_api.records import AttemptKind, AttemptRecord, CallRecord, Trace
@@ -34,6 +34,7 @@ def test_the_page_has_the_values_of_closed_lists() -> None:
     assert told_of("failovers_total") == set(get_args(AttemptKind)) - {"first"}
     assert told_of("limit_refusals_total") == {"requests", "tokens", "concurrent", "budget"}
     assert told_of("cache_requests_total") == {"hit", "miss", "joined", "bypass", "partial"}
+    assert told_of("units_total") == set(get_args(Unit))
     assert told_of("tokens_total") == {"input", "output", "cache_read", "cache_write", "reasoning"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from one_api.contract import Usage
+from one_api.contract import Units, Usage
 from one_api.errors import BudgetExceeded
 from one_api.observability.metrics import Metrics, exposition
 from one_api.records import AttemptRecord, CallRecord
@@ -308,3 +308,16 @@ async def test_deployments_without_room_are_counted_by_the_state_that_they_are_i
 
     metrics.set_circuits({"a/5": ("open", Circuit())})
     assert {name for name, _ in await samples(metrics, "one_api_circuit_state")} == {"a/5"}
+
+
+async def test_what_is_not_counted_in_tokens_is_counted_by_its_unit() -> None:
+    metrics = Metrics()
+    for units in (Units(2, "images"), Units(1, "images"), Units(7.5, "seconds"), None):
+        metrics.on_call(call(usage=None, units=units, cost=1_000_000))
+    metrics.on_call(call(free=True, units=Units(9, "images")))
+
+    assert await samples(metrics, "one_api_units_total") == {
+        ("m", "a/m", "images"): 3,
+        ("m", "a/m", "seconds"): 7.5,
+    }
+    assert await samples(metrics, "one_api_cost_usd_total") == {("m", "a/m"): 0.004}

@@ -32,6 +32,8 @@ _LAST_EVENT = re.compile(
 #: So many of the bytes before are looked at again, because a mark may be cut in two.
 _OVERLAP_BYTES = 128
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+#: Where subtitles end, in hours, minutes and seconds.
+_SUBTITLE = re.compile(rb"--> *(?:(\d{1,3}):)?(\d\d):(\d\d)[.,](\d{3})")
 _SEARCH_UNITS = re.compile(rb'"search_units"\s*:\s*([0-9.]{1,20})')
 #: An image in an answer in JSON, and the event that brings one.
 _IMAGE = re.compile(rb'"(?:b64_json|url)"\s*:\s*"')
@@ -133,6 +135,8 @@ class FormBody:
     field: Field
     content_type: str
     model: bytes
+    #: How many images it asks for.
+    n: int = 1
 
     @property
     def size(self) -> int:
@@ -211,7 +215,8 @@ def read_json(data: bytes, door: Door) -> Any:
 def units_asked(request: ForwardRequest) -> Units | None:
     """Return what a request takes by itself, where its answer does not say; None when that is nothing but a request."""
     fields = request.body.fields if isinstance(request.body, JSONBody) else {}
-    given, documents, n = fields.get("input"), fields.get("documents"), fields.get("n")
+    given, documents = fields.get("input"), fields.get("documents")
+    n = request.body.n if isinstance(request.body, FormBody) else fields.get("n")
     match request.kind:
         case "speech" if isinstance(given, str):
             return Units(len(given), "characters")
@@ -250,7 +255,8 @@ class Watcher:
 
     def __init__(self, answer_type: AnswerType, *, counts_images: bool = False) -> None:
         self._has_events = answer_type == "events"
-        self._reads = answer_type in ("events", "json")
+        self._has_text = answer_type == "text"
+        self._reads = answer_type in ("events", "json", "text")
         self._image = (_IMAGE_EVENT if self._has_events else _IMAGE) if counts_images else None
         self._images = 0
         #: As if a line had ended before the first one.
@@ -285,7 +291,16 @@ class Watcher:
             return Units(self._images, "images")
         if (searches := _SEARCH_UNITS.findall(self._tail)) and (amount := _amount(searches[-1].decode())) is not None:
             return Units(amount, "search_units")
+        if self._has_text:
+            return self._subtitled()
         return units_told({"usage": self._reported})
+
+    def _subtitled(self) -> Units | None:
+        """Return how long a recording is whose subtitles these are: not less than the last one of them lasts."""
+        if not (times := _SUBTITLE.findall(self._tail)):
+            return None
+        hours, minutes, seconds, thousandths = (int(part or 0) for part in times[-1])
+        return Units(hours * 3600 + minutes * 60 + seconds + thousandths / 1000, "seconds")
 
     @property
     def _reported(self) -> Any:

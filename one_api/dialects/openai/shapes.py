@@ -104,6 +104,15 @@ def has_words(delta: JSONObject) -> bool:
     return any(value for name, value in delta.items() if name != "role")
 
 
+def text_of(holder: JSONObject) -> Any:
+    """Return the text of a message or delta: what it says, or in an answer that is spoken the words of that."""
+    content = holder.get("content")
+    if content or "audio" not in holder:
+        return content
+    audio = holder["audio"]
+    return audio.get("transcript") if isinstance(audio, dict) else content
+
+
 def shape_texts(holder: JSONObject, *, with_details: bool = True) -> bool:
     """Bring content and reasoning of a message or delta into form, in place: one text each, under OpenAI's names.
 

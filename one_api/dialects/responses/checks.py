@@ -16,6 +16,11 @@ def wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
     return refused(f"Invalid type for `{param}`: expected {expected}, but got {kind_of(got)}.", param, "invalid_type")
 
 
+def missing(param: str) -> InvalidRequest:
+    """Return the 400 for a value that has to be there."""
+    return refused(f"Missing required parameter: `{param}`.", param, "missing_required_parameter")
+
+
 def not_among(param: str, got: Any, known: tuple[str, ...]) -> InvalidRequest:
     """Return the 400 for a word that is not among those ``known``."""
     shown = f"'{got[:64]}'" if isinstance(got, str) else kind_of(got)
@@ -26,6 +31,8 @@ def not_among(param: str, got: Any, known: tuple[str, ...]) -> InvalidRequest:
 def text_of(holder: JSONObject, key: str, where: str) -> str:
     """Return a field that must be a string; ``where`` is the path of ``holder``."""
     value = holder.get(key)
+    if value is None:
+        raise missing(f"{where}.{key}")
     if not isinstance(value, str):
         raise wrong_type(f"{where}.{key}", "a string", value)
     return value

@@ -3,7 +3,7 @@
 from typing import Any
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.responses.checks import not_among, refused, text_of, wrong_type
+from one_api.dialects.responses.checks import missing, not_among, refused, text_of, wrong_type
 
 PART_TYPES = ("input_text", "output_text", "text", "input_image", "input_file", "input_audio", "refusal")
 _TEXTS = ("input_text", "output_text", "text")
@@ -17,6 +17,8 @@ def parts_of(content: Any, where: str) -> list[JSONObject]:
     """
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
+    if content is None:
+        raise missing(where)
     if not isinstance(content, list):
         raise wrong_type(where, "a string or an array of content parts", content)
     return [_part(part, f"{where}[{i}]") for i, part in enumerate(content)]
@@ -54,7 +56,9 @@ def _part(part: Any, where: str) -> JSONObject:
     elif kind == "input_file":
         made = _file(part, where)
     elif kind == "input_audio":
-        made = {"type": "input_audio", "input_audio": part.get("input_audio")}
+        if part.get("input_audio") is None:
+            raise missing(f"{where}.input_audio")
+        made = {"type": "input_audio", "input_audio": part["input_audio"]}
     elif kind == "refusal":
         made = {"type": "refusal", "refusal": text_of(part, "refusal", where)}
     else:

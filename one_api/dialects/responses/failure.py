@@ -15,6 +15,14 @@ _CODES = {
     "content_filter": "invalid_prompt",
     "invalid_prompt": "invalid_prompt",
 }
+#: What this dialect calls parameters of chat.
+_PARAMETERS = {
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
 
 
 def failure_of(error: GatewayError) -> JSONObject:
@@ -32,8 +40,16 @@ def failure_of(error: GatewayError) -> JSONObject:
 
 
 def error_of(error: GatewayError) -> JSONObject:
-    """Return an error before any answer: as chat's, but what is an upstream's messages was this client's input."""
+    """Return an error before any answer: as chat's, but with the names that the parameters have in this dialect."""
     body = error.to_openai()
-    if isinstance(error, UpstreamError) and error.param is not None and error.param.partition("[")[0] == "messages":
-        body["error"]["param"] = "input"
+    found, param = body["error"], error.param
+    for name, own in _PARAMETERS.items():
+        found["message"] = found["message"].replace(f"`{name}`", f"`{own}`")
+        if param == name:
+            found["param"] = own
+    root, bracket, _ = (param or "").partition("[")
+    if root == "messages" and (bracket or isinstance(error, UpstreamError)):
+        found["param"] = "input"
+    elif root == "tools" and param is not None:
+        found["param"] = param.replace(".function", "", 1)
     return body

@@ -6,15 +6,15 @@ from typing import Any, Literal, TypeAlias
 
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.responses.checks import list_of, not_among, object_of, refused, wrong_type
+from one_api.dialects.responses.checks import list_of, missing, not_among, object_of, refused, wrong_type
 from one_api.dialects.responses.items import InputReader
 from one_api.dialects.responses.tools import ToolTable
 from one_api.errors import InvalidRequest
 
 #: Parameters with the same name and meaning in chat.
 _SAME = (
-    "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "service_tier",
-    "metadata", "moderation",
+    "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "service_tier", "metadata", "moderation",
 )  # fmt: skip
 #: Parameters that cannot be had, with what makes them harmless.
 _REFUSED: tuple[tuple[str, tuple[Any, ...], str, str], ...] = (
@@ -71,7 +71,7 @@ def items_of(body: JSONObject) -> list[Any]:
     if "messages" in body:
         raise refused("This address takes `input`; `messages` are for /v1/chat/completions.", "messages", None)
     if body.get("previous_response_id") is None:
-        raise InvalidRequest("Missing required parameter: `input`.", param="input", code="missing_required_parameter")
+        raise missing("input")
     return []
 
 
@@ -79,8 +79,15 @@ def referred(body: JSONObject) -> list[str]:
     """Return the ids of the items that the input of a request refers to, whatever else is wrong with it."""
     items = body.get("input")
     entries = items if isinstance(items, list) else []
-    references = [item for item in entries if isinstance(item, dict) and item.get("type") == "item_reference"]
-    return [item["id"] for item in references if isinstance(item.get("id"), str)]
+    return [item["id"] for item in entries if _is_reference(item) and isinstance(item.get("id"), str)]
+
+
+def _is_reference(item: Any) -> bool:
+    """Return whether an item stands for another one; OpenAI's clients need not give its type."""
+    if not isinstance(item, dict):
+        return False
+    kind = item.get("type")
+    return kind == "item_reference" or (kind is None and item.keys() <= {"id", "type"})
 
 
 def own_items(body: JSONObject, find_item: Callable[[str], JSONObject | None]) -> list[Any]:
@@ -179,7 +186,7 @@ def _dropped(body: JSONObject) -> list[str]:
 
 def _resolved(item: Any, where: str, find_item: Callable[[str], JSONObject | None]) -> Any:
     """Return an item, or the one that it refers to."""
-    if not isinstance(item, dict) or item.get("type") != "item_reference":
+    if not _is_reference(item):
         return item
     found = find_item(item["id"]) if isinstance(item.get("id"), str) else None
     if found is None:

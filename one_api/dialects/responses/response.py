@@ -6,6 +6,7 @@ from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.responses.custom_input import CustomInput
 from one_api.dialects.responses.request import Shown, Translated
 from one_api.dialects.responses.tools import Tool
@@ -217,9 +218,9 @@ def _output(
 
 def _content(message: JSONObject, logprobs: Any) -> list[JSONObject]:
     found: list[JSONObject] = []
-    if message.get("content"):
+    if text := text_of(message):
         measured = logprobs.get("content") if isinstance(logprobs, dict) else None
-        found.append(text_part(message["content"], annotations_of(message.get("annotations")), measured or []))
+        found.append(text_part(text, annotations_of(message.get("annotations")), measured or []))
     if message.get("refusal"):
         found.append({"type": "refusal", "refusal": message["refusal"]})
     return found

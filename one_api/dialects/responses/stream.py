@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.responses.failure import failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
 from one_api.dialects.responses.output import CallItem, Event, MessageItem, OutputItem, ReasoningItem
@@ -161,7 +162,7 @@ class ResponseWriter(EventWriter):
             self._reasoning().add_text(text)
         if self._seal is not None and (blocks := delta.get("thinking_blocks")):
             self._reasoning().blocks += blocks
-        if text := delta.get("content"):
+        if text := text_of(delta):
             logprobs = choice.get("logprobs")
             self._message().add_text(text, (logprobs or {}).get("content") or [])
         if text := delta.get("refusal"):

@@ -100,7 +100,7 @@ class ToolTable:
         elif kind == "tool_search" and tool.get("execution") == "client":
             self._declare(Tool("tool_search", "tool_search", namespace), _function(tool))
         elif isinstance(kind, str):
-            if not kind.startswith(_DISPENSABLE) and kind.startswith(_INDISPENSABLE):
+            if not _is_dispensable(tool) and kind.startswith(_INDISPENSABLE):
                 raise refused(f"This model has no tool of type `{kind[:64]}`: leave it out.", f"{where}.type")
             self.warn(where)
         else:
@@ -138,7 +138,9 @@ class ToolTable:
         if not isinstance(wanted, dict):
             raise wrong_type("tool_choice", "a string or an object", wanted)
         if wanted.get("type") == "allowed_tools":
-            tools = [self._named(tool) for tool in list_of(wanted, "tools", "tool_choice.tools")]
+            # What was left out of the tools may be left out of these.
+            allowed = [tool for tool in list_of(wanted, "tools", "tool_choice.tools") if not _is_dispensable(tool)]
+            tools = [self._named(tool) for tool in allowed]
             choice = {"type": "allowed_tools", "allowed_tools": {"mode": wanted.get("mode", "auto"), "tools": tools}}
         else:
             choice = self._named(wanted)
@@ -150,6 +152,10 @@ class ToolTable:
         name = text_of(wanted, "name", "tool_choice")
         namespace = wanted["namespace"] if isinstance(wanted.get("namespace"), str) else None
         return {"type": "function", "function": {"name": self.chat_name(name, namespace)}}
+
+
+def _is_dispensable(tool: Any) -> bool:
+    return isinstance(tool, dict) and str(tool.get("type")).startswith(_DISPENSABLE)
 
 
 def _function(tool: JSONObject) -> JSONObject:

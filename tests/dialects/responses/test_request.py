@@ -236,9 +236,10 @@ def test_paths_count_from_the_clients_own_input() -> None:
     assert (caught.value.param, caught.value.code) == ("input[0].type", "invalid_value")
 
 
-def test_a_reference_stands_for_an_item_that_is_kept() -> None:
+@pytest.mark.parametrize("type_", [{"type": "item_reference"}, {"type": None}, {}], ids=["named", "null", "absent"])
+def test_a_reference_stands_for_an_item_that_is_kept(type_: JSONObject) -> None:
     kept = {"msg_1": said("assistant", "yes")}
-    given = [said("user", "hi"), {"type": "item_reference", "id": "msg_1"}, said("user", "so?")]
+    given = [said("user", "hi"), {"id": "msg_1", **type_}, said("user", "so?")]
 
     found = translated({"model": "m", "input": given}, find_item=kept.get)
 
@@ -264,7 +265,14 @@ def test_a_reference_stands_for_an_item_that_is_kept() -> None:
         ({"input": [{"role": "user", "content": [{"type": "odd"}]}]}, "input[0].content[0].type", "invalid_value"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
          "input[0].content[0].file_id", "unsupported_value"),
-        ({"input": [{"role": "user"}]}, "input[0].content", "invalid_type"),
+        ({"input": [{"role": "user"}]}, "input[0].content", "missing_required_parameter"),
+        ({"input": [{"role": "user", "content": 5}]}, "input[0].content", "invalid_type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text",
+         "missing_required_parameter"),
+        ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input[0].content[0].input_audio",
+         "missing_required_parameter"),
+        ({"input": "hi", "tools": [{"type": "function"}]}, "tools[0].name", "missing_required_parameter"),
+        ({"input": "hi", "tools": [{"type": "function", "name": 5}]}, "tools[0].name", "invalid_type"),
         ({"input": ["hi"]}, "input[0]", "invalid_type"),
     ],
 )  # fmt: skip

@@ -146,6 +146,18 @@ def test_choices_of_tools(wanted: Any, sent: Any) -> None:
     assert asked(tools=[FUNCTION, CUSTOM, NAMESPACE], tool_choice=wanted).chat.body["tool_choice"] == sent
 
 
+def test_tools_that_were_left_out_are_left_out_of_those_that_may_be_called() -> None:
+    wanted = {
+        "type": "allowed_tools",
+        "mode": "auto",
+        "tools": [{"type": "web_search"}, {"type": "function", "name": "f"}],
+    }
+
+    sent = asked(tools=[{"type": "web_search"}, FUNCTION], tool_choice=wanted).chat.body["tool_choice"]
+
+    assert sent["allowed_tools"]["tools"] == [{"type": "function", "function": {"name": "f"}}]
+
+
 @pytest.mark.parametrize(
     ("tools", "choice"),
     [

@@ -9,14 +9,15 @@ from one_api.dialects.anthropic.history import tool_input
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.tokens import BYTES_PER_TOKEN
 
 #: Returns the signature that carries reasoning to the client and back; "" when no client wants it back.
 Seal: TypeAlias = Callable[[str], str]
 
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
-#: What a model writes beside calls.
-_WRITTEN = ("content", "reasoning_content", "refusal")
+#: What a model writes beside its text and calls.
+_WRITTEN = ("reasoning_content", "refusal")
 _LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 
 
@@ -29,11 +30,16 @@ def to_message(
     """
     choice = completion["choices"][0]
     said = choice["message"]
-    text, refusal = _text(said.get("content")), _text(said.get("refusal"))
+    text, refusal = _text(text_of(said)), _text(said.get("refusal"))
     scanner = StopScanner(form.stops if form.cuts else ())
     text = scanner.feed(text) + scanner.end() if text else ""
-    calls = [] if scanner.hit else [_call(call) for call in said.get("tool_calls") or () if "function" in call]
-    content = _thought(said, form, seal) + [{"type": "text", "text": each} for each in (text, refusal) if each.strip()]
+    calls = [] if scanner.hit else [_call(call, form) for call in said.get("tool_calls") or () if "function" in call]
+    cited = citations_of(said)
+    texts = (
+        {"type": "text", "text": text} | ({"citations": cited} if cited else {}),
+        {"type": "text", "text": refusal},
+    )
+    content = _thought(said, form, seal) + [each for each in texts if each["text"].strip()]
     usage = completion.get("usage")
     whole = all(isinstance(call["input"], dict) and "_raw_arguments" not in call["input"] for call in calls)
     stop = Stop.of(choice, form, called=bool(calls), whole=whole, cut=scanner.stop)
@@ -122,12 +128,33 @@ def _thought(said: JSONObject, form: AnswerForm, seal: Seal) -> list[JSONObject]
     return [{"type": "thinking", "thinking": shown, "signature": signature}] if shown or signature else []
 
 
-def _call(call: JSONObject) -> JSONObject:
+def citations_of(said: JSONObject) -> list[JSONObject]:
+    """Return the citations of web pages in chat's annotations of a message, or of a delta of one.
+
+    ``encrypted_index`` has to be a text; only Anthropic's own servers have one.
+    """
+    annotations = said.get("annotations")
+    cited = [each.get("url_citation") for each in annotations or () if isinstance(each, dict)]
+    return [
+        {
+            "type": "web_search_result_location",
+            "url": each["url"],
+            "title": _text(each.get("title")),
+            "cited_text": _text(each.get("content")),
+            "encrypted_index": "",
+        }
+        for each in cited
+        if isinstance(each, dict) and isinstance(each.get("url"), str)
+    ]
+
+
+def _call(call: JSONObject, form: AnswerForm) -> JSONObject:
     function = call["function"]
+    name = str(function.get("name") or "")
     return {
         "type": "tool_use",
         "id": call_id(call.get("id")),
-        "name": str(function.get("name") or ""),
+        "name": form.names.get(name, name),
         "input": tool_input(function.get("arguments")),
     }
 
@@ -136,7 +163,7 @@ def size_of(said: JSONObject) -> int:
     """Return how many characters the model has written in a message, or in a delta of one."""
     calls = said.get("tool_calls")
     arguments = [(call.get("function") or {}).get("arguments") for call in calls] if calls else ()
-    return sum(len(_text(each)) for each in (*map(said.get, _WRITTEN), *arguments))
+    return sum(len(_text(each)) for each in (text_of(said), *map(said.get, _WRITTEN), *arguments))
 
 
 def _text(value: Any) -> str:

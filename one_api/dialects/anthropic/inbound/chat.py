@@ -3,13 +3,13 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from one_api.dialects.anthropic.inbound.carrier import Carrier
 from one_api.dialects.anthropic.inbound.history import OpenCarrier, read_history
 from one_api.dialects.anthropic.inbound.request import MessagesRequest, wrong
-from one_api.dialects.anthropic.inbound.tools import read_tools
+from one_api.dialects.anthropic.inbound.tools import read_tools, shortened_names
 from one_api.dialects.anthropic.policy import Notes
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
@@ -36,6 +36,8 @@ class AnswerForm:
     stops: tuple[str, ...] = ()
     #: ``hidden``: the client gets thinking blocks without words; ``none``: no such blocks.
     thinking: Thinking = "none"
+    #: Tools whose names are too long for others than Anthropic, by what these call them.
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cuts(self) -> bool:
@@ -75,7 +77,7 @@ def form_of(request: MessagesRequest) -> AnswerForm:
     """Return the form of the answer that ``request`` asks for."""
     stops = request.body.get("stop_sequences")
     found = tuple(stop for stop in stops if isinstance(stop, str) and stop) if isinstance(stops, list) else ()
-    return AnswerForm(request.model, found, _thinking(request.body.get("thinking")))
+    return AnswerForm(request.model, found, _thinking(request.body.get("thinking")), shortened_names(request.body))
 
 
 def to_chat(request: MessagesRequest, user_secret: bytes, open_carrier: OpenCarrier) -> Translated:

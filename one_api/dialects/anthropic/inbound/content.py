@@ -49,6 +49,8 @@ def parts_of(block: JSONObject, where: str, notes: Notes) -> list[JSONObject]:
         return _search_result(block, where, notes)
     if kind == "tool_reference":
         return _text(block.get("tool_name"), f"{where}.tool_name")
+    if kind == "container_upload":
+        raise wrong(where, "Only Anthropic's own models read uploaded files: send the content itself.")
     if isinstance(block.get("text"), str):
         return _text(block["text"], where)
     notes.warn("messages.content", f"{where}: only Anthropic's own models read a block of this type.")

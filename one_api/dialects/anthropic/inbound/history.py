@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from one_api.dialects.anthropic.inbound.content import arguments_of, blocks_of, content_of, parts_of, text_in
 from one_api.dialects.anthropic.inbound.request import wrong
+from one_api.dialects.anthropic.inbound.tools import chat_name
 from one_api.dialects.anthropic.policy import Notes
 from one_api.dialects.json import JSONObject
 from one_api.errors import InvalidRequest
@@ -140,7 +141,7 @@ class _Reader:
         return {
             "id": call_id,
             "type": "function",
-            "function": {"name": name, "arguments": arguments_of(block.get("input"))},
+            "function": {"name": chat_name(name), "arguments": arguments_of(block.get("input"))},
         }
 
     def _thought(self, block: JSONObject) -> str | None:

@@ -57,25 +57,47 @@ def body_for(
 
 
 def _messages_for(messages: list[JSONObject], deviations: Deviations) -> list[JSONObject] | None:
-    """Return the messages without thinking that no server of Anthropic's has signed; None when nothing changes."""
+    """Return the messages without what no server of Anthropic's has made; None when nothing changes."""
     found, changed = [], False
     for message in messages:
         content = message["content"]
-        kept = [block for block in content if not _is_foreign(block)] if isinstance(content, list) else content
+        kept = content
+        if isinstance(content, list) and any(map(_is_ours, content)):
+            kept = [own for block in content if (own := _without_ours(block)) is not None]
         is_system = deviations.system_as_user and message["role"] == "system"
-        changed = changed or is_system or len(kept) != len(content)
+        changed = changed or is_system or kept is not content
         if is_system:
             found.append({"role": "user", "content": kept})
         elif kept or not content:
-            found.append(message if len(kept) == len(content) else message | {"content": kept})
+            found.append(message if kept is content else message | {"content": kept})
     return found if changed else None
 
 
-def _is_foreign(block: Any) -> bool:
-    if not isinstance(block, dict) or block.get("type") != "thinking":
+def _is_ours(block: Any) -> bool:
+    """Return whether a block, or something in it, is of a model that is not Anthropic's."""
+    if not isinstance(block, dict):
         return False
-    signature = block.get("signature")
-    return not signature or (isinstance(signature, str) and signature.startswith(PREFIX))
+    if block.get("type") == "thinking":
+        signature = block.get("signature")
+        return not signature or (isinstance(signature, str) and signature.startswith(PREFIX))
+    cited = block.get("citations")
+    return isinstance(cited, list) and any(map(_is_our_citation, cited))
+
+
+def _is_our_citation(citation: Any) -> bool:
+    return isinstance(citation, dict) and citation.get("encrypted_index") == ""
+
+
+def _without_ours(block: JSONObject) -> JSONObject | None:
+    """Return a block as Anthropic's servers take it: thinking that they have not signed they refuse."""
+    if not _is_ours(block):
+        return block
+    if block["type"] == "thinking":
+        return None
+    others = [each for each in block["citations"] if not _is_our_citation(each)]
+    return {name: value for name, value in block.items() if name != "citations"} | (
+        {"citations": others} if others else {}
+    )
 
 
 class NativeMessage(PassingTranslator):

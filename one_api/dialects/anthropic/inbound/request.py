@@ -33,12 +33,15 @@ class MessagesRequest:
         if not counts and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
             shown = "negative" if isinstance(limit, int) and limit < 0 else kind_of(limit)
             raise wrong("max_tokens", f"Input should be a whole number of at least 0, but is {shown}.")
+        stream = body.get("stream")
+        if stream is not None and not isinstance(stream, bool):
+            raise wrong("stream", f"Input should be a valid boolean, but is {kind_of(stream)}.")
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise wrong("messages", "Input should be an array of at least one message.")
         for i, message in enumerate(messages):
             _check(message, f"messages.{i}")
-        return cls(model, body.get("stream") is True, body)
+        return cls(model, stream is True, body)
 
 
 def _check(message: Any, where: str) -> None:

@@ -1,11 +1,30 @@
 """Anthropic's tools and choice of tools become OpenAI's."""
 
+import hashlib
 from typing import Any
 
 from one_api.dialects.anthropic.inbound.request import wrong
 from one_api.dialects.json import JSONObject
 
+#: How long the name of a function may be; Anthropic's tools may have names of twice that length.
+_MAX_NAME = 64
+#: How much of a longer one is kept before its hash.
+_NAME_PREFIX = 48
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+def chat_name(name: str) -> str:
+    """Return what a tool is called where names are short: its own name, or the beginning of it with its hash."""
+    if len(name) <= _MAX_NAME:
+        return name
+    return f"{name[:_NAME_PREFIX]}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:12]}"
+
+
+def shortened_names(body: JSONObject) -> dict[str, str]:
+    """Return the tools' own names by those that ``chat_name`` has made shorter."""
+    tools = body.get("tools")
+    names = [tool.get("name") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return {chat_name(name): name for name in names if isinstance(name, str) and len(name) > _MAX_NAME}
 
 
 def read_tools(body: JSONObject, referenced: set[str]) -> JSONObject:
@@ -47,7 +66,7 @@ def _function(tool: Any, where: str) -> JSONObject:
     if isinstance(schema, dict):
         # It names the language of the schema, which OpenAI's format leaves open; some servers refuse it.
         schema = {key: value for key, value in schema.items() if key != "$schema"}
-    function: JSONObject = {"name": name, "parameters": schema or {"type": "object", "properties": {}}}
+    function: JSONObject = {"name": chat_name(name), "parameters": schema or {"type": "object", "properties": {}}}
     if isinstance(tool.get("description"), str):
         function["description"] = tool["description"]
     if isinstance(tool.get("strict"), bool):
@@ -61,7 +80,7 @@ def _choice(choice: Any) -> JSONObject:
     found: JSONObject = {}
     kind = choice.get("type")
     if kind == "tool" and isinstance(choice.get("name"), str):
-        found["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+        found["tool_choice"] = {"type": "function", "function": {"name": chat_name(choice["name"])}}
     elif kind in _CHOICES:
         found["tool_choice"] = _CHOICES[kind]
     if choice.get("disable_parallel_tool_use") is True:

@@ -7,13 +7,22 @@ from functools import cached_property
 from typing import Any
 
 from one_api.dialects import json
-from one_api.dialects.anthropic.inbound.answer import Seal, Stop, call_id, estimated_usage, size_of, usage_of
+from one_api.dialects.anthropic.inbound.answer import (
+    Seal,
+    Stop,
+    call_id,
+    citations_of,
+    estimated_usage,
+    size_of,
+    usage_of,
+)
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
 from one_api.dialects.anthropic.inbound.errors import error_of
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import ValueScanner
+from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.sse import HEARTBEAT
 from one_api.errors import GatewayError
 
@@ -39,6 +48,8 @@ class _Block:
     thought: list[str] = field(default_factory=list)
     #: Of thinking: an upstream's own signature.
     signature: str = ""
+    #: Of a text: what its end is to say of its sources.
+    citations: list[JSONObject] = field(default_factory=list)
     #: Of a call: its index among the chunk's calls, and how far its arguments have come.
     call: int | None = None
     arguments: ValueScanner = field(default_factory=ValueScanner)
@@ -150,8 +161,10 @@ class MessageWriter(EventWriter):
             self._think(text, found)
         for block in delta.get("thinking_blocks") or ():
             self._sign(block, found)
-        if (text := delta.get("content")) and not self._scanner.hit:
+        if (text := text_of(delta)) and not self._scanner.hit:
             self._say(self._scanner.feed(text), found)
+        if delta.get("annotations") and (block := self._last("text")) is not None:
+            block.citations += citations_of(delta)
         if text := delta.get("refusal"):
             self._refusal.append(text)
             self._say(text, found)
@@ -245,6 +258,8 @@ class MessageWriter(EventWriter):
         """Send the start of the first block; a call's waits until its name is whole."""
         if not self._is_open:
             self._is_open = True
+            if block.call is not None:
+                block.start["name"] = self._form.names.get(block.start["name"], block.start["name"])
             found.append(encode({"type": "content_block_start", "index": self._index, "content_block": block.start}))
 
     def _close(self, found: list[bytes]) -> None:
@@ -256,6 +271,9 @@ class MessageWriter(EventWriter):
             signature = self._seal("".join(block.thought))
         if self._is_open or signature or block.kind in ("tool_use", "redacted_thinking"):
             self._open(block, found)
+            for each in block.citations:
+                cited = {"type": "citations_delta", "citation": each}
+                found.append(encode({"type": "content_block_delta", "index": self._index, "delta": cited}))
             if signature:
                 signed = {"type": "signature_delta", "signature": signature}
                 found.append(encode({"type": "content_block_delta", "index": self._index, "delta": signed}))
