@@ -4,7 +4,7 @@ from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.payloads import WRAPPERS, InvalidAnswer, says_nothing
+from one_api.dialects.payloads import InvalidAnswer, says_nothing, wrapped_answer
 
 #: What only says which answer a chunk is of.
 _ENVELOPE = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"})
@@ -37,15 +37,9 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
         return [choices]
     if choices:
         raise InvalidAnswer("its choices are no list")
-    for name in WRAPPERS:
-        inner = payload.get(name)
-        if not isinstance(inner, dict):
-            continue
-        choice = None if isinstance(inner.get("choices"), list) else _native_choice(inner)
-        if choice or isinstance(inner.get("choices"), list):
-            del payload[name]
-            payload |= {key: value for key, value in inner.items() if payload.get(key) is None}
-            return [choice] if choice else list(inner["choices"])
+    _unwrap(payload)
+    if isinstance(payload.get("choices"), list):
+        return list(payload["choices"])
     if choice := _native_choice(payload):
         return [choice]
     if not _ENVELOPE.isdisjoint(payload) or isinstance(payload.get("usage"), dict) or says_nothing(payload):
@@ -53,20 +47,43 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
     raise InvalidAnswer("it holds no choices")
 
 
+def _unwrap(payload: JSONObject) -> None:
+    """Take an answer out of its envelope, in place; what stands beside it in the envelope stays."""
+    while (found := wrapped_answer(payload)) is not None:
+        name, inner = found
+        del payload[name]
+        payload |= {key: value for key, value in inner.items() if payload.get(key) is None}
+
+
 def _native_choice(payload: JSONObject) -> JSONObject | None:
-    """Return the choice that stands in the answer itself, as in Ollama's own dialect."""
+    """Return the choice that stands in the answer itself, as in the dialects of Ollama and Cloudflare."""
     found = {key: payload.pop(key) for key in ("delta", "message") if isinstance(payload.get(key), dict)}
-    text = next((key for key in ("response", "text", "content") if isinstance(payload.get(key), str)), None)
-    if not found and text is not None:
-        found = {"text": payload.pop(text)}
+    if not found:
+        found = _native_words(payload)
     if not found:
         return None
     done = next((payload.pop(key) for key in ("done", "stop") if isinstance(payload.get(key), bool)), None)
+    if done is not None:  # it is a piece of an answer, perhaps the last or only one
+        (words,) = list(found.values())[:1]
+        found = {"delta": words}
     reason = payload.pop("finish_reason", None) or payload.pop("done_reason", None) or ("stop" if done else None)
     for name, count in (("prompt_tokens", "prompt_eval_count"), ("completion_tokens", "eval_count")):
         if isinstance(payload.get(count), int):
             payload["usage"] = (payload.get("usage") or {}) | {name: payload.pop(count)}
     return {"index": 0, **found, "finish_reason": reason if done in (None, True) else None}
+
+
+def _native_words(payload: JSONObject) -> JSONObject:
+    """Take text and calls out of an answer that has nothing around them, and return them as a choice has them."""
+    name = next((key for key in ("response", "text", "content") if isinstance(payload.get(key), (str, dict))), None)
+    calls = payload.pop("tool_calls", None)
+    if name is None and not calls:
+        return {}
+    words = payload.pop(name) if name is not None else None
+    if isinstance(words, dict):  # Cloudflare's JSON mode
+        words = json.encode(words).decode()
+    # DashScope sends all of its text so far in each chunk, unless it is asked not to.
+    return {"message" if name == "text" else "text": {"content": words, "tool_calls": calls}}
 
 
 def is_envelope(payload: JSONObject) -> bool:
@@ -92,10 +109,16 @@ def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | 
 
 
 def is_whole_answer(payload: JSONObject) -> bool:
-    """Return whether a payload with choices is an answer, and not a piece of one."""
-    choices = payload.get("choices")
-    if payload.get("object") == "chat.completion.chunk" or not isinstance(choices, list):
+    """Return whether a payload is an answer, and not a piece of one."""
+    if payload.get("object") == "chat.completion.chunk":
         return False
+    if (found := wrapped_answer(payload)) is not None:
+        beside = {key: value for key, value in payload.items() if key != found[0]}
+        return is_whole_answer({**beside, **found[1]})
+    choices = payload.get("choices")
+    if not isinstance(choices, list):
+        # A line of Ollama's has no usage, or says that it is not done.
+        return "delta" not in payload and "done" not in payload and isinstance(payload.get("usage"), dict)
     return not any(isinstance(choice, dict) and "delta" in choice for choice in choices)
 
 

@@ -24,6 +24,7 @@ from one_api.dialects.openai.shapes import (
     message_in,
     shape_texts,
 )
+from one_api.dialects.openai.snapshots import Snapshots
 from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, feed_all, read_event
 from one_api.dialects.sse import Event
 
@@ -53,6 +54,8 @@ class _Choice:
     ending: JSONObject | None = None
     #: Reasoning has come as a text of its own: what else holds it repeats it.
     reasoned: bool = False
+    #: What has come of it in messages, once one has.
+    snapshots: Snapshots | None = None
 
 
 def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObject:
@@ -320,6 +323,8 @@ class OpenAIStream:
             self._on_reasoning_name(name)
             self._on_reasoning_name = None
         state.reasoned = shape_texts(delta, with_details=not state.reasoned) or state.reasoned
+        if state.snapshots is not None and not state.by_delta:
+            state.snapshots.leave_new(delta, _TEXTS)
         if "function_call" in delta:
             self._mend_legacy_call(delta, state)
         if "tool_calls" in delta:
@@ -349,6 +354,8 @@ class OpenAIStream:
         if isinstance(reported := choice.pop("usage", None), dict):
             self.usage = usage.merge(self.usage, reported)
         state.by_delta = state.by_delta or (isinstance(delta := choice.get("delta"), dict) and has_words(delta))
+        if choice.get("message") and state.snapshots is None:
+            state.snapshots = Snapshots()
         delta = message_in(choice, with_delta=state.by_delta) or {}
         choice["delta"] = delta
         return delta
