@@ -203,6 +203,39 @@ def test_usage_that_comes_late_is_waited_for(bed: Bed) -> None:
     assert answer.stream_error is None
 
 
+LATE = {"choices": [], "usage": tokens(9, 2)}
+AFTER_THE_END: dict[str, list[Any]] = {
+    "at once": [event(LATE)],
+    "late": [Wait(0.03), event(LATE)],
+    "with a second mark": [event(LATE), DONE],
+}
+
+
+@pytest.mark.parametrize("after", list(AFTER_THE_END.values()), ids=list(AFTER_THE_END))
+def test_usage_after_the_end_mark_is_read(bed: Bed, after: list[Any], stream: bool) -> None:
+    assert words_of(bed, sse(*text_chunks("Hel", "lo"), DONE, *after, done=False), stream=stream) == (
+        "Hello", tokens(9, 2)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [[Hang()], [b"data: {junk\n\n", Hang()], [event(text_chunks("late")[1])], [Reset()]])
+def test_what_else_comes_after_the_end_mark_is_not_waited_for(bed: Bed, after: list[Any]) -> None:
+    answer = bed.stream(sse(*text_chunks("Hel", "lo"), DONE, *after, done=False))
+
+    assert (answer.text, answer.stream_error) == ("Hello", None)
+
+
+def test_reasoning_that_the_upstream_counts_beside_the_completion_is_booked(bed: Bed, stream: bool) -> None:
+    thought = {"completion_tokens_details": {"reasoning_tokens": 30}}
+    counts = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 41, **thought}
+    model = bed.model()
+    bed.a.on(model, sse(*text_chunks("Hi", usage=counts)) if stream else json_reply(completion("Hi", usage=counts)))
+
+    record = bed.record_of(bed.ask(model, stream=stream))
+
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (9, 32)
+
+
 def test_of_two_choices_one_finish_reason_is_no_end(bed: Bed) -> None:
     first, second = text_chunks("one"), text_chunks("two")
     for chunk in second:

@@ -630,7 +630,7 @@ def test_of_each_field_the_largest_counts() -> None:
     last = usage(0, 3, prompt_tokens_details={"cached_tokens": 0, "audio_tokens": 1}, cost=0.5)
 
     assert translate(stream(TEXT, {"choices": [], "usage": first}, {"choices": [], "usage": last})).usage == {
-        "prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 10, "cost": 0.5,
+        "prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12, "cost": 0.5,
         "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 1},
     }  # fmt: skip
 

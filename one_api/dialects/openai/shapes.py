@@ -1,9 +1,12 @@
 """Answers and chunks in other shapes than OpenAI's, brought into form: where choices stand, and what their text is."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from one_api.dialects import json
+from one_api.dialects.characters import TextJoiner, all_whole
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import number_of
 from one_api.dialects.payloads import InvalidAnswer, says_nothing, wrapped_answer
 
 #: What only says which answer a chunk is of.
@@ -15,6 +18,7 @@ _DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
 #: Where a part of a content holds its text.
 _PART_TEXTS = ("text", "content", "value", "thinking", "reasoning", "summary")
 _MAX_PARTS_DEPTH = 8
+_MAX_CHOICES = 1024
 
 
 def bring_choices(payload: JSONObject) -> list[JSONObject]:
@@ -84,6 +88,30 @@ def _native_words(payload: JSONObject) -> JSONObject:
         words = json.encode(words).decode()
     # DashScope sends all of its text so far in each chunk, unless it is asked not to.
     return {"message" if name == "text" else "text": {"content": words, "tool_calls": calls}}
+
+
+def index_of(choice: JSONObject) -> int:
+    """Return the number of a choice; 0 for what is not a number."""
+    number = number_of(choice)
+    return number if number is not None and 0 <= number < _MAX_CHOICES else 0
+
+
+def with_whole_characters(payload: JSONObject, joiner: TextJoiner, names: Iterable[str]) -> JSONObject:
+    """Return a chunk whose texts are whole; the beginning of a character in one of ``names`` waits in ``joiner``."""
+    choices = payload.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if not isinstance(delta, dict):
+            continue
+        for name in names:
+            if isinstance(delta.get(name), str):
+                delta[name] = joiner.join((choice.get("index"), name), delta[name])
+        for call in delta.get("tool_calls") or ():
+            body = call.get("function") if isinstance(call, dict) else None
+            if isinstance(body, dict) and isinstance(body.get("arguments"), str):
+                key = (choice.get("index"), "tool_calls", call.get("index"))
+                body["arguments"] = joiner.join(key, body["arguments"])
+    return {key: all_whole(value) for key, value in payload.items()}
 
 
 def is_envelope(payload: JSONObject) -> bool:
