@@ -67,12 +67,8 @@ def reported_in(payload: JSONObject) -> list[JSONObject]:
     found = [report for each in given for report in _reports_of(each)]
     timings = payload.get("timings")
     if not found and isinstance(timings, dict) and _is_number(timings.get("predicted_n")):
-        processed = timings.get("prompt_n")
-        cached = count(timings.get("cache_n"))
-        told: JSONObject = {"predicted_n": timings["predicted_n"]}
-        if _is_number(processed):
-            told["prompt_n"] = processed + (cached if _is_number(cached) else 0)
-        found.append(told)
+        processed = [count(timings.get(name)) for name in ("prompt_n", "cache_n")]
+        found.append({"prompt_n": sum(filter(_is_number, processed)), "predicted_n": timings["predicted_n"]})
     return found
 
 

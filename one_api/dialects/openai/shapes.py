@@ -115,8 +115,8 @@ def with_whole_characters(payload: JSONObject, joiner: TextJoiner, names: Iterab
 
 
 def is_envelope(payload: JSONObject) -> bool:
-    """Return whether a chunk without choices holds nothing else than which answer it is of."""
-    return all(key in _ENVELOPE or value is None or value == [] for key, value in payload.items())
+    """Return whether a chunk without choices holds nothing else than which answer it is of, whatever its usage is."""
+    return all(key in _ENVELOPE or key == "usage" or value is None or value == [] for key, value in payload.items())
 
 
 def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | None:
