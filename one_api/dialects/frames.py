@@ -45,6 +45,8 @@ class Translator(Protocol):
     #: reason, is ``ended`` of an ``AnswerStream``.
     finished: bool
     usage: JSONObject | None
+    #: The end mark has come, and only usage may follow.
+    is_over: bool = False
     #: ``add_text`` does something.
     notes_texts: ClassVar[bool] = False
 

@@ -13,8 +13,10 @@ from one_api.dialects import error_body, json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.sse import Event
 
-#: Fields that an answer may be wrapped in. DashScope's own dialect: output.
-WRAPPERS = ("output", "data", "result", "response", "body")
+#: Fields that an answer may be wrapped in. DashScope's own dialect: output; Cloudflare's: result.
+_WRAPPERS = ("output", "data", "result", "response", "body")
+#: Fields of an answer without choices that hold its text. Ollama's and Cloudflare's own dialects: response.
+_NATIVE_TEXTS = ("response", "text", "content")
 
 
 class InvalidAnswer(ValueError):
@@ -58,6 +60,8 @@ _SPEAKS_OF_ERROR = re.compile(
 )
 #: More of an error's text than this is not needed, in bytes.
 _MAX_TEXT = 4096
+#: More texts within texts than this are not opened.
+_MAX_WRAPPED = 4
 
 
 def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
@@ -110,9 +114,10 @@ def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: Inv
 
 
 def read_body(data: bytes, decoded: Any = None) -> JSONObject | None:
-    """Return the object that a whole body holds, None if it is no JSON; raises as ``read_event`` does.
+    """Return the object that a whole body holds; raises as ``read_event`` does.
 
-    ``decoded`` is what it holds, if it has been decoded already.
+    None, if it is to be read as events: it is no JSON, or a list of several objects. ``decoded`` is what it holds, if
+    it has been decoded already.
     """
     try:
         value = json.decode(data) if decoded is None else decoded
@@ -122,11 +127,26 @@ def read_body(data: bytes, decoded: Any = None) -> JSONObject | None:
         except json.InvalidJSON:
             return None
         value = RepairedObject(value) if isinstance(value, dict) else value
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+    value = _opened(value)
+    if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+        if len(value) > 1:
+            return None
         value = value[0]
     if not isinstance(value, dict):
         raise InvalidAnswer("it is not an object")
     check_error(value)
+    return value
+
+
+def _opened(value: Any) -> Any:
+    """Return what a text holds that is JSON itself; any other value as it is."""
+    for _ in range(_MAX_WRAPPED):
+        if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "[", '"'):
+            break
+        try:
+            value = json.decode(value.encode("utf-8", "replace"))
+        except json.InvalidJSON:
+            break
     return value
 
 
@@ -142,16 +162,48 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
         raise ErrorPayload(payload)
     if "error" in (payload.get("object"), payload.get("type")):
         raise ErrorPayload(payload)
-    if payload.get("choices") or any(_is_answer(payload.get(name)) for name in WRAPPERS):
+    if payload.get("choices") or _is_envelope(payload):
         return
     if any(_ERROR_NAME.search(str(payload.get(key))) for key in ("type", "object", "event", "status")):
         raise ErrorPayload(payload)
     if not is_named and (payload.get("success") is False or _reports_in_words(payload)):
         raise ErrorPayload(payload)
+    for name in _WRAPPERS:
+        inner = payload.get(name) if name != "body" else _opened(payload.get(name))
+        if isinstance(inner, dict) and not _is_blank(inner.get("error")):
+            raise ErrorPayload(inner)
 
 
-def _is_answer(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value.get("choices"))
+def wrapped_answer(payload: JSONObject) -> tuple[str, JSONObject] | None:
+    """Return the answer or chunk that an envelope holds, and the field that it is in; None if there is none.
+
+    It may be in an envelope itself, alone in a list, or JSON in a text (AWS's ``body``).
+    """
+    for name in _WRAPPERS:
+        inner = payload.get(name)
+        if isinstance(inner, str):
+            inner = _opened(inner)
+            if not (isinstance(inner, dict) and inner.get("choices")):
+                continue
+        if isinstance(inner, list) and len(inner) == 1:
+            (inner,) = inner
+        if isinstance(inner, dict) and (_holds_answer(inner) or wrapped_answer(inner) is not None):
+            return name, inner
+    return None
+
+
+def _holds_answer(inner: JSONObject) -> bool:
+    if inner.get("choices") or any(isinstance(inner.get(name), dict) for name in ("delta", "message", "response")):
+        return True
+    return bool(inner.get("tool_calls")) or any(isinstance(inner.get(name), str) for name in _NATIVE_TEXTS)
+
+
+def _is_envelope(payload: JSONObject) -> bool:
+    """Return whether a payload holds an answer, and does not say that this is an error."""
+    found = wrapped_answer(payload)
+    if found is None:
+        return False
+    return bool(found[1].get("choices")) or (payload.get("success") is not False and not error_body.status_in(payload))
 
 
 def says_nothing(payload: JSONObject) -> bool:
@@ -218,10 +270,11 @@ def _read_loosely(data: bytes, refused: json.InvalidJSON) -> Any:
 
 def _object_in(value: Any) -> JSONObject | None:
     """Return the object in a value of another type: alone in a list, or as JSON in a text."""
+    value = _opened(value)
+    if isinstance(value, list) and len(value) == 1:
+        (value,) = value
     if isinstance(value, dict):
         return value
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        return value[0]
     if isinstance(value, str):
         text = value.strip()
         return read_event(Event(text.encode("utf-8", "replace"))) if text[:1] in ("{", "[") else _word(text)

@@ -4,9 +4,10 @@ The reader follows the WHATWG's definition (https://html.spec.whatwg.org/multipa
 end with LF, CRLF or CR, several ``data`` lines of an event are joined with LF, one space after the colon is not part
 of the value, comments and unknown fields are ignored, and a byte-order mark at the start is dropped. Where servers are
 known to write otherwise, it reads more than that: a field ``error``, JSON without any framing (whole answers, reports
-of errors, one text a line), and events with one line end between them.
+of errors, one text a line, one list of all as Gemini sends it), and events with one line end between them.
 """
 
+import re
 from typing import Any
 
 from msgspec import Struct
@@ -59,6 +60,8 @@ class EventReader:
         self._name = ""
         #: Lines of a JSON text without framing that is not whole yet.
         self._bare: list[bytes] = []
+        #: The list without framing that is under way.
+        self._list: _ListCutter | None = None
         #: No blank line has come so far / an event has ended without one.
         self._no_blank = True
         self._by_line = False
@@ -68,7 +71,8 @@ class EventReader:
     @property
     def is_between_events(self) -> bool:
         """Return whether no event has come in part, and events end with a blank line as they should."""
-        return not (self._rest or self._data or self._name or self._bare or self._start or self._by_line or self._size)
+        held = self._rest or self._data or self._name or self._bare or self._list is not None
+        return not (held or self._start or self._by_line or self._size)
 
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that ``received`` completes.
@@ -93,8 +97,11 @@ class EventReader:
         """
         rest, self._rest = b"".join(self._rest), []
         events: list[Event] = []
-        if rest and (self._bare or self._no_blank or rest[:1] in _BRACKETS or rest[:6].lower() == b"error:"):
+        is_bare = self._bare or self._list is not None or rest[:1] in _BRACKETS
+        if rest and (is_bare or self._no_blank or rest[:6].lower() == b"error:"):
             self._take(rest, events)
+        if self._list is not None:
+            events += map(Event, self._list.taken())
         if self._bare:
             events.append(self._bare_event())
         if self._no_blank and self._data and _closes(self._data[-1]):
@@ -129,6 +136,9 @@ class EventReader:
     def _take(self, line: bytes, events: list[Event]) -> None:
         """Add one line to the event under way; ``events`` gets those that it completes."""
         self._bound(len(line))
+        if self._list is not None:
+            self._take_items(self._list, line, events)
+            return
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
@@ -141,7 +151,7 @@ class EventReader:
                 events.extend(self._dispatch())
         elif field == b"event":
             self._name = value.decode("utf-8", "replace")
-        elif self._bare or line.lstrip()[:1] in _BRACKETS:
+        elif self._bare or line.lstrip()[:1] in _BRACKETS or _is_text(line):
             self._take_bare(line, events)
         elif field.lower() == b"error":
             events.extend(self._dispatch())
@@ -154,11 +164,25 @@ class EventReader:
 
     def _take_bare(self, line: bytes, events: list[Event]) -> None:
         """Add a line of JSON without framing. It is whole on one line, or where its outermost bracket closes one."""
+        if not self._bare and _OPENS_LIST.match(line):
+            self._list = _ListCutter()
+            self._take_items(self._list, line, events)
+            return
         self._bare.append(line)
         self._size += len(line)
-        first = self._bare[0][:1]
+        first = self._bare[0].lstrip()[:1]
         if line.rstrip() == _CLOSING.get(first) or (len(self._bare) == 1 and line.rstrip()[-1:] == _CLOSING.get(first)):
             events.append(self._bare_event())
+
+    def _take_items(self, cutter: "_ListCutter", line: bytes, events: list[Event]) -> None:
+        """Add a line of a list without framing, whose items are events; the only one of a list may be the answer."""
+        items = cutter.feed(line)
+        self._size = cutter.size
+        self._bound(0)
+        self.blocks += len(items)
+        events += [Event(item, bare=cutter.is_over and cutter.count == 1) for item in items]
+        if cutter.is_over:
+            self._list, self._size = None, 0
 
     def _bare_event(self) -> Event:
         text, self._bare, self._size = b"\n".join(self._bare), [], 0
@@ -173,8 +197,66 @@ class EventReader:
         return [Event(data, name)] if data or name.lower() == "error" else []
 
 
-_CLOSING = {b"{": b"}", b"[": b"]"}
-_BRACKETS = frozenset(_CLOSING)
+class _ListCutter:
+    """Cuts a list of objects into its items, line by line; it looks at each byte once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        #: The list is closed.
+        self.is_over = False
+        #: How much has come of the next item, in bytes.
+        self.size = 0
+        self._pieces: list[bytes] = []
+        self._depth = 0
+        self._in_string = False
+
+    def feed(self, line: bytes) -> list[bytes]:
+        """Return the items that ``line`` completes; whatever stands between them and is no comma is one, too."""
+        items: list[bytes] = []
+        start = 0
+        for found in _MARKS.finditer(line):
+            mark = found[0]
+            if self._in_string or mark == b'"':
+                self._in_string = self._in_string != (mark == b'"')
+                continue
+            opens = mark in _BRACKETS
+            self._depth += 1 if opens else -1
+            if self._depth > 1 + opens:
+                continue
+            is_own = self._depth == opens  # the list's own bracket
+            end = found.start() if opens or is_own else found.end()
+            self._hold(line[start:end])
+            items += self.taken()
+            start = found.end() if is_own else end
+            if not self._depth:
+                self.is_over = True
+                break
+        self._hold(line[start:])
+        return [*items, *self.taken()] if self.is_over else items
+
+    def _hold(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self.size += len(piece)
+
+    def taken(self) -> list[bytes]:
+        """Return what has come of the next item, if anything has."""
+        item = b"\n".join(self._pieces).strip(b" \t\r\n,")
+        self._pieces, self.size = [], 0
+        self.count += bool(item)
+        return [item] if item else []
+
+
+_CLOSING = {b"{": b"}", b"[": b"]", b'"': b'"'}
+_BRACKETS = frozenset((b"{", b"["))
+#: The beginning of a list of objects.
+_OPENS_LIST = re.compile(rb"\s*\[\s*(?:\{|$)")
+#: What matters in a line of JSON: brackets, quotes, and what is escaped.
+_MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+
+
+def _is_text(line: bytes) -> bool:
+    """Return whether a line is a JSON text, which may hold another."""
+    return len(line) > 1 and line[:1] == b'"' == line.rstrip()[-1:]
 
 
 def _closes(line: bytes) -> bool:

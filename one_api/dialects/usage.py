@@ -1,24 +1,43 @@
 """Token counts, wherever an answer reports them: of each field the largest counts, a null or a zero never does."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from one_api.dialects.json import JSONObject
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
-#: OpenAI's names of counts, by those of other dialects: Claude's and OpenAI's Responses, Gemini's, Bedrock's.
+#: OpenAI's names, by those of other dialects, as ``_plain`` writes them: Claude's and OpenAI's Responses, Gemini's,
+#: llama.cpp's timings, Ollama's. Bedrock and servers in TypeScript write them and OpenAI's own in camel case.
 _NAMES = {
     "input_tokens": "prompt_tokens",
     "output_tokens": "completion_tokens",
-    "promptTokenCount": "prompt_tokens",
-    "candidatesTokenCount": "completion_tokens",
-    "totalTokenCount": "total_tokens",
-    "inputTokens": "prompt_tokens",
-    "outputTokens": "completion_tokens",
-    "totalTokens": "total_tokens",
+    "prompt_token_count": "prompt_tokens",
+    "candidates_token_count": "completion_tokens",
+    "total_token_count": "total_tokens",
+    "prompt_n": "prompt_tokens",
+    "predicted_n": "completion_tokens",
+    "prompt_eval_count": "prompt_tokens",
+    "eval_count": "completion_tokens",
+    "input_tokens_details": "prompt_tokens_details",
+    "output_tokens_details": "completion_tokens_details",
+} | {name: name for name in (*_COUNTS, *_DETAILS)}
+#: Counts that others report beside the three, and the place that they have in OpenAI's details. DeepSeek's, Moonshot's,
+#: Claude's, Gemini's.
+_PARTS = {
+    "prompt_cache_hit_tokens": ("prompt_tokens_details", "cached_tokens"),
+    "cached_tokens": ("prompt_tokens_details", "cached_tokens"),
+    "cache_read_input_tokens": ("prompt_tokens_details", "cached_tokens"),
+    "cached_content_token_count": ("prompt_tokens_details", "cached_tokens"),
+    "cache_creation_input_tokens": ("prompt_tokens_details", "cache_write_tokens"),
+    "reasoning_tokens": ("completion_tokens_details", "reasoning_tokens"),
+    "thoughts_token_count": ("completion_tokens_details", "reasoning_tokens"),
 }
 #: Where an answer reports them beside ``usage``: Gemini and servers in front of it.
-_HOLDERS = ("usageMetadata", "usage_metadata")
+_HOLDERS = ("usageMetadata", "usage_metadata", "token_usage")
+#: Where a report holds the counts itself. Cohere: tokens, which are more than the billed_units beside them.
+_INNER = ("usage", "tokens", "token_usage", "billed_units")
 #: More tokens than this no answer takes.
 _MAX_COUNT = 10**9
 
@@ -33,20 +52,46 @@ def merge(known: JSONObject | None, reported: JSONObject) -> JSONObject:
     merged = dict(known)
     for name, value in said.items():
         merged[name] = _larger(merged.get(name), value)
-    return merged
+    counts = [merged[name] for name in _COUNTS if _is_number(merged.get(name))]
+    return merged | {"total_tokens": sum(counts[:2])} if len(counts) == len(_COUNTS) else merged
 
 
 def reported_in(payload: JSONObject) -> list[JSONObject]:
-    """Return the usage objects of an answer or chunk: its own, that of its choices (Moonshot), Groq's and Gemini's."""
+    """Return the reports in an answer or chunk: its own, those of its choices (Moonshot), Groq's, Gemini's.
+
+    What llama.cpp counts in ``timings`` is one where there is no other.
+    """
     choices = payload.get("choices")
     holders = [payload, payload.get("x_groq"), *(choices if isinstance(choices, list) else ())]
-    found = [each.get("usage") for each in holders if isinstance(each, dict)] + [payload.get(key) for key in _HOLDERS]
-    return [each for each in found if isinstance(each, dict)]
+    given = [each.get("usage") for each in holders if isinstance(each, dict)] + [payload.get(key) for key in _HOLDERS]
+    found = [report for each in given for report in _reports_of(each)]
+    timings = payload.get("timings")
+    if not found and isinstance(timings, dict) and _is_number(timings.get("predicted_n")):
+        processed = [count(timings.get(name)) for name in ("prompt_n", "cache_n")]
+        found.append({"prompt_n": sum(filter(_is_number, processed)), "predicted_n": timings["predicted_n"]})
+    return found
+
+
+def _reports_of(value: Any) -> Iterator[JSONObject]:
+    """Give the reports in a value: an object, or a list of such."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, dict) and each:
+            inner = None if _has_counts(each) else next((each[key] for key in _INNER if each.get(key)), None)
+            yield inner if isinstance(inner, dict) else each
 
 
 def stands_elsewhere(payload: JSONObject) -> bool:
     """Return whether a chunk may report usage in another place than its own ``usage``, its choices left aside."""
-    return "x_groq" in payload or any(key in payload for key in _HOLDERS)
+    return "x_groq" in payload or "timings" in payload or any(key in payload for key in _HOLDERS)
+
+
+def _has_counts(reported: JSONObject) -> bool:
+    return any(_NAMES.get(_plain(name)) in _COUNTS for name in reported)
+
+
+def _plain(name: str) -> str:
+    """Return a name in small letters with underscores, whichever way it is written."""
+    return name if name.islower() else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _read(reported: JSONObject) -> JSONObject:
@@ -55,25 +100,61 @@ def _read(reported: JSONObject) -> JSONObject:
         return reported
     said: JSONObject = {}
     for name, value in reported.items():
-        name = _NAMES.get(name, name)
+        name = _NAMES.get(_plain(name), name)
         if name in _DETAILS and isinstance(value, dict):
-            value = {key: count(each) for key, each in value.items()}
+            value = {_plain(key): count(each) for key, each in value.items()}
         if name in _COUNTS and not _is_number(value := count(value)):
             continue
         said[name] = _larger(said.get(name), value)
-    prompt, completion, total = (said.get(name) for name in _COUNTS)
-    if prompt is None and completion is not None:
-        prompt = max(0, (total or 0) - completion)
-    elif completion is None and prompt is not None:
-        completion = max(0, (total or 0) - prompt)
-    if prompt is not None and completion is not None:
-        said |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total or prompt + completion}
+    for name, value in reported.items():
+        if (place := _PARTS.get(_plain(name))) is not None and _is_number(value := count(value)) and value:
+            holder, part = place
+            said[holder] = {part: value} | _details(said, holder)
+    _sum_up(said, beside_input="input_tokens" in reported and "cache_read_input_tokens" in reported)
     return said
 
 
+def _sum_up(said: JSONObject, *, beside_input: bool) -> None:
+    """Make the two counts, their parts and their total agree, in place.
+
+    Claude counts what it has in its cache beside the input (``beside_input``), xAI and Gemini count reasoning beside
+    the completion. In OpenAI's counts it is a part of them; a total says what they really are.
+    """
+    prompt, completion, total = (said.get(name) for name in _COUNTS)
+    if prompt is None and completion is None and total is None:
+        return
+    if prompt is None:
+        prompt = max(0, (total or 0) - (completion or 0))
+    if completion is None:
+        completion = max(0, (total or 0) - prompt)
+    cached = _counted(said, "prompt_tokens_details", "cached_tokens", "cache_write_tokens")
+    thought = _counted(said, "completion_tokens_details", "reasoning_tokens")
+    if beside_input or cached > prompt:
+        prompt += cached if total is None or total >= prompt + completion + cached else 0
+    if thought > completion and (total is None or total >= prompt + completion + thought):
+        completion += thought
+    completion += max(0, (total or 0) - prompt - completion)
+    said |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _details(said: JSONObject, holder: str) -> JSONObject:
+    found = said.get(holder)
+    return {key: value for key, value in found.items() if value} if isinstance(found, dict) else {}
+
+
+def _counted(said: JSONObject, holder: str, *parts: str) -> int:
+    """Return what some parts of a count come to."""
+    found = [_details(said, holder).get(part) for part in parts]
+    return sum(each for each in found if isinstance(each, int))
+
+
 def _is_as_it_should(reported: JSONObject) -> bool:
-    counts = [reported.get(name) for name in _COUNTS]
-    return all(type(each) is int and 0 <= each <= _MAX_COUNT for each in counts) and _NAMES.keys().isdisjoint(reported)
+    counts = [each for name in _COUNTS if type(each := reported.get(name)) is int and 0 <= each <= _MAX_COUNT]
+    return len(counts) == len(_COUNTS) and sum(counts[:2]) == counts[2] and _FOREIGN.isdisjoint(reported)
+
+
+#: Names that make a report one that has to be looked at.
+_FOREIGN = (_NAMES.keys() - {*_COUNTS, *_DETAILS}) | _PARTS.keys()
 
 
 def count(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """A streamed answer of an upstream: its events, translated, with deadlines and a true end."""
 
 import asyncio
+import math
 import socket
 from contextlib import suppress
 
@@ -26,7 +27,7 @@ _RECEIVE_BYTES = 64 * 1024
 _PIECE_BYTES = 8 * 1024
 #: How long a stream may go on after its answer is complete: for usage and the end mark, in seconds.
 _MAX_TAIL_S = 2.0
-#: How long the framing may lag behind the end of a stream, in seconds.
+#: How long usage and the framing may lag behind the end mark of a stream, in seconds.
 _LINGER_S = 0.1
 
 
@@ -56,7 +57,7 @@ class UpstreamStream(ChunkStream):
         #: Something of an answer has come.
         self._begun = False
         #: When a complete answer is not waited for any longer, in the loop's time.
-        self._tail_ends: float | None = None
+        self._tail_ends = math.inf
         _limit_kernel(response)
 
     async def wait_for_first(self) -> None:
@@ -104,7 +105,7 @@ class UpstreamStream(ChunkStream):
             if self._translator.is_complete:
                 until = min(until, self._end_of_tail())
             else:
-                self._tail_ends = None
+                self._tail_ends = math.inf
             try:
                 with self._timeout.limit(idle_s, until):
                     received = await self._response.content.read(_PIECE_BYTES)
@@ -119,8 +120,8 @@ class UpstreamStream(ChunkStream):
 
     def _end_of_tail(self) -> float:
         """Return until when to wait for what may follow a complete answer, counted from the first wait for it."""
-        if self._tail_ends is None:
-            self._tail_ends = asyncio.get_running_loop().time() + _MAX_TAIL_S
+        tail_s = _LINGER_S if self._translator.is_over else _MAX_TAIL_S
+        self._tail_ends = min(self._tail_ends, asyncio.get_running_loop().time() + tail_s)
         return self._tail_ends
 
     def _take(self, received: bytes) -> bool:

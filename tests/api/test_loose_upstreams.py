@@ -73,6 +73,47 @@ def test_what_is_no_answer_under_any_label_is_an_error(bed: Bed, body: bytes, st
     assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")
 
 
+def all_so_far(*texts: str) -> bytes:
+    """A stream of DashScope's own dialect, each of whose chunks holds all of the answer so far."""
+    counts = {"input_tokens": 9, "output_tokens": 2}
+    finishes = ["null"] * (len(texts) - 1) + ["stop"]
+    choices = [
+        {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        for text, finish in zip(texts, finishes, strict=True)
+    ]
+    return b"".join(event({"output": {"choices": [each]}, "usage": counts, "request_id": "r"}) for each in choices)
+
+
+#: Answers that say "Hello", in other forms than OpenAI's.
+FORMS: dict[str, bytes] = {
+    "all so far": all_so_far("Hel", "Hello", "Hello"),
+    "pieces": all_so_far("Hel", "lo", ""),
+    "a text": json.dumps(BODY.decode()).encode(),
+    "a list of chunks": json.dumps(text_chunks("Hel", "lo", usage=tokens(9, 2)), indent=1).encode(),
+    "a list of one": json.dumps([completion("Hello")]).encode(),
+    "result": json.dumps({"result": completion("Hello"), "success": True, "errors": [], "messages": []}).encode(),
+    "response": json.dumps({"result": {"response": "Hello", "usage": tokens(9, 2)}, "success": True}).encode(),
+    "body": json.dumps({"statusCode": 200, "body": BODY.decode()}).encode(),
+}
+
+
+@pytest.mark.parametrize("label", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("body", list(FORMS.values()), ids=list(FORMS))
+def test_an_answer_in_another_form_is_served(bed: Bed, body: bytes, label: str, stream: bool) -> None:
+    assert words_of(bed, labelled(body, label), stream=stream) == ("Hello", tokens(9, 2))
+
+
+@pytest.mark.parametrize("form", ["a list of chunks", "a list of one", "result"])
+def test_an_answer_in_another_form_that_is_cut_is_none(bed: Bed, form: str, stream: bool) -> None:
+    model = bed.model("pair")
+    cut = FORMS[form][: FORMS[form].index(b"Hel") + 8]
+    bed.a.on(model, labelled(cut, "application/json"))
+
+    answer = bed.ask(model, stream=stream)
+
+    assert (answer.status, bed.asked(model)) == (200, {"a": 1, "b": 1})
+
+
 REPORTS = {
     "field": b'error: {"code":500,"message":"oom"}\n\n',
     "event": b"event: error\ndata: out of memory\n\n",
@@ -160,6 +201,39 @@ def test_usage_that_comes_late_is_waited_for(bed: Bed) -> None:
 
     assert answer.chunks[-1]["usage"] == tokens(9, 2)
     assert answer.stream_error is None
+
+
+LATE = {"choices": [], "usage": tokens(9, 2)}
+AFTER_THE_END: dict[str, list[Any]] = {
+    "at once": [event(LATE)],
+    "late": [Wait(0.03), event(LATE)],
+    "with a second mark": [event(LATE), DONE],
+}
+
+
+@pytest.mark.parametrize("after", list(AFTER_THE_END.values()), ids=list(AFTER_THE_END))
+def test_usage_after_the_end_mark_is_read(bed: Bed, after: list[Any], stream: bool) -> None:
+    assert words_of(bed, sse(*text_chunks("Hel", "lo"), DONE, *after, done=False), stream=stream) == (
+        "Hello", tokens(9, 2)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [[Hang()], [b"data: {junk\n\n", Hang()], [event(text_chunks("late")[1])], [Reset()]])
+def test_what_else_comes_after_the_end_mark_is_not_waited_for(bed: Bed, after: list[Any]) -> None:
+    answer = bed.stream(sse(*text_chunks("Hel", "lo"), DONE, *after, done=False))
+
+    assert (answer.text, answer.stream_error) == ("Hello", None)
+
+
+def test_reasoning_that_the_upstream_counts_beside_the_completion_is_booked(bed: Bed, stream: bool) -> None:
+    thought = {"completion_tokens_details": {"reasoning_tokens": 30}}
+    counts = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 41, **thought}
+    model = bed.model()
+    bed.a.on(model, sse(*text_chunks("Hi", usage=counts)) if stream else json_reply(completion("Hi", usage=counts)))
+
+    record = bed.record_of(bed.ask(model, stream=stream))
+
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (9, 32)
 
 
 def test_of_two_choices_one_finish_reason_is_no_end(bed: Bed) -> None:

@@ -275,8 +275,8 @@ USAGES: list[tuple[list[Any], Any, tuple[Any, Any]]] = [
     ([{"prompt_tokens": -5, "completion_tokens": 3}], tokens(0, 3), (0, 3)),
     ([{"prompt_tokens": 1e308, "completion_tokens": 10**30}], tokens(10**9, 10**9), (10**9, 10**9)),
     ([{"prompt_tokens": "12", "completion_tokens": None}], tokens(12, 0), (12, 0)),
-    ([{"prompt_tokens": True, "completion_tokens": [1]}], {}, (None, None)),
-    ([{}], {}, (None, None)),
+    ([{"prompt_tokens": True, "completion_tokens": [1]}], None, (None, None)),
+    ([{}], None, (None, None)),
     ([None, "text", 7], None, (None, None)),
 ]
 

@@ -455,6 +455,145 @@ def test_an_error_in_a_choice_is_one() -> None:
     assert caught.value.payload == {"error": {"code": 502, "message": "oom"}}
 
 
+# Other shapes: what stands around an answer
+
+ANSWER: JSONObject = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
+COUNTED = {**ANSWER, "usage": usage(9, 3)}
+WORDS = {"response": "Hi", "usage": usage(9, 3)}
+#: Bodies that hold the answer "Hi", with its usage.
+WRAPPED: dict[str, Any] = {
+    "text": json.encode_text(json.encode(COUNTED).decode()).decode(),
+    "text in a text": json.encode_text(json.encode_text(json.encode(COUNTED).decode()).decode()).decode(),
+    "list": [COUNTED],
+    "result": {"result": COUNTED},
+    "Cloudflare": {"result": COUNTED, "success": True, "errors": [], "messages": []},
+    "Cloudflare's own": {"result": WORDS, "success": True, "errors": [], "messages": []},
+    "code and data": {"code": 200, "msg": "ok", "data": COUNTED},
+    "two envelopes": {"data": {"result": COUNTED}},
+    "list in an envelope": {"result": [COUNTED]},
+    "AWS": {"statusCode": 200, "headers": {}, "body": json.encode(COUNTED).decode()},
+    "Ollama's own": {"message": {"content": "Hi"}, "done": True, "prompt_eval_count": 9, "eval_count": 3},
+}  # fmt: skip
+
+
+def body_of(value: Any) -> bytes:
+    """A body: a value of JSON, or what is JSON already."""
+    return value.encode() if isinstance(value, str) else json.encode(value)
+
+
+@pytest.mark.parametrize("body", list(WRAPPED.values()), ids=list(WRAPPED))
+def test_an_answer_is_found_in_what_stands_around_it(body: Any) -> None:
+    raw = body_of(body)
+    whole, streamed = read_answer(raw, OURS), translate(raw)
+
+    assert (whole["choices"], whole["usage"]) == ([said("Hi")], usage(9, 3))
+    assert streamed.finished
+    assert (choice_of(*streamed.chunks), streamed.usage) == (said("Hi"), usage(9, 3))
+
+
+#: Chunks of Cloudflare's and others, each in an envelope.
+PIECES = {
+    "result": [{"result": chunk({"content": each})} for each in "Hi"],
+    "response": [{"response": each, "p": "abcd"} for each in "Hi"],
+    "response in result": [{"result": {"response": each}} for each in "Hi"],
+}
+
+
+@pytest.mark.parametrize("pieces", list(PIECES.values()), ids=list(PIECES))
+def test_chunks_are_found_in_what_stands_around_them(pieces: list[JSONObject | str]) -> None:
+    assert choice_of(*pieces) == said("Hi")
+    assert not translate(stream(*pieces, done=False)).finished
+
+
+def test_calls_of_cloudflares_own_dialect_are_calls() -> None:
+    words = {"response": None, "tool_calls": [{"name": "f", "arguments": {"a": 1}}], "usage": usage(9, 3)}
+
+    (choice,) = choices_of(json.encode({"result": words, "success": True, "errors": []}), tools=["f"])
+
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a":1}'}
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_an_object_in_place_of_a_text_is_its_json() -> None:
+    (choice,) = choices_of(json.encode({"result": {"response": {"a": [1]}}, "success": True, "errors": []}))
+
+    assert choice == said('{"a":[1]}')
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"statusCode": 500, "body": '{"message": "oom"}'},
+        {"statusCode": 200, "body": '{"error": {"message": "oom"}}'},
+        {"code": 500, "msg": "oom", "data": {"text": "Internal error"}},
+        {"success": False, "message": "oom", "data": {"content": "Hi"}},
+        {"result": None, "success": False, "errors": [{"code": 7003, "message": "oom"}]},
+    ],
+)
+def test_an_envelope_around_an_error_is_one(body: JSONObject) -> None:
+    with pytest.raises(InvalidAnswer):
+        choices_of(json.encode(body))
+    with pytest.raises(ErrorPayload):
+        translate(json.encode(body))
+
+
+@pytest.mark.parametrize("line", [{"message": {"content": "Hi"}, "done": False}, {"response": "Hi", "done": False}])
+def test_a_body_that_says_that_it_is_not_all_is_not(line: JSONObject) -> None:
+    with pytest.raises(InvalidAnswer):
+        choices_of(json.encode(line))
+    assert not translate(json.encode(line) + b"\n").finished
+
+
+# Other shapes: a list of all chunks
+
+LISTED = [chunk({"content": 'Say "]} '}), chunk({"content": "[\\{"}), {**FINISH, "usage": usage(9, 3)}]
+SEPARATED = {"gemini": "\n,\r\n", "lines": ",\n", "one line": ",", "blank": ",\n\n"}
+
+
+def as_list(separator: str, *, indent: bool = False, end: str = "]") -> bytes:
+    """The chunks as one list of JSON."""
+    texts = [json.encode(each).decode() for each in LISTED]
+    return f"[{separator.join(text.replace(',', f',{chr(10)}  ') if indent else text for text in texts)}{end}".encode()
+
+
+@pytest.mark.parametrize("indent", [False, True], ids=["compact", "indented"])
+@pytest.mark.parametrize("separator", list(SEPARATED.values()), ids=list(SEPARATED))
+def test_a_list_of_chunks_is_a_stream(separator: str, indent: bool) -> None:
+    raw = as_list(separator, indent=indent)
+
+    streamed, whole = translate(raw), read_answer(raw, OURS)
+
+    assert streamed.finished
+    assert (choice_of(*streamed.chunks), streamed.usage) == (said('Say "]} [\\{'), usage(9, 3))
+    assert (whole["choices"], whole["usage"]) == ([said('Say "]} [\\{')], usage(9, 3))
+
+
+def test_the_items_of_a_list_are_read_as_they_come() -> None:
+    raw = as_list(",\n")
+    events = EventReader()
+
+    assert [len(events.feed(line)) for line in raw.splitlines(keepends=True)] == [1, 1, 0]
+    assert len(events.end()) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 40, 150])
+def test_a_list_that_is_cut_is_no_answer(cut: int) -> None:
+    raw = b"[" + json.encode(chunk({"content": "a"})) + b",\n" + json.encode(chunk({"content": "b"})) + b"]"
+
+    with pytest.raises(InvalidAnswer):
+        read_answer(raw[:-cut], OURS)
+
+
+def test_what_stands_between_the_items_of_a_list_is_not_skipped() -> None:
+    with pytest.raises(InvalidAnswer):
+        translate(b"[" + json.encode(TEXT) + b",\n oom,\n" + json.encode(FINISH) + b"]\n")
+
+
+def test_an_error_in_a_list_ends_the_stream() -> None:
+    with pytest.raises(ErrorPayload):
+        translate(json.encode([TEXT, {"error": {"code": 503, "message": "oom", "status": "UNAVAILABLE"}}]))
+
+
 # Other shapes: usage
 
 
@@ -491,7 +630,7 @@ def test_of_each_field_the_largest_counts() -> None:
     last = usage(0, 3, prompt_tokens_details={"cached_tokens": 0, "audio_tokens": 1}, cost=0.5)
 
     assert translate(stream(TEXT, {"choices": [], "usage": first}, {"choices": [], "usage": last})).usage == {
-        "prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 10, "cost": 0.5,
+        "prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12, "cost": 0.5,
         "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 1},
     }  # fmt: skip
 

@@ -94,6 +94,7 @@ class ClaudeStream:
         self._extras = Extras()
 
     notes_texts: ClassVar[bool] = True
+    is_over = False
 
     @property
     def text(self) -> str:

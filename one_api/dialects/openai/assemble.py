@@ -16,7 +16,7 @@ HEAD = ("id", "created", "model", "system_fingerprint", "service_tier", "provide
 #: Fields of a chunk that say nothing: they hide how long it is (OpenAI's, Mistral's).
 PADDING = frozenset({"obfuscation", "p"})
 #: Fields of a chunk that have a place of their own. All others (a search's citations, timings) are kept as sent last.
-_USUAL = frozenset({"object", "choices", "usage", *HEAD, *PADDING})
+USUAL = frozenset({"object", "choices", "usage", *HEAD, *PADDING})
 
 
 @dataclass(slots=True)
@@ -59,8 +59,8 @@ class Assembler:
         for key in HEAD:
             if key in chunk and self._head.get(key) is None:
                 self._head[key] = chunk[key]
-        if not chunk.keys() <= _USUAL:
-            self._others |= {key: value for key, value in chunk.items() if key not in _USUAL and value is not None}
+        if not chunk.keys() <= USUAL:
+            self._others |= {key: value for key, value in chunk.items() if key not in USUAL and value is not None}
         if chunk.get("usage") is not None:
             self._usage = chunk["usage"]
         for piece in chunk["choices"]:

@@ -44,7 +44,7 @@ def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False
     counts: JSONObject | None = None
     for each in reported:
         counts = usage.merge(counts, each)
-    if counts is not None:
+    if counts:
         answer["usage"] = counts
     else:
         answer.pop("usage", None)

@@ -1,10 +1,13 @@
 """Answers and chunks in other shapes than OpenAI's, brought into form: where choices stand, and what their text is."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from one_api.dialects import json
+from one_api.dialects.characters import TextJoiner, all_whole
 from one_api.dialects.json import JSONObject
-from one_api.dialects.payloads import WRAPPERS, InvalidAnswer, says_nothing
+from one_api.dialects.openai.calls import number_of
+from one_api.dialects.payloads import InvalidAnswer, says_nothing, wrapped_answer
 
 #: What only says which answer a chunk is of.
 _ENVELOPE = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"})
@@ -15,6 +18,7 @@ _DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
 #: Where a part of a content holds its text.
 _PART_TEXTS = ("text", "content", "value", "thinking", "reasoning", "summary")
 _MAX_PARTS_DEPTH = 8
+_MAX_CHOICES = 1024
 
 
 def bring_choices(payload: JSONObject) -> list[JSONObject]:
@@ -37,15 +41,9 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
         return [choices]
     if choices:
         raise InvalidAnswer("its choices are no list")
-    for name in WRAPPERS:
-        inner = payload.get(name)
-        if not isinstance(inner, dict):
-            continue
-        choice = None if isinstance(inner.get("choices"), list) else _native_choice(inner)
-        if choice or isinstance(inner.get("choices"), list):
-            del payload[name]
-            payload |= {key: value for key, value in inner.items() if payload.get(key) is None}
-            return [choice] if choice else list(inner["choices"])
+    _unwrap(payload)
+    if isinstance(payload.get("choices"), list):
+        return list(payload["choices"])
     if choice := _native_choice(payload):
         return [choice]
     if not _ENVELOPE.isdisjoint(payload) or isinstance(payload.get("usage"), dict) or says_nothing(payload):
@@ -53,15 +51,25 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
     raise InvalidAnswer("it holds no choices")
 
 
+def _unwrap(payload: JSONObject) -> None:
+    """Take an answer out of its envelope, in place; what stands beside it in the envelope stays."""
+    while (found := wrapped_answer(payload)) is not None:
+        name, inner = found
+        del payload[name]
+        payload |= {key: value for key, value in inner.items() if payload.get(key) is None}
+
+
 def _native_choice(payload: JSONObject) -> JSONObject | None:
-    """Return the choice that stands in the answer itself, as in Ollama's own dialect."""
+    """Return the choice that stands in the answer itself, as in the dialects of Ollama and Cloudflare."""
     found = {key: payload.pop(key) for key in ("delta", "message") if isinstance(payload.get(key), dict)}
-    text = next((key for key in ("response", "text", "content") if isinstance(payload.get(key), str)), None)
-    if not found and text is not None:
-        found = {"text": payload.pop(text)}
+    if not found:
+        found = _native_words(payload)
     if not found:
         return None
     done = next((payload.pop(key) for key in ("done", "stop") if isinstance(payload.get(key), bool)), None)
+    if done is not None:  # it is a piece of an answer, perhaps the last or only one
+        (words,) = list(found.values())[:1]
+        found = {"delta": words}
     reason = payload.pop("finish_reason", None) or payload.pop("done_reason", None) or ("stop" if done else None)
     for name, count in (("prompt_tokens", "prompt_eval_count"), ("completion_tokens", "eval_count")):
         if isinstance(payload.get(count), int):
@@ -69,9 +77,46 @@ def _native_choice(payload: JSONObject) -> JSONObject | None:
     return {"index": 0, **found, "finish_reason": reason if done in (None, True) else None}
 
 
+def _native_words(payload: JSONObject) -> JSONObject:
+    """Take text and calls out of an answer that has nothing around them, and return them as a choice has them."""
+    name = next((key for key in ("response", "text", "content") if isinstance(payload.get(key), (str, dict))), None)
+    calls = payload.pop("tool_calls", None)
+    if name is None and not calls:
+        return {}
+    words = payload.pop(name) if name is not None else None
+    if isinstance(words, dict):  # Cloudflare's JSON mode
+        words = json.encode(words).decode()
+    # DashScope sends all of its text so far in each chunk, unless it is asked not to.
+    return {"message" if name == "text" else "text": {"content": words, "tool_calls": calls}}
+
+
+def index_of(choice: JSONObject) -> int:
+    """Return the number of a choice; 0 for what is not a number."""
+    number = number_of(choice)
+    return number if number is not None and 0 <= number < _MAX_CHOICES else 0
+
+
+def with_whole_characters(payload: JSONObject, joiner: TextJoiner, names: Iterable[str]) -> JSONObject:
+    """Return a chunk whose texts are whole; the beginning of a character in one of ``names`` waits in ``joiner``."""
+    choices = payload.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        if not isinstance(delta, dict):
+            continue
+        for name in names:
+            if isinstance(delta.get(name), str):
+                delta[name] = joiner.join((choice.get("index"), name), delta[name])
+        for call in delta.get("tool_calls") or ():
+            body = call.get("function") if isinstance(call, dict) else None
+            if isinstance(body, dict) and isinstance(body.get("arguments"), str):
+                key = (choice.get("index"), "tool_calls", call.get("index"))
+                body["arguments"] = joiner.join(key, body["arguments"])
+    return {key: all_whole(value) for key, value in payload.items()}
+
+
 def is_envelope(payload: JSONObject) -> bool:
-    """Return whether a chunk without choices holds nothing else than which answer it is of."""
-    return all(key in _ENVELOPE or value is None or value == [] for key, value in payload.items())
+    """Return whether a chunk without choices holds nothing else than which answer it is of, whatever its usage is."""
+    return all(key in _ENVELOPE or key == "usage" or value is None or value == [] for key, value in payload.items())
 
 
 def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | None:
@@ -92,10 +137,16 @@ def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | 
 
 
 def is_whole_answer(payload: JSONObject) -> bool:
-    """Return whether a payload with choices is an answer, and not a piece of one."""
-    choices = payload.get("choices")
-    if payload.get("object") == "chat.completion.chunk" or not isinstance(choices, list):
+    """Return whether a payload is an answer, and not a piece of one."""
+    if payload.get("object") == "chat.completion.chunk":
         return False
+    if (found := wrapped_answer(payload)) is not None:
+        beside = {key: value for key, value in payload.items() if key != found[0]}
+        return is_whole_answer({**beside, **found[1]})
+    choices = payload.get("choices")
+    if not isinstance(choices, list):
+        # A line of Ollama's has no usage, or says that it is not done.
+        return "delta" not in payload and "done" not in payload and isinstance(payload.get("usage"), dict)
     return not any(isinstance(choice, dict) and "delta" in choice for choice in choices)
 
 

@@ -5,25 +5,30 @@ numbering of tool calls. Many servers repeat and number as they like; here it be
 """
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from one_api.dialects import usage
-from one_api.dialects.characters import TextJoiner, all_whole
+from one_api.dialects.characters import TextJoiner
 from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.calls import CallReader, number_of
+from one_api.dialects.openai.assemble import USUAL
+from one_api.dialects.openai.calls import CallReader
 from one_api.dialects.openai.reasoning_names import name_in
 from one_api.dialects.openai.response import Identity, check_choice, fill, natural_end
 from one_api.dialects.openai.shapes import (
     bring_choices,
     has_words,
+    index_of,
     is_envelope,
     is_whole_answer,
     message_in,
     shape_texts,
+    with_whole_characters,
 )
+from one_api.dialects.openai.snapshots import Snapshots
 from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, feed_all, read_event
 from one_api.dialects.sse import Event
 
@@ -31,7 +36,6 @@ from one_api.dialects.sse import Event
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 #: Keys of a delta or a choice for which more has to be done than for plain text.
 _OTHER_SHAPES = frozenset({"message", "text", "error", "usage"})
-_MAX_CHOICES = 1024
 #: Fields of a delta that are no content of an answer.
 _NO_CONTENT = frozenset({"role", "reasoning_content", "reasoning_details", "thinking_blocks"})
 
@@ -53,17 +57,13 @@ class _Choice:
     ending: JSONObject | None = None
     #: Reasoning has come as a text of its own: what else holds it repeats it.
     reasoned: bool = False
+    #: What has come of it in messages, once one has.
+    snapshots: Snapshots | None = None
 
 
 def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObject:
     """Return a choice of a chunk of our own making."""
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-
-def _index_of(choice: JSONObject) -> int:
-    """Return the number of a choice; 0 for what is not a number."""
-    number = number_of(choice)
-    return number if number is not None and 0 <= number < _MAX_CHOICES else 0
 
 
 class OpenAIStream:
@@ -88,6 +88,7 @@ class OpenAIStream:
         self.finished = False
         #: Every choice has its finish reason: only usage and the end mark may follow.
         self.is_complete = False
+        self.is_over = False
         self.usage: JSONObject | None = None
         self._identity = identity
         self._frozen = False
@@ -98,6 +99,8 @@ class OpenAIStream:
         self._on_reasoning_name = on_reasoning_name
         self._choices: dict[int, _Choice] = {}
         self._joiner = TextJoiner()
+        #: What came beside the usage, for the last chunk.
+        self._beside: JSONObject = {}
         #: The answer came as one JSON text, without events.
         self._in_one = False
 
@@ -112,6 +115,8 @@ class OpenAIStream:
         """
         if self.finished:
             return []
+        if self.is_over:
+            return self._take_after_end(event)
         try:
             payload = read_event(event)
         except ErrorPayload as error:
@@ -123,11 +128,25 @@ class OpenAIStream:
         if payload is DONE:
             if not self._choices:
                 raise InvalidAnswer("it ends before an answer has begun")
-            return self._finish()
+            return self._end_mark()
         self._in_one = event.bare and not self._choices and is_whole_answer(payload)
         if self._joiner.begun or type(payload) is RepairedObject:
-            payload = self._with_whole_characters(payload)
+            payload = with_whole_characters(payload, self._joiner, _TEXTS)
         return self._take(payload)
+
+    def _end_mark(self) -> list[JSONObject]:
+        """Take the end mark; some servers report usage only after it."""
+        if self.usage is not None:
+            return self._finish()
+        self._check_calls()
+        self.is_over = self.is_complete = True
+        return []
+
+    def _take_after_end(self, event: Event) -> list[JSONObject]:
+        """Take the usage out of an event after the end mark; anything else there is surplus."""
+        with suppress(InvalidAnswer):
+            return self._finish() if self._note_usage(read_event(event) or {}) else []
+        return []
 
     def text_in(self, payload: JSONObject) -> str | None:
         """See ``frames.Translator``: a piece of a choice that has begun, and nothing else."""
@@ -173,52 +192,37 @@ class OpenAIStream:
         """
         if self.finished or not self._choices:
             return []
-        return self._finish() if self._in_one or self._all_finished else []
+        return self._finish() if self._in_one or self.is_over or self._all_finished else []
 
     @property
     def _all_finished(self) -> bool:
         return len(self._choices) >= self._asked_for and all(choice.finished for choice in self._choices.values())
 
+    def _check_calls(self) -> None:
+        """Raise InvalidAnswer when a choice ends in the middle of a call, without a reason for it."""
+        if any(choice.ending is None and choice.calls.is_open for choice in self._choices.values()):
+            raise InvalidAnswer("it ends inside a tool call")
+
     def _finish(self) -> list[JSONObject]:
+        self._check_calls()
         chunks: list[JSONObject] = []
         for index, choice in sorted(self._choices.items()):
-            if choice.ending is None and choice.calls.is_open:
-                raise InvalidAnswer("it ends inside a tool call")
             ending = choice.ending or self._chunk([_piece(index, {}, natural_end(bool(choice.calls.count)))])
             chunks += [*self._close(index, choice, ending["choices"][0]["delta"]), ending]
-        if self._include_usage and self.usage is not None:
+        if self._include_usage and self.usage:
             chunks.append(self._chunk([]) | {"usage": self.usage})
+        if self._beside and chunks:
+            chunks[-1] = self._beside | chunks[-1]
         self.finished = True
         return chunks
 
-    def _with_whole_characters(self, payload: JSONObject) -> JSONObject:
-        """Return a payload whose texts are whole; the beginning of a character waits for the piece after."""
-        choices = payload.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            delta = choice.get("delta") if isinstance(choice, dict) else None
-            if not isinstance(delta, dict):
-                continue
-            for name in _TEXTS:
-                if isinstance(delta.get(name), str):
-                    delta[name] = self._joiner.join((choice.get("index"), name), delta[name])
-            for call in delta.get("tool_calls") or ():
-                body = call.get("function") if isinstance(call, dict) else None
-                if isinstance(body, dict) and isinstance(body.get("arguments"), str):
-                    key = (choice.get("index"), "tool_calls", call.get("index"))
-                    body["arguments"] = self._joiner.join(key, body["arguments"])
-        return {key: all_whole(value) for key, value in payload.items()}
-
     def _take(self, chunk: JSONObject) -> list[JSONObject]:
-        reported = chunk.get("usage")
         choices = chunk.get("choices")
         if not choices or not isinstance(choices, list):
             choices = bring_choices(chunk)
-            reported = chunk.get("usage")
-        if usage.stands_elsewhere(chunk):
-            reported = self._usage_elsewhere(chunk)
-        if isinstance(reported, dict):
-            self.usage = usage.merge(self.usage, reported)
-        if not choices and (isinstance(reported, dict) or is_envelope(chunk)):
+        reported = self._note_usage(chunk) if chunk.get("usage") or usage.stands_elsewhere(chunk) else False
+        if not choices and (reported or is_envelope(chunk)):
+            self._beside |= {key: value for key, value in chunk.items() if key not in USUAL and value is not None}
             return []
         self._mend_envelope(chunk)
         before: list[JSONObject] = []
@@ -286,14 +290,14 @@ class OpenAIStream:
         }
         return chunk | {"usage": None} if self._include_usage else chunk
 
-    def _usage_elsewhere(self, chunk: JSONObject) -> Any:
-        """Take Groq's usage out of a chunk, and return it with all others of the chunk."""
-        found = None
-        for each in usage.reported_in(chunk):
-            found = usage.merge(found, each)
+    def _note_usage(self, chunk: JSONObject) -> bool:
+        """Note what a chunk reports, and return whether it does; what Groq puts elsewhere is taken out."""
+        found = usage.reported_in(chunk)
+        for each in found:
+            self.usage = usage.merge(self.usage, each)
         if isinstance(chunk.get("x_groq"), dict):
             chunk["x_groq"].pop("usage", None)
-        return found
+        return bool(found)
 
     def _mend_choice(self, choice: JSONObject, before: list[JSONObject]) -> None:
         """Mend one choice in place; ``before`` gets the chunks that must come before it.
@@ -301,7 +305,7 @@ class OpenAIStream:
         Raises:
             ErrorPayload: when it reports an error, or a finish reason that means one; it is mended all the same.
         """
-        index = choice["index"] = _index_of(choice)
+        index = choice["index"] = index_of(choice)
         state = self._choices.get(index)
         if state is None:
             before += [self._opening(lower) for lower in range(index) if lower not in self._choices]
@@ -320,6 +324,8 @@ class OpenAIStream:
             self._on_reasoning_name(name)
             self._on_reasoning_name = None
         state.reasoned = shape_texts(delta, with_details=not state.reasoned) or state.reasoned
+        if state.snapshots is not None and not state.by_delta:
+            state.snapshots.leave_new(delta, _TEXTS)
         if "function_call" in delta:
             self._mend_legacy_call(delta, state)
         if "tool_calls" in delta:
@@ -349,6 +355,8 @@ class OpenAIStream:
         if isinstance(reported := choice.pop("usage", None), dict):
             self.usage = usage.merge(self.usage, reported)
         state.by_delta = state.by_delta or (isinstance(delta := choice.get("delta"), dict) and has_words(delta))
+        if choice.get("message") and state.snapshots is None:
+            state.snapshots = Snapshots()
         delta = message_in(choice, with_delta=state.by_delta) or {}
         choice["delta"] = delta
         return delta

@@ -440,7 +440,8 @@ def test_ending_twice_says_nothing_twice() -> None:
     reader = OpenAIStream(OURS, include_usage=True)
     reader.feed(Event(json.encode(chunk(ROLE))))
 
-    assert len(reader.feed(Event(b"[DONE]"))) == 1
+    assert reader.feed(Event(b"[DONE]")) == reader.feed(Event(b"[DONE]")) == []
+    assert len(reader.end()) == 1
     assert reader.feed(Event(b"[DONE]")) == reader.end() == []
 
 
