@@ -31,6 +31,8 @@ _MAX_REFUSED = 10_000
 _MAX_JOURNAL_BYTES = 8 * 1024 * 1024
 #: Between two tries while the database is away, in seconds.
 _RETRY_S = (0.1, 5.0)
+#: Between two tries to make a journal, in seconds.
+_OPEN_S = 1.0
 #: How often old rows are looked for, in seconds, and how many go at a time.
 _TIDY_S = 600.0
 _TIDY_ROWS = 500
@@ -39,6 +41,25 @@ _REST = 19
 _MINUTES_S = 48 * 3600
 #: What records of the journal begin with that are no rows.
 _RESERVE, _RELEASE = "reserve", "release"
+
+
+class _Part:
+    """Whether something works; what becomes of it is logged once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        #: Why it does not work.
+        self.failing: str | None = None
+
+    def failed(self, why: str) -> None:
+        if self.failing is None:
+            logger.error("%s; requests go on", why)
+        self.failing = why
+
+    def worked(self) -> None:
+        if self.failing is not None:
+            self.failing = None
+            logger.warning("%s is written again", self._name)
 
 
 class Books:
@@ -74,7 +95,7 @@ class Books:
         self.on_booked: Callable[[list[LedgerRow]], None] = lambda _: None
         #: Entries that are in the journal alone.
         self._overflowed = False
-        self._failing: str | None = None
+        self._ledger, self._file = _Part("the ledger"), _Part("the journal of the ledger")
         self._arrived, self._hurry = asyncio.Event(), asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -90,7 +111,7 @@ class Books:
     @property
     def degraded(self) -> str | None:
         """Return what works less well than it should; None when all is well."""
-        return self._failing
+        return self._ledger.failing or self._file.failing
 
     def add(self, row: LedgerRow) -> None:
         """Take a row; it is written soon."""
@@ -112,15 +133,13 @@ class Books:
         Raises:
             OSError: when it cannot be noted.
         """
-        if self._journal is None:
-            raise FileNotFoundError("there is no journal")
-        self._journal.append([_RESERVE, *reserve])
+        self._append([_RESERVE, *reserve])
         self._reserves[reserve.id] = reserve
 
     def release(self, request_id: str) -> None:
         """Note that a request with a reserve has ended, and makes no row."""
         if self._reserves.pop(request_id, None) is not None:
-            self._append([_RELEASE, request_id])
+            self._note([_RELEASE, request_id])
 
     def refuse(self, refusal: Refusal) -> None:
         """Count a request that was turned away."""
@@ -128,36 +147,51 @@ class Books:
             self._refused[refusal] += 1
             self._arrived.set()
 
-    def _note(self, row: LedgerRow) -> None:
-        """Put a row into the journal; a process without one loses the last rows when it is killed."""
-        self._append(row)
+    def _note(self, record: Any) -> None:
+        """Put a record into the journal, if that is possible; without one a process that is killed loses rows."""
+        with suppress(OSError):
+            self._append(record)
 
     def _append(self, record: Any) -> None:
         if self._journal is None:
-            return
+            raise FileNotFoundError("there is no journal")
         try:
             self._journal.append(record)
         except OSError as error:
-            self._fail(f"the journal of the ledger cannot be written: {error}")
+            self._file.failed(f"the journal of the ledger cannot be written: {error}")
+            raise
+        self._file.worked()
 
     # Life
 
     async def start(self) -> None:
         """Begin to write, and book what dead processes left."""
+        await self._open_journal()
+        loop = asyncio.get_running_loop()
+        work = (self._keep_writing, self._keep_tidying, self._keep_opening)
+        self._tasks = [loop.create_task(each()) for each in work]
+
+    async def _open_journal(self) -> None:
         try:
             self._journal = await asyncio.to_thread(Journal.create, self._folder)
+            self._file.worked()
         except OSError as error:
-            self._fail(f"there is no journal of the ledger in {self._folder}: {error.strerror}")
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(work()) for work in (self._keep_writing, self._keep_tidying)]
+            self._file.failed(f"there is no journal of the ledger in {self._folder}: {error.strerror}")
+
+    async def _keep_opening(self) -> None:
+        """Have a journal as soon as the disk takes one: until then no request with a budget is let in."""
+        while self._journal is None:
+            await asyncio.sleep(_OPEN_S)
+            await self._open_journal()
 
     async def aclose(self) -> None:
         """Write what is left, as far as that takes no longer than it may; the rest stays in the journal."""
         if not self._tasks:
             return
         self._hurry.set()
-        writer, tidier = self._tasks
-        tidier.cancel()
+        writer, *others = self._tasks
+        for task in others:
+            task.cancel()
         deadline = time.monotonic() + self._farewell_s
         while self._queue and time.monotonic() < deadline and not writer.done():  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.01)
@@ -204,13 +238,13 @@ class Books:
                 async with self.turn:
                     await self._write_batch(rows, refused, again=again)
             except DatabaseUnavailable as error:
-                self._fail(f"the database cannot be used: {error}")
+                self._ledger.failed(f"the database cannot be used: {error}")
                 self._refused.update(refused)
                 again = self.is_unsure = True  # it may have been committed all the same
                 await asyncio.sleep(retry_s)
                 retry_s = min(_RETRY_S[1], 2 * retry_s)
                 continue
-            self._recovered()
+            self._ledger.worked()
             retry_s, again = _RETRY_S[0], False
         self._tidy_journal()
 
@@ -251,24 +285,21 @@ class Books:
             if not self._queue and not self._reserves:
                 journal.clear()
             elif journal.size > _MAX_JOURNAL_BYTES:
-                self._journal = Journal.create(self._folder, journal.holder)
-                for record in ([_RESERVE, *each] for each in self._reserves.values()):
-                    self._append(record)
-                for row in self._queue:
-                    self._note(row)
-                journal.remove()
+                self._journal = self._renewed(journal)
         except OSError as error:
-            self._fail(f"the journal of the ledger cannot be written: {error}")
+            self._file.failed(f"the journal of the ledger cannot be written: {error}")
 
-    def _fail(self, why: str) -> None:
-        if self._failing is None:
-            logger.error("%s; requests go on", why)
-        self._failing = why
-
-    def _recovered(self) -> None:
-        if self._failing is not None:
-            logger.warning("the ledger is written again")
-            self._failing = None
+    def _renewed(self, old: Journal) -> Journal:
+        """Return a journal with what is still needed of another one, which is removed; raises OSError."""
+        new = Journal.create(self._folder, old.holder)
+        try:
+            for record in (*([_RESERVE, *each] for each in self._reserves.values()), *self._queue):
+                new.append(record)
+        except OSError:
+            new.remove()
+            raise
+        old.remove()
+        return new
 
     # What dead processes left, and what is old
 

@@ -114,9 +114,10 @@ async def after_the_same(
     left = list(sent)
     chunks: list[JSONObject] = []
     while left:
-        if stream.ended:
-            raise Diverged
+        # An answer that came at once has ended before any of it is read.
         chunks = await stream.read()
+        if stream.ended and not chunks:
+            raise Diverged
         if any(map(stream.has_content, chunks)):
             on_first_content()
         while left and chunks:

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -52,8 +52,8 @@ LONG = pytest.mark.skipif("ONE_API_LONG" not in os.environ, reason="it takes min
 
 
 @contextlib.contextmanager
-def gateway_on(database: str, workers: int, **sections: Any) -> Iterator[Bed]:
-    """A gateway of so many processes over two upstreams."""
+def gateway_on(database: str, workers: int, *, within: Sequence[str] = (), **sections: Any) -> Iterator[Bed]:
+    """A gateway of so many processes over two upstreams; ``within`` is a command that becomes the one after it."""
     with ScriptedUpstream() as a, ScriptedUpstream() as b:
         names = [f"{kind}-{number}" for kind in ("solo", "pair", "mixed") for number in range(60)]
         adapters = {
@@ -64,6 +64,7 @@ def gateway_on(database: str, workers: int, **sections: Any) -> Iterator[Bed]:
         gateway = Gateway(
             env={"DATABASE_URL": database, "RATE_LIMIT_ENABLED": "false"},
             config_yaml=yaml(adapters=adapters, prices=PRICES, server={"workers": workers}, **sections),
+            within=within,
             start_timeout_s=60.0,
         )
         with gateway:

@@ -83,6 +83,18 @@ def test_m02_an_equal_answer_goes_on_without_a_seam(faults: FaultBed, ending: li
     assert faults.asked(model) == {"a": 1, "b": 1}
 
 
+def test_m02_an_equal_answer_that_comes_all_at_once_goes_on_as_well(faults: FaultBed) -> None:
+    model, gate = faults.model("resume"), threading.Event()
+    faults.a.on(model, breaking(gate, [Reset()]))
+    at_once = b"".join(event(chunk) for chunk in text_chunks(*WORDS)) + b"data: [DONE]\n\n"
+    faults.b.on(model, sse(at_once, done=False))
+
+    answer = read(faults, model, gate)
+
+    assert (answer.text, answer.stream_error) == (WHOLE, None)
+    assert faults.asked(model) == {"a": 1, "b": 1}
+
+
 @BROKEN
 def test_m02_a_differing_answer_is_replaced_by_a_prefill(faults: FaultBed, ending: list[Any], code: str) -> None:
     model, gate = faults.model("prefill"), threading.Event()

@@ -1,0 +1,242 @@
+"""The gateway while its database or its disk can take nothing: nobody waits for long, no row is lost or there twice."""
+
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from one_api.accounts.database import open_engine
+from tests.accounts.own_server import OwnServer, binary
+from tests.accounts.test_budgets import Account, check_books, gateway_on, unit_model, until, warm_up
+from tests.accounts.test_outages import PATIENCE_S, SLACK_S, serves, timed
+from tests.api.bed import Answer, Bed
+from tests.support import WaitFor, sse, text_chunks, tokens
+from tests.support.launcher import REPOSITORY
+
+#: How long a disaster lasts, in seconds: longer than any transaction may take.
+LASTS_S = 8.0 if "ONE_API_LONG" in os.environ else 3.0
+INSTANCE = REPOSITORY / "instance"
+
+
+@contextlib.contextmanager
+def own_disk() -> Iterator[Path]:
+    """A folder that is a small disk; skips where the tests may mount none."""
+    with tempfile.TemporaryDirectory(prefix="disk-") as folder:
+        size = "size=16m,nr_inodes=200"
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", folder], check=False).returncode:
+            pytest.skip("the tests may mount nothing here: run them as root")
+        yield Path(folder)
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def with_instance(folder: Path) -> tuple[str, ...]:
+    """The command that has the one after it take ``folder`` for the instance folder, and no other process."""
+    return ("unshare", "-m", "sh", "-c", f'mount --bind "{folder}" "{INSTANCE}" && exec "$@"', "sh")
+
+
+@dataclass
+class Place:
+    """A running gateway, and what its accounts depend on."""
+
+    bed: Bed
+    engine: Engine
+    #: What it takes for its instance folder.
+    disk: Path
+    server: OwnServer | None
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[OwnServer]:
+    """A PostgreSQL that may be maltreated."""
+    if binary("initdb") is None:
+        pytest.skip("PostgreSQL's programs are not installed")
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder, OwnServer(Path(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A gateway of two processes."""
+    server = request.getfixturevalue("own_server") if request.param == "postgresql" else None
+    address = server.address if server is not None else "sqlite"
+    INSTANCE.mkdir(exist_ok=True)
+    with own_disk() as disk, gateway_on(address, 2, within=with_instance(disk)) as bed:
+        engine = open_engine(address, disk)
+        warm_up(bed, engine)
+        yield Place(bed, engine, disk, server)
+
+
+# Disasters: each ends with its context
+
+
+@contextlib.contextmanager
+def frozen(place: Place) -> Iterator[None]:
+    """Every process of the server is stopped."""
+    assert place.server is not None
+    place.server.freeze()
+    yield
+    place.server.thaw()
+
+
+@contextlib.contextmanager
+def gone(place: Place) -> Iterator[None]:
+    """The server has crashed, and is started again."""
+    assert place.server is not None
+    place.server.stop()
+    yield
+    place.server.start()
+
+
+@contextlib.contextmanager
+def read_only(place: Place) -> Iterator[None]:
+    """The server takes no changes, as one that stands by."""
+    assert place.server is not None
+    place.server.read_only(True)
+    yield
+    place.server.read_only(False)
+
+
+@contextlib.contextmanager
+def locked(place: Place) -> Iterator[None]:
+    """Another program writes to SQLite's file."""
+    other = sqlite3.connect(place.disk / "one_api.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.rollback()
+    other.close()
+
+
+@contextlib.contextmanager
+def full(place: Place) -> Iterator[None]:
+    """The disk with the journals is full, and with SQLite's file."""
+    folder = place.disk / "filler"
+    folder.mkdir()
+    is_over = threading.Event()
+
+    def fill() -> None:
+        numbers = itertools.count()
+        with (folder / "large").open("wb", buffering=0) as written:
+            while not is_over.wait(0.001):  # also what is freed meanwhile
+                for size in (65536, 1):
+                    with contextlib.suppress(OSError):
+                        while True:
+                            written.write(bytes(size))
+                with contextlib.suppress(OSError):
+                    while True:
+                        (folder / str(next(numbers))).touch()
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    until(lambda: os.statvfs(place.disk).f_bfree == os.statvfs(place.disk).f_ffree == 0)
+    yield
+    is_over.set()
+    filling.join()
+    shutil.rmtree(folder)
+
+
+Disaster = Callable[[Place], "contextlib.AbstractContextManager[None]"]
+#: By what they are of.
+DISASTERS: dict[str, list[Disaster]] = {"sqlite": [locked, full], "postgresql": [frozen, gone, read_only, full]}
+
+
+@pytest.fixture(params=[frozen, gone, read_only, locked, full], ids=lambda each: each.__name__)
+def disaster(request: pytest.FixtureRequest, place: Place) -> Disaster:
+    """What can become of this place."""
+    chosen: Disaster = request.param
+    if chosen not in DISASTERS[place.engine.dialect.name]:
+        pytest.skip("not of this database")
+    return chosen
+
+
+def keep_asking(bed: Bed, model: str, account: Account | None, stop: threading.Event) -> list[tuple[float, Answer]]:
+    """What a client gets that asks until it is told to stop, and how long each answer took."""
+    found = []
+    for seed in itertools.count():
+        if stop.is_set():
+            return found
+        began = time.monotonic()
+        answer = bed.ask(model, key="test-key" if account is None else account.key, max_tokens=1, seed=seed)
+        found.append((time.monotonic() - began, answer))
+        stop.wait(0.02)
+    raise AssertionError
+
+
+def test_a_disaster_costs_nobody_more_than_a_moment(place: Place, disaster: Disaster) -> None:
+    bed, engine = place.bed, place.engine
+    model, rich, poor = unit_model(bed), Account(engine, 1_000_000), Account(engine, 1000)
+    warm(bed, model, rich)
+    streamed, gate = bed.model(), threading.Event()
+    *first, second, last, counts = text_chunks("a", "b", usage=tokens(5, 7))
+    bed.a.on(streamed, sse(*first, WaitFor(gate), second, last, counts))
+    stop = threading.Event()
+
+    with ThreadPoolExecutor(3) as clients, bed.begin(streamed, key=rich.key, max_tokens=10) as under_way:
+        under_way.next()
+        with disaster(place):
+            asked = [clients.submit(keep_asking, bed, model, each, stop) for each in (rich, poor, None)]
+            gate.set()
+            assert under_way.rest()[-1] == "data: [DONE]"
+            stop.wait(LASTS_S)
+            stop.set()
+            of_rich, of_poor, of_none = [each.result() for each in asked]
+        until(lambda: timed(bed, model, poor)[1].status == 200, 2 + 2 * SLACK_S)
+
+    assert {answer.status for _, answer in of_none} == {200}
+    assert max(took_s for took_s, _ in of_none) < SLACK_S
+    for each in (of_rich, of_poor):
+        refused = [answer for _, answer in each if answer.status != 200]
+        assert {(answer.status, answer.error["code"]) for answer in refused} <= {(503, "accounts_unavailable")}
+        assert max(took_s for took_s, _ in each) < PATIENCE_S + SLACK_S
+    if disaster is not full:
+        assert {answer.status for _, answer in of_rich} == {200}
+    assert 503 in {answer.status for _, answer in of_poor}
+    answered = {answer.header("x-request-id") for _, answer in (*of_rich, *of_poor) if answer.status == 200}
+    answered.add(under_way.head.headers.first("x-request-id"))
+    until(lambda: answered <= {row["id"] for each in (rich, poor) for row in each.rows()}, 15.0)
+    for account in (rich, poor):
+        check_books(engine, account)
+    assert len(rich.rows()) == rich.spent() - 6  # the stream has cost seven
+
+
+def test_a_process_that_starts_in_a_disaster_is_as_good_as_any_after_it(place: Place, disaster: Disaster) -> None:
+    bed, engine = place.bed, place.engine
+    model, account = unit_model(bed), Account(engine, 1000)
+    before = bed.gateway.worker_pids(2)
+
+    with disaster(place):
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: set(before).isdisjoint(new := bed.gateway.worker_pids()) and len(new) == 2, 30.0)
+        until(lambda: serves(bed, model), 30.0)
+        statuses = {timed(bed, model, account)[1].status for _ in range(5)}
+    assert 401 not in statuses
+
+    # Whichever process takes them.
+    until(lambda: [timed(bed, model, account)[1].status for _ in range(40)] == [200] * 40, 20.0)
+    until(lambda: "accounts" not in bed.get("/ready").json, 20.0)
+    check_books(engine, account)
+
+
+def warm(bed: Bed, model: str, account: Account) -> None:
+    """Ask until each process holds more of a budget than a disaster lasts."""
+
+    def asked() -> Any:
+        with ThreadPoolExecutor(20) as clients:
+            list(clients.map(lambda seed: timed(bed, model, account), range(60)))
+        return account.leased() > 1000
+
+    until(asked, 60.0)
