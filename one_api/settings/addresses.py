@@ -131,7 +131,7 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class AddressRules:
     """What an address of one dialect may not end in: paths that the gateway adds, and paths of the other dialect."""
 
     name: str
@@ -210,13 +210,13 @@ def _shown(url: str) -> str:
     return re.sub(r"//[^/]*@", "//", url)
 
 
-OPENAI = Dialect(
+OPENAI = AddressRules(
     "openai",
     ("/chat/completions", "/completions", "/embeddings", "/responses", "/models"),
     ("/messages",),
     "For Anthropic's dialect write `type: claude`, or set CLAUDE_BASE_URL",
 )
-CLAUDE = Dialect(
+CLAUDE = AddressRules(
     "claude",
     ("/v1/messages/count_tokens", "/v1/messages/batches", "/v1/messages", "/messages", "/v1/models", "/v1/complete"),
     ("/chat/completions", "/responses"),

@@ -20,7 +20,7 @@ _ECHOES = ("annotations", "citations", "parsed", "thinking_blocks")
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Quirks:
     """What one server wants differently."""
 
     #: Ask for usage in streams.
@@ -29,15 +29,15 @@ class Dialect:
     developer_as_system: bool = False
 
 
-def prepare(body: JSONObject, dialect: Dialect, reasoning_name: str | None = None) -> JSONObject:
+def prepare(body: JSONObject, quirks: Quirks, reasoning_name: str | None = None) -> JSONObject:
     """Return the body to send; ``body`` itself, and every value that need not change, stays as it is.
 
     ``reasoning_name`` is what the upstream calls reasoning; None leaves the client's word.
     """
     prepared = {key: value for key, value in body.items() if key not in _OURS}
     messages = _without_ours(body["messages"])
-    prepared["messages"] = [_message(message, dialect, reasoning_name) for message in messages]
-    if body.get("stream") and dialect.stream_usage:
+    prepared["messages"] = [_message(message, quirks, reasoning_name) for message in messages]
+    if body.get("stream") and quirks.stream_usage:
         prepared["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     return prepared
 
@@ -54,9 +54,9 @@ def _without_ours(value: Any) -> Any:
     return value if same else kept
 
 
-def _message(message: JSONObject, dialect: Dialect, reasoning_name: str | None) -> JSONObject:
+def _message(message: JSONObject, quirks: Quirks, reasoning_name: str | None) -> JSONObject:
     """Return a message without what only answers carry."""
-    if message["role"] == "developer" and dialect.developer_as_system:
+    if message["role"] == "developer" and quirks.developer_as_system:
         return {**message, "role": "system"}
     if message["role"] != "assistant":
         return message

@@ -23,7 +23,7 @@ from one_api.dialects.llama.text import read_text_request
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.forwarded import ForwardRequest, JSONBody, units_asked
-from one_api.dialects.openai.request import Dialect, prepare
+from one_api.dialects.openai.request import Quirks, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 LOOK_S = 5.0
 #: Inputs that the engine is given at once.
 _MAX_BATCH = 16
-_DIALECT = Dialect(developer_as_system=True)
+_QUIRKS = Quirks(developer_as_system=True)
 #: What a small model needs to make sense; the configuration and a request win. By file name.
 _SAMPLING = {"SmolLM2-135M-Instruct.Q4_1": {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "min_p": 0.05}}
 
@@ -168,7 +168,7 @@ class LocalModelAdapter(RequestAdapter):
         except (InvalidRequest, UpstreamUnsuitable):
             return None  # the client gets that error when it asks for an answer
         body, forced = apply_choice(checked.body)
-        body = prepare(body | {"model": file.id}, _DIALECT)
+        body = prepare(body | {"model": file.id}, _QUIRKS)
         answer = Answer(Identity("", 0, request.model), include_usage=False, forced=forced)
         return await self._client(file).count(context, body, answer)
 
@@ -252,7 +252,7 @@ class LocalModelAdapter(RequestAdapter):
     ) -> ChunkStream:
         """Return the stream of all choices, once the first event has arrived."""
         body, forced = apply_choice(request.body)
-        body = prepare(body | {"model": file.id}, _DIALECT)
+        body = prepare(body | {"model": file.id}, _QUIRKS)
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
         answer = Answer(identity, include_usage=include_usage, forced=forced)
         client = self._client(file)

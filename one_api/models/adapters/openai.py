@@ -19,7 +19,7 @@ from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.forwarded import ForwardRequest
 from one_api.dialects.openai.kinds import kinds_in
 from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_body, other_name
-from one_api.dialects.openai.request import Dialect, prepare
+from one_api.dialects.openai.request import Quirks, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.openai.text_completion import TextRequest, TextStream
@@ -61,7 +61,7 @@ class OpenAIAdapter(RemoteAdapter):
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._prefill = config.prefill
         self._reasoning_models = config.reasoning_models
-        self._dialect = Dialect(config.stream_usage, config.developer_as_system)
+        self._quirks = Quirks(config.stream_usage, config.developer_as_system)
         self._reasoning = ReasoningNames()
         self.apis = frozenset({"responses"} & set(config.apis))
         self._speaks_chat = "chat" in config.apis
@@ -182,14 +182,14 @@ class OpenAIAdapter(RemoteAdapter):
 
     async def _send(self, request: ChatRequest, post: Callable[[JSONObject], Awaitable[T]]) -> T:
         """Send ``request``; once more when the upstream refuses the client's word for reasoning, and has another."""
-        body = prepare(request.body, self._dialect, self._reasoning.get(request.model))
+        body = prepare(request.body, self._quirks, self._reasoning.get(request.model))
         try:
             return await post(body)
         except UpstreamRejected as error:
             other = other_name(error.said, body["messages"])
             if other is None:
                 raise
-        answer = await post(prepare(request.body, self._dialect, other))
+        answer = await post(prepare(request.body, self._quirks, other))
         self._reasoning.learn(request.model, other)
         return answer
 

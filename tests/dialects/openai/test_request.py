@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.request import Dialect, prepare
+from one_api.dialects.openai.request import Quirks, prepare
 
-PLAIN = Dialect()
+PLAIN = Quirks()
 USER: JSONObject = {"role": "user", "content": "Hi"}
 
 
@@ -20,12 +20,12 @@ def body(*messages: JSONObject, **fields: Any) -> JSONObject:
     return {"model": "m", "messages": list(messages) or [USER], **fields}
 
 
-def passed(raw: str, dialect: Dialect = PLAIN) -> str:
+def passed(raw: str, dialect: Quirks = PLAIN) -> str:
     """What an upstream receives when a client sends ``raw``."""
     return json.encode(prepare(json.decode_object(raw.encode()), dialect)).decode()
 
 
-def sent(message: JSONObject, dialect: Dialect = PLAIN) -> JSONObject:
+def sent(message: JSONObject, dialect: Quirks = PLAIN) -> JSONObject:
     """What becomes of one message."""
     prepared: JSONObject = prepare(body(USER, message), dialect)["messages"][1]
     return prepared
@@ -95,7 +95,7 @@ def test_the_callers_body_is_never_touched() -> None:
     request = body({"role": "developer", "content": "d"}, replayed, stream=True, stream_options={"x": 1})
     before = copy.deepcopy(request)
 
-    prepare(request, Dialect(developer_as_system=True))
+    prepare(request, Quirks(developer_as_system=True))
 
     assert request == before
 
@@ -237,7 +237,7 @@ def test_developer_becomes_system_where_the_upstream_knows_no_developer() -> Non
         {"role": "developer", "content": "c"},
     ]
 
-    prepared = prepare(body(*messages), Dialect(developer_as_system=True))["messages"]
+    prepared = prepare(body(*messages), Quirks(developer_as_system=True))["messages"]
 
     assert [message["role"] for message in prepared] == ["system", "system", "user", "system"]
     assert [message["content"] for message in prepared] == [message["content"] for message in messages]
@@ -267,7 +267,7 @@ def test_usage_is_asked_for_in_every_stream(asked: JSONObject, expected: JSONObj
 def test_usage_is_not_asked_for_where_the_upstream_refuses_the_option() -> None:
     request = body(stream=True)
 
-    assert prepare(request, Dialect(stream_usage=False)) == request
+    assert prepare(request, Quirks(stream_usage=False)) == request
 
 
 @pytest.mark.parametrize("fields", [{}, {"stream": False}, {"stream": None}, {"stream": False, "stream_options": None}])
