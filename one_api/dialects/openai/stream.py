@@ -222,7 +222,11 @@ class OpenAIStream:
             choices = bring_choices(chunk)
         reported = self._note_usage(chunk) if chunk.get("usage") or usage.stands_elsewhere(chunk) else False
         if not choices and (reported or is_envelope(chunk)):
-            self._beside |= {key: value for key, value in chunk.items() if key not in USUAL and value is not None}
+            self._beside |= {
+                key: value
+                for key, value in chunk.items()
+                if key not in USUAL and key not in self._drop and value is not None
+            }
             return []
         self._mend_envelope(chunk)
         before: list[JSONObject] = []
