@@ -221,12 +221,10 @@ class OpenAIStream:
         if not choices or not isinstance(choices, list):
             choices = bring_choices(chunk)
         reported = self._note_usage(chunk) if chunk.get("usage") or usage.stands_elsewhere(chunk) else False
+        for key in self._drop:
+            chunk.pop(key, None)
         if not choices and (reported or is_envelope(chunk)):
-            self._beside |= {
-                key: value
-                for key, value in chunk.items()
-                if key not in USUAL and key not in self._drop and value is not None
-            }
+            self._beside |= {key: value for key, value in chunk.items() if key not in USUAL and value is not None}
             return []
         self._mend_envelope(chunk)
         before: list[JSONObject] = []
@@ -280,8 +278,6 @@ class OpenAIStream:
             chunk["usage"] = None
         else:
             chunk.pop("usage", None)
-        for key in self._drop:
-            chunk.pop(key, None)
 
     def _chunk(self, choices: list[JSONObject]) -> JSONObject:
         """Return a chunk of our own making."""
