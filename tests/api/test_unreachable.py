@@ -81,11 +81,12 @@ def test_u02_others_are_not_held_up(silent: Silent) -> None:
     stuck = threading.Thread(target=silent.ask, args=["hole-solo"])
     stuck.start()
 
-    began = time.monotonic()
-    for _ in range(20):
+    meanwhile = 0
+    while stuck.is_alive():
         assert silent.ask("well/hole-pair").status == 200
+        meanwhile += stuck.is_alive()
 
-    assert time.monotonic() - began < 0.3, "done before the connect was given up"
+    assert meanwhile, "answered before the connect was given up"
     stuck.join()
 
 
