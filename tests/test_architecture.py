@@ -96,7 +96,7 @@ GATES: dict[str, list[str]] = {
     "json": ["engine.program", "dialects.json"],
     "orjson": [],
     "simplejson": [],
-    "requests": ["doctor", "conversation"],
+    "requests": ["doctor", "conversation", "observability.tracing"],
     "urllib3": [],
     "httpx": [],
 }

@@ -1,6 +1,7 @@
 """The one place where errors become answers."""
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from operator import attrgetter
@@ -19,6 +20,7 @@ from one_api.errors import (
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
+    OutOfDescriptors,
     RequestTimeout,
     RequestTooLarge,
     UnknownPath,
@@ -99,6 +101,8 @@ def _answer_http(error: HTTPException) -> Response:
 
 
 def _answer_bug(error: Exception) -> Response:
-    """Answer 500 and write the cause to the log: it is a bug of ours."""
+    """Answer 500 and write the cause to the log: it is a bug of ours, unless the process may open no more files."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return _answer(OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1))
     logger.error("%s %s failed", request.method, request.path[:256], exc_info=error)
     return _answer(InternalError("Something went wrong in the gateway: its log says more under this request's id."))

@@ -12,9 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -38,6 +40,8 @@ MAX_WAITING = 2048
 _BATCH, _GATHER_S = 512, 1.0
 #: How long the end of the process waits for the last ones, in seconds.
 _LAST_SPANS_S = 2.0
+#: What is read of a collector's answer, in bytes: it says nothing that we need.
+_MAX_ANSWER_BYTES = 64 * 1024
 #: Keys whose forced traces are counted.
 _MAX_KEYS = 10_000
 _SCOPE = InstrumentationScope("one_api", __version__)
@@ -181,7 +185,7 @@ class Tracing:
     # The thread
 
     def _run(self) -> None:
-        exporter = OTLPSpanExporter(self._settings.url)
+        exporter = OTLPSpanExporter(self._settings.url, session=_CollectorSession())
         while not self._stopping or self._waiting:
             if not self._waiting:
                 self._wake.wait()
@@ -205,6 +209,22 @@ class Tracing:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(_LAST_SPANS_S)
+
+
+class _CollectorSession(requests.Session):
+    """Reads no more of a collector's answer than an answer has, and takes a redirect for a failure.
+
+    The exporter alone would read one without end into memory, and count spans as sent that were only redirected.
+    """
+
+    def send(self, request: requests.PreparedRequest, **how: Any) -> requests.Response:
+        """Send a request; an override point of requests."""
+        response = super().send(request, **(how | {"stream": True}))
+        with response:
+            next(response.iter_content(_MAX_ANSWER_BYTES), None)
+        if 300 <= response.status_code < 400:
+            raise requests.RequestException("the collector redirects, which is not followed: correct the endpoint")
+        return response
 
 
 def _named_outside() -> set[str]:

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from one_api.dialects import json
-from one_api.errors import GatewayError, InvalidRequest, NoDeployment, RequestTimeout
+from one_api.errors import GatewayError, InvalidRequest, OutOfDescriptors, RequestTimeout
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.reads import BoundedReads
@@ -74,7 +74,7 @@ class GatewayProtocol(HttpToolsProtocol):
         #: The requests of this connection whose answers are not complete, the oldest first.
         self._waiting: deque[RequestResponseCycle] = deque()
         if len(self.connections) > self.edge.max_connections:
-            self._refuse(NoDeployment("The gateway has too many connections: try again.", retry_after_s=1))
+            self._refuse(OutOfDescriptors("The gateway has too many connections: try again.", retry_after_s=1))
             return
         transport.set_write_buffer_limits(_PENDING_BYTES)
         # A connection without any request is idle, as one between two requests.

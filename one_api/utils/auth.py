@@ -206,8 +206,9 @@ def for_scrapers(view: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         token: Secret | None = g.snapshot.config.metrics.token
         if token is not None:
-            given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(digest_of(given), digest_of(f"Bearer {token.reveal()}")):
+            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            known = hmac.compare_digest(digest_of(given.strip()), digest_of(token.reveal()))
+            if scheme.lower() != "bearer" or not known:
                 raise Unauthorized(
                     "This address is for `Authorization: Bearer TOKEN`, with the token of metrics.token."
                 )

@@ -320,6 +320,10 @@ def test_with_a_token_it_is_asked_for_everywhere() -> None:
         found = bed.get("/metrics", key=TOKEN, headers={"X-Forwarded-For": "1.2.3.4"})
 
         assert found.status == 200
+        # The scheme is written in any case, as everywhere in HTTP (RFC 9110, 11.1).
+        ways = {"bearer {}": 200, "BEARER  {}": 200, "Basic {}": 401, "{}": 401, "Bearer {}x": 401, "Bearer": 401}
+        for way, status in ways.items():
+            assert bed.get("/metrics", key=None, headers={"Authorization": way.format(TOKEN)}).status == status, way
         assert 'one_api_limit_refusals_total{limit="requests",worker="0"} 1' in found.body.decode()
         assert TOKEN not in bed.gateway.log
 

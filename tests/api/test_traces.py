@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.serving.clients import wait_until
 from tests.support import WaitFor, completion, error, json_reply, sse, text_chunks, tokens
-from tests.support.collector import Collector, Exported, collecting, silent_collector
+from tests.support.collector import Collector, Exported, collecting, odd_collector, silent_collector
 
 from .bed import Answer, Bed, running_bed
 
@@ -237,6 +238,29 @@ def test_what_is_left_is_sent_at_the_end() -> None:
         assert ids <= {span.attributes.get("one_api.request_id") for span in collector.spans}
 
 
+def spans_dropped(bed: Bed) -> float:
+    """What the metrics say."""
+    text = bed.get("/metrics", key=None).body.decode()
+    (dropped,) = [line for line in text.splitlines() if line.startswith("one_api_spans_dropped_total")]
+    return float(dropped.split()[-1])
+
+
+def test_an_answer_of_the_collector_without_end_is_not_read_to_its_end() -> None:
+    endless = odd_collector(b"HTTP/1.1 200 OK\r\n\r\n", bytes(65536))
+    with endless as (url, hung_up), running_bed(telemetry={"endpoint": url, "ratio": 1.0}) as bed:
+        bed.ask(bed.model())
+
+        assert hung_up.wait(15)
+
+
+@pytest.mark.parametrize("status", [301, 307, 400, 413])
+def test_spans_that_the_collector_does_not_take_are_counted(status: int) -> None:
+    head = f"HTTP/1.1 {status} Odd\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n".encode()
+    with odd_collector(head) as (url, _), running_bed(telemetry={"endpoint": url, "ratio": 1.0}) as bed:
+        bed.ask(bed.model())
+        wait_until(lambda: spans_dropped(bed) >= 2, "the spans to be counted")
+
+
 def test_a_collector_that_never_answers_costs_nothing() -> None:
     with silent_collector() as url, running_bed(telemetry={"endpoint": url, "ratio": 1.0}) as bed:
         with bed.connect() as client:
@@ -245,9 +269,7 @@ def test_a_collector_that_never_answers_costs_nothing() -> None:
                 client.send(request * 10)
                 for _ in range(10):
                     assert client.read_response().status == 404
-        text = bed.get("/metrics", key=None).body.decode()
-        (dropped,) = [line for line in text.splitlines() if line.startswith("one_api_spans_dropped_total")]
-        assert float(dropped.split()[-1]) >= 2200 - 2048
+        assert spans_dropped(bed) >= 2200 - 2048
         began = time.monotonic()
         bed.gateway.terminate()
         bed.gateway.wait()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import Gateway, ScriptedUpstream, WaitFor, sse, text_chunks
 
-from .clients import ask, chat, connect, wait_until
+from .clients import ask, chat, connect, request, wait_until
 
 FILES = 64
 
@@ -62,6 +62,12 @@ def poor(upstream: ScriptedUpstream) -> Iterator[Gateway]:
         yield gateway
 
 
+def open_files(gateway: Gateway) -> int:
+    """How many files the worker has open."""
+    (worker,) = gateway.worker_pids()
+    return len(list(Path(f"/proc/{worker}/fd").iterdir()))
+
+
 def test_too_low_a_limit_is_logged_at_the_start(poor: Gateway) -> None:
     poor.wait_for_log(f"{FILES} open files are allowed")
 
@@ -88,6 +94,24 @@ def test_without_descriptors_the_gateway_itself_is_overloaded(
     # Once a minute. New clients have a line of their own, which is counted below.
     assert 1 <= poor.log.count("no file descriptor is left for connections to upstreams") <= 2
     assert 502 not in {record["status"] for record in poor.call_records()}
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/openapi.json", "/admin/config", "/ready", "/v1/models", "/docs"])
+def test_without_descriptors_no_page_is_a_bug(poor: Gateway, path: str) -> None:
+    wait_until(lambda: is_answered(poor, request(poor, "GET", "/health")), "an answer")
+    before = open_files(poor)
+    with contextlib.ExitStack() as clients:
+        opened = [clients.enter_context(connect(poor)) for _ in range(FILES * 2)]
+        assert opened[-1].read_response().status == 503  # all descriptors are taken
+        key = "admin-key" if path.startswith("/admin") else "test-key"
+        headers = {"Host": "127.0.0.1", "Authorization": f"Bearer {key}", "Accept": "text/html"}
+        opened[0].send(request(poor, "GET", path, headers))
+        answer = opened[0].read_response()
+
+    assert answer.status in (200, 503)
+    if answer.status == 503:
+        assert (answer.json["error"]["code"], answer.headers.first("retry-after")) == ("gateway_overloaded", "1")
+    wait_until(lambda: open_files(poor) <= before, "their connections to be closed")
 
 
 def test_a_client_that_there_is_no_descriptor_for_is_told_so(poor: Gateway) -> None:

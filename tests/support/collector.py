@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +97,35 @@ def silent_collector() -> Iterator[str]:
     """The address of one that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def odd_collector(head: bytes, piece: bytes = b"") -> Iterator[tuple[str, threading.Event]]:
+    """The address of one that answers every export with a head, and then with a piece again and again.
+
+    The event is set when its client has hung up on that.
+    """
+    hung_up = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            try:
+                self.request.sendall(head)
+                while piece:
+                    self.request.sendall(piece)
+            except OSError:
+                hung_up.set()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", hung_up
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _spans(body: bytes) -> Iterator[Exported]:
