@@ -441,7 +441,7 @@ def test_the_reasoning_of_a_call_under_way_goes_on_with_the_conversation(
     call = {"index": 0, "id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     thought = completion(None, finish="tool_calls", reasoning_content="hm", tool_calls=[call])
     chunks = tool_chunks(("f", "{}"))
-    chunks[0]["choices"][0]["delta"]["reasoning_content"] = "hm"  # type: ignore[index,call-overload]
+    chunks[0]["choices"][0]["delta"]["reasoning_content"] = "hm"
     keeping.a.on(model, sse(*chunks) if stream else json_reply(thought), json_reply(completion("ok")))
     first = respond(keeping, model, "one", tools=[F], stream=stream, reasoning={"summary": summary})
     kept = final(first) if stream else first.json
