@@ -592,3 +592,19 @@ def test_failures_may_come_without_an_error_frame(switched: Bed) -> None:
     switched.a.on(model, sse(*text_chunks("Hel", "lo", finish=None), Close(), done=False))
 
     assert kinds(respond(switched, model, stream=True))[-1] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("finish", "kinds"), [("stop", ["reasoning", "message"]), ("length", ["reasoning"])], ids=["done", "cut"]
+)
+def test_a_model_that_has_only_thought_has_said_nothing(bed: Bed, stream: bool, finish: str, kinds: list[str]) -> None:
+    """It has answered with nothing; one that was cut had not come to that."""
+    model = bed.model()
+    chunks = text_chunks(finish=finish)
+    chunks[0]["choices"][0]["delta"] = {"role": "assistant", "reasoning_content": "hm"}
+    bed.a.on(model, sse(*chunks) if stream else json_reply(completion(None, finish=finish, reasoning_content="hm")))
+
+    answer = respond(bed, model, stream=stream)
+
+    output = (final(answer) if stream else answer.json)["output"]
+    assert [item["type"] for item in output] == kinds
