@@ -301,7 +301,7 @@ def _prices() -> None:
 @_prices.command("show")
 @click.argument("model")
 def _show(model: str) -> None:
-    """Print the prices of MODEL, in US dollars per million tokens, and where they are from.
+    """Print the prices of MODEL in US dollars, per million tokens and for one of each other unit, and their source.
 
     MODEL is adapter/model, or the name of a group or of a model that clients use.
     """

@@ -421,6 +421,8 @@ UP = "adapters: {up: {type: openai, base_url: 'http://up.example', %s}}"
         ("api_keys: [{key: a}, {kee: b, key: b}]", "api_keys[1].kee", "Did you mean key?"),
         (UP % "models: [m]" + "\nmodel_groups: {g: {targets: [{model: up/m, wait: 1}]}}",
          "model_groups.g.targets[0].wait", "Did you mean weight?"),
+        ("prices: {models: {a/x: {units: {image: 1}}}}", "prices.models.a/x.units.image", "Did you mean images?"),
+        ("prices: {models: {a/x: {units: {pixels: 1}}}}", "prices.models.a/x.units.pixels", "Known here: characters"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_an_error_with_a_suggestion(refuse: Refuse, text: str, where: str, says: str) -> None:
@@ -428,6 +430,16 @@ def test_an_unknown_key_is_an_error_with_a_suggestion(refuse: Refuse, text: str,
 
     assert problem.where.endswith(f"one_api.yaml: {where}")
     assert says in str(problem)
+
+
+@pytest.mark.parametrize(
+    "price", ["{}", "{units: {}}", "{units: {images: 1}, output: 1}", "{units: {images: 1}, input: 1}", "{input: 1}"]
+)
+def test_a_price_says_enough(refuse: Refuse, price: str) -> None:
+    problem = only(refuse(f"prices: {{models: {{a/x: {price}}}}}"))
+
+    assert problem.where.endswith("prices.models.a/x")
+    assert "units" in problem.fix
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import difflib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -96,10 +96,8 @@ class Builder:
             return {}
         fields = _fields_of(kind)
         for key in raw:
-            if key not in fields and key != kind.__struct_config__.tag_field:
-                near = difflib.get_close_matches(str(key), fields, 1)
-                fix = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(sorted(fields))}"
-                self._problems.add(_join(where, key), "is not a setting", fix)
+            if key != kind.__struct_config__.tag_field:
+                self._check_key(key, fields, where)
         values = {}
         for name, field in fields.items():
             if name in raw:
@@ -107,6 +105,13 @@ class Builder:
             elif field.required:
                 self._problems.add(_join(where, name), "is missing", "Add it")
         return values
+
+    def _check_key(self, key: object, known: Collection[str], where: str) -> None:
+        """Note a key that is not known at a place."""
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            fix = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(sorted(known))}"
+            self._problems.add(_join(where, key), "is not a setting", fix)
 
     def struct(self, kind: type[S], raw: Any, where: str) -> S | None:
         """Build one struct; returns None after noting what stands in the way."""
@@ -131,6 +136,8 @@ class Builder:
             self._problems.add(where, f"is {_name(raw)}, not a mapping", "Give it fields")
             return None
         if origin is dict:
+            for key in raw if (known := _choices(arguments[0])) else ():
+                self._check_key(key, known, where)
             return {str(key): self._value(arguments[1], child, _join(where, key)) for key, child in raw.items()}
         if origin is tuple and isinstance(raw, list):
             return tuple(self._value(arguments[0], child, f"{where}[{i}]") for i, child in enumerate(raw))

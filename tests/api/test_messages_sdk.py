@@ -196,15 +196,16 @@ def final_of(sdk: Anthropic, model: str, *, stream: bool, **fields: Any) -> anth
 @pytest.mark.parametrize("stream", [False, True])
 def test_citations_of_a_chat_answer_stand_at_its_text(doors: MessagesBed, sdk: Anthropic, stream: bool) -> None:
     model, chunks = doors.model(), text_chunks("Hello")
-    chunks[-1]["choices"][0]["delta"] = {"annotations": [CITED, {"type": "file_citation"}]}  # type: ignore[index,call-overload]
+    chunks[-1]["choices"][0]["delta"] = {"annotations": [CITED, {"type": "file_citation"}]}
     doors.o.on(model, sse(*chunks) if stream else json_reply(completion("Hello", annotations=[CITED])))
 
     (block,) = final_of(sdk, model, stream=stream).content
 
     assert block.type == "text"
-    (cited,) = block.citations or ()
-    assert cited.type == "web_search_result_location"
-    assert (cited.url, cited.title, cited.cited_text) == ("https://x.example/a", "A", "all of it")
+    cited: Any = block.citations
+    assert [(each.type, each.url, each.title, each.cited_text) for each in cited] == [
+        ("web_search_result_location", "https://x.example/a", "A", "all of it")
+    ]
 
 
 def test_citations_that_are_ours_are_not_shown_to_anthropic(doors: MessagesBed, sdk: Anthropic) -> None:
@@ -228,7 +229,7 @@ def test_the_words_of_a_spoken_answer_are_its_text(doors: MessagesBed, sdk: Anth
     model, chunks = doors.model(), text_chunks("a", "b")
     for chunk, text in zip(chunks[1:3], ("Hel", "lo"), strict=True):
         audio = {"id": "audio_1", "data": "AAAA", "transcript": text}
-        chunk["choices"][0]["delta"] = {"content": None, "audio": audio}  # type: ignore[index,call-overload]
+        chunk["choices"][0]["delta"] = {"content": None, "audio": audio}
     whole = completion(None, audio={"id": "audio_1", "data": "AAAA", "transcript": "Hello", "expires_at": 1})
     doors.o.on(model, sse(*chunks) if stream else json_reply(whole))
 
@@ -250,7 +251,7 @@ def test_a_tool_with_a_name_that_only_anthropic_takes_is_called_by_it(
         if stream:
             chunks = tool_chunks((short[:10], ""))
             rest = {"index": 0, "function": {"name": short[10:], "arguments": "{}"}}
-            chunks[2]["choices"][0]["delta"] = {"tool_calls": [rest]}  # type: ignore[index,call-overload]
+            chunks[2]["choices"][0]["delta"] = {"tool_calls": [rest]}
             return sse(*chunks)
         call = {"id": "call_0", "type": "function", "function": {"name": short, "arguments": "{}"}}
         return json_reply(completion(None, finish="tool_calls", tool_calls=[call]))

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support import Action, Close, Hang, Reset, Script, WaitFor, chunked, error, json_reply, reply
+from tests.support import Action, Close, Hang, Reset, Script, WaitFor, chunked, completion, error, json_reply, reply
 
 from .bed import KEY, Answer, Body
 from .doors import DoorBed, form, running_doors
@@ -113,6 +113,17 @@ def test_a_failed_moderation_is_an_error_and_never_an_answer(doors: DoorBed) -> 
 
     assert got.status == 503
     assert "results" not in got.json
+
+
+@pytest.mark.parametrize("answer", [{"results": []}, {"results": None}, {"id": "modr-1"}, [], completion("I cannot.")])
+def test_a_moderation_without_a_result_is_none(doors: DoorBed, answer: Any) -> None:
+    model = doors.model("fault")
+    doors.a.on(model, json_reply(answer))
+    doors.b.on(model, json_reply(MODERATED))
+
+    got = doors.call("/v1/moderations", {"model": model, "input": "x"})
+
+    assert (got.status, got.header("x-gateway-deployment")) == (200, f"b/{model}")
 
 
 def test_a_body_keeps_its_bytes_but_for_the_model() -> None:

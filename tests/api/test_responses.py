@@ -433,6 +433,28 @@ def test_a_conversation_goes_on_from_a_response(keeping: Bed, stream: bool) -> N
     assert "tools" not in keeping.last(model).json
 
 
+@pytest.mark.parametrize("summary", [None, "auto"])
+def test_the_reasoning_of_a_call_under_way_goes_on_with_the_conversation(
+    keeping: Bed, stream: bool, summary: str | None
+) -> None:
+    model, other = keeping.model(), keeping.model()
+    call = {"index": 0, "id": "call_0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    thought = completion(None, finish="tool_calls", reasoning_content="hm", tool_calls=[call])
+    chunks = tool_chunks(("f", "{}"))
+    chunks[0]["choices"][0]["delta"]["reasoning_content"] = "hm"
+    keeping.a.on(model, sse(*chunks) if stream else json_reply(thought), json_reply(completion("ok")))
+    first = respond(keeping, model, "one", tools=[F], stream=stream, reasoning={"summary": summary})
+    kept = final(first) if stream else first.json
+    output = [{"type": "function_call_output", "call_id": "call_0", "output": "1"}]
+
+    for asked in (model, other):
+        respond(keeping, asked, output, previous_response_id=kept["id"], tools=[F])
+
+    assert keeping.last(model).json["messages"][1]["reasoning_content"] == "hm"
+    assert "reasoning_content" not in keeping.last(other).json["messages"][1]
+    assert keeping.get(f"/v1/responses/{kept['id']}").json["output"] == kept["output"]
+
+
 def test_a_response_is_read_again_as_it_was(keeping: Bed) -> None:
     first = respond(keeping, keeping.model(), "one")
 
@@ -570,3 +592,19 @@ def test_failures_may_come_without_an_error_frame(switched: Bed) -> None:
     switched.a.on(model, sse(*text_chunks("Hel", "lo", finish=None), Close(), done=False))
 
     assert kinds(respond(switched, model, stream=True))[-1] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("finish", "kinds"), [("stop", ["reasoning", "message"]), ("length", ["reasoning"])], ids=["done", "cut"]
+)
+def test_a_model_that_has_only_thought_has_said_nothing(bed: Bed, stream: bool, finish: str, kinds: list[str]) -> None:
+    """It has answered with nothing; one that was cut had not come to that."""
+    model = bed.model()
+    chunks = text_chunks(finish=finish)
+    chunks[0]["choices"][0]["delta"] = {"role": "assistant", "reasoning_content": "hm"}
+    bed.a.on(model, sse(*chunks) if stream else json_reply(completion(None, finish=finish, reasoning_content="hm")))
+
+    answer = respond(bed, model, stream=stream)
+
+    output = (final(answer) if stream else answer.json)["output"]
+    assert [item["type"] for item in output] == kinds

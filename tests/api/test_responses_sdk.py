@@ -143,7 +143,7 @@ def test_the_words_of_a_spoken_answer_are_its_text(bed: Bed, client: OpenAI, str
     model, chunks = bed.model(), text_chunks("a", "b")
     for chunk, text in zip(chunks[1:3], ("Hel", "lo"), strict=True):
         audio = {"id": "audio_1", "data": "AAAA", "transcript": text}
-        chunk["choices"][0]["delta"] = {"content": None, "audio": audio}  # type: ignore[index,call-overload]
+        chunk["choices"][0]["delta"] = {"content": None, "audio": audio}
     whole = completion(None, audio={"id": "audio_1", "data": "AAAA", "transcript": "Hello", "expires_at": 1})
     bed.a.on(model, sse(*chunks) if stream else json_reply(whole))
 

@@ -56,6 +56,8 @@ class Door:
     is_paid_each: bool = False
     #: The fields of an answer in JSON by which it is known not to be an error.
     fields: frozenset[str] = frozenset()
+    #: A list without which an answer says nothing, and clients would read it as one that does.
+    required: str | None = None
 
 
 _JSON: frozenset[AnswerType] = frozenset({"json"})
@@ -63,7 +65,7 @@ _IMAGES: frozenset[AnswerType] = frozenset({"json", "events"})
 _WORDS: frozenset[AnswerType] = frozenset({"json", "events", "text"})
 _SOUND: frozenset[AnswerType] = frozenset({"binary", "events"})
 
-MODERATIONS = Door("moderation", "/moderations", _JSON, fields=frozenset({"results"}))
+MODERATIONS = Door("moderation", "/moderations", _JSON, fields=frozenset({"results"}), required="results")
 IMAGES = Door("image", "/images/generations", _IMAGES, 300.0, is_paid_each=True, fields=frozenset({"data"}))
 IMAGE_EDITS = Door("image", "/images/edits", _IMAGES, 300.0, is_paid_each=True, fields=frozenset({"data"}))
 TRANSCRIPTIONS = Door("transcription", "/audio/transcriptions", _WORDS, fields=frozenset({"text", "segments"}))
@@ -201,7 +203,7 @@ def read_json(data: bytes, door: Door) -> Any:
 
     Raises:
         ErrorPayload: when it reports an error.
-        InvalidAnswer: when it is no JSON.
+        InvalidAnswer: when it is no JSON, or says nothing.
     """
     try:
         value = json.decode(data)
@@ -209,6 +211,10 @@ def read_json(data: bytes, door: Door) -> Any:
         raise InvalidAnswer(f"it is not JSON: {error}") from None
     if isinstance(value, dict) and door.fields.isdisjoint(value):
         check_error(value)
+    if door.required is not None:
+        found = value.get(door.required) if isinstance(value, dict) else None
+        if not isinstance(found, list) or not found:
+            raise InvalidAnswer(f"it has no `{door.required}`")
     return value
 
 

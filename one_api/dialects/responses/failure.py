@@ -15,6 +15,10 @@ _CODES = {
     "content_filter": "invalid_prompt",
     "invalid_prompt": "invalid_prompt",
 }
+#: With these statuses the same request fails each time.
+_FAULTS_OF_REQUESTS = (400, 413, 422)
+#: What a sentence ends with.
+_ENDS = (".", "!", "?")
 #: What this dialect calls parameters of chat.
 _PARAMETERS = {
     "max_completion_tokens": "max_output_tokens",
@@ -33,9 +37,11 @@ def failure_of(error: GatewayError) -> JSONObject:
     code = _CODES.get(error.code or "")
     if code is None and isinstance(error, (NoDeployment, UpstreamOverloaded)):
         code = "server_is_overloaded"
+    if code is None and error.status in _FAULTS_OF_REQUESTS:
+        code = "invalid_prompt"
     message = error.message
     if code == "rate_limit_exceeded" and (wait_s := error.wait_s) is not None:
-        message = f"{message} Please try again in {max(1, math.ceil(wait_s))}s."
+        message = f"{message}{'' if message.endswith(_ENDS) else '.'} Please try again in {max(1, math.ceil(wait_s))}s."
     return {"code": code or "server_error", "message": message}
 
 

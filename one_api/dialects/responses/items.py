@@ -58,17 +58,17 @@ class _Turn:
 class InputReader:
     """Reads the items of one request, in order; ``tools`` gives functions their names.
 
-    ``unseal`` returns what a reasoning item carries, or None; ``offset`` is how many items at the start are not the
+    ``carried`` returns what a reasoning item carries, or None; ``offset`` is how many items at the start are not the
     client's own, so that paths count from the first that is.
     """
 
     def __init__(
-        self, items: list[Any], tools: ToolTable, unseal: Callable[[str], JSONObject | None], offset: int = 0
+        self, items: list[Any], tools: ToolTable, carried: Callable[[JSONObject], JSONObject | None], offset: int = 0
     ) -> None:
         self.messages: list[JSONObject] = []
         self._items = items
         self._tools = tools
-        self._unseal = unseal
+        self._carried = carried
         self._offset = offset
         self._turn: _Turn | None = None
         #: Outputs that are not used yet, by the id of their call; they stand in the order of the list.
@@ -158,8 +158,7 @@ class InputReader:
         turn.positions.append(i)
 
     def _read_reasoning(self, item: JSONObject) -> None:
-        sealed = item.get("encrypted_content")
-        carried = self._unseal(sealed) if isinstance(sealed, str) else None
+        carried = self._carried(item)
         if carried is None:
             return
         turn = self._open()

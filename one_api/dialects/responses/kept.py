@@ -48,8 +48,17 @@ class KeptResponse:
         return list(json.decode(self.items))
 
     def all_items(self) -> list[JSONObject]:
-        """Return the items that were sent for it, and then its own."""
-        return [*self.input(), *self.read()["output"]]
+        """Return the items that were sent for it, and then its own.
+
+        Reasoning that is not sealed says whose it is, as ``model``: no other model is to be reminded of it.
+        """
+        response = self.read()
+        model = {"model": response.get("model")}
+        return [*self.input(), *(item | model if _is_open_reasoning(item) else item for item in response["output"])]
+
+
+def _is_open_reasoning(item: JSONObject) -> bool:
+    return item.get("type") == "reasoning" and not isinstance(item.get("encrypted_content"), str)
 
 
 def kept(owner: str, response: JSONObject, items: list[JSONObject], expires: float = 0.0) -> KeptResponse:

@@ -130,7 +130,7 @@ def translate(
     warnings = _dropped(body)
     items = [*history, *own]
     tools = ToolTable(warnings.append)
-    reader = InputReader(items, tools, lambda sealed: _carried(unseal(sealed), model), len(history))
+    reader = InputReader(items, tools, lambda item: _carried(item, model, unseal), len(history))
     _collect_tools(body, items, len(history), tools)
     messages = _instructions(body) + reader.read()
     if not messages:
@@ -156,9 +156,20 @@ def untranslated(body: JSONObject, chat: ChatRequest, items: list[Any]) -> Trans
     return Translated(chat, ToolTable(lambda _: None), _echo(known, chat.model), items, (), store=body.get("store"))
 
 
-def _carried(content: JSONObject | None, model: str) -> JSONObject | None:
-    """Return what a carrier holds if it is of this model: another cannot read it."""
+def _carried(item: JSONObject, model: str, unseal: Callable[[str], JSONObject | None]) -> JSONObject | None:
+    """Return what a reasoning item holds, if it is of this model: another cannot read it.
+
+    It is sealed in the item, or stands in one that was kept here, which says whose it is.
+    """
+    sealed = item.get("encrypted_content")
+    content = unseal(sealed) if isinstance(sealed, str) else item | {"text": _thought_in(item)}
     return content if content is not None and content.get("model") == model else None
+
+
+def _thought_in(item: JSONObject) -> str:
+    """Return the words of a reasoning item, whichever way they were shown."""
+    parts = [*list_of(item, "content", "content"), *list_of(item, "summary", "summary")]
+    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
 
 
 def _check(body: JSONObject) -> None:

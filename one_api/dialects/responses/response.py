@@ -203,7 +203,8 @@ def _output(
         output.append(reasoning_item(identity.item("rs", 0), text, request.reasoning, sealed))
     calls = message.get("tool_calls") or []
     content = _content(message, choice.get("logprobs"))
-    if content or not calls:
+    # A model that has only thought has answered with nothing, unless it was cut before it could.
+    if content or not (calls or (output and status == "incomplete")):
         parts = content or [text_part("", [], [])]
         output.append(message_item(identity.item("msg", len(output)), parts, "completed"))
     for call in calls:

@@ -100,7 +100,9 @@ class ResponseWriter(EventWriter):
         if self._ended:
             return b""
         outcome = outcome_of(self._finish, self._refused, self._now())
-        if not self._output and not self._items:
+        thought = [isinstance(item, ReasoningItem) for item in self._items]
+        thought += [item.get("type") == "reasoning" for item in self._output]
+        if not thought or (all(thought) and outcome.reason is None):
             self._items.append(MessageItem())
         written = [self._opening()]
         while self._items:

@@ -8,6 +8,7 @@ from one_api.dialects.json import JSONObject
 from one_api.errors import (
     GatewayError,
     InternalError,
+    InvalidRequest,
     NoDeployment,
     UpstreamExhausted,
     UpstreamRateLimited,
@@ -286,14 +287,17 @@ def test_a_broken_stream_fails_and_closes_nothing() -> None:
         (NoDeployment("x"), "server_is_overloaded"),
         (UpstreamRejected("x", code="content_policy_violation"), "invalid_prompt"),
         (UpstreamTruncated("x"), "server_error"),
+        (UpstreamRejected("x", status=400, code="unknown_parameter"), "invalid_prompt"),
+        (InvalidRequest("x", status=413), "invalid_prompt"),
     ],
 )
 def test_failures_have_codes_that_clients_know(error: GatewayError, code: str) -> None:
     assert last(failed(error))["error"] == {"code": code, "message": "x"}
 
 
-def test_a_rate_limit_says_when_to_come_back() -> None:
-    found = last(failed(UpstreamRateLimited("Too much.", retry_after_s=6.2)))
+@pytest.mark.parametrize("message", ["Too much", "Too much."])
+def test_a_rate_limit_says_when_to_come_back(message: str) -> None:
+    found = last(failed(UpstreamRateLimited(message, retry_after_s=6.2)))
 
     assert found["error"]["code"] == "rate_limit_exceeded"
     assert found["error"]["message"] == "Too much. Please try again in 7s."

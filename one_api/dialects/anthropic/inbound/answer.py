@@ -34,12 +34,12 @@ def to_message(
     scanner = StopScanner(form.stops if form.cuts else ())
     text = scanner.feed(text) + scanner.end() if text else ""
     calls = [] if scanner.hit else [_call(call, form) for call in said.get("tool_calls") or () if "function" in call]
-    cited = citations_of(said)
-    texts = (
-        {"type": "text", "text": text} | ({"citations": cited} if cited else {}),
-        {"type": "text", "text": refusal},
-    )
-    content = _thought(said, form, seal) + [each for each in texts if each["text"].strip()]
+    content = _thought(said, form, seal)
+    if text.strip():
+        cited = citations_of(said)
+        content.append({"type": "text", "text": text} | ({"citations": cited} if cited else {}))
+    if refusal.strip():
+        content.append({"type": "text", "text": refusal})
     usage = completion.get("usage")
     whole = all(isinstance(call["input"], dict) and "_raw_arguments" not in call["input"] for call in calls)
     stop = Stop.of(choice, form, called=bool(calls), whole=whole, cut=scanner.stop)
