@@ -20,6 +20,7 @@ from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
+from one_api.upstream.compression import refuse_cut_answers
 from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors
@@ -74,6 +75,7 @@ class Upstream:
     def _open_session(self) -> aiohttp.ClientSession:
         """Return the session; made on first use, so that it belongs to the loop that uses it."""
         if self._session is None:
+            refuse_cut_answers()
             connector = (
                 # A new connection costs nothing here, and the engine closes those that are kept.
                 aiohttp.UnixConnector(self._unix_socket, limit=0, force_close=True)

@@ -115,6 +115,13 @@ class BoundedHandler(ResponseHandler):
                 return
         super().data_received(data[start:] if start else data)
 
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Fail, and the body under way too: its reader would wait where the framing ends and what it holds does not."""
+        body = self._payload
+        super().set_exception(exc, *cause)
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the body cannot be read"))
+
     def eof_received(self) -> None:
         """Parse what has waited, and end."""
         self._go_on()

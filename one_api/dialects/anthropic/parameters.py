@@ -29,9 +29,9 @@ KNOWN = frozenset({
     *_DROPPED, *_REFUSED,
     "model", "messages", "max_completion_tokens", "max_tokens", "temperature", "top_p", "top_k", "stop", "stream",
     "stream_options", "n", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call",
-    "response_format", "reasoning_effort", "thinking", "user", "safety_identifier", "metadata", "service_tier",
-    "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "output_config", "prediction", "moderation",
-    "web_search_options",
+    "response_format", "reasoning_effort", "reasoning", "thinking", "user", "safety_identifier", "metadata",
+    "service_tier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "output_config", "prediction",
+    "moderation", "web_search_options",
 })  # fmt: skip
 
 

@@ -40,29 +40,74 @@ class Reasoning:
         return Reasoning(effort=self.effort)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How much the client wants the model to think."""
+
+    #: One of ``LEVELS``; None: it does not say.
+    level: str | None
+    #: The parameter that says so.
+    param: str
+    #: Is the reasoning to be shown?
+    show: bool
+    #: The budget, if it is given as one, in tokens.
+    tokens: int | None = None
+
+
 def reasoning(body: JSONObject, traits: ModelTraits, max_tokens: int, notes: Notes, *, show: bool) -> Reasoning:
-    """Read ``thinking``, ``output_config``, ``reasoning_effort``; ``max_tokens`` covers thinking and answer together.
+    """Read every parameter that asks for thinking; ``max_tokens`` covers thinking and answer together.
+
+    Of ``thinking`` (Anthropic's), ``reasoning_effort`` (OpenAI's), ``reasoning`` (OpenRouter's) and ``output_config``
+    (Anthropic's) the first one that is given wins.
 
     Raises:
         InvalidRequest: for another type or an unknown level.
     """
-    native, level = body.get("thinking"), body.get("reasoning_effort")
-    if level is not None and (not isinstance(level, str) or level not in LEVELS):
-        message = f"Invalid value for `reasoning_effort`. Supported values are: {', '.join(LEVELS)}."
-        raise refused(message, "reasoning_effort", "invalid_value")
+    native, asked = body.get("thinking"), _asked(body, notes, show=show)
     effort = _native_effort(body, traits, notes)
     if native is not None:
         if not isinstance(native, dict):
             raise wrong_type("thinking", "an object", native)
-        if level is not None:
-            notes.warn("reasoning_effort", "`thinking` is given too, and wins.")
+        if asked.level is not None:
+            notes.warn(asked.param, "`thinking` is given too, and wins.")
         return Reasoning(native, effort, asked_by="thinking")
-    if level is None:
-        on = traits.thinks == "on" and show and "adaptive" in traits.thinking
+    if asked.level is None:
+        on = traits.thinks == "on" and asked.show and "adaptive" in traits.thinking
         return Reasoning(_adaptive(show=True) if on else None, effort)
     if effort is not None:
-        notes.warn("output_config", "`reasoning_effort` is given too, and wins.")
-    return _of_level(level, traits, max_tokens, notes, show)
+        notes.warn("output_config", f"`{asked.param}` is given too, and wins.")
+    return _of_level(asked, traits, max_tokens, notes)
+
+
+def _asked(body: JSONObject, notes: Notes, *, show: bool) -> _Asked:
+    """Read ``reasoning_effort``, and the object ``reasoning`` that OpenRouter has in its place."""
+    level, config = body.get("reasoning_effort"), body.get("reasoning")
+    if level is not None:
+        if config is not None:
+            notes.warn("reasoning", "`reasoning_effort` is given too, and wins.")
+        return _Asked(_level(level, "reasoning_effort"), "reasoning_effort", show)
+    if config is None:
+        return _Asked(None, "reasoning_effort", show)
+    if not isinstance(config, dict):
+        raise wrong_type("reasoning", "an object", config)
+    level, tokens = config.get("effort"), config.get("max_tokens")
+    show = show and config.get("exclude") is not True
+    if level is not None:
+        return _Asked(_level(level, "reasoning.effort"), "reasoning", show)
+    if tokens is not None:
+        if isinstance(tokens, bool) or not isinstance(tokens, int):
+            raise wrong_type("reasoning.max_tokens", "an integer", tokens)
+        nearest = next((name for name, budget in BUDGETS.items() if budget >= tokens), "max")
+        return _Asked(nearest if tokens > 0 else "none", "reasoning", show, tokens)
+    enabled = config.get("enabled")
+    return _Asked("medium" if enabled is True else "none" if enabled is False else None, "reasoning", show)
+
+
+def _level(level: Any, param: str) -> str:
+    if not isinstance(level, str) or level not in LEVELS:
+        message = f"Invalid value for `{param}`. Supported values are: {', '.join(LEVELS)}."
+        raise refused(message, param, "invalid_value")
+    return level
 
 
 def _native_effort(body: JSONObject, traits: ModelTraits, notes: Notes) -> str | None:
@@ -87,24 +132,25 @@ def _adaptive(*, show: bool) -> JSONObject:
     return {"type": "adaptive", "display": "summarized"} if show else {"type": "adaptive"}
 
 
-def _of_level(level: str, traits: ModelTraits, max_tokens: int, notes: Notes, show: bool) -> Reasoning:
+def _of_level(asked: _Asked, traits: ModelTraits, max_tokens: int, notes: Notes) -> Reasoning:
+    level = str(asked.level)
     if level == "none":
-        return _off(traits, notes, show)
+        return _off(asked, traits, notes)
     if "adaptive" in traits.thinking:
-        effort = _nearest("low" if level == "minimal" else level, traits, notes)
-        needed = not traits.always_thinks or show
-        return Reasoning(_adaptive(show=show) if needed else None, effort, "reasoning_effort")
+        effort = _nearest("low" if level == "minimal" else level, traits, notes, asked.param)
+        needed = not traits.always_thinks or asked.show
+        return Reasoning(_adaptive(show=asked.show) if needed else None, effort, asked.param)
     if "enabled" in traits.thinking:
-        return _budget(BUDGETS[level], max_tokens, notes, show)
-    notes.warn("reasoning_effort", "This model does not think.")
+        return _budget(asked, max_tokens, notes)
+    notes.warn(asked.param, "This model does not think.")
     return Reasoning()
 
 
-def _off(traits: ModelTraits, notes: Notes, show: bool) -> Reasoning:
+def _off(asked: _Asked, traits: ModelTraits, notes: Notes) -> Reasoning:
     """Return what comes nearest to no thinking."""
     if traits.always_thinks:
-        notes.warn("reasoning_effort", "This model always thinks: use low.")
-        return Reasoning(_adaptive(show=True) if show else None, _lowest(traits), "reasoning_effort")
+        notes.warn(asked.param, "This model always thinks: use low.")
+        return Reasoning(_adaptive(show=True) if asked.show else None, _lowest(traits), asked.param)
     if traits.thinks != "off" and "disabled" in traits.thinking:
         return Reasoning({"type": "disabled"})
     return Reasoning()
@@ -114,7 +160,7 @@ def _lowest(traits: ModelTraits) -> str | None:
     return traits.effort[0] if traits.effort else None
 
 
-def _nearest(level: str, traits: ModelTraits, notes: Notes, param: str = "reasoning_effort") -> str | None:
+def _nearest(level: str, traits: ModelTraits, notes: Notes, param: str) -> str | None:
     """Return the level, or the next one below it that the model knows."""
     if level in traits.effort:
         return level
@@ -123,13 +169,14 @@ def _nearest(level: str, traits: ModelTraits, notes: Notes, param: str = "reason
     return below[-1] if below else _lowest(traits)
 
 
-def _budget(tokens: int, max_tokens: int, notes: Notes, show: bool) -> Reasoning:
+def _budget(asked: _Asked, max_tokens: int, notes: Notes) -> Reasoning:
     """Return thinking within a budget; the client's limit, which covers the answer too, is never raised."""
     if max_tokens <= LEAST_BUDGET:
-        notes.warn("reasoning_effort", f"Thinking needs a `max_tokens` above {LEAST_BUDGET}.")
+        notes.warn(asked.param, f"Thinking needs a `max_tokens` above {LEAST_BUDGET}.")
         return Reasoning()
+    tokens = max(LEAST_BUDGET, asked.tokens or BUDGETS[str(asked.level)])
     thinking: JSONObject = {"type": "enabled", "budget_tokens": min(tokens, max_tokens - 1)}
-    return Reasoning(thinking | ({"display": "summarized"} if show else {}), asked_by="reasoning_effort")
+    return Reasoning(thinking | ({"display": "summarized"} if asked.show else {}), asked_by=asked.param)
 
 
 def sampling(body: JSONObject, traits: ModelTraits, version: str, notes: Notes, *, thinking: bool) -> JSONObject:

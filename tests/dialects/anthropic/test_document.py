@@ -42,6 +42,10 @@ SHOWN: dict[str, dict[str, dict[str, Any]]] = {
         "refused": {"response_format": {"type": "xml"}},
     },
     "reasoning_effort": {"mapped": {"reasoning_effort": "low"}, "warned": {"reasoning_effort": "low", "max_tokens": 9}},
+    "reasoning": {
+        "mapped": {"reasoning": {"effort": "low"}},
+        "warned": {"reasoning": {"effort": "low"}, "max_tokens": 9},
+    },
     "output_config": {
         "mapped": {"output_config": {"effort": "low"}, "model": "claude-opus-5"},
         "warned": {"output_config": {"effort": "low"}},

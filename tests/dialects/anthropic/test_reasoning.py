@@ -120,6 +120,59 @@ def test_a_limit_without_room_for_thinking_turns_it_off(limit: int) -> None:
     assert made.warnings == ("reasoning_effort",)
 
 
+MODELS = [HAIKU, OPUS, FORCELESS, "claude-opus-4-7", "claude-3-opus"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("level", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_an_effort_in_openrouters_words_is_the_same(model: str, level: str) -> None:
+    ours = translated(model=model, max_tokens=8000, reasoning_effort=level)
+    openrouters = translated(model=model, max_tokens=8000, reasoning={"effort": level, "summary": "auto"})
+
+    assert openrouters.body == ours.body
+    assert openrouters.warnings == tuple(name.replace("reasoning_effort", "reasoning") for name in ours.warnings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "level"),
+    [({"enabled": True}, "medium"), ({"enabled": False}, "none"), ({"max_tokens": 0}, "none"), ({}, None),
+     ({"max_tokens": 3000}, "medium"), ({"max_tokens": 10**6}, "max"), ({"effort": None, "enabled": None}, None)],
+)  # fmt: skip
+def test_what_openrouter_has_beside_an_effort_becomes_one(asked: Any, level: str | None) -> None:
+    assert translated(model=OPUS, reasoning=asked).body == translated(model=OPUS, reasoning_effort=level).body
+
+
+@pytest.mark.parametrize(("tokens", "budget_tokens"), [(3000, 3000), (5, 1024), (10**6, 7999)])
+def test_a_budget_is_one_where_the_model_has_budgets(tokens: int, budget_tokens: int) -> None:
+    made = translated(model=HAIKU, max_tokens=8000, reasoning={"max_tokens": tokens})
+
+    assert made.body["thinking"] == budget(budget_tokens)
+    assert made.warnings == ()
+
+
+def test_reasoning_that_is_excluded_is_not_shown() -> None:
+    made = translated(model="claude-opus-4-7", reasoning={"effort": "high", "exclude": True})
+
+    assert made.body["thinking"] == {"type": "adaptive"}
+
+
+def test_of_two_ways_to_ask_for_thinking_one_is_named() -> None:
+    made = translated(model=OPUS, reasoning={"effort": "low"}, reasoning_effort="high")
+    native = translated(model=OPUS, reasoning={"effort": "low"}, thinking={"type": "disabled"})
+
+    assert (made.body["output_config"], made.warnings) == ({"effort": "high"}, ("reasoning",))
+    assert (native.body["thinking"], native.warnings) == ({"type": "disabled"}, ("reasoning",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [({"effort": "extreme"}, ("reasoning.effort", "invalid_value")), ("high", ("reasoning", "invalid_type")),
+     ({"max_tokens": "9"}, ("reasoning.max_tokens", "invalid_type"))],
+)  # fmt: skip
+def test_an_unknown_effort_in_openrouters_words_is_refused(asked: Any, refused: tuple[str, str]) -> None:
+    assert refusal(reasoning=asked) == refused
+
+
 @pytest.mark.parametrize("level", ["", "extreme", 5, ["low"]])
 def test_an_unknown_level_is_refused(level: Any) -> None:
     assert refusal(reasoning_effort=level) == ("reasoning_effort", "invalid_value")
