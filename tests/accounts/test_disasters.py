@@ -164,7 +164,7 @@ def disaster(request: pytest.FixtureRequest, place: Place) -> Disaster:
 
 def keep_asking(bed: Bed, model: str, account: Account | None, stop: threading.Event) -> list[tuple[float, Answer]]:
     """What a client gets that asks until it is told to stop, and how long each answer took."""
-    found = []
+    found: list[tuple[float, Answer]] = []
     for seed in itertools.count():
         if stop.is_set():
             return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from one_api.contract import ChunkStream
+from one_api.contract import ChunkStream, WholeChunks
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTruncated
@@ -16,7 +16,7 @@ from one_api.routing.attempt import RetryLimit
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
 from one_api.routing.policy import Policy
-from one_api.routing.resume import Sent, resumable
+from one_api.routing.resume import Sent, after_the_same, resumable
 from one_api.routing.selection import Route
 from tests.utils.fake_adapter import END, ROLE, FakeAdapter, Piece, Scripted, say
 
@@ -100,6 +100,13 @@ async def test_an_answer_that_begins_the_same_gives_the_rest(pieces: list[Piece]
     assert await groups.told() == ("one two three", None)
     assert groups.outcomes == [("a", "UpstreamTruncated"), ("b", "ok")]
     assert groups.record.deployment == "b/m"
+
+
+async def test_an_answer_that_has_ended_before_it_is_read_gives_the_rest() -> None:
+    stream = WholeChunks([say("ab"), say("cd")])
+    stream.ended = True  # all of it came with the first event
+
+    assert await after_the_same(stream, lambda: None, [("content", "ab")]) == [say("cd")]
 
 
 async def test_every_cut_of_a_text_is_resumed_to_the_same_text() -> None:
