@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import time
 from collections.abc import AsyncIterator
-from functools import partial
 
 from flask import Blueprint, Response, request
 
@@ -23,6 +22,8 @@ metrics = Blueprint("metrics", __name__)
 #: How long another process may be silent, in seconds; one that is for longer is left out.
 _ANSWER_S = 0.5
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
+#: How much of the text is put together, and sent, before others have the loop, in bytes.
+_PIECE_BYTES = 16 * 1024
 #: Steps of a long loop after which others have the loop.
 _AT_ONCE = 100
 
@@ -34,25 +35,34 @@ async def scrape() -> Response:
     parts = service()
     if parts.scrape is None or parts.scrape.done():  # those that come meanwhile get the same
         parts.scrape = asyncio.create_task(_gather(parts))
-    text = await asyncio.shield(parts.scrape)
+    pieces = await asyncio.shield(parts.scrape)
     headers = {"vary": "accept-encoding"}
     if request.accept_encodings["gzip"]:
-        text = await asyncio.to_thread(partial(gzip.compress, text, 1))
+        pieces = [await asyncio.to_thread(_compressed, pieces)]
         headers["content-encoding"] = "gzip"
-    return PlainResponse(text, content_type=_TYPE, headers=headers)
+    headers["content-length"] = str(sum(map(len, pieces)))
+    return PlainResponse(pieces, content_type=_TYPE, headers=headers)
 
 
-async def _gather(parts: Service) -> bytes:
-    """Return the text of all processes."""
+def _compressed(pieces: list[bytes]) -> bytes:
+    return gzip.compress(b"".join(pieces), 1)
+
+
+async def _gather(parts: Service) -> list[bytes]:
+    """Return the text of all processes, in pieces."""
     own, others = await asyncio.gather(_own(parts), parts.siblings.ask_each({"metrics": True}, _ANSWER_S))
     name = parts.metrics.worker_up.name
     for slot, answer in others.items():
         own += [{name: f'{name}{{worker="{slot}"}} 0\n'}] if answer is None else answer
-    pieces = []
+    pieces: list[bytes] = []
+    held = bytearray()
     for text in exposition(parts.metrics, own):
-        pieces.append(text.encode())
-        await asyncio.sleep(0)
-    return b"".join(pieces)
+        held += text.encode()
+        if len(held) >= _PIECE_BYTES:
+            pieces.append(bytes(held))
+            held.clear()
+            await asyncio.sleep(0)
+    return [*pieces, bytes(held)]
 
 
 async def _own(parts: Service) -> list[JSONObject]:

@@ -46,7 +46,7 @@ class Service:
     #: The requests under way, probes and scrapes left out.
     calls: set[Call] = field(default_factory=set)
     #: The scrape that is under way, or the last one.
-    scrape: "asyncio.Task[bytes] | None" = None
+    scrape: "asyncio.Task[list[bytes]] | None" = None
     #: Returns how many clients are connected; set by a server that knows.
     connections: Callable[[], int | None] = lambda: None
     #: The last chat requests, whichever observers there are.

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -62,10 +62,26 @@ class LogObserver:
                 return
             fields["sample"] = self._sample
         if self._as_json:
-            line = json.encode(head_of("call") | fields).decode()
+            line = json_line(head_of("call") | fields)
         else:
             line = f"{_local_second(int(time.time()))} {_shown(fields)}"
         self._writer.write(line)
+
+
+def json_line(value: Mapping[str, Any] | list[Any]) -> str:
+    """Return JSON in ASCII and what else can be seen.
+
+    Separators of lines, marks of direction and the like are escaped: readers and terminals obey them.
+    """
+    text = json.encode(value).decode()
+    return text if text.isprintable() else "".join(map(_seen, text))
+
+
+def _seen(character: str) -> str:
+    if character.isprintable():
+        return character
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[place : place + 4]}" for place in range(0, len(units), 4))
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]+").fullmatch
@@ -84,7 +100,7 @@ def _shown(fields: dict[str, object]) -> str:
 def _plain(value: object) -> str:
     """Return a value for a text line: nothing in it can end the line or pass for another field."""
     if isinstance(value, str):
-        return value if _PLAIN(value) else json.encode([value]).decode()[1:-1]
+        return value if _PLAIN(value) else json_line([value])[1:-1]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -166,7 +182,8 @@ class LineWriter(logging.Handler):
             batch.append(self._lines.popleft())
         self._held_characters = 0
         if self._dropped:
-            batch.append(f"{self._dropped} log lines were dropped: the log is not read fast enough")
+            lost = f"{self._dropped} log lines were dropped: the log is not read fast enough"
+            batch.append(self.format(logging.LogRecord("one_api", logging.WARNING, "", 0, lost, None, None)))
             self._dropped = 0
         if batch:
             try:
@@ -265,7 +282,7 @@ class JSONFormatter(logging.Formatter):
         fields |= {"logger": record.name, "message": record.getMessage(), **getattr(record, "facts", {})}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.encode(fields).decode()
+        return json_line(fields)
 
 
 def set_up_logging(level: str, *, as_json: bool) -> LineWriter:

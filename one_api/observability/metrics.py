@@ -25,7 +25,7 @@ from one_api.observability.cells import (
 from one_api.records import NANO, AttemptRecord, CallRecord
 
 #: Samples, about, that are written before others have the loop.
-_AT_ONCE = 200
+_AT_ONCE = 50
 #: What a deployment can be in, see ``routing.explain.state_of``.
 STATES = ("closed", "open", "half_open", "probing", "ramping", "cooling_down", "full")
 #: A deployment that is not there any more is forgotten after so many seconds.

@@ -4,9 +4,7 @@ import asyncio
 import re
 from asyncio import TimerHandle
 from collections import deque
-from collections.abc import Mapping
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -14,12 +12,11 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from one_api.dialects import json
 from one_api.errors import GatewayError, InvalidRequest, OutOfDescriptors, RequestTimeout
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.reads import BoundedReads
-from one_api.serving.transport import ANSWER, AnswerWriter, Flow
+from one_api.serving.transport import ANSWER, AnswerWriter, Flow, whole_answer
 from one_api.settings.sections import ServerConfig
 
 #: What may wait for the kernel before the application has to wait, in bytes.
@@ -49,6 +46,8 @@ class GatewayProtocol(HttpToolsProtocol):
     #: Shared by all connections and streams of the process; set by the worker, too.
     scheduler = FairScheduler()
     _read_buffer = bytearray(_READ_BYTES)
+    #: The address of the request that is parsed, as far as it has come.
+    url = b""
     _head_timer: TimerHandle | None = None
     _write_timer: TimerHandle | None = None
     _abort_timer: TimerHandle | None = None
@@ -312,7 +311,7 @@ class GatewayProtocol(HttpToolsProtocol):
             _dismiss(each)  # whatever it was going to say is not heard any more
         if not speaking and not self.transport.is_closing():
             dated = {name.decode(): value.decode() for name, value in self.server_state.default_headers}
-            self.transport.write(whole_answer(error, dated))
+            self.transport.write(whole_answer(error, dated, self.url))
         self.transport.close()
         self._abort_later()
 
@@ -376,17 +375,3 @@ def _dismiss(cycle: RequestResponseCycle) -> None:
     if extensions is not None:
         extensions.pop(ANSWER, None)  # it leads back to the scope of a request that has not begun
         extensions[EXTENSION].fire()
-
-
-def whole_answer(error: GatewayError, headers: Mapping[str, str]) -> bytes:
-    """Return an error as the last answer of a connection, head and all; ``headers`` are those of every answer."""
-    body = json.encode(error.to_openai())
-    fields: dict[str, Any] = {
-        **headers,
-        "content-type": "application/json",
-        "content-length": len(body),
-        "connection": "close",
-        **error.headers(),
-    }
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n{head}\r\n".encode() + body

@@ -190,6 +190,7 @@ async def _read_parts(
         if not line.endswith(b"\n") or size > _MAX_ANSWER_BYTES:
             return None
         parts.append(json.decode_object(line))
+        await asyncio.sleep(0)  # the next lines may be there already: others have the loop between them
         silence.reschedule(asyncio.get_running_loop().time() + silence_s)
     return parts
 

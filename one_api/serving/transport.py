@@ -2,13 +2,21 @@
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from one_api.dialects import json
+from one_api.dialects.anthropic.inbound.errors import to_anthropic
+from one_api.errors import GatewayError
+
 #: The server puts a request's ``AnswerWriter`` under this name, among the ``extensions`` of its ASGI scope.
 ANSWER = "one_api.answer"
+#: In an address it means that errors are read in Anthropic's form.
+_ANTHROPIC_PATH = b"/v1/messages"
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 #: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.
@@ -108,6 +116,23 @@ class AnswerWriter:
             if not cycle.keep_alive:
                 cycle.transport.close()
             cycle.on_response()
+
+
+def whole_answer(error: GatewayError, headers: Mapping[str, str], address: bytes = b"") -> bytes:
+    """Return an error as the last answer of a connection, head and all.
+
+    ``headers`` are those of every answer, ``address`` is what was asked for, as far as that is known.
+    """
+    body = json.encode(to_anthropic(error) if _ANTHROPIC_PATH in address else error.to_openai())
+    fields: dict[str, Any] = {
+        **headers,
+        "content-type": "application/json",
+        "content-length": len(body),
+        "connection": "close",
+        **error.headers(),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n{head}\r\n".encode() + body
 
 
 def set_options(connection: socket.socket, silent_s: float) -> None:

@@ -23,8 +23,8 @@ from one_api.observability.log import route_all_logs
 from one_api.serving.acceptor import Acceptor
 from one_api.serving.asgi import FlaskASGI
 from one_api.serving.fairness import scheduler
-from one_api.serving.protocol import GatewayProtocol, whole_answer
-from one_api.serving.transport import set_options
+from one_api.serving.protocol import GatewayProtocol
+from one_api.serving.transport import set_options, whole_answer
 from one_api.settings.sections import ServerConfig
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ import shlex
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import jsonschema_rs
 import pytest
@@ -263,6 +264,10 @@ def test_no_prompt_answer_header_or_key_is_ever_written(private: Bed) -> None:
         assert secret not in log
 
 
+#: What ends a line, turns it round, or hides in it, for some reader or terminal.
+UNSEEN = ["\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\u200b", "\ufeff", "\U000e0041"]
+
+
 def test_what_a_client_names_cannot_make_a_line_of_its_own(private: Bed) -> None:
     for name in (
         'x\n{"request_id": "forged"}',
@@ -270,18 +275,22 @@ def test_what_a_client_names_cannot_make_a_line_of_its_own(private: Bed) -> None
         "x status=200",
         "\x1b[31m",
         'x" status=200',
+        *UNSEEN,
     ):
         answer = private.ask(name)
         assert answer.status == 404
 
     private.get("/v1/models/x%0Aforged=1", headers=())
+    private.get(f"/v1/models/{quote(''.join(UNSEEN))}")
+    private.get(f"/{quote(''.join(UNSEEN))}", key=None)
     last = private.ask(private.model()).header("x-request-id")
     assert last
     private.gateway.wait_for_log(last)
 
     lines = private.gateway.log.split("\n")
     assert not [line for line in lines if line.startswith(("forged", '{"request_id": "f'))]
-    assert "\x1b" not in private.gateway.log
+    assert not [character for character in UNSEEN if character in private.gateway.log]
+    assert len(lines) == len(private.gateway.log.splitlines()) + 1
 
 
 @pytest.mark.parametrize("model", ["plain", "x status=200", 'x" status=200 "', "x=y", "x'"])

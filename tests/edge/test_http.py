@@ -94,6 +94,20 @@ def test_it_is_refused_in_our_format_and_reaches_no_upstream(
     assert len(upstream.requests) == before
 
 
+@pytest.mark.parametrize(
+    "name", ["two lengths", "unknown transfer encoding", "a 101st header field", "bad chunk size", "text"]
+)
+@pytest.mark.parametrize("path", [b"/v1/messages", b"/v1/messages/count_tokens?beta=true"])
+def test_it_is_refused_in_the_form_of_the_door(path: bytes, name: str, gateway: Gateway) -> None:
+    request, status, _ = REFUSED[name]
+    with RawClient(gateway.host, gateway.port) as client:
+        client.send(request.replace(b"/v1/chat/completions", path))
+        response = client.read_response()
+    assert (response.status, response.json["type"]) == (status, "error"), response.body
+    assert response.json["error"]["type"] == "invalid_request_error"
+    assert response.json["error"]["message"]
+
+
 ACCEPTED = {
     "HTTP/1.0": b"GET /health HTTP/1.0\r\n\r\n",
     "an absolute address": get(b"http://elsewhere/health"),

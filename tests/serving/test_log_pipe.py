@@ -1,6 +1,7 @@
 """Nobody has to read the log: requests go on, and the process ends, when its pipe is full."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from one_api.observability.log import MAX_LINE_CHARACTERS, LineWriter, LogStream
+from one_api.observability.log import MAX_LINE_CHARACTERS, JSONFormatter, LineWriter, LogStream
 from tests.support import Gateway
 from tests.support.launcher import REPOSITORY
 
@@ -161,3 +162,16 @@ def test_what_was_changed_is_kept_before_lines_of_requests_and_what_is_not_is_co
     assert sum(line.startswith("request") for line in lines) == 200 - dropped
     assert dropped > 0
     assert any(line.startswith(f"{dropped} log lines were dropped") for line in lines)
+
+
+def test_what_was_dropped_is_a_line_of_the_logs_own_form(sink: StuckSink) -> None:
+    writer = LineWriter(sink, capacity=10)
+    writer.setFormatter(JSONFormatter())
+    for number in range(20):
+        writer.write(json.dumps({"number": number}))
+    sink.is_free.set()
+    writer.close()
+
+    *_, last = map(json.loads, sink.text.splitlines())
+    assert (last["event"], last["level"]) == ("log", "warning")
+    assert last["message"].startswith(f"{writer.dropped} log lines were dropped")

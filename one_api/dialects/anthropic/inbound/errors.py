@@ -59,7 +59,7 @@ def error_of(error: GatewayError) -> JSONObject:
     return found
 
 
-def to_anthropic(error: GatewayError, request_id: str) -> JSONObject:
+def to_anthropic(error: GatewayError, request_id: str = "") -> JSONObject:
     """Return the body of an answer that is an error."""
     return {"type": "error", "error": error_of(error), "request_id": request_id}
 
