@@ -154,3 +154,24 @@ def test_the_words_of_a_spoken_answer_are_its_text(bed: Bed, client: OpenAI, str
         final = client.responses.create(model=model, input="Hi")
 
     assert final.output_text == "Hello"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_of_a_chat_answer_are_items(bed: Bed, client: OpenAI, stream: bool) -> None:
+    model, chunks = bed.model(), text_chunks("Look:", "x")
+    images = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{each}"}} for each in ("AAAA", "BBBB")]
+    chunks[2]["choices"][0]["delta"] = {"images": images}
+    bed.a.on(model, sse(*chunks) if stream else json_reply(completion("Look:", images=images)))
+
+    if stream:
+        with client.responses.stream(model=model, input="Hi") as opened:
+            final: Any = opened.get_final_response()
+    else:
+        final = client.responses.create(model=model, input="Hi")
+
+    text, *made = final.output
+    assert text.content[0].text == "Look:"
+    assert [(item.type, item.status, item.result) for item in made] == [
+        ("image_generation_call", "completed", "AAAA"),
+        ("image_generation_call", "completed", "BBBB"),
+    ]

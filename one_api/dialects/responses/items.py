@@ -102,7 +102,7 @@ class InputReader:
         return self._warnings
 
     def _at(self, i: int) -> str:
-        return f"input[{i - self._offset}]"
+        return f"input[{i - self._offset}]" if i >= self._offset else "previous_response_id"
 
     def _read(self, item: JSONObject, i: int) -> None:
         kind = item.get("type", "message" if "role" in item else None)

@@ -16,6 +16,7 @@ from one_api.dialects.responses.response import (
     call_item,
     call_prefix,
     carried,
+    image_item,
     message_item,
     reasoning_item,
     text_part,
@@ -132,6 +133,27 @@ class ReasoningItem(OutputItem):
         text = "".join(self._told)
         sealed = self._seal(carried(self._model, text, self.blocks)) if self._seal is not None else None
         return reasoning_item(self.item["id"], text, self._shown, sealed) | {"status": status}
+
+
+class ImageItem(OutputItem):
+    """An image that the model made, which comes as a whole."""
+
+    def __init__(self, image: str) -> None:
+        """``image`` is in base64."""
+        super().__init__()
+        self._image = image
+
+    def _begun(self, identity: Identity, index: int) -> JSONObject:
+        return image_item(identity.item("ig", index), "in_progress", None)
+
+    def _news(self, at: JSONObject) -> Iterator[Event]:
+        yield from ()
+
+    def _closing(self, at: JSONObject) -> Iterator[Event]:
+        yield "response.image_generation_call.completed", at
+
+    def _whole(self, status: str) -> JSONObject:
+        return image_item(self.item["id"], status, self._image)
 
 
 class MessageItem(OutputItem):

@@ -113,6 +113,19 @@ def annotations_of(annotations: Any) -> list[JSONObject]:
     ]
 
 
+def images_in(said: JSONObject) -> list[str]:
+    """Return the images that a chat message, or a delta of one, holds beside its text, in base64."""
+    images = said.get("images")
+    found = [each.get("image_url") for each in images if isinstance(each, dict)] if isinstance(images, list) else []
+    urls = [str(each.get("url")) for each in found if isinstance(each, dict)]
+    return [url.partition(";base64,")[2] for url in urls if url.startswith("data:image/") and ";base64," in url]
+
+
+def image_item(item_id: str, status: str, image: str | None) -> JSONObject:
+    """Return an image that the model has made."""
+    return {"id": item_id, "type": "image_generation_call", "status": status, "result": image}
+
+
 def reasoning_item(item_id: str, text: str, shown: Shown, sealed: str | None) -> JSONObject:
     """Return what the model thought, in the form in which it is shown, and sealed."""
     item: JSONObject = {"id": item_id, "type": "reasoning", "summary": []}
@@ -202,11 +215,12 @@ def _output(
     if sealed or (text and request.reasoning != "nothing"):
         output.append(reasoning_item(identity.item("rs", 0), text, request.reasoning, sealed))
     calls = message.get("tool_calls") or []
-    content = _content(message, choice.get("logprobs"))
+    content, images = _content(message, choice.get("logprobs")), images_in(message)
     # A model that has only thought has answered with nothing, unless it was cut before it could.
-    if content or not (calls or (output and status == "incomplete")):
+    if content or not (calls or images or (output and status == "incomplete")):
         parts = content or [text_part("", [], [])]
         output.append(message_item(identity.item("msg", len(output)), parts, "completed"))
+    output += [image_item(identity.item("ig", at), "completed", each) for at, each in enumerate(images, len(output))]
     for call in calls:
         body = call.get("function") or call.get("custom") or {}
         tool = request.tools.find(body.get("name") or "")

@@ -13,9 +13,9 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.responses.failure import failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
-from one_api.dialects.responses.output import CallItem, Event, MessageItem, OutputItem, ReasoningItem
+from one_api.dialects.responses.output import CallItem, Event, ImageItem, MessageItem, OutputItem, ReasoningItem
 from one_api.dialects.responses.request import Translated
-from one_api.dialects.responses.response import Identity, Outcome, outcome_of, own_response, response_object
+from one_api.dialects.responses.response import Identity, Outcome, images_in, outcome_of, own_response, response_object
 from one_api.dialects.sse import encode_event
 from one_api.errors import GatewayError
 
@@ -172,6 +172,8 @@ class ResponseWriter(EventWriter):
             self._message().add_refusal(text)
         if found := delta.get("annotations"):
             self._message().add_annotations(found)
+        if "images" in delta:
+            self._items += map(ImageItem, images_in(delta))
         for entry in delta.get("tool_calls") or ():
             self._call(entry)
         self._finish = choice.get("finish_reason") or self._finish

@@ -151,6 +151,9 @@ class ToolTable:
             raise refused("Only functions and custom tools can be chosen here.", "tool_choice")
         name = text_of(wanted, "name", "tool_choice")
         namespace = wanted["namespace"] if isinstance(wanted.get("namespace"), str) else None
+        if namespace is None and (None, name) not in self._functions:
+            places = [place for place, inner in self._functions if inner == name]
+            namespace = places[0] if len(places) == 1 else None
         return {"type": "function", "function": {"name": self.chat_name(name, namespace)}}
 
 

@@ -291,3 +291,11 @@ def test_the_echo_repeats_the_request_and_fills_in_defaults() -> None:
 
     assert (found["instructions"], found["tools"], found["metadata"]) == ("x", [FUNCTION], {"a": "b"})
     assert (found["temperature"], found["tool_choice"], found["parallel_tool_calls"]) == (1, "auto", True)
+
+
+def test_what_is_lost_of_the_history_is_named_by_what_it_is_of() -> None:
+    image = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "AAAA"}
+
+    found = translated({"model": "m", "input": "and now?"}, history=[said("user", "draw"), image])
+
+    assert found.warnings == ("previous_response_id",)

@@ -133,6 +133,8 @@ def test_tools_that_the_client_counts_on_are_refused(kind: str) -> None:
             {"type": "function", "name": "spawn", "namespace": "agents"},
             {"type": "function", "function": {"name": "agents__spawn"}},
         ),
+        ({"type": "function", "name": "spawn"}, {"type": "function", "function": {"name": "agents__spawn"}}),
+        ({"type": "function", "name": "unheard_of"}, {"type": "function", "function": {"name": "unheard_of"}}),
         (
             {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]},
             {
