@@ -51,7 +51,7 @@ def name_in_body(data: bytes, decoded: Any = None) -> str | None:
     """Return the name that the body of a whole answer uses; None when it has none, or cannot be read."""
     if decoded is not None:
         return name_in_answer(decoded)
-    if b'"reasoning' not in data and b'"thinking"' not in data:
+    if data.lstrip()[:1] != b"{" or (b'"reasoning' not in data and b'"thinking"' not in data):
         return None
     try:
         return name_in_answer(json.decode(data))

@@ -1,53 +1,77 @@
-"""Chunks that hold messages in place of deltas: pieces of the answer, or each time all of it so far.
+"""Chunks of which each holds all of the answer so far, and not a piece of it.
 
-DashScope's own dialect sends all of it unless ``incremental_output`` is set, Ollama's sends pieces. The texts tell
-which it is: all of it begins with all that came before.
+DashScope's own dialect sends such messages unless ``incremental_output`` is set; its OpenAI-compatible API and that of
+MiniMax were seen to send such deltas. The texts tell: all so far begins with all that came before.
 """
 
 from one_api.dialects.json import JSONObject
 from one_api.dialects.payloads import InvalidAnswer
 
+#: From this length on a delta that begins with the one before holds all so far, in characters. "ha" and "haha" may be
+#: pieces, and are told apart by a third one.
+_LEAST_DELTA = 16
+#: Stands at the end of all so far for a character of which only some bytes are known.
+_UNKNOWN = "\ufffd"
+
 
 class Snapshots:
-    """The texts of the messages of one streamed choice."""
+    """The texts of the chunks of one streamed choice; ``in_messages`` says that they stand in messages, not deltas."""
 
-    def __init__(self) -> None:
-        #: Each message holds all so far; None as long as the texts do not tell.
-        self._repeats: bool | None = None
-        #: What came of each text.
+    def __init__(self, *, in_messages: bool = False) -> None:
+        #: Each chunk holds all so far; None as long as the texts do not tell.
+        self.repeats: bool | None = None
+        self.in_messages = in_messages
+        #: What came of each text, and was sent.
         self._said: dict[str, str] = {}
-        #: What came a second time of each text: the text so far, or a piece that is like the first one.
-        self._again: dict[str, str] = {}
+        #: What came after it, and waits until it is known what it is.
+        self._held: dict[str, str] = {}
 
-    def leave_new(self, message: JSONObject, names: tuple[str, ...]) -> None:
-        """Leave in the texts of ``message`` what has not come before, in place; ``names`` are those of the texts.
+    def leave_new(self, holder: JSONObject, names: tuple[str, ...]) -> None:
+        """Leave in the texts of a message or delta what has not come before, in place; ``names`` are the texts' names.
 
         Raises:
-            InvalidAnswer: when a message says otherwise than the one before, of which it should be more.
+            InvalidAnswer: when it says otherwise than what came before, of which it should be more.
         """
-        texts = {name: message[name] for name in names if isinstance(message.get(name), str)}
-        if self._repeats is None:
-            self._repeats = self._tell(texts)
-        if self._repeats is False:
-            for name, held in self._again.items():
-                message[name] = held + texts.get(name, "")
-            self._said, self._again = {}, {}
+        texts = {name: holder[name] for name in names if isinstance(holder.get(name), str)}
+        for name, text in texts.items():
+            if self.repeats is None:
+                self._tell(name, text, is_blank=not any(texts.values()))
+        if self.repeats is False:
+            holder |= {name: held + texts.get(name, "") for name, held in self._held.items()}
+            self._said, self._held = {}, {}
             return
         for name, text in texts.items():
-            said = self._said.get(name, "")
-            if not text.startswith(said):
-                if text:
-                    raise InvalidAnswer("a message is not more of the one before")
-                continue
-            if text == said and self._repeats is None:
-                self._again[name] = self._again.get(name, "") + text
-            message[name], self._said[name] = text[len(said) :], text
+            if name not in self._held:
+                holder[name] = self._new_in(name, text)
+            else:
+                holder[name] = ""
+        if self.repeats:
+            self._held = {}
 
-    def _tell(self, texts: dict[str, str]) -> bool | None:
-        """Return whether ``texts`` hold what came before, if one of them tells."""
-        before = [(text, self._said[name]) for name, text in texts.items() if self._said.get(name)]
-        if not before:
-            return None
-        if not any(texts.values()) or any(text and not text.startswith(said) for text, said in before):
-            return False
-        return True if any(len(text) > len(said) for text, said in before) else None
+    def _tell(self, name: str, text: str, *, is_blank: bool) -> None:
+        """Note what a text tells; one that does not tell yet is held back."""
+        said, held = self._said.get(name, ""), self._held.get(name, "")
+        if not said or (not text and not (is_blank and self.in_messages)):
+            return
+        if not text.startswith(held.rstrip(_UNKNOWN) or said) or (text == said and not self.in_messages):
+            self.repeats = False
+        elif len(text) > len(said) and (self.in_messages or held or len(said) >= _LEAST_DELTA):
+            self.repeats = True
+            self._held.pop(name, None)
+        else:
+            self._held[name] = held + text if self.in_messages else text
+
+    def _new_in(self, name: str, text: str) -> str:
+        said = self._said.get(name, "")
+        if self.repeats:
+            text = text.rstrip(_UNKNOWN)
+        if not text:
+            return ""
+        if not text.startswith(said):
+            raise InvalidAnswer("a message is not more of the one before")
+        self._said[name] = text
+        return text[len(said) :]
+
+    def rest(self, name: str) -> str:
+        """Return what still waits of a text at the end: a message that came twice is one, a delta may be a piece."""
+        return "" if self.in_messages else self._held.get(name, "")

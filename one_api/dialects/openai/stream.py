@@ -7,7 +7,7 @@ numbering of tool calls. Many servers repeat and number as they like; here it be
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from one_api.dialects import usage
@@ -57,8 +57,8 @@ class _Choice:
     ending: JSONObject | None = None
     #: Reasoning has come as a text of its own: what else holds it repeats it.
     reasoned: bool = False
-    #: What has come of it in messages, once one has.
-    snapshots: Snapshots | None = None
+    #: What has come of it in deltas, or in messages.
+    snapshots: Snapshots = field(default_factory=Snapshots)
 
 
 def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObject:
@@ -159,7 +159,7 @@ class OpenAIStream:
         if (
             state is None
             or state.finished
-            or not state.by_delta
+            or not (state.by_delta and state.snapshots.repeats is False)
             or not isinstance(delta, dict)
             or usage.stands_elsewhere(payload)
         ):
@@ -324,7 +324,7 @@ class OpenAIStream:
             self._on_reasoning_name(name)
             self._on_reasoning_name = None
         state.reasoned = shape_texts(delta, with_details=not state.reasoned) or state.reasoned
-        if state.snapshots is not None and not state.by_delta:
+        if state.snapshots.repeats is not False:
             state.snapshots.leave_new(delta, _TEXTS)
         if "function_call" in delta:
             self._mend_legacy_call(delta, state)
@@ -355,10 +355,10 @@ class OpenAIStream:
         if isinstance(reported := choice.pop("usage", None), dict):
             self.usage = usage.merge(self.usage, reported)
         state.by_delta = state.by_delta or (isinstance(delta := choice.get("delta"), dict) and has_words(delta))
-        if choice.get("message") and state.snapshots is None:
-            state.snapshots = Snapshots()
-        delta = message_in(choice, with_delta=state.by_delta) or {}
-        choice["delta"] = delta
+        message = choice.get("message")
+        choice["delta"] = delta = message_in(choice, with_delta=state.by_delta) or {}
+        if message and delta and not (state.by_delta or state.snapshots.in_messages):
+            state.snapshots = Snapshots(in_messages=True)
         return delta
 
     def _opening(self, index: int) -> JSONObject:
@@ -394,7 +394,7 @@ class OpenAIStream:
                 opened_here[call.index]["function"]["arguments"] = "{}"
             else:
                 pieces.append({"index": call.index, "function": {"arguments": "{}"}})
-        for name in _TEXTS if self._joiner.begun else ():
-            if rest := self._joiner.rest((index, name)):
+        for name in _TEXTS:
+            if rest := state.snapshots.rest(name) + self._joiner.rest((index, name)):
                 delta[name] = (delta.get(name) or "") + rest
         return [self._chunk([_piece(index, {"tool_calls": pieces})])] if pieces else []

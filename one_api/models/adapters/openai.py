@@ -13,7 +13,7 @@ from one_api.contract import DOORS, ByteStream, Call, ChunkStream, ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai import text_completion
-from one_api.dialects.openai.answer import read_answer
+from one_api.dialects.openai.answer import read_in_steps
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
 from one_api.dialects.openai.forwarded import ForwardRequest
@@ -28,6 +28,7 @@ from one_api.dialects.responses.outbound.native import has_custom_tools
 from one_api.errors import UpstreamBroken, UpstreamRejected, UpstreamUnsuitable
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
+from one_api.serving.fairness import in_turns
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
@@ -98,10 +99,11 @@ class OpenAIAdapter(RemoteAdapter):
         answer = await self._send(request, partial(self._upstream.post, "/chat/completions", context))
         decoded = await decode_large(answer)
         self._reasoning.learn(request.model, name_in_body(answer, decoded))
+        reading = read_in_steps(
+            answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
+        )
         with self._named():
-            return read_answer(
-                answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
-            )
+            return await in_turns(reading)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``complete``."""

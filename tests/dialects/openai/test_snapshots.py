@@ -1,4 +1,4 @@
-"""Messages in place of deltas: what of each has not come before."""
+"""Chunks that hold all of the answer so far: what of each has not come before."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.payloads import InvalidAnswer
-from tests.dialects.recorded import OURS, called, opened, said, stream, translate
+from tests.dialects.recorded import OURS, called, chunk, opened, said, stream, translate
 
 Shape = Callable[..., JSONObject]
 
@@ -91,3 +91,41 @@ def test_calls_in_messages_that_hold_all_so_far_are_calls_once() -> None:
 def test_a_message_that_takes_back_what_was_said_ends_the_answer() -> None:
     with pytest.raises(InvalidAnswer, match="is not more of the one before"):
         translate(stream(*(chat({"content": each}) for each in ("Hel", "Hello", "Help"))))
+
+
+LONG = "A text of many words"
+
+
+@pytest.mark.parametrize("name", ["content", "reasoning_content"])
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["Hel", "Hello", "Hello!"], "Hello!"),
+        (["Hel", "Hello", "Hello"], "Hello"),
+        (["", "H", "He", "", "Hello"], "Hello"),
+        ([LONG, f"{LONG} goes on"], f"{LONG} goes on"),
+        (["Hel", "Hell\ufffd", "Hellö", "Hellö!"], "Hellö!"),
+        (["ha", "haha", "!"], "hahaha!"),
+        (["ha", "haha"], "hahaha"),
+        (["ha", "ha", "ha"], "hahaha"),
+        (["1", "10", "0"], "1100"),
+        ([LONG, LONG, "."], f"{LONG}{LONG}."),
+    ],
+)
+def test_deltas_that_hold_all_so_far_and_pieces_are_told_apart(pieces: list[str], text: str, name: str) -> None:
+    raw = stream(*(chunk({name: each}) for each in pieces), chunk({}, "stop"))
+
+    (choice,) = read_answer(raw, OURS)["choices"]
+
+    assert choice["message"][name] == text
+    assert "".join(each["choices"][0]["delta"].get(name, "") for each in translate(raw).chunks) == text
+
+
+def test_reasoning_that_came_in_pieces_tells_how_the_content_comes() -> None:
+    deltas = [{"reasoning_content": each} for each in ("So", " it")] + [
+        {"content": each} for each in ("ha", "haha", "haha")
+    ]
+
+    (choice,) = read_answer(stream(*map(chunk, deltas), chunk({}, "stop")), OURS)["choices"]
+
+    assert choice["message"]["content"] == "hahahahaha"
