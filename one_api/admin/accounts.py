@@ -67,8 +67,10 @@ async def show_key(name: str) -> Response:
 @accounts_api.patch("/keys/<name>")
 @for_the_operator
 async def update_key(name: str) -> Response:
-    """Change what a key may do."""
-    return JSONResponse(await _change(changes.update_key, name, await read_body()))
+    """Change what a key may do; when this answers, every process that reaches the database knows of it."""
+    kept = await _change(changes.update_key, name, await read_body())
+    await asyncio.sleep(_IN_FORCE_S)
+    return JSONResponse(kept)
 
 
 @accounts_api.delete("/keys/<name>")
@@ -83,11 +85,15 @@ async def revoke_key(name: str) -> Response:
 @accounts_api.post("/keys/<name>/rotate")
 @for_the_operator
 async def rotate_key(name: str) -> Response:
-    """Give a key another text; the old one counts for ``grace_s`` more, by default a day."""
+    """Give a key another text; the old one counts for ``grace_s`` more, by default a day.
+
+    When this answers, every process that reaches the database knows of it.
+    """
     body = await read_body()
     grace_s, given = body.pop("grace_s", _GRACE_S), _key_in(body, "new_key")
     _check_empty(body, "grace_s and new_key")
     text, kept = await _change(changes.rotate_key, name, grace_s, given)
+    await asyncio.sleep(_IN_FORCE_S)
     return JSONResponse(kept | {"key": text})
 
 
@@ -117,7 +123,7 @@ async def update_team(name: str) -> Response:
     kept = await _change(changes.update_team, name, body)
     if disabled is not None:
         kept = await _change(changes.disable_team, name, disabled=disabled)
-        await asyncio.sleep(_IN_FORCE_S)
+    await asyncio.sleep(_IN_FORCE_S)
     return JSONResponse(kept)
 
 
