@@ -122,6 +122,8 @@ def _create(name: str, role: str | None, expires: str | None, budgets: tuple[str
     """Make a key named NAME and print it, once. Danger: it is a secret, and kept nowhere."""
     with administration() as opened:
         limits = {period: limit for limit, _, period in (each.partition("/") for each in budgets)}
+        if len(limits) < len(budgets):
+            raise ValueError("--budget: there is one for each period")
         text, _ = opened.create_key(name, _fields(expires, role=role, **given), budgets=limits)
         click.echo(text)
 
@@ -281,7 +283,9 @@ def _remove_budget(name: str) -> None:
 
 
 @click.command("usage")
-@click.option("--by", default="key,model", show_default=True, help="Of key, model, deployment, minute, hour, day.")
+@click.option(
+    "--by", default="key,model", show_default=True, help="Of key, model, deployment, team, owner, minute, hour, day."
+)
 @click.option("--since", default="30d", show_default=True, help="From so long ago on, such as 7d or 12h.")
 @click.option("--zone", default="UTC", show_default=True, help="The time zone of days and hours.")
 @click.option("--key", help="Only of this key, by its name.")

@@ -24,6 +24,9 @@ from one_api.settings.sections import DatabaseConfig, key_names
 
 T = TypeVar("T")
 
+#: No request is older, in UTC seconds; and every zone has a date for it.
+_EARLIEST_S = 86400
+
 
 class Refused(Exception):
     """It cannot be done; the message says why, and what to do."""
@@ -47,9 +50,15 @@ class Administration:
             self._engine.dispose()
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Return what ``work`` returns, in one transaction; raises Refused."""
+        """Return what ``work`` returns, in one transaction, however long that takes; raises Refused."""
+
+        def patiently(connection: Connection) -> T:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            return work(connection)
+
         try:
-            return transact(self._opened(), work)
+            return transact(self._opened(), patiently)
         except ChangeRefused as error:
             raise Refused(str(error)) from None
         except (DatabaseUnavailable, DatabaseUnusable) as error:
@@ -95,7 +104,7 @@ class Administration:
             known = ", ".join((*reports.PLACES, *reports.TIMES))
             raise Refused(f"usage is not kept by {', '.join(sorted(unknown))}: use some of {known}")
         zone, now = zone_named(zone_name), int(time.time())
-        begin = now - age_s
+        begin = max(_EARLIEST_S, now - age_s)
         # Sums are by the hour, and a day is shown as a whole.
         begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
         return self.run(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
@@ -181,6 +190,8 @@ class Administration:
         """
         try:
             source = open_engine(address, self._folder)
+            if source.url == self._opened().url:
+                raise Refused("this is the configured database itself: set DATABASE_URL to the new one")
             name = source.url.database
             if source.dialect.name == "sqlite" and not (name and Path(name).is_file()):
                 raise Refused(f"there is no database {name}")

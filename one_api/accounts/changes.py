@@ -22,9 +22,20 @@ KEY_FIELDS = (
     "role", "team", "owner", "models", "networks", "tags", "note", "expires_at", "rpm", "tpm", "concurrent"
 )  # fmt: skip
 TEAM_FIELDS = ("models", "note")
+BUDGET_FIELDS = ("limit_usd", "zone", "alert_percent")
 _LISTS = ("models", "networks", "tags")
 #: The most that each limit may be; those of requests at a time have room for no more in the file of the limits.
 _MOST = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrent": 1024}
+#: What is kept of a text at most, in characters, and of a list: all keys are in the memory of every process.
+_MAX_TEXT = 256
+_MAX_LIST = 1000
+_A_TEXT = f"give a text of at most {_MAX_TEXT} characters, or null"
+#: The last moment that has a date, in UTC milliseconds.
+_LAST_MS = 253_402_300_799_999
+#: How long an old key may count beside a new one, in seconds.
+MAX_GRACE_S = 366 * 86400
+#: Zones that each machine has another one of.
+_OWN_ZONES = ("localtime", "posixrules", "Factory")
 _SECRET = ("digest", "old_digest")
 #: Keys in the database: all are in the memory of every process.
 _MAX_KEYS = 50_000
@@ -87,6 +98,8 @@ def rotate_key(
 
     With a ``key`` of the caller's own, asking again after a lost answer changes nothing. Raises ChangeRefused.
     """
+    if not _is_whole(grace_s, 0, MAX_GRACE_S):
+        raise ChangeRefused("give whole seconds, at most a year of them", "grace_s")
     text = make_key() if key is None else check_foreign(key)
     _lock(connection)
     before = _existing(connection, KEYS, name)
@@ -185,36 +198,42 @@ def set_budget(connection: Connection, actor: str, name: str, fields: Mapping[st
 
 
 def _budget_values(fields: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
-    if unknown := sorted(set(fields) - {"limit_usd", "zone", "alert_percent"}):
-        raise ChangeRefused(f"{', '.join(unknown)[:200]}: not known; known are limit_usd, zone and alert_percent")
+    _check_known(fields, BUDGET_FIELDS)
     values: dict[str, Any] = {}
     if new or "limit_usd" in fields:
         values["limit_nano"] = amount_in("limit_usd", fields.get("limit_usd"))
     if "zone" in fields:
-        try:
-            zone_named(fields["zone"])
-        except (TypeError, ValueError):
-            raise ChangeRefused("zone: give the name of a time zone, such as Asia/Shanghai or UTC") from None
-        values["zone"] = fields["zone"]
+        values["zone"] = _zone_in(fields["zone"])
     if "alert_percent" in fields:
         if not _is_whole(fields["alert_percent"], 0, 100):
-            raise ChangeRefused("alert_percent: give a whole number up to 100; 0 is never")
+            raise ChangeRefused("give a whole number up to 100; 0 is never", "alert_percent")
         values["alert_percent"] = fields["alert_percent"]
     return values
+
+
+def _zone_in(value: Any) -> str:
+    """Return the name of a time zone that is the same on every machine; raises ChangeRefused."""
+    try:
+        if not isinstance(value, str) or value in _OWN_ZONES or value.startswith(("posix/", "right/")):
+            raise ValueError(value)
+        zone_named(value)
+    except ValueError:
+        raise ChangeRefused("give the name of a time zone, such as Asia/Shanghai or UTC", "zone") from None
+    return value
 
 
 def amount_in(name: str, value: Any) -> int:
     """Return a text in dollars as nano-dollars; raises ChangeRefused."""
     if not isinstance(value, str) or re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) is None:
-        raise ChangeRefused(f'{name}: give US dollars as a text, such as "50" or "0.25"')
+        raise ChangeRefused('give US dollars as a text, such as "50" or "0.25"', name)
     return nano(value)
 
 
 def credit_budget(connection: Connection, actor: str, name: str, usd: Any, note: Any = None) -> JSONObject:
     """Take something off what is spent of a budget now, by a row of the ledger; raises ChangeRefused."""
     amount = amount_in("usd", usd)
-    if note is not None and not (isinstance(note, str) and len(note) <= 256 and "\0" not in note):
-        raise ChangeRefused("note: give a text of at most 256 characters, or null")
+    if note is not None and not _is_text(note):
+        raise ChangeRefused(_A_TEXT, "note")
     _lock(connection)
     row = _row(connection, BUDGETS, name)
     if row is None:
@@ -233,9 +252,12 @@ def remove_budget(connection: Connection, actor: str, name: str) -> None:
     _note(connection, actor, "remove budget", name, before, {})
 
 
-def audit(connection: Connection, limit: int = 200) -> list[JSONObject]:
-    """Return the last changes, newest first."""
-    return [_shown(row) for row in connection.execute(select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit))]
+def audit(connection: Connection, limit: int = 200, before: int | None = None) -> list[JSONObject]:
+    """Return the last changes, newest first, at most ``limit``; those older than the id ``before``."""
+    query = select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(AUDIT.c.id < before)
+    return [_shown(row) for row in connection.execute(query)]
 
 
 def forget_audit(connection: Connection, before_ms: int, limit: int) -> int:
@@ -258,6 +280,8 @@ def _lock(connection: Connection) -> None:
 
 
 def _row(connection: Connection, table: Table, name: str) -> Row[Any] | None:
+    if "\0" in name:
+        return None  # PostgreSQL refuses the question
     return connection.execute(select(table).where(table.c.name == name)).one_or_none()
 
 
@@ -292,37 +316,50 @@ def _change(
 
 def _checked(connection: Connection, fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
     """Return the values of columns for what was said; raises ChangeRefused."""
-    if unknown := sorted(set(fields) - set(known)):
-        raise ChangeRefused(f"{', '.join(unknown)[:200]}: not known; known are {', '.join(known)}")
+    _check_known(fields, known)
     values: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _LISTS:
             if value is not None and not (
-                isinstance(value, list) and all(isinstance(each, str) and each for each in value)
+                isinstance(value, list) and len(value) <= _MAX_LIST and all(each and _is_text(each) for each in value)
             ):
-                raise ChangeRefused(f"{name}: give a list of texts, or null")
+                raise ChangeRefused(
+                    f"give a list of at most {_MAX_LIST} texts, each of at most {_MAX_TEXT} characters, or null", name
+                )
             values[name] = None if value is None else json.encode(value).decode()
         elif name == "expires_at":
-            if value is not None and not _is_whole(value, 1, 2**53 - 1):
-                raise ChangeRefused("expires_at: give UTC milliseconds, or null")
+            if value is not None and not _is_whole(value, 1, _LAST_MS):
+                raise ChangeRefused("give UTC milliseconds, in the year 9999 at the latest, or null", name)
             values[name] = value
         elif name in _MOST:
             if value is not None and not _is_whole(value, 0, _MOST[name]):
-                raise ChangeRefused(f"{name}: give a whole number up to {_MOST[name]}, 0 for no limit, or null")
+                raise ChangeRefused(f"give a whole number up to {_MOST[name]}, 0 for no limit, or null", name)
             values[name] = value
-        elif value is not None and not (isinstance(value, str) and len(value) <= 256 and "\0" not in value):
-            raise ChangeRefused(f"{name}: give a text of at most 256 characters, or null")
+        elif value is not None and not _is_text(value):
+            raise ChangeRefused(_A_TEXT, name)
         else:
             values[name] = value
     if values.get("role", "client") not in ROLES:
-        raise ChangeRefused(f"role: give one of {', '.join(ROLES)}")
+        raise ChangeRefused(f"give one of {', '.join(ROLES)}", "role")
     try:
         networks(fields.get("networks"))
-    except ValueError as error:
-        raise ChangeRefused(f"networks: {error}") from None
+    except ChangeRefused as error:
+        raise ChangeRefused(error.message, "networks") from None
     if (team := values.get("team")) is not None:
         _existing(connection, TEAMS, team)
     return values
+
+
+def _check_known(fields: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise ChangeRefused for a field that is not ``known``."""
+    for name in fields:
+        if name not in known:
+            raise ChangeRefused(f"there is no {name[:64]!r}; known are {', '.join(known)}", name[:64])
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether a value is a text that a column takes: PostgreSQL has no NUL."""
+    return isinstance(value, str) and len(value) <= _MAX_TEXT and "\0" not in value
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

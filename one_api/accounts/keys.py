@@ -27,7 +27,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ChangeRefused(ValueError):
-    """A key or team cannot be so; the message says why."""
+    """A key, team or budget cannot be so; the message says why, and ``field`` which of its fields it is about."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message if field is None else f"{field}: {message}")
+        self.message = message
+        self.field = field
 
 
 def make_key() -> str:

@@ -119,7 +119,7 @@ def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) 
 
     ``terms`` are those of a request with budgets.
     """
-    if record.caller is None:
+    if record.caller is None or record.path.startswith("/admin"):
         return None
     # A caller that pays for an answer whose own request is gone has only a deployment.
     if record.model is None or not (record.attempts or record.free or record.deployment):

@@ -15,7 +15,7 @@ from one_api.accounts.ledger import SPANS, id_at
 from one_api.accounts.money import dollars
 from one_api.accounts.percentiles import FIRST, PERCENTS, WHOLE
 from one_api.accounts.periods import start_of
-from one_api.accounts.tables import BUDGETS, KEYS, LEDGER, USAGE, WINDOWS
+from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, LEDGER, USAGE, WINDOWS
 from one_api.contract import JSONObject
 from one_api.dialects import json
 
@@ -27,8 +27,17 @@ _MONEY = ("cost", "upstream_cost")
 _SUMS = tuple(column.name for column in USAGE.columns if not column.primary_key)
 _STEPS = (FIRST, WHOLE)
 _SHOWN = tuple(name for name in _SUMS if name not in (*_MONEY, *FIRST.columns, *WHOLE.columns))
+#: What is shown of a request.
+REQUEST_FIELDS = (
+    *(each.name for each in LEDGER.columns if each.name not in _MONEY),
+    *(f"{name}_usd" for name in _MONEY),
+)
 #: Requests in one page.
 MAX_ROWS = 200
+#: Rows that are read at a time where all are.
+_CHUNK = 1000
+#: Rows that are looked at for one page.
+_MAX_LOOKED_AT = 20_000
 
 
 class UsageReport(NamedTuple):
@@ -142,15 +151,20 @@ def _budget(connection: Connection, row: Any, now: float) -> JSONObject:
 
 
 def wrong_windows(connection: Connection, since_ms: int) -> list[JSONObject]:
-    """Return the windows, of those that began at ``since_ms`` or later, whose spending is not the sum of their rows."""
+    """Return the windows whose spending is not the sum of their rows, of those whose rows are all of ``since_ms`` on.
+
+    Such are the windows that began then or later, and those of budgets that were made then or later.
+    """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     sums: Counter[WindowKey] = Counter()
     rows = select(LEDGER.c.charged, LEDGER.c.cost).where(LEDGER.c.id >= id_at(since_ms), LEDGER.c.charged.is_not(None))
-    for charged, cost in connection.execute(rows):
+    for charged, cost in connection.execute(rows.execution_options(yield_per=_CHUNK)):
         for name, start in json.decode(charged.encode()):
             sums[name, start] += cost
-    query = select(WINDOWS).where(WINDOWS.c.start * 1000 >= since_ms).order_by(*WINDOWS.primary_key)
+    made = select(AUDIT.c.target).where(AUDIT.c.action == "set budget").group_by(AUDIT.c.target)
+    is_new = WINDOWS.c.budget.in_(made.having(func.min(AUDIT.c.at) >= since_ms))
+    query = select(WINDOWS).where(is_new | (WINDOWS.c.start * 1000 >= since_ms)).order_by(*WINDOWS.primary_key)
     return [
         {
             "budget": row.budget,
@@ -163,6 +177,13 @@ def wrong_windows(connection: Connection, since_ms: int) -> list[JSONObject]:
     ]
 
 
+class Page(NamedTuple):
+    """Some rows of the ledger, newest first, and the id to go on from; None at the end."""
+
+    rows: list[JSONObject]
+    next: str | None
+
+
 def requests(
     connection: Connection,
     *,
@@ -171,19 +192,27 @@ def requests(
     until_ms: int | None = None,
     limit: int = MAX_ROWS,
     **wanted: str,
-) -> list[JSONObject]:
+) -> Page:
     """Return rows of the ledger, newest first, at most ``limit``; those older than the id ``before``.
 
-    ``wanted`` holds values of the columns key, model, deployment and status.
+    ``wanted`` holds values of the columns key, model, deployment and status. Only keys have an index: for the others
+    a page looks at so many rows at most, and may hold few of them or none before the end.
     """
-    query = select(LEDGER).where(LEDGER.c.id >= id_at(since_ms)).order_by(LEDGER.c.id.desc()).limit(limit)
+    among = select(LEDGER).where(LEDGER.c.id >= id_at(since_ms)).order_by(LEDGER.c.id.desc())
     if before is not None:
-        query = query.where(LEDGER.c.id < before)
+        among = among.where(LEDGER.c.id < before)
     if until_ms is not None:
-        query = query.where(LEDGER.c.id < id_at(until_ms))
-    for name, value in wanted.items():
-        query = query.where(LEDGER.c[name] == value)
-    return [_request(row) for row in connection.execute(query).mappings()]
+        among = among.where(LEDGER.c.id < id_at(until_ms))
+    if "key" in wanted:
+        among = among.where(LEDGER.c.key == wanted.pop("key"))
+    at_most = _MAX_LOOKED_AT if wanted else limit
+    looked_at = among.limit(at_most).subquery()
+    query = select(looked_at).where(*(looked_at.c[name] == value for name, value in wanted.items()))
+    rows = [_request(row) for row in connection.execute(query.order_by(looked_at.c.id.desc()).limit(limit)).mappings()]
+    if len(rows) == limit:
+        return Page(rows, str(rows[-1]["id"]))
+    count, last = connection.execute(select(func.count(), func.min(looked_at.c.id)).select_from(looked_at)).one()
+    return Page(rows, last if count == at_most else None)
 
 
 def _request(row: Any) -> JSONObject:

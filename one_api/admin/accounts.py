@@ -36,14 +36,13 @@ _GRACE_S = 86400
 #: Later than any request, in UTC seconds.
 _ALWAYS_S = 10**11
 _SHEET_HEADERS = {"content-type": "text/csv; charset=utf-8"}
-_MAX_GRACE_S = 366 * 86400
 
 
 @accounts_api.get("/keys")
 @for_the_operator
 async def list_keys() -> Response:
     """List what is kept of all keys; ``tag`` and ``team`` choose some."""
-    return _listed(await _read(changes.keys, tag=request.args.get("tag"), team=request.args.get("team")))
+    return _listed(await _read(changes.keys, tag=_argument("tag"), team=_argument("team")))
 
 
 @accounts_api.post("/keys")
@@ -68,8 +67,10 @@ async def show_key(name: str) -> Response:
 @accounts_api.patch("/keys/<name>")
 @for_the_operator
 async def update_key(name: str) -> Response:
-    """Change what a key may do."""
-    return JSONResponse(await _change(changes.update_key, name, await read_body()))
+    """Change what a key may do; when this answers, every process that reaches the database knows of it."""
+    kept = await _change(changes.update_key, name, await read_body())
+    await asyncio.sleep(_IN_FORCE_S)
+    return JSONResponse(kept)
 
 
 @accounts_api.delete("/keys/<name>")
@@ -84,14 +85,15 @@ async def revoke_key(name: str) -> Response:
 @accounts_api.post("/keys/<name>/rotate")
 @for_the_operator
 async def rotate_key(name: str) -> Response:
-    """Give a key another text; the old one counts for ``grace_s`` more, by default a day."""
+    """Give a key another text; the old one counts for ``grace_s`` more, by default a day.
+
+    When this answers, every process that reaches the database knows of it.
+    """
     body = await read_body()
     grace_s, given = body.pop("grace_s", _GRACE_S), _key_in(body, "new_key")
-    if isinstance(grace_s, bool) or not isinstance(grace_s, int) or not 0 <= grace_s <= _MAX_GRACE_S:
-        raise InvalidRequest("Give whole seconds, at most a year of them.", param="grace_s")
-    if body:
-        raise InvalidRequest(f"{', '.join(body)[:200]}: not known; known are grace_s and new_key.")
+    _check_empty(body, "grace_s and new_key")
     text, kept = await _change(changes.rotate_key, name, grace_s, given)
+    await asyncio.sleep(_IN_FORCE_S)
     return JSONResponse(kept | {"key": text})
 
 
@@ -121,7 +123,7 @@ async def update_team(name: str) -> Response:
     kept = await _change(changes.update_team, name, body)
     if disabled is not None:
         kept = await _change(changes.disable_team, name, disabled=disabled)
-        await asyncio.sleep(_IN_FORCE_S)
+    await asyncio.sleep(_IN_FORCE_S)
     return JSONResponse(kept)
 
 
@@ -156,16 +158,16 @@ async def credit_budget(name: str) -> Response:
     """Take something off what is spent of a budget."""
     body = await read_body()
     usd, note = body.pop("usd", None), body.pop("note", None)
-    if body:
-        raise InvalidRequest(f"{', '.join(body)[:200]}: not known; known are usd and note.")
+    _check_empty(body, "usd and note")
     return JSONResponse(await _change(changes.credit_budget, name, usd, note))
 
 
 @accounts_api.get("/audit")
 @for_the_operator
 async def list_changes() -> Response:
-    """List the last changes of keys and teams, newest first."""
-    return _listed(await _read(changes.audit))
+    """List the last changes of keys, teams and budgets, newest first; ``after`` is the id of the last one before."""
+    after = _number("after", 0) or None
+    return _listed(await _read(changes.audit, limit=_limit(reports.MAX_ROWS), before=after))
 
 
 @accounts_api.get("/usage")
@@ -183,8 +185,7 @@ async def show_usage() -> Response:
     except ValueError as error:
         raise InvalidRequest(f"{error}.", param="zone") from None
     begin, end = _number("from", now - _DEFAULT_S), _number("to", now + 1)
-    key = request.args.get("key")
-    report = await _read(reports.usage, by=by, begin=begin, end=end, zone=zone, key=key)
+    report = await _read(reports.usage, by=by, begin=begin, end=end, zone=zone, key=_argument("key"))
     if _wants_csv():
         return _sheet(report.with_total(by))
     return JSONResponse({"object": "list", "data": report.rows, "total": report.total})
@@ -193,18 +194,18 @@ async def show_usage() -> Response:
 @accounts_api.get("/requests")
 @for_the_operator
 async def list_requests() -> Response:
-    """List rows of the ledger, newest first; ``after`` is the id of the last one of the page before."""
-    wanted: Any = {
-        name: request.args[name] for name in ("key", "model", "deployment", "status") if name in request.args
-    }
-    limit = min(_number("limit", 50), reports.MAX_ROWS)
+    """List rows of the ledger, newest first; ``after`` is what the page before has as ``next``."""
+    names = ("key", "model", "deployment", "status")
+    wanted: Any = {name: value for name in names if (value := _argument(name)) is not None}
+    after, limit = _argument("after") or None, _limit(50)
     since_ms, until_ms = _number("from", 0) * 1000, _number("to", _ALWAYS_S) * 1000
     page = partial(reports.requests, since_ms=since_ms, until_ms=until_ms, **wanted)
     if _wants_csv():
-        sheet = RequestSheet(_accounts(), page, request.args.get("after"), g.open_call)
+        sheet = RequestSheet(_accounts(), page, after, g.open_call)
         g.open_call.begin_stream()
         return EventResponse(sheet, headers=_SHEET_HEADERS)
-    return _listed(await _read(page, before=request.args.get("after"), limit=limit))
+    found = await _read(page, before=after, limit=limit)
+    return JSONResponse({"object": "list", "data": found.rows, "next": found.next})
 
 
 # What all share
@@ -250,16 +251,22 @@ async def _change(work: Any, *arguments: Any, **named: Any) -> Any:
     except NotThere as error:
         raise UnknownPath(_sentence(error)) from None
     except ChangeRefused as error:
-        raise InvalidRequest(_sentence(error)) from None
+        raise InvalidRequest(_sentence(error), param=error.field) from None
     action, target = work.__name__.replace("_", " "), str(arguments[0])
     event = "key" if action.endswith("key") else "admin"  # of teams and budgets
     logger.info("%s: %s %s", actor, action, target, extra=audit(event, by=actor, action=action, target=target, **named))
     return found
 
 
-def _sentence(error: Exception) -> str:
-    text = str(error)
+def _sentence(error: ChangeRefused) -> str:
+    text = error.message
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _check_empty(body: JSONObject, known: str) -> None:
+    """Raise InvalidRequest for fields that nobody has taken out of the body."""
+    for name in body:
+        raise InvalidRequest(f"There is no {name[:64]!r}; known are {known}.", param=name[:64])
 
 
 def _text(body: JSONObject, name: str) -> str:
@@ -275,6 +282,22 @@ def _key_in(body: JSONObject, name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidRequest("Give a text, or null.", param=name)
     return value
+
+
+def _argument(name: str) -> str | None:
+    """Return an argument of the question; None where it is left out."""
+    text = request.args.get(name)
+    if text is not None and "\0" in text:
+        raise InvalidRequest("Give a text without NUL.", param=name)
+    return text
+
+
+def _limit(default: int) -> int:
+    """Return how many rows a page is to have."""
+    limit = _number("limit", default)
+    if not limit:
+        raise InvalidRequest(f"Give a whole number from 1 to {reports.MAX_ROWS}.", param="limit")
+    return min(limit, reports.MAX_ROWS)
 
 
 def _number(name: str, default: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from one_api.accounts import reports
 from one_api.accounts.money import dollars, nano
+from one_api.accounts.reports import Page
 from one_api.accounts.service import Accounts
 from one_api.accounts.sheets import lines
 from one_api.api.request_log import OpenCall
@@ -22,34 +23,33 @@ _MONEY = ("cost_usd", "upstream_cost_usd")
 class RequestSheet(EventBody):
     """Rows of the ledger as CSV, newest first, with a last line of totals."""
 
-    def __init__(
-        self, accounts: Accounts, page: Callable[..., list[JSONObject]], before: str | None, call: OpenCall
-    ) -> None:
+    def __init__(self, accounts: Accounts, page: Callable[..., Page], before: str | None, call: OpenCall) -> None:
         """``page`` is ``reports.requests`` with what is to be chosen; ``before`` an id that all rows are older than."""
         self._accounts = accounts
         self._page = page
         self._before = before
         self._call = call
-        self._names: list[str] | None = None
+        self._has_begun = False
         self._totals: Counter[str] = Counter()
         self._ended = False
 
     async def read(self) -> bytes:
         """See ``EventBody``."""
-        if self._ended:
-            return b""
+        text = ""
+        while not text and not self._ended:  # a page may have been looked through in vain, and nothing is the end
+            text = await self._next()
+        return text.encode()
+
+    async def _next(self) -> str:
+        """Return the lines of the next page."""
         try:
-            rows = await self._accounts.read(partial(self._page, before=self._before, limit=reports.MAX_ROWS))
+            page = await self._accounts.read(partial(self._page, before=self._before, limit=reports.MAX_ROWS))
         except AccountsUnavailable as error:
             raise AnswerCut(error.message) from None
-        if len(rows) < reports.MAX_ROWS:
-            self._ended = True
-        if rows:
-            self._before = str(rows[-1]["id"])
-        self._add(rows)
-        is_first, self._names = self._names is None, self._names or list(rows[0] if rows else ())
-        text = lines(rows, self._names if is_first else ())
-        return (text + (lines([self._total()], ()) if self._ended and self._names else "")).encode()
+        self._add(page.rows)
+        text = lines(page.rows, () if self._has_begun else reports.REQUEST_FIELDS)
+        self._has_begun, self._before, self._ended = True, page.next, page.next is None
+        return text + lines([self._total()], ()) if self._ended else text
 
     def _add(self, rows: list[JSONObject]) -> None:
         for row in rows:
@@ -60,7 +60,7 @@ class RequestSheet(EventBody):
         """Return the last line."""
         found: dict[str, Any] = {name: self._totals[name] for name in _COUNTS}
         found |= {name: dollars(self._totals[name]) for name in _MONEY}
-        return {name: found.get(name, "total" if name == "id" else "") for name in self._names or ()}
+        return {name: found.get(name, "total" if name == "id" else "") for name in reports.REQUEST_FIELDS}
 
     async def aclose(self) -> None:
         """See ``EventBody``."""

@@ -22,7 +22,7 @@ from one_api.accounts.journal import Journal, journals_of
 from one_api.accounts.keyring import load
 from one_api.accounts.keys import digest_of, is_ours
 from one_api.accounts.opening import open_database
-from one_api.accounts.tables import LEASES, METADATA, RESPONSES, WINDOWS
+from one_api.accounts.tables import AUDIT, LEASES, METADATA, RESPONSES, WINDOWS
 from one_api.app import create_app
 from one_api.config import Config
 from one_api.settings.kinds import Storage
@@ -231,6 +231,10 @@ def test_a_team_is_listed_and_shut_out(app: Flask) -> None:
         (["keys", "create", "fine", "--network", "10.0.0.0/99"], "no address and no network"),
         (["keys", "create", "fine", "--team", "nobody"], "no team named 'nobody'"),
         (["keys", "create", "fine", "--expires", "soon"], "no time span"),
+        (["keys", "create", "fine", "--expires", "9999999d"], "in the year 9999 at the latest"),
+        (["keys", "create", "fine", "--expires", "999999999999999999999d"], "in the year 9999 at the latest"),
+        (["keys", "create", "fine", "--budget", "5/day", "--budget", "6/day"], "one for each period"),
+        (["keys", "rotate", "nobody", "--grace", "9999999999999d"], "at most a year"),
         (["keys", "create", "fine", "--rpm", "many"], "--rpm: 'many' is no whole number"),
         (["keys", "create", "fine", "--concurrent", "1025"], "concurrent: give a whole number up to 1024"),
         (["keys", "create", "configured"], "in the configuration already"),
@@ -290,6 +294,28 @@ def test_what_is_spent_is_compared_with_the_rows(app: Flask, engine: Engine) -> 
     done = run(app, "db", "check")
     assert done.exit_code == 1
     assert "0.000001999" in done.output
+
+
+def test_what_is_spent_of_a_prepaid_budget_is_compared_too(app: Flask, engine: Engine) -> None:
+    assert run(app, "budgets", "set", "all:total", "5").exit_code == 0
+    booked(engine, row(1, NOW, charged=json.dumps([["all:total", 0]])))
+    assert run(app, "db", "check").exit_code == 0
+
+    transact(engine, lambda c: c.execute(WINDOWS.update().values(spent=999)))
+
+    assert run(app, "db", "check").exit_code == 1
+    # Where the budget is older than the rows that are kept, not all of them are there.
+    transact(engine, lambda c: c.execute(AUDIT.update().values(at=(NOW - 31 * 86400) * 1000)))
+    assert run(app, "db", "check").exit_code == 0
+
+
+@pytest.mark.parametrize("since", ["9999999d", "99999999999999999999d"])
+def test_usage_of_all_time_is_that_of_all_rows(app: Flask, engine: Engine, since: str) -> None:
+    booked(engine, row(1, NOW))
+
+    for by in ("key", "day", "minute"):
+        done = run(app, "usage", "--by", by, "--since", since, "--zone", "Pacific/Honolulu", "--as", "json")
+        assert json.loads(done.stdout)[-1]["requests"] == 1
 
 
 # From SQLite to PostgreSQL
@@ -382,6 +408,12 @@ def test_what_is_no_database_is_not_copied(app: Flask, tmp_path: Path) -> None:
 
     assert (missing.exit_code, "there is no database" in missing.output) == (1, True)
     assert not (tmp_path / "missing.db").exists()
+
+
+def test_a_database_is_not_copied_into_itself(app: Flask, address: str) -> None:
+    refused = run(app, "db", "copy", address)
+
+    assert (refused.exit_code, "the configured database itself" in refused.output) == (1, True)
 
 
 def test_a_copy_that_is_not_equal_is_undone(app: Flask, address: str, old: str, tmp_path: Path) -> None:
