@@ -3,9 +3,9 @@
 The engine has two ways to hold a model to a schema. Its own converter knows the usual keywords and skips all others in
 silence (https://github.com/ggml-org/llama.cpp/tree/master/grammars). LLGuidance knows more, but a schema that it cannot
 compile is not enforced at all (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md). So what is
-sent is made from keywords that are known here: small and simple ones go to the converter, which also bounds the length of
-numbers, and the others to LLGuidance. There, blanks stand where Python's ``json.dumps`` has them: where they may
-stand anywhere, small models write nothing else any more.
+sent is made from keywords that are known here: small and simple schemas go to the converter, which also bounds the
+length of numbers, and the others to LLGuidance. There, blanks stand where Python's ``json.dumps`` has them: where they
+may stand anywhere, small models write nothing else any more.
 """
 
 import math
