@@ -52,6 +52,20 @@ def _faults(pattern: str) -> Iterator[str]:
         last = text[-1] if kind in ("repeat", "other") else ""
 
 
+def begun_with(name: str, definitions: JSONObject) -> set[str]:
+    """Return the definitions of a clean schema that a value of ``name`` may be, by references alone."""
+    found: set[str] = set()
+    left = [definitions[name]]
+    while left:
+        node = left.pop()
+        node = node if isinstance(node, dict) else {}
+        left += node.get("anyOf", ())
+        if "$ref" in node and (target := node["$ref"].rpartition("/")[2]) not in found:
+            found.add(target)
+            left.append(definitions[target])
+    return found
+
+
 def is_simple(node: Any) -> bool:
     """Return whether a clean schema holds nothing but what the engine's converter enforces, and not too much of it."""
     if not isinstance(node, dict):

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.llama.grammars import MAX_REPETITIONS, is_simple, unsupported_syntax
+from one_api.dialects.llama.grammars import MAX_REPETITIONS, begun_with, is_simple, unsupported_syntax
 from one_api.errors import InvalidRequest
 
 _FORMATS = frozenset(
@@ -77,7 +77,7 @@ class _Cleaner:
         if not isinstance(found, dict):
             self._refuse("false", "", "No value fits this schema.")
         for pointer, name in self._names.items():
-            if name in self._begun_with(name):
+            if name in begun_with(name, self._definitions):
                 self._refuse("$ref", "", f"`{pointer[:100]}` refers to itself before it says anything.")
         return {**found, "$defs": self._definitions} if self._definitions else found
 
@@ -117,19 +117,6 @@ class _Cleaner:
             self._names[pointer] = name = f"d{len(self._names)}"
             self._definitions[name] = self._node(target, path)
         return {"$ref": f"#/$defs/{self._names[pointer]}"}
-
-    def _begun_with(self, name: str) -> set[str]:
-        """Return the definitions that a value of this one may be, by references alone."""
-        found: set[str] = set()
-        left = [self._definitions[name]]
-        while left:
-            node = left.pop()
-            node = node if isinstance(node, dict) else {}
-            left += node.get("anyOf", ())
-            if "$ref" in node and (target := node["$ref"].rpartition("/")[2]) not in found:
-                found.add(target)
-                left.append(self._definitions[target])
-        return found
 
     def _target(self, pointer: str, path: str) -> Any:
         """Return what a reference points to."""
