@@ -117,10 +117,15 @@ def test_another_projects_example_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["chat", "Hi"], "start it first"), (["chat", "--key", "x", "Hi"], "named x")]
+    ("arguments", "said"),
+    [
+        (["chat", "Hi"], "start it first"),
+        (["chat", "--key", "x", "Hi"], "named x; there are: mine"),
+        (["chat", ""], "the message is empty"),
+    ],
 )
 def test_chat_says_what_is_missing(tmp_path: Path, arguments: list[str], said: str) -> None:
-    done = Installed(tmp_path, API_KEYS="sk-mine").run(*arguments)
+    done = Installed(tmp_path, API_KEYS="mine:sk-mine").run(*arguments)
 
     assert (done.returncode, said in done.stderr) == (1, True)
 
