@@ -114,7 +114,8 @@ def _key(config: Config, name: str | None) -> KeyConfig:
     keys = dict(zip(key_names(config.api_keys), config.api_keys, strict=True))
     entry = keys.get(name) if name else next(iter(keys.values()), None)
     if entry is None:
-        raise click.ClickException(f"there is no API key{f' named {name}' if name else ''}: set API_KEYS")
+        named = f" named {name}; there are: {', '.join(keys)}" if name and keys else ": set API_KEYS"
+        raise click.ClickException(f"there is no API key{named}")
     return entry
 
 
@@ -230,6 +231,8 @@ def _chat(message: tuple[str, ...], model: str | None, name: str | None, url: st
     # Only here, so that a gateway that serves imports nothing of requests.
     from one_api.conversation import Conversation, NoAnswer
 
+    if message and not " ".join(message).strip():
+        raise click.ClickException("the message is empty: write one, or leave it out to be asked for it")
     config = _load().config
     conversation = Conversation(url or config.server.url, _key(config, name).key)
     try:

@@ -23,7 +23,8 @@ class Conversation:
     """Asks one gateway with one key, and remembers what was said."""
 
     def __init__(self, url: str, key: Secret) -> None:
-        """``url`` is where the gateway is, with or without ``/v1``."""
+        """``url`` is where the gateway is, with or without ``http://`` and ``/v1``."""
+        url = url if "://" in url else f"http://{url}"
         self._url = f"{url.rstrip('/').removesuffix('/v1')}/v1"
         self._session = requests.Session()
         self._session.trust_env = False  # neither proxies nor ~/.netrc: the gateway is near
@@ -41,7 +42,7 @@ class Conversation:
 
     def say(self, model: str, text: str) -> Iterator[str]:
         """Yield the answer to ``text`` piece by piece; raises NoAnswer, also when it stops before it is complete."""
-        asked = {"role": "user", "content": text}
+        asked = {"role": "user", "content": text.encode(errors="replace").decode()}  # what is typed need not be UTF-8
         body = {"model": model, "messages": [*self.messages, asked], "stream": True}
         pieces: list[str] = []
         try:
@@ -62,7 +63,12 @@ class Conversation:
         self.messages += [asked, {"role": "assistant", "content": "".join(pieces)}]
 
     def _silence(self, error: requests.RequestException) -> NoAnswer:
-        return NoAnswer(f"no gateway answers at {self._url}: start it first ({type(error).__name__})")
+        cure = "start it first"
+        if isinstance(error, requests.exceptions.SSLError):
+            cure = "write http://, unless a proxy in front of it has a certificate that this machine trusts"
+        elif isinstance(error, ValueError):  # no connection was tried
+            cure = "write an address like http://127.0.0.1:8000"
+        return NoAnswer(f"no gateway answers at {self._url}: {cure} ({type(error).__name__})")
 
 
 def _texts(response: requests.Response) -> Iterator[str]:

@@ -11,7 +11,7 @@ from werkzeug.serving import is_running_from_reloader
 
 from one_api.config import Loaded
 from one_api.settings.addresses import url_of
-from one_api.startup import Listening, report
+from one_api.startup import Listening, address_problem, report
 
 #: How werkzeug's server logs a request.
 _REQUEST_LINE = '"%s" %s %s'
@@ -20,7 +20,8 @@ _REQUEST_LINE = '"%s" %s %s'
 def prepare_flask_run(loaded: Loaded) -> None:
     """Have a ``flask run`` that loads the application listen as it is configured; without one this does nothing.
 
-    What is served, and what is doubtful, is printed as under gunicorn.
+    What is served, and what is doubtful, is printed as under gunicorn. Raises ClickException where the
+    address is taken.
 
     The command has read its options before it loads the application, so the process begins anew with them. An address
     on the command line, or in Flask's own variables, goes before.
@@ -37,7 +38,10 @@ def prepare_flask_run(loaded: Loaded) -> None:
     if wanted:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *wanted])  # noqa: S606 - this very command
     if not is_running_from_reloader():
-        report(loaded, Listening(url_of(context.params["host"], context.params["port"]), 1))
+        host, port = context.params["host"], context.params["port"]
+        if not host.startswith("unix://") and (problem := address_problem(host, port, ("--host", "--port"))):
+            raise click.ClickException(problem)
+        report(loaded, Listening(url_of(host, port), 1))
 
 
 def _is_no_request(record: logging.LogRecord) -> bool:

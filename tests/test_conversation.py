@@ -20,7 +20,7 @@ def gateway() -> Iterator[responses.RequestsMock]:
         yield mock
 
 
-@pytest.fixture(params=[URL, f"{URL}/", f"{URL}/v1"])
+@pytest.fixture(params=[URL, f"{URL}/", f"{URL}/v1", "gateway.test:8000"])
 def conversation(request: pytest.FixtureRequest) -> Conversation:
     return Conversation(request.param, Secret("sk-mine"))
 
@@ -87,3 +87,24 @@ def test_a_gateway_that_is_not_there_is_said_so(gateway: responses.RequestsMock,
 
     with pytest.raises(NoAnswer, match="start it first"):
         conversation.models()
+
+
+def test_http_where_https_was_written_is_said_so(gateway: responses.RequestsMock) -> None:
+    gateway.get("https://gateway.test/v1/models", requests.exceptions.SSLError("wrong version number"))
+
+    with pytest.raises(NoAnswer, match="write http://"):
+        Conversation("https://gateway.test", Secret("sk-mine")).models()
+
+
+@pytest.mark.parametrize("url", ["ftp://gateway.test", "http://", "http://[::1"])
+def test_what_is_no_address_is_said_so(url: str) -> None:
+    with pytest.raises(NoAnswer, match=r"like http://127\.0\.0\.1:8000"):
+        Conversation(url, Secret("sk-mine")).models()
+
+
+def test_what_is_typed_need_not_be_utf_8(gateway: responses.RequestsMock, conversation: Conversation) -> None:
+    gateway.post(f"{URL}/v1/chat/completions", events("Yes"))
+
+    assert list(conversation.say("m", "caf\udce9")) == ["Yes"]
+
+    assert json.loads(gateway.calls[0].request.body or "")["messages"][0]["content"] == "caf?"

@@ -117,10 +117,15 @@ def test_another_projects_example_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["chat", "Hi"], "start it first"), (["chat", "--key", "x", "Hi"], "named x")]
+    ("arguments", "said"),
+    [
+        (["chat", "Hi"], "start it first"),
+        (["chat", "--key", "x", "Hi"], "named x; there are: mine"),
+        (["chat", ""], "the message is empty"),
+    ],
 )
 def test_chat_says_what_is_missing(tmp_path: Path, arguments: list[str], said: str) -> None:
-    done = Installed(tmp_path, API_KEYS="sk-mine").run(*arguments)
+    done = Installed(tmp_path, API_KEYS="mine:sk-mine").run(*arguments)
 
     assert (done.returncode, said in done.stderr) == (1, True)
 
@@ -129,3 +134,16 @@ def test_a_bad_configuration_is_said_in_words(tmp_path: Path) -> None:
     done = Installed(tmp_path, PORT="many").run("serve")
 
     assert (done.returncode, "PORT: is not a number" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+@pytest.mark.parametrize("data", ["API_KEYS=k\n".encode("utf-16"), "# Schlüssel\nAPI_KEYS=k\n".encode("latin-1")])
+def test_a_file_in_another_encoding_is_said_in_words(tmp_path: Path, data: bytes) -> None:
+    installed = Installed(tmp_path)
+    (tmp_path / ".env").write_bytes(data)
+
+    done = installed.run("key")
+
+    assert done.returncode == 1
+    assert ".env: cannot be read" in done.stderr
+    assert "Save it as UTF-8 text" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ import re
 import shlex
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from one_api.startup import (
 )
 
 from .support import Gateway, free_port, run_program
+from .support.launcher import REPOSITORY
 
 URL = "http://127.0.0.1:8000"
 KEY = "sk-canary-7f3a9c"
@@ -158,6 +160,21 @@ def test_a_port_in_use_is_one_sentence_that_names_it(host: str) -> None:
     assert f"Port {port} is in use by process {os.getpid()}" in done.stderr
     assert "PORT" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_flask_run_says_the_same_instead_of_what_it_would_serve() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", free_port()))
+        holder.listen()
+        port = holder.getsockname()[1]
+        env = {"PATH": os.environ["PATH"], "ONE_API_ENV_FILE": os.devnull, "API_KEYS": "k", "PORT": str(port)}
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", "run"]
+
+        done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert f"Port {port} is in use by process {os.getpid()}" in done.stderr
+    assert "listening" not in done.stdout + done.stderr
 
 
 def test_the_address_that_gunicorn_is_given_is_the_one_that_counts() -> None:

@@ -35,6 +35,18 @@ T = TypeVar("T")
 
 #: How long counting tokens may take, with the start of the engine, in seconds: clients ask for many counts at once.
 _COUNT_S = 5.0
+#: How the engine refuses a grammar, and what clients read instead: parameter, code, message.
+_NO_GRAMMAR = "failed to parse grammar"
+_NO_OWN_GRAMMAR = (
+    "grammar",
+    "invalid_value",
+    "The engine cannot read this `grammar`: it takes GBNF with a rule `root`, and without left recursion.",
+)
+_NO_CALL_GRAMMAR = (
+    "tools",
+    "invalid_function_parameters",
+    "The engine cannot hold a call to these schemas: make them smaller, or `strict` to learn which keyword is wrong.",
+)
 
 
 class EngineUnavailable(UpstreamError):
@@ -205,19 +217,29 @@ class EngineClient:
 
 
 class Answer:
-    """How to translate the engine's stream: the identity of the answer, and whether a tool call was forced."""
+    """How to translate the engine's stream.
+
+    It needs the identity of the answer, whether a tool call was forced, and how many of the likeliest tokens are listed
+    where log probabilities are asked for.
+    """
 
     #: Where the engine is asked for it.
     path = "/v1/chat/completions"
 
-    def __init__(self, identity: Identity, *, include_usage: bool, forced: bool) -> None:
+    def __init__(self, identity: Identity, *, include_usage: bool, forced: bool, top_logprobs: int = 0) -> None:
         self._identity = identity
         self._include_usage = include_usage
         self._forced = forced
+        self._top_logprobs = top_logprobs
 
     def translator(self) -> Translator:
         """Return a translator for one attempt."""
-        return LocalStream(self._identity, include_usage=self._include_usage, forced=self._forced)
+        return LocalStream(
+            self._identity,
+            include_usage=self._include_usage,
+            forced=self._forced,
+            top_logprobs=self._top_logprobs,
+        )
 
     def explained(self, error: UpstreamRejected, file: ModelFile, context_tokens: int) -> UpstreamRejected:
         """Return the engine's refusal in OpenAI's words: it has numbers for codes, and names no parameter."""
@@ -229,6 +251,8 @@ class Answer:
         if "JSON schema error" in error.said:
             param = "tools" if self._forced else "response_format"
             code = "invalid_function_parameters" if self._forced else None
+        elif _NO_GRAMMAR in error.said:
+            param, code, message = _NO_CALL_GRAMMAR if self._forced else _NO_OWN_GRAMMAR
         elif "While executing" in error.said:
             param = "messages"
             reason = error.said.rpartition("Error: ")[2].removeprefix("Jinja Exception: ").strip()
@@ -256,7 +280,10 @@ class TextAnswer(Answer):
         if code == "context_length_exceeded":
             message = _too_long(error.said, file, context_tokens, "prompt")
         code = None if code is not None and code.isdigit() else code
-        return UpstreamRejected(message, status=error.status, type=error.type, param="prompt", code=code)
+        param = "prompt"
+        if _NO_GRAMMAR in error.said:
+            param, code, message = _NO_OWN_GRAMMAR
+        return UpstreamRejected(message, status=error.status, type=error.type, param=param, code=code)
 
 
 def _too_long(message: str, file: ModelFile, context_tokens: int, what: str) -> str:

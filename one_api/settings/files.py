@@ -8,6 +8,7 @@ import select
 import stat
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -98,7 +99,8 @@ def loaded_by_flask() -> dict[str, str]:
     found: dict[str, str | None] = {}
     for name in (".flaskenv", ".env"):
         if path := find_dotenv(name, usecwd=True):
-            found |= dotenv_values(path, encoding="utf-8")
+            with suppress(OSError, UnicodeDecodeError):  # Flask has taken nothing from it, then
+                found |= dotenv_values(path, encoding="utf-8")
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -14,6 +14,8 @@ from one_api.dialects.llama.schema import constrained
 from one_api.errors import InvalidRequest
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
+#: Schemas that the engine takes as they come may have so many bytes: large ones would keep it busy for minutes.
+_MAX_UNCHECKED_BYTES = 16 * 1024
 #: What the constrained text makes no sense with: it would be cut, or constrained a second time.
 _REPLACED = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format", "grammar", "stop"})
 
@@ -58,12 +60,14 @@ def _held_to(tools: list[JSONObject]) -> JSONObject:
     Of other schemas the engine takes what it knows, as with all models.
 
     Raises:
-        InvalidRequest: naming what of a strict schema cannot be enforced.
+        InvalidRequest: naming what of a strict schema, or of a large one, cannot be enforced.
     """
     schema = schema_of(tools)
     try:
         return constrained(schema, "tools")
     except InvalidRequest:
+        if len(json.encode(schema)) > _MAX_UNCHECKED_BYTES:
+            raise
         for i, tool in enumerate(tools):
             if tool["function"].get("strict"):
                 constrained(tool["function"].get("parameters") or {}, f"tools[{i}].function.parameters")

@@ -8,6 +8,8 @@ from one_api.dialects.json import JSONObject
 
 #: More repetitions than this are more than the engine's grammars hold.
 MAX_REPETITIONS = 2000
+#: With more values at one place, or more items of an array, the engine's grammars are slow, or refused as too large.
+_MAX_VALUES, _MAX_ITEMS = 64, 256
 _TOKEN = re.compile(
     r"""(?P<class>\[\^?\]?(?:\\.|[^\]\\])*\])|(?P<escape>\\.)|(?P<group>\(\?.?)|(?P<repeat>\{[^}]*\}?)|(?P<other>.)""",
     re.DOTALL,
@@ -50,15 +52,31 @@ def _faults(pattern: str) -> Iterator[str]:
         last = text[-1] if kind in ("repeat", "other") else ""
 
 
+def begun_with(name: str, definitions: JSONObject) -> set[str]:
+    """Return the definitions of a clean schema that a value of ``name`` may be, by references alone."""
+    found: set[str] = set()
+    left = [definitions[name]]
+    while left:
+        node = left.pop()
+        node = node if isinstance(node, dict) else {}
+        left += node.get("anyOf", ())
+        if "$ref" in node and (target := node["$ref"].rpartition("/")[2]) not in found:
+            found.add(target)
+            left.append(definitions[target])
+    return found
+
+
 def is_simple(node: Any) -> bool:
-    """Return whether a clean schema holds nothing but what the engine's converter enforces."""
+    """Return whether a clean schema holds nothing but what the engine's converter enforces, and not too much of it."""
     if not isinstance(node, dict):
         return False
     keys = node.keys() - {"$defs"}
     if not all(is_simple(each) for each in node.get("$defs", {}).values()):
         return False
-    if keys in ({"$ref"}, {"enum"}, set()):
+    if keys in ({"$ref"}, set()):
         return True
+    if keys == {"enum"}:
+        return len(node["enum"]) <= _MAX_VALUES
     if keys == {"anyOf"}:
         return all(is_simple(each) for each in node["anyOf"])
     names = node.get("type")
@@ -70,6 +88,8 @@ def _is_simple_type(name: Any, node: JSONObject, keys: set[str]) -> bool:
     if known is None or not keys <= {"type", *known}:
         return False
     if name == "array":
+        if max(node.get("minItems", 0), node.get("maxItems", 0)) > _MAX_ITEMS:
+            return False
         return ("items" in keys and is_simple(node["items"])) or keys == {"type"}
     if name == "integer":
         return all(isinstance(node[key], int) for key in keys - {"type"})

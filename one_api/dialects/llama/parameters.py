@@ -8,7 +8,7 @@ from one_api.errors import InvalidRequest
 
 #: Parameter -> its bounds, as OpenAI has them.
 DECIMALS = {
-    "temperature": (0, 2), "top_p": (0, 1), "min_p": (0, 1), "typical_p": (0, 1), "repeat_penalty": (0, 10),
+    "temperature": (0, 2), "top_p": (0, 1), "min_p": (0, 1), "typical_p": (0, 1), "repeat_penalty": (0.01, 10),
     "frequency_penalty": (-2, 2), "presence_penalty": (-2, 2),
 }  # fmt: skip
 #: OpenAI's defaults, where the engine has others.
@@ -35,6 +35,7 @@ def check_values(
         kind, words = others[key]
         if not isinstance(given[key], kind):
             raise wrong_type(key, words)
+    _check_biases(given.get("logit_bias", {}))
 
 
 def check_number(key: str, value: Any, low: int, high: int, kind: str) -> None:
@@ -50,14 +51,36 @@ def check_number(key: str, value: Any, low: int, high: int, kind: str) -> None:
         )
 
 
-def check_stop(stop: Any) -> None:
-    """Raise InvalidRequest unless ``stop`` is a string, or at most four of them."""
-    if stop is None or isinstance(stop, str):
+def stop_strings(given: JSONObject) -> JSONObject:
+    """Return ``stop`` for the engine, for which an empty string would end every answer at its first token.
+
+    Raises:
+        InvalidRequest: unless ``stop`` is a string, or at most four of them.
+    """
+    stop = given.get("stop", [])
+    _check_stop(stop)
+    wanted = [each for each in ([stop] if isinstance(stop, str) else stop) if each]
+    return {"stop": wanted} if wanted else {}
+
+
+def _check_stop(stop: Any) -> None:
+    if isinstance(stop, str):
         return
     if not isinstance(stop, list) or not all(isinstance(each, str) for each in stop):
         raise wrong_type("stop", "a string or an array of strings")
     if len(stop) > 4:
         raise InvalidRequest("`stop` holds more than 4 strings.", param="stop", code="array_above_max_length")
+
+
+def _check_biases(biases: JSONObject) -> None:
+    """Raise InvalidRequest unless ``logit_bias`` has numbers of tokens, and for each a bias from -100 to 100.
+
+    The engine takes another key for a text, and leaves out a value that it does not understand.
+    """
+    for token, bias in biases.items():
+        if not token.isdecimal():
+            raise wrong_type("logit_bias", "the model's token numbers as keys")
+        check_number("logit_bias", bias, -100, 100, "decimal")
 
 
 def wrong_type(param: str, expected: str) -> InvalidRequest:

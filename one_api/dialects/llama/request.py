@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_stop, check_values, given_in, wrong_type
+from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_values, given_in, stop_strings, wrong_type
 from one_api.dialects.llama.schema import constrained
 from one_api.errors import InvalidRequest
 
@@ -32,7 +32,7 @@ _OTHERS: dict[str, tuple[type, str]] = {
 }
 #: What the engine is sent as it came.
 _SENT = (
-    (DECIMALS.keys() | _INTEGERS.keys() | _OTHERS.keys() | {"stop", "tools", "tool_choice"})
+    (DECIMALS.keys() | _INTEGERS.keys() | _OTHERS.keys() | {"tools", "tool_choice"})
     - {"n", "max_tokens", "max_completion_tokens", "seed"}
 )  # fmt: skip
 #: What changes nothing in an answer of a local model.
@@ -40,7 +40,7 @@ _WITHOUT_EFFECT = frozenset(
     [
         "user", "safety_identifier", "metadata", "store", "service_tier", "prediction", "verbosity", "modalities",
         "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "stream", "stream_options", "n", "seed",
-        "max_tokens", "max_completion_tokens", "model", "messages",
+        "max_tokens", "max_completion_tokens", "model", "messages", "stop",
     ]
 )  # fmt: skip
 #: What asks for something that a local model cannot do, and what helps.
@@ -73,6 +73,8 @@ class LocalRequest:
     n: int
     seed: int | None
     dropped: list[str]
+    #: How many of the likeliest tokens are listed at each place.
+    top_logprobs: int
 
     def seed_of(self, index: int) -> JSONObject:
         """Return what one of the ``n`` choices adds: their seeds differ, so that the choices differ."""
@@ -102,11 +104,15 @@ def read_request(body: JSONObject, model: Model) -> LocalRequest:
     sent = {key: value for key, value in given.items() if key in _SENT}
     read = [_message(message, i) for i, message in enumerate(body["messages"])]
     messages = [message for message in read if not _is_billing(message)] or read
+    top_logprobs = given.get("top_logprobs", 0)
+    if given.get("logprobs"):
+        sent["top_logprobs"] = max(1, top_logprobs)  # the engine takes 0 for none at all, and nothing for 20
     asked = {**SAMPLING, **model.sampling, **sent, "messages": messages, "max_tokens": most, "stream": True}
+    asked |= stop_strings(given)
     if (wanted := _schema_of(sent.get("response_format"))) is not None:
         asked = {key: value for key, value in asked.items() if key != "response_format"} | constrained(*wanted)
     dropped = [key for key in given if key not in _SENT and key not in _WITHOUT_EFFECT and _NAME(key)]
-    return LocalRequest(asked, given.get("n", 1), given.get("seed"), dropped[:_MAX_DROPPED])
+    return LocalRequest(asked, given.get("n", 1), given.get("seed"), dropped[:_MAX_DROPPED], top_logprobs)
 
 
 def _check_parameters(given: JSONObject) -> None:
@@ -123,7 +129,6 @@ def _check_parameters(given: JSONObject) -> None:
         raise InvalidRequest(
             "`parallel_tool_calls` is only allowed when `tools` are given.", param="parallel_tool_calls"
         )
-    check_stop(given.get("stop"))
     _check_modalities(given.get("modalities"))
     _check_format(given.get("response_format"))
     if given.get("grammar") and _schema_of(given.get("response_format")):

@@ -3,8 +3,9 @@
 The engine has two ways to hold a model to a schema. Its own converter knows the usual keywords and skips all others in
 silence (https://github.com/ggml-org/llama.cpp/tree/master/grammars). LLGuidance knows more, but a schema that it cannot
 compile is not enforced at all (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md). So what is
-sent is made from keywords that are known here: simple schemas go to the converter, which also bounds the length of
-numbers, and the others to LLGuidance.
+sent is made from keywords that are known here: small and simple schemas go to the converter, which also bounds the
+length of numbers, and the others to LLGuidance. There, blanks stand where Python's ``json.dumps`` has them: where they
+may stand anywhere, small models write nothing else any more.
 """
 
 import math
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.llama.grammars import MAX_REPETITIONS, is_simple, unsupported_syntax
+from one_api.dialects.llama.grammars import MAX_REPETITIONS, begun_with, is_simple, unsupported_syntax
 from one_api.errors import InvalidRequest
 
 _FORMATS = frozenset(
@@ -31,6 +32,8 @@ _IMPOSSIBLE: dict[str, tuple[Any, ...]] = {
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
+#: How LLGuidance writes JSON.
+_LAYOUT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
 #: Numbers beyond this have more digits than the engine's converter writes.
 _MAX_NUMBER = Fraction(10**15)
 #: Numbers get as many decimals, so that a small model comes to an end.
@@ -55,7 +58,7 @@ def constrained(schema: JSONObject, param: str) -> JSONObject:
     cleaned = _Cleaner(schema, param).clean()
     if is_simple(cleaned):
         return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": cleaned}}}
-    return {"grammar": f"%llguidance {{}}\nstart: %json {json.encode(cleaned).decode()}"}
+    return {"grammar": f"%llguidance {{}}\nstart: %json {json.encode({**_LAYOUT, **cleaned}).decode()}"}
 
 
 class _Cleaner:
@@ -73,6 +76,9 @@ class _Cleaner:
         found = self._node(self._schema, "")
         if not isinstance(found, dict):
             self._refuse("false", "", "No value fits this schema.")
+        for pointer, name in self._names.items():
+            if name in begun_with(name, self._definitions):
+                self._refuse("$ref", "", f"`{pointer[:100]}` refers to itself before it says anything.")
         return {**found, "$defs": self._definitions} if self._definitions else found
 
     def _node(self, node: Any, path: str) -> Any:

@@ -13,10 +13,12 @@ _ENGINE_KEYS = frozenset({"timings", "__verbose"})
 class LocalStream(OpenAIStream):
     """Reads the engine's events: all chunks carry ``identity``, and a forced call becomes a tool call."""
 
-    def __init__(self, identity: Identity, *, include_usage: bool, forced: bool = False) -> None:
+    def __init__(self, identity: Identity, *, include_usage: bool, forced: bool = False, top_logprobs: int = 0) -> None:
+        """``top_logprobs`` of the likeliest tokens are listed at each place, where log probabilities are asked for."""
         super().__init__(identity, include_usage=include_usage, drop=_ENGINE_KEYS)
         self._shown = identity
         self._forced = ForcedCall() if forced else None
+        self._top_logprobs = top_logprobs
 
     def feed(self, event: Event) -> list[JSONObject]:
         """See ``OpenAIStream``."""
@@ -35,19 +37,21 @@ class LocalStream(OpenAIStream):
         for chunk in chunks:
             chunk["id"], chunk["created"], chunk["model"] = self._shown.id, self._shown.created, self._shown.model
             for choice in chunk["choices"]:
-                _drop_token_ids(choice)
+                _clean_logprobs(choice, self._top_logprobs)
             if self._forced is None or self._forced.turn(chunk) is not None:
                 turned.append(chunk)
         return turned
 
 
-def _drop_token_ids(choice: JSONObject) -> None:
-    """Take the engine's own numbers of tokens out of the log probabilities."""
+def _clean_logprobs(choice: JSONObject, most: int) -> None:
+    """Take out of the log probabilities the engine's own numbers of tokens, and what goes beyond ``most`` likeliest."""
     logprobs = choice.get("logprobs")
     if not isinstance(logprobs, dict) or not isinstance(entries := logprobs.get("content"), list):
         choice["logprobs"] = None
         return
     logprobs["refusal"] = None
     for entry in entries:
-        for token in (entry, *(entry.get("top_logprobs") or ())) if isinstance(entry, dict) else ():
+        if isinstance(entry, dict):
+            entry["top_logprobs"] = (entry.get("top_logprobs") or [])[:most]
+        for token in (entry, *entry["top_logprobs"]) if isinstance(entry, dict) else ():
             token.pop("id", None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_stop, check_values, given_in, wrong_type
+from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_values, given_in, stop_strings, wrong_type
 from one_api.dialects.llama.request import Model
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextStream
@@ -31,9 +31,9 @@ _OTHERS: dict[str, tuple[type, str]] = {
     "suffix": (str, "a string"),
 }
 #: What the engine is sent as it came.
-_SENT = DECIMALS.keys() | {"top_k", "repeat_last_n", "cache_prompt", "logit_bias", "grammar", "stop"}
+_SENT = DECIMALS.keys() | {"top_k", "repeat_last_n", "cache_prompt", "logit_bias", "grammar"}
 #: What is acted on here, or changes nothing in an answer of a local model.
-_READ = _INTEGERS.keys() | _OTHERS.keys() | {"model", "prompt", "stream", "stream_options", "user"}
+_READ = _INTEGERS.keys() | _OTHERS.keys() | {"model", "prompt", "stop", "stream", "stream_options", "user"}
 #: The engine takes the largest seed for "choose one".
 _SEEDS = 2**32 - 1
 #: A name that can be put into a header, and how many are put there.
@@ -81,7 +81,7 @@ def read_text_request(body: JSONObject, model: Model) -> LocalText:
     if logprobs is not None:
         sent["logprobs"] = max(1, logprobs)  # the engine takes 0 for none at all
     most = min(given.get("max_tokens", _DEFAULT_TOKENS), model.context_tokens)
-    asked = {**SAMPLING, **model.sampling, **sent, "max_tokens": most, "stream": True}
+    asked = {**SAMPLING, **model.sampling, **sent, "max_tokens": most, "stream": True, **stop_strings(given)}
     dropped = [key for key in given if key not in _SENT and key not in _READ and _NAME(key)]
     return LocalText(asked, prompts, n, given.get("seed"), logprobs, dropped[:_MAX_DROPPED])
 
@@ -89,7 +89,6 @@ def read_text_request(body: JSONObject, model: Model) -> LocalText:
 def _checked(given: JSONObject) -> int:
     """Check all parameters but the prompt, and return ``n``."""
     check_values(given, _INTEGERS, _OTHERS)
-    check_stop(given.get("stop"))
     n: int = given.get("n", 1)
     if given.get("suffix"):
         raise _impossible("suffix", "put the marks of this model for a gap into `prompt` instead")

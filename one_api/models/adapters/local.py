@@ -254,7 +254,7 @@ class LocalModelAdapter(RequestAdapter):
         body, forced = apply_choice(request.body)
         body = prepare(body | {"model": file.id}, _QUIRKS)
         identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
-        answer = Answer(identity, include_usage=include_usage, forced=forced)
+        answer = Answer(identity, include_usage=include_usage, forced=forced, top_logprobs=request.top_logprobs)
         client = self._client(file)
 
         async def open_one(index: int) -> ChunkStream:

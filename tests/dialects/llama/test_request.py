@@ -90,6 +90,11 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"logprobs": "yes"}, "logprobs", "invalid_type"),
         ({"top_logprobs": 3}, "top_logprobs", None),
         ({"logit_bias": []}, "logit_bias", "invalid_type"),
+        ({"logit_bias": {"Hello": 5}}, "logit_bias", "invalid_type"),
+        ({"logit_bias": {"-5": 5}}, "logit_bias", "invalid_type"),
+        ({"logit_bias": {"5": "much"}}, "logit_bias", "invalid_type"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "decimal_above_max_value"),
+        ({"repeat_penalty": 0}, "repeat_penalty", "decimal_below_min_value"),
         ({"stop": ["a"] * 5}, "stop", "array_above_max_length"),
         ({"stop": [1]}, "stop", "invalid_type"),
         ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
@@ -153,3 +158,11 @@ def test_the_request_itself_stays_as_it_is() -> None:
     read_request(body, MODEL)
 
     assert body == {"messages": [USER], "temperature": None, "repetition_penalty": 1.1}
+
+
+@pytest.mark.parametrize(("given", "sent"), [("", None), ([], None), ([""], None), ("a", ["a"]), (["", "a"], ["a"])])
+def test_an_empty_stop_string_stops_nothing(given: Any, sent: list[str] | None) -> None:
+    request = read(stop=given)
+
+    assert request.body.get("stop") == sent
+    assert request.dropped == []

@@ -19,10 +19,12 @@ def converted(schema: Any) -> Any:
 
 
 def guided(schema: Any) -> Any:
-    """The schema that LLGuidance gets."""
+    """The schema that LLGuidance gets, without how it lays out its JSON."""
     grammar = constrained(schema, "p")["grammar"]
     assert grammar.startswith(WRAPPED)
-    return json.decode(grammar.removeprefix(WRAPPED).encode())
+    sent: JSONObject = json.decode(grammar.removeprefix(WRAPPED).encode())
+    assert sent.pop("x-guidance")["whitespace_flexible"] is False
+    return sent
 
 
 def refusal(schema: Any) -> str:
@@ -202,3 +204,33 @@ def test_another_tool_is_held_to_what_can_be_enforced() -> None:
     sent = forced(False, type="array", items={"type": "null"}, uniqueItems=True)
 
     assert sent["response_format"]["type"] == "json_schema"
+
+
+@pytest.mark.parametrize(
+    "definitions",
+    [
+        {"a": {"$ref": "#/$defs/a"}},
+        {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+        {"a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}]}},
+    ],
+)
+def test_a_definition_that_begins_with_itself_is_refused(definitions: JSONObject) -> None:
+    assert "`#/$defs/a` refers to itself" in refusal({"$defs": definitions, **of(**{"$ref": "#/$defs/a"})})
+
+
+def test_a_definition_may_hold_itself() -> None:
+    node = of(anyOf=[{"$ref": "#/$defs/n"}, {"type": "null"}])
+
+    assert converted({"$defs": {"n": node}, "$ref": "#/$defs/n"})["$ref"] == "#/$defs/d0"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of(enum=[f"value {i}" for i in range(100)]),
+        of(type="array", items={"type": "boolean"}, maxItems=1000),
+        of(type="array", items={"type": "boolean"}, minItems=1000),
+    ],
+)
+def test_what_is_too_much_for_the_converter_is_not_sent_to_it(schema: JSONObject) -> None:
+    assert guided(schema) == schema | {"additionalProperties": False}

@@ -214,6 +214,12 @@ def test_a_conversation_that_is_too_long(client: OpenAI, model: str, stream: boo
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 
 
+#: One keyword of it cannot be enforced, and the rest would keep the engine busy for minutes.
+LARGE_TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"properties": {
+        "u": {"type": "string", "format": "uri"}, "x": {"enum": [f"value {i}" for i in range(20_000)]}}}},
+}  # fmt: skip
 ODD_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"type": "odd"}}}}}
 
 
@@ -232,6 +238,8 @@ ODD_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"proper
             "type": "array", "items": {"type": "integer"}, "uniqueItems": True}}}},
          "response_format.json_schema.schema", "unsupported_value"),
         ({"tools": [ODD_TOOL], "tool_choice": "required"}, "tools", "invalid_function_parameters"),
+        ({"tools": [LARGE_TOOL], "tool_choice": "required"}, "tools", "unsupported_value"),
+        ({"grammar": "root ::= ("}, "grammar", "invalid_value"),
     ],
     ids=str,
 )  # fmt: skip
@@ -375,6 +383,29 @@ def test_a_schema_is_kept(client: OpenAI, model: str) -> None:
     assert report["city"] in ("Berlin", "Rome")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_large_schema_costs_the_engine_no_more_than_a_small_one(client: OpenAI, model: str, stream: bool) -> None:
+    values = [f"value {i}" for i in range(20_000)]
+    schema = {"type": "object", "properties": {"value": {"enum": values}}, "required": ["value"]}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "choice", "schema": schema}}
+    asked: Any = {"model": model, "messages": HELLO, "max_tokens": 60, "response_format": wanted}
+
+    if stream:
+        with client.chat.completions.create(**asked, stream=True) as chunks:
+            answer = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    else:
+        answer = text(client.chat.completions.create(**asked))
+
+    assert json.loads(answer)["value"] in values
+
+
+@pytest.mark.parametrize("stop", ["", [""]])
+def test_an_empty_stop_string_does_not_end_an_answer(client: OpenAI, model: str, stop: Any) -> None:
+    answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=4, temperature=0, stop=stop)
+
+    assert (answer.choices[0].finish_reason, bool(text(answer))) == ("length", True)
+
+
 def test_any_object_can_be_asked_for(client: OpenAI, model: str) -> None:
     answer = client.chat.completions.create(
         model=model, messages=ASK, response_format={"type": "json_object"}, max_tokens=120, temperature=0
@@ -414,14 +445,15 @@ def test_several_choices(client: OpenAI, model: str, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_log_probabilities(client: OpenAI, model: str, stream: bool) -> None:
+@pytest.mark.parametrize(("more", "listed"), [({"top_logprobs": 2}, 2), ({"top_logprobs": 0}, 0), ({}, 0)])
+def test_log_probabilities(client: OpenAI, model: str, more: dict[str, int], listed: int, stream: bool) -> None:
     asked: Any = {
         "model": model,
         "messages": HELLO,
         "max_tokens": 3,
         "temperature": 0,
         "logprobs": True,
-        "top_logprobs": 2,
+        **more,
     }
     if stream:
         with client.chat.completions.create(**asked, stream=True) as chunks:
@@ -436,7 +468,7 @@ def test_log_probabilities(client: OpenAI, model: str, stream: bool) -> None:
     for token in tokens:
         assert bytes(token.bytes or []).decode() == token.token
         assert token.logprob <= 0
-        assert len(token.top_logprobs) == 2
+        assert len(token.top_logprobs) == listed
         assert token.to_dict().keys() == {"token", "bytes", "logprob", "top_logprobs"}
 
 
