@@ -43,8 +43,13 @@ REPORTS: dict[str, tuple[JSONObject, JSONObject]] = {
         {**CACHED, "cache_read_input_tokens": 4},
     ),
     "a cache beside the prompt": (
-        {"usage": {"prompt_tokens": 1, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 12,
+                   "prompt_tokens_details": {"cached_tokens": 8}}},
         counts(9, 3, prompt_tokens_details={"cached_tokens": 8}),
+    ),
+    "more cached than there is": (
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}},
+        counts(1, 3, prompt_tokens_details={"cached_tokens": 8}),
     ),
     "xAI": (
         {"usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 42,

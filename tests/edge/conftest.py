@@ -28,6 +28,8 @@ def answer_any(seen: Seen) -> Script:
     if seen.path == "/v1/completions":
         choice = {"index": 0, "text": "hello", "finish_reason": "stop"}
         return sse({"choices": [choice]}) if seen.json.get("stream") else json_reply({"choices": [choice]})
+    if seen.path == "/v1/moderations":
+        return json_reply({"results": [{"flagged": False, "categories": {}, "category_scores": {}}]})
     return json_reply({"results": [], "data": [], "text": ""})
 
 
