@@ -8,6 +8,8 @@ from one_api.contract import JSONObject, Unit, Units, Usage
 
 #: Rates are for so many tokens, or so many of another unit.
 PER = 1_000_000
+#: What a kept answer takes.
+NOTHING = Usage(0, 0)
 #: Where searches have a price and an answer counts documents only: a search is over so many of them at most.
 _DOCUMENTS_PER_SEARCH = 100
 
@@ -33,6 +35,8 @@ class Rates:
 
         Counts that contradict each other are clamped: cached and written tokens are part of the prompt.
         """
+        if usage == NOTHING and units is None:
+            return 0
         return self._rounded(self._of_tokens(usage), units)
 
     def _of_tokens(self, usage: Usage | None) -> int | None:

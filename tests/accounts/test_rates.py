@@ -82,6 +82,10 @@ def test_a_model_may_be_paid_for_by_other_units_alone(usage: Usage | None, units
     assert SPOKEN.cost(usage, units) == SPOKEN.most(5, 7, units) == cost
 
 
+def test_what_takes_nothing_costs_nothing() -> None:
+    assert SPOKEN.cost(Usage(0, 0)) == 0
+
+
 def test_units_come_on_top_of_tokens() -> None:
     both = Rates(nano(1), nano(1), 0, 0, units=(("images", nano(40_000)),))
 
