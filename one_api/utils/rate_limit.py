@@ -40,6 +40,9 @@ _COUNTS_PER_REQUEST, _LEAST_COUNTS = 20, 50
 #: What a caller has that is limited as all are.
 _NONE_OF_ITS_OWN = (None, None, None)
 
+#: The longest wait that is told, in seconds: official clients obey none that is longer, and come back at once. A window
+#: ends up to a second after its minute, so who waits this long may be told to wait for one second more.
+_LONGEST_WAIT_S = 60.0
 _REFUSALS = {
     "requests": "{limit} requests per minute",
     "tokens": "{limit} tokens per minute",
@@ -213,11 +216,11 @@ def _refusal(limits: Limits, verdict: Verdict) -> RateLimited:
         "tokens": limits.tokens_per_minute,
         "concurrent": limits.concurrent,
     }[kind]
+    wait_s = min(max(1.0, verdict.retry_after_s), _LONGEST_WAIT_S)
     return RateLimited(
-        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. "
-        f"Try again in {duration(verdict.retry_after_s)}.",
+        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. Try again in {duration(wait_s)}.",
         type="tokens" if kind == "tokens" else "requests",
-        retry_after_s=max(1.0, verdict.retry_after_s),
+        retry_after_s=wait_s,
         limit=kind,
     )
 

@@ -128,16 +128,14 @@ def test_the_official_client_raises_its_class(limited: Bed, key: str) -> None:
     assert caught.value.code == "rate_limit_exceeded"
 
 
-def test_the_wait_that_is_told_is_long_enough(limited: Bed, key: str) -> None:
-    """Whoever waits until the reset is let in again: told by the headers, not tried out for a minute."""
-    began = time.time()
+def test_the_wait_that_is_told_is_one_that_official_clients_obey(limited: Bed, key: str) -> None:
+    """They obey a minute at the most."""
     for _ in range(LIMIT):
         limited.ask("m", key=key)
 
     wait_s = int(limited.ask("m", key=key).header("retry-after") or 0)
 
-    assert wait_s >= 1
-    assert wait_s <= 61 + time.time() - began
+    assert 1 <= wait_s <= 60
 
 
 def test_a_burst_at_once_is_admitted_exactly(limited: Bed, key: str) -> None:

@@ -38,7 +38,7 @@ def check_values(
     _check_biases(given.get("logit_bias", {}))
 
 
-def check_number(key: str, value: Any, low: int, high: int, kind: str) -> None:
+def check_number(key: str, value: Any, low: float, high: float, kind: str) -> None:
     """Raise InvalidRequest unless ``value`` is a number of the ``kind`` (integer or decimal) within its bounds."""
     if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else (int, float)):
         raise wrong_type(key, f"{'an integer' if kind == 'integer' else 'a number'}")
