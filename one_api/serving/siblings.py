@@ -60,14 +60,17 @@ class Siblings:
             for old in self._folder.glob(f"{self._group()}{self.slot}-*.sock"):
                 old.unlink(missing_ok=True)  # whose it was has ended, even if another process has its id now
             path = self._folder / f"{self._group()}{self.slot}-{os.getpid()}.sock"
-            self._server = await asyncio.start_unix_server(self._serve, path, limit=_MAX_QUESTION_BYTES)
-            self._path = path
+            # Between its name and its readiness a socket refuses, as one does that a dead process has left behind:
+            # others see it when it is ready.
+            made = path.with_suffix(".new")
+            self._server = await asyncio.start_unix_server(self._serve, made, limit=_MAX_QUESTION_BYTES)
+            self._path = made.rename(path)
         except (OSError, ValueError) as error:
             logger.warning("other processes of this gateway cannot be asked: %s", error)
 
     def _clear(self) -> None:
         """Remove what processes have left behind that have ended: sockets, and the slots of a parent that has."""
-        for old in self._folder.glob("*.sock"):
+        for old in (*self._folder.glob("*.sock"), *self._folder.glob("*.new")):
             if not _is_alive(int(old.stem.rpartition("-")[2])):
                 old.unlink(missing_ok=True)
         for old in self._folder.glob("*.slot"):
