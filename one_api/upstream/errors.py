@@ -32,12 +32,12 @@ from one_api.upstream.scrubbing import Scrubber
 
 logger = logging.getLogger(__name__)
 
-#: The longest wait that is taken over from an upstream, in seconds.
-_MAX_RETRY_AFTER_S = 300.0
 #: When a limit is over, where an upstream says nothing else: the IETF's draft; OpenRouter's and others'.
 _RESETS = ("ratelimit-reset", "x-ratelimit-reset")
 #: No wait is so long: from this number on it is a moment, in seconds.
 _LEAST_MOMENT_S = 10.0**9
+#: The longest wait that is taken over from an upstream, in seconds.
+_MAX_RETRY_AFTER_S = 300.0
 #: How long an upstream without credit is left alone, in seconds.
 NO_CREDIT_COOLDOWN_S = 300.0
 #: Where a message of Anthropic's says that the fault is, by the name that the client knows.
