@@ -37,6 +37,9 @@ _WORDS = (*CLEAR_WORDS, "title", "reason", "error", "Error")
 _INNER = ("error", "Error", "errors", "fault", "base_resp", "response")
 #: Fields that are called like an error, and are no names of one. Azure: innererror.
 _NO_NAMES = frozenset({*_INNER, "innererror"})
+#: Where a report says when to come back, in seconds or as a duration. Google: retryDelay; OpenRouter:
+#: retry_after_seconds.
+_WAITS = ("retryDelay", "retry_after", "retry_after_seconds", "retryAfter")
 #: "Please try again in 9m38.016s", "try again in 850ms" (Groq, OpenAI).
 _TRY_AGAIN = re.compile(
     r"(?:try again|retry) (?:in|after) (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(ms|s(?:ec(?:ond)?s?)?\b))?", re.I
@@ -187,8 +190,10 @@ class _Reader:
             report.param = report.param or _text(value.get("param"))
         if report.status is None:
             report.status = status_in(value)
-        if report.retry_after_s is None and (match := re.fullmatch(r"(\d+(?:\.\d+)?)s", str(value.get("retryDelay")))):
-            report.retry_after_s = float(match[1])
+        if report.retry_after_s is None:
+            report.retry_after_s = _wait_in(value)
+        if isinstance(metadata := value.get("metadata"), dict) and report.retry_after_s is None:
+            report.retry_after_s = _wait_in(metadata)
         details = value.get("details")
         for detail in details[:_MAX_ERRORS] if isinstance(details, list) else ():
             if isinstance(detail, dict) and "details" not in detail:
@@ -278,6 +283,20 @@ def _printable(text: str) -> str:
     text = text.strip()
     odd = sum(character == "\ufffd" or (character < " " and character not in "\t\r\n") for character in text[:200])
     return "" if odd * 4 > len(text[:200]) else text
+
+
+def duration(text: str) -> float | None:
+    """Return a duration such as ``7``, ``1.5s``, ``6m0s`` or ``120ms`` in seconds; None for any other text."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s)?)?", text.strip().lower())
+    return _seconds(match) if match else None
+
+
+def _wait_in(value: JSONObject) -> float | None:
+    """Return the wait that a report names in a field, in seconds."""
+    found = next((value[key] for key in _WAITS if value.get(key) is not None), None)
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        return float(found)
+    return duration(found) if isinstance(found, str) else None
 
 
 def _seconds(match: re.Match[str]) -> float | None:

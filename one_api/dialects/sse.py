@@ -156,7 +156,7 @@ class EventReader:
         elif field.lower() == b"error":
             events.extend(self._dispatch())
             events.append(Event(value, "error"))
-        elif self.blocks and line.lstrip()[:1] == b"<":  # the page of a proxy, where the next event belongs
+        elif self.blocks and (line.lstrip()[:1] == b"<" or b" " in field.strip()):  # the page or words of a proxy
             events.extend(self._dispatch())
             events.append(Event(line, "error"))
         elif field:

@@ -110,7 +110,7 @@ def _read(reported: JSONObject) -> JSONObject:
         if (place := _PARTS.get(_plain(name))) is not None and _is_number(value := count(value)) and value:
             holder, part = place
             said[holder] = {part: value} | _details(said, holder)
-    _sum_up(said, beside_input="input_tokens" in reported and "cache_read_input_tokens" in reported)
+    _sum_up(said, beside_input={"input_tokens", "cache_read_input_tokens"} <= set(map(_plain, reported)))
     return said
 
 

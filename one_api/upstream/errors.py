@@ -32,6 +32,10 @@ from one_api.upstream.scrubbing import Scrubber
 
 logger = logging.getLogger(__name__)
 
+#: When a limit is over, where an upstream says nothing else: the IETF's draft; OpenRouter's and others'.
+_RESETS = ("ratelimit-reset", "x-ratelimit-reset")
+#: No wait is so long: from this number on it is a moment, in seconds.
+_LEAST_MOMENT_S = 10.0**9
 #: The longest wait that is taken over from an upstream, in seconds.
 _MAX_RETRY_AFTER_S = 300.0
 #: Where a message of Anthropic's says that the fault is, by the name that the client knows.
@@ -104,6 +108,9 @@ class Reports:
         if fault is Fault.NO_CREDIT:
             logger.warning("adapter %s: the account at the upstream has no credit: %s", self.name, text or status)
         limits = refused_limits(headers) if fault is Fault.LIMIT else {}
+        wait_s = _wait_asked_for(headers, report)
+        if wait_s is None and fault is Fault.LIMIT:
+            wait_s = _reset_in(headers)
         kept = (given or 529) if self.keep_529 and given in (None, 503, 529) else None
         case = _Case(
             report=report,
@@ -112,7 +119,7 @@ class Reports:
             code=self.scrubber.name(report.code if report.code and ":" not in report.code else None),
             param=self.scrubber.name(report.param),
             text=text if self.show_text else "",
-            retry_after_s=_wait_asked_for(headers, report),
+            retry_after_s=wait_s,
             limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
             kept_status=kept,
         )
@@ -257,8 +264,24 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after", "")
     with suppress(ValueError):
         return _plausible(float(value))
+    if (seconds := error_body.duration(value)) is not None:
+        return _plausible(seconds)
     with suppress(ValueError, TypeError):
         return _plausible(email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def _reset_in(headers: Mapping[str, str]) -> float | None:
+    """Return when the limit of a refused request is over, in seconds, where nothing else says it.
+
+    It is a number of seconds, or a moment in Unix time, in seconds or milliseconds.
+    """
+    for name in _RESETS:
+        with suppress(ValueError, KeyError):
+            reset = float(headers[name])
+            if reset >= _LEAST_MOMENT_S:
+                reset = (reset if reset < 1000 * _LEAST_MOMENT_S else reset / 1000) - time.time()
+            return _plausible(reset)
     return None
 
 

@@ -119,6 +119,7 @@ REPORTS = {
     "event": b"event: error\ndata: out of memory\n\n",
     "detail": b'data: {"detail":"oom"}\n\n',
     "bare": b'{"error":{"message":"oom"}}\n',
+    "words": b"upstream connect error or disconnect/reset before headers\n\n",
     "finish reason": event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}),
     "choice": event({"choices": [{"index": 0, "delta": {}, "error": {"message": "oom"}}]}),
 }

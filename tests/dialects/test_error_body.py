@@ -104,6 +104,10 @@ def test_codes_are_found_wherever_they_stand() -> None:
         ({"error": {"message": "try again in 850ms"}}, 0.85),
         ({"error": {"message": "Retry after 20 seconds"}}, 20),
         ({"error": {"message": "x", "details": [{"@type": "t/RetryInfo", "retryDelay": "37s"}]}}, 37),
+        ({"error": {"message": "x", "retry_after": 4}}, 4),
+        ({"error": {"message": "x", "metadata": {"retry_after_seconds": 4.5}}}, 4.5),
+        ({"error": {"message": "x", "retryAfter": "1m30s"}}, 90),
+        ({"error": {"message": "x", "retry_after": True}}, None),
         ({"error": {"message": "try again in a moment"}}, None),
     ],
 )

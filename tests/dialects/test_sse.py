@@ -235,3 +235,26 @@ def test_a_page_after_events_is_an_error() -> None:
     events = reader.feed(b"data: {}\n\n<html><title>502 Bad Gateway</title></html>\n\ndata: [DONE]\n\n")
 
     assert events[1] == Event(b"<html><title>502 Bad Gateway</title></html>", "error")
+
+
+WORDS = [
+    "Internal Server Error", "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+    "<html><body>502 Bad Gateway</body></html>", "no healthy upstream",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_words_where_the_next_event_belongs_are_an_error(words: str) -> None:
+    reader = EventReader()
+    first = reader.feed(b"data: {}\n\n")
+
+    assert [*reader.feed(f"{words}\n".encode()), *reader.end()] == [Event(words.encode(), "error")]
+    assert first == [Event(b"{}")]
+
+
+@pytest.mark.parametrize("line", ["nonsense", "x-field: some words", ": a comment of words", "retry: 3000"])
+def test_an_unknown_field_is_ignored(line: str) -> None:
+    reader = EventReader()
+    reader.feed(b"data: {}\n\n")
+
+    assert reader.feed(f"{line}\n\n".encode()) == []

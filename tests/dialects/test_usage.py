@@ -7,6 +7,8 @@ import pytest
 from one_api.dialects import json, usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.answer import read_answer
+from one_api.dialects.openai.stream import OpenAIStream
+from one_api.dialects.sse import Event
 from tests.dialects.recorded import OURS, chunk, stream, translate
 from tests.dialects.recorded import usage as counts
 
@@ -125,3 +127,12 @@ def test_what_comes_beside_usage_is_in_the_last_chunk() -> None:
         "stop", {"predicted_n": 3}
     )  # fmt: skip
     assert "usage" not in unasked.chunks[-1]
+
+
+def test_what_is_not_for_clients_is_not_beside_usage_either() -> None:
+    reader = OpenAIStream(OURS, include_usage=True, drop=frozenset({"timings"}))
+    payloads = [chunk({"content": "Hi"}), chunk({}, "stop"), {**LATE, "timings": {"predicted_n": 3}}]
+    for each in payloads:
+        reader.feed(Event(json.encode(each)))
+
+    assert "timings" not in reader.end()[-1]

@@ -1,5 +1,6 @@
 """Whose fault an upstream's error is: every row of the table, by what real servers send."""
 
+import time
 from typing import Any
 
 import pytest
@@ -269,3 +270,27 @@ def test_a_limit_rests_as_long_as_headers_or_words_say(
     headers: dict[str, str], body: dict[str, Any], seconds: float
 ) -> None:
     assert error(429, body, **headers).cooldown_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7s"}, 7), ({"retry-after": "1m30s"}, 90), ({"retry-after": "850ms"}, 0.85),
+        ({"retry-after": "1H"}, 300), ({"retry-after": "soon"}, 5), ({"ratelimit-reset": "9"}, 9),
+        ({"x-ratelimit-reset": "12.5"}, 12.5), ({"x-ratelimit-reset": "1000000001"}, 1),
+        ({"ratelimit-reset": "9", "retry-after": "7"}, 7), ({"ratelimit-reset": "?"}, 5),
+    ],
+)  # fmt: skip
+def test_a_wait_may_be_written_otherwise_than_in_seconds(headers: dict[str, str], seconds: float) -> None:
+    assert error(429, openai("slow down"), **headers).cooldown_s == seconds
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_the_moment_of_a_limits_end_is_a_wait(scale: int) -> None:
+    headers = {"x-ratelimit-reset": str(int((time.time() + 60) * scale))}
+
+    assert 50 < error(429, openai("slow down"), **headers).cooldown_s <= 60
+
+
+def test_a_limit_that_was_not_reached_is_no_wait() -> None:
+    assert error(503, openai("busy"), **{"ratelimit-reset": "200"}).cooldown_s < 200

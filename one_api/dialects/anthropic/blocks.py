@@ -30,6 +30,8 @@ class Block:
     call: Call | None = None
     #: A delta has named its number.
     is_numbered: bool = False
+    #: A delta of its text has come.
+    has_deltas: bool = False
     #: The pieces of its input are passed on as they come. None: nothing has come yet; False: they are no object, but
     #: perhaps an object's JSON text within a text.
     is_plain: bool | None = None
@@ -53,6 +55,12 @@ class Block:
         if self.is_plain:
             return "".join(self.pieces)
         return self.input if isinstance(self.input, str) else json.encode(self.input).decode()
+
+    def after_start(self, text: str) -> str:
+        """Return what of a piece its start has not said: MiniMax was seen to say the first piece twice."""
+        said = "" if self.has_deltas else self.start.get(self.kind)
+        self.has_deltas = True
+        return text.removeprefix(said) if isinstance(said, str) else text
 
     def add_input(self, piece: str) -> str:
         """Add a piece of a call's input; returns what of it may be passed on already."""

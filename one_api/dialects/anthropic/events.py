@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from one_api.dialects import json
+from one_api.dialects import json, usage
 from one_api.dialects.characters import TextJoiner, all_whole
 from one_api.dialects.json import JSONObject
 from one_api.dialects.payloads import ErrorPayload
@@ -206,12 +206,31 @@ def check_inner(payload: JSONObject) -> None:
 def usages_of(payload: JSONObject) -> Iterator[JSONObject]:
     """Give the usage objects in an event, wherever they stand, in Anthropic's names."""
     for holder in (payload, payload.get("message"), payload.get("delta")):
-        if isinstance(holder, dict) and isinstance(usage := holder.get("usage"), dict):
-            yield usage
+        if isinstance(holder, dict) and isinstance(found := holder.get("usage"), dict):
+            yield _in_anthropics_names(found)
     if isinstance(metrics := payload.get("amazon-bedrock-invocationMetrics"), dict):
         yield {name: metrics.get(key) for key, name in _METRICS.items()}
 
 
+def _in_anthropics_names(reported: JSONObject) -> JSONObject:
+    """Return a report of counts in Anthropic's names; one in OpenAI's counts cached tokens as a part of the prompt."""
+    if not _COUNTS.isdisjoint(reported):
+        return reported
+    counts = usage.merge(None, reported)
+    if "prompt_tokens" not in counts:
+        return reported
+    details = counts.get("prompt_tokens_details")
+    read, written = ((details or {}).get(name) or 0 for name in ("cached_tokens", "cache_write_tokens"))
+    return {
+        "input_tokens": max(0, counts["prompt_tokens"] - read - written),
+        "output_tokens": counts["completion_tokens"],
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": written,
+    }
+
+
+#: Names of counts that are Anthropic's own.
+_COUNTS = frozenset({"input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"})
 _METRICS = {
     "inputTokenCount": "input_tokens",
     "outputTokenCount": "output_tokens",

@@ -244,11 +244,13 @@ class ClaudeStream:
         if block is None:
             if delta.kind == "input":
                 raise InvalidAnswer("a piece of input belongs to no open tool call")
-            return self._begin(number, {"type": delta.kind, delta.kind: delta.value}) if delta.kind in _WORDS else []
+            if delta.kind not in _WORDS:
+                return []
+            return self._begin(number, {"type": delta.kind, delta.kind: ""}) + self._add(number, delta)
         if delta.kind == "text":
-            return self._add_text(block, delta.value)
+            return self._add_text(block, block.after_start(delta.value))
         if delta.kind == "thinking":
-            return self._add_thinking(block, delta.value)
+            return self._add_thinking(block, block.after_start(delta.value))
         if delta.kind == "input":
             return self._add_input(block, delta.value)
         if delta.kind == "signature":

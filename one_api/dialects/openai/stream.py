@@ -211,8 +211,7 @@ class OpenAIStream:
             chunks += [*self._close(index, choice, ending["choices"][0]["delta"]), ending]
         if self._include_usage and self.usage:
             chunks.append(self._chunk([]) | {"usage": self.usage})
-        if self._beside and chunks:
-            chunks[-1] = self._beside | chunks[-1]
+        chunks[-1] = self._beside | chunks[-1]
         self.finished = True
         return chunks
 
@@ -224,7 +223,8 @@ class OpenAIStream:
         for key in self._drop:
             chunk.pop(key, None)
         if not choices and (reported or is_envelope(chunk)):
-            self._beside |= {key: value for key, value in chunk.items() if key not in USUAL and value is not None}
+            hidden = USUAL | self._drop
+            self._beside |= {key: value for key, value in chunk.items() if key not in hidden and value is not None}
             return []
         self._mend_envelope(chunk)
         before: list[JSONObject] = []

@@ -56,6 +56,9 @@ def nameless(*events: dict[str, Any]) -> bytes:
 
 
 TEXT = {
+    "a start that says the first piece": raw(START, begin({"type": "text", "text": "H"}), text("H"), text("i"), *END),
+    "a start that says all": raw(START, begin({"type": "text", "text": "Hi"}), text("Hi"), close(), *END),
+    "a start that is a piece": raw(START, begin({"type": "text", "text": "H"}), text("i"), close(), *END),
     "a text without its start": raw(START, text("Hi"), close(), *END, STOP),
     "no start of the message": raw(begin({"type": "text", "text": ""}), text("Hi"), close(), *END, STOP),
     "nothing but deltas": raw(text("H", None), text("i", None), *END),
@@ -250,6 +253,10 @@ def test_content_that_is_the_input_of_a_tool_as_a_json_text(events: list[dict[st
 
 
 THINKING = {
+    "a start that says the first piece": raw(
+        begin({"type": "thinking", "thinking": "H"}), piece({"type": "thinking_delta", "thinking": "Hm"}), close(),
+        text("Hi", 1), *END, STOP,
+    ),
     "no start": raw(piece({"type": "thinking_delta", "thinking": "Hm"}), text("Hi", 1), *END, STOP),
     "one number for all": raw(
         begin({"type": "thinking", "thinking": ""}), piece({"type": "thinking_delta", "thinking": "Hm"}),
@@ -280,6 +287,13 @@ def test_thinking_in_any_shape(name: str) -> None:
     assert (told.message["reasoning_content"], told.message["content"]) == ("Hm", "Hi")
 
 
+def test_pieces_that_are_alike_are_all_said() -> None:
+    begun = raw(START, begin({"type": "text", "text": "ha"}), text("ha"), text("ha"), text("ha"), *END)
+    unbegun = raw(START, text("ha"), text("ha"), *END)
+
+    assert (tell(begun).message["content"], tell(unbegun).message["content"]) == ("hahaha", "haha")
+
+
 # Counts
 
 COUNTED = {"input_tokens": 31, "output_tokens": 7, "cache_read_input_tokens": 20}
@@ -303,6 +317,11 @@ USAGES = {
             "inputTokenCount": 31, "outputTokenCount": 7, "cacheReadInputTokenCount": 20, "invocationLatency": 900,
         }
     }),
+    "in OpenAI's names": with_usage(
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 51, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 20}},
+    ),
+    "in camel case": with_usage({"inputTokens": 31, "cacheReadInputTokens": 20}, {"outputTokens": 7}),
     "in the delta": raw(
         text("Hi"), {"type": "message_delta", "delta": {"stop_reason": "end_turn", "usage": COUNTED}}, STOP
     ),
