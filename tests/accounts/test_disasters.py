@@ -240,3 +240,26 @@ def warm(bed: Bed, model: str, account: Account) -> None:
         return account.leased() > 1000
 
     until(asked, 60.0)
+
+
+def test_a_gateway_that_ends_while_its_database_is_frozen_ends_in_time_and_loses_nothing(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    engine = open_engine(own_server.address, tmp_path)
+    with gateway_on(own_server.address, 2) as bed:
+        warm_up(bed, engine)
+        model, account = unit_model(bed), Account(engine, 1_000_000)
+        warm(bed, model, account)
+        own_server.freeze()
+        try:
+            answered = [timed(bed, model, account)[1] for _ in range(20)]
+            bed.gateway.terminate()
+            assert bed.gateway.wait(20.0) == 0
+        finally:
+            own_server.thaw()
+    known = {answer.header("x-request-id") for answer in answered if answer.status == 200}
+    assert len(known) == 20
+
+    with gateway_on(own_server.address, 1):
+        until(lambda: known <= {row["id"] for row in account.rows()}, 15.0)
+        check_books(engine, account)
