@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from one_api.accounts.database import open_engine
+from one_api.accounts.database import TRANSACTION_S, open_engine
+from one_api.accounts.keys import make_key
 from tests.accounts.own_server import OwnServer, binary
 from tests.accounts.test_budgets import Account, check_books, gateway_on, unit_model, until, warm_up
 from tests.accounts.test_outages import PATIENCE_S, SLACK_S, serves, timed
@@ -229,6 +230,39 @@ def test_a_process_that_starts_in_a_disaster_is_as_good_as_any_after_it(place: P
     until(lambda: [timed(bed, model, account)[1].status for _ in range(40)] == [200] * 40, 20.0)
     until(lambda: "accounts" not in bed.get("/ready").json, 20.0)
     check_books(engine, account)
+
+
+def test_a_key_that_a_process_cannot_look_up_is_not_refused_for_good(place: Place, disaster: Disaster) -> None:
+    with disaster(place), ThreadPoolExecutor(8) as clients:
+        found = list(clients.map(lambda key: timed_key(place.bed, key), [make_key() for _ in range(16)]))
+
+    assert {answer.status for _, answer in found} <= ({503} if disaster in (frozen, gone) else {401})
+    assert max(took_s for took_s, _ in found) < TRANSACTION_S + SLACK_S
+    until(lambda: {timed_key(place.bed, make_key())[1].status for _ in range(4)} == {401}, 2 + 2 * SLACK_S)
+
+
+def timed_key(bed: Bed, key: str) -> tuple[float, Answer]:
+    """How long a process takes to answer a key that there is not, and the answer."""
+    began = time.monotonic()
+    answer = bed.get("/v1/models", key=key)
+    return time.monotonic() - began, answer
+
+
+def test_reports_do_not_wait_behind_each_other(place: Place, disaster: Disaster) -> None:
+    bed, account = place.bed, Account(place.engine, 1000)
+    until(lambda: bed.get("/v1/usage", key=account.key).status == 200)
+
+    def ask(_: int) -> tuple[float, int]:
+        began = time.monotonic()
+        status = bed.get("/v1/usage", key=account.key).status
+        return time.monotonic() - began, status
+
+    with disaster(place), ThreadPoolExecutor(16) as clients:
+        found = list(clients.map(ask, range(16)))
+
+    assert {status for _, status in found} <= {200, 503}
+    assert max(took_s for took_s, _ in found) < TRANSACTION_S + 1 + SLACK_S
+    until(lambda: {bed.get("/v1/usage", key=account.key).status for _ in range(8)} == {200}, 2 + 2 * SLACK_S)
 
 
 def warm(bed: Bed, model: str, account: Account) -> None:
