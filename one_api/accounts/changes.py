@@ -1,41 +1,33 @@
 """Changes of keys, teams and budgets: each in one transaction with its line in the audit and the next version."""
 
 import getpass
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, or_, select
 
-from one_api.accounts import ledger
+from one_api.accounts import ledger, windows
 from one_api.accounts.budgets import owner_in
-from one_api.accounts.keys import ROLES, ChangeRefused, check_foreign, check_name, digest_of, make_key, networks, shown
-from one_api.accounts.money import dollars, nano
+from one_api.accounts.fields import (
+    KEY_FIELDS,
+    LISTS,
+    TEAM_FIELDS,
+    amount_in,
+    budget_values,
+    check_grace,
+    check_note,
+    values_of,
+)
+from one_api.accounts.keys import ChangeRefused, check_foreign, check_name, digest_of, make_key, shown
+from one_api.accounts.money import dollars
 from one_api.accounts.periods import PERIODS, start_of, zone_named
 from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, META, TEAMS, WINDOWS
 from one_api.contract import JSONObject
 from one_api.dialects import json
 
-#: What may be said of a key when it is made, and changed later.
-KEY_FIELDS = (
-    "role", "team", "owner", "models", "networks", "tags", "note", "expires_at", "rpm", "tpm", "concurrent"
-)  # fmt: skip
-TEAM_FIELDS = ("models", "note")
-BUDGET_FIELDS = ("limit_usd", "zone", "alert_percent")
-_LISTS = ("models", "networks", "tags")
-#: The most that each limit may be; those of requests at a time have room for no more in the file of the limits.
-_MOST = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrent": 1024}
-#: What is kept of a text at most, in characters, and of a list: all keys are in the memory of every process.
-_MAX_TEXT = 256
-_MAX_LIST = 1000
-_A_TEXT = f"give a text of at most {_MAX_TEXT} characters, or null"
-#: The last moment that has a date, in UTC milliseconds.
-_LAST_MS = 253_402_300_799_999
-#: How long an old key may count beside a new one, in seconds.
-MAX_GRACE_S = 366 * 86400
-#: Zones that each machine has another one of.
-_OWN_ZONES = ("localtime", "posixrules", "Factory")
+#: What is spent may be so far below zero: sums are to fit into 64 bits.
+_MAX_CREDIT_NANO = 10**18
 _SECRET = ("digest", "old_digest")
 #: Keys in the database: all are in the memory of every process.
 _MAX_KEYS = 50_000
@@ -98,8 +90,7 @@ def rotate_key(
 
     With a ``key`` of the caller's own, asking again after a lost answer changes nothing. Raises ChangeRefused.
     """
-    if not _is_whole(grace_s, 0, MAX_GRACE_S):
-        raise ChangeRefused("give whole seconds, at most a year of them", "grace_s")
+    check_grace(grace_s)
     text = make_key() if key is None else check_foreign(key)
     _lock(connection)
     before = _existing(connection, KEYS, name)
@@ -185,7 +176,7 @@ def set_budget(connection: Connection, actor: str, name: str, fields: Mapping[st
             _existing(connection, table, whose)
     row = _row(connection, BUDGETS, name)
     before = None if row is None else _shown(row)
-    values = _budget_values(fields, new=row is None)
+    values = budget_values(fields, new=row is None)
     if row is None:
         new = {"name": name, **owner._asdict(), "zone": "UTC", "alert_percent": 80}
         connection.execute(BUDGETS.insert().values(new | values))
@@ -197,48 +188,17 @@ def set_budget(connection: Connection, actor: str, name: str, fields: Mapping[st
     return _audited(connection, actor, "set budget", BUDGETS, name, before)
 
 
-def _budget_values(fields: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
-    _check_known(fields, BUDGET_FIELDS)
-    values: dict[str, Any] = {}
-    if new or "limit_usd" in fields:
-        values["limit_nano"] = amount_in("limit_usd", fields.get("limit_usd"))
-    if "zone" in fields:
-        values["zone"] = _zone_in(fields["zone"])
-    if "alert_percent" in fields:
-        if not _is_whole(fields["alert_percent"], 0, 100):
-            raise ChangeRefused("give a whole number up to 100; 0 is never", "alert_percent")
-        values["alert_percent"] = fields["alert_percent"]
-    return values
-
-
-def _zone_in(value: Any) -> str:
-    """Return the name of a time zone that is the same on every machine; raises ChangeRefused."""
-    try:
-        if not isinstance(value, str) or value in _OWN_ZONES or value.startswith(("posix/", "right/")):
-            raise ValueError(value)
-        zone_named(value)
-    except ValueError:
-        raise ChangeRefused("give the name of a time zone, such as Asia/Shanghai or UTC", "zone") from None
-    return value
-
-
-def amount_in(name: str, value: Any) -> int:
-    """Return a text in dollars as nano-dollars; raises ChangeRefused."""
-    if not isinstance(value, str) or re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value) is None:
-        raise ChangeRefused('give US dollars as a text, such as "50" or "0.25"', name)
-    return nano(value)
-
-
 def credit_budget(connection: Connection, actor: str, name: str, usd: Any, note: Any = None) -> JSONObject:
     """Take something off what is spent of a budget now, by a row of the ledger; raises ChangeRefused."""
     amount = amount_in("usd", usd)
-    if note is not None and not _is_text(note):
-        raise ChangeRefused(_A_TEXT, "note")
+    check_note(note)
     _lock(connection)
     row = _row(connection, BUDGETS, name)
     if row is None:
         raise NotThere(f"there is no budget named {name[:128]!r}")
     window = (name, start_of(row.period, zone_named(row.zone), _now() / 1000))
+    if windows.state(connection, window)[0] - amount < -_MAX_CREDIT_NANO:
+        raise ChangeRefused("this is more than a billion dollars beyond what is spent", "usd")
     ledger.credit(connection, row.key or "", amount, window)
     _note(connection, actor, "credit budget", name, None, {"usd": dollars(amount), "note": note})
     return _shown(row)
@@ -316,54 +276,10 @@ def _change(
 
 def _checked(connection: Connection, fields: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
     """Return the values of columns for what was said; raises ChangeRefused."""
-    _check_known(fields, known)
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name in _LISTS:
-            if value is not None and not (
-                isinstance(value, list) and len(value) <= _MAX_LIST and all(each and _is_text(each) for each in value)
-            ):
-                raise ChangeRefused(
-                    f"give a list of at most {_MAX_LIST} texts, each of at most {_MAX_TEXT} characters, or null", name
-                )
-            values[name] = None if value is None else json.encode(value).decode()
-        elif name == "expires_at":
-            if value is not None and not _is_whole(value, 1, _LAST_MS):
-                raise ChangeRefused("give UTC milliseconds, in the year 9999 at the latest, or null", name)
-            values[name] = value
-        elif name in _MOST:
-            if value is not None and not _is_whole(value, 0, _MOST[name]):
-                raise ChangeRefused(f"give a whole number up to {_MOST[name]}, 0 for no limit, or null", name)
-            values[name] = value
-        elif value is not None and not _is_text(value):
-            raise ChangeRefused(_A_TEXT, name)
-        else:
-            values[name] = value
-    if values.get("role", "client") not in ROLES:
-        raise ChangeRefused(f"give one of {', '.join(ROLES)}", "role")
-    try:
-        networks(fields.get("networks"))
-    except ChangeRefused as error:
-        raise ChangeRefused(error.message, "networks") from None
+    values = values_of(fields, known)
     if (team := values.get("team")) is not None:
         _existing(connection, TEAMS, team)
     return values
-
-
-def _check_known(fields: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise ChangeRefused for a field that is not ``known``."""
-    for name in fields:
-        if name not in known:
-            raise ChangeRefused(f"there is no {name[:64]!r}; known are {', '.join(known)}", name[:64])
-
-
-def _is_text(value: Any) -> bool:
-    """Return whether a value is a text that a column takes: PostgreSQL has no NUL."""
-    return isinstance(value, str) and len(value) <= _MAX_TEXT and "\0" not in value
-
-
-def _is_whole(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _audited(
@@ -389,7 +305,7 @@ def _note(
 def _shown(row: Row[Any]) -> JSONObject:
     """Return a row as people may see it: without digests, lists as lists."""
     found = {name: value for name, value in row._mapping.items() if name not in _SECRET}
-    for name in (*_LISTS, "before", "after"):
+    for name in (*LISTS, "before", "after"):
         if found.get(name) is not None:
             found[name] = json.decode(found[name].encode())
     if "limit_nano" in found:

@@ -9,7 +9,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -29,6 +29,8 @@ TRANSACTION_S = 2.0
 _LOCK_S = 1.0
 #: How often a slow transaction is looked at, in seconds.
 _LOOK_S = 0.25
+#: More than so many transactions do not wait: the database is slower than what comes.
+_MAX_WAITING = 256
 #: The file of ``sqlite``, in the instance folder.
 DEFAULT_FILE = "one_api.db"
 
@@ -172,6 +174,20 @@ class Database:
             DatabaseUnavailable: also when it is not known whether the transaction was committed.
         """
         return await self._run(work, reads=False)
+
+    async def within(self, limit_s: float, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``ask`` does, which reads or writes here; its transaction may go on afterwards.
+
+        Raises:
+            DatabaseUnavailable: also when it takes longer than ``limit_s``, or when too many others wait.
+        """
+        if self.waiting >= _MAX_WAITING:
+            raise DatabaseUnavailable("too much waits for it")
+        try:
+            async with asyncio.timeout(limit_s):
+                return await ask()
+        except TimeoutError:
+            raise DatabaseUnavailable(f"it has taken longer than {limit_s:g} s") from None
 
     async def _run(self, work: Callable[[Connection], T], *, reads: bool) -> T:
         task = asyncio.get_running_loop().create_task(self._watched(work, reads))

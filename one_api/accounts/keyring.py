@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, select
 
 from one_api.accounts.budgets import Budget
-from one_api.accounts.database import Database, DatabaseUnavailable
+from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable
 from one_api.accounts.keys import VirtualKey, networks
 from one_api.accounts.periods import zone_named
 from one_api.accounts.tables import BUDGETS, KEYS, TEAMS
@@ -96,9 +96,9 @@ class KeyCopy:
         self._on_change = on_change
         self._loaded = Loaded()
         #: The look that has not begun yet.
-        self._next: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[bool] | None = None
         self._allowed_at = 0.0
-        self._looks: set[asyncio.Task[None]] = set()
+        self._looks: set[asyncio.Task[Any]] = set()
 
     @property
     def is_loaded(self) -> bool:
@@ -113,22 +113,27 @@ class KeyCopy:
         """Return the budgets that bind the key of this name, wherever the key is kept."""
         return self._loaded.budgets.get(name, self._loaded.shared)
 
-    async def look_again(self) -> None:
+    async def look_again(self) -> bool:
         """Wait until what was changed before now has been read: an unknown key has come, and it may be new.
 
-        Requests of one moment wait for one look, and there are only so many looks a second.
+        Requests of one moment wait for one look, and there are only so many looks a second. Returns False where the
+        database has not answered in time: then nobody knows.
         """
         if self._next is None:
             self._next = asyncio.get_running_loop().create_task(self._look_soon())
             self._looks.add(self._next)
             self._next.add_done_callback(self._looks.discard)
-        await asyncio.shield(self._next)
+        try:
+            async with asyncio.timeout(TRANSACTION_S):
+                return await asyncio.shield(self._next)
+        except TimeoutError:
+            return False
 
-    async def _look_soon(self) -> None:
+    async def _look_soon(self) -> bool:
         await asyncio.sleep(max(0.0, self._allowed_at - time.monotonic()))
         self._allowed_at = time.monotonic() + 1 / _LOOKS_PER_S
         self._next = None  # a request from now on needs a later look
-        await self._look()
+        return await self._look()
 
     async def start(self) -> None:
         """Read all keys, and go on looking for changes."""
@@ -144,14 +149,16 @@ class KeyCopy:
             await asyncio.sleep(POLL_S)
             await self._look()
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Read what has changed; returns whether that has worked."""
         try:
             found = await self._database.read(lambda connection: load(connection, self._loaded.version))
         except DatabaseUnavailable:
-            return  # the copy goes on; the books report that the database is away
+            return False  # the copy goes on; the books report that the database is away
         except Exception:  # whatever one row holds, later changes are to be seen
             logger.exception("the keys of the database cannot be read")
-            return
+            return False
         if found is not None:
             self._loaded = found
             self._on_change()
+        return True

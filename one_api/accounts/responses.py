@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 _ID = re.compile(r"resp_[0-9a-f]{32}")
 #: How long an answer waits until it is kept, in seconds.
 _KEEP_S = 1.0
-#: More than so many transactions do not wait: the database is slower than what comes.
-_MAX_WAITING = 256
 #: The time of a conversation is renewed when this part of it is over, so that not each turn writes all its rows.
 _RENEWED_AFTER = 0.1
 #: How often rows whose time is over are looked for, in seconds; how many are deleted at once, and the rest after that.
@@ -74,7 +72,7 @@ class DatabaseResponses:
             "response": entry.response,
         }
         try:
-            await self._within(_KEEP_S, lambda: self._database.write(partial(_insert, row=row)))
+            await self._database.within(_KEEP_S, lambda: self._database.write(partial(_insert, row=row)))
         except DatabaseUnavailable as error:
             logger.error("a response could not be kept: %s; its answer says so", error)
             return False
@@ -112,20 +110,10 @@ class DatabaseResponses:
 
     async def _asked(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await self._within(TRANSACTION_S, work)
+            return await self._database.within(TRANSACTION_S, work)
         except DatabaseUnavailable as error:
             logger.error("kept responses cannot be used: %s", error)
             raise AccountsUnavailable("The database of the responses cannot be used now.", retry_after_s=1) from None
-
-    async def _within(self, limit_s: float, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``work`` returns; raises DatabaseUnavailable, too, when that takes longer than ``limit_s``."""
-        if self._database.waiting >= _MAX_WAITING:
-            raise DatabaseUnavailable("too much waits for it")
-        try:
-            async with asyncio.timeout(limit_s):
-                return await work()
-        except TimeoutError:
-            raise DatabaseUnavailable(f"it has taken longer than {limit_s:g} s") from None
 
     async def _keep_sweeping(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
-from one_api.accounts.database import Database, DatabaseUnavailable, DatabaseUnusable, open_engine
+from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable, DatabaseUnusable, open_engine
 from one_api.accounts.journal import journals_of
 from one_api.accounts.keyring import KeyCopy
 from one_api.accounts.keys import VirtualKey, digest_of, is_ours
@@ -27,6 +27,9 @@ from one_api.records import CallRecord, WithinBudgets
 from one_api.settings.sections import BudgetConfig, DatabaseConfig
 
 T = TypeVar("T")
+
+#: How long a report or a change may take, with those that it waits for, in seconds.
+_REPORT_S = TRANSACTION_S + 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +118,9 @@ class Accounts:
         return self._keys is not None and is_ours(key)
 
     async def look_again(self) -> None:
-        """Read at once which keys there are, though not too often."""
-        if self._keys is not None:
-            await self._keys.look_again()
+        """Read at once which keys there are, though not too often; raises AccountsUnavailable where that cannot be."""
+        if self._keys is not None and not await self._keys.look_again():
+            raise AccountsUnavailable("The gateway cannot look up its keys now: try again.", retry_after_s=1)
 
     # What reports and changes need
 
@@ -130,10 +133,11 @@ class Accounts:
         return await self._reported(lambda database: database.write(work))
 
     async def _reported(self, run: Callable[[Database], Awaitable[T]]) -> T:
-        if self._reports is None:
+        database = self._reports
+        if database is None:
             raise AccountsUnavailable("There are no accounts here now: see the gateway's log.")
         try:
-            return await run(self._reports)
+            return await database.within(_REPORT_S, lambda: run(database))
         except DatabaseUnavailable:
             raise AccountsUnavailable("The database of the accounts cannot be used now.", retry_after_s=1) from None
 

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from one_api.accounts.database import open_engine
+from one_api.accounts.database import TRANSACTION_S, open_engine
+from one_api.accounts.keys import make_key
 from tests.accounts.own_server import OwnServer, binary
 from tests.accounts.test_budgets import Account, check_books, gateway_on, unit_model, until, warm_up
 from tests.accounts.test_outages import PATIENCE_S, SLACK_S, serves, timed
@@ -231,6 +232,39 @@ def test_a_process_that_starts_in_a_disaster_is_as_good_as_any_after_it(place: P
     check_books(engine, account)
 
 
+def test_a_key_that_a_process_cannot_look_up_is_not_refused_for_good(place: Place, disaster: Disaster) -> None:
+    with disaster(place), ThreadPoolExecutor(8) as clients:
+        found = list(clients.map(lambda key: timed_key(place.bed, key), [make_key() for _ in range(16)]))
+
+    assert {answer.status for _, answer in found} <= ({503} if disaster in (frozen, gone) else {401})
+    assert max(took_s for took_s, _ in found) < TRANSACTION_S + SLACK_S
+    until(lambda: {timed_key(place.bed, make_key())[1].status for _ in range(4)} == {401}, 2 + 2 * SLACK_S)
+
+
+def timed_key(bed: Bed, key: str) -> tuple[float, Answer]:
+    """How long a process takes to answer a key that there is not, and the answer."""
+    began = time.monotonic()
+    answer = bed.get("/v1/models", key=key)
+    return time.monotonic() - began, answer
+
+
+def test_reports_do_not_wait_behind_each_other(place: Place, disaster: Disaster) -> None:
+    bed, account = place.bed, Account(place.engine, 1000)
+    until(lambda: bed.get("/v1/usage", key=account.key).status == 200)
+
+    def ask(_: int) -> tuple[float, int]:
+        began = time.monotonic()
+        status = bed.get("/v1/usage", key=account.key).status
+        return time.monotonic() - began, status
+
+    with disaster(place), ThreadPoolExecutor(16) as clients:
+        found = list(clients.map(ask, range(16)))
+
+    assert {status for _, status in found} <= {200, 503}
+    assert max(took_s for took_s, _ in found) < TRANSACTION_S + 1 + SLACK_S
+    until(lambda: {bed.get("/v1/usage", key=account.key).status for _ in range(8)} == {200}, 2 + 2 * SLACK_S)
+
+
 def warm(bed: Bed, model: str, account: Account) -> None:
     """Ask until each process holds more of a budget than a disaster lasts."""
 
@@ -240,3 +274,26 @@ def warm(bed: Bed, model: str, account: Account) -> None:
         return account.leased() > 1000
 
     until(asked, 60.0)
+
+
+def test_a_gateway_that_ends_while_its_database_is_frozen_ends_in_time_and_loses_nothing(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    engine = open_engine(own_server.address, tmp_path)
+    with gateway_on(own_server.address, 2) as bed:
+        warm_up(bed, engine)
+        model, account = unit_model(bed), Account(engine, 1_000_000)
+        warm(bed, model, account)
+        own_server.freeze()
+        try:
+            answered = [timed(bed, model, account)[1] for _ in range(20)]
+            bed.gateway.terminate()
+            assert bed.gateway.wait(20.0) == 0
+        finally:
+            own_server.thaw()
+    known = {answer.header("x-request-id") for answer in answered if answer.status == 200}
+    assert len(known) == 20
+
+    with gateway_on(own_server.address, 1):
+        until(lambda: known <= {row["id"] for row in account.rows()}, 15.0)
+        check_books(engine, account)

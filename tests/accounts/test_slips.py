@@ -130,6 +130,17 @@ def test_other_slips_name_their_field(bed: Bed, path: str, body: Any, field: str
     refused(admin(bed, "POST", path, body), field)
 
 
+def test_credits_that_no_column_holds_are_refused(bed: Bed) -> None:
+    path, body = "/budgets/team:web:month", {"usd": "999999999.999999999"}
+    assert admin(bed, "PUT", path, {"limit_usd": "5"}).status == 200
+    assert admin(bed, "POST", f"{path}/credit", body).status == 200
+
+    refused(admin(bed, "POST", f"{path}/credit", body), "usd")
+
+    (budget,) = [each for each in admin(bed, "GET", "/budgets").json["data"] if each["name"] == "team:web:month"]
+    assert (budget["spent_usd"], budget["remaining_usd"]) == ("-999999999.999999999", "1000000004.999999999")
+
+
 NUL = urllib.parse.quote("a\0b")
 
 
