@@ -1,5 +1,6 @@
 """What a clone needs before anything works: locks for every Python, and an installation that explains itself."""
 
+import ast
 import os
 import re
 import signal
@@ -14,6 +15,8 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from one_api.install import fault_of
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ["requirements.txt", "requirements-dev.txt"]
@@ -107,6 +110,19 @@ def test_what_is_interrupted_ends_in_a_sentence(module: str, tmp_path: Path) -> 
     assert process.returncode == 1
     assert "interrupted: run the same command again" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("python", "is_fit"), [((3, 9, 6), False), ((3, 10, 12), False), ((3, 11, 0), True)])
+def test_an_old_python_is_named_with_the_cure(python: tuple[int, ...], is_fit: bool) -> None:
+    fault = fault_of(python)
+
+    assert (fault == "") == is_fit
+    assert is_fit or f"this is {'.'.join(map(str, python))}: remove" in fault
+
+
+def test_old_pythons_understand_the_installation() -> None:
+    for module in ("__init__.py", "install.py"):
+        ast.parse((ROOT / "one_api" / module).read_text(encoding="utf-8"), feature_version=(3, 9))
 
 
 def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:
