@@ -38,7 +38,7 @@ def check_values(
     _check_biases(given.get("logit_bias", {}))
 
 
-def check_number(key: str, value: Any, low: int, high: int, kind: str) -> None:
+def check_number(key: str, value: Any, low: float, high: float, kind: str) -> None:
     """Raise InvalidRequest unless ``value`` is a number of the ``kind`` (integer or decimal) within its bounds."""
     if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else (int, float)):
         raise wrong_type(key, f"{'an integer' if kind == 'integer' else 'a number'}")
@@ -78,7 +78,7 @@ def _check_biases(biases: JSONObject) -> None:
     The engine takes another key for a text, and leaves out a value that it does not understand.
     """
     for token, bias in biases.items():
-        if not token.isdecimal():
+        if not (token.isascii() and token.isdecimal()):
             raise wrong_type("logit_bias", "the model's token numbers as keys")
         check_number("logit_bias", bias, -100, 100, "decimal")
 
