@@ -36,6 +36,9 @@ def check_values(
         if not isinstance(given[key], kind):
             raise wrong_type(key, words)
     _check_biases(given.get("logit_bias", {}))
+    if given.get("grammar", "").startswith("%llguidance"):  # the engine ignores one that it cannot compile
+        advice = "`grammar` takes GBNF; for a JSON schema use `response_format`."
+        raise InvalidRequest(advice, param="grammar", code="unsupported_value")
 
 
 def check_number(key: str, value: Any, low: float, high: float, kind: str) -> None:
