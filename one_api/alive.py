@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) > 1:
         sys.stderr.write("usage: python -m one_api.alive [HOST:PORT]\n")
         return 2
-    address = arguments[0] if arguments else DEFAULT_ADDRESS
+    address = arguments[0].removeprefix("http://").partition("/")[0] if arguments else DEFAULT_ADDRESS
     try:
         # Not urllib, which would ask the proxy that the environment names.
         connection = http.client.HTTPConnection(address, timeout=TIMEOUT_S)

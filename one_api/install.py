@@ -27,6 +27,9 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m one_api.install REQUIREMENTS\n")
         return 2
+    if fault := fault_of(sys.version_info[:3]):
+        sys.stderr.write(f"{fault}\n")
+        return 1
     count = _count(Path(arguments[0]))
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--require-hashes"]
     command += ["--progress-bar", "off", "--retries", "2", "--requirement", arguments[0]]
@@ -39,6 +42,16 @@ def main(arguments: list[str]) -> int:
         if any(_UNREACHABLE.search(line) for line in lines):
             sys.stderr.write(f"\n{NO_NETWORK}\n")
     return pip.returncode
+
+
+def fault_of(python: tuple[int, ...]) -> str:
+    """Return in one sentence why a version of Python cannot be used, or nothing."""
+    if python >= (3, 11):
+        return ""
+    return (
+        f"one_api needs Python 3.11 or newer, and this is {'.'.join(map(str, python))}: remove the environment "
+        f"{sys.prefix} and make it with a newer one, such as `python3.11 -m venv .venv`."
+    )
 
 
 def _count(requirements: Path) -> int:
@@ -65,4 +78,7 @@ def _write(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: run the same command again to go on")

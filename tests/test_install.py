@@ -1,7 +1,10 @@
 """What a clone needs before anything works: locks for every Python, and an installation that explains itself."""
 
+import ast
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +15,8 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from one_api.install import fault_of
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ["requirements.txt", "requirements-dev.txt"]
@@ -82,6 +87,42 @@ def test_what_is_wrong_with_a_file_is_no_matter_of_the_network(tmp_path: Path) -
 
     assert done.returncode != 0
     assert "HTTPS_PROXY" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["one_api.install", "one_api.quickstart"])
+def test_what_is_interrupted_ends_in_a_sentence(module: str, tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"no-such-package-of-ours==1.0 --hash=sha256:{'0' * 64}\n")
+    with socket.create_server(("127.0.0.1", 0)) as index:  # where pip waits
+        env = {
+            "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PIP_CONFIG_FILE": os.devnull,
+            "PIP_INDEX_URL": f"http://127.0.0.1:{index.getsockname()[1]}/simple",
+        }  # fmt: skip
+        command = [sys.executable, "-m", module, *([str(requirements)] if module == "one_api.install" else [])]
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            index.settimeout(60)
+            with index.accept()[0]:
+                os.killpg(process.pid, signal.SIGINT)
+                _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "interrupted: run the same command again" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("python", "is_fit"), [((3, 9, 6), False), ((3, 10, 12), False), ((3, 11, 0), True)])
+def test_an_old_python_is_named_with_the_cure(python: tuple[int, ...], is_fit: bool) -> None:
+    fault = fault_of(python)
+
+    assert (fault == "") == is_fit
+    assert is_fit or f"this is {'.'.join(map(str, python))}: remove" in fault
+
+
+def test_old_pythons_understand_the_installation() -> None:
+    for module in ("__init__.py", "install.py"):
+        ast.parse((ROOT / "one_api" / module).read_text(encoding="utf-8"), feature_version=(3, 9))
 
 
 def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:

@@ -131,12 +131,12 @@ def of_models(name: str, settings: LocalConfig) -> Iterator[Finding]:
     if models:
         yield ok(where, f"{len(models)} model files in {folder} can be read")
     else:
-        fix = "Put GGUF files into it: `flask --app wsgi models fetch` fetches a small one"
+        fix = "Put GGUF files into it: `python -m one_api models fetch` fetches a small one"
         yield warning(where, f"there is no model in {folder}", fix)
     for path, reason in list(unreadable.items())[:_MAX_NAMED]:
         yield warning(where, f"{path}: {reason}", "Mend its permissions, fetch it again, or move it away")
     if (more := len(unreadable) - _MAX_NAMED) > 0:
-        yield warning(where, f"{more} more files cannot be used", "See `flask --app wsgi models list`")
+        yield warning(where, f"{more} more files cannot be used", "See `python -m one_api models list`")
 
 
 def of_local(config: Config) -> Iterator[Finding]:

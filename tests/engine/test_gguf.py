@@ -197,6 +197,13 @@ def test_a_corrupt_file_is_refused_with_its_name_and_a_reason(write: Callable[[b
     assert caught.value.reason
 
 
+def test_a_pointer_of_git_lfs_is_called_one(write: Callable[[bytes], Path]) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 98362432\n"
+
+    with pytest.raises(UnreadableModel, match="git lfs pull"):
+        read_header(write(pointer))
+
+
 def test_a_file_cut_anywhere_is_refused(write: Callable[[bytes], Path]) -> None:
     whole = model(
         CONTEXT,

@@ -36,6 +36,9 @@ def check_values(
         if not isinstance(given[key], kind):
             raise wrong_type(key, words)
     _check_biases(given.get("logit_bias", {}))
+    if given.get("grammar", "").startswith("%llguidance"):  # the engine ignores one that it cannot compile
+        advice = "`grammar` takes GBNF; for a JSON schema use `response_format`."
+        raise InvalidRequest(advice, param="grammar", code="unsupported_value")
 
 
 def check_number(key: str, value: Any, low: float, high: float, kind: str) -> None:
@@ -78,7 +81,7 @@ def _check_biases(biases: JSONObject) -> None:
     The engine takes another key for a text, and leaves out a value that it does not understand.
     """
     for token, bias in biases.items():
-        if not token.isdecimal():
+        if not (token.isascii() and token.isdecimal()):
             raise wrong_type("logit_bias", "the model's token numbers as keys")
         check_number("logit_bias", bias, -100, 100, "decimal")
 

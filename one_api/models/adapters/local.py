@@ -32,7 +32,7 @@ from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slo
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
 from one_api.engine.supervisor import EngineSupervisor
-from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamOverloaded, UpstreamUnsuitable
+from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamOverloaded, UpstreamUnfit, UpstreamUnsuitable
 from one_api.models.adapters.base import RequestAdapter
 from one_api.records import AttemptContext
 from one_api.serving.tasks import stop
@@ -210,7 +210,16 @@ class LocalModelAdapter(RequestAdapter):
             except InvalidAnswer as error:
                 raise UpstreamBroken(f"The engine's answer cannot be used: {error}.") from None
 
-        return await embed_in_parts(request, _MAX_BATCH, post, at_once=1)
+        try:
+            return await embed_in_parts(request, _MAX_BATCH, post, at_once=1)
+        except UpstreamUnfit as error:
+            if request.dimensions is None:
+                raise
+            raise UpstreamUnsuitable(
+                f"The vectors of the local model `{request.model}` have one length: leave `dimensions` out.",
+                param="dimensions",
+                code="unsupported_value",
+            ) from error
 
     async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
         """See ``BaseModelAdapter``: documents are ranked in small parts, as inputs are embedded."""

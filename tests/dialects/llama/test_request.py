@@ -94,6 +94,8 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"logit_bias": {"-5": 5}}, "logit_bias", "invalid_type"),
         ({"logit_bias": {"5": "much"}}, "logit_bias", "invalid_type"),
         ({"logit_bias": {"5": 101}}, "logit_bias", "decimal_above_max_value"),
+        ({"logit_bias": {"٣": 5}}, "logit_bias", "invalid_type"),
+        ({"grammar": "%llguidance {}\nstart: %json {"}, "grammar", "unsupported_value"),
         ({"repeat_penalty": 0}, "repeat_penalty", "decimal_below_min_value"),
         ({"stop": ["a"] * 5}, "stop", "array_above_max_length"),
         ({"stop": [1]}, "stop", "invalid_type"),

@@ -86,6 +86,15 @@ def test_an_input_that_is_too_long_is_refused(client: OpenAI) -> None:
     assert str(CONTEXT) in str(caught.value)
 
 
+def test_vectors_have_one_length(client: OpenAI) -> None:
+    whole = client.embeddings.create(model="both", input="a dog", dimensions=576)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(model="both", input="a dog", dimensions=100)
+
+    assert len(whole.data[0].embedding) == 576
+    assert (caught.value.param, caught.value.code) == ("dimensions", "unsupported_value")
+
+
 def test_an_engine_that_embeds_also_chats(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="both", messages=[{"role": "user", "content": "Hello!"}])
 
