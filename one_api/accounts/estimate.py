@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from one_api.contract import Answer, Call, JSONObject, Kind, Units, Usage
-from one_api.dialects.openai.forwarded import ForwardRequest, units_asked
+from one_api.dialects.openai.passthrough import PassthroughRequest, units_asked
 
 #: UTF-8 bytes of a token: English has about four, Chinese three.
 _BYTES_PER_TOKEN = 3
@@ -70,7 +70,7 @@ def bound_of(call: Call, reserve_tokens: int) -> Bound:
     """Return what a request may take; ``reserve_tokens`` stand for an answer without a limit."""
     body = getattr(call, "body", None)
     fields = body if isinstance(body, dict) else getattr(body, "fields", None)
-    units = units_asked(call) if isinstance(call, ForwardRequest) else None
+    units = units_asked(call) if isinstance(call, PassthroughRequest) else None
     if fields is None:  # a form
         size = getattr(body, "size", 0)
         if call.kind in _RECORDED:

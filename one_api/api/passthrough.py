@@ -1,7 +1,7 @@
 """The doors whose requests and answers pass through: moderations, images, audio, rerank.
 
 Their dialect is OpenAI's on both sides, so nothing is translated: the model's name is replaced, a deployment chosen,
-and its answer handed on in its own bytes. See ``dialects.openai.forwarded``.
+and its answer handed on in its own bytes. See ``dialects.openai.passthrough``.
 """
 
 import logging
@@ -17,7 +17,7 @@ from one_api.api.uploads import Upload
 from one_api.contract import ByteStream, Caller
 from one_api.dialects import sse
 from one_api.dialects.openai.chat_request import model_in
-from one_api.dialects.openai.forwarded import (
+from one_api.dialects.openai.passthrough import (
     IMAGE_EDITS,
     IMAGES,
     MODERATIONS,
@@ -27,8 +27,8 @@ from one_api.dialects.openai.forwarded import (
     TRANSLATIONS,
     Body,
     Door,
-    ForwardRequest,
     JSONBody,
+    PassthroughRequest,
 )
 from one_api.errors import GatewayError, InternalError, UnknownPath
 from one_api.serving.bridge import await_
@@ -147,9 +147,9 @@ async def _forward(door: Door, model: str, body: Body, upload: Upload | None = N
     """
     used, call = snapshot(), g.open_call
     repeats = used.config.retry.after_send or not door.is_paid_each
-    wanted = ForwardRequest(door, model, body, repeats=repeats)
+    wanted = PassthroughRequest(door, model, body, repeats=repeats)
     stream = await used.registry.forward(wanted, call_context(model, stream=False))
-    answer = ForwardedAnswer(stream, call, upload)
+    answer = PassthroughAnswer(stream, call, upload)
     try:
         first = await stream.read()
     except BaseException:
@@ -166,7 +166,7 @@ async def _forward(door: Door, model: str, body: Body, upload: Upload | None = N
     return EventResponse(answer, status=stream.status, headers=headers)
 
 
-class ForwardedAnswer(EventBody):
+class PassthroughAnswer(EventBody):
     """An answer that passes through as it comes.
 
     A stream of events gets heartbeats, and an error as its last event when it is cut. Other formats have no words for

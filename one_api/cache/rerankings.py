@@ -10,11 +10,11 @@ from one_api.cache.keys import CacheRoute
 from one_api.contract import ByteStream, WholeBytes
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.forwarded import ForwardRequest, JSONBody
+from one_api.dialects.openai.passthrough import JSONBody, PassthroughRequest
 from one_api.records import CallContext, CallRecord
 
 #: Has a request answered by upstreams.
-Ask: TypeAlias = Callable[[ForwardRequest, CallContext], Awaitable[ByteStream]]
+Ask: TypeAlias = Callable[[PassthroughRequest, CallContext], Awaitable[ByteStream]]
 
 
 class KeptRerankings:
@@ -23,7 +23,7 @@ class KeptRerankings:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
-    async def run(self, route: CacheRoute, asked: ForwardRequest, context: CallContext, ask: Ask) -> ByteStream:
+    async def run(self, route: CacheRoute, asked: PassthroughRequest, context: CallContext, ask: Ask) -> ByteStream:
         """Return the answer to ``asked``, and write to the call's record where it came from.
 
         Requests for anything but a ranking are passed on.

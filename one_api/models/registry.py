@@ -17,7 +17,7 @@ from one_api.contract import ByteStream, Call, ChunkStream, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest
-from one_api.dialects.openai.forwarded import ForwardRequest
+from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.text_completion import TextRequest
 from one_api.errors import NoDeployment
 from one_api.models.adapters.base import BaseModelAdapter
@@ -161,7 +161,7 @@ class ModelRegistry:
         context.record.used(Usage.read(answer.get("usage")))
         return answer
 
-    async def forward(self, request: ForwardRequest, context: CallContext) -> ByteStream:
+    async def forward(self, request: PassthroughRequest, context: CallContext) -> ByteStream:
         """Return an upstream's own answer, once its first bytes are there: close it, and note its usage."""
         return cast(ByteStream, await self._kept(KeptRerankings, request, context))
 

@@ -26,15 +26,15 @@ Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: How long requests may take to say goodbye when the process ends, in seconds.
-_FAREWELL_S = 5.0
+_END_S = 5.0
 #: How long the last piece of a cut stream may wait for a slow reader, in seconds.
 _LAST_WORD_S = 1.0
 #: A body slower than this many bytes a second, after a first grace, is not worth the wait.
 _SLOWEST_BODY = 1024
 _SLOW_GRACE_S = 5.0
 #: How long, and how much of, a body that is not wanted is taken before the connection is closed: seconds and bytes.
-_LINGER_S = 2.0
-_LINGER_BYTES = 64 * 1024 * 1024
+_DISCARD_S = 2.0
+_DISCARD_BYTES = 64 * 1024 * 1024
 #: A body that is not wanted is waited for before its answer, so that the connection stays, if it has no more bytes than
 #: this; and so long, in seconds.
 _SMALL_BODY_BYTES, _SMALL_BODY_S = 64 * 1024, 0.5
@@ -107,7 +107,7 @@ class FlaskASGI:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if pending := {task for task in self._exchanges if task is not None}:
-            await asyncio.wait(pending, timeout=_FAREWELL_S)
+            await asyncio.wait(pending, timeout=_END_S)
         await self._service.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -190,7 +190,7 @@ class _Exchange:
         if not self._input.complete:
             # The answer is whole for the client; closing while it still sends could destroy it on its way.
             self._emit_sync(held or b"", more=True)
-            await_(self._input.discard(_LINGER_S))
+            await_(self._input.discard(_DISCARD_S))
             held = None
         self._stop_watching()
         self._emit_sync(held or b"", more=False)
@@ -368,7 +368,7 @@ class RequestBody(io.RawIOBase):
         size = 0
         with suppress(RequestTimeout, ClientDisconnected, TimeoutError):
             async with asyncio.timeout(limit_s):
-                while not self.complete and size < _LINGER_BYTES:
+                while not self.complete and size < _DISCARD_BYTES:
                     size += len(await self._next())
 
     async def _next(self) -> bytes:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 #: How often a waiting thread looks whether its client is still there, in seconds.
 _LOOK_S = 0.25
 #: How long what is cancelled, or closed, may take to end, in seconds.
-_FAREWELL_S = 5.0
+_END_S = 5.0
 
 
 class Service(Protocol):
@@ -86,7 +86,7 @@ class BackgroundLoop:
                     self._loop.call_soon_threadsafe(cancel)
                     with contextlib.suppress(TimeoutError):
                         # What is cancelled lets go of its upstream and completes its record first.
-                        return future.result(_FAREWELL_S)
+                        return future.result(_END_S)
                     raise asyncio.CancelledError("the client left")
             return future.result()
         except BaseException as error:
@@ -106,10 +106,10 @@ class BackgroundLoop:
         """Close the services and stop the thread."""
         for service in self._services:
             with contextlib.suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(service.aclose(), self._loop).result(_FAREWELL_S)
+                asyncio.run_coroutine_threadsafe(service.aclose(), self._loop).result(_END_S)
         self._services.clear()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_FAREWELL_S)
+        self._thread.join(_END_S)
         if not self._loop.is_running():
             self._loop.close()
 

@@ -42,7 +42,7 @@ class GatewayProtocol(HttpToolsProtocol):
     """One connection. A client that is slow, in either direction, is cut; what is no HTTP is refused in our format."""
 
     #: Set by the worker, for all connections of the process.
-    edge = ServerConfig()
+    settings = ServerConfig()
     #: Shared by all connections and streams of the process; set by the worker, too.
     scheduler = FairScheduler()
     _read_buffer = bytearray(_READ_BYTES)
@@ -72,7 +72,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.flow: Flow = Flow(transport)
         #: The requests of this connection whose answers are not complete, the oldest first.
         self._waiting: deque[RequestResponseCycle] = deque()
-        if len(self.connections) > self.edge.max_connections:
+        if len(self.connections) > self.settings.max_connections:
             self._refuse(OutOfDescriptors("The gateway has too many connections: try again.", retry_after_s=1))
             return
         transport.set_write_buffer_limits(_PENDING_BYTES)
@@ -258,7 +258,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _set_head_timer(self) -> None:
         """Give a head that has begun its deadline; one that came whole needs none, one behind others waits for them."""
         if self._in_head and self._head_timer is None and not self._waiting:
-            self._head_timer = self.loop.call_later(self.edge.head_timeout_s, self._cut_head)
+            self._head_timer = self.loop.call_later(self.settings.head_timeout_s, self._cut_head)
 
     def _cut_head(self) -> None:
         self._head_timer = None
@@ -331,7 +331,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _watch_progress(self, unsent: int) -> None:
-        self._write_timer = self.loop.call_later(self.edge.write_timeout_s, self._check_progress, unsent)
+        self._write_timer = self.loop.call_later(self.settings.write_timeout_s, self._check_progress, unsent)
 
     def _check_progress(self, before: int) -> None:
         unsent = self.transport.get_write_buffer_size()
@@ -342,7 +342,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _abort_later(self) -> None:
         if self._abort_timer is None:
-            self._abort_timer = self.loop.call_later(self.edge.write_timeout_s, self.transport.abort)
+            self._abort_timer = self.loop.call_later(self.settings.write_timeout_s, self.transport.abort)
 
     # The end
 

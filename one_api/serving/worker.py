@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 #: How long requests that are cut may take to say so, in seconds.
 _CUT_S = 5.0
 #: Kept back from the drain time, so that cut streams can still say so, in seconds.
-_FAREWELL_S = 2.0
+_KEPT_FOR_CUT_S = 2.0
 #: Allocations between two collections of the young, and how many of each make one of the next older.
 _GC_THRESHOLDS = (2_000, 5, 5)
 #: How often cycles are looked for among what was frozen with large bodies, in seconds: it takes 20 ms.
@@ -42,7 +42,7 @@ _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 1024 * 1024
 #: How long open requests may go on after Ctrl-C, in seconds.
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
-_LINGER_S = 0.5
+_LAST_ASKED_S = 0.5
 #: The answer to clients for which there is no file descriptor.
 _NO_DESCRIPTOR = OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1)
 
@@ -67,7 +67,7 @@ class GatewayServer(Server):
         self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl, _prepare) for each in sockets or ()]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start to drain; after Ctrl-C, briefly."""
+        """Start to drain; after Ctrl-C, briefly. uvicorn's handlers of SIGTERM and SIGINT call it, and ours of SIGQUIT."""
         self._drain(_INTERRUPT_S if sig in (signal.SIGINT, signal.SIGQUIT) else self._drain_s)
         self.should_exit = True
 
@@ -80,7 +80,7 @@ class GatewayServer(Server):
             listener.close()
         for acceptor in self._acceptors:
             await acceptor.opened()
-        linger_until = time.monotonic() + _LINGER_S
+        linger_until = time.monotonic() + _LAST_ASKED_S
         while self._has_to_wait(linger_until):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.05)
         await self._cut()
@@ -97,7 +97,7 @@ class GatewayServer(Server):
             await asyncio.wait(state.tasks, timeout=_CUT_S)
         for connection in list(state.connections):
             connection.shutdown()
-        deadline = time.monotonic() + _LINGER_S
+        deadline = time.monotonic() + _LAST_ASKED_S
         while state.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.02)
         for connection in list(state.connections):
@@ -121,7 +121,7 @@ class GatewayServer(Server):
 def _prepare(connection: socket.socket) -> None:
     """Set the options of a client's connection."""
     if connection.family != socket.AF_UNIX:
-        set_options(connection, GatewayProtocol.edge.write_timeout_s)
+        set_options(connection, GatewayProtocol.settings.write_timeout_s)
 
 
 def _raise_file_limit(server: ServerConfig) -> None:
@@ -177,9 +177,9 @@ class GatewayWorker(UvicornWorker):
         _raise_file_limit(app.settings)
         _map_large_bodies()
         self.config.app = app
-        GatewayProtocol.edge, GatewayProtocol.scheduler = app.settings, scheduler()
+        GatewayProtocol.settings, GatewayProtocol.scheduler = app.settings, scheduler()
         graceful_s = self.cfg.graceful_timeout
-        server = GatewayServer(self.config, max(graceful_s - _FAREWELL_S, graceful_s / 2))
+        server = GatewayServer(self.config, max(graceful_s - _KEPT_FOR_CUT_S, graceful_s / 2))
         app.count_connections(lambda: len(server.server_state.connections))
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGQUIT, server.handle_exit, signal.SIGQUIT, None)
@@ -204,7 +204,7 @@ class GatewayWorker(UvicornWorker):
         frozen, thaw_at = gc.get_freeze_count(), loop.time() + _THAW_S
         while True:
             self.notify()
-            GatewayProtocol.edge = app.settings  # a reload may have changed it
+            GatewayProtocol.settings = app.settings  # a reload may have changed it
             if loop.time() > thaw_at:
                 if gc.get_freeze_count() > frozen:  # with large bodies; a cycle among them would stay for ever
                     gc.unfreeze()

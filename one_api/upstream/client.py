@@ -12,7 +12,7 @@ from one_api.contract import ByteStream, ChunkStream
 from one_api.dialects import json
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.forwarded import Body, ForwardRequest, JSONBody
+from one_api.dialects.openai.passthrough import Body, JSONBody, PassthroughRequest
 from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.serving.fairness import in_turns, scheduler
@@ -24,7 +24,7 @@ from one_api.upstream.compression import refuse_cut_answers
 from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors
-from one_api.upstream.forward import UpstreamBytes
+from one_api.upstream.passthrough import UpstreamBytes
 from one_api.upstream.stream import UpstreamStream
 
 #: The largest answer that is not streamed, in bytes.
@@ -120,7 +120,7 @@ class Upstream:
             async with response:
                 return await self._whole(response, max_bytes)
 
-    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+    async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
 
         The caller closes it.

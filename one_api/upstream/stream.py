@@ -28,7 +28,7 @@ _PIECE_BYTES = 8 * 1024
 #: How long a stream may go on after its answer is complete: for usage and the end mark, in seconds.
 _MAX_TAIL_S = 2.0
 #: How long usage and the framing may lag behind the end mark of a stream, in seconds.
-_LINGER_S = 0.1
+_FRAMING_END_S = 0.1
 
 
 class UpstreamStream(ChunkStream):
@@ -120,7 +120,7 @@ class UpstreamStream(ChunkStream):
 
     def _end_of_tail(self) -> float:
         """Return until when to wait for what may follow a complete answer, counted from the first wait for it."""
-        tail_s = _LINGER_S if self._translator.is_over else _MAX_TAIL_S
+        tail_s = _FRAMING_END_S if self._translator.is_over else _MAX_TAIL_S
         self._tail_ends = min(self._tail_ends, asyncio.get_running_loop().time() + tail_s)
         return self._tail_ends
 
@@ -189,7 +189,7 @@ class UpstreamStream(ChunkStream):
     async def _at_end(self) -> bool:
         """Return whether nothing follows the stream's end; what is left of the framing may be on its way."""
         with suppress(TimeoutError, aiohttp.ClientError, OSError):
-            async with asyncio.timeout(_LINGER_S):
+            async with asyncio.timeout(_FRAMING_END_S):
                 return not await self._response.content.readany()
         return False
 

@@ -11,7 +11,7 @@ from one_api.cache.rerankings import KeptRerankings
 from one_api.cache.stores import MemoryAnswers
 from one_api.config import Config
 from one_api.contract import ByteStream, Caller, Units, Usage, WholeBytes
-from one_api.dialects.openai.forwarded import RERANK, ForwardRequest, JSONBody
+from one_api.dialects.openai.passthrough import RERANK, JSONBody, PassthroughRequest
 from one_api.errors import UpstreamOverloaded
 from one_api.records import CallContext, CallRecord
 from one_api.settings.adapters import OpenAIConfig
@@ -37,7 +37,7 @@ class Rankings:
         self._scripts = list(scripts)
         self._deployment = deployment
 
-    async def _upstream(self, request: ForwardRequest, context: CallContext) -> ByteStream:
+    async def _upstream(self, request: PassthroughRequest, context: CallContext) -> ByteStream:
         self.asked += 1
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         await self.gate.wait()
@@ -47,7 +47,7 @@ class Rankings:
         return WholeBytes(script, usage=Usage(7, 0), units=Units(1, "search_units"))
 
     async def _rank(self, record: CallRecord, control: str | None) -> bytes:
-        asked = ForwardRequest(RERANK, "m", JSONBody({"model": "m", "query": "q", "documents": ["a"]}))
+        asked = PassthroughRequest(RERANK, "m", JSONBody({"model": "m", "query": "q", "documents": ["a"]}))
         context = CallContext(record, Caller("alice"), control)
         async with await KeptRerankings(self.answers).run(ROUTE, asked, context, self._upstream) as stream:
             data = await stream.read()

@@ -11,7 +11,7 @@ from one_api.contract import DOORS, Answer, ByteStream, Call, ChunkStream, JSONO
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest
-from one_api.dialects.openai.forwarded import ForwardRequest
+from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.text_completion import TextRequest
 from one_api.errors import InvalidRequest
 from one_api.records import AttemptContext
@@ -110,7 +110,7 @@ class BaseModelAdapter(ABC):
                 return await (self.stream_text if request.stream else self.complete_text)(request, context)
             case EmbeddingRequest():
                 return await self.embed(request, context)
-            case ForwardRequest():
+            case PassthroughRequest():
                 return await self.forward(request, context)
         raise _not_spoken(request)
 
@@ -156,7 +156,7 @@ class BaseModelAdapter(ABC):
         """Return the answer to ``request`` in OpenAI's format, with vectors as arrays: see ``embeddings.answer_of``."""
         raise _not_spoken(request)
 
-    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+    async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """Return the upstream's own answer to ``request``, once its first bytes have arrived."""
         raise _not_spoken(request)
 

@@ -22,7 +22,7 @@ from one_api.dialects.llama.rerank import RerankRequest, scores_in
 from one_api.dialects.llama.text import read_text_request
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
-from one_api.dialects.openai.forwarded import ForwardRequest, JSONBody, units_asked
+from one_api.dialects.openai.passthrough import JSONBody, PassthroughRequest, units_asked
 from one_api.dialects.openai.request import Quirks, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
@@ -221,7 +221,7 @@ class LocalModelAdapter(RequestAdapter):
                 code="unsupported_value",
             ) from error
 
-    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+    async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """See ``BaseModelAdapter``: documents are ranked in small parts, as inputs are embedded."""
         file, fields = self._existing(request.model), request.body.fields if isinstance(request.body, JSONBody) else {}
         asked, client = RerankRequest.read(fields), self._client(file)

@@ -16,8 +16,8 @@ from one_api.dialects.openai import text_completion
 from one_api.dialects.openai.answer import read_in_steps
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest, RawAnswer
-from one_api.dialects.openai.forwarded import ForwardRequest
 from one_api.dialects.openai.kinds import kinds_in
+from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_body, other_name
 from one_api.dialects.openai.request import Quirks, prepare
 from one_api.dialects.openai.response import Identity
@@ -168,7 +168,7 @@ class OpenAIAdapter(RemoteAdapter):
         with self._named():
             return RawAnswer.read(data, len(part.inputs))
 
-    async def forward(self, request: ForwardRequest, context: AttemptContext) -> ByteStream:
+    async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """See ``BaseModelAdapter``."""
         return await self._upstream.forward(request, context)
 

@@ -162,7 +162,7 @@ class FormBody:
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardRequest:
+class PassthroughRequest:
     """A request that passes through a ``door``."""
 
     door: Door
@@ -218,7 +218,7 @@ def read_json(data: bytes, door: Door) -> Any:
     return value
 
 
-def units_asked(request: ForwardRequest) -> Units | None:
+def units_asked(request: PassthroughRequest) -> Units | None:
     """Return what a request takes by itself, where its answer does not say; None when that is nothing but a request."""
     fields = request.body.fields if isinstance(request.body, JSONBody) else {}
     given, documents = fields.get("input"), fields.get("documents")

@@ -9,7 +9,7 @@ import pytest
 
 from one_api.contract import Usage
 from one_api.dialects.multipart import find_field
-from one_api.dialects.openai.forwarded import (
+from one_api.dialects.openai.passthrough import (
     IMAGES,
     MODERATIONS,
     SPEECH,

@@ -4,9 +4,9 @@ import aiohttp
 
 from one_api.contract import ByteStream
 from one_api.dialects import json
-from one_api.dialects.openai.forwarded import (
+from one_api.dialects.openai.passthrough import (
     MAX_READ_BYTES,
-    ForwardRequest,
+    PassthroughRequest,
     Watcher,
     read_json,
     type_of,
@@ -33,7 +33,7 @@ class UpstreamBytes(ByteStream):
     def __init__(
         self,
         response: aiohttp.ClientResponse,
-        request: ForwardRequest,
+        request: PassthroughRequest,
         idle_s: float,
         deadline: float,
         reports: Reports,
