@@ -67,7 +67,7 @@ class GatewayServer(Server):
         self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl, _prepare) for each in sockets or ()]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start to drain; after Ctrl-C, briefly. uvicorn's handlers of SIGTERM and SIGINT call it, and ours of SIGQUIT."""
+        """Start to drain; after Ctrl-C, briefly. Called by uvicorn for SIGTERM and SIGINT, and by us for SIGQUIT."""
         self._drain(_INTERRUPT_S if sig in (signal.SIGINT, signal.SIGQUIT) else self._drain_s)
         self.should_exit = True
 
