@@ -67,7 +67,9 @@ class RequestSheet(EventBody):
         await self._call.end(cancelled=not self._ended)
 
     def interrupted(self) -> bytes:
-        """See ``EventBody``."""
+        """See ``EventBody``: a sheet that is cut has no words for it, and must not look complete."""
+        if not self._ended:
+            raise AnswerCut("the process ends")
         return b""
 
 
