@@ -201,6 +201,7 @@ class PassthroughAnswer(EventBody):
         except Exception:  # the client would take a cut of events for the end, so it gets an error
             logger.exception("an answer failed on its way, request %s", self._call.record.request_id)
             return self._fail(InternalError("Something went wrong in the gateway."))
+        self._ended = self._ended or not piece
         self._call.record.bytes_out += len(piece)
         self._between_events = piece.endswith(_BLANK_LINES) or piece == sse.HEARTBEAT
         return piece

@@ -134,6 +134,18 @@ def test_who_answers_in_the_end_is_paid(bed: Bed, engine: Engine, name: str) -> 
     check(account, row)
 
 
+def test_sound_that_another_sends_in_the_end_is_an_answer(bed: Bed, engine: Engine) -> None:
+    door, model, account = DOORS["speech"], group("pair"), Account(engine, 1_000_000)
+    bed.a.on(model, error(500))
+    bed.b.on(model, door.answer(7))
+
+    answer = ask(bed, door, model, account.key)
+    row = row_of(account)
+
+    assert (answer.status, row["status"], row["http_status"], row["deployment"]) == (200, "ok", 200, f"b/{model}")
+    check(account, row)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_answer_that_breaks_is_asked_for_elsewhere_and_paid_once(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("pair"), Account(engine, 1_000_000)

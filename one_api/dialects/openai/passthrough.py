@@ -251,7 +251,7 @@ def _amount(value: Any) -> float | None:
     """Return a plausible amount; some servers write it as a text."""
     try:
         amount = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else -1.0
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return amount if 0 <= amount <= _MAX_UNITS else None
 

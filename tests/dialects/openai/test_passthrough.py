@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from one_api.contract import Usage
+from one_api.contract import Units, Usage
 from one_api.dialects.multipart import find_field
 from one_api.dialects.openai.passthrough import (
     IMAGES,
@@ -20,6 +20,7 @@ from one_api.dialects.openai.passthrough import (
     Watcher,
     read_json,
     type_of,
+    units_told,
     usage_of,
 )
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
@@ -141,3 +142,9 @@ def test_the_usage_of_an_answer_that_is_too_long_to_be_read() -> None:
 )
 def test_usage_in_any_words(reported: Any, usage: Usage | None) -> None:
     assert usage_of(reported) == usage
+
+
+@pytest.mark.parametrize("odd", [10**400, "1e999", float("nan"), -1, True, [], "?", 10**10, "-0.5"], ids=repr)
+def test_an_amount_that_cannot_be_is_none(odd: Any) -> None:
+    assert units_told({"usage": {"seconds": odd}}) is None
+    assert units_told({"usage": {"seconds": "9.5"}}) == Units(9.5, "seconds")
