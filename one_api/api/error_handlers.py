@@ -87,7 +87,8 @@ def _answer_http(error: HTTPException) -> Response:
     if status == 404:
         return _answer(UnknownPath(f"No such address: {place}. The API is under {request.root_path}/v1."))
     if status == 405:
-        response = _answer(MethodNotAllowed(f"{place} is not allowed."))
+        methods = sorted(set(getattr(error, "valid_methods", None) or ()) - {"HEAD", "OPTIONS"})
+        response = _answer(MethodNotAllowed(f"{place} is not allowed: use {' or '.join(methods) or 'another method'}."))
         response.headers.update(error.get_headers())
         response.headers["content-type"] = "application/json"
         return response

@@ -1,6 +1,7 @@
 """What all doors share: how a body is read, and how an answer is streamed, whatever the dialect of its events."""
 
 import asyncio
+import codecs
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -64,6 +65,8 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
             _check_media_type(*parse_options_header(media_type))
     data = request.get_data(cache=False)
     request.stream.close()  # it would hold the bytes as long as the request lives
+    if not data:
+        raise InvalidRequest("The request has no body: send a JSON object.")
     encoding = request.environ.get("HTTP_CONTENT_ENCODING")
     encodings = encodings_of(encoding) if encoding else []
     try:
@@ -76,7 +79,8 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
                 data = await decompress(data, encodings, g.snapshot.config.server.max_body_bytes)
             return data, await _decode_large(data)
     except json.InvalidJSON as error:
-        raise InvalidRequest(f"The request's body is not a JSON object that can be used: {error}.") from None
+        what = "it begins with a byte-order mark" if data.startswith(codecs.BOM_UTF8) else error
+        raise InvalidRequest(f"The request's body is not a JSON object that can be used: {what}.") from None
 
 
 async def _decode_large(data: bytes) -> JSONObject:

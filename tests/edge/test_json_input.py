@@ -168,6 +168,25 @@ def test_what_is_no_json_object_is_400(name: str, answer: Callable[[Any], tuple[
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [(b"", "has no body: send a JSON object"), (b"\xef\xbb\xbf{}", "begins with a byte-order mark")],
+    ids=["none", "a byte-order mark"],
+)
+def test_a_slip_has_its_own_words(answer: Callable[[Any], tuple[int, Any, int]], body: bytes, words: str) -> None:
+    assert words in answer(body)[1]["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/embeddings"])
+def test_a_wrong_method_is_told_the_right_one(gateway: Gateway, path: str) -> None:
+    headers = [("Authorization", "Bearer test-key")]
+    with RawClient(gateway.host, gateway.port) as client:
+        client.send(build_request("GET", path, gateway.host, gateway.port, headers=headers))
+        response = client.read_response()
+    assert (response.status, response.headers.first("allow")) == (405, "POST")
+    assert response.json["error"]["message"] == f"GET {path} is not allowed: use POST."
+
+
 @pytest.mark.parametrize("name", INVALID)
 def test_what_is_no_chat_request_is_refused_as_openai_does(
     name: str, answer: Callable[[Any], tuple[int, Any, int]]
