@@ -128,9 +128,12 @@ def open_catalogue(folder: Path) -> Catalogue:
         InvalidCatalogue: when the one in ``folder`` cannot be read.
     """
     shipped = Catalogue.read(SHIPPED)
-    if not (folder / IMPORTED).is_file():
+    try:
+        imported = Catalogue.read(folder / IMPORTED)
+    except (FileNotFoundError, NotADirectoryError):
         return shipped
-    imported = Catalogue.read(folder / IMPORTED)
+    except OSError as error:
+        raise InvalidCatalogue(f"{folder / IMPORTED} cannot be read: {error.strerror}") from None
     return imported if imported.date > shipped.date else shipped
 
 

@@ -186,7 +186,7 @@ class Reload:
 
     def _check_emptied(self, loaded: Loaded) -> None:
         """Refuse a file that holds nothing any more: it is being written, or was emptied by a slip."""
-        emptied = [path for path, text in loaded.texts.items() if text == "" and self._texts.get(path)]
+        emptied = [path for path, text in loaded.texts.items() if _is_nothing(text) and self._texts.get(path)]
         if emptied:
             raise ConfigError(tuple(Problem(path, "is empty", "Fill it, or remove it") for path in emptied))
 
@@ -305,6 +305,11 @@ def _giving_way() -> Iterator[None]:
         sys.setswitchinterval(switch_s)
         if collects:
             gc.enable()
+
+
+def _is_nothing(text: str | None) -> bool:
+    """Return whether a file's text holds no setting; None is a file that is not there."""
+    return text is not None and text.removeprefix("---").strip() in ("", "null", "~")
 
 
 def _log_changes(by: str, old: Snapshot, new: Snapshot) -> None:

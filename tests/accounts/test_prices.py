@@ -176,6 +176,13 @@ def test_a_file_that_is_no_catalogue_is_refused(content: str, tmp_path: Path) ->
         Catalogue.read(tmp_path / "file")
 
 
+def test_a_catalogue_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / IMPORTED).mkdir()
+
+    with pytest.raises(InvalidCatalogue, match="cannot be read: Is a directory"):
+        open_catalogue(tmp_path)
+
+
 @pytest.mark.parametrize(("date", "wins"), [("2000-01-01", False), ("2999-01-01", True)])
 def test_an_imported_catalogue_counts_where_it_is_newer(date: str, wins: bool, tmp_path: Path) -> None:
     (tmp_path / IMPORTED).write_text(json.dumps(CATALOGUE | {"date": date}))

@@ -150,6 +150,8 @@ BAD = {
     "unset variable": json.dumps({"api_keys": [{"key": "${NOT_SET_ANYWHERE}"}]}),
     "missing secret": json.dumps({"api_keys": [{"key": "${file:/nowhere/secret}"}]}),
     "being written": "",
+    "emptied": "---\nnull\n",
+    "blank": " \n",
     "no file": None,
 }
 
