@@ -227,6 +227,23 @@ class _CollectorSession(requests.Session):
         return response
 
 
+class _OnceAMinute(logging.Filter):
+    """Lets one line a minute through: the exporter has one for each try."""
+
+    _silent_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line is written."""
+        now = time.monotonic()
+        if now < self._silent_until:
+            return False
+        self._silent_until = now + 60
+        return True
+
+
+logging.getLogger(OTLPSpanExporter.__module__).addFilter(_OnceAMinute())
+
+
 def _named_outside() -> set[str]:
     """Return what the variables of OpenTelemetry say of this service, which comes before what we say."""
     return {name for name, value in Resource.create().attributes.items()

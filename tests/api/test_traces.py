@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -245,6 +246,11 @@ def spans_dropped(bed: Bed) -> float:
     return float(dropped.split()[-1])
 
 
+def has_dropped(bed: Bed, spans: int) -> bool:
+    """Whether so many spans are counted as not sent."""
+    return spans_dropped(bed) >= spans
+
+
 def test_an_answer_of_the_collector_without_end_is_not_read_to_its_end() -> None:
     endless = odd_collector(b"HTTP/1.1 200 OK\r\n\r\n", bytes(65536))
     with endless as (url, hung_up), running_bed(telemetry={"endpoint": url, "ratio": 1.0}) as bed:
@@ -259,6 +265,16 @@ def test_spans_that_the_collector_does_not_take_are_counted(status: int) -> None
     with odd_collector(head) as (url, _), running_bed(telemetry={"endpoint": url, "ratio": 1.0}) as bed:
         bed.ask(bed.model())
         wait_until(lambda: spans_dropped(bed) >= 2, "the spans to be counted")
+
+
+def test_what_a_collector_refuses_is_one_line_of_the_log_a_minute() -> None:
+    head = b"HTTP/1.1 400 Odd\r\nContent-Length: 0\r\n\r\n"
+    with odd_collector(head) as (url, _), running_bed(telemetry={"endpoint": url, "ratio": 1.0}) as bed:
+        for sent in (2, 4, 6):
+            bed.ask(bed.model())
+            wait_until(partial(has_dropped, bed, sent), "the spans to be counted")
+
+        assert bed.gateway.log.count('"logger":"opentelemetry.exporter') == 1
 
 
 def test_a_collector_that_never_answers_costs_nothing() -> None:
