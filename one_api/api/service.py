@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from one_api.api.kept_responses import KeptResponses
 from one_api.api.reload import Reload
 from one_api.api.snapshot import Snapshot
+from one_api.contract import Caller
 from one_api.errors import Unauthorized
 from one_api.models.registry import ModelRegistry
 from one_api.observability.log import LineWriter
@@ -82,14 +83,16 @@ class Service:
 
     def cut_revoked(self) -> None:
         """End the streams whose keys are gone, where the configuration wants that."""
-        used = self.snapshot
-        if not used.config.reload.cut_revoked:
+        if not self.snapshot.config.reload.cut_revoked:
             return
         for call in [call for each in self.reload.snapshots for call in each.requests]:
-            caller = call.caller
-            if caller is None or used.keys.has(caller) or (self.accounts is not None and self.accounts.has_key(caller)):
-                continue
-            call.cut(Unauthorized("This API key was revoked: the answer is not complete.", code="key_disabled"))
+            if call.caller is not None and not self._is_known(call.caller):
+                call.cut(Unauthorized("This API key was revoked: the answer is not complete.", code="key_disabled"))
+
+    def _is_known(self, caller: Caller) -> bool:
+        """Return whether a caller's key is one of those that count now: of clients, the operator's, of the database."""
+        rings = self.snapshot.keys, self.snapshot.admin.keys
+        return any(ring.has(caller) for ring in rings) or (self.accounts is not None and self.accounts.has_key(caller))
 
     async def start(self) -> None:
         """Start what works in the background; called on the loop."""

@@ -28,6 +28,7 @@ from tests.api.bed import ADMIN_KEY, KEY, Answer, Bed, running_bed
 from tests.api.messages_bed import post as post_to
 from tests.support import (
     Hang,
+    RawClient,
     WaitFor,
     build_request,
     completion,
@@ -615,6 +616,24 @@ def test_the_ledger_is_a_spreadsheet_however_long(
     assert {row["model"] for row in found} == {"'=x"}
     assert (total["id"], total["cost_usd"]) == ("total", "450.000101025")
     assert [each["id"] for each in sheet(bed, "/requests?format=csv&key=nobody")] == ["total"]
+
+
+def test_a_new_key_cuts_no_spreadsheet(bed: Bed, engine: Engine, make: Callable[..., str], name: str) -> None:
+    """Keys that are gone have their streams cut here; the operator's is not among those of clients."""
+    now = int(time.time())
+    rows = [made_row(number, now, key=name) for number in range(1000, 16_000)]
+    transact(engine, lambda c: ledger.book(c, rows, Counter(), again=False))
+    headers = [("Authorization", f"Bearer {ADMIN_KEY}")]
+    path = f"/admin/api/requests?format=csv&key={name}"
+    host, port = bed.gateway.host, bed.gateway.port
+    with RawClient(host, port, timeout_s=20.0, receive_buffer_bytes=4096) as client:
+        client.send(build_request("GET", path, host, port, headers=headers))
+        head = client.read_head()
+        make()
+        body = b"".join(client.iter_body(head)).decode()
+
+    *found, total = csv.DictReader(io.StringIO(body))
+    assert (len(found), total["id"]) == (len(rows), "total")
 
 
 def test_readiness_tells_nothing_where_all_is_well(bed: Bed) -> None:
