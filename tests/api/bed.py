@@ -131,7 +131,8 @@ class Bed:
     waived: set[str] = field(default_factory=set)
     _checked_log: int = 0
     _checked_at: float = 0.0
-    _numbers: dict[str, Iterator[int]] = field(default_factory=lambda: {kind: itertools.count() for kind in POOL})
+    #: The first of each kind is for tests that name it.
+    _numbers: dict[str, Iterator[int]] = field(default_factory=lambda: {kind: itertools.count(1) for kind in POOL})
 
     @property
     def a(self) -> ScriptedUpstream:

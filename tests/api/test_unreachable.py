@@ -81,12 +81,9 @@ def test_u02_others_are_not_held_up(silent: Silent) -> None:
     stuck = threading.Thread(target=silent.ask, args=["hole-solo"])
     stuck.start()
 
-    meanwhile = 0
-    while stuck.is_alive():
-        assert silent.ask("well/hole-pair").status == 200
-        meanwhile += stuck.is_alive()
+    assert silent.ask("well/hole-pair").status == 200
 
-    assert meanwhile, "answered before the connect was given up"
+    assert stuck.is_alive(), "answered before the connect was given up"
     stuck.join()
 
 
