@@ -99,7 +99,11 @@ def _begin_sqlite(connection: Connection) -> None:
 def _begin_postgres(connection: Connection) -> None:
     # For each transaction, because PgBouncer may hand each one to another server process.
     statement_ms, lock_ms = int(TRANSACTION_S * 1000), int(_LOCK_S * 1000)
-    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {statement_ms}; SET LOCAL lock_timeout = {lock_ms}")
+    settings = f"SET LOCAL statement_timeout = {statement_ms}; SET LOCAL lock_timeout = {lock_ms}"
+    if connection.get_execution_options().get("reads", False):
+        # All that one transaction reads is of one moment: else a key could be seen without its budget.
+        settings += "; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+    connection.exec_driver_sql(settings)
 
 
 def reason(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, func, select
 from one_api.accounts import reports
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEASES
+from tests.accounts.at_once import at_once
 from tests.accounts.test_budgets import UNIT, Account, row_of, until
 from tests.accounts.test_doors import DOORS, STREAMED, TEXT, Door, ask
 from tests.api.bed import Answer, Bed, adapter, yaml
@@ -119,7 +120,7 @@ NAMES = list(DOORS)
 COUNTED = [name for name in NAMES if name != "speech"]
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@at_once(COUNTED)
 def test_who_answers_in_the_end_is_paid(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("pair"), Account(engine, 1_000_000)
     bed.a.on(model, error(500))
@@ -146,7 +147,7 @@ def test_sound_that_another_sends_in_the_end_is_an_answer(bed: Bed, engine: Engi
     check(account, row)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@at_once(NAMES)
 def test_an_answer_that_breaks_is_asked_for_elsewhere_and_paid_once(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("pair"), Account(engine, 1_000_000)
     (whole,) = door.answer(1000)
@@ -172,7 +173,7 @@ def bed_answer(bed: Bed, door: Door, model: str, account: Account) -> Answer | N
     return None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@at_once(NAMES)
 def test_when_nobody_answers_nothing_is_owed(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("pair"), Account(engine, 1_000_000)
     bed.a.on(model, error(500))
@@ -185,7 +186,7 @@ def test_when_nobody_answers_nothing_is_owed(bed: Bed, engine: Engine, name: str
     check(account, row)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@at_once(NAMES)
 def test_a_client_that_leaves_before_the_answer_owes_nothing(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("pair"), Account(engine, 1_000_000)
     bed.a.on(model, [Hang()])
@@ -213,7 +214,7 @@ def request_of(bed: Bed, door: Door, model: str, account: Account, **fields: Any
     return sent[0]
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@at_once(COUNTED)
 def test_only_the_faster_one_of_two_that_are_asked_is_paid(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account, gate = DOORS[name], group("hedge"), Account(engine, 1_000_000), threading.Event()
     bed.a.on(model, [WaitFor(gate), *door.answer(1000)])
@@ -236,7 +237,7 @@ def test_only_the_faster_one_of_two_that_are_asked_is_paid(bed: Bed, engine: Eng
 KEPT = ("chat", "responses", "messages", "embeddings", "rerank")
 
 
-@pytest.mark.parametrize("name", KEPT)
+@at_once(KEPT)
 def test_a_kept_answer_is_paid_once(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("kept"), Account(engine, 1_000_000)
     bed.a.on(model, door.answer(7))
@@ -253,7 +254,7 @@ def test_a_kept_answer_is_paid_once(bed: Bed, engine: Engine, name: str) -> None
     until(lambda: account.spent() == 7 * asked)
 
 
-@pytest.mark.parametrize("name", ["chat", "responses", "messages"])
+@at_once(["chat", "responses", "messages"])
 def test_identical_requests_at_once_are_paid_once(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account, gate = DOORS[name], group("kept"), Account(engine, 1_000_000), threading.Event()
     bed.a.on(model, [WaitFor(gate), *door.answer(7)])
@@ -285,7 +286,7 @@ def pieces(name: str, *texts: str, usage: Any = None) -> list[Any]:
     return chunks
 
 
-@pytest.mark.parametrize("name", STREAMED)
+@at_once(STREAMED)
 def test_a_client_that_leaves_a_stream_owes_what_was_sent(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("pair"), Account(engine, 1_000_000)
     bed.a.on(model, sse(*pieces(name, *["abcdef"] * 10), Hang(), done=False))
@@ -304,8 +305,8 @@ def test_a_client_that_leaves_a_stream_owes_what_was_sent(bed: Bed, engine: Engi
     check(account, row)
 
 
-@pytest.mark.parametrize("name", STREAMED)
 @pytest.mark.parametrize("tells", [True, False], ids=["told", "estimated"])
+@at_once(STREAMED)
 def test_a_stream_that_went_elsewhere_before_it_began_is_paid_once(
     bed: Bed, engine: Engine, name: str, tells: bool
 ) -> None:
@@ -325,7 +326,7 @@ def test_a_stream_that_went_elsewhere_before_it_began_is_paid_once(
     check(account, row)
 
 
-@pytest.mark.parametrize("name", ["chat", "responses", "messages"])
+@at_once(["chat", "responses", "messages"])
 def test_a_resumed_stream_is_paid_to_who_finished_it(bed: Bed, engine: Engine, name: str) -> None:
     door, model, account = DOORS[name], group("resume"), Account(engine, 1_000_000)
     gate = threading.Event()

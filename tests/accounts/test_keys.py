@@ -4,14 +4,15 @@ import asyncio
 import re
 import time
 from functools import partial
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Connection, Engine, event, select, text
 
 from one_api.accounts import changes
 from one_api.accounts.changes import NotThere
 from one_api.accounts.database import Database, transact
-from one_api.accounts.keyring import KeyCopy, load
+from one_api.accounts.keyring import KeyCopy, Loaded, load
 from one_api.accounts.keys import ChangeRefused, VirtualKey, check_name, digest_of, is_ours, make_key, networks
 from one_api.accounts.tables import AUDIT, KEYS, META
 from one_api.contract import Caller
@@ -285,3 +286,28 @@ async def test_keys_outlive_a_database_that_is_away(engine: Engine) -> None:
     assert copy.find(digest_of(key)) is not None
     await copy.aclose()
     await database.aclose()
+
+
+async def test_a_key_that_is_made_while_keys_are_read_is_not_seen_without_its_budget(engine: Engine) -> None:
+    made = list[str]()
+
+    def make(connection: Connection) -> str:
+        text, _ = changes.create_key(connection, "tester", "alice", {})
+        changes.set_budget(connection, "tester", "key:alice:day", {"limit_usd": "1"})
+        return text
+
+    def read(connection: Connection) -> Loaded | None:
+        def meanwhile(_: Any, __: Any, statement: str, *___: Any) -> None:
+            if f"FROM {KEYS.name}" in statement and not made:
+                made.append(transact(engine, make))
+
+        event.listen(connection, "before_cursor_execute", meanwhile)
+        return load(connection, -1)
+
+    database = Database(engine, "test")
+    loaded = await database.read(read)
+    await database.aclose()
+
+    assert made
+    assert loaded is not None
+    assert len(loaded.keys) == len(loaded.budgets.get("alice", ()))
