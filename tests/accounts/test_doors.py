@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from one_api.accounts.database import open_engine
+from tests.accounts.at_once import at_once
 from tests.accounts.conftest import postgres_schema
 from tests.accounts.test_budgets import UNIT, Account, check_books, row_of, until
 from tests.api.bed import Answer, Bed, adapter, user, yaml
@@ -165,7 +166,7 @@ def prepared(bed: Bed, engine: Engine, door: Door) -> tuple[str, int]:
     return model, reserve // UNIT
 
 
-@pytest.mark.parametrize("name", DOORS)
+@at_once(DOORS)
 def test_at_every_door_as_many_are_let_in_as_there_are_units(bed: Bed, engine: Engine, name: str) -> None:
     door = DOORS[name]
     model, units = prepared(bed, engine, door)
@@ -182,7 +183,7 @@ def test_at_every_door_as_many_are_let_in_as_there_are_units(bed: Bed, engine: E
     until(lambda: account.leased() == 0)
 
 
-@pytest.mark.parametrize("name", DOORS)
+@at_once(DOORS)
 def test_at_every_door_a_failure_costs_nothing_and_holds_nothing(bed: Bed, engine: Engine, name: str) -> None:
     door = DOORS[name]
     model, units = prepared(bed, engine, door)
@@ -200,7 +201,7 @@ def test_at_every_door_a_failure_costs_nothing_and_holds_nothing(bed: Bed, engin
 STREAMED = ("chat", "responses", "messages", "completions")
 
 
-@pytest.mark.parametrize("name", STREAMED)
+@at_once(STREAMED)
 def test_at_every_door_a_broken_stream_is_charged(bed: Bed, engine: Engine, name: str) -> None:
     door = DOORS[name]
     model, _ = prepared(bed, engine, door)
@@ -248,7 +249,7 @@ COUNTED = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@at_once(COUNTED)
 def test_what_is_paid_for_otherwise_than_by_tokens_counts_for_budgets(bed: Bed, engine: Engine, name: str) -> None:
     counted, model = COUNTED[name], f"unit-{next(_numbers) % 60}"
     door = DOORS[counted.door]
