@@ -179,7 +179,8 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
     need = 0
     for deployment in deployments:
         rates = prices.rates(deployment)
-        cost = None if rates is None else rates.most(bound.prompt, bound.completion, bound.units)
+        dearest = None if rates is None else rates.dearest(bound.modalities)
+        cost = None if dearest is None else dearest.most(bound.prompt, bound.completion, bound.units)
         if cost is None and not prices.lets_unknown_pass:
             raise Unpriced(
                 f"This key has a budget, and the price of `{deployment[:128]}` is not known: the operator can set "
