@@ -1,9 +1,10 @@
 """How many tokens a request may take, before they are counted, and how many a cut answer took. Pure."""
 
 from collections.abc import Iterator
+from operator import add
 from typing import Any, NamedTuple, get_args
 
-from one_api.contract import Answer, Call, JSONObject, Kind, Modalities, Modality, ModalityUsage, Units, Usage
+from one_api.contract import Call, JSONObject, Kind, Modalities, Modality, ModalityUsage, Units, Usage
 from one_api.dialects.openai.forwarded import ForwardRequest, units_asked
 
 #: UTF-8 bytes of a token: English has about four, Chinese three.
@@ -18,6 +19,8 @@ _SOUND = "data:audio/"
 _OBJECT_TOKENS = 2
 #: Of a recording, and of a form, which holds one or a picture: so many bytes make a token.
 _FORM_BYTES_PER_TOKEN = 256
+#: Of what a model says aloud in a stream: 24,000 samples of two bytes a second, in base64, are 20 tokens.
+_SOUND_PER_TOKEN = 3200
 #: Base64 has so many characters for three bytes.
 _BASE64 = 4
 #: Types of the parts of a message that are not text.
@@ -71,6 +74,13 @@ class Said(NamedTuple):
     size: int = 0
     #: How many pieces of text came.
     pieces: int = 0
+    #: Tokens of audio, and of images.
+    audio: int = 0
+    image: int = 0
+
+    def plus(self, other: "Said") -> "Said":
+        """Return what both are together."""
+        return Said(*map(add, self, other))
 
     def tokens(self, bound: Bound) -> int:
         """Return how many tokens that is, to compare with ``bound``.
@@ -78,8 +88,8 @@ class Said(NamedTuple):
         Where the upstream counts, it is only so many as there must be: an answer within its limit is never beyond it.
         """
         if bound.is_limited:
-            return max(self.pieces, self.size // _MAX_BYTES_PER_TOKEN)
-        return -(-self.size // _BYTES_PER_TOKEN)
+            return max(self.pieces, self.size // _MAX_BYTES_PER_TOKEN + self.audio + self.image)
+        return -(-self.size // _BYTES_PER_TOKEN) + self.audio + self.image
 
 
 def bound_of(call: Call, reserve_tokens: int) -> Bound:
@@ -165,45 +175,56 @@ def _size_of_sound(data: str) -> int:
 
 
 def said_in(items: list[JSONObject]) -> Said:
-    """Return what a model said in chunks or events."""
-    sizes = [size for each in items if (size := said_bytes(each))]
-    return Said(sum(sizes), len(sizes))
+    """Return what a model said in chunks, events or a whole answer."""
+    said = Said()
+    for each in items:
+        if not str(each.get("type", "")).endswith(_REPEATS):
+            size, audio, image = _sizes([each[name] for name in _SAID if name in each])
+            if size or audio or image:
+                said = Said(said.size + size, said.pieces + 1, said.audio + audio, said.image + image)
+    return said
 
 
-def said_bytes(item: Answer) -> int:
-    """Return the bytes of what a model said in a chunk, an event or a whole answer."""
-    if not isinstance(item, dict) or str(item.get("type", "")).endswith(_REPEATS):
-        return 0
-    return sum(_texts(item[name]) for name in _SAID if name in item)
-
-
-def _texts(value: Any) -> int:
-    """Return the bytes of all texts in a value, without its keys."""
-    total = 0
+def _sizes(value: Any) -> tuple[int, int, int]:
+    """Return the bytes of all texts in a value, without its keys, and its tokens of audio and of images."""
+    size = audio = image = 0
     for each in _leaves(value):
-        total += len(each) if each.isascii() else len(each.encode())
-    return total
+        if isinstance(each, int):
+            audio += each
+        elif each.startswith(_IMAGE):
+            image += _IMAGE_TOKENS
+        else:
+            size += len(each) if each.isascii() else len(each.encode())
+    return size, audio, image
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def _leaves(value: Any) -> Iterator[str | int]:
+    """Give the texts in a value; of sound how many tokens it is."""
     rest = [value]
     while rest:
         each = rest.pop()
         if isinstance(each, str):
             yield each
         elif isinstance(each, dict):
+            sound = each.get("audio")
+            if isinstance(sound, dict) and isinstance(data := sound.get("data"), str):
+                yield -(-len(data) // _SOUND_PER_TOKEN)
+                each = each | {"audio": sound | {"data": ""}}
             rest += [inner for name, inner in each.items() if name not in ("role", "type", "id", "finish_reason")]
         elif isinstance(each, list):
             rest += each
 
 
-def estimated(bound: Bound, said: int | None) -> Estimate:
-    """Return what an uncounted answer took: ``said`` are the bytes of its text, None if they are not known."""
-    completion = bound.completion if said is None else -(-said // _BYTES_PER_TOKEN)
-    usage = Usage(bound.prompt, completion)
+def estimated(bound: Bound, said: Said | None) -> Estimate:
+    """Return what an uncounted answer took, of which ``said`` is known, or None."""
+    if said is not None:
+        parts = (ModalityUsage(completion_tokens=each) for each in (said.audio, said.image))
+        usage = Usage(bound.prompt, said.tokens(bound._replace(is_limited=False)), 0, 0, 0, *parts)
+        return Estimate(usage, bound.units)
+    usage = Usage(bound.prompt, bound.completion)
     if bound.has_no_text:
         heard, seen = (_part(usage, bound.modalities, each) for each in _MODALITIES)
-        usage = Usage(bound.prompt, completion, audio=heard, image=seen)
+        usage = Usage(bound.prompt, bound.completion, audio=heard, image=seen)
     return Estimate(usage, bound.units)
 
 

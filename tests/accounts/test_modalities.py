@@ -303,6 +303,27 @@ def test_an_image_without_usage_is_estimated_at_the_price_of_images(bed: Bed, en
     assert row["cost"] == row["reserve"] == row["prompt"] * 5_000 + 4096 * 30_000
 
 
+def sound(seconds: int) -> dict[str, Any]:
+    """A chunk with so much speech: 24,000 samples of two bytes each a second."""
+    data = base64.b64encode(bytes(48_000 * seconds)).decode()
+    delta = {"audio": {"id": "audio_1", "data": data}}
+    return text_chunks("", finish=None)[-1] | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+
+
+def test_speech_that_is_cut_is_charged_as_so_many_tokens_of_audio(bed: Bed, engine: Engine, model: str) -> None:
+    account = Account(engine, 1_000_000)
+    bed.a.on(model, sse(sound(1), sound(2), done=False))
+
+    answer = bed.ask(model, key=account.key, stream=True, modalities=["text", "audio"], max_tokens=100)
+    row = row_of(account)
+
+    assert answer.stream_error is not None
+    assert (row["status"], row["estimated"]) == ("interrupted", True)
+    assert json.loads(row["modalities"])["audio"]["completion"] == 60
+    assert 60 <= row["completion"] <= 100
+    assert row["cost"] <= row["reserve"] == row["prompt"] * 5_000 + 100 * 64_000
+
+
 def test_prices_are_shown(bed: Bed) -> None:
     (entry,) = [entry for entry in bed.get("/v1/models").json["data"] if entry["id"] == "m-0"]
 
