@@ -24,6 +24,15 @@ _FIELDS = {
     "cache_write": "cache_write_mtok",
     "output": "output_mtok",
 }
+#: Those of tokens of audio and images, by our names.
+_MODALITY_FIELDS = {
+    modality: {
+        "input": f"input_{modality}_mtok",
+        "cached_input": f"cache_{modality}_read_mtok",
+        "output": f"output_{modality}_mtok",
+    }
+    for modality in ("audio", "image")
+}
 #: What else is paid for, by our names: the package's name, and how many of the unit its price is for.
 _UNITS = {
     "seconds": (("input_audio_hours", "audio_hours"), 3600),
@@ -48,12 +57,17 @@ def model_entry(model: ModelInfo, today: datetime.date) -> Entry | None:
     """A model with its prices in US dollars per million tokens, and for one of other units; None without any."""
     price = current(model.prices, today)
     amounts = {name: getattr(price, field, None) for name, field in _FIELDS.items()}
+    modalities = {
+        modality: {name: getattr(price, field, None) for name, field in fields.items()}
+        for modality, fields in _MODALITY_FIELDS.items()
+    }
     units = unit_prices(price)
     if amounts["input"] is None and not units:
         return None
     entry: Entry = {"id": model.id, "match": clause(model.match)}
     if amounts["input"] is not None:
         entry |= base_prices(amounts)
+        entry |= {name: found for name, each in modalities.items() if (found := base_prices(each))}
     if units:
         entry["units"] = units
     if above := higher_prices(amounts):

@@ -35,6 +35,7 @@ from one_api.settings.groups import expanded
 from one_api.settings.kinds import OwnSettings, Proxy, Secret, Storage, without_secrets
 from one_api.settings.observing import LogConfig, MetricsConfig, TelemetryConfig
 from one_api.settings.outside import settings_of
+from one_api.settings.prices import PricesConfig
 from one_api.settings.proxies import from_environment
 from one_api.settings.sections import (
     AdminConfig,
@@ -45,7 +46,6 @@ from one_api.settings.sections import (
     GroupConfig,
     KeyConfig,
     ModelsConfig,
-    PricesConfig,
     RateLimitConfig,
     ReloadConfig,
     ResponsesConfig,

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from msgspec import Struct
 
@@ -55,11 +55,31 @@ class Caller:
         return all(any(fnmatchcase(model, pattern) for pattern in each) for each in self.models)
 
 
+#: Kinds of tokens that have prices of their own, beside text.
+Modality: TypeAlias = Literal["audio", "image"]
+
+
+class Modalities(NamedTuple):
+    """Which tokens beside those of text a prompt may have, and a completion."""
+
+    prompt: frozenset[Modality] = frozenset()
+    completion: frozenset[Modality] = frozenset()
+
+
+class ModalityUsage(Struct, frozen=True):
+    """The tokens of one modality in an answer; 0 where the upstream has not said."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    #: Those of the prompt that the upstream had in its cache.
+    cached_tokens: int = 0
+
+
 class Usage(Struct, frozen=True):
     """What an answer took, in tokens, as OpenAI counts.
 
     ``prompt_tokens`` include those that the upstream had in its cache and those that it put there,
-    ``completion_tokens`` include those of reasoning.
+    ``completion_tokens`` include those of reasoning, and both those of ``audio`` and ``image``.
     """
 
     prompt_tokens: int
@@ -67,12 +87,15 @@ class Usage(Struct, frozen=True):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    audio: ModalityUsage = ModalityUsage()
+    image: ModalityUsage = ModalityUsage()
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
         """Read an OpenAI ``usage`` object; None when there is none, or nothing in it; absurd counts are clamped.
 
-        For vectors and ranks some upstreams report only the total.
+        For vectors and ranks some upstreams report only the total. Tokens of audio and images are never more than the
+        tokens that they are part of.
         """
         if not isinstance(usage, dict):
             return None
@@ -82,12 +105,33 @@ class Usage(Struct, frozen=True):
             if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
                 return None
             asked = max(0, _count(usage, "total_tokens") - said)
-        cached = written = reasoning = 0
-        if isinstance(prompt := usage.get("prompt_tokens_details"), dict):
-            cached, written = _count(prompt, "cached_tokens"), _count(prompt, "cache_write_tokens")
-        if isinstance(completion := usage.get("completion_tokens_details"), dict):
-            reasoning = _count(completion, "reasoning_tokens")
-        return cls(asked, said, cached, written, reasoning)
+        prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
+        cached = _count(prompt, "cached_tokens")
+        heard = _of_modality("audio_tokens", (prompt, asked), (completion, said), cached)
+        left = asked - heard.prompt_tokens, said - heard.completion_tokens, cached - heard.cached_tokens
+        seen = _of_modality("image_tokens", (prompt, left[0]), (completion, left[1]), left[2])
+        written, reasoning = _count(prompt, "cache_write_tokens"), _count(completion, "reasoning_tokens")
+        return cls(asked, said, cached, written, reasoning, heard, seen)
+
+
+def _of_modality(
+    name: str, prompt: tuple[JSONObject, int], completion: tuple[JSONObject, int], cached: int
+) -> ModalityUsage:
+    """Read the tokens of a modality from the details of a prompt and a completion, each with how many there can be."""
+    (asked, most_asked), (said, most_said) = prompt, completion
+    if name not in asked and name not in said:
+        return _NO_TOKENS
+    tokens = min(_count(asked, name), most_asked)
+    hits = _count(_details(asked, "cached_tokens_details"), name)
+    return ModalityUsage(tokens, min(_count(said, name), most_said), min(hits, tokens, cached))
+
+
+def _details(counts: JSONObject, name: str) -> JSONObject:
+    found = counts.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+_NO_TOKENS = ModalityUsage()
 
 
 #: What is paid for otherwise than by tokens.

@@ -15,7 +15,7 @@ from one_api import errors
 from one_api.api import cors
 from one_api.app import create_app
 from one_api.config import Config
-from one_api.settings import adapters, observing, sections, variables
+from one_api.settings import adapters, observing, prices, sections, variables
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "one_api"
@@ -402,7 +402,7 @@ def test_every_variable_is_explained_in_the_example() -> None:
 
 def test_every_setting_of_the_file_is_documented() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    values = {**vars(adapters), **vars(observing), **vars(sections)}.values()
+    values = {**vars(adapters), **vars(observing), **vars(prices), **vars(sections)}.values()
     known = [kind for kind in values if isinstance(kind, type) and issubclass(kind, Struct)]
     names = set(Config.__struct_fields__).union(*(kind.__struct_fields__ for kind in known if kind is not Struct))
 

@@ -1,9 +1,10 @@
 """How many tokens a request may take, before they are counted, and how many a cut answer took. Pure."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from operator import add
+from typing import Any, NamedTuple, get_args
 
-from one_api.contract import Answer, Call, JSONObject, Kind, Units, Usage
+from one_api.contract import Call, JSONObject, Kind, Modalities, Modality, ModalityUsage, Units, Usage
 from one_api.dialects.openai.passthrough import PassthroughRequest, units_asked
 
 #: UTF-8 bytes of a token: English has about four, Chinese three.
@@ -13,15 +14,29 @@ _MAX_BYTES_PER_TOKEN = 8
 #: What an image takes, whatever its size; its base64 would count as a thousand times as much.
 _IMAGE_TOKENS = 1600
 _IMAGE = "data:image/"
+_SOUND = "data:audio/"
 #: For the frame of each message, part and tool.
 _OBJECT_TOKENS = 2
-#: A form holds a recording or a picture: so many bytes of it make a token.
+#: Of a recording, and of a form, which holds one or a picture: so many bytes make a token.
 _FORM_BYTES_PER_TOKEN = 256
+#: Of what a model says aloud in a stream: 24,000 samples of two bytes a second, in base64, are 20 tokens.
+_SOUND_PER_TOKEN = 3200
+#: Base64 has so many characters for three bytes.
+_BASE64 = 4
+#: Types of the parts of a message that are not text.
+_PARTS: dict[str, Modality] = {
+    "image_url": "image",
+    "image": "image",
+    "input_image": "image",
+    "input_audio": "audio",
+    "audio_url": "audio",
+}
 #: What is paid for by the length of a recording, and how many bytes of it take a second: 32 kbit/s.
 _RECORDED: frozenset[Kind] = frozenset({"transcription", "translation"})
 _BYTES_PER_SECOND = 4000
 #: What is paid for its input alone.
 _WITHOUT_OUTPUT: frozenset[Kind] = frozenset({"embedding", "moderation", "rerank"})
+_MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TIMES = ("n", "best_of")
 _MAX_TIMES = 128
@@ -39,6 +54,10 @@ class Bound(NamedTuple):
     #: The client has said how many tokens its answer may have: the upstream counts them.
     is_limited: bool = False
     units: Units | None = None
+    #: What its tokens may be beside text.
+    modalities: Modalities = Modalities()
+    #: They are nothing else, where a modality is named.
+    has_no_text: bool = False
 
 
 class Estimate(NamedTuple):
@@ -55,6 +74,13 @@ class Said(NamedTuple):
     size: int = 0
     #: How many pieces of text came.
     pieces: int = 0
+    #: Tokens of audio, and of images.
+    audio: int = 0
+    image: int = 0
+
+    def plus(self, other: "Said") -> "Said":
+        """Return what both are together."""
+        return Said(*map(add, self, other))
 
     def tokens(self, bound: Bound) -> int:
         """Return how many tokens that is, to compare with ``bound``.
@@ -62,12 +88,19 @@ class Said(NamedTuple):
         Where the upstream counts, it is only so many as there must be: an answer within its limit is never beyond it.
         """
         if bound.is_limited:
-            return max(self.pieces, self.size // _MAX_BYTES_PER_TOKEN)
-        return -(-self.size // _BYTES_PER_TOKEN)
+            return max(self.pieces, self.size // _MAX_BYTES_PER_TOKEN + self.audio + self.image)
+        return -(-self.size // _BYTES_PER_TOKEN) + self.audio + self.image
 
 
 def bound_of(call: Call, reserve_tokens: int) -> Bound:
     """Return what a request may take; ``reserve_tokens`` stand for an answer without a limit."""
+    bound = _size_bound_of(call, reserve_tokens)
+    if isinstance(call, PassthroughRequest):
+        return bound._replace(modalities=call.door.modalities, has_no_text=True)
+    return bound._replace(modalities=_modalities_of(call))
+
+
+def _size_bound_of(call: Call, reserve_tokens: int) -> Bound:
     body = getattr(call, "body", None)
     fields = body if isinstance(body, dict) else getattr(body, "fields", None)
     units = units_asked(call) if isinstance(call, PassthroughRequest) else None
@@ -85,20 +118,48 @@ def bound_of(call: Call, reserve_tokens: int) -> Bound:
     return Bound(prompt, completion, is_limited=bool(limits), units=units)
 
 
+def _modalities_of(call: Call) -> Modalities:
+    """Return what a chat holds beside text, and what its answer may; some models draw without being asked to."""
+    if not isinstance(fields := getattr(call, "body", None), dict):
+        return Modalities()
+    messages, asked = fields.get("messages"), fields.get("modalities")
+    found: set[Modality] = set()
+    for message in (each for each in messages if isinstance(each, dict)) if isinstance(messages, list) else ():
+        if message.get("audio"):  # what was said before, by its id
+            found.add("audio")
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and (modality := _PARTS.get(str(part.get("type")))) is not None:
+                found.add(modality)
+    said: set[Modality] = {"image"} if not isinstance(asked, list) else {each for each in _MODALITIES if each in asked}
+    return Modalities(frozenset(found), frozenset(said))
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
 def size_of(value: Any) -> int:
-    """Return the bytes of all texts in a JSON value, those of keys included; an image counts as what it takes."""
+    """Return the bytes of all texts in a JSON value, those of keys included.
+
+    An image and a recording count as what they take.
+    """
     total, rest = 0, [value]
     while rest:
         each = rest.pop()
         if isinstance(each, str):
-            image = each.startswith(_IMAGE)
-            total += _IMAGE_TOKENS * _BYTES_PER_TOKEN if image else len(each) if each.isascii() else len(each.encode())
+            if each.startswith(_IMAGE):
+                total += _IMAGE_TOKENS * _BYTES_PER_TOKEN
+            elif each.startswith(_SOUND):
+                total += _size_of_sound(each)
+            else:
+                total += len(each) if each.isascii() else len(each.encode())
         elif isinstance(each, dict):
             total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + sum(map(len, each))
+            sound = each.get("input_audio")
+            if isinstance(sound, dict) and isinstance(data := sound.get("data"), str):
+                total += _size_of_sound(data)
+                each = each | {"input_audio": sound | {"data": ""}}
             rest += each.values()
         elif isinstance(each, list):
             if each and isinstance(each[0], int):
@@ -108,40 +169,67 @@ def size_of(value: Any) -> int:
     return total
 
 
+def _size_of_sound(data: str) -> int:
+    """Return how long a text is that takes as much as a recording in base64."""
+    return -(-len(data) * 3 // (_BASE64 * _FORM_BYTES_PER_TOKEN)) * _BYTES_PER_TOKEN
+
+
 def said_in(items: list[JSONObject]) -> Said:
-    """Return what a model said in chunks or events."""
-    sizes = [size for each in items if (size := said_bytes(each))]
-    return Said(sum(sizes), len(sizes))
+    """Return what a model said in chunks, events or a whole answer."""
+    said = Said()
+    for each in items:
+        if not str(each.get("type", "")).endswith(_REPEATS):
+            size, audio, image = _sizes([each[name] for name in _SAID if name in each])
+            if size or audio or image:
+                said = Said(said.size + size, said.pieces + 1, said.audio + audio, said.image + image)
+    return said
 
 
-def said_bytes(item: Answer) -> int:
-    """Return the bytes of what a model said in a chunk, an event or a whole answer."""
-    if not isinstance(item, dict) or str(item.get("type", "")).endswith(_REPEATS):
-        return 0
-    return sum(_texts(item[name]) for name in _SAID if name in item)
-
-
-def _texts(value: Any) -> int:
-    """Return the bytes of all texts in a value, without its keys."""
-    total = 0
+def _sizes(value: Any) -> tuple[int, int, int]:
+    """Return the bytes of all texts in a value, without its keys, and its tokens of audio and of images."""
+    size = audio = image = 0
     for each in _leaves(value):
-        total += len(each) if each.isascii() else len(each.encode())
-    return total
+        if isinstance(each, int):
+            audio += each
+        elif each.startswith(_IMAGE):
+            image += _IMAGE_TOKENS
+        else:
+            size += len(each) if each.isascii() else len(each.encode())
+    return size, audio, image
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def _leaves(value: Any) -> Iterator[str | int]:
+    """Give the texts in a value; of sound how many tokens it is."""
     rest = [value]
     while rest:
         each = rest.pop()
         if isinstance(each, str):
             yield each
         elif isinstance(each, dict):
+            sound = each.get("audio")
+            if isinstance(sound, dict) and isinstance(data := sound.get("data"), str):
+                yield -(-len(data) // _SOUND_PER_TOKEN)
+                each = each | {"audio": sound | {"data": ""}}
             rest += [inner for name, inner in each.items() if name not in ("role", "type", "id", "finish_reason")]
         elif isinstance(each, list):
             rest += each
 
 
-def estimated(bound: Bound, said: int | None) -> Estimate:
-    """Return what an uncounted answer took: ``said`` are the bytes of its text, None if they are not known."""
-    completion = bound.completion if said is None else -(-said // _BYTES_PER_TOKEN)
-    return Estimate(Usage(bound.prompt, completion), bound.units)
+def estimated(bound: Bound, said: Said | None) -> Estimate:
+    """Return what an uncounted answer took, of which ``said`` is known, or None."""
+    if said is not None:
+        parts = (ModalityUsage(completion_tokens=each) for each in (said.audio, said.image))
+        usage = Usage(bound.prompt, said.tokens(bound._replace(is_limited=False)), 0, 0, 0, *parts)
+        return Estimate(usage, bound.units)
+    usage = Usage(bound.prompt, bound.completion)
+    if bound.has_no_text:
+        heard, seen = (_part(usage, bound.modalities, each) for each in _MODALITIES)
+        usage = Usage(bound.prompt, bound.completion, audio=heard, image=seen)
+    return Estimate(usage, bound.units)
+
+
+def _part(usage: Usage, modalities: Modalities, modality: Modality) -> ModalityUsage:
+    return ModalityUsage(
+        usage.prompt_tokens * (modality in modalities.prompt),
+        usage.completion_tokens * (modality in modalities.completion),
+    )

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from operator import add
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from one_api.accounts import windows
 from one_api.accounts.budgets import WindowKey
 from one_api.accounts.estimate import Estimate
 from one_api.accounts.percentiles import FIRST, WHOLE
-from one_api.accounts.rates import Rates
+from one_api.accounts.rates import Rates, by_modality
 from one_api.accounts.tables import LEDGER, USAGE
 from one_api.accounts.windows import Alert
 from one_api.contract import Units, Usage
@@ -65,6 +66,7 @@ class LedgerRow(NamedTuple):
     charged: str | None = None
     units: float | None = None
     unit: str | None = None
+    modalities: str | None = None
 
     @property
     def windows(self) -> list[WindowKey]:
@@ -180,6 +182,7 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
         estimated,
         units=None if units is None else units.amount,
         unit=None if units is None else units.unit,
+        modalities=_modalities_text(usage, rates),
     )
 
 
@@ -225,9 +228,12 @@ def _upstream_cost(attempts: Iterable[AttemptRecord], price_of: PriceOf) -> int 
 def _rates_text(rates: Rates | None) -> str | None:
     if rates is None:
         return None
-    shown = rates.as_dict()
-    shown.pop("above", None)
-    return json.encode(shown).decode()
+    return json.encode(replace(rates, above=(), modalities=()).as_dict()).decode()
+
+
+def _modalities_text(usage: Usage | None, rates: Rates | None) -> str | None:
+    found = None if usage is None else by_modality(usage, rates)
+    return json.encode(found).decode() if found else None
 
 
 def _tries(attempts: list[AttemptRecord]) -> str | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache, reduce
@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from one_api.accounts.money import nano
-from one_api.accounts.rates import FREE, PER, Rates
-from one_api.contract import JSONObject, Unit
+from one_api.accounts.rates import FREE, PER, ModalityRates, Rates
+from one_api.contract import JSONObject, Modality, Unit
 from one_api.dialects import json
 from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
-from one_api.settings.sections import PriceConfig, PricesConfig
+from one_api.settings.prices import HigherPriceConfig, ModalityPriceConfig, PriceConfig, PricesConfig
 
 #: The catalogue that comes with the gateway, made by ``make prices``.
 SHIPPED = Path(__file__).parent / "catalogue.json"
 #: What ``flask prices import`` puts into the instance folder; it counts where it is newer.
 IMPORTED = "catalogue.json"
 _FIELDS = ("input", "cached_input", "cache_write", "output")
+_MODALITIES: tuple[Modality, ...] = get_args(Modality)
+_MODALITY_FIELDS = ("input", "cached_input", "output")
 _UNITS = frozenset(get_args(Unit))
 _MAX_KEPT = 4096
 
@@ -98,21 +100,49 @@ def _fits(model: str, clause: JSONObject) -> bool:
 
 def _rates(prices: Mapping[str, Any], below: Mapping[str, Any] | None = None) -> Rates:
     """Return the rates of prices in dollars; ``below`` are those of smaller requests. Raises KeyError without any."""
-    whole = {name: prices.get(name) if prices.get(name) is not None else (below or {}).get(name) for name in _FIELDS}
-    amounts = {name: None if value is None else nano(value) for name, value in whole.items()}
+    whole = _filled(prices, below or {}, _FIELDS)
+    amounts = _amounts(whole)
+    own_of = {
+        name: _filled(prices.get(name) or {}, (below or {}).get(name) or {}, _MODALITY_FIELDS) for name in _MODALITIES
+    }
     units = tuple((_unit(name), nano(Decimal(str(each)) * PER)) for name, each in (prices.get("units") or {}).items())
     own = amounts["input"]
     if own is None and not units:
         raise KeyError("input")
     cached, written = amounts["cached_input"], amounts["cache_write"]
-    return Rates(
+    rates = Rates(
         own,
         amounts["output"],
         (own or 0) if cached is None else cached,
         (own or 0) if written is None else written,
-        tuple((int(each["tokens"]), _rates(each, whole)) for each in prices.get("above", ())),
+        tuple((int(each["tokens"]), _rates(each, whole | own_of)) for each in prices.get("above", ())),
         units,
     )
+    return replace(
+        rates,
+        modalities=tuple(
+            (name, _modality(own, rates))
+            for name, own in own_of.items()
+            if any(each is not None for each in own.values())
+        ),
+    )
+
+
+def _modality(prices: JSONObject, rates: Rates) -> ModalityRates:
+    """Return the rates of one modality: for what has none of its own, those of its input, else those of text."""
+    amounts = _amounts(prices)
+    own, cached, output = amounts["input"], amounts["cached_input"], amounts["output"]
+    if cached is None:
+        cached = rates.cached if own is None else own
+    return ModalityRates((rates.input or 0) if own is None else own, rates.output if output is None else output, cached)
+
+
+def _filled(prices: Mapping[str, Any], below: Mapping[str, Any], names: Iterable[str]) -> JSONObject:
+    return {name: below.get(name) if prices.get(name) is None else prices[name] for name in names}
+
+
+def _amounts(prices: JSONObject) -> dict[str, int | None]:
+    return {name: None if value is None else nano(value) for name, value in prices.items()}
 
 
 def _unit(name: str) -> Unit:
@@ -196,9 +226,15 @@ class Prices:
 
 
 def _configured_rates(price: PriceConfig) -> Rates:
-    own = {name: getattr(price, name) for name in _FIELDS}
-    above = [{"tokens": each.tokens} | {name: getattr(each, name) for name in _FIELDS} for each in price.above]
-    return _rates(own | {"above": above, "units": price.units})
+    above = [{"tokens": each.tokens} | _fields(each) for each in price.above]
+    return _rates(_fields(price) | {"above": above, "units": price.units})
+
+
+def _fields(price: PriceConfig | HigherPriceConfig) -> JSONObject:
+    modalities: dict[Modality, ModalityPriceConfig] = {name: getattr(price, name) for name in _MODALITIES}
+    return {name: getattr(price, name) for name in _FIELDS} | {
+        name: {field: getattr(own, field) for field in _MODALITY_FIELDS} for name, own in modalities.items()
+    }
 
 
 def _times(rates: Rates, times: float) -> Rates:
@@ -215,4 +251,13 @@ def _times(rates: Rates, times: float) -> Rates:
         scaled(rates.cache_write),
         tuple((size, _times(dearer, times)) for size, dearer in rates.above),
         tuple((unit, scaled(price)) for unit, price in rates.units),
+        tuple(
+            (
+                name,
+                ModalityRates(
+                    scaled(own.input), None if own.output is None else scaled(own.output), scaled(own.cached)
+                ),
+            )
+            for name, own in rates.modalities
+        ),
     )

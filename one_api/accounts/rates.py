@@ -1,17 +1,42 @@
 """What tokens and other units cost: rates, and the exact arithmetic on them. Pure; no price here is a float."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 
 from one_api.accounts.money import NANO, dollars
-from one_api.contract import JSONObject, Unit, Units, Usage
+from one_api.contract import JSONObject, Modalities, Modality, ModalityUsage, Unit, Units, Usage
 
 #: Rates are for so many tokens, or so many of another unit.
 PER = 1_000_000
 #: What a kept answer takes.
 NOTHING = Usage(0, 0)
+_NO_TOKENS = ModalityUsage()
 #: Where searches have a price and an answer counts documents only: a search is over so many of them at most.
 _DOCUMENTS_PER_SEARCH = 100
+#: What OpenRouter calls a token of a prompt, of a completion, and one that was cached, if it has a name for that.
+_MODALITY_NAMES: dict[Modality, tuple[str, ...]] = {
+    "audio": ("audio", "audio_output", "input_audio_cache"),
+    "image": ("image_token", "image_output"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityRates:
+    """Prices of the tokens of one modality, in nano-dollars per million; ``output`` as that of ``Rates``."""
+
+    input: int
+    output: int | None
+    cached: int
+
+    def as_dict(self) -> JSONObject:
+        """Return what people are shown, as decimal text: dollars per million tokens."""
+        output = None if self.output is None else dollars(self.output)
+        return {"input": dollars(self.input), "cached_input": dollars(self.cached), "output": output}
+
+    def at_most(self, other: "ModalityRates") -> "ModalityRates":
+        """See ``Rates``."""
+        output = max(self.output or 0, other.output or 0)
+        return ModalityRates(max(self.input, other.input), output, max(self.cached, other.cached))
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +45,8 @@ class Rates:
 
     A request with more prompt tokens than such a size costs its rates as a whole. ``output`` is None for a model that
     is known to be paid for its prompt alone, such as one for embeddings; ``input`` for one that is paid for by other
-    units alone. ``units`` have prices per million of them, which come on top of those of tokens.
+    units alone. ``units`` have prices per million of them, which come on top of those of tokens. Tokens of a modality
+    that is not in ``modalities`` cost what those of text do.
     """
 
     input: int | None
@@ -29,11 +55,13 @@ class Rates:
     cache_write: int
     above: tuple[tuple[int, "Rates"], ...] = ()
     units: tuple[tuple[Unit, int], ...] = ()
+    modalities: tuple[tuple[Modality, ModalityRates], ...] = ()
 
     def cost(self, usage: Usage | None, units: Units | None = None) -> int | None:
         """Return what an answer costs in nano-dollars, rounded up once; None when a price or a count is missing.
 
-        Counts that contradict each other are clamped: cached and written tokens are part of the prompt.
+        Counts that contradict each other are clamped: cached and written tokens are part of the prompt. Where it is not
+        known of which modality these are, they are text as far as there is so much of it.
         """
         if usage == NOTHING and units is None:
             return 0
@@ -45,16 +73,26 @@ class Rates:
             return 0
         if usage is None:
             return None
-        rates = self._for_size(usage.prompt_tokens)
-        if rates.output is None and usage.completion_tokens:
+        rates, total = self._for_size(usage.prompt_tokens), 0
+        prompt, completion = usage.prompt_tokens, usage.completion_tokens
+        cached = min(usage.cached_tokens, prompt)
+        for modality, own in rates.modalities:
+            part = usage.audio if modality == "audio" else usage.image
+            asked, said = min(part.prompt_tokens, prompt), min(part.completion_tokens, completion)
+            hits = max(min(part.cached_tokens, asked, cached), cached - (prompt - asked))
+            if own.output is None and said:
+                return None
+            total += (asked - hits) * own.input + hits * own.cached + said * (own.output or 0)
+            prompt, completion, cached = prompt - asked, completion - said, cached - hits
+        if rates.output is None and completion:
             return None
-        cached = min(usage.cached_tokens, usage.prompt_tokens)
-        written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
+        written = min(usage.cache_write_tokens, prompt - cached)
         return (
-            (usage.prompt_tokens - cached - written) * (rates.input or 0)
+            total
+            + (prompt - cached - written) * (rates.input or 0)
             + cached * rates.cached
             + written * rates.cache_write
-            + usage.completion_tokens * (rates.output or 0)
+            + completion * (rates.output or 0)
         )
 
     def most(self, prompt_tokens: int, completion_tokens: int, units: Units | None = None) -> int | None:
@@ -66,6 +104,20 @@ class Rates:
             return None
         dearest = max(rates.input or 0, rates.cache_write)
         return self._rounded(prompt_tokens * dearest + completion_tokens * (rates.output or 0), units)
+
+    def dearest(self, modalities: Modalities) -> "Rates":
+        """Return these rates with that of the dearest kind of tokens that there may be, for each of text."""
+        if self.input is None or not (self.modalities or self.above):
+            return self
+        asked = [own.input for modality, own in self.modalities if modality in modalities.prompt]
+        said = [own.output for modality, own in self.modalities if modality in modalities.completion]
+        outputs = [each for each in (self.output, *said) if each is not None]
+        return replace(
+            self,
+            input=max([self.input, *asked]),
+            output=max(outputs, default=None),
+            above=tuple((size, dearer.dearest(modalities)) for size, dearer in self.above),
+        )
 
     def _rounded(self, tokens: int | None, units: Units | None) -> int | None:
         """Return the millionth part of what tokens cost, with the units."""
@@ -102,6 +154,7 @@ class Rates:
                 "cache_write": dollars(self.cache_write),
                 "output": None if self.output is None else dollars(self.output),
             }
+        shown |= {modality: own.as_dict() for modality, own in self.modalities}
         if self.units:
             shown["units"] = {unit: _dollars_each(price) for unit, price in self.units}
         if self.above:
@@ -116,6 +169,9 @@ class Rates:
             "input_cache_read": _dollars_each(self.cached),
             "input_cache_write": _dollars_each(self.cache_write),
         }
+        for modality, own in self.modalities:
+            names = _MODALITY_NAMES[modality]
+            tokens |= zip(names, map(_dollars_each, (own.input, own.output or 0, own.cached)), strict=False)
         return tokens | {unit: _dollars_each(price) for unit, price in self.units}
 
     def at_most(self, other: "Rates") -> "Rates":
@@ -123,13 +179,40 @@ class Rates:
         units = dict(self.units)
         for unit, price in other.units:
             units[unit] = max(price, units.get(unit, 0))
+        modalities = dict(self.modalities) | dict(other.modalities)
         return Rates(
             max(self.input or 0, other.input or 0),
             max(self.output or 0, other.output or 0),
             max(self.cached, other.cached),
             max(self.cache_write, other.cache_write),
             units=tuple(units.items()),
+            modalities=tuple((each, self._of(each).at_most(other._of(each))) for each in modalities),
         )
+
+    def _of(self, modality: Modality) -> ModalityRates:
+        own = dict(self.modalities).get(modality)
+        return own or ModalityRates(self.input or 0, self.output, self.cached)
+
+
+def by_modality(usage: Usage, rates: Rates | None) -> JSONObject:
+    """Return what of an answer's tokens was audio or images, and the prices of these; empty where it was all text.
+
+    ``rates`` of a modality is None where it has no prices of its own.
+    """
+    if usage.audio == usage.image == _NO_TOKENS:
+        return {}
+    prices = {} if rates is None else dict(rates.modalities)
+    parts: dict[Modality, ModalityUsage] = {"audio": usage.audio, "image": usage.image}
+    return {
+        name: {
+            "prompt": part.prompt_tokens,
+            "cached": part.cached_tokens,
+            "completion": part.completion_tokens,
+            "rates": prices[name].as_dict() if name in prices else None,
+        }
+        for name, part in parts.items()
+        if part != _NO_TOKENS
+    }
 
 
 def _dollars_each(rate: int) -> str:

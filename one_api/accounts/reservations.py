@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
-from one_api.accounts.estimate import Bound, Estimate, Said, bound_of, estimated, said_bytes, said_in
+from one_api.accounts.estimate import Bound, Estimate, Said, bound_of, estimated, said_in
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases, unavailable
 from one_api.accounts.ledger import Reserve, Terms, moment_ms
@@ -109,10 +109,9 @@ class Reservation:
             each.reserved += more
         self._amount += more
 
-    def hear(self, size: int, pieces: int) -> None:
+    def hear(self, said: Said) -> None:
         """Count what was said."""
-        said = self._said or Said()
-        self._said = Said(said.size + size, said.pieces + pieces)
+        self._said = (self._said or Said()).plus(said)
 
     @property
     def is_outgrown(self) -> bool:
@@ -163,8 +162,8 @@ class Reservation:
         if self._bound is None:
             return None
         if self._whole is not None:
-            return estimated(self._bound, said_bytes(self._whole))
-        return estimated(self._bound, None if self._said is None else self._said.size)
+            return estimated(self._bound, said_in([self._whole]))
+        return estimated(self._bound, self._said)
 
     def settle(self, cost: int) -> None:
         """Give back what was reserved, and note what the request has cost."""
@@ -179,7 +178,8 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
     need = 0
     for deployment in deployments:
         rates = prices.rates(deployment)
-        cost = None if rates is None else rates.most(bound.prompt, bound.completion, bound.units)
+        dearest = None if rates is None else rates.dearest(bound.modalities)
+        cost = None if dearest is None else dearest.most(bound.prompt, bound.completion, bound.units)
         if cost is None and not prices.lets_unknown_pass:
             raise Unpriced(
                 f"This key has a budget, and the price of `{deployment[:128]}` is not known: the operator can set "
@@ -213,7 +213,7 @@ class _Heard(ChunkStream):
             chunks = await self._stream.read()
         finally:
             self._note()
-        self._reservation.hear(*said_in(chunks))
+        self._reservation.hear(said_in(chunks))
         return chunks
 
     async def read_encoded(self, encode: Callable[[list[JSONObject]], bytes]) -> bytes:
@@ -226,20 +226,20 @@ class _Heard(ChunkStream):
             self._note()
         counted, events = self._counted, max(0, encoded.count(_END) - self._counted_events)
         said = max(0, len(encoded) - self._counted_bytes - self._frame * events)
-        self._reservation.hear(counted.size + said, counted.pieces + events)
+        self._reservation.hear(counted.plus(Said(said, events)))
         self._counted_events, self._counted_bytes, self._counted = 0, 0, Said()
         return encoded
 
     def _encode(self, encode: Callable[[list[JSONObject]], bytes], chunks: list[JSONObject]) -> bytes:
         written, said = encode(chunks), said_in(chunks)
-        if said.pieces == len(chunks) > 0:
+        if said.pieces == len(chunks) > 0 and not (said.audio or said.image):
             # The smallest: what looks for a pattern writes more, see ``dialects.frames``.
             frame = (len(written) - said.size) // len(chunks)
             self._frame = min(frame, self._frame or frame)
         else:
             self._counted_events += len(chunks)
             self._counted_bytes += len(written)
-            self._counted = Said(self._counted.size + said.size, self._counted.pieces + said.pieces)
+            self._counted = self._counted.plus(said)
         return written
 
     def has_content(self, chunk: JSONObject) -> bool:

@@ -10,7 +10,7 @@ from one_api.accounts import percentiles
 
 METADATA = MetaData()
 #: The last change that makes them so.
-REVISION = "0007"
+REVISION = "0008"
 
 #: One row for each request that an upstream was asked for, or that a kept answer served.
 LEDGER = Table(
@@ -54,6 +54,8 @@ LEDGER = Table(
     # What it took beside tokens: images, seconds, characters, search_units or documents.
     Column("units", Float),
     Column("unit", String(16)),
+    # Its tokens of audio and images, by modality, and the prices of these, as JSON; null is none of them.
+    Column("modalities", Text),
     Index("ledger_key_id", "key", "id"),
 )
 

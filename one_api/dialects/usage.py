@@ -22,10 +22,16 @@ _NAMES = {
     "eval_count": "completion_tokens",
     "input_tokens_details": "prompt_tokens_details",
     "output_tokens_details": "completion_tokens_details",
+    # Transcriptions; Gemini's, by modality.
+    "input_token_details": "prompt_tokens_details",
+    "output_token_details": "completion_tokens_details",
+    "candidates_tokens_details": "completion_tokens_details",
+    "response_tokens_details": "completion_tokens_details",
 } | {name: name for name in (*_COUNTS, *_DETAILS)}
 #: Counts that others report beside the three, and the place that they have in OpenAI's details. DeepSeek's, Moonshot's,
 #: Claude's, Gemini's.
 _PARTS = {
+    "cache_tokens_details": ("prompt_tokens_details", "cached_tokens_details"),
     "prompt_cache_hit_tokens": ("prompt_tokens_details", "cached_tokens"),
     "cached_tokens": ("prompt_tokens_details", "cached_tokens"),
     "cache_read_input_tokens": ("prompt_tokens_details", "cached_tokens"),
@@ -101,17 +107,29 @@ def _read(reported: JSONObject) -> JSONObject:
     said: JSONObject = {}
     for name, value in reported.items():
         name = _NAMES.get(_plain(name), name)
-        if name in _DETAILS and isinstance(value, dict):
-            value = {_plain(key): count(each) for key, each in value.items()}
+        if name in _DETAILS:
+            value = _details_of(value)
         if name in _COUNTS and not _is_number(value := count(value)):
             continue
         said[name] = _larger(said.get(name), value)
     for name, value in reported.items():
-        if (place := _PARTS.get(_plain(name))) is not None and _is_number(value := count(value)) and value:
-            holder, part = place
+        if (place := _PARTS.get(_plain(name))) is None:
+            continue
+        holder, part = place
+        value = _details_of(value) if part.endswith("_details") else count(value)
+        if value and (_is_number(value) or isinstance(value, dict)):
             said[holder] = {part: value} | _details(said, holder)
     _sum_up(said, beside_input={"input_tokens", "cache_read_input_tokens"} <= set(map(_plain, reported)))
     return said
+
+
+def _details_of(value: Any) -> Any:
+    """Return the parts of a count: OpenAI's, or those that Gemini lists by modality."""
+    if isinstance(value, list):
+        found = [each for each in value if isinstance(each, dict)]
+        named = [{_plain(key): part for key, part in each.items()} for each in found]
+        return {f"{str(each.get('modality')).lower()}_tokens": count(each.get("token_count")) for each in named}
+    return {_plain(key): count(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def _sum_up(said: JSONObject, *, beside_input: bool) -> None:

@@ -14,13 +14,13 @@ from one_api.settings.addresses import is_loopback
 from one_api.settings.groups import GroupCycle, expanded, named_group
 from one_api.settings.observing import TelemetryConfig
 from one_api.settings.outside import NoAdapter, check_outside
+from one_api.settings.prices import PricesConfig
 from one_api.settings.sections import (
     AdminConfig,
     CacheConfig,
     DatabaseConfig,
     GroupConfig,
     KeyConfig,
-    PricesConfig,
     RateLimitConfig,
     ResponsesConfig,
     ServerConfig,

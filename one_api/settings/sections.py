@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from one_api.contract import Unit
 from one_api.settings.addresses import mend_credential, split_address, url_of
 from one_api.settings.kinds import Count, Host, ListenAddress, Price, Seconds, Secret, Storage, StorageSeconds, Weight
 from one_api.settings.origins import Network, Origin, RootPath
@@ -313,48 +312,6 @@ class DatabaseConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     usage_days: Count = 400
     #: How long the record of changes of keys and teams is kept, in days.
     audit_days: Count = 400
-
-
-class HigherPriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The prices of larger requests, as a whole; what is left out is as for smaller ones."""
-
-    #: From more prompt tokens than this on.
-    tokens: Count
-    input: Price | None = None
-    cached_input: Price | None = None
-    cache_write: Price | None = None
-    output: Price | None = None
-
-
-class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model costs, in US dollars per million tokens, and for one of each other unit."""
-
-    input: Price | None = None
-    #: Prompt tokens that the upstream had in its cache; left out: as ``input``.
-    cached_input: Price | None = None
-    #: Prompt tokens that it put there; left out: as ``input``.
-    cache_write: Price | None = None
-    output: Price | None = None
-    above: tuple[HigherPriceConfig, ...] = ()
-    #: What one image, second, character, search or document costs, on top of tokens; without ``input`` and ``output``
-    #: these cost nothing.
-    units: dict[Unit, Price] = {}
-    #: Instead of prices: a model of the catalogue, as provider/model.
-    same_as: str | None = None
-    #: What part of that price is paid, 0.9 for a discount of a tenth.
-    times: Annotated[float, Meta(ge=0, le=1000)] = 1.0
-
-
-class PricesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What models cost, where the catalogue that comes with the gateway does not know it or is wrong."""
-
-    #: By adapter/model, also with ``*``, or by the upstream's name of the model; the first that fits counts.
-    models: dict[str, PriceConfig] = {}
-    #: By adapter: its provider in the catalogue, where its address does not show that.
-    catalogue: dict[str, str] = {}
-    #: What becomes of requests for a model without a price where a budget binds: refuse answers 503 ``unpriced``; free
-    #: lets them through, and charges nothing. Danger: free is a way around every budget.
-    unknown: Literal["refuse", "free"] = "refuse"
 
 
 class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -69,7 +69,7 @@ class UpstreamBytes(ByteStream):
             raise UpstreamBroken("The upstream's answer is empty.")
         if answer_type == "events":
             self._check_first_event()
-        self._watcher = Watcher(answer_type, counts_images=self._door.kind == "image")
+        self._watcher = Watcher(answer_type, self._door)
         if answer_type == "json":
             await self._hold(MAX_READ_BYTES)
             if self._at_end:
@@ -105,7 +105,7 @@ class UpstreamBytes(ByteStream):
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
         if isinstance(value, dict):
-            self.usage = usage_of(value.get("usage"))
+            self.usage = usage_of(value.get("usage"), self._door.modalities)
             self.units = units_told(value) or self.units
 
     async def _hold(self, limit: int) -> None:

@@ -162,6 +162,18 @@ async def test_the_journal_of_a_killed_process_is_booked_once(
     assert requests(engine) == 150
 
 
+async def test_the_journal_of_an_older_version_is_booked(
+    database: FlakyDatabase, engine: Engine, tmp_path: Path
+) -> None:
+    older = tuple(row(1, NOW))[: ledger.LedgerRow._fields.index("modalities")]
+    left_by_a_dead_process(tmp_path, older)
+
+    own = books(database, tmp_path)
+    await own.start()
+    await until(lambda: len(ids(engine)) == 1)
+    await own.aclose()
+
+
 async def test_a_row_that_no_database_takes_holds_up_no_other(
     database: FlakyDatabase, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,7 +20,8 @@ from one_api.contract import Answer, Caller, Usage
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.records import AttemptRecord, CallRecord
 from one_api.settings.kinds import Storage
-from one_api.settings.sections import BudgetConfig, DatabaseConfig, PriceConfig, PricesConfig
+from one_api.settings.prices import PriceConfig, PricesConfig
+from one_api.settings.sections import BudgetConfig, DatabaseConfig
 
 LONG = pytest.mark.skipif("ONE_API_LONG" not in os.environ, reason="it takes minutes: set ONE_API_LONG, such as 100000")
 #: US dollars per million tokens: input, cached input, cache write, output.

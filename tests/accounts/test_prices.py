@@ -7,7 +7,7 @@ import pytest
 
 from one_api.accounts.prices import IMPORTED, SHIPPED, Catalogue, InvalidCatalogue, Prices, open_catalogue
 from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
-from one_api.settings.sections import HigherPriceConfig, PriceConfig, PricesConfig
+from one_api.settings.prices import HigherPriceConfig, ModalityPriceConfig, PriceConfig, PricesConfig
 
 ADAPTERS: dict[str, AdapterConfig] = {
     "openai": OpenAIConfig(base_url="https://api.openai.com/v1"),
@@ -98,6 +98,46 @@ def test_other_units_have_prices_for_one_of_them() -> None:
         "characters": "0.000015",
         "seconds": "0.00005",
     }
+
+
+def test_tokens_of_audio_and_images_have_prices_of_their_own() -> None:
+    models = {
+        "own/a": PriceConfig(
+            input=1,
+            cached_input=0.1,
+            output=4,
+            audio=ModalityPriceConfig(input=32, output=64),
+            image=ModalityPriceConfig(output=30),
+            above=(HigherPriceConfig(tokens=100, input=2, audio=ModalityPriceConfig(output=70)),),
+        ),
+        "own/half": PriceConfig(same_as="openai/v", times=0.5),
+    }
+    voice = {"id": "v", "match": {"equals": "v"}, "input": "2", "output": "4", "audio": {"cached_input": "1"}}
+    known = {"date": "2026-01-01", "providers": {"openai": {"address": "x", "models": [voice]}}}
+    found = Prices(PricesConfig(models=models), ADAPTERS, Catalogue(known))
+    own, half = found.rates("own/a"), found.rates("own/half")
+
+    assert own is not None
+    assert half is not None
+    shown = own.as_dict()
+    # What is left out costs what it does for text, and cached tokens of audio what others of audio do.
+    assert shown["audio"] == {"input": "32", "cached_input": "32", "output": "64"}
+    assert shown["image"] == {"input": "1", "cached_input": "0.1", "output": "30"}
+    assert shown["above"][0]["audio"] == {"input": "32", "cached_input": "32", "output": "70"}
+    assert shown["above"][0]["image"] == {"input": "2", "cached_input": "0.1", "output": "30"}
+    assert half.as_dict()["audio"] == {"input": "1", "cached_input": "0.5", "output": "2"}
+    listed = found.listing(["own/a", "own/half"])["pricing"]
+    assert (listed["audio"], listed["audio_output"], listed["image_output"]) == ("0.000032", "0.000064", "0.00003")
+
+
+@pytest.mark.parametrize(
+    ("model", "modality", "output"), [("gpt-image-1.5", "image", "32"), ("gpt-audio", "audio", "64")]
+)
+def test_the_catalogue_knows_tokens_of_audio_and_images(model: str, modality: str, output: str) -> None:
+    found = Catalogue.read(SHIPPED).price("openai", model)
+
+    assert found is not None
+    assert found.rates.as_dict()[modality]["output"] == output
 
 
 def test_a_part_of_an_unknown_price_is_unknown() -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_api.accounts.money import dollars, nano
-from one_api.accounts.rates import Rates
-from one_api.contract import Units, Usage
+from one_api.accounts.rates import ModalityRates, Rates, by_modality
+from one_api.contract import Modalities, ModalityUsage, Units, Usage
 
 COUNTS = st.integers(0, 1_000_000_000)
 
@@ -112,3 +112,86 @@ def test_costs_agree_with_fractions(prompt: int, completion: int, cached: int, w
 
     assert cost is not None
     assert 0 <= cost - exact < 1
+
+
+#: In nano-dollars for a token: text 5, cached 1, written 6, output 7; audio 32, 4, 64; images 8, 2, 30.
+MANIFOLD = Rates(
+    5_000_000,
+    7_000_000,
+    1_000_000,
+    6_000_000,
+    modalities=(
+        ("audio", ModalityRates(32_000_000, 64_000_000, 4_000_000)),
+        ("image", ModalityRates(8_000_000, 30_000_000, 2_000_000)),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        (Usage(100, 10), 570),
+        (Usage(100, 50, audio=ModalityUsage(80, 40)), 20 * 5 + 80 * 32 + 10 * 7 + 40 * 64),
+        (Usage(100, 0, 60, audio=ModalityUsage(50, 0, 30)), 20 * 5 + 30 * 1 + 20 * 32 + 30 * 4),
+        (Usage(100, 0, 0, 10, audio=ModalityUsage(50)), 40 * 5 + 10 * 6 + 50 * 32),
+        # Of which modality cached tokens are is not known: text as far as there is so much, then audio.
+        (Usage(100, 0, 20, audio=ModalityUsage(80)), 20 * 1 + 80 * 32),
+        (Usage(100, 0, 50, audio=ModalityUsage(80)), 20 * 1 + 50 * 32 + 30 * 4),
+        (Usage(100, 0, 100, audio=ModalityUsage(60), image=ModalityUsage(40)), 60 * 4 + 40 * 2),
+        # Counts that contradict each other.
+        (Usage(10, 5, 900, 900, audio=ModalityUsage(900, 900, 900)), 10 * 4 + 5 * 64),
+        (Usage(10, 5, audio=ModalityUsage(6, 3), image=ModalityUsage(6, 3)), 6 * 32 + 4 * 8 + 3 * 64 + 2 * 30),
+    ],
+)
+def test_tokens_of_a_modality_have_prices_of_their_own(usage: Usage, cost: int) -> None:
+    assert MANIFOLD.cost(usage) == cost
+
+
+def test_tokens_of_a_modality_without_prices_cost_what_text_does() -> None:
+    usage = Usage(100, 50, 20, audio=ModalityUsage(80, 40, 10))
+
+    assert rates(5, 7, 1, 6).cost(usage) == rates(5, 7, 1, 6).cost(Usage(100, 50, 20))
+    assert by_modality(usage, None) == {"audio": {"prompt": 80, "cached": 10, "completion": 40, "rates": None}}
+
+
+def test_a_model_whose_text_has_no_price_may_give_images() -> None:
+    drawing = Rates(5_000_000, None, 0, 0, modalities=(("image", ModalityRates(8_000_000, 30_000_000, 0)),))
+
+    assert drawing.cost(Usage(10, 20, image=ModalityUsage(0, 20))) == 10 * 5 + 20 * 30
+    assert drawing.cost(Usage(10, 20, image=ModalityUsage(0, 19))) is None
+    assert drawing.dearest(Modalities(completion=frozenset({"image"}))).most(10, 20) == 10 * 5 + 20 * 30
+
+
+PARTS = st.builds(ModalityUsage, COUNTS, COUNTS, COUNTS)
+
+
+@given(st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, st.just(0), PARTS, PARTS))
+def test_nothing_costs_more_than_its_reserve_or_less_than_its_cheapest_token(usage: Usage) -> None:
+    every = Modalities(frozenset({"audio", "image"}), frozenset({"audio", "image"}))
+
+    cost, most = MANIFOLD.cost(usage), MANIFOLD.dearest(every).most(usage.prompt_tokens, usage.completion_tokens)
+
+    assert cost is not None
+    assert most == usage.prompt_tokens * 32 + usage.completion_tokens * 64
+    assert usage.prompt_tokens + usage.completion_tokens * 7 <= cost <= most
+
+
+@given(st.lists(st.sampled_from(["text", "audio", "image"]), max_size=60), st.data())
+def test_costs_are_the_sum_of_each_tokens_price(kinds: list[str], data: st.DataObject) -> None:
+    prices = {"text": (5, 1, 7), "audio": (32, 4, 64), "image": (8, 2, 30)}
+    hits = data.draw(st.lists(st.booleans(), min_size=len(kinds), max_size=len(kinds)))
+    said = data.draw(st.lists(st.sampled_from(sorted(prices)), max_size=20))
+    parts = {
+        kind: ModalityUsage(
+            kinds.count(kind),
+            said.count(kind),
+            sum(hit for each, hit in zip(kinds, hits, strict=True) if each == kind),
+        )
+        for kind in ("audio", "image")
+    }
+
+    usage = Usage(len(kinds), len(said), sum(hits), audio=parts["audio"], image=parts["image"])
+    cost = MANIFOLD.cost(usage)
+
+    asked = sum(prices[kind][1 if hit else 0] for kind, hit in zip(kinds, hits, strict=True))
+    assert cost == asked + sum(prices[kind][2] for kind in said)

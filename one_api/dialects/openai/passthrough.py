@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
-from one_api.contract import JSONObject, Kind, Units, Usage
-from one_api.dialects import json
+from one_api.contract import JSONObject, Kind, Modalities, Units, Usage
+from one_api.dialects import json, usage
 from one_api.dialects.model_name import renamed
 from one_api.dialects.multipart import Field, Form
 from one_api.dialects.payloads import InvalidAnswer, check_error
@@ -31,7 +31,8 @@ _LAST_EVENT = re.compile(
 )
 #: So many of the bytes before are looked at again, because a mark may be cut in two.
 _OVERLAP_BYTES = 128
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+#: It may have details, and these details of cached tokens.
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\})')
 #: Where subtitles end, in hours, minutes and seconds.
 _SUBTITLE = re.compile(rb"--> *(?:(\d{1,3}):)?(\d\d):(\d\d)[.,](\d{3})")
 _SEARCH_UNITS = re.compile(rb'"search_units"\s*:\s*([0-9.]{1,20})')
@@ -40,6 +41,8 @@ _IMAGE = re.compile(rb'"(?:b64_json|url)"\s*:\s*"')
 _IMAGE_EVENT = re.compile(rb'"type"\s*:\s*"[\w.]+\.completed"')
 #: More of anything than this no answer takes.
 _MAX_UNITS = 1e9
+_TEXT = Modalities()
+_BY_MODALITY = frozenset({"text_tokens", "audio_tokens", "image_tokens"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Door:
     fields: frozenset[str] = frozenset()
     #: A list without which an answer says nothing, and clients would read it as one that does.
     required: str | None = None
+    #: Tokens are of these where an answer does not say of which they are.
+    modalities: Modalities = _TEXT
 
 
 _JSON: frozenset[AnswerType] = frozenset({"json"})
@@ -66,11 +71,21 @@ _WORDS: frozenset[AnswerType] = frozenset({"json", "events", "text"})
 _SOUND: frozenset[AnswerType] = frozenset({"binary", "events"})
 
 MODERATIONS = Door("moderation", "/moderations", _JSON, fields=frozenset({"results"}), required="results")
-IMAGES = Door("image", "/images/generations", _IMAGES, 300.0, is_paid_each=True, fields=frozenset({"data"}))
-IMAGE_EDITS = Door("image", "/images/edits", _IMAGES, 300.0, is_paid_each=True, fields=frozenset({"data"}))
-TRANSCRIPTIONS = Door("transcription", "/audio/transcriptions", _WORDS, fields=frozenset({"text", "segments"}))
-TRANSLATIONS = Door("translation", "/audio/translations", _WORDS, fields=frozenset({"text", "segments"}))
-SPEECH = Door("speech", "/audio/speech", _SOUND, is_paid_each=True)
+IMAGES = Door(
+    "image", "/images/generations", _IMAGES, 300.0, is_paid_each=True, fields=frozenset({"data"}),
+    modalities=Modalities(completion=frozenset({"image"})),
+)  # fmt: skip
+IMAGE_EDITS = replace(
+    IMAGES, path="/images/edits", modalities=Modalities(prompt=frozenset({"image"}), completion=frozenset({"image"}))
+)
+TRANSCRIPTIONS = Door(
+    "transcription", "/audio/transcriptions", _WORDS, fields=frozenset({"text", "segments"}),
+    modalities=Modalities(prompt=frozenset({"audio"})),
+)  # fmt: skip
+TRANSLATIONS = replace(TRANSCRIPTIONS, kind="translation", path="/audio/translations")
+SPEECH = Door(
+    "speech", "/audio/speech", _SOUND, is_paid_each=True, modalities=Modalities(completion=frozenset({"audio"}))
+)
 RERANK = Door("rerank", "/rerank", _JSON, fields=frozenset({"results"}))
 
 
@@ -259,11 +274,13 @@ def _amount(value: Any) -> float | None:
 class Watcher:
     """Looks at the bytes of an answer as they pass: at its end it knows whether it is whole, and what it took."""
 
-    def __init__(self, answer_type: AnswerType, *, counts_images: bool = False) -> None:
+    def __init__(self, answer_type: AnswerType, door: Door | None = None) -> None:
         self._has_events = answer_type == "events"
         self._has_text = answer_type == "text"
         self._reads = answer_type in ("events", "json", "text")
+        counts_images = door is not None and door.kind == "image"
         self._image = (_IMAGE_EVENT if self._has_events else _IMAGE) if counts_images else None
+        self._modalities = _TEXT if door is None else door.modalities
         self._images = 0
         #: As if a line had ended before the first one.
         self._tail = b"\n"
@@ -288,7 +305,7 @@ class Watcher:
     @property
     def usage(self) -> Usage | None:
         """Return what the answer took, as far as its end says."""
-        return usage_of(self._reported)
+        return usage_of(self._reported, self._modalities)
 
     @property
     def units(self) -> Units | None:
@@ -317,14 +334,17 @@ class Watcher:
             return None
 
 
-def usage_of(reported: Any) -> Usage | None:
-    """Read a ``usage`` object in any of the words for it; None when it counts no tokens."""
+def usage_of(reported: Any, modalities: Modalities = _TEXT) -> Usage | None:
+    """Read a ``usage`` object in any of the words for it; None when it counts no tokens.
+
+    Tokens are of ``modalities`` where it does not say of which they are.
+    """
     if not isinstance(reported, dict):
         return None
-    prompt = next((reported[name] for name in ("prompt_tokens", "input_tokens") if name in reported), None)
-    completion = next((reported[name] for name in ("completion_tokens", "output_tokens") if name in reported), None)
-    if prompt is None and completion is None:
-        prompt = reported.get("total_tokens")
-    if prompt is None and completion is None:
-        return None
-    return Usage.read({"prompt_tokens": prompt, "completion_tokens": completion})
+    counts = dict(usage.merge(None, reported))
+    for side, kinds in zip(("prompt", "completion"), modalities, strict=True):
+        tokens, name = counts.get(f"{side}_tokens"), f"{side}_tokens_details"
+        known = details if isinstance(details := counts.get(name), dict) else {}
+        if _BY_MODALITY.isdisjoint(known):
+            counts[name] = known | {f"{kind}_tokens": tokens for kind in kinds}
+    return Usage.read(counts)
