@@ -142,7 +142,7 @@ async def test_a_retry_storm_at_an_empty_budget_asks_the_database_seldom(
 
     def count_and_write(job: Any) -> Any:
         nonlocal asked
-        asked += 1
+        asked += "need" in getattr(job, "keywords", {})  # what looks after all leases is not the storm's
         return work(job)
 
     process.database.write = count_and_write  # type: ignore[method-assign,assignment]
@@ -151,7 +151,7 @@ async def test_a_retry_storm_at_an_empty_budget_asks_the_database_seldom(
         with pytest.raises(BudgetExceeded):
             await process.reserve(budget, 1)
 
-    assert asked <= 2 + 8 * (time.monotonic() - began)
+    assert 1 <= asked <= 2 + 8 * (time.monotonic() - began)
 
 
 async def test_what_is_idle_elsewhere_is_given_to_who_needs_it(start: Start, budget: Budget) -> None:
