@@ -65,7 +65,12 @@ def own_server() -> Iterator[OwnServer]:
     """A PostgreSQL that may be maltreated."""
     if binary("initdb") is None:
         pytest.skip("PostgreSQL's programs are not installed")
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder, OwnServer(Path(folder)) as running:
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="postgres-"))
+        try:
+            running = held.enter_context(OwnServer(Path(folder)))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no PostgreSQL of our own can be started here: {error}")
         yield running
 
 
