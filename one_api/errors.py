@@ -45,6 +45,7 @@ An upstream error carries its rule for the attempt loop:
 Nothing changes an error after it was made: whatever differs from its class goes into the constructor.
 """
 
+import errno
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -374,6 +375,16 @@ class OutOfDescriptors(UpstreamError):
     code = "gateway_overloaded"
     retry_elsewhere = False
     counts_as_failure = False
+
+    @classmethod
+    def default(cls) -> "OutOfDescriptors":
+        """Return the error as clients read it wherever the system refuses."""
+        return cls("The gateway has too many open connections: try again.", retry_after_s=1)
+
+    @staticmethod
+    def is_cause(error: BaseException) -> bool:
+        """Return whether the system refused a file or connection because this process, or all, have too many."""
+        return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 class UpstreamUnfit(UpstreamError):

@@ -1,7 +1,6 @@
 """The one place where errors become answers."""
 
 import asyncio
-import errno
 import logging
 from collections.abc import Callable
 from operator import attrgetter
@@ -103,7 +102,7 @@ def _answer_http(error: HTTPException) -> Response:
 
 def _answer_bug(error: Exception) -> Response:
     """Answer 500 and write the cause to the log: it is a bug of ours, unless the process may open no more files."""
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return _answer(OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1))
+    if OutOfDescriptors.is_cause(error):
+        return _answer(OutOfDescriptors.default())
     logger.error("%s %s failed", request.method, request.path[:256], exc_info=error)
     return _answer(InternalError("Something went wrong in the gateway: its log says more under this request's id."))

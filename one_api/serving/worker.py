@@ -44,7 +44,7 @@ _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
 _LAST_ASKED_S = 0.5
 #: The answer to clients for which there is no file descriptor.
-_NO_DESCRIPTOR = OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1)
+_NO_DESCRIPTOR = OutOfDescriptors.default()
 
 
 class GatewayServer(Server):

@@ -1,6 +1,5 @@
 """What aiohttp and the clock raise, as our errors."""
 
-import errno
 import logging
 import time
 from functools import lru_cache
@@ -68,11 +67,11 @@ def _log_exhausted(minute: int) -> None:
 
 def error_for(error: Exception, awaited: str, timeout_s: float) -> UpstreamError:
     """Return what an exception of aiohttp or of the clock means, where ``awaited`` was waited for so long."""
-    exhausted = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    exhausted = OutOfDescriptors.is_cause(error)
     through_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
     if exhausted and isinstance(error, aiohttp.ClientConnectorError) and not through_proxy:
         _log_exhausted(int(time.monotonic() // 60))
-        return OutOfDescriptors("The gateway has too many open connections: try again.", retry_after_s=1)
+        return OutOfDescriptors.default()
     row = next(row for row in _TABLE if isinstance(error, row.raised))
     return row.error(row.message.format(awaited=awaited, timeout_s=timeout_s), code=row.code)
 

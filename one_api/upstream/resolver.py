@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from one_api.errors import OutOfDescriptors
+
 #: How long a request waits for a look-up, in seconds.
 LOOKUP_S = 2.0
 #: How long a name that was not found is taken for not existing, in seconds.
@@ -111,7 +113,7 @@ def _lacks_descriptors() -> bool:
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
+        return OutOfDescriptors.is_cause(error)
     return False
 
 
