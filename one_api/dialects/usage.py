@@ -147,8 +147,9 @@ def _sum_up(said: JSONObject, *, beside_input: bool) -> None:
         completion = max(0, (total or 0) - prompt)
     cached = _counted(said, "prompt_tokens_details", "cached_tokens", "cache_write_tokens")
     thought = _counted(said, "completion_tokens_details", "reasoning_tokens")
-    if beside_input if total is None else cached > prompt or beside_input:
-        prompt += cached if total is None or total >= prompt + completion + cached else 0
+    is_beside = beside_input or (cached > prompt and total is not None)
+    if is_beside and (total is None or total >= prompt + completion + cached):
+        prompt += cached
     if thought > completion and (total is None or total >= prompt + completion + thought):
         completion += thought
     completion += max(0, (total or 0) - prompt - completion)
