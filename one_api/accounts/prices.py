@@ -14,7 +14,7 @@ from one_api.accounts.rates import FREE, PER, ModalityRates, Rates
 from one_api.contract import JSONObject, Modality, Unit
 from one_api.dialects import json
 from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
-from one_api.settings.prices import HigherPriceConfig, ModalityPriceConfig, PriceConfig, PricesConfig
+from one_api.settings.prices import ModalityPriceConfig, PriceConfig, PricesConfig, TokenPricesConfig
 
 #: The catalogue that comes with the gateway, made by ``make prices``.
 SHIPPED = Path(__file__).parent / "catalogue.json"
@@ -230,7 +230,7 @@ def _configured_rates(price: PriceConfig) -> Rates:
     return _rates(_fields(price) | {"above": above, "units": price.units})
 
 
-def _fields(price: PriceConfig | HigherPriceConfig) -> JSONObject:
+def _fields(price: TokenPricesConfig) -> JSONObject:
     modalities: dict[Modality, ModalityPriceConfig] = {name: getattr(price, name) for name in _MODALITIES}
     return {name: getattr(price, name) for name in _FIELDS} | {
         name: {field: getattr(own, field) for field in _MODALITY_FIELDS} for name, own in modalities.items()

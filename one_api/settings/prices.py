@@ -17,21 +17,8 @@ class ModalityPriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     output: Price | None = None
 
 
-class HigherPriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The prices of larger requests, as a whole; what is left out is as for smaller ones."""
-
-    #: From more prompt tokens than this on.
-    tokens: Count
-    input: Price | None = None
-    cached_input: Price | None = None
-    cache_write: Price | None = None
-    output: Price | None = None
-    audio: ModalityPriceConfig = ModalityPriceConfig()
-    image: ModalityPriceConfig = ModalityPriceConfig()
-
-
-class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model costs, in US dollars per million tokens, and for one of each other unit."""
+class TokenPricesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What tokens cost, in US dollars per million."""
 
     input: Price | None = None
     #: Prompt tokens that the upstream had in its cache; left out: as ``input``.
@@ -42,6 +29,18 @@ class PriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     #: Tokens of audio, and of images, in prompts and answers; left out: as those of text.
     audio: ModalityPriceConfig = ModalityPriceConfig()
     image: ModalityPriceConfig = ModalityPriceConfig()
+
+
+class HigherPriceConfig(TokenPricesConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The prices of larger requests, as a whole; what is left out is as for smaller ones."""
+
+    #: From more prompt tokens than this on.
+    tokens: Count
+
+
+class PriceConfig(TokenPricesConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a model costs, in US dollars per million tokens, and for one of each other unit."""
+
     above: tuple[HigherPriceConfig, ...] = ()
     #: What one image, second, character, search or document costs, on top of tokens; without ``input`` and ``output``
     #: these cost nothing.
