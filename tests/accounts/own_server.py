@@ -5,9 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.gateway import free_port
+from tests.support import free_port, freeze
 
 _DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda each: int(each.parent.name))
 _SETTINGS = {
@@ -67,21 +68,23 @@ class OwnServer:
             self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
     def freeze(self) -> None:
-        """Stop every one of its processes where it is."""
-        self._send(signal.SIGSTOP)
+        """Stop every one of its processes where it is: the first one, which forks no more then, and its children."""
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                freeze(pid)
 
     def thaw(self) -> None:
         """Let them go on."""
-        self._send(signal.SIGCONT)
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
-    def _send(self, what: signal.Signals) -> None:
-        """Send a signal to the first process, which forks no more then, and to those it has forked."""
+    def _processes(self) -> Iterator[int]:
+        """The first process, and then those that it has forked by then; none when it does not run."""
         with contextlib.suppress(OSError):
             first = int((self._data / "postmaster.pid").read_text().split()[0])
-            os.kill(first, what)
-            for pid in map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, what)
+            yield first
+            yield from map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())
 
     def read_only(self, value: bool) -> None:
         """Let it refuse to write, in the connections that there are as well; or no longer."""
