@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.api.bed import ADMIN_KEY, running_bed, yaml
+from tests.serving.clients import wait_until
 from tests.support import free_port, freeze
 from tests.support.launcher import REPOSITORY, run_program
 
@@ -43,6 +44,8 @@ def reloaded(**settings: object) -> int:
     frozen = settings.pop("frozen", False)
     with running_bed({"workers": 2}) as bed:
         pids = bed.gateway.worker_pids(at_least=2)
+        # One that is stopped before it can be asked does not count.
+        wait_until(lambda: len(bed.get("/admin/config", key=ADMIN_KEY).json["processes"]) == 2, "both to answer")
         text = bed.gateway.config_path.read_text()
         bed.gateway.config_path.write_text(text.replace('"workers": 2', yaml(workers=2, **settings)[1:-1]))
         if frozen:
