@@ -347,6 +347,10 @@ def test_a_free_port_refuses() -> None:
         RawClient("127.0.0.1", free_port())
 
 
+def test_a_free_port_is_given_once() -> None:
+    assert len({free_port() for _ in range(500)}) == 500
+
+
 def test_a_blackhole_never_answers_a_connect() -> None:
     with blackhole() as base_url, pytest.raises(TimeoutError):
         RawClient("127.0.0.1", int(base_url.split(":")[2].split("/")[0]), timeout_s=0.2)

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -251,13 +252,25 @@ def _json_object(line: str) -> Record | None:
 
 
 def free_port() -> int:
-    """A port of loopback on which nothing listens.
+    """A port of loopback on which nothing listens, and that nobody in this run of the tests was given lately.
 
-    Taken from below the range from which the kernel serves outgoing connections, so that none of them can take it, or
-    connect to itself there, before (or without) a server binding it.
+    Gateways of one port share the limits of their keys, also one after the other: what a test has used would count in
+    the next. Taken from below the range from which the kernel serves outgoing connections, so that none of them can
+    take it, or connect to itself there, before (or without) a server binding it.
     """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+    for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("unreachable: the ports go round")
+
+
+def _ports() -> Iterator[int]:
+    """All ports that are this process's own among those of pytest-xdist, again and again from a chance place on."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = range(20_000 + number, 32_000, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    first = random.SystemRandom().randrange(len(own))
+    return itertools.cycle([*own[first:], *own[:first]])
+
+
+_PORTS = _ports()
