@@ -1,0 +1,30 @@
+"""What the processes of one address know of each other while one of them starts."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_api.serving.siblings import Siblings
+
+
+async def test_others_see_a_process_only_once_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[Path]] = []
+    listen = socket.socket.listen
+
+    def watched(self: socket.socket, *args: Any) -> None:
+        seen.append(list(tmp_path.glob("*.sock")))
+        listen(self, *args)
+        seen.append(list(tmp_path.glob("*.sock")))
+
+    monkeypatch.setattr(socket.socket, "listen", watched)
+    siblings = Siblings("8000", tmp_path)
+    await siblings.start()
+    try:
+        assert seen == [[], []]  # one that is seen and refuses is taken for one that a dead process left behind
+        (named,) = tmp_path.glob("*.sock")
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(str(named))
+    finally:
+        await siblings.aclose()
