@@ -79,7 +79,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
                 data = await decompress(data, encodings, g.snapshot.config.server.max_body_bytes)
             return data, await _decode_large(data)
     except json.InvalidJSON as error:
-        what = "it begins with a byte-order mark" if data.startswith(codecs.BOM_UTF8) else error
+        what = "it begins with a byte-order mark" if data.startswith(codecs.BOM_UTF8) else str(error)
         raise InvalidRequest(f"The request's body is not a JSON object that can be used: {what}.") from None
 
 

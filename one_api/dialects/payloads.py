@@ -103,7 +103,10 @@ def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: Inv
     """
     several = [] if isinstance(error, ErrorPayload) else json.split(event.data)
     if len(several) < 2:
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its frames hold the event, and lead back here
     chunks: list[JSONObject] = []
     for text in several:
         try:

@@ -352,6 +352,7 @@ class RequestState(Struct):
     def end(self) -> None:
         """Note that nothing of the request is under way any more."""
         self.leave_retry()
+        self.errors.clear()  # the frames that they hold lead back here: only the collector would free all of it
         if not self._ended:
             self._ended = True
             self.retries.end()

@@ -38,11 +38,13 @@ class Delivery(ChunkStream):
         """See ``ChunkStream``; the end and an error settle the attempt."""
         while True:
             if self._resuming is not None:
-                await self._change_over(self._resuming)
+                await self._change_over()
             try:
                 chunks = self._as_seen(await self._next())
             except UpstreamError as error:
                 self._break(error)
+                if self._resuming is None:
+                    raise
                 continue
             if chunks or self.ended:
                 return chunks
@@ -97,16 +99,15 @@ class Delivery(ChunkStream):
         return chunks
 
     def _break(self, error: UpstreamError) -> None:
-        """Settle a stream that has failed, and look for one that goes on; raises ``error`` if none ever may."""
+        """Settle a stream that has failed, and look for one that goes on, if any may."""
         self.usage = self._stream.usage
         self._attempt.settle(error, self.usage)
-        if self._resume is None:
-            raise error
-        self._resuming = asyncio.create_task(self._resume(self._sent, error))
+        if self._resume is not None:
+            self._resuming = asyncio.create_task(self._resume(self._sent, error))
 
-    async def _change_over(self, resuming: asyncio.Task[Attempt]) -> None:
+    async def _change_over(self) -> None:
         """Take over the stream that goes on; this may be cancelled for a heartbeat, the search goes on meanwhile."""
-        attempt = await asyncio.shield(resuming)
+        attempt = await asyncio.shield(cast("asyncio.Task[Attempt]", self._resuming))
         self._resuming = None
         await self._attempt.drop("cancelled")
         targets = self._state.route.targets

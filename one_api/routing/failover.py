@@ -70,13 +70,16 @@ class Failover:
         """Go through the candidates until one answers."""
         last: UpstreamError | InvalidRequest | None = None
         step = first_step(state, self.rng)
-        while step is not None:
-            try:
-                return await self._ask_or_hedge(state, step)
-            except (UpstreamError, InvalidRequest) as error:
-                last = error
-            step = await self._step_after(state, last)
-        raise error_for_client(state, last)
+        try:
+            while step is not None:
+                try:
+                    return await self._ask_or_hedge(state, step)
+                except (UpstreamError, InvalidRequest) as error:
+                    last = error
+                step = await self._step_after(state, last)
+            raise error_for_client(state, last)
+        finally:
+            del last  # its traceback holds this frame, and so the request: nobody would free them soon
 
     async def _step_after(self, state: RequestState, error: UpstreamError | InvalidRequest) -> NextAttempt | None:
         """Return what ``next_step`` says, once its wait is over and the retry limit has room."""
@@ -145,8 +148,7 @@ class Failover:
             await _try(state, attempt, state.request, _Limit(limit_s, counts), begin)
             return attempt
         except UpstreamError as error:
-            # Without its frames: they hold all that was read, and lead back here, so only the collector would free it.
-            state.errors.append(error.with_traceback(None))
+            state.errors.append(error)
             state.silences += isinstance(error, UpstreamTimeout)
             if overflows(error):
                 state.overflowed = step.deployment
@@ -169,6 +171,7 @@ class Failover:
             try:
                 return await self._resume(state, sent, error)
             finally:
+                del error  # see ``_find``
                 state.leave_retry()
 
         asked = state.request
@@ -182,7 +185,10 @@ class Failover:
                 return await self._continue_at(state, step, sent)
             except (UpstreamError, InvalidRequest, Diverged):
                 continue
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # see ``_find``
 
     async def _continue_at(self, state: RequestState, step: NextAttempt, sent: Sent) -> Attempt:
         """Ask a deployment for the whole answer again; if that differs, ask it to go on from what was sent."""
@@ -239,9 +245,9 @@ async def _try(state: RequestState, attempt: Attempt, request: Call, limit: _Lim
             probe_others_now(state.route, time.monotonic())
         outcome = "ok"
     except TimeoutError:
-        error = _too_late(state, limit.seconds)
-        outcome = error if limit.counts else "cancelled"
-        raise error from None
+        if limit.counts:
+            outcome = _too_late(state, limit.seconds)
+        raise _too_late(state, limit.seconds) from None
     except Diverged:
         outcome = "diverged"
         raise
@@ -255,6 +261,7 @@ async def _try(state: RequestState, attempt: Attempt, request: Call, limit: _Lim
         if outcome != "ok":
             state.note_headers(attempt)
             await attempt.drop(outcome)
+        del outcome  # see ``_find``
     if attempt.stream is None:
         attempt.settle("ok", Usage.read(attempt.whole.get("usage")))
 

@@ -93,7 +93,12 @@ async def first_to_answer(
         hedge_lost()
         return answers[0]
     finally:
-        await _withdraw(racing, answers, drop)
+        try:
+            await _withdraw(racing, answers, drop)
+        finally:
+            # They lead to the errors in which they ended, and those to the frames that hold them.
+            racing.clear()
+            del first
 
 
 async def _winner(racing: "list[asyncio.Future[T]]") -> T:
@@ -108,6 +113,8 @@ async def _winner(racing: "list[asyncio.Future[T]]") -> T:
         except (UpstreamError, InvalidRequest):
             if not racing:
                 raise
+        finally:
+            del first, done  # see ``first_to_answer``
 
 
 async def _withdraw(racing: "list[asyncio.Future[T]]", answers: list[T], drop: Callable[[T], Awaitable[None]]) -> None:

@@ -82,6 +82,8 @@ class _Begun:
                     waits_for = self._coroutine.send(sent)
         except StopIteration as finished:
             return finished.value
+        finally:
+            del waits_for, self._waits_for  # they may lead to the error that is raised here, and that leads to them
 
 
 def begin(coroutine: Coroutine[Any, Any, T]) -> tuple[Awaitable[T] | None, T | None]:

@@ -41,7 +41,9 @@ class Deadline:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._timer.cancel()
         # Cancelled from outside as well, it stays cancelled.
-        if self._expired and self._task.uncancel() <= self._cancellations and kind is asyncio.CancelledError:
+        is_late = self._expired and self._task.uncancel() <= self._cancellations
+        del self._task  # it leads to the error that it ends with, and that to the frame that holds this
+        if is_late and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
 

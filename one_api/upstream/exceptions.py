@@ -89,4 +89,5 @@ class NamedErrors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if isinstance(error, _FOREIGN):
-            raise error_for(error, self._awaited, self._timeout_s) from error
+            # aiohttp keeps it with the connection: without its frames, which hold all that was sent and read.
+            raise error_for(error, self._awaited, self._timeout_s) from error.with_traceback(None)

@@ -178,6 +178,7 @@ class UpstreamStream(ChunkStream):
     async def aclose(self) -> None:
         """Close the response; a connection whose stream was read to its very end is used again."""
         self.ended = True
+        self._failure = None  # its traceback holds this stream
         self._timeout.close()
         if self._response.closed:
             return
