@@ -187,9 +187,7 @@ def test_developer_messages_and_parts_are_understood(client: OpenAI, model: str)
 def test_the_log_has_the_tokens(gateway: Gateway, client: OpenAI, model: str) -> None:
     raw = client.chat.completions.with_raw_response.create(model=model, messages=HELLO, max_tokens=2)
 
-    request_id = raw.headers["x-request-id"]
-    gateway.wait_for_log(request_id)
-    (record,) = [each for each in gateway.call_records() if each["request_id"] == request_id]
+    record = gateway.record_of(raw.headers["x-request-id"])
     assert (record["deployment"], record["completion_tokens"]) == (f"local/{model}", 2)
 
 
