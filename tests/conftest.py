@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 TESTS = Path(__file__).parent
@@ -48,8 +48,11 @@ LONGEST = [
     "engine/test_claude_llama.py",
 ]
 
+#: No example has a deadline: a machine that stands still for a moment would be taken for code that is slow.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 #: ``make check-long`` chooses it: as many examples as each property test asks for.
-settings.register_profile("long", max_examples=10_000)
+settings.register_profile("long", settings.get_profile("tests"), max_examples=10_000)
 
 
 @pytest.fixture(scope="session", autouse=True)

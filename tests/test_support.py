@@ -148,7 +148,6 @@ def test_a_peer_that_leaves_is_noticed(upstream: ScriptedUpstream, client: RawCl
     leave(client)
     assert seen.closed.wait(5)
     assert seen.ended.wait(5)
-    assert seen.closed_at is not None
 
 
 def test_a_peer_that_leaves_after_the_answer_did_not_leave_early(upstream: ScriptedUpstream) -> None:
@@ -328,7 +327,7 @@ def test_a_script_that_raises_is_raised_at_the_end() -> None:
 
 
 def test_leaving_closes_open_connections_and_ends_the_thread() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with ScriptedUpstream() as upstream:
         upstream.on("m", [WaitFor(threading.Event())])
         client = RawClient(upstream.host, upstream.port)
@@ -336,7 +335,7 @@ def test_leaving_closes_open_connections_and_ends_the_thread() -> None:
         upstream.wait_for(1)
     assert client.wait_closed()
     client.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 # Dead ends

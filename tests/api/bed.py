@@ -220,9 +220,7 @@ class Bed:
         """The log line of the request with this answer, once it is written."""
         request_id = answer.header("x-request-id")
         assert request_id
-        self.gateway.wait_for_log(request_id)
-        (record,) = [each for each in self.gateway.call_records() if each["request_id"] == request_id]
-        return record
+        return self.gateway.record_of(request_id)
 
     def asked(self, model: str) -> dict[str, int]:
         """How often each upstream was asked for a model; those that never were are left out."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
@@ -183,10 +183,7 @@ def assembled(answer: Answer) -> dict[str, Any]:
     return found
 
 
-MANY: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-
-
-@settings(max_examples=examples(150), **MANY)
+@settings(max_examples=examples(150))
 @given(SAID, PLACES)
 def test_the_whole_answer_and_the_stream_say_what_was_said(claude: Bed, said: Said, places: list[float]) -> None:
     whole, stream = both(claude, sent(said, places))
@@ -196,7 +193,7 @@ def test_the_whole_answer_and_the_stream_say_what_was_said(claude: Bed, said: Sa
     assert told_by(assembled(stream)) == said.told
 
 
-@settings(max_examples=examples(100), **MANY)
+@settings(max_examples=examples(100))
 @given(SAID, st.floats(0, 1, exclude_max=True))
 def test_an_answer_that_is_cut_short_is_whole_in_neither_form_or_in_both(claude: Bed, said: Said, share: float) -> None:
     raw = joined(claude_sse(*said.events))

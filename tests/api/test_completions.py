@@ -178,7 +178,7 @@ def test_a_stream_that_dies_before_its_first_words_goes_elsewhere(doors: DoorBed
 
 
 def test_a_silent_upstream_is_left_alone(stream: bool) -> None:
-    with running_doors({"timeouts": {"first_event_s": 0.3, "total_s": 0.3}}) as doors:
+    with running_doors({"timeouts": {"first_event_s": 1.0, "total_s": 1.0}}) as doors:
         model = doors.model()
         doors.a.on(model, [Hang()])
         doors.b.on(model, scripts("hello", stream))

@@ -389,7 +389,7 @@ def test_sound_that_is_cut_has_no_clean_end(doors: DoorBed, end: Action) -> None
 
 def test_what_is_paid_for_is_not_asked_for_twice_when_it_is_late() -> None:
     for after_send, asked in ((False, {"a": 1}), (True, {"a": 1, "b": 1})):
-        with running_doors({"timeouts": {"first_event_s": 0.3}}, retry={"after_send": after_send}) as doors:
+        with running_doors({"timeouts": {"first_event_s": 1.0}}, retry={"after_send": after_send}) as doors:
             model = doors.model()
             doors.a.on(model, [Hang()])
             doors.b.on(model, reply(SOUND, headers=MP3))
@@ -401,7 +401,7 @@ def test_what_is_paid_for_is_not_asked_for_twice_when_it_is_late() -> None:
 
 
 def test_what_is_not_paid_for_each_time_is_asked_for_again_when_it_is_late() -> None:
-    with running_doors({"timeouts": {"first_event_s": 0.3}}) as doors:
+    with running_doors({"timeouts": {"first_event_s": 1.0}}) as doors:
         model = doors.model()
         doors.a.on(model, [Hang()])
         doors.b.on(model, json_reply(MODERATED))

@@ -39,8 +39,8 @@ WORDS = [f"word{number} " for number in range(60)]
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Bed]:
-    """A gateway that waits for the next event for a third of a second."""
-    timeouts = {"idle_s": 0.3, "first_event_s": 5.0}
+    """A gateway that waits for the next event for a second."""
+    timeouts = {"idle_s": 1.0, "first_event_s": 20.0}
     with running_bed({"heartbeat_s": 0.1}, {"timeouts": timeouts}) as running:
         yield running
 
@@ -109,7 +109,7 @@ def test_m03_an_upstream_that_falls_silent(impatient: Bed, silence: list[Any]) -
 
 
 def test_m03_a_pause_between_events_that_is_short_enough(impatient: Bed) -> None:
-    pauses = [each for payload in text_chunks(*WORDS[:6]) for each in (payload, Wait(0.1))]
+    pauses = [each for payload in text_chunks(*WORDS[:6]) for each in (payload, Wait(0.2))]
 
     answer = impatient.stream(sse(*pauses))
 
@@ -119,7 +119,7 @@ def test_m03_a_pause_between_events_that_is_short_enough(impatient: Bed) -> None
 @pytest.mark.parametrize("silent", ["data: null\n\n", "event: ping\n\n", "event: ping\ndata: {}\n\n"])
 def test_m03_an_event_that_says_nothing_is_a_sign_of_life(impatient: Bed, silent: str) -> None:
     first, *rest = text_chunks("one", "two")
-    pings = [each for _ in range(8) for each in (silent, Wait(0.1))]
+    pings = [each for _ in range(8) for each in (silent, Wait(0.2))]
 
     answer = impatient.stream(sse(first, *pings, *rest))
 
@@ -128,7 +128,7 @@ def test_m03_an_event_that_says_nothing_is_a_sign_of_life(impatient: Bed, silent
 
 def test_m04_a_trickle_within_one_event_is_silence(impatient: Bed) -> None:
     *first, second = text_chunks("one", "two")[:3]
-    trickle = Chop(chunk(event(second)), 4, 0.05)
+    trickle = Chop(chunk(event(second)), 4, 0.1)
 
     answer = impatient.stream([*sse(*first, done=False)[:-1], trickle, Hang()])
 

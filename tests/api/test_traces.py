@@ -142,13 +142,15 @@ def test_what_failed_is_kept_and_what_went_well_is_not(traced: TraceBed) -> None
 def test_a_caller_keeps_so_many_of_its_traces_in_a_second(traced: TraceBed) -> None:
     bed, (trace, parent) = traced.bed, new_ids()
     model = bed.model()
+    began = time.monotonic()
     for _ in range(60):
         bed.ask(model, headers={"traceparent": f"00-{trace}-{parent}-01", "Cache-Control": "no-store"})
+    seconds = int(time.monotonic() - began) + 2  # as many as they can have touched
     last = bed.ask("no-such-model")  # those before it are sent before it
     traced.trace(last)
 
     kept = [span for span in traced.collector.spans if span.trace_id == trace and span.kind == SERVER]
-    assert 10 <= len(kept) < 60
+    assert 10 <= len(kept) <= min(60, 10 * seconds)
 
 
 def test_a_stream_and_a_kept_answer(traced: TraceBed) -> None:

@@ -5,7 +5,7 @@ import gc
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from one_api.dialects import elements, json
@@ -36,7 +36,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(VALUES, st.integers(1, 9))
 def test_pieces_may_be_cut_anywhere(value: object, size: int) -> None:
     text = json.encode([value])

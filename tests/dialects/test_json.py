@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from one_api.dialects import json
@@ -46,7 +46,6 @@ def test_what_is_not_json_is_refused_with_one_error(kind: str) -> None:
         assert str(caught.value)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=50) | st.text(max_size=50).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_a_value_or_invalid_json(raw: bytes) -> None:
     try:
@@ -116,7 +115,6 @@ def test_keys_keep_their_order_and_text_is_not_escaped() -> None:
     assert json.encode(json.decode(raw)) == raw
 
 
-@settings(deadline=None)
 @given(VALUES)
 def test_what_was_encoded_decodes_to_the_same(value: Any) -> None:
     assert same(json.decode(json.encode([value])), [value])

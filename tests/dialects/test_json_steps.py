@@ -39,7 +39,7 @@ def run(steps: Generator[None, None, Any]) -> tuple[Any, float]:
         longest = max(longest, time.thread_time() - began)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(VALUES, st.sampled_from([1, 60, 2_500]))
 def test_the_values_are_the_same(value: Any, count: int) -> None:
     """From a few bytes to many steps."""
@@ -200,7 +200,7 @@ def test_long_containers_around_one_another_are_bounded() -> None:
     assert in_steps(deep.replace(b"[" * 30, b"[" * 10).replace(b"]" * 30, b"]" * 10))[0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(VALUES, st.sampled_from([1, 60, 2_500]))
 def test_what_is_encoded_in_steps_is_the_same(value: Any, count: int) -> None:
     whole = {"a": [value] * count, "b": value, "c": {str(key): value for key in range(count)}}

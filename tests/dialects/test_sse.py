@@ -1,7 +1,7 @@
 """Events come out of a stream the same, however its bytes are framed and wherever they are cut."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from one_api.dialects.sse import DONE, HEARTBEAT, Event, EventReader, EventTooLarge, encode_event
@@ -84,7 +84,6 @@ def test_one_byte_at_a_time_changes_nothing(line_end: str) -> None:
     assert read(*(raw[i : i + 1] for i in range(len(raw)))) == EVENTS
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_many_cuts_and_mixed_line_ends_change_nothing(data: st.DataObject) -> None:
     lines = TORTURE.split("\n")[:-1]

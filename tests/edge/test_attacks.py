@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,15 +145,19 @@ def test_all_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
         assert [client.read_response().status for _ in paths] == [200, 404] * 200
 
 
+def arrived(upstream: ScriptedUpstream, user: str) -> list[Any]:
+    """The bodies of a user's requests: others' may still be arriving."""
+    return [seen.json for seen in upstream.requests if seen.json.get("user") == user]
+
+
 @pytest.mark.parametrize("size", [1, 7, 4095, 4096, 4097, 100_000])
 def test_a_body_behind_many_requests_arrives(gateway: Gateway, upstream: ScriptedUpstream, size: int) -> None:
-    count = len(upstream.requests)
-    text = "x" * size + "\r\n\r\n"
+    text, user = "x" * size + "\r\n\r\n", f"behind-{size}"
+    body = {"model": "m", "messages": [{"role": "user", "content": text}], "user": user}
     with RawClient(gateway.host, gateway.port, timeout_s=30) as client:
-        last = post_chat(gateway.host, gateway.port, {"model": "m", "messages": [{"role": "user", "content": text}]})
-        client.send(HEALTH * 17 + last)
+        client.send(HEALTH * 17 + post_chat(gateway.host, gateway.port, body))
         assert [client.read_response().status for _ in range(18)] == [200] * 18
-    assert upstream.requests[count].json["messages"][0]["content"] == text
+    assert [each["messages"][0]["content"] for each in arrived(upstream, user)] == [text]
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -163,9 +168,7 @@ def test_a_long_body_in_tiny_chunks_arrives(gateway: Gateway, upstream: Scripted
     with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
         client.send((CHUNKS[:-2] + b"Content-Type: application/json\r\n\r\n" + pieces + chunk(b"")) * count)
         assert [client.read_response().status for _ in range(count)] == [200] * count
-    # Others' requests may still be arriving.
-    arrived = [seen.json for seen in upstream.requests if seen.json.get("user") == user]
-    assert [each["messages"][0]["content"] for each in arrived] == [text] * count
+    assert [each["messages"][0]["content"] for each in arrived(upstream, user)] == [text] * count
 
 
 def test_nothing_is_read_after_the_last_request(gateway: Gateway) -> None:

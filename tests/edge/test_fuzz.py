@@ -18,10 +18,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.support import Gateway, RawClient, ScriptedUpstream, build_request, post_chat
 from tests.support.examples import examples
 
-MANY: dict[str, Any] = {
-    "deadline": None,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-}
+MANY: dict[str, Any] = {"suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 VALUES = st.recursive(
     st.none()

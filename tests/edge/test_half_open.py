@@ -72,6 +72,8 @@ def far_host() -> Iterator[FarHost]:
         subprocess.run(host.run("ip", "link", "set", "far", "up"), check=True, timeout=10)
         yield host
     finally:
+        # The network itself is taken down some time later: the next test may need its name before.
+        subprocess.run(["ip", "link", "del", host.line], capture_output=True, timeout=10)
         ip("netns", "del", host.name)
 
 

@@ -9,7 +9,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -98,11 +98,26 @@ def test_requests_at_a_time_are_leases_that_end_with_the_request() -> None:
             assert client.read_response().status == 200
 
 
-def limit_file(gateway: Gateway) -> Path:
-    """Return the file that the workers share."""
-    worker = gateway.worker_pids(1)[0]
-    links = (each.readlink() for each in Path(f"/proc/{worker}/fd").iterdir() if each.exists())
-    return next(link for link in links if link.name.startswith("limits-"))
+def limit_files(worker: int) -> set[Path]:
+    """Return the file that a worker shares with others, if it has one open by now that has not been deleted."""
+    links: set[Path] = set()
+    with suppress(FileNotFoundError):  # it closes one meanwhile, or has ended
+        for each in Path(f"/proc/{worker}/fd").iterdir():
+            links.add(each.readlink())
+    return {link for link in links if link.name.startswith("limits-") and link.suffix == ".bin"}
+
+
+def limit_file(gateway: Gateway, workers: int = 2) -> Path:
+    """Return the file that the workers share, once each of them has it."""
+    pids = gateway.worker_pids(workers)
+    wait_until(lambda: all(limit_files(pid) for pid in pids), "every worker to have the file")
+    (file,) = set.union(*map(limit_files, pids))
+    return file
+
+
+def is_told_by_ready(gateway: Gateway) -> bool:
+    """Whether the worker that happens to answer says that it keeps limits by itself."""
+    return "per process" in str(ready(gateway).get("limits"))
 
 
 def ready(gateway: Gateway) -> dict[str, object]:
@@ -116,7 +131,7 @@ def ready(gateway: Gateway) -> dict[str, object]:
 @pytest.mark.parametrize("workers", [2, 4])
 def test_a_frozen_and_restarted_redis_lets_in_one_share_more_at_most(workers: int, tmp_path: Path) -> None:
     port = free_port()
-    limits = f"{{requests_per_minute: 40, storage: 'redis://127.0.0.1:{port}/0'}}"
+    limits = f"{{requests_per_minute: 40, storage: 'redis://127.0.0.1:{port}/0', storage_timeout_s: 0.5}}"
     with ExitStack() as stack:
         _, process = stack.enter_context(redis_at(port, tmp_path))
         (gateway,), _ = stack.enter_context(gateways(limits, 1, workers))
@@ -127,7 +142,7 @@ def test_a_frozen_and_restarted_redis_lets_in_one_share_more_at_most(workers: in
         statuses = [ask(gateway)[0] for _ in range(60)]
         freeze(process.pid)
         statuses += [ask(gateway)[0] for _ in range(20 * workers)]
-        assert "per process" in str(ready(gateway).get("limits"))
+        wait_until(lambda: is_told_by_ready(gateway), "a worker that was asked to tell of it")
         process.kill()
         process.wait(5)
         stack.enter_context(redis_at(port, tmp_path))
@@ -150,25 +165,26 @@ def kill(worker: int) -> None:
 
 def test_a_deleted_file_and_a_replaced_worker_let_in_no_second_limit() -> None:
     with gateways("{requests_per_minute: 30}", 1, 2) as ((gateway,), _):
+        file = limit_file(gateway)
         asked, idle = gateway.worker_pids(2)
         freeze(idle)  # so it knows of none of the requests but by the file
         statuses = [ask(gateway)[0] for _ in range(40)]
         assert statuses.count(200) == 30
-        limit_file(gateway).unlink()
+        file.unlink()
         kill(asked)
         os.kill(idle, signal.SIGCONT)
         statuses += [ask(gateway)[0] for _ in range(60)]
         # A process's share is what a worker may let in that asks before any other has noticed.
         assert statuses.count(200) <= 30 + 15
-        assert limit_file(gateway).exists()
+        assert file.exists()
         assert "limits" not in ready(gateway)
 
 
 def test_a_worker_that_starts_while_the_file_is_locked_knows_what_was_used() -> None:
     with gateways("{requests_per_minute: 30}", 1, 2) as ((gateway,), _):
-        workers = gateway.worker_pids(2)
+        file, workers = limit_file(gateway), gateway.worker_pids(2)
         statuses = [ask(gateway)[0] for _ in range(20)]
-        holder = os.open(limit_file(gateway), os.O_RDWR)
+        holder = os.open(file, os.O_RDWR)
         fcntl.flock(holder, fcntl.LOCK_EX)
         try:
             for worker in workers:
@@ -182,13 +198,12 @@ def test_a_worker_that_starts_while_the_file_is_locked_knows_what_was_used() -> 
 
 def test_a_locked_file_is_on_ready_and_each_worker_keeps_its_part() -> None:
     with gateways("{requests_per_minute: 30}", 1, 2) as ((gateway,), _):
-        gateway.worker_pids(2)
         holder = os.open(limit_file(gateway), os.O_RDWR)
         fcntl.flock(holder, fcntl.LOCK_EX)
         try:
             statuses = [ask(gateway)[0] for _ in range(60)]
             assert statuses.count(200) <= 30
             assert set(statuses) == {200, 429}
-            assert "per process" in str(ready(gateway).get("limits"))
+            wait_until(lambda: is_told_by_ready(gateway), "a worker that was asked to tell of it")
         finally:
             os.close(holder)

@@ -16,7 +16,7 @@ from tests.support import freeze
 from tests.support.gateway import free_port
 
 from .conftest import OwnRedis, redis_at
-from .test_stores import slow_way, until_well
+from .test_stores import CALL_S, PATIENT_S, slow_way, until_well
 
 _LEASES = itertools.count(1)
 
@@ -49,8 +49,8 @@ def is_late(store: RedisStore) -> bool:
 
 
 async def test_a_request_that_redis_counted_late_counts_once(own_redis: OwnRedis) -> None:
-    async with slow_way(own_redis[0], *[0.0] * 9, 0.2, *[0.0] * 20) as slow_url:
-        store, exact = RedisStore(slow_url, 1), RedisStore(own_redis[0], 1, 5)
+    async with slow_way(own_redis[0], *[0.0] * 9, 1.5 * CALL_S, *[0.0] * 20) as slow_url:
+        store, exact = RedisStore(slow_url, 1, CALL_S), RedisStore(own_redis[0], 1, PATIENT_S)
         await let_in(store, Limits(100, tokens_per_minute=1000), 10, tokens=10)
         async with asyncio.timeout(10):
             while is_late(store):
@@ -65,7 +65,7 @@ async def test_a_request_that_redis_counted_late_counts_once(own_redis: OwnRedis
 
 async def test_some_late_answers_are_degraded_though_others_come_in_time(own_redis: OwnRedis) -> None:
     url, process = own_redis
-    store = RedisStore(url, 1)
+    store = RedisStore(url, 1, CALL_S)
     for _ in range(3):
         await let_in(store, Limits(30), 2)
         assert store.degraded is None
@@ -83,7 +83,7 @@ async def test_some_late_answers_are_degraded_though_others_come_in_time(own_red
 @pytest.mark.parametrize("ends", ["before its answer", "after its answer"])
 async def test_a_request_that_redis_counted_late_is_settled_there(ends: str, own_redis: OwnRedis) -> None:
     url, process = own_redis
-    store, exact = RedisStore(url, 1), RedisStore(url, 1, 5)
+    store, exact = RedisStore(url, 1, CALL_S), RedisStore(url, 1, PATIENT_S)
     limits = Limits(100, tokens_per_minute=1000, concurrent=2)
     await store.settle((await let_in(store, limits, 1))[0], 0)
     freeze(process.pid)
@@ -131,7 +131,7 @@ async def test_a_lost_redis_lets_in_one_share_more_at_most(
     """However many processes there are, whoever has let in what before, and whoever asks first afterwards."""
     port, limits, admitted = free_port(), Limits(60), 0
     with redis_at(port, tmp_path) as (url, _):
-        stores = {name: RedisStore(url, processes, call_s=5) for name in "abcdef"[:processes]}
+        stores = {name: RedisStore(url, processes, PATIENT_S) for name in "abcdef"[:processes]}
         for store in stores.values():
             await store.look_after()
         for name in HISTORIES[processes][history]:
@@ -154,7 +154,7 @@ async def test_a_lost_redis_lets_in_one_share_more_at_most(
 
 
 async def test_a_flushed_redis_is_noticed_by_processes_that_are_idle(own_redis: OwnRedis) -> None:
-    busy, idle = (RedisStore(own_redis[0], 4, call_s=5) for _ in range(2))
+    busy, idle = (RedisStore(own_redis[0], 4, PATIENT_S) for _ in range(2))
     for store in (busy, idle):
         await store.look_after()
     assert len(await let_in(busy, Limits(60), 70)) == 60
@@ -172,7 +172,7 @@ async def test_a_flushed_redis_is_noticed_by_processes_that_are_idle(own_redis: 
 
 async def test_processes_of_other_machines_have_a_share_too(own_redis: OwnRedis) -> None:
     url, process = own_redis
-    stores = [RedisStore(url, 1) for _ in range(3)]
+    stores = [RedisStore(url, 1, PATIENT_S) for _ in range(3)]
     for store in stores * 2:
         await store.look_after()
     process.kill()
@@ -187,7 +187,7 @@ async def test_processes_of_other_machines_have_a_share_too(own_redis: OwnRedis)
 
 @pytest.mark.parametrize("kind", ["requests", "tokens", "concurrent"])
 async def test_a_flushed_redis_is_reminded_of_every_limit(kind: str, own_redis: OwnRedis) -> None:
-    store, operator = RedisStore(own_redis[0], 1, 5), redis.asyncio.Redis.from_url(own_redis[0])
+    store, operator = RedisStore(own_redis[0], 1, PATIENT_S), redis.asyncio.Redis.from_url(own_redis[0])
     limits = {
         "requests": Limits(4), "tokens": Limits(99, tokens_per_minute=40), "concurrent": Limits(99, concurrent=4)
     }[kind]  # fmt: skip

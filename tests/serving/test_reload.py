@@ -70,24 +70,29 @@ class Reloadable:
         assert answer.status == 200, answer.body
         return list(json.loads(answer.body)["processes"])
 
+    def all_processes(self, loaded_since: dict[int, Any] | None = None) -> list[dict[str, Any]]:
+        """The same, once every worker is there, and none has last loaded at one of these times."""
+        found: list[dict[str, Any]] = []
+
+        def all_have() -> bool:
+            found[:] = self.processes()
+            times = [(each["process"], each["last_reload"].get("time")) for each in found]
+            return len(found) == WORKERS and (
+                loaded_since is None or all(time not in (None, loaded_since.get(process)) for process, time in times)
+            )
+
+        wait_until(all_have, "every process to answer and to have loaded")
+        return found
+
     def digests(self) -> set[str]:
         """The digests in use, once every worker is there."""
-        wait_until(lambda: len(self.processes()) == WORKERS, "every worker to answer")
-        return {each["digest"] for each in self.processes()}
+        return {each["digest"] for each in self.all_processes()}
 
     def hang_up(self) -> list[dict[str, Any]]:
         """Ring, and return what every process says once each has heard of it."""
-        before = {each["process"]: each["last_reload"].get("time") for each in self.processes()}
+        before = {each["process"]: each["last_reload"].get("time") for each in self.all_processes()}
         self.gateway.hang_up()
-
-        def all_have() -> bool:
-            found = self.processes()
-            return len(found) == WORKERS and all(
-                each["last_reload"].get("time") not in (None, before.get(each["process"])) for each in found
-            )
-
-        wait_until(all_have, "every process to have loaded")
-        return self.processes()
+        return self.all_processes(loaded_since=before)
 
     def apply(self, **changed: Any) -> list[dict[str, Any]]:
         """Edit the file and ring; every process takes it over."""
@@ -117,7 +122,7 @@ def bed(running: Reloadable) -> Iterator[Reloadable]:
     """The gateway, with what it was started with; its processes and its master stay the same in every test."""
     running.apply()
     yield running
-    assert len(running.processes()) == WORKERS
+    running.all_processes()
 
 
 def open_stream(stack: ExitStack, bed: Reloadable, key: str = "test-key") -> Iterator[str]:
@@ -226,7 +231,13 @@ def test_an_adapter_that_is_gone_is_closed_after_its_last_stream(
 
 def failures(bed: Reloadable, model: str) -> int:
     """The failures that all processes count for a model."""
-    found = json.loads(ask(bed.gateway, request(bed.gateway, "GET", f"/admin/routes/{model}", ADMIN)).body)
+    found: dict[str, Any] = {}
+
+    def all_answer() -> bool:
+        found.update(json.loads(ask(bed.gateway, request(bed.gateway, "GET", f"/admin/routes/{model}", ADMIN)).body))
+        return len(found["others"]) == WORKERS - 1
+
+    wait_until(all_answer, "every process to answer")
     tables = [table for view in (found, *found["others"]) for table in view["tables"] if not table["stream"]]
     return sum(row["failures"] for table in tables for row in table["candidates"])
 

@@ -89,8 +89,7 @@ class Connection:
     def _peer_left(self) -> None:
         self._gone.set()
         self._arrived.set()
-        if self._seen is not None and not self._seen.closed.is_set():
-            self._seen.closed_at = time.monotonic()
+        if self._seen is not None:
             self._seen.closed.set()
 
     async def _say_goodbye(self) -> None:

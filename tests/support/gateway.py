@@ -111,6 +111,16 @@ class Gateway:
         self._wait_until(lambda: len(self._records()) >= at_least, timeout_s, f"{at_least} call records")
         return self._records()
 
+    def record_of(self, request_id: str, timeout_s: float = 5.0) -> Record:
+        """The log line of the only request with this id, once it is written."""
+
+        def found() -> list[Record]:
+            return [record for record in self._records() if record["request_id"] == request_id]
+
+        self._wait_until(lambda: found() != [], timeout_s, f"the record of {request_id}")
+        (record,) = found()
+        return record
+
     def worker_pids(self, at_least: int = 1, timeout_s: float = 5.0) -> list[int]:
         """The processes that gunicorn's master has forked, once there are so many of them."""
         self._wait_until(lambda: len(self._children()) >= at_least, timeout_s, f"{at_least} workers")

@@ -4,6 +4,7 @@ Hundreds of gateways and commands are started by the tests, and each would else 
 same modules. What is run is the same: ``python -m MODULE``, in a session, folder and environment of its own.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -68,7 +69,8 @@ class Program:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it ends meanwhile
+                os.kill(self.pid, number)
 
 
 class Launcher:
@@ -110,6 +112,7 @@ class Launcher:
             self._holder.stdin.flush()
             while (pid := self._read()) is None:
                 pass
+            self._ended.pop(pid, None)  # of another one that had this id and was never asked for
         return Program(self, pid)
 
     def status_of(self, pid: int) -> int | None:

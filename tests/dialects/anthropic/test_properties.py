@@ -126,7 +126,7 @@ def without_marks(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=examples(400), deadline=None)
+@settings(max_examples=examples(400))
 @given(requests(), OPTIONS)
 def test_what_is_sent_is_always_valid(body: JSONObject, options: RequestOptions) -> None:
     traits = traits_of(body["model"])
@@ -144,7 +144,7 @@ def test_what_is_sent_is_always_valid(body: JSONObject, options: RequestOptions)
     assert made.body.get("output_config", {}).get("effort") in (None, *traits.effort)
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 @given(requests(), OPTIONS)
 def test_the_same_request_is_the_same_bytes_and_stays_as_it_was(body: JSONObject, options: RequestOptions) -> None:
     before = copy.deepcopy(body)
@@ -156,7 +156,7 @@ def test_the_same_request_is_the_same_bytes_and_stays_as_it_was(body: JSONObject
     assert json.encode(body) == json.encode(before)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 @given(requests(), answers(), user_runs(), OPTIONS)
 def test_a_longer_conversation_extends_the_shorter(
     body: JSONObject, answer: list[JSONObject], after: list[JSONObject], options: RequestOptions
@@ -196,7 +196,7 @@ KEYS = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=examples(500), deadline=None)
+@settings(max_examples=examples(500))
 @given(st.dictionaries(KEYS, ANYTHING, max_size=4), MODELS, st.booleans())
 def test_nonsense_is_refused_by_name_and_never_fails(fields: JSONObject, model: str, strict: bool) -> None:
     body = {"model": model, "messages": [user("Hi")], **fields}
@@ -207,7 +207,7 @@ def test_nonsense_is_refused_by_name_and_never_fails(fields: JSONObject, model: 
         assert error.param and error.message
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(300))
 @given(st.lists(st.dictionaries(
     st.sampled_from(["role", "content", "tool_calls", "function_call", "tool_call_id", "name", "thinking_blocks",
                      "cache_control", "refusal", "is_error"]),

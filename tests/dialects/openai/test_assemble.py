@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from one_api.dialects import json
@@ -76,7 +76,6 @@ def chunks_of(draw: st.DrawFn, choice: JSONObject) -> list[JSONObject]:
     return [*chunks, chunk({}, choice["finish_reason"], index=index)]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(answers(), st.data())
 def test_a_stream_amounts_to_the_whole_answer(answer: JSONObject, data: st.DataObject) -> None:
     queues = [data.draw(st.composite(chunks_of)(choice)) for choice in answer["choices"]]

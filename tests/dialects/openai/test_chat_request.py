@@ -221,7 +221,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=examples(300))
+@settings(max_examples=examples(300))
 @given(st.dictionaries(st.sampled_from(KEYS), JUNK), JUNK)
 def test_any_object_is_a_request_or_refused(body: JSONObject, message: Any) -> None:
     for tried in (body, talk(USER, message, model="m")):

@@ -197,15 +197,15 @@ async def test_a_model_that_thinks_in_silence_is_not_idle(make: Make, upstream: 
 @pytest.mark.parametrize("choices", [1, 2])
 async def test_the_patience_of_a_group_counts_pings_too(make: Make, upstream: ScriptedUpstream, choices: int) -> None:
     events = claude_events(text_block("Hi"))
-    waiting = [step for _ in range(5) for step in (Wait(0.2), {"type": "ping"})]
+    waiting = [step for _ in range(5) for step in (Wait(0.4), {"type": "ping"})]
     upstream.on(OPUS, claude_sse(*events[:3], *waiting, *events[3:4], Hang()))
     answer = await make(emulate_n=True).generate_completion(OPUS, MESSAGES, stream=True, n=choices)
     assert isinstance(answer, ChunkStream)
-    answer.idle_s = 0.8
+    answer.idle_s = 1.6
 
     said = ""
     async with answer:
-        with pytest.raises(UpstreamTimeout, match=r"next event within 0\.8 s"):
+        with pytest.raises(UpstreamTimeout, match=r"next event within 1\.6 s"):
             async for chunk in answer:
                 said += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
 
