@@ -165,6 +165,32 @@ async def test_what_is_idle_elsewhere_is_given_to_who_needs_it(start: Start, bud
         await rich.reserve(budget, 6)
 
 
+async def test_who_waits_for_a_slow_database_is_not_told_that_a_budget_with_enough_left_is_spent(
+    start: Start, budget: Budget
+) -> None:
+    process, gate, asked = await start(), asyncio.Event(), 0
+    write = process.database.write
+
+    async def answer_once(job: Any) -> Any:
+        nonlocal asked
+        if "need" in getattr(job, "keywords", {}):
+            asked += 1
+            await (gate.wait() if asked == 1 else asyncio.Event().wait())
+        return await write(job)
+
+    process.database.write = answer_once  # type: ignore[method-assign,assignment]
+    first = asyncio.create_task(process.reserve(budget, 1))
+    await until(lambda: asked == 1)
+    second = asyncio.create_task(process.reserve(budget, 5))  # shares the answer, in which there is too little for it
+    await asyncio.sleep(0)
+    gate.set()
+
+    await first
+    with pytest.raises(AccountsUnavailable):
+        await second
+    assert asked == 2
+
+
 async def test_a_budget_that_is_lowered_calls_back_what_is_idle(start: Start, budget: Budget, engine: Engine) -> None:
     process = await start()
     process.settle(await process.reserve(budget, 9), 9, 1, 1)
