@@ -109,7 +109,7 @@ async def test_a_connection_that_was_lost_meanwhile_is_replaced_unseen(server: s
     database = Database(engine, "test")
     pid = await database.read(lambda c: c.scalar(text("SELECT pg_backend_pid()")))
 
-    assert transact(engine, lambda c: c.scalar(text(f"SELECT pg_terminate_backend({pid}, 2000)")))
+    assert transact(engine, lambda c: c.scalar(text(f"SELECT pg_terminate_backend({pid}, 30000)")))
 
     assert await database.read(lambda c: c.scalar(text("SELECT pg_backend_pid()"))) != pid
     await database.aclose()

@@ -80,7 +80,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     server = request.getfixturevalue("own_server") if request.param == "postgresql" else None
     address = server.address if server is not None else "sqlite"
     INSTANCE.mkdir(exist_ok=True)
-    with own_disk() as disk, gateway_on(address, 2, within=with_instance(disk)) as bed:
+    with own_disk() as disk, gateway_on(address, 2, within=with_instance(disk), kind=Bed) as bed:
         engine = open_engine(address, disk)
         warm_up(bed, engine)
         yield Place(bed, engine, disk, server)
@@ -285,7 +285,7 @@ def test_a_gateway_that_ends_while_its_database_is_frozen_ends_in_time_and_loses
     own_server: OwnServer, tmp_path: Path
 ) -> None:
     engine = open_engine(own_server.address, tmp_path)
-    with gateway_on(own_server.address, 2) as bed:
+    with gateway_on(own_server.address, 2, kind=Bed) as bed:
         warm_up(bed, engine)
         model, account = unit_model(bed), Account(engine, 1_000_000)
         warm(bed, model, account)

@@ -49,7 +49,7 @@ def bed(request: pytest.FixtureRequest, address: str, switch: Switch, engine: En
     """A gateway of one process that reaches its database through the switch."""
     relayed = make_url(address).set(port=switch.port).render_as_string(hide_password=False)
     budget = {"on_database_down": request.param, "allow_usd": 0.005}
-    with gateway_on(relayed, 1, budget=budget) as running:
+    with gateway_on(relayed, 1, kind=Bed, budget=budget) as running:
         warm_up(running, engine)
         running.mode = request.param  # type: ignore[attr-defined]
         yield running
