@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from tests.accounts.test_outages import PATIENCE_S, SLACK_S, serves, timed
 from tests.api.bed import Answer, Bed
 from tests.support import WaitFor, sse, text_chunks, tokens
 from tests.support.launcher import REPOSITORY
+from tests.support.running_time import RunningTime
 
 #: How long a disaster lasts, in seconds: longer than any transaction may take.
 LASTS_S = 8.0 if "ONE_API_LONG" in os.environ else 3.0
@@ -174,9 +174,9 @@ def keep_asking(bed: Bed, model: str, account: Account | None, stop: threading.E
     for seed in itertools.count():
         if stop.is_set():
             return found
-        began = time.monotonic()
-        answer = bed.ask(model, key="test-key" if account is None else account.key, max_tokens=1, seed=seed)
-        found.append((time.monotonic() - began, answer))
+        with RunningTime() as took:
+            answer = bed.ask(model, key="test-key" if account is None else account.key, max_tokens=1, seed=seed)
+        found.append((took.seconds, answer))
         stop.wait(0.02)
     raise AssertionError
 
@@ -248,9 +248,9 @@ def test_a_key_that_a_process_cannot_look_up_is_not_refused_for_good(place: Plac
 
 def timed_key(bed: Bed, key: str) -> tuple[float, Answer]:
     """How long a process takes to answer a key that there is not, and the answer."""
-    began = time.monotonic()
-    answer = bed.get("/v1/models", key=key)
-    return time.monotonic() - began, answer
+    with RunningTime() as took:
+        answer = bed.get("/v1/models", key=key)
+    return took.seconds, answer
 
 
 def test_reports_do_not_wait_behind_each_other(place: Place, disaster: Disaster) -> None:
@@ -258,9 +258,9 @@ def test_reports_do_not_wait_behind_each_other(place: Place, disaster: Disaster)
     until(lambda: bed.get("/v1/usage", key=account.key).status == 200)
 
     def ask(_: int) -> tuple[float, int]:
-        began = time.monotonic()
-        status = bed.get("/v1/usage", key=account.key).status
-        return time.monotonic() - began, status
+        with RunningTime() as took:
+            status = bed.get("/v1/usage", key=account.key).status
+        return took.seconds, status
 
     with disaster(place), ThreadPoolExecutor(16) as clients:
         found = list(clients.map(ask, range(16)))
