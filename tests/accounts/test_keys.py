@@ -17,6 +17,7 @@ from one_api.accounts.keys import ChangeRefused, VirtualKey, check_name, digest_
 from one_api.accounts.tables import AUDIT, KEYS, META
 from one_api.admin.accounts import until_in_force
 from one_api.contract import Caller
+from tests.support.running_time import RunningTime
 
 FOREIGN = "sk-" + "f" * 48
 
@@ -267,10 +268,10 @@ async def test_a_change_is_seen_within_half_a_second(engine: Engine) -> None:
     copy = KeyCopy(database)
     await copy.start()
     key = await asyncio.to_thread(created, engine)
-    began = time.monotonic()
-    while copy.find(digest_of(key)) is None:
-        assert time.monotonic() - began < 2
-        await asyncio.sleep(0.01)
+    with RunningTime() as took:
+        while copy.find(digest_of(key)) is None:
+            assert took.seconds < 2
+            await asyncio.sleep(0.01)
     await copy.aclose()
     await database.aclose()
 
