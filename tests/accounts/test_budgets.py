@@ -134,10 +134,14 @@ class Account:
         query = select(func.sum(WINDOWS.c.spent)).where(WINDOWS.c.budget == self.budget)
         return int(transact(self.engine, lambda c: c.scalar(query)) or 0) / UNIT
 
+    def leases(self) -> list[float]:
+        """What each process holds, in units."""
+        query = select(LEASES.c.amount).where(LEASES.c.budget == self.budget)
+        return [amount / UNIT for amount in transact(self.engine, lambda c: c.scalars(query).all())]
+
     def leased(self) -> float:
         """What processes hold, in units."""
-        query = select(func.sum(LEASES.c.amount)).where(LEASES.c.budget == self.budget)
-        return int(transact(self.engine, lambda c: c.scalar(query)) or 0) / UNIT
+        return sum(self.leases())
 
     def rows(self) -> list[dict[str, Any]]:
         """Its rows of the ledger."""
