@@ -126,21 +126,20 @@ class Leases:
 
     async def _admit(self, leases: Sequence[Lease], need: int, *, at_once: bool) -> None:
         """See ``admit``; ``at_once`` waits for nothing."""
-        deadline, was_answered = now_s() + PATIENCE_S, False
+        deadline, answers = now_s() + PATIENCE_S, dict[Lease, Grant]()
         # Waiting requests come first: else one that needs much would wait for ever beside many that need little.
-        while (short := next((each for each in leases if each.lacks(need, waited=was_answered)), None)) is not None:
+        while (short := next((each for each in leases if each.lacks(need, waited=bool(answers))), None)) is not None:
             if at_once:
                 self._ask_ahead(short, now_s())
                 raise unavailable()
             try:
-                await self._more(short, need, deadline)
+                answers[short] = await self._more(short, need, deadline)
             except TimeoutError:
                 # It is others that have not given back what is missing, not the database that is away.
-                if was_answered:
+                if (last := answers.get(short)) is not None and last.asked is not None:
                     raise short.refusal(need) from None
                 self._is_away = True
                 raise unavailable() from None
-            was_answered = True
         now = now_s()
         for each in leases:
             if each.amount > 0 and now > each.good_until:
@@ -148,8 +147,8 @@ class Leases:
             if each.free - need < each.recent // 2:
                 self._ask_ahead(each, now)
 
-    async def _more(self, lease: Lease, need: int, deadline: float) -> None:
-        """Wait until the database has answered for a lease; raises also TimeoutError."""
+    async def _more(self, lease: Lease, need: int, deadline: float) -> Grant:
+        """Return what the database has answered for a lease; raises also TimeoutError."""
         now = now_s()
         if now < lease.left_until and lease.free + lease.left < need:
             raise lease.refusal(need)
@@ -164,6 +163,7 @@ class Leases:
             lease.needs.remove(need)
         if grant.asked is not None and lease.free < need:
             await asyncio.sleep(random.uniform(*_ASK_AGAIN_S))
+        return grant
 
     # The database
 

@@ -24,7 +24,7 @@ def server() -> Iterator[str]:
     """The address of a new database on the PostgreSQL server."""
     name = f"one_api_test_{secrets.token_hex(4)}"
     try:
-        connection = psycopg.connect(f"{SERVER}/postgres", autocommit=True, connect_timeout=2)
+        connection = psycopg.connect(f"{SERVER}/postgres", autocommit=True, connect_timeout=30)
     except psycopg.OperationalError:
         pytest.skip(f"there is no PostgreSQL at {SERVER}: set ONE_API_TEST_POSTGRES")
     with connection:

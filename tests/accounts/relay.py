@@ -4,14 +4,16 @@ import contextlib
 import socket
 import threading
 
+from tests.support import free_port
+
 
 class Switch:
     """A TCP relay in front of PostgreSQL that can stop to pass anything on, without closing a connection."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.port = free_port()  # which stays free while it is closed
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._sockets: list[socket.socket] = []
         self._open = threading.Event()
         self._open.set()

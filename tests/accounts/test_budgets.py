@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, func, select
 from one_api.accounts import changes
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
+from tests.accounts.patient import PatientBed
 from tests.api.bed import ADMIN_KEY, Answer, Bed, adapter, yaml
 from tests.support import (
     Gateway,
@@ -52,8 +53,13 @@ LONG = pytest.mark.skipif("ONE_API_LONG" not in os.environ, reason="it takes min
 
 
 @contextlib.contextmanager
-def gateway_on(database: str, workers: int, *, within: Sequence[str] = (), **sections: Any) -> Iterator[Bed]:
-    """A gateway of so many processes over two upstreams; ``within`` is a command that becomes the one after it."""
+def gateway_on(
+    database: str, workers: int, *, within: Sequence[str] = (), kind: type[Bed] = PatientBed, **sections: Any
+) -> Iterator[Bed]:
+    """A gateway of so many processes over two upstreams; ``within`` is a command that becomes the one after it.
+
+    ``kind`` is ``Bed`` where it is tested how long a client waits at most.
+    """
     with ScriptedUpstream() as a, ScriptedUpstream() as b:
         names = [f"{kind}-{number}" for kind in ("solo", "pair", "mixed") for number in range(60)]
         adapters = {
@@ -68,7 +74,7 @@ def gateway_on(database: str, workers: int, *, within: Sequence[str] = (), **sec
             start_timeout_s=60.0,
         )
         with gateway:
-            yield Bed(gateway, {"a": a, "b": b})
+            yield kind(gateway, {"a": a, "b": b})
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +134,14 @@ class Account:
         query = select(func.sum(WINDOWS.c.spent)).where(WINDOWS.c.budget == self.budget)
         return int(transact(self.engine, lambda c: c.scalar(query)) or 0) / UNIT
 
+    def leases(self) -> list[float]:
+        """What each process holds, in units."""
+        query = select(LEASES.c.amount).where(LEASES.c.budget == self.budget)
+        return [amount / UNIT for amount in transact(self.engine, lambda c: c.scalars(query).all())]
+
     def leased(self) -> float:
         """What processes hold, in units."""
-        query = select(func.sum(LEASES.c.amount)).where(LEASES.c.budget == self.budget)
-        return int(transact(self.engine, lambda c: c.scalar(query)) or 0) / UNIT
+        return sum(self.leases())
 
     def rows(self) -> list[dict[str, Any]]:
         """Its rows of the ledger."""
@@ -263,6 +273,7 @@ def test_an_alert_is_logged_once(bed: Bed, engine: Engine, unit: str) -> None:
     assert Counter(answer.status for answer in ask_at_once(bed, unit, account, 12, max_tokens=1)) == {200: 10, 429: 2}
     check_books(engine, account)
 
+    bed.gateway.wait_for_log(f"budget {account.budget} has reached 100 %")
     lines = [line for line in bed.gateway.log.splitlines() if f"budget {account.budget} has reached" in line]
     assert 1 <= len(lines) <= 2  # 50 and 100, or both at once
     assert len(set(lines)) == len(lines)

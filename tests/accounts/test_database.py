@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sqlalchemy.engine import make_url
 
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable, open_engine, transact
 from tests.accounts.relay import Switch
+from tests.support.running_time import RunningTime
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
@@ -61,11 +61,10 @@ async def test_a_waiter_may_leave_and_the_transaction_goes_on(database: Database
 
 
 async def test_a_transaction_that_takes_too_long_is_cut(database: Database) -> None:
-    began = time.monotonic()
-    with pytest.raises(DatabaseUnavailable):
+    with RunningTime() as took, pytest.raises(DatabaseUnavailable):
         await database.read(lambda c: c.scalar(text(ENDLESS)))
 
-    assert time.monotonic() - began < TRANSACTION_S + 2
+    assert took.seconds < TRANSACTION_S + 2
     assert await database.read(lambda c: c.scalar(text("SELECT 1"))) == 1
 
 
@@ -95,10 +94,9 @@ async def test_a_database_that_is_frozen_is_waited_for_only_so_long(relayed: Dat
     assert await relayed.read(lambda c: c.scalar(text("SELECT 1"))) == 1
     switch.freeze()
     for _ in range(2):  # within a connection, and while a new one is opened
-        began = time.monotonic()
-        with pytest.raises(DatabaseUnavailable):
+        with RunningTime() as took, pytest.raises(DatabaseUnavailable):
             await relayed.read(lambda c: c.scalar(text("SELECT 1")))
-        assert time.monotonic() - began < 2 * TRANSACTION_S + 2
+        assert took.seconds < 2 * TRANSACTION_S + 2
 
     switch.thaw()
     assert await relayed.read(lambda c: c.scalar(text("SELECT 1"))) == 1
@@ -109,7 +107,7 @@ async def test_a_connection_that_was_lost_meanwhile_is_replaced_unseen(server: s
     database = Database(engine, "test")
     pid = await database.read(lambda c: c.scalar(text("SELECT pg_backend_pid()")))
 
-    assert transact(engine, lambda c: c.scalar(text(f"SELECT pg_terminate_backend({pid}, 2000)")))
+    assert transact(engine, lambda c: c.scalar(text(f"SELECT pg_terminate_backend({pid}, 30000)")))
 
     assert await database.read(lambda c: c.scalar(text("SELECT pg_backend_pid()"))) != pid
     await database.aclose()

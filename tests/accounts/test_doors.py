@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from one_api.accounts.database import open_engine
 from tests.accounts.at_once import at_once
 from tests.accounts.conftest import postgres_schema
+from tests.accounts.patient import PatientBed
 from tests.accounts.test_budgets import UNIT, Account, check_books, row_of, until
 from tests.api.bed import Answer, Bed, adapter, user, yaml
 from tests.api.doors import form
@@ -110,7 +111,7 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         )
         held.enter_context(gateway)
         gateway.worker_pids(2)
-        running = Bed(gateway, {"a": a})
+        running = PatientBed(gateway, {"a": a})
         running.engine = open_engine(database, Path())  # type: ignore[attr-defined]
         warm_up(running)
         yield running
@@ -143,16 +144,6 @@ def ask(bed: Bed, door: Door, model: str, key: str, **fields: Any) -> Answer:
     return bed.send(build_request("POST", door.path, bed.gateway.host, bed.gateway.port, headers=headers, body=data))
 
 
-def patiently(ask: Callable[[], Answer]) -> Answer:
-    """The answer to a client that asks again, as clients do, when the database was too slow on a busy machine."""
-    for _ in range(20):
-        answer = ask()
-        if answer.status != 503:
-            break
-        assert answer.header("retry-after") == "1"
-    return answer
-
-
 def prepared(bed: Bed, engine: Engine, door: Door) -> tuple[str, int]:
     """A model whose answers cost as much as is reserved for them, and how many units that is."""
     model = f"door-{next(_numbers) % 60}"
@@ -173,7 +164,7 @@ def test_at_every_door_as_many_are_let_in_as_there_are_units(bed: Bed, engine: E
     account = Account(engine, 50 * units)
 
     with ThreadPoolExecutor(16) as clients:
-        answers = list(clients.map(lambda _: patiently(lambda: ask(bed, door, model, account.key)), range(200)))
+        answers = list(clients.map(lambda _: ask(bed, door, model, account.key), range(200)))
 
     assert Counter(answer.status for answer in answers) == {200: 50, 429: 150}
     refused = next(answer for answer in answers if answer.status == 429)
@@ -257,7 +248,7 @@ def test_what_is_paid_for_otherwise_than_by_tokens_counts_for_budgets(bed: Bed, 
     poor, rich = Account(engine, counted.reserved - 0.5), Account(engine, 1000)
 
     refused = ask(bed, door, model, poor.key, **counted.fields)
-    answer = patiently(lambda: ask(bed, door, model, rich.key, **counted.fields))
+    answer = ask(bed, door, model, rich.key, **counted.fields)
 
     row = row_of(rich)
     assert (refused.status, answer.status) == (429, 200), (refused.body, answer.body)

@@ -16,6 +16,7 @@ from one_api.accounts import reports
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEASES
 from tests.accounts.at_once import at_once
+from tests.accounts.patient import PatientBed
 from tests.accounts.test_budgets import UNIT, Account, row_of, until
 from tests.accounts.test_doors import DOORS, STREAMED, TEXT, Door, ask
 from tests.api.bed import Answer, Bed, adapter, yaml
@@ -78,7 +79,7 @@ def bed(database: str) -> Iterator[Bed]:
         )
         with gateway:
             gateway.worker_pids(2)
-            yield Bed(gateway, {"a": a, "b": b})
+            yield PatientBed(gateway, {"a": a, "b": b})
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from one_api.accounts.database import open_engine
 from one_api.accounts.money import dollars
+from tests.accounts.patient import PatientBed
 from tests.accounts.test_budgets import Account, row_of
 from tests.accounts.test_doors import DOORS, Door, ask
 from tests.api.bed import Bed, adapter, user, yaml
@@ -49,7 +50,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
             config_yaml=yaml(adapters={"a": adapter(a, [*MODELS])}, prices=PRICES),
         )
         with gateway:
-            running = Bed(gateway, {"a": a})
+            running = PatientBed(gateway, {"a": a})
             running.engine = open_engine(database, Path())  # type: ignore[attr-defined]
             yield running
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,6 +13,7 @@ from tests.accounts.conftest import postgres_schema
 from tests.accounts.relay import Switch
 from tests.accounts.test_budgets import Account, check_books, gateway_on, unit_model, until, warm_up
 from tests.api.bed import Answer, Bed
+from tests.support.running_time import RunningTime
 
 #: A request waits so long for its budgets at most, in seconds, and the machine that runs the tests is busy.
 PATIENCE_S, SLACK_S = 1.5, 1.5
@@ -49,7 +49,7 @@ def bed(request: pytest.FixtureRequest, address: str, switch: Switch, engine: En
     """A gateway of one process that reaches its database through the switch."""
     relayed = make_url(address).set(port=switch.port).render_as_string(hide_password=False)
     budget = {"on_database_down": request.param, "allow_usd": 0.005}
-    with gateway_on(relayed, 1, budget=budget) as running:
+    with gateway_on(relayed, 1, kind=Bed, budget=budget) as running:
         warm_up(running, engine)
         running.mode = request.param  # type: ignore[attr-defined]
         yield running
@@ -76,9 +76,9 @@ def outage(request: pytest.FixtureRequest, switch: Switch) -> Iterator[tuple[Cal
 
 def timed(bed: Bed, model: str, account: Account) -> tuple[float, Answer]:
     """How long an answer took, and the answer."""
-    began = time.monotonic()
-    answer = bed.ask(model, key=account.key, max_tokens=1)
-    return time.monotonic() - began, answer
+    with RunningTime() as took:
+        answer = bed.ask(model, key=account.key, max_tokens=1)
+    return took.seconds, answer
 
 
 def test_while_the_database_is_away_budgets_hold_and_nobody_waits(

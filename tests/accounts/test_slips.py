@@ -1,6 +1,7 @@
 """What people write that cannot be: each is told what to change, the same with both databases, and changes nothing."""
 
 import secrets
+import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from sqlalchemy import Engine, select
 from one_api.accounts import ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import AUDIT, USAGE
-from tests.accounts.rows import HOUR, row
+from tests.accounts.rows import row
 from tests.accounts.test_budgets import admin, gateway_on
 from tests.api.bed import Answer, Bed
 
@@ -33,6 +34,9 @@ def engine(database: str, bed: Bed) -> Engine:
     """The gateway's database, from outside."""
     return open_engine(database, Path())
 
+
+#: A moment whose rows are not so old that the gateway forgets them, and that no request of the tests has.
+YESTERDAY = int(time.time()) - 86400
 
 NO_TEXT = [0, True, 1.5, [], {}, "a\0b", "x" * 257]
 NO_LIST = [0, True, "a", {}, [1], [""], [None], ["a\0b"], ["x" * 257], ["a"] * 1001]
@@ -203,9 +207,11 @@ def test_the_audit_is_read_page_by_page(bed: Bed, engine: Engine) -> None:
 
 def test_a_filter_without_an_index_looks_at_so_many_rows_a_page_and_finds_all(bed: Bed, engine: Engine) -> None:
     failed, count = {3, 4, 20_100}, 20_200
-    rows = [row(number, HOUR, key="many", status="failed" if number in failed else "ok") for number in range(count)]
+    rows = [
+        row(number, YESTERDAY, key="many", status="failed" if number in failed else "ok") for number in range(count)
+    ]
     transact(engine, lambda c: ledger.book(c, rows, Counter(), again=False))
-    path = f"/requests?status=failed&from={HOUR}&to={HOUR + 1}"
+    path = f"/requests?status=failed&from={YESTERDAY}&to={YESTERDAY + 1}"
 
     first = admin(bed, "GET", path).json
     second = admin(bed, "GET", f"{path}&after={first['next']}").json
@@ -226,7 +232,7 @@ def test_an_empty_export_has_its_head_and_its_totals(bed: Bed) -> None:
 
 
 def test_each_page_names_the_next(bed: Bed, engine: Engine) -> None:
-    rows = [row(number, HOUR + 3600, key="paged") for number in range(7)]
+    rows = [row(number, YESTERDAY + 3600, key="paged") for number in range(7)]
     transact(engine, lambda c: ledger.book(c, rows, Counter(), again=False))
     found: list[str] = []
     path = "/requests?key=paged&limit=3"

