@@ -165,9 +165,13 @@ class OpenAIStream:
         return len(self._choices) >= self._asked_for and all(choice.finished for choice in self._choices.values())
 
     def _check_calls(self) -> None:
-        """Raise InvalidAnswer when a choice ends in the middle of a call, without a reason for it."""
-        if any(choice.ending is None and choice.calls.is_open for choice in self._choices.values()):
-            raise InvalidAnswer("it ends inside a tool call")
+        """Raise InvalidAnswer when a choice ends in the middle of a call without a reason for it, or calls nothing."""
+        for choice in self._choices.values():
+            if choice.ending is None and choice.calls.is_open:
+                raise InvalidAnswer("it ends inside a tool call")
+            if choice.calls.has_nameless and not choice.is_cut:
+                self.is_complete = False
+                raise InvalidAnswer("a tool call has no name")
 
     def _finish(self) -> list[JSONObject]:
         self._check_calls()

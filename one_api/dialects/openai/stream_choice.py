@@ -7,7 +7,7 @@ from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import CallReader
 from one_api.dialects.openai.reasoning_names import name_in
-from one_api.dialects.openai.response import check_choice
+from one_api.dialects.openai.response import CUTS, check_choice
 from one_api.dialects.openai.shapes import has_words, message_in, shape_texts
 from one_api.dialects.openai.snapshots import Snapshots
 from one_api.dialects.payloads import ErrorPayload
@@ -127,6 +127,11 @@ class StreamChoice:
         if isinstance(entries, list) and (mended := self.calls.read(entries, answer_id)):
             delta["tool_calls"] = mended
             delta.pop("function_call", None)
+
+    @property
+    def is_cut(self) -> bool:
+        """Return whether its end came in the middle."""
+        return self.ending is not None and self.ending["choices"][0]["finish_reason"] in CUTS
 
     def close(self, index: int, delta: JSONObject, joiner: TextJoiner) -> list[JSONObject]:
         """Return the pieces of calls that are owed before its end: the empty object for those without arguments.
