@@ -34,6 +34,8 @@ _FAILURE = re.compile(
 )
 #: Parts of a word for an answer that was cut.
 _CUT = re.compile("length|max_\\w*tokens|token_\\w*limit|truncat")
+#: Parts of a word for an answer that was withheld. Gemini: content_filter: PROHIBITED_CONTENT, IMAGE_RECITATION.
+_WITHHELD = re.compile("content_?filter|safety|prohibited|recitation|blocklist|blocked|moderat|guardrail|model_armor")
 _BUSY = re.compile("insufficient|resource|overload|unavailable|preempt")
 
 
@@ -44,6 +46,8 @@ def in_openai_words(reason: str) -> str | None:
     foreign = _plain(reason)
     word = _WORD_OF.get(foreign)
     if word is None and not _FAILURE.search(foreign):
+        if _WITHHELD.search(foreign):
+            return "content_filter"
         return "length" if _CUT.search(foreign) else "stop"
     return word
 

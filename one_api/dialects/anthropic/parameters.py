@@ -7,6 +7,7 @@ from typing import Any
 from one_api.dialects.anthropic.models import ModelTraits
 from one_api.dialects.anthropic.policy import Notes, RequestOptions, refused, wrong_type
 from one_api.dialects.json import JSONObject
+from one_api.dialects.parameter_names import IN_CHAT, refuse_foreign
 
 #: Parameter -> the values that have no effect beside null. Any other is dropped with a warning.
 _DROPPED: dict[str, tuple[Any, ...]] = {
@@ -39,7 +40,7 @@ def check_unsupported(body: JSONObject, notes: Notes) -> None:
     """Note the parameters that are dropped.
 
     Raises:
-        InvalidRequest: for those that ask for what the model cannot give.
+        InvalidRequest: for those that ask for what the model cannot give, and for words of another dialect.
     """
     for name, (without_effect, why) in _REFUSED.items():
         value = body.get(name)
@@ -53,6 +54,7 @@ def check_unsupported(body: JSONObject, notes: Notes) -> None:
     _check_moderation(body.get("moderation"), notes)
     for name, value in body.items():
         if name not in KNOWN and value is not None:
+            refuse_foreign({name: value}, IN_CHAT)
             shown = name[:64]
             notes.warn(name, f"Unknown parameter: `{shown}`.", param=shown, code="unknown_parameter")
 

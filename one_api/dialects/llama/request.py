@@ -13,6 +13,7 @@ from typing import Any
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_values, given_in, stop_strings, wrong_type
 from one_api.dialects.llama.schema import constrained
+from one_api.dialects.parameter_names import IN_CHAT, refuse_foreign
 from one_api.errors import InvalidRequest
 
 #: Parameter -> its bounds, as OpenAI has them.
@@ -112,6 +113,7 @@ def read_request(body: JSONObject, model: Model) -> LocalRequest:
     if (wanted := _schema_of(sent.get("response_format"))) is not None:
         asked = {key: value for key, value in asked.items() if key != "response_format"} | constrained(*wanted)
     dropped = [key for key in given if key not in _SENT and key not in _WITHOUT_EFFECT and _NAME(key)]
+    refuse_foreign({key: given[key] for key in dropped}, IN_CHAT)
     return LocalRequest(asked, given.get("n", 1), given.get("seed"), dropped[:_MAX_DROPPED], top_logprobs)
 
 

@@ -116,9 +116,10 @@ class CallReader:
             known = self._by_id.get(call_id)
             if known is None:
                 return call if not name or (number is not None and _goes_on(call, name, touched)) else None
-            # One id under two numbers may be of two calls.
-            moved = number is not None and call is None and bool(self._by_number)
-            return None if moved and name and self._is_another(known, name, text) else known
+            # One id may be of two calls: under two numbers, in one event, or with two names.
+            apart = number is not None and call is None and bool(self._by_number)
+            apart = apart or known.index in touched or name != known.name
+            return None if apart and name and self._is_another(known, name, text) else known
         if call is None or not name:
             return call
         return None if (call.name and call.index in touched) or self._is_another(call, name, text) else call
@@ -130,6 +131,11 @@ class CallReader:
         if name == call.name:
             return bool(text) and call.arguments.is_whole
         return call.wrote or (call.name in self._tools and name in self._tools)
+
+    @property
+    def has_nameless(self) -> bool:
+        """Return whether a call has no name, so that nothing can be called."""
+        return not all(call.name for call in self._calls)
 
     @property
     def is_open(self) -> bool:

@@ -62,6 +62,10 @@ def fill(payload: JSONObject, identity: Identity, kind: str) -> None:
     payload["object"] = kind
 
 
+#: Finish reasons of an answer that ends in the middle.
+CUTS = frozenset({"length", "content_filter"})
+
+
 def natural_end(has_tool_calls: bool) -> str:
     """Return the finish reason of an answer that is complete and gives none."""
     return "tool_calls" if has_tool_calls else "stop"
@@ -91,6 +95,14 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
     called = "tool_calls" in message
     read_finish(choice, called=None if message.get("function_call") else called)
     choice["finish_reason"] = choice["finish_reason"] or natural_end(called)
+    if called and choice["finish_reason"] not in CUTS and not all(map(_has_name, message["tool_calls"])):
+        raise InvalidAnswer("a tool call has no name")
+
+
+def _has_name(call: JSONObject) -> bool:
+    """Return whether a call says what is called; only functions need to have it in that place."""
+    function = call.get("function")
+    return not isinstance(function, dict) or (isinstance(function.get("name"), str) and function["name"] != "")
 
 
 def _mend_message(message: JSONObject, answer_id: str) -> None:

@@ -17,6 +17,8 @@ _REASONING = ("reasoning", "reasoning_text", "thinking")
 _DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
 #: Where a part of a content holds its text.
 _PART_TEXTS = ("text", "content", "value", "thinking", "reasoning", "summary")
+#: Where Gemini says that it refuses a prompt, and for what reason.
+_FEEDBACK, _BLOCK_REASONS = ("promptFeedback", "prompt_feedback"), ("blockReason", "block_reason")
 _MAX_PARTS_DEPTH = 8
 _MAX_CHOICES = 1024
 
@@ -32,7 +34,16 @@ def bring_choices(payload: JSONObject) -> list[JSONObject]:
         choices = payload["choices"] = _choices_elsewhere(payload)
     if not all(isinstance(choice, dict) for choice in choices):
         raise InvalidAnswer("a choice is not an object")
+    if not choices and (reason := _refused_prompt(payload)):
+        choices.append({"index": 0, "message": {}, "finish_reason": "content_filter", "native_finish_reason": reason})
     return choices
+
+
+def _refused_prompt(payload: JSONObject) -> str | None:
+    """Return for what reason the prompt was refused, where that is said in place of an answer (Gemini)."""
+    feedback: JSONObject = next((payload[key] for key in _FEEDBACK if isinstance(payload.get(key), dict)), {})
+    reason = next((feedback[key] for key in _BLOCK_REASONS if isinstance(feedback.get(key), str)), None)
+    return reason or None
 
 
 def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
@@ -46,7 +57,12 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
         return list(payload["choices"])
     if choice := _native_choice(payload):
         return [choice]
-    if not _ENVELOPE.isdisjoint(payload) or isinstance(payload.get("usage"), dict) or says_nothing(payload):
+    if (
+        not _ENVELOPE.isdisjoint(payload)
+        or _refused_prompt(payload)
+        or isinstance(payload.get("usage"), dict)
+        or says_nothing(payload)
+    ):
         return []
     raise InvalidAnswer("it holds no choices")
 

@@ -7,58 +7,24 @@ numbering of tool calls. Many servers repeat and number as they like; here it be
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from one_api.dialects import usage
 from one_api.dialects.characters import TextJoiner
-from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import USUAL
-from one_api.dialects.openai.calls import CallReader
-from one_api.dialects.openai.reasoning_names import name_in
-from one_api.dialects.openai.response import Identity, check_choice, fill, natural_end
+from one_api.dialects.openai.response import Identity, fill, natural_end
 from one_api.dialects.openai.shapes import (
     bring_choices,
     has_words,
     index_of,
     is_envelope,
     is_whole_answer,
-    message_in,
-    shape_texts,
     with_whole_characters,
 )
-from one_api.dialects.openai.snapshots import Snapshots
+from one_api.dialects.openai.stream_choice import OTHER_SHAPES, TEXTS, StreamChoice
 from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, RepairedObject, feed_all, read_event
 from one_api.dialects.sse import Event
-
-#: Texts of a delta that may hold halves of characters.
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
-#: Keys of a delta or a choice for which more has to be done than for plain text.
-_OTHER_SHAPES = frozenset({"message", "text", "error", "usage"})
-#: Fields of a delta that are no content of an answer.
-_NO_CONTENT = frozenset({"role", "reasoning_content", "reasoning_details", "thinking_blocks"})
-
-
-@dataclass(slots=True)
-class _Choice:
-    """What one choice has said so far."""
-
-    calls: CallReader
-    role_said: bool = False
-    finished: bool = False
-    #: It calls a function in the deprecated form.
-    legacy: bool = False
-    #: Words have come in deltas.
-    by_delta: bool = False
-    #: It holds more than a role and reasoning.
-    said: bool = False
-    #: The chunk with its finish reason, kept until the end of the stream: words may follow.
-    ending: JSONObject | None = None
-    #: Reasoning has come as a text of its own: what else holds it repeats it.
-    reasoned: bool = False
-    #: What has come of it in deltas, or in messages.
-    snapshots: Snapshots = field(default_factory=Snapshots)
 
 
 def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObject:
@@ -67,12 +33,12 @@ def _piece(index: int, delta: JSONObject, reason: str | None = None) -> JSONObje
 
 
 class OpenAIStream:
-    """Reads the events of one stream, one at a time, and returns the chunks to pass on.
+    """Reads the events of one stream, one at a time, and returns the chunks to pass on: here what concerns all choices.
 
     ``finished`` is True only when the upstream said that the answer is complete. ``usage`` is what was reported so far,
     the largest of each count; it is passed on, as a chunk of its own at the end, only when the client asked for it.
     ``choices`` is how many were asked for; ``tools`` are the names of the tools that there are. ``on_reasoning_name``
-    is called once, with the name under which the upstream sends reasoning.
+    is called once for each choice, with the name under which the upstream sends reasoning.
     """
 
     def __init__(
@@ -97,7 +63,7 @@ class OpenAIStream:
         self._asked_for = choices
         self._tools = tools
         self._on_reasoning_name = on_reasoning_name
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, StreamChoice] = {}
         self._joiner = TextJoiner()
         #: What came beside the usage, for the last chunk.
         self._beside: JSONObject = {}
@@ -131,7 +97,7 @@ class OpenAIStream:
             return self._end_mark()
         self._in_one = event.bare and not self._choices and is_whole_answer(payload)
         if self._joiner.begun or type(payload) is RepairedObject:
-            payload = with_whole_characters(payload, self._joiner, _TEXTS)
+            payload = with_whole_characters(payload, self._joiner, TEXTS)
         return self._take(payload)
 
     def _end_mark(self) -> list[JSONObject]:
@@ -164,7 +130,7 @@ class OpenAIStream:
             or usage.stands_elsewhere(payload)
         ):
             return None
-        if choice.get("finish_reason") is not None or not _OTHER_SHAPES.isdisjoint(choice):
+        if choice.get("finish_reason") is not None or not OTHER_SHAPES.isdisjoint(choice):
             return None
         found = [value for name, value in delta.items() if value and name != "role"]
         return found[0] if len(found) == 1 and isinstance(found[0], str) else None
@@ -199,16 +165,22 @@ class OpenAIStream:
         return len(self._choices) >= self._asked_for and all(choice.finished for choice in self._choices.values())
 
     def _check_calls(self) -> None:
-        """Raise InvalidAnswer when a choice ends in the middle of a call, without a reason for it."""
-        if any(choice.ending is None and choice.calls.is_open for choice in self._choices.values()):
-            raise InvalidAnswer("it ends inside a tool call")
+        """Raise InvalidAnswer when a choice ends in the middle of a call without a reason for it, or calls nothing."""
+        for choice in self._choices.values():
+            if choice.ending is None and choice.calls.is_open:
+                raise InvalidAnswer("it ends inside a tool call")
+            if choice.calls.has_nameless and not choice.is_cut:
+                self.is_complete = False
+                raise InvalidAnswer("a tool call has no name")
 
     def _finish(self) -> list[JSONObject]:
         self._check_calls()
         chunks: list[JSONObject] = []
         for index, choice in sorted(self._choices.items()):
             ending = choice.ending or self._chunk([_piece(index, {}, natural_end(bool(choice.calls.count)))])
-            chunks += [*self._close(index, choice, ending["choices"][0]["delta"]), ending]
+            if pieces := choice.close(index, ending["choices"][0]["delta"], self._joiner):
+                chunks.append(self._chunk([_piece(index, {"tool_calls": pieces})]))
+            chunks.append(ending)
         if self._include_usage and self.usage:
             chunks.append(self._chunk([]) | {"usage": self.usage})
         chunks[-1] = self._beside | chunks[-1]
@@ -233,10 +205,16 @@ class OpenAIStream:
         for choice in choices:
             if not isinstance(choice, dict):
                 raise InvalidAnswer("a choice is not an object")
+            index = choice["index"] = index_of(choice)
+            state = self._choices.get(index)
+            if state is None:
+                state = self._choices[index] = self._choice(index, before)
             try:
-                self._mend_choice(choice, before)
+                state.mend(choice, self._identity.id)
             except ErrorPayload as error:
                 failure = error
+            if state.reported is not None:
+                self.usage, state.reported = usage.merge(self.usage, state.reported), None
             if choice["finish_reason"] is not None:
                 endings.append(choice)
         chunks = [*before, chunk] if not endings or self._keep(endings, chunk) else before
@@ -299,102 +277,13 @@ class OpenAIStream:
             chunk["x_groq"].pop("usage", None)
         return bool(found)
 
-    def _mend_choice(self, choice: JSONObject, before: list[JSONObject]) -> None:
-        """Mend one choice in place; ``before`` gets the chunks that must come before it.
+    def _choice(self, index: int, before: list[JSONObject]) -> StreamChoice:
+        """Return a choice that speaks for the first time; ``before`` gets the chunks that must come before it.
 
-        Raises:
-            ErrorPayload: when it reports an error, or a finish reason that means one; it is mended all the same.
+        Clients expect choices to appear in order.
         """
-        index = choice["index"] = index_of(choice)
-        state = self._choices.get(index)
-        if state is None:
-            before += [self._opening(lower) for lower in range(index) if lower not in self._choices]
-            state = self._choices[index] = _Choice(CallReader(self._tools))
-        delta = choice.get("delta")
-        if not isinstance(delta, dict) or not _OTHER_SHAPES.isdisjoint(choice):
-            delta = self._in_another_shape(choice, state)
-        elif not state.by_delta:
-            state.by_delta = has_words(delta)
-        if state.role_said:
-            delta.pop("role", None)
-        else:
-            delta["role"] = "assistant"
-            state.role_said = True
-        if self._on_reasoning_name is not None and (name := name_in(delta)) is not None:
-            self._on_reasoning_name(name)
-            self._on_reasoning_name = None
-        state.reasoned = shape_texts(delta, with_details=not state.reasoned) or state.reasoned
-        if state.snapshots.repeats is not False:
-            state.snapshots.leave_new(delta, _TEXTS)
-        if "function_call" in delta:
-            self._mend_legacy_call(delta, state)
-        if "tool_calls" in delta:
-            self._mend_calls(delta, state.calls)
-        speaks = any(value for name, value in delta.items() if name not in _NO_CONTENT)
-        state.said = state.said or speaks
-        if speaks and state.finished:  # it was not the end
-            state.finished, state.ending = False, None
-        if choice.get("finish_reason") is not None or "error" in choice:
-            self._read_end(choice, state)
-        else:
-            choice["finish_reason"] = None
-
-    def _read_end(self, choice: JSONObject, state: _Choice) -> None:
-        """Read the finish reason of a choice, or its error."""
-        try:
-            check_choice(choice)
-            called = bool(state.calls.count)
-            read_finish(choice, called=None if state.legacy and not called else called)
-        except ErrorPayload:
-            choice["finish_reason"] = None
-            raise
-        state.finished = state.finished or choice["finish_reason"] is not None
-
-    def _in_another_shape(self, choice: JSONObject, state: _Choice) -> JSONObject:
-        """Return the delta of a choice that has none, or that holds more than one; it gets its place there."""
-        if isinstance(reported := choice.pop("usage", None), dict):
-            self.usage = usage.merge(self.usage, reported)
-        state.by_delta = state.by_delta or (isinstance(delta := choice.get("delta"), dict) and has_words(delta))
-        message = choice.get("message")
-        choice["delta"] = delta = message_in(choice, with_delta=state.by_delta) or {}
-        if message and delta and not (state.by_delta or state.snapshots.in_messages):
-            state.snapshots = Snapshots(in_messages=True)
-        return delta
-
-    def _opening(self, index: int) -> JSONObject:
-        """Open a choice that has not spoken yet: clients expect choices to appear in order."""
-        self._choices[index] = _Choice(CallReader(self._tools), role_said=True)
-        return self._chunk([_piece(index, {"role": "assistant", "content": None})])
-
-    def _mend_legacy_call(self, delta: JSONObject, state: _Choice) -> None:
-        """Turn a call in the deprecated form into one of a tool, if there are tools."""
-        call = delta["function_call"]
-        state.legacy = state.legacy or (isinstance(call, dict) and not self._tools)
-        if isinstance(call, dict) and self._tools:
-            del delta["function_call"]
-            delta["tool_calls"] = delta.get("tool_calls") or [{"index": 0, "function": call}]
-
-    def _mend_calls(self, delta: JSONObject, calls: CallReader) -> None:
-        entries = delta.pop("tool_calls")
-        if isinstance(entries, dict):
-            entries = [entries] if entries else []
-        if isinstance(entries, list) and (mended := calls.read(entries, self._identity.id)):
-            delta["tool_calls"] = mended
-            delta.pop("function_call", None)
-
-    def _close(self, index: int, state: _Choice, delta: JSONObject) -> list[JSONObject]:
-        """Return what a choice owes before its end: the empty object for calls without arguments.
-
-        What stands for the rest of a character is added to ``delta``.
-        """
-        opened_here = {entry["index"]: entry for entry in delta.get("tool_calls", ()) if "id" in entry}
-        pieces: list[Any] = []
-        for call in state.calls.empty():
-            if call.index in opened_here:
-                opened_here[call.index]["function"]["arguments"] = "{}"
-            else:
-                pieces.append({"index": call.index, "function": {"arguments": "{}"}})
-        for name in _TEXTS:
-            if rest := state.snapshots.rest(name) + self._joiner.rest((index, name)):
-                delta[name] = (delta.get(name) or "") + rest
-        return [self._chunk([_piece(index, {"tool_calls": pieces})])] if pieces else []
+        for lower in range(index):
+            if lower not in self._choices:
+                self._choices[lower] = StreamChoice(self._tools, self._on_reasoning_name, role_said=True)
+                before.append(self._chunk([_piece(lower, {"role": "assistant", "content": None})]))
+        return StreamChoice(self._tools, self._on_reasoning_name)

@@ -3,6 +3,7 @@
 import math
 
 from one_api.dialects.json import JSONObject
+from one_api.dialects.parameter_names import IN_RESPONSES, in_responses, is_foreign, with_own_names
 from one_api.errors import GatewayError, NoDeployment, UpstreamError, UpstreamOverloaded
 
 #: Codes that clients know, by ours and by those that upstreams send.
@@ -19,14 +20,6 @@ _CODES = {
 _FAULTS_OF_REQUESTS = (400, 413, 422)
 #: What a sentence ends with.
 _ENDS = (".", "!", "?")
-#: What this dialect calls parameters of chat.
-_PARAMETERS = {
-    "max_completion_tokens": "max_output_tokens",
-    "max_tokens": "max_output_tokens",
-    "reasoning_effort": "reasoning.effort",
-    "response_format": "text.format",
-    "verbosity": "text.verbosity",
-}
 
 
 def failure_of(error: GatewayError) -> JSONObject:
@@ -48,14 +41,14 @@ def failure_of(error: GatewayError) -> JSONObject:
 def error_of(error: GatewayError) -> JSONObject:
     """Return an error before any answer: as chat's, but with the names that the parameters have in this dialect."""
     body = error.to_openai()
+    if is_foreign(error, IN_RESPONSES):
+        return body
     found, param = body["error"], error.param
-    for name, own in _PARAMETERS.items():
-        found["message"] = found["message"].replace(f"`{name}`", f"`{own}`")
-        if param == name:
-            found["param"] = own
-    root, bracket, _ = (param or "").partition("[")
+    found["message"] = with_own_names(error.message, in_responses)
+    if param is None:
+        return body
+    found["param"] = in_responses(param)
+    root, bracket, _ = param.partition("[")
     if root == "messages" and (bracket or isinstance(error, UpstreamError)):
         found["param"] = "input"
-    elif root == "tools" and param is not None:
-        found["param"] = param.replace(".function", "", 1)
     return body

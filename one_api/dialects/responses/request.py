@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.parameter_names import IN_RESPONSES, refuse_foreign
 from one_api.dialects.responses.checks import list_of, missing, not_among, object_of, refused, wrong_type
 from one_api.dialects.responses.items import InputReader
 from one_api.dialects.responses.tools import ToolTable
@@ -24,7 +25,8 @@ _REFUSED: tuple[tuple[str, tuple[Any, ...], str, str], ...] = (
 #: Parameters that change the answer and have no counterpart, with what makes them harmless.
 _WARNED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("truncation", (None, "disabled")), ("context_management", (None, [])), ("access_programs", (None, [], {})),
-    ("background_options", (None,)), ("image", (None,)),
+    ("background_options", (None,)), ("image", (None,)), ("frequency_penalty", (None, 0)),
+    ("presence_penalty", (None, 0)), ("logit_bias", (None, {})), ("seed", (None,)), ("prediction", (None,)),
 )  # fmt: skip
 CARRIERS = "reasoning.encrypted_content"
 _LOGPROBS = "message.output_text.logprobs"
@@ -127,6 +129,7 @@ def translate(
     if body.get("prompt") is not None:
         message = "Stored prompts are not available for this model: send the text itself."
         raise refused(message, "prompt", "unsupported_parameter")
+    refuse_foreign(body, IN_RESPONSES)
     warnings = _dropped(body)
     items = [*history, *own]
     tools = ToolTable(warnings.append)

@@ -86,17 +86,27 @@ def own_response(request: Translated, identity: Identity, response: JSONObject, 
     return response | {"id": identity.id, **echo, "store": stored}
 
 
+#: Counts of tokens that are no text, and of those that are beside such.
+_BY_MODALITY = ("text_tokens", "audio_tokens", "image_tokens")
+
+
 def usage_of(usage: JSONObject) -> JSONObject:
-    """Return chat's ``usage`` under the names of this dialect, all of them."""
+    """Return chat's ``usage`` under the names of this dialect, all of them; tokens by modality where there are any."""
     sent, made = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     read, written = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return {
         "input_tokens": sent,
-        "input_tokens_details": {name: _count(read, name) for name in ("cached_tokens", "cache_write_tokens")},
+        "input_tokens_details": _details(read, "cached_tokens", "cache_write_tokens"),
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": _count(written, "reasoning_tokens")},
+        "output_tokens_details": _details(written, "reasoning_tokens"),
         "total_tokens": _count(usage, "total_tokens") or sent + made,
     }
+
+
+def _details(holder: Any, *names: str) -> JSONObject:
+    """Return these counts, and those by modality that are reported."""
+    by_modality = {name: count for name in _BY_MODALITY if (count := _count(holder, name))}
+    return {name: _count(holder, name) for name in names} | by_modality
 
 
 def _count(holder: Any, name: str) -> int:

@@ -91,17 +91,23 @@ class Stop:
 
 
 def usage_of(usage: Any) -> JSONObject:
-    """Return Anthropic's four counts, which count cached tokens apart, for OpenAI's."""
+    """Return Anthropic's four counts for OpenAI's, and that of thinking where it is reported.
+
+    They count cached tokens apart.
+    """
     reported = usage if isinstance(usage, dict) else {}
     details = reported.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
     read, written = _count(details.get("cached_tokens")), _count(details.get("cache_write_tokens"))
-    return {
+    made = reported.get("completion_tokens_details")
+    thought = _count(made.get("reasoning_tokens")) if isinstance(made, dict) else 0
+    found: JSONObject = {
         "input_tokens": max(0, _count(reported.get("prompt_tokens")) - read - written),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
         "output_tokens": _count(reported.get("completion_tokens")),
     }
+    return found | {"output_tokens_details": {"thinking_tokens": thought}} if thought else found
 
 
 def estimated_usage(input_tokens: int, characters: int) -> JSONObject:

@@ -14,6 +14,7 @@ from one_api.dialects.anthropic.policy import Notes
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.parameter_names import IN_MESSAGES, find_foreign
 from one_api.errors import InvalidRequest
 
 #: More stop strings than this OpenAI's format does not take.
@@ -22,6 +23,8 @@ MAX_STOPS = 4
 _EFFORTS = ((8_192, "low"), (16_384, "medium"))
 #: Efforts that only Anthropic's models know.
 _HIGHEST = {"xhigh": "high", "max": "high"}
+#: Words of chat that have no counterpart: they change the answer a little.
+_DROPPED = ("frequency_penalty", "presence_penalty", "logit_bias", "seed", "prediction", "verbosity")
 #: What becomes of the thinking in an answer.
 Thinking = Literal["shown", "hidden", "none"]
 
@@ -102,6 +105,9 @@ def to_chat(request: MessagesRequest, user_secret: bytes, open_carrier: OpenCarr
     }
     if body.get("top_k") is not None:
         notes.warn("top_k", "`top_k` is not part of OpenAI's format.")
+    for name in _DROPPED:
+        if body.get(name):
+            notes.warn(name, f"Anthropic's format has no `{name}`.")
     if request.stream:
         chat |= {"stream": True, "stream_options": {"include_usage": True}}
     effort = _effort(body, history.effort)
@@ -119,6 +125,8 @@ def _refuse_foreign(body: JSONObject) -> None:
     for name in ("safeguards", "mcp_servers", "container"):
         if body.get(name):
             raise wrong(name, "Only Anthropic's own models take this: leave it out, or ask one of them.")
+    if found := find_foreign(body, IN_MESSAGES):
+        raise wrong(*found)
 
 
 def _limit(limit: Any, notes: Notes) -> int | None:

@@ -3,6 +3,7 @@
 import re
 
 from one_api.dialects.json import JSONObject
+from one_api.dialects.parameter_names import IN_MESSAGES, in_messages, is_foreign, with_own_names
 from one_api.errors import GatewayError, UpstreamError, UpstreamUnreachable
 
 _TYPES = {
@@ -77,10 +78,17 @@ def headers_of(error: GatewayError) -> dict[str, str]:
 
 
 def message_of(error: GatewayError) -> str:
-    """Return the message; that of a prompt which is too long in Anthropic's words, at which clients shorten it."""
-    if error.code != "context_length_exceeded":
+    """Return the message, with Anthropic's names where chat's are others: it begins with the place of what is wrong.
+
+    That of a prompt which is too long is Anthropic's own, at which clients shorten it.
+    """
+    if error.code == "context_length_exceeded":
+        return too_long(error.message)
+    if is_foreign(error, IN_MESSAGES):
         return error.message
-    return too_long(error.message)
+    message = with_own_names(error.message, in_messages)
+    where = in_messages(error.param) if error.param is not None else None
+    return message if where == error.param else f"{where}: {message}"
 
 
 def too_long(message: str) -> str:

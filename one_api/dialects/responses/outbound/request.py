@@ -5,6 +5,7 @@ from itertools import takewhile
 from typing import Any, TypeAlias
 
 from one_api.dialects.json import JSONObject
+from one_api.dialects.parameter_names import IN_CHAT, find_foreign
 from one_api.errors import UpstreamUnsuitable
 
 #: Finds the items behind an assistant's message.
@@ -63,7 +64,11 @@ def to_responses(body: JSONObject, *, reasons: bool = False, replay: Replay = _n
     if include:
         made["include"] = include
     known = {*_SAME, *_READ, *_REFUSED}
-    return made, [name for name, value in body.items() if name not in known and value is not None]
+    dropped = [name for name, value in body.items() if name not in known and value is not None]
+    if found := find_foreign({name: body[name] for name in dropped}, IN_CHAT):
+        name, help_text = found
+        raise _unsuitable(f"Unsupported parameter: `{name}`. {help_text}", name)
+    return made, dropped
 
 
 def _unsuitable(message: str, param: str) -> UpstreamUnsuitable:

@@ -1,0 +1,117 @@
+"""Calls and refusals that upstreams of OpenAI's dialect write in odd ways, over the wire, at each door."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support import Script, completion, json_reply, sse
+
+from .bed import Answer, Body, user
+from .messages_bed import MessagesBed, message_events, running_messages_bed
+
+DOORS = ["/v1/chat/completions", "/v1/responses", "/v1/messages"]
+
+
+@pytest.fixture(scope="module")
+def doors() -> Iterator[MessagesBed]:
+    with running_messages_bed() as running:
+        yield running
+
+
+def ask(doors: MessagesBed, path: str, script: Script, *, stream: bool) -> Answer:
+    """The answer at a door to what an upstream of chat has answered."""
+    model = doors.model()
+    doors.o.on(model, script)
+    return doors.post_to(
+        path, {"model": model, "stream": stream, "max_tokens": 99, "messages": user()}
+        if path != "/v1/responses"
+        else {"model": model, "stream": stream, "input": "Hi"},
+    )  # fmt: skip
+
+
+def chunk(delta: Body, finish: str | None = None) -> Body:
+    """A chunk of one choice."""
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+    }
+
+
+def last_payload(answer: Answer) -> Body:
+    """The whole answer, or the payload of the last event that has one."""
+    if answer.header("content-type") == "application/json":
+        return dict(answer.json)
+    payloads = [event.rpartition("data: ")[2] for event in answer.events if "data: {" in event]
+    return dict(json.loads(payloads[-1]))
+
+
+def called(*names: Any) -> list[Body]:
+    """Calls of one id, as the entries of a message."""
+    return [{"id": "c1", "type": "function", "function": {"name": name, "arguments": "{}"}} for name in names]
+
+
+def whole(**fields: Any) -> Script:
+    return json_reply(completion(None, finish="tool_calls", **fields))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_calls_with_one_id_are_apart(doors: MessagesBed, stream: bool, indexed: bool) -> None:
+    entries = [{"index": 0, **call} if indexed else call for call in called("f", "g")]
+    for script in (whole(tool_calls=entries), sse(chunk({"tool_calls": entries}), chunk({}, "tool_calls"))):
+        answer = ask(doors, "/v1/messages", script, stream=stream)
+
+        blocks = [each["content_block"] for each in message_events(answer) if "content_block" in each] if stream else (
+            answer.json["content"]
+        )  # fmt: skip
+        assert [block["name"] for block in blocks] == ["f", "g"]
+        assert len({block["id"] for block in blocks}) == 2
+
+
+def test_a_name_that_is_repeated_with_its_id_opens_no_call(doors: MessagesBed) -> None:
+    pieces = [{**called("f")[0], "function": {"name": "f", "arguments": piece}} for piece in ('{"a"', ":1}")]
+
+    answer = ask(
+        doors, DOORS[0], sse(*(chunk({"tool_calls": [each]}) for each in pieces), chunk({}, "stop")), stream=True
+    )
+
+    entries = [entry for delta in answer.deltas for entry in delta.get("tool_calls", ())]
+    assert {entry["index"] for entry in entries} == {0}
+    assert "".join(entry["function"]["arguments"] for entry in entries) == '{"a":1}'
+
+
+@pytest.mark.parametrize("path", DOORS)
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_call_of_nothing_is_no_answer(doors: MessagesBed, path: str, name: str | None, stream: bool) -> None:
+    entry = {"index": 0, **called(name)[0]}
+    for script in (whole(tool_calls=called(name)), sse(chunk({"tool_calls": [entry]}), chunk({}, "tool_calls"))):
+        answer = ask(doors, path, script, stream=stream)
+
+        assert answer.status == 502, answer.body
+        assert "a tool call has no name" in answer.json["error"]["message"]
+
+
+BLOCKED = {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 3}}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        json_reply({"choices": [], **BLOCKED}),
+        json_reply(BLOCKED),
+        sse({"id": "c", "choices": [], **BLOCKED}),
+        json_reply(completion("", finish="content_filter: PROHIBITED_CONTENT")),
+        sse(chunk({}, "IMAGE_RECITATION")),
+    ],
+    ids=["no choices", "feedback alone", "in a stream", "a reason in two words", "another word"],
+)  # fmt: skip
+def test_a_refused_prompt_is_a_filtered_answer(doors: MessagesBed, script: Script, stream: bool) -> None:
+    chat, response, message = (ask(doors, path, script, stream=stream) for path in DOORS)
+
+    assert {chat.status, response.status, message.status} == {200}
+    assert b'"finish_reason":"content_filter"' in chat.body
+    found = last_payload(response)
+    assert found.get("response", found)["incomplete_details"] == {"reason": "content_filter"}
+    assert b'"stop_reason":"refusal"' in message.body

@@ -1,0 +1,47 @@
+"""What parameters are called in each dialect."""
+
+import pytest
+
+from one_api.dialects.llama.request import Model, read_request
+from one_api.dialects.parameter_names import in_messages, in_responses, with_own_names
+from one_api.errors import InvalidRequest
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "responses", "messages"),
+    [
+        ("max_completion_tokens", "max_output_tokens", "max_tokens"),
+        ("response_format", "text.format", "output_config.format"),
+        ("response_format.json_schema.schema", "text.format.schema", "output_config.format.schema"),
+        ("response_format.type", "text.format.type", "output_config.format.type"),
+        ("reasoning_effort", "reasoning.effort", "output_config.effort"),
+        ("tools[3].function.parameters", "tools[3].parameters", "tools.3.input_schema"),
+        ("tools[3].function.name", "tools[3].name", "tools.3.name"),
+        ("max_tokens_of_ours", "max_tokens_of_ours", "max_tokens_of_ours"),
+        ("temperature", "temperature", "temperature"),
+    ],
+)
+def test_paths_are_those_of_the_door(path: str, responses: str, messages: str) -> None:
+    assert (in_responses(path), in_messages(path)) == (responses, messages)
+
+
+def test_paths_in_a_message_stand_in_backticks() -> None:
+    message = "`response_format.type` or `max_tokens`, not max_tokens, `{a: 1}` or ` `."
+
+    assert with_own_names(message, in_responses) == (
+        "`text.format.type` or `max_output_tokens`, not max_tokens, `{a: 1}` or ` `."
+    )
+
+
+@pytest.mark.parametrize("name", ["system", "stop_sequences", "max_output_tokens", "instructions", "output_format"])
+def test_a_local_model_refuses_words_of_other_dialects(name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_request({**CHAT, name: "x"}, Model(2048, 100))
+
+    assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
+
+
+def test_what_nobody_knows_is_only_warned_of() -> None:
+    assert read_request({**CHAT, "foo": 1, "text": None}, Model(2048, 100)).dropped == ["foo"]
