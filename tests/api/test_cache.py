@@ -465,7 +465,7 @@ def test_what_the_caller_did_wrong_is_tried_once(early: Bed) -> None:
 def test_workers_share_answers_and_calls_through_redis_and_do_without(own_redis: OwnRedis) -> None:
     url, process = own_redis
     gate = threading.Event()
-    caching: Body = {"enabled": True, "storage": url}
+    caching: Body = {"enabled": True, "storage": url, "storage_timeout_s": 1.0}
     with running_bed(env={"WEB_CONCURRENCY": "2"}, cache=caching) as running:
         model = running.model()
         running.a.on(model, [WaitFor(gate), *json_reply(completion("Hello", model=model))])
@@ -487,7 +487,7 @@ def test_workers_share_answers_and_calls_through_redis_and_do_without(own_redis:
 
 def test_an_ill_redis_is_told_by_ready_and_makes_nothing_unready(own_redis: OwnRedis) -> None:
     url, process = own_redis
-    with running_bed(cache={"enabled": True, "storage": url}) as running:
+    with running_bed(cache={"enabled": True, "storage": url, "storage_timeout_s": 1.0}) as running:
         model = running.model()
         running.ask(model)
         well = running.get("/ready", key=None)

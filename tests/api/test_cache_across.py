@@ -30,6 +30,8 @@ from .bed import Bed, Begun, adapter, running_bed, yaml
 __all__ = ["own_redis"]
 
 USAGE = tokens(9, 2)
+#: How long a trip to Redis may take: longer than a machine stands still, or is busy with a crowd. In seconds.
+STORAGE_S = 1.0
 CHUNKS = text_chunks("a", "b", "c", "d", model="m", usage=USAGE)
 
 
@@ -42,7 +44,7 @@ def pair(own_redis: OwnRedis) -> Iterator[tuple[Bed, Bed]]:
             adapters={"a": adapter(upstream, ["m"])},
             retry={"budget": 1.0},
             server={"commit_s": 0.1},
-            cache={"enabled": True, "storage": own_redis[0]},
+            cache={"enabled": True, "storage": own_redis[0], "storage_timeout_s": STORAGE_S},
         )
         one, two = (held.enter_context(Gateway(config_yaml=settings)) for _ in range(2))
         yield Bed(one, {"a": upstream}), Bed(two, {"a": upstream})
@@ -184,7 +186,7 @@ def test_two_hundred_identical_misses_are_one_upstream_call(own_redis: OwnRedis,
     gate = threading.Event()
     caching: dict[str, Any] = {"enabled": True, "join_wait_s": 60}
     if workers > 1:
-        caching["storage"] = own_redis[0]
+        caching |= {"storage": own_redis[0], "storage_timeout_s": STORAGE_S}
     with running_bed(env={"WEB_CONCURRENCY": str(workers)}, cache=caching) as running:
         model = running.model()
         reply = sse(*CHUNKS) if stream else json_reply(completion("abcd", model="m"))

@@ -13,8 +13,8 @@ from tests.support import Close, Gateway, Hang, Receive, Reset, ScriptedUpstream
 
 from .bed import KEY, Bed, Body, adapter, yaml
 
-#: How long a change at an upstream may take to show, in seconds.
-SHOWS_S = 6.0
+#: How long a change at an upstream may take to show, in seconds: it is asked again after ten of them at the latest.
+SHOWS_S = 15.0
 
 
 def until(condition: Callable[[], bool], what: str, limit_s: float = SHOWS_S) -> None:

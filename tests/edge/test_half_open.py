@@ -14,8 +14,8 @@ from tests.support import Gateway, ScriptedUpstream
 from tests.support.actions import Hang, Wait
 from tests.support.replies import sse, text_chunks
 
-#: The gateway's end and the client's end of the only line between them.
-NEAR, FAR = "10.213.77.1", "10.213.77.2"
+#: The gateway's end and the client's end of the only line between them; others may run the same test on this machine.
+NEAR, FAR = (f"10.213.{os.getpid() % 256}.{end}" for end in (1, 2))
 CONFIG = """
 adapters: {{a: {{type: openai, base_url: '{url}', models: [m]}}}}
 server: {{write_timeout_s: 1, heartbeat_s: 600}}
