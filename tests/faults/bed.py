@@ -26,7 +26,11 @@ KINDS: dict[str, Body] = {
     "resume": {"targets": "abc", "on_stream_failure": "resume"},
     "prefill": {"targets": "ap", "on_stream_failure": "resume"},
     "hold": {"targets": "ab", "strategy": "least_busy", "hold_back": {"ms": 60_000, "tokens": 3}},
-    "hedge": {"targets": "ab", "hedge": {"after": 0.1, "budget": 1.0}},
+    "hedge": {
+        "targets": "ab",
+        "hedge": {"after": 0.1, "budget": 1.0},
+        "timeouts": {"first_event_s": 30, "total_s": 30},  # the slow one is overtaken, and never timed out
+    },
     "bench": {"targets": "a", "fallbacks": "b", "on_stream_failure": "resume"},
     "bench-prefill": {"targets": "a", "fallbacks": "p", "on_stream_failure": "resume"},
     "brief": {"targets": "ab", "timeouts": {"idle_s": 0.4}},
