@@ -195,7 +195,7 @@ def test_a_client_that_leaves_closes_the_upstream_and_counts_against_nobody(door
         next(client.iter_events(head))
     seen = doors.last(model)
 
-    assert seen.closed.wait(3)
+    assert seen.closes_within(3)
     gate.set()
     doors.a.on(model, scripts("again", True))
     answer = complete(doors, model, stream=True)

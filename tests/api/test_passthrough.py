@@ -415,7 +415,7 @@ def test_a_client_that_leaves_closes_the_upstream(doors: DoorBed) -> None:
     with doors.connect() as client:
         client.send(doors.request("/v1/audio/speech", {"model": model, "input": "x", "voice": "v"}))
         client.read_head()
-    closed = doors.last(model).closed.wait(3)
+    closed = doors.last(model).closes_within(3)
     gate.set()
 
     assert closed

@@ -62,4 +62,4 @@ def test_an_endless_message_is_not_read(bed: Bed) -> None:
     answer = bed.ask(model)
 
     assert (answer.status, answer.error["type"]) == (422, "invalid_request_error")
-    assert bed.last(model).closed.wait(2)
+    assert bed.last(model).closes_within(2)

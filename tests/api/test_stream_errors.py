@@ -104,7 +104,7 @@ def test_m03_an_upstream_that_falls_silent(impatient: Bed, silence: list[Any]) -
     assert broken(answer)["code"] == "upstream_timeout"
     assert answer.text == "".join(WORDS[:20])
     assert ": keep-alive" in answer.events
-    assert impatient.last(model).closed.wait(1), "the upstream is let go"
+    assert impatient.last(model).closes_within(1), "the upstream is let go"
     assert impatient.asked(model) == {"a": 1}
 
 
@@ -252,7 +252,7 @@ def test_m08_a_line_without_an_end(bed: Bed) -> None:
     answer = bed.ask(model, stream=True)
 
     assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")
-    assert bed.last(model).closed.wait(1)
+    assert bed.last(model).closes_within(1)
 
 
 def test_m07_pieces_of_one_byte_with_a_big_event_between(bed: Bed) -> None:
@@ -349,7 +349,7 @@ def test_m10_an_upstream_that_never_ends_after_done(bed: Bed) -> None:
     answer = bed.ask(model, stream=True)
 
     assert (answer.text, answer.stream_error) == ("Hi", None)
-    assert bed.last(model).closed.wait(1)
+    assert bed.last(model).closes_within(1)
 
 
 def test_a_whole_stream_leaves_its_connection_to_the_next(bed: Bed) -> None:

@@ -111,7 +111,7 @@ def test_u07_an_upstream_that_is_silent(silent: Silent, script: Script, stream: 
     answer = silent.ask("slow-19", stream=stream)
 
     assert (answer.status, answer.error["code"]) == (504, "upstream_timeout")
-    assert silent.slow.requests[-1].closed.wait(1), "the upstream is let go"
+    assert silent.slow.requests[-1].closes_within(1), "the upstream is let go"
 
 
 @pytest.mark.parametrize(("model", "script"), [*enumerate(SILENCES.values())], ids=list(SILENCES))
@@ -123,7 +123,7 @@ def test_u07_another_deployment_answers_instead_of_a_silent_one(
     answer = silent.ask(f"slow-{model}", stream=stream)
 
     assert (answer.status, answer.header("x-gateway-deployment")) == (200, f"well/slow-{model}")
-    assert silent.slow.requests[-1].closed.wait(1), "the upstream is let go"
+    assert silent.slow.requests[-1].closes_within(1), "the upstream is let go"
 
 
 @pytest.mark.parametrize("opening", [[Reset()], [Close()], [Receive(2_500_000), Reset()]], ids=str)
