@@ -1,6 +1,7 @@
 """How much of our code a request passes, counted in a real worker; docs/architecture.md names these figures."""
 
 import json
+import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from openai import OpenAI
 
-from tests.support.actions import Wait
+from tests.support.actions import WaitFor
 from tests.support.gateway import Gateway
 from tests.support.launcher import REPOSITORY
 from tests.support.replies import sse, text_chunks
@@ -32,16 +33,22 @@ class Bed(NamedTuple):
     upstream: ScriptedUpstream
 
     def ask(self, *, chunks: int = 0) -> None:
-        """Ask for an answer: whole, or so many chunks that come one by one."""
-        if chunks:
-            pieces = [part for chunk in text_chunks(*["word "] * chunks) for part in (chunk, Wait(0.005))]
-            self.upstream.on("m", sse(*pieces))
+        """Ask for an answer: whole, or so many chunks, each of which comes when the one before has arrived."""
         client = OpenAI(base_url=f"{self.gateway.url}/v1", api_key=KEY, max_retries=0)
         messages: Any = [{"role": "user", "content": "Hi"}]
-        if chunks:
-            assert len(list(client.chat.completions.create(model="m", messages=messages, stream=True))) > chunks
-        else:
+        if not chunks:
             assert client.chat.completions.create(model="m", messages=messages).choices[0].message.content
+            return
+        role, first, *others = text_chunks(*["word "] * chunks)
+        gates = [threading.Event() for _ in others]
+        pieces = [part for gate, chunk in zip(gates, others, strict=True) for part in (WaitFor(gate), chunk)]
+        self.upstream.on("m", sse(role, first, *pieces))
+        stream = iter(client.chat.completions.create(model="m", messages=messages, stream=True))
+        next(stream)
+        for gate in gates:
+            next(stream)
+            gate.set()
+        assert len(list(stream)) == 1
 
     def follow(self, *, chunks: int = 0) -> tuple[Counter[str], set[str]]:
         """Ask, and return the calls of our functions by file and name, and the files on the way to the upstream."""
