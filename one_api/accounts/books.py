@@ -97,6 +97,7 @@ class Books:
         self._overflowed = False
         self._ledger, self._file = _Part("the ledger"), _Part("the journal of the ledger")
         self._arrived, self._hurry = asyncio.Event(), asyncio.Event()
+        self._is_closing = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -188,6 +189,7 @@ class Books:
         """Write what is left, as far as that takes no longer than it may; the rest stays in the journal."""
         if not self._tasks:
             return
+        self._is_closing = True
         self._hurry.set()
         writer, *others = self._tasks
         for task in others:
@@ -225,13 +227,15 @@ class Books:
                 async with asyncio.timeout(_GATHER_S):
                     await self._hurry.wait()
             self._arrived.clear()
-            await self._write_all()
-            if len(self._queue) < _BATCH:
+            await self._write_waiting()
+            if len(self._queue) < _BATCH and not self._is_closing:
                 self._hurry.clear()
 
-    async def _write_all(self) -> None:
+    async def _write_waiting(self) -> None:
+        """Write what waits by now; what comes meanwhile waits for others in its turn."""
         retry_s, again = _RETRY_S[0], False
-        while self._queue or self._refused:
+        left, is_done = len(self._queue), False
+        while not is_done:
             rows, refused = list(islice(self._queue, _BATCH)), self._refused
             self._refused = Counter()
             try:
@@ -246,6 +250,8 @@ class Books:
                 continue
             self._ledger.worked()
             retry_s, again = _RETRY_S[0], False
+            left -= len(rows)
+            is_done = left <= 0
         self._tidy_journal()
 
     async def _write_batch(self, rows: list[LedgerRow], refused: Counter[Refusal], *, again: bool) -> None:

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -124,14 +123,17 @@ class _Thread:
     """
 
     def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        #: How many functions have not ended, also those whose callers have left.
+        self.waiting = 0
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def run(self, function: Callable[[], T]) -> "asyncio.Future[T]":
-        """Return what waits for the result of ``function``, on the running loop."""
-        future: Future[T] = Future()
+        """Return what waits for the result of ``function``, on the running loop; a waiter may cancel it, and leave."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.waiting += 1
         self._jobs.put((future, function))
-        return asyncio.wrap_future(future)
+        return future
 
     def end(self) -> None:
         """Let the thread end after what it was given."""
@@ -140,11 +142,23 @@ class _Thread:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             future, function = job
+            result, error = None, None
             try:
-                future.set_result(function())
-            except BaseException as error:  # the waiting caller gets it
-                future.set_exception(error)
-            del job, future, function  # an idle thread holds on to nothing
+                result = function()
+            except BaseException as caught:  # the waiting caller gets it
+                error = caught
+            with suppress(RuntimeError):  # the loop has been closed
+                future.get_loop().call_soon_threadsafe(self._settle, future, result, error)
+            del job, future, function, result, error  # an idle thread holds on to nothing
+
+    def _settle(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+        self.waiting -= 1
+        if future.done():
+            return  # its waiter has left
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
 
 class Database:
@@ -160,12 +174,7 @@ class Database:
         self._connection: Connection | None = None
         #: When the transaction under way began, on the monotonic clock.
         self._began: float | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    @property
-    def waiting(self) -> int:
-        """Return how many transactions are under way or wait, also those whose callers have left."""
-        return len(self._tasks)
+        self._watch: asyncio.TimerHandle | None = None
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Return what ``work`` returns, in a transaction that only reads; raises DatabaseUnavailable."""
@@ -185,7 +194,7 @@ class Database:
         Raises:
             DatabaseUnavailable: also when it takes longer than ``limit_s``, or when too many others wait.
         """
-        if self.waiting >= _MAX_WAITING:
+        if self._thread.waiting >= _MAX_WAITING:
             raise DatabaseUnavailable("too much waits for it")
         try:
             async with asyncio.timeout(limit_s):
@@ -194,21 +203,29 @@ class Database:
             raise DatabaseUnavailable(f"it has taken longer than {limit_s:g} s") from None
 
     async def _run(self, work: Callable[[Connection], T], *, reads: bool) -> T:
-        task = asyncio.get_running_loop().create_task(self._watched(work, reads))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
-
-    async def _watched(self, work: Callable[[Connection], T], reads: bool) -> T:
         future = self._thread.run(partial(self._transact, work, reads))
-        while not (await asyncio.wait([future], timeout=_LOOK_S))[0]:
-            began = self._began
-            if began is not None and time.monotonic() - began > TRANSACTION_S:
-                self._cut()
+        if self._watch is None:
+            self._look_soon()
         try:
-            return future.result()
+            return await future
         except (SQLAlchemyError, OSError) as error:
             raise DatabaseUnavailable(reason(error)) from error
+        finally:
+            if self._watch is not None and not self._thread.waiting:
+                self._watch.cancel()
+                self._watch = None
+
+    def _look_soon(self) -> None:
+        self._watch = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Cut the transaction under way if it takes too long; goes on as long as there are transactions."""
+        self._watch = None
+        began = self._began
+        if began is not None and time.monotonic() - began > TRANSACTION_S:
+            self._cut()
+        if self._thread.waiting:
+            self._look_soon()
 
     def _transact(self, work: Callable[[Connection], T], reads: bool) -> T:
         """Run one transaction, in the thread."""
@@ -255,9 +272,9 @@ class Database:
 
     async def aclose(self) -> None:
         """Finish what is under way, and close the connection."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
         await self._thread.run(self._drop)
+        if self._watch is not None:
+            self._watch.cancel()
         self._thread.end()
 
 

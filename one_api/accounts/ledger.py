@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from operator import add
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ SPANS = (60, 3600)
 _MAX_TRIES_BYTES = 16 * 1024
 _KEY_COLUMNS = tuple(column.name for column in USAGE.primary_key)
 _SUMS = tuple(column.name for column in USAGE.columns if not column.primary_key)
-
+#: Rows that one statement inserts, at most.
+_MAX_AT_ONCE = 64
 #: A process that was taken for lost is looked for among the rows of so many seconds.
 _LOST_S = 7 * 86400
 
@@ -136,17 +138,13 @@ def _with_terms(row: LedgerRow, terms: Terms) -> LedgerRow:
     """Return a row that is charged to budgets."""
     if row.status == "cancelled" and not terms.charges_cancelled and row.cost:
         row = row._replace(cost=0, upstream_cost=(row.upstream_cost or 0) + row.cost * bool(row.estimated))
-    charged = _charged(terms.windows) if row.cost else None
+    charged = _charged(tuple(terms.windows)) if row.cost else None
     return row._replace(reserve=terms.reserve, charged=charged)
 
 
 @lru_cache(maxsize=1024)
-def _text_of(charged: tuple[WindowKey, ...]) -> str:
-    return json.encode(list(charged)).decode()
-
-
-def _charged(keys: Iterable[WindowKey]) -> str:
-    return _text_of(tuple(keys))
+def _charged(keys: tuple[WindowKey, ...]) -> str:
+    return json.encode(list(keys)).decode()
 
 
 def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: Terms | None) -> LedgerRow:
@@ -190,7 +188,7 @@ def _presumed(id: str, at: int, key: str, model: str, amount: int, windows: list
     tokens, costs = (None,) * 5, (amount, None, None)
     return LedgerRow(
         id, at, key, model, None, "presumed", None, None, False, None, *tokens, *costs, 0, None, 0, None, True, amount,
-        _charged(windows) if amount else None,
+        _charged(tuple(windows)) if amount else None,
     )  # fmt: skip
 
 
@@ -270,8 +268,7 @@ def book(
         for known in connection.scalars(select(LEDGER.c.id).where(LEDGER.c.id.in_(new))).all():
             del new[known]
     if new:
-        # Past SQLAlchemy's own look at each value, which would cost more than the database.
-        connection.exec_driver_sql(_insert_text(connection.dialect.name), list(new.values()))
+        _insert(connection, list(new.values()))
     costs = windows.costs_of((row.windows, row.cost) for row in new.values() if row.charged is not None and row.cost)
     alerts = windows.charge(connection, costs, holder) if costs else []
     add_sums(connection, sums_of(new.values(), refused))
@@ -317,10 +314,23 @@ def take_back_presumed(connection: Connection, holder: str) -> int:
     return len(rows)
 
 
+def _insert(connection: Connection, rows: list[LedgerRow]) -> None:
+    """Insert rows, past SQLAlchemy's own look at each value, which would cost more than the database."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(_insert_text("%s", 1), rows)
+        return
+    # The driver lets another thread run for each statement. Counts are powers of two, so that it has few to keep.
+    while rows:
+        count = min(_MAX_AT_ONCE, 1 << len(rows).bit_length() - 1)
+        connection.exec_driver_sql(_insert_text("?", count), tuple(chain.from_iterable(rows[:count])))
+        rows = rows[count:]
+
+
 @lru_cache
-def _insert_text(dialect: str) -> str:
-    marks = ["%s" if dialect == "postgresql" else "?"] * len(LedgerRow._fields)
-    return f"INSERT INTO ledger ({', '.join(LedgerRow._fields)}) VALUES ({', '.join(marks)})"  # noqa: S608 - our names
+def _insert_text(mark: str, count: int) -> str:
+    fields = LedgerRow._fields
+    marks = f"({', '.join([mark] * len(fields))})"
+    return f"INSERT INTO ledger ({', '.join(fields)}) VALUES {', '.join([marks] * count)}"  # noqa: S608 - our names
 
 
 def sums_of(rows: Iterable[LedgerRow], refused: Counter[Refusal]) -> list[dict[str, Any]]:

@@ -98,6 +98,39 @@ async def test_rows_are_written_soon_and_the_journal_is_emptied(
     assert transact(engine, lambda c: c.scalar(select(func.sum(USAGE.c.refused)).where(USAGE.c.span == 60))) == 1
 
 
+class BusyDatabase(Database):
+    """A database to which more is to be written as soon as the first batch begins."""
+
+    batches = 0
+    while_the_first_begins: Callable[[], None]
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """See ``Database``."""
+        if getattr(work, "func", None) is ledger.book:
+            self.batches += 1
+            if self.batches == 1:
+                self.while_the_first_begins()
+        return await super().write(work)
+
+
+async def test_rows_that_come_while_a_batch_is_written_wait_for_others(engine: Engine, tmp_path: Path) -> None:
+    database = BusyDatabase(engine, "test")
+    own = books(database, tmp_path)
+    database.while_the_first_begins = lambda: own.add(row(1, NOW))
+    await own.start()
+    own.add(row(0, NOW))
+    await until(lambda: len(ids(engine)) >= 1)
+    for number in range(2, 12):
+        own.add(row(number, NOW))
+        await asyncio.sleep(0)
+
+    await until(lambda: len(ids(engine)) == 12)
+    await own.aclose()
+    await database.aclose()
+
+    assert database.batches == 2
+
+
 async def test_what_is_queued_at_the_end_is_written(database: FlakyDatabase, engine: Engine, tmp_path: Path) -> None:
     own = books(database, tmp_path)
     await own.start()

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ from sqlalchemy import Engine, func, select
 from one_api.accounts import ledger
 from one_api.accounts.database import transact
 from one_api.accounts.ledger import LedgerRow, Refusal, entry_of
+from one_api.accounts.opening import open_database
 from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates
 from one_api.accounts.tables import LEDGER, USAGE
 from one_api.contract import Usage
 from one_api.records import AttemptRecord, CallRecord
+from one_api.settings.kinds import Storage
+from one_api.settings.sections import DatabaseConfig
 from tests.accounts.rows import HOUR, row
 
 RATES = Rates(1_000_000, 10_000_000, 100_000, 1_000_000)
@@ -61,6 +65,19 @@ def test_rows_are_kept_as_they_are(engine: Engine) -> None:
 
     stored = transact(engine, lambda connection: connection.execute(select(LEDGER)).one())
     assert LedgerRow(*stored) == given
+
+
+@pytest.mark.parametrize("count", [1, 63, 100, 200])
+def test_sqlite_is_asked_seldom_for_many_rows(tmp_path: Path, count: int) -> None:
+    # For each statement the driver lets another thread run, and waits for its turn again.
+    engine = open_database(DatabaseConfig(url=Storage(f"sqlite:///{tmp_path}/test.db")), tmp_path)
+    statements: list[str] = []
+    with engine.begin() as connection:
+        connection.connection.driver_connection.set_trace_callback(statements.append)  # type: ignore[union-attr]
+        ledger.book(connection, [row(number) for number in range(count)], Counter(), again=False)
+
+    assert sum(each.startswith("INSERT INTO ledger") for each in statements) <= 6
+    assert transact(engine, lambda connection: connection.scalar(select(func.count(LEDGER.c.id)))) == count
 
 
 def test_sums_are_those_of_the_rows(engine: Engine) -> None:
