@@ -175,3 +175,25 @@ def test_messages_in_a_form_that_would_not_be_heard_are_refused(doors: MessagesB
 @pytest.mark.parametrize("choice", [None, {"type": "auto"}, {"type": "none"}])
 def test_a_choice_that_forces_nothing_needs_no_tools(doors: MessagesBed, choice: Any) -> None:
     assert doors.message(doors.model(), tool_choice=choice).status == 200
+
+
+CALLS = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"text": {"format": SCHEMA}}, "text.format.name"),
+        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
+        ({"input": [{"role": "assistant", "content": "Hm", "tool_calls": CALLS}, *user()]}, "input[0].tool_calls"),
+        ({"input": [*user(), {"role": "tool", "tool_call_id": "a", "content": "1"}]}, "input[1].role"),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_responses_in_chats_form_are_refused(doors: MessagesBed, fields: Any, param: str) -> None:
+    model = doors.model()
+
+    answer = respond(doors, model, **fields)
+
+    assert (answer.status, answer.error["param"]) == (400, param)
+    assert not [seen for seen in doors.o.requests if seen.model == model]
