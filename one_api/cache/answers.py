@@ -54,6 +54,8 @@ class Answers:
         self._flights = Flights(self.max_bytes)
         #: Rankings that this process is asking for, by their keys; each is set once it is kept, or will not be.
         self.rankings: dict[bytes, asyncio.Event] = {}
+        #: As well, vectors.
+        self.vectors: dict[bytes, asyncio.Event] = {}
 
     async def run(self, route: CacheRoute, asked: ChatRequest, context: CallContext, ask: Ask) -> Answer:
         """Return an answer to ``asked``, and write to the call's record where it came from.

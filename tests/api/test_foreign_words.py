@@ -137,3 +137,63 @@ def test_a_schema_that_is_refused_is_named_as_the_client_knows_it(doors: Message
     ]
     assert message.startswith(f"output_config.format{own}: ")
     assert f"`output_config.format{own}`" in message
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+LOOK = {"name": "look", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"stop_sequences": "END"}, "stop_sequences"),
+        ({"stop_sequences": [1]}, "stop_sequences"),
+        ({"tools": [LOOK], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [LOOK], "tool_choice": {"type": "required"}}, "tool_choice"),
+        ({"tools": [LOOK], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"output_config": {"format": {"type": "json_object"}}}, "output_config.format.type"),
+        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+        ({"output_format": "json"}, "output_format.type"),
+        ({"output_config": "json"}, "output_config"),
+        (
+            {"messages": [{"role": "user", "content": [IMAGE, {"type": "text", "text": "What?"}]}]},
+            "messages.0.content.0.type",
+        ),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_messages_in_a_form_that_would_not_be_heard_are_refused(doors: MessagesBed, fields: Any, place: str) -> None:
+    model = doors.model()
+
+    answer = doors.message(model, **fields)
+
+    assert (answer.status, answer.json["error"]["message"].partition(": ")[0]) == (400, place)
+    assert not [seen for seen in doors.o.requests if seen.model == model]
+
+
+@pytest.mark.parametrize("choice", [None, {"type": "auto"}, {"type": "none"}])
+def test_a_choice_that_forces_nothing_needs_no_tools(doors: MessagesBed, choice: Any) -> None:
+    assert doors.message(doors.model(), tool_choice=choice).status == 200
+
+
+CALLS = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"text": {"format": SCHEMA}}, "text.format.name"),
+        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
+        ({"input": [{"role": "assistant", "content": "Hm", "tool_calls": CALLS}, *user()]}, "input[0].tool_calls"),
+        ({"input": [*user(), {"role": "tool", "tool_call_id": "a", "content": "1"}]}, "input[1].role"),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_responses_in_chats_form_are_refused(doors: MessagesBed, fields: Any, param: str) -> None:
+    model = doors.model()
+
+    answer = respond(doors, model, **fields)
+
+    assert (answer.status, answer.error["param"]) == (400, param)
+    assert not [seen for seen in doors.o.requests if seen.model == model]

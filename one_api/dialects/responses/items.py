@@ -16,6 +16,8 @@ from one_api.dialects.responses.content import parts_of, simplified, split_outpu
 from one_api.dialects.responses.tools import ToolTable
 
 ROLES = ("user", "system", "developer", "assistant")
+#: Roles of chat's messages that stand for the outputs of calls.
+_OF_CHAT = ("tool", "function")
 OUTPUTS = ("function_call_output", "custom_tool_call_output", "tool_search_output")
 #: The history is in them, encrypted by the provider.
 _OPAQUE = ("compaction", "compaction_trigger", "computer_call_output")
@@ -123,6 +125,12 @@ class InputReader:
 
     def _read_message(self, item: JSONObject, where: str) -> None:
         role = item.get("role")
+        if role in _OF_CHAT:
+            message = f"`input` has no messages of the role `{role}`: use an item of the type `function_call_output`."
+            raise refused(message, f"{where}.role", "invalid_value")
+        if item.get("tool_calls") or item.get("function_call"):
+            message = "A call is an item of its own here: use the type `function_call`."
+            raise refused(message, f"{where}.tool_calls", "unknown_parameter")
         if role not in ROLES:
             raise not_among(f"{where}.role", role, ROLES)
         content = item.get("content")

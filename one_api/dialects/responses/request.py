@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.parameter_names import IN_RESPONSES, refuse_foreign
-from one_api.dialects.responses.checks import list_of, missing, not_among, object_of, refused, wrong_type
+from one_api.dialects.responses.checks import list_of, missing, not_among, object_of, refused, text_of, wrong_type
 from one_api.dialects.responses.items import InputReader
 from one_api.dialects.responses.tools import ToolTable
 from one_api.errors import InvalidRequest
@@ -266,6 +266,9 @@ def _text(text: JSONObject) -> JSONObject:
     if kind == "json_object":
         found["response_format"] = {"type": kind}
     elif kind == "json_schema":
+        text_of(form, "name", "text.format")
+        if not isinstance(form.get("schema"), dict):
+            raise missing("text.format.schema")
         schema = {key: form[key] for key in ("name", "description", "schema", "strict") if form.get(key) is not None}
         found["response_format"] = {"type": kind, "json_schema": schema}
     return found

@@ -91,6 +91,7 @@ def to_chat(request: MessagesRequest, user_secret: bytes, open_carrier: OpenCarr
     """
     body, notes, form = request.body, Notes(strict=False), form_of(request)
     _refuse_foreign(body)
+    _check_stops(body.get("stop_sequences"))
     history = read_history(body, notes, open_carrier)
     chat = {
         "model": request.model,
@@ -136,13 +137,27 @@ def _limit(limit: Any, notes: Notes) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
+def _check_stops(stops: Any) -> None:
+    """Raise InvalidRequest for stop strings that would not be looked for."""
+    if stops is not None and not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
+        raise wrong("stop_sequences", "Input should be an array of strings.")
+
+
 def _response_format(body: JSONObject) -> JSONObject | None:
     """Return the format of the answer, under its new or its old name."""
     config = body.get("output_config")
-    form = (config.get("format") if isinstance(config, dict) else None) or body.get("output_format")
-    if not isinstance(form, dict) or form.get("type") != "json_schema":
+    if config is not None and not isinstance(config, dict):
+        raise wrong("output_config", "Input should be an object.")
+    place, form = "output_config.format", (config or {}).get("format")
+    if form is None:
+        place, form = "output_format", body.get("output_format")
+    if form is None:
         return None
-    return {"type": "json_schema", "json_schema": {"name": "output", "schema": form.get("schema"), "strict": True}}
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        raise wrong(f"{place}.type", "Input should be json_schema.")
+    if not isinstance(form.get("schema"), dict):
+        raise wrong(f"{place}.schema", "Input should be an object: the schema.")
+    return {"type": "json_schema", "json_schema": {"name": "output", "schema": form["schema"], "strict": True}}
 
 
 def _effort(body: JSONObject, latest: Any) -> str | None:

@@ -10,6 +10,9 @@ from one_api.dialects.json import JSONObject
 #: What a document is called that has no title.
 _PDF_NAME = "document.pdf"
 
+#: Parts of chat and of Responses, and the blocks in their place; a model would not learn of what is left out.
+_FOREIGN = {"image_url": "image", "input_image": "image", "file": "document", "input_file": "document"}
+
 
 def content_of(parts: list[JSONObject]) -> str | list[JSONObject]:
     """Return the content of a chat message: a single text as a string, which every server reads."""
@@ -49,6 +52,8 @@ def parts_of(block: JSONObject, where: str, notes: Notes) -> list[JSONObject]:
         return _search_result(block, where, notes)
     if kind == "tool_reference":
         return _text(block.get("tool_name"), f"{where}.tool_name")
+    if kind in _FOREIGN:
+        raise wrong(f"{where}.type", f"`{kind}` is no block of Messages: use `{_FOREIGN[kind]}`.")
     if kind == "container_upload":
         raise wrong(where, "Only Anthropic's own models read uploaded files: send the content itself.")
     if isinstance(block.get("text"), str):

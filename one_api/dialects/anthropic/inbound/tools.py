@@ -11,6 +11,8 @@ _MAX_NAME = 64
 #: How much of a longer one is kept before its hash.
 _NAME_PREFIX = 48
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+#: Choices of chat, or none, with which nothing need be called.
+_NOT_FORCED = (None, "auto", "none")
 
 
 def chat_name(name: str) -> str:
@@ -33,11 +35,12 @@ def read_tools(body: JSONObject, referenced: set[str]) -> JSONObject:
     A tool that is to be loaded later is left out, unless the history has found it (``referenced``) or it is forced.
 
     Raises:
-        InvalidRequest: for a tool that runs at Anthropic.
+        InvalidRequest: for a tool that runs at Anthropic, and for a choice that cannot be had.
     """
     tools, choice = body.get("tools"), body.get("tool_choice")
+    wanted = _choice(choice)
     if tools is None:
-        return {}
+        tools = []
     if not isinstance(tools, list):
         raise wrong("tools", "Input should be an array of tools.")
     forced = choice.get("name") if isinstance(choice, dict) else None
@@ -46,7 +49,9 @@ def read_tools(body: JSONObject, referenced: set[str]) -> JSONObject:
         for i, tool in enumerate(tools)
         if not _is_deferred(tool) or tool.get("name") in referenced or tool.get("name") == forced
     ]
-    return {"tools": kept, **_choice(choice)} if kept else {}
+    if not kept and wanted.get("tool_choice") not in _NOT_FORCED:
+        raise wrong("tool_choice", "No tool is left that could be called: give `tools`.")
+    return {"tools": kept, **wanted} if kept else {}
 
 
 def _is_deferred(tool: Any) -> bool:
@@ -75,14 +80,18 @@ def _function(tool: Any, where: str) -> JSONObject:
 
 
 def _choice(choice: Any) -> JSONObject:
-    if not isinstance(choice, dict):
+    if choice is None:
         return {}
-    found: JSONObject = {}
-    kind = choice.get("type")
+    kind = choice.get("type") if isinstance(choice, dict) else None
     if kind == "tool" and isinstance(choice.get("name"), str):
-        found["tool_choice"] = {"type": "function", "function": {"name": chat_name(choice["name"])}}
-    elif kind in _CHOICES:
-        found["tool_choice"] = _CHOICES[kind]
+        wanted: Any = {"type": "function", "function": {"name": chat_name(choice["name"])}}
+    elif kind == "tool":
+        raise wrong("tool_choice.name", "Input should be a string.")
+    elif isinstance(kind, str) and kind in _CHOICES:
+        wanted = _CHOICES[kind]
+    else:
+        raise wrong("tool_choice", "Input should be an object whose `type` is one of auto, any, tool, none.")
+    found: JSONObject = {"tool_choice": wanted}
     if choice.get("disable_parallel_tool_use") is True:
         found["parallel_tool_calls"] = False
     return found
