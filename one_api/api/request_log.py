@@ -22,6 +22,7 @@ from one_api.records import ID, CallContext, CallRecord
 from one_api.serving.asgi import RequestBody
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals, current_request
+from one_api.serving.responses import add_headers
 from one_api.utils.auth import check_model
 
 #: Probes and scrapes come every few seconds and are of no interest: they are not recorded.
@@ -198,7 +199,7 @@ def _add_headers(response: Response) -> Response:
         headers = _for_anthropic(headers, record.request_id)
     if not response.headers.getlist("cache-control"):  # to look with `in` makes an exception when there is none
         headers["cache-control"] = "no-store"
-    response.headers.extend(headers)
+    add_headers(response.headers, headers)
     return response
 
 

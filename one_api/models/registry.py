@@ -132,7 +132,7 @@ class ModelRegistry:
         Raises:
             UnknownModel, NoDeployment, UpstreamError: see ``errors``.
         """
-        answer = cast(JSONObject, await self._answer(request, context))
+        answer: JSONObject = await self._answer(request, context)
         context.record.used(Usage.read(answer.get("usage")))
         return answer
 
@@ -141,18 +141,19 @@ class ModelRegistry:
 
         Its usage is not in the record: it is known when the stream has been read.
         """
-        return cast(ChunkStream, await self._answer(request, context))
+        opened: ChunkStream = await self._answer(request, context)
+        return opened
 
     async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
         """See ``counting.count_tokens``; raises also UnknownModel and NoDeployment."""
         return await count_tokens(await self._route_for(request, context), request, context)
 
-    async def _answer(self, request: ChatRequest | TextRequest, context: CallContext) -> JSONObject | ChunkStream:
+    async def _answer(self, request: ChatRequest | TextRequest, context: CallContext) -> Any:
         """Return a stream if ``request`` asks for one, else a completion."""
         route = await self._route_for(request, context)
         ask = partial(self._ask, route)
         if self._answers is None or not isinstance(request, ChatRequest) or is_passed_through(route, request):
-            return cast("JSONObject | ChunkStream", await ask(request, context))
+            return await ask(request, context)
         return await self._answers.run(CacheRoute.of(route, self._config.adapters), request, context, ask)
 
     async def embed(self, request: EmbeddingRequest, context: CallContext) -> JSONObject:

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 _WITHOUT_BODY = frozenset({*range(100, 200), 204, 304})
 
 
+def headers_of(pairs: Iterable[tuple[str, str]]) -> Headers:
+    """Return headers that are known to be fit to be sent: Werkzeug would look at each of them, in several steps."""
+    found = Headers()
+    found._list = list(pairs)
+    return found
+
+
+def add_headers(headers: Headers, more: Mapping[str, str]) -> None:
+    """Add headers that are known to be fit to be sent, see ``headers_of``."""
+    headers._list += more.items()
+
+
 class PlainResponse(Response):
     """A response with a body that does not redirect: nothing in its headers needs mending, so they are not copied."""
 
@@ -43,12 +55,14 @@ class JSONResponse(PlainResponse):
 
     def __init__(self, value: Mapping[str, Any], status: int = 200) -> None:
         body = json.encode(value)
-        headers = Headers([("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-        super().__init__([body], status, headers)
+        super().__init__([body], status, _json_headers(len(body)))
 
 
 async def json_response(value: Mapping[str, Any]) -> PlainResponse:
     """Return a ``JSONResponse`` of a value that may be large: others have the loop while it is encoded and sent."""
     pieces = await in_turns(json.encode_large(value))
-    size = str(sum(map(len, pieces)))
-    return PlainResponse(pieces, 200, Headers([("Content-Type", "application/json"), ("Content-Length", size)]))
+    return PlainResponse(pieces, 200, _json_headers(sum(map(len, pieces))))
+
+
+def _json_headers(size: int) -> Headers:
+    return headers_of([("Content-Type", "application/json"), ("Content-Length", str(size))])
