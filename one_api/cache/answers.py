@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from one_api.cache.entry import Entry, InvalidEntry
 from one_api.cache.followed_stream import FollowedStream
@@ -144,8 +145,7 @@ class Answers:
         await self._store.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """On which terms the answers to a request are kept: for whom, for which route, by which policy and directives."""
 
     scope: str | None
@@ -170,8 +170,7 @@ class Terms:
         return age_s < self.policy.ttl_s and (max_age_s is None or age_s <= max_age_s)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRequest:
+class CacheRequest(Struct, frozen=True):
     """One request for a chat, with the terms of the cache."""
 
     key: bytes
@@ -238,7 +237,7 @@ class _UpstreamCall(SharedCall):
             return self._followed(found, context.record)
         if found is not None and (entry := self._read(found)) is not None:
             self._kept = self.free = True
-            led = replace(self._request, asked=self._asked)
+            led = CacheRequest(self._request.key, self._request.terms, self._asked, self._request.context)
             return led.served(entry, "joined", self._answers.now(), context.record)
         return await self._ask(self._asked, context)
 

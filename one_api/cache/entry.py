@@ -1,7 +1,8 @@
 """One cached answer, as bytes."""
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from one_api.cache.keys import SCHEMA_VERSION
 from one_api.dialects import json
@@ -15,8 +16,7 @@ class InvalidEntry(ValueError):
     """The bytes are not a cache entry, or not the entry of this key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A kept answer: a completion in OpenAI's format. ``stored_at`` is in Unix seconds."""
 
     answer: JSONObject
