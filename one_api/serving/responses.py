@@ -7,6 +7,7 @@ from flask import Response
 from werkzeug.datastructures import Headers
 
 from one_api.dialects import json
+from one_api.dialects.json import Encoded
 from one_api.serving.fairness import in_turns
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class JSONResponse(PlainResponse):
         super().__init__([body], status, _json_headers(len(body)))
 
 
-async def json_response(value: Mapping[str, Any]) -> PlainResponse:
+async def json_response(value: Mapping[str, Any] | Encoded) -> PlainResponse:
     """Return a ``JSONResponse`` of a value that may be large: others have the loop while it is encoded and sent."""
     pieces = await in_turns(json.encode_large(value))
     return PlainResponse(pieces, 200, _json_headers(sum(map(len, pieces))))
