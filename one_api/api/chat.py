@@ -23,4 +23,4 @@ async def create_completion() -> Response:
     context, registry = call_context(wanted.model, stream=wanted.stream), snapshot().registry
     if wanted.stream:
         return await stream_response(registry.stream(wanted, context), ChatEventWriter())
-    return await json_response(await registry.complete(wanted, context))
+    return await json_response(await registry.complete_encoded(wanted, context))

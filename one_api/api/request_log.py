@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-import os
+import random
 import re
 import string
 import time
@@ -22,6 +22,7 @@ from one_api.records import ID, CallContext, CallRecord
 from one_api.serving.asgi import RequestBody
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals, current_request
+from one_api.serving.responses import add_headers
 from one_api.utils.auth import check_model
 
 #: Probes and scrapes come every few seconds and are of no interest: they are not recorded.
@@ -161,7 +162,7 @@ def _template(rule: str) -> str:
 
 def _new_id() -> str:
     """Return the id of a request that has just come: ids rise with the milliseconds that they begin with."""
-    return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+    return f"req_{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
 
 
 def _add_headers(response: Response) -> Response:
@@ -198,7 +199,7 @@ def _add_headers(response: Response) -> Response:
         headers = _for_anthropic(headers, record.request_id)
     if not response.headers.getlist("cache-control"):  # to look with `in` makes an exception when there is none
         headers["cache-control"] = "no-store"
-    response.headers.extend(headers)
+    add_headers(response.headers, headers)
     return response
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from one_api.api.kept_responses import KeptResponses
 from one_api.api.reload import Reload
@@ -120,4 +120,5 @@ class Service:
 
 def service() -> Service:
     """Return the service of the current application."""
-    return cast(Service, current_application().extensions["one_api"])
+    found: Service = current_application().extensions["one_api"]
+    return found

@@ -1,7 +1,7 @@
 """What a request is served with: one configuration, and all that was built from it. It never changes."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from one_api.api.cors import CrossOrigin
 from one_api.config import Config
@@ -50,4 +50,5 @@ class Snapshot:
 def snapshot() -> Snapshot:
     """Return what the current request is served with."""
     known = current_globals()
-    return cast(Snapshot, known.snapshot)
+    used: Snapshot = known.snapshot
+    return used

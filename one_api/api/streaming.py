@@ -21,6 +21,7 @@ from one_api.dialects.json import JSONObject
 from one_api.errors import GatewayError, InternalError, InvalidRequest, UnsupportedMediaType
 from one_api.serving.current import current_globals, current_request
 from one_api.serving.events import EventBody, EventResponse
+from one_api.serving.responses import headers_of
 from one_api.serving.tasks import abandon
 from one_api.serving.timeouts import ReusableTimeout
 
@@ -60,7 +61,7 @@ async def read_bytes() -> tuple[bytes, JSONObject]:
     """
     request = current_request()
     # A header that was sent twice is a list.
-    if (content_type := request.content_type) != "application/json":
+    if (content_type := request.environ.get("CONTENT_TYPE")) != "application/json":
         for media_type in (content_type or "").split(","):
             _check_media_type(*parse_options_header(media_type))
     data = request.get_data(cache=False)
@@ -129,7 +130,7 @@ async def stream_response(
     if opening.done():
         opening.result()
     call.begin_stream()
-    return EventResponse(StreamedAnswer(opening, writer, call, keep), headers=STREAM_HEADERS)
+    return EventResponse(StreamedAnswer(opening, writer, call, keep), headers=headers_of(STREAM_HEADERS.items()))
 
 
 class StreamedAnswer(EventBody):

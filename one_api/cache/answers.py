@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from msgspec import Struct
 
 from one_api.cache.entry import Entry, InvalidEntry
 from one_api.cache.followed_stream import FollowedStream
@@ -57,10 +58,13 @@ class Answers:
         #: As well, vectors.
         self.vectors: dict[bytes, asyncio.Event] = {}
 
-    async def run(self, route: CacheRoute, asked: ChatRequest, context: CallContext, ask: Ask) -> Answer:
+    async def run(
+        self, route: CacheRoute, asked: ChatRequest, context: CallContext, ask: Ask, *, encoded: bool = False
+    ) -> Any:
         """Return an answer to ``asked``, and write to the call's record where it came from.
 
-        ``ask`` has it answered by upstreams, if there is no other answer.
+        ``ask`` has it answered by upstreams, if there is no other answer. Where that is wanted, a whole one that
+        is kept is returned ``encoded`` as it is.
 
         Raises:
             GatewayError: what asking raises.
@@ -69,7 +73,7 @@ class Answers:
         if terms is None:
             return await ask(asked, context)
         key = await terms.key(asked.body, is_short=context.is_short)
-        return await self._answer(CacheRequest(key, terms, asked, context), ask)
+        return await self._answer(CacheRequest(key, terms, asked, context, encoded), ask)
 
     def terms(self, route: CacheRoute, context: CallContext) -> "Terms | None":
         """Return on which terms answers to a request are kept; None, and a note in its record, when they are not."""
@@ -83,15 +87,15 @@ class Answers:
         scope = caller.name if caller is not None and policy.scope == "key" else None
         return Terms(scope, route, policy, directives)
 
-    async def _answer(self, request: "CacheRequest", ask: Ask) -> Answer:
+    async def _answer(self, request: "CacheRequest", ask: Ask) -> Any:
         """Join a running call, or use the cached answer, or ask."""
         record, wants_usage = request.context.record, request.wants_usage
         with_usage = wants_usage or request.terms.route.streams_usage
         key = (request.key, request.streams, with_usage) if request.joins else None
         subscriber = self._flights.join(key, request.context, include_usage=wants_usage)
         if subscriber is None and not request.terms.directives.no_cache:
-            if (entry := await self._find(request)) is not None:
-                return request.served(entry, "hit", self.now(), record)
+            if (found := await self._find(request)) is not None:
+                return found
             # Another request may have started a call while the store was asked.
             subscriber = self._flights.join(key, request.context, include_usage=wants_usage)
         if subscriber is not None:
@@ -101,26 +105,25 @@ class Answers:
         call = _UpstreamCall(self, request, ask, with_usage=with_usage)
         return await self._flights.begin(call, request.context, include_usage=wants_usage, key=key).answer()
 
-    async def _find(self, request: "CacheRequest") -> Entry | None:
-        """Return the cached entry, unless it is too old for the request; an invalid entry is deleted."""
+    async def _find(self, request: "CacheRequest") -> Any:
+        """Return the cached answer, unless it is too old for the request; an invalid entry is deleted."""
         asked = time.monotonic()
         data = await self._store.get(request.key)
         request.context.record.waited_s += time.monotonic() - asked
         if data is None:
             return None
         try:
-            entry = Entry.decode(request.key, data)
+            return request.served(Entry.decode(request.key, data), "hit", self.now(), request.context.record)
         except InvalidEntry as error:
             logger.warning("an answer in the cache cannot be used, and is deleted: %s", error)
             await self._store.delete(request.key)
             return None
-        return entry if request.accepts(entry, self.now()) else None
 
     async def keep(self, request: "CacheRequest", answer: JSONObject, source: Source) -> bool:
         """Cache an answer if it is usable and not too large; return whether it was cached."""
         if not may_be_kept(answer, tool_calls=request.terms.policy.store_tool_calls):
             return False
-        value = Entry(answer, self.now(), source.deployment, list(source.warnings)).encode(request.key)
+        value = Entry.of(answer, self.now(), source.deployment, list(source.warnings)).encode(request.key)
         if len(value) > self.max_bytes:
             return False
         await self._store.put(request.key, value, request.terms.policy.ttl_s)
@@ -146,8 +149,7 @@ class Answers:
         await self._store.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """On which terms the answers to a request are kept: for whom, for which route, by which policy and directives."""
 
     scope: str | None
@@ -172,14 +174,15 @@ class Terms:
         return age_s < self.policy.ttl_s and (max_age_s is None or age_s <= max_age_s)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRequest:
+class CacheRequest(Struct, frozen=True):
     """One request for a chat, with the terms of the cache."""
 
     key: bytes
     terms: Terms
     asked: ChatRequest
     context: CallContext
+    #: A whole answer is wanted as it is kept.
+    encoded: bool = False
 
     @property
     def streams(self) -> bool:
@@ -196,19 +199,21 @@ class CacheRequest:
         """Return whether it may share a call with other requests."""
         return self.terms.joins
 
-    def accepts(self, entry: Entry, now: float) -> bool:
-        """Return whether a cached answer is young enough at Unix time ``now``."""
-        return self.terms.accepts(entry.stored_at, now)
+    def served(self, entry: Entry, where_from: str, now: float, record: CallRecord) -> Any:
+        """Return a cached answer in the requested form, and note in ``record`` that it costs nothing.
 
-    def served(self, entry: Entry, where_from: str, now: float, record: CallRecord) -> Answer:
-        """Return a cached answer in the requested form, and note in ``record`` that it costs nothing."""
+        None when it is not young enough at Unix time ``now``. Raises InvalidEntry.
+        """
+        if not self.terms.accepts(entry.stored_at, now):
+            return None
+        answer: Any = entry.encoded if self.encoded and not self.streams else entry.answer
         record.cache, record.free = where_from, True
         record.cache_age_s = entry.age_s(now) if where_from == "hit" else None
         record.deployment = entry.deployment
         record.warnings += entry.warnings
-        if not self.streams:
-            return entry.answer
-        return WholeChunks(chunks_of(entry.answer, include_usage=self.wants_usage))
+        if self.streams:
+            return WholeChunks(chunks_of(answer, include_usage=self.wants_usage))
+        return answer
 
 
 class _UpstreamCall(SharedCall):
@@ -238,10 +243,9 @@ class _UpstreamCall(SharedCall):
         found = await self._leased_call.acquire_or_follow(flight) if self._leased_call is not None else None
         if isinstance(found, FollowedStream):
             return self._followed(found, context.record)
-        if found is not None and (entry := self._read(found)) is not None:
+        if found is not None and (answer := self._served(found, context.record)) is not None:
             self._kept = self.free = True
-            led = replace(self._request, asked=self._asked)
-            return led.served(entry, "joined", self._answers.now(), context.record)
+            return answer
         return await self._ask(self._asked, context)
 
     def _followed(self, followed: FollowedStream, record: CallRecord) -> Answer:
@@ -253,13 +257,15 @@ class _UpstreamCall(SharedCall):
         record.warnings += segment.warnings
         return segment.whole if segment.whole is not None else followed
 
-    def _read(self, data: bytes) -> Entry | None:
+    def _served(self, data: bytes, record: CallRecord) -> Answer | None:
         """Return the answer that another process has cached, if it can be used."""
+        request = self._request
+        led = CacheRequest(request.key, request.terms, self._asked, request.context)
         try:
-            entry = Entry.decode(self._request.key, data)
+            answer: Answer | None = led.served(Entry.decode(request.key, data), "joined", self._answers.now(), record)
         except InvalidEntry:
             return None
-        return entry if self._request.accepts(entry, self._answers.now()) else None
+        return answer
 
     async def keep(self, answer: JSONObject, source: Source) -> None:
         """See ``SharedCall``. The answer of a fallback is not cached: the requested model may soon be back."""

@@ -1,11 +1,12 @@
 """One cached answer, as bytes."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
 
 from one_api.cache.keys import SCHEMA_VERSION
 from one_api.dialects import json
-from one_api.dialects.json import JSONObject
+from one_api.dialects.json import Encoded, JSONObject
 
 #: An answer may nest as deep as a request's body; its entry has a level of its own.
 _MAX_DEPTH = 70
@@ -15,16 +16,30 @@ class InvalidEntry(ValueError):
     """The bytes are not a cache entry, or not the entry of this key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A kept answer: a completion in OpenAI's format. ``stored_at`` is in Unix seconds."""
+class Entry(Struct, frozen=True):
+    """A kept answer: a completion in OpenAI's format, encoded. ``stored_at`` is in Unix seconds."""
 
-    answer: JSONObject
+    encoded: Encoded
     stored_at: float
     #: The deployment that answered: "adapter/upstream model".
     deployment: str | None = None
     #: What was dropped or altered of the request.
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, answer: JSONObject, stored_at: float, deployment: str | None = None, warnings: list[str] | None = None
+    ) -> "Entry":
+        """Return the entry of an answer."""
+        return cls(Encoded(json.encode(answer)), stored_at, deployment, warnings or [])
+
+    @property
+    def answer(self) -> JSONObject:
+        """Return the answer; raises InvalidEntry when it cannot be decoded."""
+        try:
+            return json.decode_object(bytes(self.encoded), max_depth=_MAX_DEPTH)
+        except json.InvalidJSON as error:
+            raise InvalidEntry(str(error)) from None
 
     def encode(self, key: bytes) -> bytes:
         """Return the bytes to keep under ``key``."""
@@ -34,7 +49,7 @@ class Entry:
             "stored_at": self.stored_at,
             "deployment": self.deployment,
             "warnings": self.warnings,
-            "answer": self.answer,
+            "answer": self.encoded,
         }
         return json.encode(whole)
 
@@ -42,40 +57,46 @@ class Entry:
     def decode(cls, key: bytes, data: bytes) -> "Entry":
         """Read the value found under ``key``; raises InvalidEntry for anything that ``encode`` did not write."""
         try:
-            found = json.decode_object(data, max_depth=_MAX_DEPTH)
-        except json.InvalidJSON as error:
+            found = _read(data)
+            _look_at(found.answer)
+            if not data.isascii():
+                data.decode()  # what is not decoded was not looked at
+        except (json.InvalidJSON, UnicodeDecodeError) as error:
             raise InvalidEntry(str(error)) from None
-        answer, stored_at = found.get("answer"), found.get("stored_at")
-        deployment, warnings = found.get("deployment"), found.get("warnings")
-        usable = (
-            found.get("version") == SCHEMA_VERSION
-            and found.get("key") == key.hex()
-            and isinstance(stored_at, int | float)
-            and isinstance(deployment, str | None)
-            and isinstance(warnings, list)
-            and all(isinstance(warning, str) for warning in warnings)
-            and _is_completion(answer)
-        )
-        if not usable:
+        if found.version != SCHEMA_VERSION or found.key != key.hex():
             raise InvalidEntry("it is not an answer that was kept here")
-        return cls(answer, stored_at, deployment, warnings)  # type: ignore[arg-type]  # checked above
+        return cls(found.answer, found.stored_at, found.deployment, found.warnings)
 
     def age_s(self, now: float) -> int:
         """Return its age at Unix time ``now``; a clock that was set back makes it no younger than new."""
         return max(0, int(now - self.stored_at))
 
 
-def _is_completion(answer: Any) -> bool:
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    return isinstance(choices, list) and bool(choices) and all(map(_is_choice, choices))
+class _Kept(Struct):
+    """What an entry looks like."""
+
+    version: int
+    key: str
+    stored_at: float
+    deployment: str | None
+    warnings: list[str]
+    answer: Encoded
 
 
-def _is_choice(choice: Any) -> bool:
-    message = choice.get("message") if isinstance(choice, dict) else None
-    return (
-        isinstance(message, dict)
-        and isinstance(choice.get("index"), int)
-        and isinstance(message.get("content"), str | None)
-        and isinstance(message.get("tool_calls"), list | None)
-        and all(isinstance(call, dict) for call in message.get("tool_calls") or ())
-    )
+class _Message(Struct):
+    content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class _Choice(Struct):
+    index: int
+    message: _Message
+
+
+class _Completion(Struct):
+    """What has to be in an answer."""
+
+    choices: Annotated[list[_Choice], Meta(min_length=1)]
+
+
+_read, _look_at = json.reader_of(_Kept), json.reader_of(_Completion)

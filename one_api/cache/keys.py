@@ -5,8 +5,9 @@ An unknown field makes a difference: a field that could change an answer must ne
 
 import hashlib
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
+
+from msgspec import Struct
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
@@ -27,8 +28,7 @@ LEFT_OUT = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRoute:
+class CacheRoute(Struct, frozen=True):
     """What the cache has to know of a route: all of it but ``streams_usage`` is part of the key."""
 
     model: str

@@ -10,7 +10,8 @@ import json
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -73,6 +74,10 @@ def _as_float(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
+#: A value that is encoded already: it goes into a text as it is.
+Encoded: TypeAlias = msgspec.Raw
+
+T = TypeVar("T")
 _decode = msgspec.json.Decoder().decode
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_as_written = msgspec.json.Decoder(float_hook=_written_float).decode
@@ -276,6 +281,11 @@ def numbers_in(data: bytes | memoryview) -> list[float]:
     return numbers
 
 
+def reader_of(kind: type[T]) -> Callable[[bytes | memoryview], T]:
+    """Return what reads a text in the form of ``kind``, a struct; it raises InvalidJSON for any other."""
+    return partial(_typed, msgspec.json.Decoder(kind).decode)
+
+
 def _typed(decoder: Callable[[bytes | memoryview], Any], data: bytes | memoryview) -> Any:
     try:
         return decoder(data)
@@ -292,7 +302,7 @@ def encode(value: Mapping[str, Any] | list[Any]) -> bytes:
     return _encode(value)
 
 
-def encode_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, None, list[bytes]]:
+def encode_large(value: Mapping[str, Any] | list[Any] | Encoded) -> Generator[None, None, list[bytes]]:
     """Encode as ``encode`` does, into pieces, in steps none of which takes long; a short value in one go."""
     return (yield from PieceWriter(_encode).write_all(value))
 

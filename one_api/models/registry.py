@@ -14,7 +14,7 @@ from one_api.cache.rerankings import KeptRerankings
 from one_api.cache.stores import AnswerStore
 from one_api.config import Config
 from one_api.contract import ByteStream, Call, ChunkStream, Usage
-from one_api.dialects.json import JSONObject
+from one_api.dialects.json import Encoded, JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest
 from one_api.dialects.openai.passthrough import PassthroughRequest
@@ -132,8 +132,14 @@ class ModelRegistry:
         Raises:
             UnknownModel, NoDeployment, UpstreamError: see ``errors``.
         """
-        answer = cast(JSONObject, await self._answer(request, context))
+        answer: JSONObject = await self._answer(request, context)
         context.record.used(Usage.read(answer.get("usage")))
+        return answer
+
+    async def complete_encoded(self, request: ChatRequest, context: CallContext) -> JSONObject | Encoded:
+        """Return what ``complete`` does, for a door that only sends it: an answer that was kept is not decoded."""
+        answer: JSONObject | Encoded = await self._answer(request, context, encoded=True)
+        context.record.used(Usage.read(answer.get("usage")) if isinstance(answer, dict) else None)
         return answer
 
     async def stream(self, request: ChatRequest | TextRequest, context: CallContext) -> ChunkStream:
@@ -141,19 +147,21 @@ class ModelRegistry:
 
         Its usage is not in the record: it is known when the stream has been read.
         """
-        return cast(ChunkStream, await self._answer(request, context))
+        opened: ChunkStream = await self._answer(request, context)
+        return opened
 
     async def count_tokens(self, request: ChatRequest, context: CallContext) -> int | None:
         """See ``counting.count_tokens``; raises also UnknownModel and NoDeployment."""
         return await count_tokens(await self._route_for(request, context), request, context)
 
-    async def _answer(self, request: ChatRequest | TextRequest, context: CallContext) -> JSONObject | ChunkStream:
+    async def _answer(self, request: ChatRequest | TextRequest, context: CallContext, *, encoded: bool = False) -> Any:
         """Return a stream if ``request`` asks for one, else a completion."""
         route = await self._route_for(request, context)
         ask = partial(self._ask, route)
         if self._answers is None or not isinstance(request, ChatRequest) or is_passed_through(route, request):
-            return cast("JSONObject | ChunkStream", await ask(request, context))
-        return await self._answers.run(CacheRoute.of(route, self._config.adapters), request, context, ask)
+            return await ask(request, context)
+        known = CacheRoute.of(route, self._config.adapters)
+        return await self._answers.run(known, request, context, ask, encoded=encoded)
 
     async def embed(self, request: EmbeddingRequest, context: CallContext) -> JSONObject:
         """Return the vectors that ``request`` asks for, see ``embeddings.answer_of``; raises as ``complete``."""

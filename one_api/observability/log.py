@@ -85,16 +85,22 @@ def _seen(character: str) -> str:
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]+").fullmatch
+#: Fields with values that need no quotes, if there are no more equals signs in them than fields.
+_PLAIN_FIELDS = re.compile(r"(?:[a-z_]+=[A-Za-z0-9/._:@+-]+ )*").fullmatch
 
 
 def _shown(fields: dict[str, object]) -> str:
     """Return the fields of a text line, without those that are None."""
-    known = [(key, value) for key, value in fields.items() if value is not None]
-    texts = [value for _, value in known if isinstance(value, str)]
+    known = [
+        f"{key}={'true' if value is True else 'false' if value is False else value}"
+        for key, value in fields.items()
+        if value is not None
+    ]
+    line = " ".join(known)
     # Nearly always no text needs quotes: all are looked at together first.
-    if "" in texts or not _PLAIN("".join(texts)):
-        return " ".join([f"{key}={_plain(value)}" for key, value in known])
-    return " ".join([f"{key}={str(value).lower() if type(value) is bool else value}" for key, value in known])
+    if _PLAIN_FIELDS(f"{line} ") and line.count("=") == len(known):
+        return line
+    return " ".join([f"{key}={_plain(value)}" for key, value in fields.items() if value is not None])
 
 
 def _plain(value: object) -> str:

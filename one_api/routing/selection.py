@@ -7,9 +7,8 @@ First those that cannot serve are set aside, with the reason; then the route's s
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from one_api.routing.circuit import State
 from one_api.routing.deployment import Deployment
@@ -33,15 +32,14 @@ _FULL, _TRIED, _COOLING_DOWN = "full", "tried", "cooling-down"
 _OUT = (State.OPEN, State.PROBING)
 
 
-@dataclass(slots=True)
-class Route:
+class Route(Struct):
     """Where one model id leads. ``targets`` serve that model; ``fallbacks`` are other models, in order."""
 
     model: str
     targets: list[Deployment]
     fallbacks: list[Deployment] = field(default_factory=list)
     strategy: str = "adaptive"
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = Policy()
     #: How often a target was chosen here; round robin counts on.
     turn: int = 0
 

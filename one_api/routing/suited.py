@@ -2,7 +2,8 @@
 model only."""
 
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from one_api.contract import DOORS, Kind
 from one_api.dialects.openai.chat_request import ChatRequest

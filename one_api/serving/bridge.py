@@ -9,7 +9,7 @@ import asyncio
 import io
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from flask import Request, has_request_context
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -86,7 +86,7 @@ class _Begun:
             del waits_for, self._waits_for  # they may lead to the error that is raised here, and that leads to them
 
 
-def begin(coroutine: Coroutine[Any, Any, T]) -> tuple[Awaitable[T] | None, T | None]:
+def begin(coroutine: Coroutine[Any, Any, T]) -> tuple[Awaitable[T] | None, Any]:
     """Run ``coroutine`` up to the first thing that it waits for.
 
     Returns:
@@ -103,7 +103,8 @@ async def within(limit_s: float, coroutine: Coroutine[Any, Any, T]) -> T:
     """Await ``coroutine``, at most for ``limit_s``; raises TimeoutError. What need not wait costs no timer."""
     rest, result = begin(coroutine)
     if rest is None:
-        return cast(T, result)
+        found: T = result
+        return found
     async with asyncio.timeout(limit_s):
         return await rest
 
@@ -134,11 +135,13 @@ def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = Non
     try:
         first = awaitable.send(None)
     except StopIteration as finished:
-        return cast(T, finished.value)
+        found: T = finished.value
+        return found
     finally:
         current.in_coroutine = False
     assert current.parent is not None  # noqa: S101 - it was made with one
-    return cast(T, current.parent.switch(_Begun(awaitable, first)))
+    result: T = current.parent.switch(_Begun(awaitable, first))
+    return result
 
 
 def async_to_sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
@@ -163,7 +166,8 @@ def _read_body(request: Request) -> None:
         return
     limit = request.max_content_length
     whole = getattr(request.environ["wsgi.input"], "read_whole", None)
-    if whole is not None and limit is not None and (request.content_length or 0) <= limit:
+    length: str = request.environ.get("CONTENT_LENGTH", "")
+    if whole is not None and limit is not None and (not length.isdecimal() or int(length) <= limit):
         # What the worker reads itself needs none of Werkzeug's guards.
         if (kept := whole(limit)) is None:
             raise RequestEntityTooLarge

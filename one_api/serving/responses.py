@@ -7,6 +7,7 @@ from flask import Response
 from werkzeug.datastructures import Headers
 
 from one_api.dialects import json
+from one_api.dialects.json import Encoded
 from one_api.serving.fairness import in_turns
 
 if TYPE_CHECKING:
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
 
 #: Statuses of responses that have no body.
 _WITHOUT_BODY = frozenset({*range(100, 200), 204, 304})
+
+
+def headers_of(pairs: Iterable[tuple[str, str]]) -> Headers:
+    """Return headers that are known to be fit to be sent: Werkzeug would look at each of them, in several steps."""
+    found = Headers()
+    found._list = list(pairs)
+    return found
+
+
+def add_headers(headers: Headers, more: Mapping[str, str]) -> None:
+    """Add headers that are known to be fit to be sent, see ``headers_of``."""
+    headers._list += more.items()
 
 
 class PlainResponse(Response):
@@ -43,12 +56,14 @@ class JSONResponse(PlainResponse):
 
     def __init__(self, value: Mapping[str, Any], status: int = 200) -> None:
         body = json.encode(value)
-        headers = Headers([("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-        super().__init__([body], status, headers)
+        super().__init__([body], status, _json_headers(len(body)))
 
 
-async def json_response(value: Mapping[str, Any]) -> PlainResponse:
+async def json_response(value: Mapping[str, Any] | Encoded) -> PlainResponse:
     """Return a ``JSONResponse`` of a value that may be large: others have the loop while it is encoded and sent."""
     pieces = await in_turns(json.encode_large(value))
-    size = str(sum(map(len, pieces)))
-    return PlainResponse(pieces, 200, Headers([("Content-Type", "application/json"), ("Content-Length", size)]))
+    return PlainResponse(pieces, 200, _json_headers(sum(map(len, pieces))))
+
+
+def _json_headers(size: int) -> Headers:
+    return headers_of([("Content-Type", "application/json"), ("Content-Length", str(size))])

@@ -23,8 +23,10 @@ _MIN_SECRET = 6
 #: that is as long as the second, in characters.
 _MIN_START, _MIN_CUT = 6, 3
 
-#: The ends of a text that may be the start of a secret.
-_ENDINGS = [slice(-length, None) for length in range(_MIN_CUT, _FRAGMENT)]
+#: The ends of a text that may be the start of a secret: of one that is whole, and of one that we cut.
+_ENDINGS, _CUT_ENDINGS = (
+    [slice(-length, None) for length in range(shortest, _FRAGMENT)] for shortest in (_MIN_START, _MIN_CUT)
+)
 
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
 #: Characters that show nothing, or that a text may be broken at.
@@ -106,7 +108,7 @@ class Scrubber:
     def _without_secrets(self, text: str, is_cut: bool) -> str:
         """Return ``text`` without any part of a secret; what shows nothing does not hide one."""
         bare = _INVISIBLE.sub("", text).translate(_LOWER)
-        if not self._holds_any(bare):
+        if not self._holds_any(bare, is_cut):
             return text
         places = [at for at, character in enumerate(text) if not _INVISIBLE.match(character)]
         found = bytearray(len(bare))
@@ -121,10 +123,10 @@ class Scrubber:
                 found[len(bare) - length :] = b"\x01" * length
         return _without(text, places, found)
 
-    def _holds_any(self, bare: str) -> bool:
+    def _holds_any(self, bare: str, is_cut: bool) -> bool:
         """Return whether there may be a part of a secret: most texts, such as the headers of each answer, have none."""
         parts = map(bare.__getitem__, map(slice, range(len(bare) - _FRAGMENT + 1), range(_FRAGMENT, len(bare) + 1)))
-        ends = map(bare.__getitem__, _ENDINGS)
+        ends = map(bare.__getitem__, _CUT_ENDINGS if is_cut else _ENDINGS)
         if not (self._fragments.isdisjoint(parts) and self._starts.isdisjoint(ends)):
             return True
         return any(short in bare for short in self._short)

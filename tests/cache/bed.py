@@ -110,7 +110,10 @@ class Caching:
         async def run() -> JSONObject | ChunkStream:
             body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
             context = CallContext(record, Caller(caller), control)
-            return await self.answers.run(self._route, ChatRequest.of(body), context, self._ask)
+            answer: JSONObject | ChunkStream = await self.answers.run(
+                self._route, ChatRequest.of(body), context, self._ask
+            )
+            return answer
 
         return asyncio.create_task(run())
 

@@ -16,11 +16,11 @@ ANSWER: dict[str, Any] = {
 
 def kept(**changes: Any) -> bytes:
     """The bytes of an entry, with some fields changed."""
-    return json.dumps(json.loads(Entry(ANSWER, 1000.0, "a/m").encode(KEY)) | changes).encode()
+    return json.dumps(json.loads(Entry.of(ANSWER, 1000.0, "a/m").encode(KEY)) | changes).encode()
 
 
 def test_an_entry_comes_back_as_it_was() -> None:
-    entry = Entry(ANSWER, 1000.5, "a/m", ["seed"])
+    entry = Entry.of(ANSWER, 1000.5, "a/m", ["seed"])
     assert Entry.decode(KEY, entry.encode(KEY)) == entry
 
 
@@ -43,8 +43,8 @@ def test_garbage_is_no_entry(data: bytes) -> None:
 
 def test_an_entry_of_another_key_is_not_taken() -> None:
     with pytest.raises(InvalidEntry):
-        Entry.decode(bytes(31) + b"1", Entry(ANSWER, 1000.0).encode(KEY))
+        Entry.decode(bytes(31) + b"1", Entry.of(ANSWER, 1000.0).encode(KEY))
 
 
 def test_age_is_in_whole_seconds_and_never_negative() -> None:
-    assert [Entry(ANSWER, 1000.0).age_s(now) for now in (999.0, 1000.9, 1062.0)] == [0, 0, 62]
+    assert [Entry.of(ANSWER, 1000.0).age_s(now) for now in (999.0, 1000.9, 1062.0)] == [0, 0, 62]
