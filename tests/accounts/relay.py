@@ -15,6 +15,7 @@ class Switch:
         self.port = free_port()  # which stays free while it is closed
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
         self._open = threading.Event()
         self._open.set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -30,10 +31,11 @@ class Switch:
     def break_off(self) -> None:
         """End all connections, and refuse others."""
         self.close()
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        self._sockets.clear()
+        with self._lock:
+            for each in self._sockets:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            self._sockets.clear()
 
     def restore(self) -> None:
         """Accept connections again."""
@@ -48,11 +50,17 @@ class Switch:
         self._listener.close()
 
     def _accept(self) -> None:
+        listener = self._listener
         with contextlib.suppress(OSError):
             while True:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
                 server = socket.create_connection(self._target)
-                self._sockets += (client, server)
+                with self._lock:
+                    if listener.fileno() < 0:  # it was broken off meanwhile
+                        client.close()
+                        server.close()
+                        return
+                    self._sockets += (client, server)
                 for source, target in ((client, server), (server, client)):
                     threading.Thread(target=self._relay, args=(source, target), daemon=True).start()
 

@@ -236,7 +236,7 @@ def serves(bed: Bed) -> bool:
     """Whether a process answers: those that were killed are replaced."""
     try:
         return bed.get("/health").status == 200
-    except OSError:
+    except (OSError, EOFError):
         return False
 
 

@@ -156,5 +156,5 @@ def serves(bed: Bed, model: str) -> bool:
     """Whether a new process answers."""
     try:
         return bed.ask(model).status == 200
-    except (OSError, AssertionError):
+    except (OSError, EOFError, AssertionError):
         return False

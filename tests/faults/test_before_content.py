@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 
-from tests.api.bed import SETTLE_S, Answer, adapter, user, yaml
+from tests.api.bed import Answer, adapter, user, yaml
 from tests.api.test_errors import FAULTS, TOO_LONG, Fault, script_of
 from tests.support import (
     Action,
@@ -338,5 +338,5 @@ def test_a_slow_first_is_overtaken_by_the_next(faults: FaultBed, stream: bool) -
     answer = faults.ask(model, stream=stream)
 
     assert said(answer, stream) == "Hello"
-    assert faults.last(model).closed.wait(SETTLE_S), "the slow question is withdrawn"
+    assert faults.last(model).closes_within(2), "the slow question is withdrawn"
     assert faults.record_of(answer)["failed"].startswith(f"a/{model}:hedge_lost:")

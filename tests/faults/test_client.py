@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from tests.api.bed import SETTLE_S
 from tests.support import Hang, Script, WaitFor, error, post_chat, sse, text_chunks
 
 from .bed import FEW, FaultBed, running_faults
@@ -46,8 +45,8 @@ def test_c02_a_client_that_leaves_ends_both_questions_of_a_hedge(faults: FaultBe
         client.send(post_chat(faults.gateway.host, faults.gateway.port, body))
         second = faults.b.wait_for(before + 1)
 
-    assert second.closed.wait(SETTLE_S)
-    assert faults.last(model).closed.wait(SETTLE_S)
+    assert second.closes_within(1)
+    assert faults.last(model).closes_within(1)
 
 
 @pytest.mark.parametrize("kind", ["resume", "hold"])
@@ -57,7 +56,7 @@ def test_c03_a_client_that_leaves_amid_a_silent_stream(faults: FaultBed, kind: s
     with faults.begin(model) as begun:
         begun.next()
 
-    assert faults.last(model).closed.wait(SETTLE_S)
+    assert faults.last(model).closes_within(1)
     (record,) = _records(faults, model)
     assert (record["status"], record["error"]) == (499, "cancelled")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.bed import SETTLE_S, Answer, user
+from tests.api.bed import Answer, user
 from tests.api.test_errors import TOO_LONG, Fault, script_of
 from tests.support import (
     Action,
@@ -198,7 +198,7 @@ def test_m02_a_client_that_leaves_while_another_is_asked(faults: FaultBed, door:
         gate.set()
         seen = faults.b.wait_for(before + 1)
 
-    assert seen.closed.wait(SETTLE_S)
+    assert seen.closes_within(2)
 
 
 def test_m02_answers_of_a_fixed_form_are_never_resumed(faults: FaultBed, door: Door) -> None:
@@ -296,7 +296,7 @@ def test_c02_a_client_that_leaves_amid_a_silent_stream(faults: FaultBed, door: D
         client.send(door.request(faults, model, stream=True))
         client.read_head()
 
-    assert faults.last(model).closed.wait(SETTLE_S)
+    assert faults.last(model).closes_within(1)
     gate.set()
 
 
@@ -310,7 +310,7 @@ def test_c02_a_client_that_leaves_ends_both_questions_of_a_hedge(faults: FaultBe
         client.send(door.request(faults, model, stream=stream))
         asked = [faults.upstreams[name].wait_for(before[name] + 1) for name in "ab"]
 
-    assert all(seen.closed.wait(SETTLE_S) for seen in asked)
+    assert all(seen.closes_within(2) for seen in asked)
 
 
 # What an upstream may not do, and what it may

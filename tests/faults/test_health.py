@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from tests.api.bed import SETTLE_S
 from tests.api.test_errors import AUTHENTICATION, FAULTS, Fault, script_of
 from tests.api.test_stream_errors import USAGES
 from tests.support import (
@@ -129,6 +128,6 @@ def test_clients_that_leave_are_not_blamed_on_anybody(faults: FaultBed, begun: b
             seen = faults.a.wait_for(before + 1)
             if begun:
                 next(client.iter_events(client.read_head()))
-        assert seen.closed.wait(SETTLE_S)
+        assert seen.closes_within(1)
 
     assert faults.asked(model) == {"a": 4}
