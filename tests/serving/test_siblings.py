@@ -14,16 +14,17 @@ async def test_others_see_a_process_only_once_it_listens(tmp_path: Path, monkeyp
     listen = socket.socket.listen
 
     def watched(self: socket.socket, *args: Any) -> None:
-        seen.append(list(tmp_path.glob("*.sock")))
+        seen.append(list(folder.glob("*.sock")))
         listen(self, *args)
-        seen.append(list(tmp_path.glob("*.sock")))
+        seen.append(list(folder.glob("*.sock")))
 
     monkeypatch.setattr(socket.socket, "listen", watched)
-    siblings = Siblings("8000", tmp_path)
+    folder = tmp_path / "user" / "processes"
+    siblings = Siblings("8000", folder)
     await siblings.start()
     try:
         assert seen == [[], []]  # one that is seen and refuses is taken for one that a dead process left behind
-        (named,) = tmp_path.glob("*.sock")
+        (named,) = folder.glob("*.sock")
         with socket.socket(socket.AF_UNIX) as other:
             other.connect(str(named))
     finally:
