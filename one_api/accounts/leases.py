@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 PATIENCE_S = 1.5
 #: For so long a window with too little left is not asked again, in seconds: clients that repeat cost no transaction.
 _REMEMBER_S = 0.25
-#: How often it is looked whether others want what is idle; and how often what is in use is noted, in seconds.
-_LOOK_S = 0.5
+#: How often it is looked whether others want what is idle; and how often more use than before is noted, in seconds.
+_LOOK_S = 0.25
 #: After asking others for what is idle, this process looks for it after so many seconds, from and to.
 _ASK_AGAIN_S = (0.05, 0.15)
 _NOTE_S = 1.0
@@ -283,12 +283,13 @@ class Leases:
         if was_asked:
             lease.wanted, lease.lean_until = wanted, now + PATIENCE_S
         lease.amount = known - back
+        before_amount, before_held = lease.written
         if was_asked or back or (lease.is_stored and lease.amount <= 0 and not lease.held):
             due_s = 0.0
-        elif (lease.amount, lease.held) == lease.written:
+        elif (lease.amount, lease.held) == (before_amount, before_held):
             due_s = (lease.good_until - lease.written_at) / _WRITES
         else:
-            due_s = _NOTE_S
+            due_s = 0.0 if lease.held < before_held else _NOTE_S
         return Kept(known, lease.amount, lease.held, wanted) if now - lease.written_at >= due_s else None
 
 

@@ -164,25 +164,6 @@ async def test_a_retry_storm_at_an_empty_budget_asks_the_database_seldom(
     assert 1 <= asked <= 2 + 8 * (time.monotonic() - began)
 
 
-async def test_use_that_falls_is_noted_once_a_second(start: Start, budget: Budget) -> None:
-    process = await start()
-    leases = [await process.reserve(budget, 0.1) for _ in range(30)]
-    noted, work = 0, process.database.write
-
-    def count_and_write(job: Any) -> Any:
-        nonlocal noted
-        noted += "leases" in getattr(job, "keywords", {})
-        return work(job)
-
-    process.database.write = count_and_write  # type: ignore[method-assign,assignment]
-    began = time.monotonic()
-    for lease in leases:
-        lease.settle(UNIT // 10, 0)
-        await asyncio.sleep(0.1)
-
-    assert 1 <= noted <= 1 + time.monotonic() - began
-
-
 async def test_what_is_idle_elsewhere_is_given_to_who_needs_it(start: Start, budget: Budget) -> None:
     rich, poor = await start(), await start()
     lease = await rich.reserve(budget, 9)
