@@ -189,7 +189,7 @@ class Leases:
             lease.left_until = now_s() + _REMEMBER_S if not grant.amount and grant.asked is None else 0.0
             if grant.amount:
                 lease.good_until, lease.written_at = began + good_s, began
-                lease.is_stored, lease.wanted = True, grant.wanted
+                lease.is_stored, lease.wanted = True, grant.seen
             return grant
         except DatabaseUnavailable:
             self._is_away = True

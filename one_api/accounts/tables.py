@@ -188,7 +188,8 @@ LEASES = Table(
     # A process, by a name that no other has; its journal begins with it.
     Column("holder", String(64), primary_key=True),
     Column("amount", BigInteger, nullable=False),
-    # The part of it that requests had reserved, or had spent and not booked, when the process last said so.
+    # The part of it that requests had reserved, or had spent and not booked, when the process last said so, less what
+    # was booked since.
     Column("held", BigInteger, nullable=False),
     # How often others had asked for what is idle when it last gave that back.
     Column("seen", Integer, nullable=False),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, Table, and_, bindparam, case, func, select, text
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, and_, bindparam, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts.budgets import WindowKey
@@ -31,6 +31,11 @@ def _of(table: Table) -> tuple[Any, Any]:
 
 def _window(window: WindowKey) -> dict[str, Any]:
     return {"of_budget": window[0], "of_start": window[1]}
+
+
+def _without_cost(column: ColumnElement[int]) -> ColumnElement[int]:
+    left = column - bindparam("cost", type_=BigInteger)
+    return case((left > 0, left), else_=0)
 
 
 # Statements that are run again and again are made once: to make one takes SQLAlchemy longer than to run it.
@@ -55,12 +60,13 @@ _SET_LEASE = (
     .where(*_of(LEASES), _OF_HOLDER)
     .values({name: bindparam(f"to_{name}") for name in ("amount", "held", "seen", "expires_at")})
 )
-# What costs more than was leased is in what is spent, and must not count twice.
-_LEFT = LEASES.c.amount - bindparam("cost", type_=BigInteger)
+# What costs more than was leased is in what is spent, and must not count twice. What is booked is not in use any more:
+# if it still counted, it would hide from others what is idle.
 _TAKE = (
     LEASES.update()
     .where(*_of(LEASES), _OF_HOLDER)
-    .values(amount=case((_LEFT > 0, _LEFT), else_=0), expires_at=bindparam("to_expires_at"))
+    .values({name: _without_cost(LEASES.c[name]) for name in ("amount", "held")})
+    .values(expires_at=bindparam("to_expires_at"))
 )
 _END_LEASE = LEASES.delete().where(*_of(LEASES), _OF_HOLDER)
 
@@ -73,8 +79,8 @@ class Grant(NamedTuple):
     left: int
     #: Others may give back enough: they were asked to, by this number. None when that is of no use.
     asked: int | None
-    #: See the table.
-    wanted: int
+    #: Which question for what is idle its lease has answered.
+    seen: int
 
 
 class Alert(NamedTuple):
@@ -137,9 +143,11 @@ def acquire(connection: Connection, holder: str, window: WindowKey, need: Need) 
     limit = connection.scalar(_LIMIT, {"of_budget": window[0]})
     found = connection.execute(_LEASES, _window(window)).all()
     leased = sum(max(0, each.amount) for each in found)
+    # Which question for what is idle it has answered: to take more is no answer. A new lease has nothing to give back.
+    seen = next((each.seen for each in found if each.holder == holder), row.wanted)
     # A budget that has just gone refuses nothing.
     left = need.all if limit is None else limit - row.spent - leased
-    rest = max(0, left - need.all)
+    rest = max(0, left - need.all) if seen == row.wanted else 0
     share = rest // (_PARTS * max(1, len(found)))
     amount = min(left, need.all) + max(0, min(share, need.later)) if left >= need.least else 0
     asked = None
@@ -149,9 +157,9 @@ def acquire(connection: Connection, holder: str, window: WindowKey, need: Need) 
             connection.execute(_SET_WANTED, _window(window) | {"to_wanted": asked})
     if amount > 0:
         added = {"amount": amount, "held": need.held, "expires_at": now + ttl_s(connection) * 1000}
-        added["seen"] = row.wanted
-        _add(connection, LEASES, {(*window, holder): added}, sums=("amount",), sets=("held", "seen", "expires_at"))
-    return Grant(amount, left - amount, asked, max(row.wanted, asked or 0))
+        added["seen"] = seen
+        _add(connection, LEASES, {(*window, holder): added}, sums=("amount",), sets=("held", "expires_at"))
+    return Grant(amount, left - amount, asked, seen)
 
 
 def _ask_others(wanted: int, others: Sequence[Any], need: Need, missing: int) -> int | None:
