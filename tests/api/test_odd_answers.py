@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Script, completion, json_reply, sse
+from tests.support import Script, completion, event, json_reply, sse
 
 from .bed import Answer, Body, user
 from .messages_bed import MessagesBed, message_events, running_messages_bed
@@ -86,7 +86,9 @@ def test_a_name_that_is_repeated_with_its_id_opens_no_call(doors: MessagesBed) -
 @pytest.mark.parametrize("name", [None, ""])
 def test_a_call_of_nothing_is_no_answer(doors: MessagesBed, path: str, name: str | None, stream: bool) -> None:
     entry = {"index": 0, **called(name)[0]}
-    for script in (whole(tool_calls=called(name)), sse(chunk({"tool_calls": [entry]}), chunk({}, "tool_calls"))):
+    # All in one piece: what comes in several may have begun before it is known that the call has no name.
+    events = event(chunk({"tool_calls": [entry]})) + event(chunk({}, "tool_calls")) + b"data: [DONE]\n\n"
+    for script in (whole(tool_calls=called(name)), sse(events, done=False)):
         answer = ask(doors, path, script, stream=stream)
 
         assert answer.status == 502, answer.body
