@@ -1,6 +1,8 @@
 """What the processes of one address know of each other while one of them starts."""
 
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,14 @@ import pytest
 from one_api.serving.siblings import Siblings
 
 
-async def test_others_see_a_process_only_once_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: that of a socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made) / "processes"
+
+
+async def test_others_see_a_process_only_once_it_listens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[Path]] = []
     listen = socket.socket.listen
 
@@ -19,7 +28,6 @@ async def test_others_see_a_process_only_once_it_listens(tmp_path: Path, monkeyp
         seen.append(list(folder.glob("*.sock")))
 
     monkeypatch.setattr(socket.socket, "listen", watched)
-    folder = tmp_path / "user" / "processes"
     siblings = Siblings("8000", folder)
     await siblings.start()
     try:
