@@ -73,14 +73,19 @@ def lateness(proxy: Proxy, upstream: ScriptedUpstream, path: str, number: int) -
         answer = connection.getresponse()
         assert answer.status == 200
         events = (line for line in iter(answer.readline, b"") if line.startswith(b"data: "))
+
+        def receive() -> None:
+            line = next(events, b"the end")
+            assert b'"choices"' in line, line
+
         for _ in FIRST:
-            next(events)
+            receive()
         late = []
         for gate in gates:
             time.sleep(INTERVAL_S)
             sent = time.monotonic()
             gate.set()
-            next(events)
+            receive()
             late.append(time.monotonic() - sent)
         assert list(events) == [b"data: [DONE]\n"]
     return late
