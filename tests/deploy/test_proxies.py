@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.clients import wait_until
-from tests.support import Gateway, ScriptedUpstream, WaitFor, sse, text_chunks
+from tests.support import Gateway, ScriptedUpstream, Wait, WaitFor, sse, text_chunks
 
 from .proxies import CERTIFICATE, PROXIES, Proxy
 
@@ -65,7 +65,8 @@ def lateness(proxy: Proxy, upstream: ScriptedUpstream, path: str, number: int) -
     """How long after it was sent each later event of a stream came, in seconds."""
     model, gates = f"ticking-{number}", [threading.Event() for _ in LATER]
     steps = [step for gate, chunk in zip(gates, LATER, strict=True) for step in (WaitFor(gate), chunk)]
-    upstream.on(model, sse(*FIRST, *steps))
+    # Caddy 2.6 may cut a stream that begins before it has seen the request end ("use of closed network connection").
+    upstream.on(model, sse(FIRST[0], Wait(INTERVAL_S), FIRST[1], *steps))
     body = {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": True}
     time.sleep(number * INTERVAL_S / STREAMS)  # so that no event is sent when another one is
     with contextlib.closing(connect(proxy)) as connection:
