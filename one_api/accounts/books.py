@@ -234,8 +234,8 @@ class Books:
     async def _write_waiting(self) -> None:
         """Write what waits by now; what comes meanwhile waits for others in its turn."""
         retry_s, again = _RETRY_S[0], False
-        left, is_done = len(self._queue), False
-        while not is_done:
+        left = len(self._queue)
+        while self._queue or self._refused:
             rows, refused = list(islice(self._queue, _BATCH)), self._refused
             self._refused = Counter()
             try:
@@ -251,7 +251,8 @@ class Books:
             self._ledger.worked()
             retry_s, again = _RETRY_S[0], False
             left -= len(rows)
-            is_done = left <= 0
+            if left <= 0:
+                break
         self._tidy_journal()
 
     async def _write_batch(self, rows: list[LedgerRow], refused: Counter[Refusal], *, again: bool) -> None:
