@@ -1,6 +1,5 @@
 """Answers to chat requests: from the cache if possible, otherwise from upstreams."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from one_api.cache.leased_call import LeasedCall
 from one_api.cache.policy import CacheDirectives, CachePolicy, may_be_kept
 from one_api.cache.single_flight import Flight, Flights, SharedCall, Source
 from one_api.cache.stores import AnswerStore, MemoryAnswers
+from one_api.cache.turns import Turns
 from one_api.config import Config
 from one_api.contract import ChunkStream, WholeChunks
 from one_api.dialects.json import JSONObject
@@ -53,10 +53,8 @@ class Answers:
         self.max_bytes = config.cache.max_answer_bytes
         self._store = store
         self._flights = Flights(self.max_bytes)
-        #: Rankings that this process is asking for, by their keys; each is set once it is kept, or will not be.
-        self.rankings: dict[bytes, asyncio.Event] = {}
-        #: As well, vectors.
-        self.vectors: dict[bytes, asyncio.Event] = {}
+        #: Vectors and rankings that this process is asking for.
+        self.turns = Turns()
 
     async def run(
         self, route: CacheRoute, asked: ChatRequest, context: CallContext, ask: Ask, *, encoded: bool = False

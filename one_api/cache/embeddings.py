@@ -3,8 +3,7 @@
 import asyncio
 import hashlib
 import struct
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TypeAlias
 
 from one_api.cache.answers import Answers, Terms
@@ -45,7 +44,9 @@ class KeptVectors:
         keys = [await in_turns(_key_of(common, each)) for each in asked.inputs]
         found: list[Vector | None] = [None] * len(keys) if terms.directives.no_cache else await self._find(keys, terms)
         missing, joined = _missing(found), False
-        if missing and terms.joins and (joined := await self._is_asked_for([keys[index] for index in missing])):
+        if missing and terms.joins:
+            joined = await self._answers.turns.wait([keys[index] for index in missing], self._answers.join_wait_s)
+        if joined:
             found = await self._find(keys, terms)
             missing = _missing(found)
         context.record.cache = _status(len(keys), len(missing), bypassed=terms.directives.no_cache, joined=joined)
@@ -53,39 +54,17 @@ class KeptVectors:
             context.record.free = True
             return answer_of([each for each in found if each is not None], asked.model, 0)
         part = asked if len(missing) == len(keys) else asked.of([asked.inputs[index] for index in missing])
-        with self._asking([keys[index] for index in missing] if terms.joins else []):
+        turn = self._answers.turns.begin([keys[index] for index in missing] if terms.joins else [])
+        try:
             answer = await ask(part, context)
             for index, entry in zip(missing, answer["data"], strict=True):
                 vector = found[index] = entry["embedding"]
                 await self._keep(keys[index], vector, terms)
+        finally:
+            turn.end()
         usage = Usage.read(answer["usage"])
         vectors = [each for each in found if each is not None]
         return answer_of(vectors, answer["model"], usage.prompt_tokens if usage is not None else 0)
-
-    async def _is_asked_for(self, keys: list[bytes]) -> bool:
-        """Wait for other requests that ask for all of these; False, at once, when nobody asks for some of them."""
-        under_way = self._answers.vectors
-        if not all(key in under_way for key in keys):
-            return False
-        events = {under_way[key] for key in keys}
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._answers.join_wait_s):
-                for event in events:
-                    await event.wait()
-        return True
-
-    @contextmanager
-    def _asking(self, keys: list[bytes]) -> Iterator[None]:
-        """Have identical requests wait until the body has asked for these, and kept them."""
-        under_way, ended = self._answers.vectors, asyncio.Event()
-        mine = {key for key in keys if key not in under_way}
-        under_way.update(dict.fromkeys(mine, ended))
-        try:
-            yield
-        finally:
-            ended.set()
-            for key in mine:
-                del under_way[key]
 
     async def _find(self, keys: Sequence[bytes], terms: Terms) -> "list[Vector | None]":
         found: list[Vector | None] = []

@@ -1,12 +1,11 @@
 """Answers of rerank models that are kept: an upstream's own bytes, as a whole."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeAlias
 
 from one_api.cache.answers import Answers, Terms
 from one_api.cache.keys import CacheRoute
+from one_api.cache.turns import Turn
 from one_api.contract import ByteStream, WholeBytes
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
@@ -41,7 +40,7 @@ class KeptRerankings:
         if (kept := await self._served(key, terms, record)) is not None:
             return kept
         record.cache = "bypass" if terms.directives.no_cache else "miss"
-        turn = _Turn(self._answers, key if terms.joins else None)
+        turn = self._answers.turns.begin([key] if terms.joins else [])
         try:
             stream = await ask(asked, context)
         except BaseException:
@@ -52,17 +51,14 @@ class KeptRerankings:
             turn.end()
             return stream
         head = {"at": self._answers.now(), "type": stream.content_type, "deployment": record.deployment}
-        return _KeepingBytes(stream, turn, key, json.encode(head) + b"\n", terms.policy.ttl_s)
+        return _KeepingBytes(stream, self._answers, turn, key, json.encode(head) + b"\n", terms.policy.ttl_s)
 
     async def _served(self, key: bytes, terms: Terms, record: CallRecord) -> ByteStream | None:
         """Return a kept answer, waiting for one that is being asked for, and note in ``record`` that it is free."""
         if terms.directives.no_cache:
             return None
         kept, where_from = await self._find(key, terms), "hit"
-        if kept is None and terms.joins and (asking := self._answers.rankings.get(key)) is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._answers.join_wait_s):
-                    await asking.wait()
+        if kept is None and terms.joins and await self._answers.turns.wait([key], self._answers.join_wait_s):
             kept, where_from = await self._find(key, terms), "joined"
         if kept is None:
             return None
@@ -84,30 +80,14 @@ class KeptRerankings:
         return (known, data) if terms.accepts(known["at"], self._answers.now()) else None
 
 
-class _Turn:
-    """One request that asks for a ranking; identical ones wait until it ends. Without a ``key`` none do."""
-
-    def __init__(self, answers: Answers, key: bytes | None) -> None:
-        self.answers = answers
-        self._key = key
-        self._ended = asyncio.Event()
-        if key is not None:
-            answers.rankings.setdefault(key, self._ended)
-
-    def end(self) -> None:
-        """Let the others look for the answer: it is kept, or it will not be."""
-        self._ended.set()
-        if self._key is not None and self.answers.rankings.get(self._key) is self._ended:
-            del self.answers.rankings[self._key]
-
-
 class _KeepingBytes(ByteStream):
     """An answer on its way to the client, that is kept once all of it has come."""
 
-    def __init__(self, stream: ByteStream, turn: _Turn, key: bytes, head: bytes, ttl_s: float) -> None:
+    def __init__(self, stream: ByteStream, answers: Answers, turn: Turn, key: bytes, head: bytes, ttl_s: float) -> None:
         self.status, self.content_type, self.disposition = stream.status, stream.content_type, stream.disposition
         self.units = stream.units
         self._stream = stream
+        self._answers = answers
         self._turn = turn
         self._key = key
         self._ttl_s = ttl_s
@@ -120,13 +100,13 @@ class _KeepingBytes(ByteStream):
         piece = await self._stream.read()
         self.usage, self.units, self.ended = self._stream.usage, self._stream.units, self._stream.ended
         self._size += len(piece)
-        if self._size > self._turn.answers.max_bytes:
+        if self._size > self._answers.max_bytes:
             self._pieces.clear()
             self._turn.end()
             return piece
         self._pieces.append(piece)
         if self.ended:
-            await self._turn.answers.store.put(self._key, b"".join(self._pieces), self._ttl_s)
+            await self._answers.store.put(self._key, b"".join(self._pieces), self._ttl_s)
             self._turn.end()
         return piece
 
