@@ -28,7 +28,7 @@ from tests.support import (
     tool_chunks,
 )
 
-from .bed import KEY, Answer, Bed, Begun, Body, adapter, running_bed, user, yaml
+from .bed import KEY, SETTLE_S, Answer, Bed, Begun, Body, adapter, running_bed, user, yaml
 
 __all__ = ["own_redis"]
 
@@ -76,8 +76,11 @@ def where_from(answer: Answer) -> str | None:
 
 
 def twice(bed: Bed, model: str, **fields: Any) -> list[str | None]:
-    """Where two answers to the same request come from."""
-    return [where_from(bed.ask(model, **fields)) for _ in range(2)]
+    """Where two answers to the same request come from; the second is asked for when the call for the first is over."""
+    first = where_from(bed.ask(model, **fields))
+    # Until the upstream has ended its answer, others may still join it.
+    assert all(seen.ended.wait(SETTLE_S) for seen in bed.a.requests if seen.model == model)
+    return [first, where_from(bed.ask(model, **fields))]
 
 
 # Hits
