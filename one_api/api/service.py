@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from one_api.api.kept_responses import KeptResponses
 from one_api.api.reload import Reload
-from one_api.api.snapshot import Snapshot
+from one_api.api.snapshot import OpenRequest, Snapshot
 from one_api.contract import Caller
 from one_api.errors import Unauthorized
 from one_api.models.registry import ModelRegistry
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from one_api.observability.tracing import Tracing
 
 
-class Call(Protocol):
-    """A request whose answer is not complete."""
-
-    is_streamed: bool
-
-
 @dataclass(slots=True)
 class Service:
     """The parts that ``create_app`` built."""
@@ -45,7 +39,7 @@ class Service:
     #: None without traces; one of the observers.
     tracing: "Tracing | None" = None
     #: The requests under way, probes and scrapes left out.
-    calls: set[Call] = field(default_factory=set)
+    calls: set[OpenRequest] = field(default_factory=set)
     #: The scrape that is under way, or the last one.
     scrape: "asyncio.Task[list[bytes]] | None" = None
     #: Returns how many clients are connected; set by a server that knows.
