@@ -4,15 +4,17 @@ import email.utils
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.dialects import error_body
 from one_api.dialects.error_body import ErrorReport
 from one_api.dialects.json import JSONObject
+from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import (
+    UpstreamBroken,
     UpstreamClosed,
     UpstreamError,
     UpstreamExhausted,
@@ -91,6 +93,16 @@ class Reports:
     def error_of_payload(self, payload: JSONObject | list[Any] | str) -> UpstreamError:
         """Return the error for a report that came with status 200, or inside a stream."""
         return self._error(error_body.read_value(payload), None, {})
+
+    @contextmanager
+    def faults_named(self) -> Iterator[None]:
+        """Turn what the dialects find wrong with a whole answer into our errors."""
+        try:
+            yield
+        except ErrorPayload as error:
+            raise self.error_of_payload(error.payload) from None
+        except InvalidAnswer as error:
+            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
     def seen_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return what a client may see of the response headers of any answer; none that holds a secret."""

@@ -18,8 +18,9 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer, normalise
 from one_api.dialects.openai.split import chunks_of
 from one_api.dialects.openai.stream import OpenAIStream
-from one_api.errors import GatewayError, UpstreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamTruncated
+from one_api.errors import GatewayError, UpstreamBroken, UpstreamFailed, UpstreamTimeout
 from one_api.serving.tasks import stop
+from one_api.upstream.exceptions import truncated
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class IteratedStream(ChunkStream):
             self.ended = chunk is None
             self.usage = Usage.read(self._translator.usage)
         if self.ended and not self._translator.finished:
-            raise UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
+            raise truncated()
         return chunks
 
     async def _next(self) -> JSONObject | None:

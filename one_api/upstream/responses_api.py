@@ -12,11 +12,9 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.response import Identity
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.responses.outbound.native import NativeResponse, read_response, usage_in, with_tools_of
 from one_api.dialects.responses.outbound.request import to_responses
 from one_api.dialects.responses.outbound.stream import ResponsesStream, completion_of
-from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.upstream.client import Upstream, decode_large
@@ -89,13 +87,10 @@ class ResponsesAPI:
     async def _whole(
         self, body: JSONObject, context: AttemptContext, headers: Mapping[str, str] | None = None
     ) -> JSONObject:
-        try:
-            answer = await self.upstream.post(_PATH, context, body, headers)
-            return read_response(answer, await decode_large(answer, as_written=True))
-        except ErrorPayload as error:
-            raise self.reports.error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+        answer = await self.upstream.post(_PATH, context, body, headers)
+        decoded = await decode_large(answer, as_written=True)
+        with self.reports.faults_named():
+            return read_response(answer, decoded)
 
 
 def _identity(request: ChatRequest) -> Identity:

@@ -19,10 +19,11 @@ from one_api.dialects.anthropic.response import Shape
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.response import Identity
-from one_api.errors import InvalidRequest, UpstreamTimeout
+from one_api.errors import InvalidRequest
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
 from one_api.serving.tasks import abandon
+from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import ClaudeConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
@@ -31,6 +32,7 @@ from one_api.upstream.choices import ChoicesStream
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MAX_MODELS, entries_of
 from one_api.upstream.errors import Reports
+from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.foreign import whole
 from one_api.upstream.limit_headers import claude_headers
 from one_api.upstream.native_messages import NativeMessages
@@ -118,11 +120,8 @@ class ClaudeAdapter(RemoteAdapter):
             return await self._native.complete(request.native, request.model, context)
         limit_s = self._config.timeouts.total_s
         opened = await self._opening(request, context, include_usage=True)
-        try:
-            async with asyncio.timeout(limit_s):
-                return await _whole(await opened)
-        except TimeoutError:
-            raise UpstreamTimeout(f"The upstream did not send the answer within {limit_s:g} s.") from None
+        with NamedErrors("the answer", limit_s), Deadline(limit_s):
+            return await _whole(await opened)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``complete``."""

@@ -2,8 +2,7 @@
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -23,9 +22,8 @@ from one_api.dialects.openai.request import Quirks, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.openai.text_completion import TextRequest, TextStream
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.responses.outbound.native import has_custom_tools
-from one_api.errors import UpstreamBroken, UpstreamRejected, UpstreamUnsuitable
+from one_api.errors import UpstreamRejected, UpstreamUnsuitable
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
 from one_api.serving.fairness import in_turns
@@ -102,7 +100,7 @@ class OpenAIAdapter(RemoteAdapter):
         reading = read_in_steps(
             answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
         )
-        with self._named():
+        with self._reports.faults_named():
             return await in_turns(reading)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
@@ -135,7 +133,7 @@ class OpenAIAdapter(RemoteAdapter):
         body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
         answer = await self._upstream.post("/completions", context, body)
         decoded = await decode_large(answer)
-        with self._named():
+        with self._reports.faults_named():
             return text_completion.read_answer(answer, _identity(request, "cmpl"), decoded)
 
     async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
@@ -165,22 +163,12 @@ class OpenAIAdapter(RemoteAdapter):
 
     async def _post_inputs(self, context: AttemptContext, part: EmbeddingRequest) -> RawAnswer:
         data = await self._upstream.post("/embeddings", context, part.body, max_bytes=MAX_VECTORS_BYTES)
-        with self._named():
+        with self._reports.faults_named():
             return RawAnswer.read(data, len(part.inputs))
 
     async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """See ``BaseModelAdapter``."""
         return await self._upstream.forward(request, context)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Turn what is wrong with an answer into our errors."""
-        try:
-            yield
-        except ErrorPayload as error:
-            raise self._reports.error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
     async def _send(self, request: ChatRequest, post: Callable[[JSONObject], Awaitable[T]]) -> T:
         """Send ``request``; once more when the upstream refuses the client's word for reasoning, and has another."""
