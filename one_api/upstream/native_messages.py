@@ -71,17 +71,18 @@ class NativeMessages:
         """
         limit = native.body.get("max_tokens")
         is_long = isinstance(limit, int) and limit > self.config.stream_above_tokens
+        if is_long:
+            return await self._assembled(native, model, context)
+        data = body_for(native, model, self._deviations)
+        answer = await self.upstream.post(_PATH, context, data, self._headers(native))
+        decoded = await decode_large(answer, as_written=True)
         with self.reports.faults_named():
-            if is_long:
-                return await self._assembled(native, model, context)
-            data = body_for(native, model, self._deviations)
-            answer = await self.upstream.post(_PATH, context, data, self._headers(native))
-            return read_message(answer, await decode_large(answer, as_written=True))
+            return read_message(answer, decoded)
 
     async def _assembled(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
         data = body_for(native, model, self._deviations, stream=True)
         limit_s, assembler = self.config.timeouts.total_s, MessageAssembler()
-        with NamedErrors("the answer", limit_s), Deadline(limit_s):
+        with NamedErrors("the answer", limit_s), Deadline(limit_s), self.reports.faults_named():
             async with await self._stream(data, native, context) as stream:
                 async for chunk in stream:
                     assembler.add(chunk)

@@ -39,8 +39,8 @@ _COUNTS_PER_REQUEST, _MIN_COUNTS = 20, 50
 #: What a caller has that is limited as all are.
 _NONE_OF_ITS_OWN = (None, None, None)
 
-#: The longest wait in an answer, in seconds: official clients ignore a longer one, and come back at once. A window ends up
-#: to a second after its minute, so a client that has waited this long may have to wait for one second more.
+#: The longest wait in an answer, in seconds: official clients ignore a longer one, and come back at once. A window ends
+#: up to a second after its minute, so a client that has waited this long may have to wait for one second more.
 _MAX_WAIT_S = 60.0
 _REFUSALS = {
     "requests": "{limit} requests per minute",
