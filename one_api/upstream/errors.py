@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from one_api.dialects import error_body
+from one_api.dialects import durations, error_body
 from one_api.dialects.error_body import ErrorReport
 from one_api.dialects.json import JSONObject
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
@@ -276,7 +276,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after", "")
     with suppress(ValueError):
         return _plausible(float(value))
-    if (seconds := error_body.duration(value)) is not None:
+    if (seconds := durations.read(value)) is not None:
         return _plausible(seconds)
     with suppress(ValueError, TypeError):
         return _plausible(email.utils.parsedate_to_datetime(value).timestamp() - time.time())

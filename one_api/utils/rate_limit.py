@@ -16,6 +16,7 @@ from flask_limiter import RateLimitExceeded
 
 from one_api.config import Config
 from one_api.contract import Caller
+from one_api.dialects import durations
 from one_api.errors import RateLimited
 from one_api.limits.stores import Stats, Ticket
 from one_api.limits.window import LEASE_S, UNLIMITED, WINDOW_S, Limits, Verdict
@@ -197,13 +198,13 @@ def _headers(limits: Limits, verdict: Verdict) -> dict[str, str]:
         headers = {
             "x-ratelimit-limit-requests": str(limits.requests_per_minute),
             "x-ratelimit-remaining-requests": str(verdict.remaining_requests),
-            "x-ratelimit-reset-requests": duration(verdict.reset_requests_s),
+            "x-ratelimit-reset-requests": durations.write(verdict.reset_requests_s),
         }
     if verdict.remaining_tokens is not None:
         headers |= {
             "x-ratelimit-limit-tokens": str(limits.tokens_per_minute),
             "x-ratelimit-remaining-tokens": str(verdict.remaining_tokens),
-            "x-ratelimit-reset-tokens": duration(verdict.reset_tokens_s),
+            "x-ratelimit-reset-tokens": durations.write(verdict.reset_tokens_s),
         }
     return headers
 
@@ -217,7 +218,7 @@ def _refusal(limits: Limits, verdict: Verdict) -> RateLimited:
     }[kind]
     wait_s = min(max(1.0, verdict.retry_after_s), _MAX_WAIT_S)
     return RateLimited(
-        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. Try again in {duration(wait_s)}.",
+        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. Try again in {durations.write(wait_s)}.",
         type="tokens" if kind == "tokens" else "requests",
         retry_after_s=wait_s,
         limit=kind,
@@ -226,14 +227,6 @@ def _refusal(limits: Limits, verdict: Verdict) -> RateLimited:
 
 def _or_none(requests: int) -> int | None:
     return None if requests == UNLIMITED else requests
-
-
-def duration(seconds: float) -> str:
-    """Return a time span the way OpenAI writes it: 120ms, 1s, 6m0s."""
-    if (thousandths := round(seconds * 1000)) < 1000:
-        return f"{thousandths}ms"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 def check_rate_limit(view: View) -> View:
@@ -304,7 +297,7 @@ def refusal_of(error: RateLimitExceeded) -> RateLimited:
         return await_(limits.refused(g.caller))
     retry_after_s = limits.limiter.retry_after_s()
     return RateLimited(
-        f"Rate limit reached: {error.description}. Try again in {duration(retry_after_s)}.",
+        f"Rate limit reached: {error.description}. Try again in {durations.write(retry_after_s)}.",
         type="requests",
         retry_after_s=retry_after_s,
         limit="requests",
