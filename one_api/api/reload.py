@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +17,7 @@ from one_api.dialects.json import JSONObject
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.observability.log import audit
 from one_api.serving.kept import KeptTexts
+from one_api.serving.tasks import stop
 from one_api.settings.changes import applicable, changed_paths, digest_of
 from one_api.settings.validation import Problem
 
@@ -279,12 +280,7 @@ class Reload:
 
     async def aclose(self) -> None:
         """Stop, and close what old snapshots still have."""
-        tasks = [task for task in (self._loading, *self._tasks) if task is not None]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await stop(self._loading, *self._tasks)
         for old in list(self._old):
             self._old.remove(old)
             await old.registry.let_go(self._unshared(old, [self.snapshot, *self._old]))

@@ -18,6 +18,7 @@ from one_api.observability.recent import RecentCalls
 from one_api.records import Observer
 from one_api.serving.current import current_application
 from one_api.serving.siblings import Siblings
+from one_api.serving.tasks import stop
 from one_api.settings.sections import ServerConfig
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ class Service:
 
     async def aclose(self) -> None:
         """Close what is open."""
-        if self._watching is not None:
-            self._watching.cancel()
+        await stop(self._watching)
         await self.reload.aclose()
         await self.siblings.aclose()
         await self.snapshot.registry.aclose()
