@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import os
-import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +16,6 @@ from one_api.dialects.anthropic.request import RequestOptions, Translated, trans
 from one_api.dialects.anthropic.response import Shape
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.openai.response import Identity
 from one_api.errors import InvalidRequest
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
@@ -34,6 +31,7 @@ from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MAX_MODELS, entries_
 from one_api.upstream.errors import Reports
 from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.foreign import whole
+from one_api.upstream.identity import new_identity
 from one_api.upstream.limit_headers import claude_headers
 from one_api.upstream.native_messages import NativeMessages
 from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
@@ -176,11 +174,10 @@ class ClaudeAdapter(RemoteAdapter):
 
     async def _open(self, translated: Translated, context: AttemptContext, *, include_usage: bool) -> MessageStream:
         model = translated.body["model"]
-        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
         stream = await open_message(
             partial(self._upstream.post_stream, "/v1/messages", context),
             translated.body,
-            identity,
+            new_identity(model),
             _shape(translated, self._config),
             include_usage=include_usage,
         )

@@ -6,7 +6,6 @@ asked for a stream, because only then does it notice that its client has left.
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -41,6 +40,7 @@ from one_api.upstream.batches import embed_in_parts
 from one_api.upstream.choices import ChoicesStream, OpenedLater
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
+from one_api.upstream.identity import new_identity
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class LocalModelAdapter(RequestAdapter):
         file = self._existing(request.model)
         checked = read_text_request(request.body, self._model(file))
         context.warnings += checked.dropped
-        identity = Identity(f"cmpl-{uuid.uuid4().hex}", int(time.time()), request.model)
+        identity = new_identity(request.model, "cmpl")
         answer, client = TextAnswer(identity, logprobs=checked.logprobs), self._client(file)
 
         async def open_one(index: int) -> ChunkStream:
@@ -262,7 +262,7 @@ class LocalModelAdapter(RequestAdapter):
         """Return the stream of all choices, once the first event has arrived."""
         body, forced = apply_choice(request.body)
         body = prepare(body | {"model": file.id}, _QUIRKS)
-        identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
+        identity = new_identity(model)
         answer = Answer(identity, include_usage=include_usage, forced=forced, top_logprobs=request.top_logprobs)
         client = self._client(file)
 

@@ -1,14 +1,12 @@
 """The adapter for any server that speaks OpenAI's Chat Completions dialect."""
 
-import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar
 
-from one_api.contract import DOORS, ByteStream, Call, ChunkStream, ModelInfo
+from one_api.contract import DOORS, ByteStream, ChunkStream, ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai import text_completion
@@ -19,7 +17,6 @@ from one_api.dialects.openai.kinds import kinds_in
 from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_body, other_name
 from one_api.dialects.openai.request import Quirks, prepare
-from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.openai.text_completion import TextRequest, TextStream
 from one_api.dialects.responses.outbound.native import has_custom_tools
@@ -34,6 +31,7 @@ from one_api.upstream.batches import MAX_VECTORS_BYTES, embed_in_parts
 from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, entries_of
 from one_api.upstream.errors import Reports
+from one_api.upstream.identity import new_identity
 from one_api.upstream.responses_api import ResponsesAPI
 from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
 
@@ -98,7 +96,7 @@ class OpenAIAdapter(RemoteAdapter):
         decoded = await decode_large(answer)
         self._reasoning.learn(request.model, name_in_body(answer, decoded))
         reading = read_in_steps(
-            answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
+            answer, new_identity(request.model), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
         )
         with self._reports.faults_named():
             return await in_turns(reading)
@@ -112,7 +110,7 @@ class OpenAIAdapter(RemoteAdapter):
 
         async def post(body: JSONObject) -> ChunkStream:
             translator = OpenAIStream(
-                _identity(request),
+                new_identity(request.model),
                 include_usage=request.include_usage,
                 choices=_choices_of(request),
                 tools=_tools_of(request),
@@ -134,13 +132,13 @@ class OpenAIAdapter(RemoteAdapter):
         answer = await self._upstream.post("/completions", context, body)
         decoded = await decode_large(answer)
         with self._reports.faults_named():
-            return text_completion.read_answer(answer, _identity(request, "cmpl"), decoded)
+            return text_completion.read_answer(answer, new_identity(request.model, "cmpl"), decoded)
 
     async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
         """See ``BaseModelAdapter``."""
         body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
         translator = TextStream(
-            _identity(request, "cmpl"), include_usage=request.include_usage, choices=request.choices
+            new_identity(request.model, "cmpl"), include_usage=request.include_usage, choices=request.choices
         )
         return await self._upstream.post_stream("/completions", context, body, translator)
 
@@ -182,10 +180,6 @@ class OpenAIAdapter(RemoteAdapter):
         answer = await post(prepare(request.body, self._quirks, other))
         self._reasoning.learn(request.model, other)
         return answer
-
-
-def _identity(request: Call, prefix: str = "chatcmpl") -> Identity:
-    return Identity(f"{prefix}-{random.getrandbits(128):032x}", int(time.time()), request.model)
 
 
 def _choices_of(request: ChatRequest) -> int:
