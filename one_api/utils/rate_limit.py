@@ -218,7 +218,8 @@ def _refusal(limits: Limits, verdict: Verdict) -> RateLimited:
     }[kind]
     wait_s = min(max(1.0, verdict.retry_after_s), _MAX_WAIT_S)
     return RateLimited(
-        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. Try again in {durations.write(wait_s)}.",
+        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. "
+        f"Try again in {durations.write(wait_s)}.",
         type="tokens" if kind == "tokens" else "requests",
         retry_after_s=wait_s,
         limit=kind,
