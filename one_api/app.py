@@ -28,9 +28,9 @@ from one_api.api.reload import Reload, Sources
 from one_api.api.responses import responses
 from one_api.api.service import Service
 from one_api.api.snapshot import Snapshot
-from one_api.cli import register_commands
+from one_api.commands.cli import register_commands
+from one_api.commands.flask_run import prepare_flask_run
 from one_api.config import Config, ConfigError, Loaded, as_variables, from_mapping, load
-from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.registry import ModelRegistry
 from one_api.observability.log import LineWriter, LogObserver, set_up_logging

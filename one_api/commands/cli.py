@@ -12,7 +12,7 @@ import click
 from flask import Flask, current_app
 
 from one_api.api.service import Service
-from one_api.cli_accounts import register_account_commands
+from one_api.commands.accounts import register_account_commands
 from one_api.config import Config, ConfigError, Loaded, load, masked
 from one_api.dialects import json
 from one_api.engine.download import FetchFailed, fetch_default_model
@@ -229,7 +229,7 @@ def _chat(message: tuple[str, ...], model: str | None, name: str | None, url: st
     Without a MESSAGE each line of the input is one, until its end (Ctrl-D), and what was said before is remembered.
     """
     # Only here, so that a gateway that serves imports nothing of requests.
-    from one_api.conversation import Conversation, NoAnswer
+    from one_api.commands.conversation import Conversation, NoAnswer
 
     if message and not " ".join(message).strip():
         raise click.ClickException("the message is empty: write one, or leave it out to be asked for it")

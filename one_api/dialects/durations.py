@@ -14,7 +14,7 @@ def write(seconds: float) -> str:
 
 
 def read(text: str) -> float | None:
-    """Return a duration such as ``7``, ``1.5s``, ``1h6m0s`` or ``120ms`` in seconds; None for zero and for other texts."""
+    """Return a duration such as ``7``, ``1.5s``, ``1h6m0s`` or ``120ms`` in seconds; None for zero and other texts."""
     match = _DURATION.fullmatch(text.strip().lower())
     return seconds_in(match) if match else None
 

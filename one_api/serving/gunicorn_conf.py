@@ -13,11 +13,11 @@ from typing import Any
 
 from flask import Flask
 
+from one_api.commands.startup import Listening, address_problem, report
 from one_api.config import ConfigError, inherits_sockets, load
 from one_api.observability.log import HastyHandler
 from one_api.serving.kept import kept_texts
 from one_api.settings.addresses import url_of
-from one_api.startup import Listening, address_problem, report
 
 try:
     _loaded = load()
