@@ -15,12 +15,13 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from one_api.records import AttemptKind, CallContext
-from one_api.routing.attempt import Attempt, RequestState, RetryLimit
+from one_api.routing.attempt import Attempt, RequestState
 from one_api.routing.delivery import ByteDelivery, Delivery
 from one_api.routing.first_content import OnFirstContent, read_to_first_content
 from one_api.routing.hedging import Hedging, first_to_answer
 from one_api.routing.resume import Diverged, Sent, after_the_same, resumable
 from one_api.routing.retries import NextAttempt, error_for_client, first_step, look, next_step, overflows
+from one_api.routing.retry_limit import RetryLimit
 from one_api.routing.selection import Route, choose, probe_others_now
 from one_api.serving.timeouts import Deadline
 
@@ -105,7 +106,7 @@ class Failover:
         begun: list[Attempt] = []
 
         def start(step: NextAttempt, kind: AttemptKind | None = None) -> asyncio.Future[Attempt]:
-            # Its books are open at once, for the next choice, and closed also if the task never runs.
+            # It begins at once, so that the next choice knows of it, and is settled also if the task never runs.
             attempt = state.begin(step.deployment, step.candidates, kind)
             begun.append(attempt)
             asking = asyncio.ensure_future(self._ask(state, step, attempt))
