@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from one_api.dialects import sse
 from one_api.dialects.anthropic.inbound.native import NativeMessage
-from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.anthropic.stream import ClaudeStream
 from one_api.dialects.frames import FramedReader, Item, Translator, chunks_of, encoded
 from one_api.dialects.json import JSONObject
@@ -126,10 +126,10 @@ CLAUDE = {
     ),
 }
 SHAPES = {
-    "stops": Shape(stops=("lo",)),
-    "fence": Shape(unfence=True),
-    "a forced tool": Shape(forced_tool="f"),
-    "a JSON tool": Shape(json_tool="f"),
+    "stops": ResponseOptions(stops=("lo",)),
+    "fence": ResponseOptions(unfence=True),
+    "a forced tool": ResponseOptions(forced_tool="f"),
+    "a JSON tool": ResponseOptions(json_tool="f"),
 }
 
 
@@ -264,11 +264,11 @@ def test_an_event_that_is_passed_on_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_claudes_streams_in_which_something_is_looked_for(shape: str) -> None:
+def test_claudes_streams_in_which_something_is_looked_for(options: str) -> None:
     # A short one: each of its bytes is a cut.
     blocks = (thinking_block("Hm"), text_block("Hel", '"lo"', "x"), tool_block("t", "f", '{"a":', "1}"))
 
-    assert_same(lambda: ClaudeStream(OURS, SHAPES[shape], include_usage=True), claude_bytes(*claude_events(*blocks)))
+    assert_same(lambda: ClaudeStream(OURS, SHAPES[options], include_usage=True), claude_bytes(*claude_events(*blocks)))
 
 
 @pytest.mark.parametrize("forced", [False, True])

@@ -30,10 +30,6 @@ class RequestOptions:
     user_secret: bytes = b""
     #: Ask for the thinking in words wherever thinking is sent.
     show_reasoning: bool = True
-    #: The user turn that is put before a history that starts with the assistant.
-    first_user_turn: str = "Continue the conversation below."
-    #: Put around a later system message where the model takes none at that place.
-    system_marker: tuple[str, str] = ("<system_message>\n", "\n</system_message>")
     #: May the client ask for the cache of one hour, which costs more to write?
     long_cache: bool = False
     #: The type of the upstream's tool that ``web_search_options`` becomes; None: refused.

@@ -13,7 +13,6 @@ from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects import json
 from one_api.dialects.anthropic.models import ModelTraits, corrected, entry_of, traits_of
 from one_api.dialects.anthropic.request import RequestOptions, Translated, translate
-from one_api.dialects.anthropic.response import Shape
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest
@@ -178,7 +177,7 @@ class ClaudeAdapter(RemoteAdapter):
             partial(self._upstream.post_stream, "/v1/messages", context),
             translated.body,
             new_identity(model),
-            _shape(translated, self._config),
+            replace(translated.response, provider_blocks=self._config.provider_blocks),
             include_usage=include_usage,
         )
         stream.on_end = partial(self._replay.keep_turn, context.scope, model)
@@ -209,20 +208,6 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
         long_cache=config.long_cache,
         web_search=config.web_search,
         file_ids=config.file_ids,
-    )
-
-
-def _shape(translated: Translated, config: ClaudeConfig) -> Shape:
-    return Shape(
-        names=translated.names,
-        custom_tools=translated.custom_tools,
-        stops=translated.stops,
-        json_tool=translated.json_tool,
-        forced_tool=translated.forced_tool,
-        unfence=translated.unfence,
-        json_object=translated.json_object,
-        legacy_functions=translated.legacy_functions,
-        provider_blocks=config.provider_blocks,
     )
 
 
