@@ -39,7 +39,7 @@ from one_api.records import Observer
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.gunicorn import warn_if_unfit
-from one_api.serving.kept import KeptTexts, kept_texts
+from one_api.serving.kept_texts import KeptTexts, kept_texts
 from one_api.serving.loop import background, leaving_as_reset
 from one_api.serving.mount import Mount
 from one_api.serving.siblings import Siblings

@@ -72,9 +72,9 @@ class Service:
         """Return the models of new requests, for code that registers adapters of its own at the start."""
         return self.snapshot.registry
 
-    def notice(self, by: str) -> None:
-        """Load the configuration anew, on the running loop; ``by`` names what asked for it, for the log."""
-        self.reload.notice(by)
+    def begin_reload(self, by: str) -> None:
+        """Reload the configuration, on the running loop; ``by`` names what asked for it, for the log."""
+        self.reload.begin_once(by)
 
     def cut_revoked(self) -> None:
         """End the streams whose keys are gone, where the configuration wants that."""
