@@ -125,7 +125,7 @@ CLAUDE = {
         b"event: content_block_stop", b'event: ping\ndata: {"type": "ping"}\n\nevent: content_block_stop'
     ),
 }
-SHAPES = {
+RESPONSE_OPTIONS = {
     "stops": ResponseOptions(stops=("lo",)),
     "fence": ResponseOptions(unfence=True),
     "a forced tool": ResponseOptions(forced_tool="f"),
@@ -263,12 +263,14 @@ def test_an_event_that_is_passed_on_is_not_read() -> None:
     assert translator.fed <= 10
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", RESPONSE_OPTIONS)
 def test_claudes_streams_in_which_something_is_looked_for(options: str) -> None:
     # A short one: each of its bytes is a cut.
     blocks = (thinking_block("Hm"), text_block("Hel", '"lo"', "x"), tool_block("t", "f", '{"a":', "1}"))
 
-    assert_same(lambda: ClaudeStream(OURS, SHAPES[options], include_usage=True), claude_bytes(*claude_events(*blocks)))
+    assert_same(
+        lambda: ClaudeStream(OURS, RESPONSE_OPTIONS[options], include_usage=True), claude_bytes(*claude_events(*blocks))
+    )
 
 
 @pytest.mark.parametrize("forced", [False, True])
