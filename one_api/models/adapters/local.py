@@ -26,7 +26,7 @@ from one_api.dialects.openai.request import Quirks, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
-from one_api.engine.client import Answer, EngineClient, TextAnswer
+from one_api.engine.client import EngineAnswer, EngineClient, TextAnswer
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
@@ -169,7 +169,7 @@ class LocalModelAdapter(RequestAdapter):
             return None  # the client gets that error when it asks for an answer
         body, forced = apply_choice(checked.body)
         body = prepare(body | {"model": file.id}, _QUIRKS)
-        answer = Answer(Identity("", 0, request.model), include_usage=False, forced=forced)
+        answer = EngineAnswer(Identity("", 0, request.model), include_usage=False, forced=forced)
         return await self._client(file).count(context, body, answer)
 
     async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
@@ -263,7 +263,7 @@ class LocalModelAdapter(RequestAdapter):
         body, forced = apply_choice(request.body)
         body = prepare(body | {"model": file.id}, _QUIRKS)
         identity = new_identity(model)
-        answer = Answer(identity, include_usage=include_usage, forced=forced, top_logprobs=request.top_logprobs)
+        answer = EngineAnswer(identity, include_usage=include_usage, forced=forced, top_logprobs=request.top_logprobs)
         client = self._client(file)
 
         async def open_one(index: int) -> ChunkStream:
