@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 #: When a limit is over, where an upstream says nothing else: the IETF's draft; OpenRouter's and others'.
 _RESETS = ("ratelimit-reset", "x-ratelimit-reset")
 #: No wait is so long: from this number on it is a moment, in seconds.
-_LEAST_MOMENT_S = 10.0**9
+_MIN_MOMENT_S = 10.0**9
 #: The longest wait that is taken over from an upstream, in seconds.
 _MAX_RETRY_AFTER_S = 300.0
 #: Where a message of Anthropic's says that the fault is, by the name that the client knows.
@@ -291,8 +291,8 @@ def _reset_in(headers: Mapping[str, str]) -> float | None:
     for name in _RESETS:
         with suppress(ValueError, KeyError):
             reset = float(headers[name])
-            if reset >= _LEAST_MOMENT_S:
-                reset = (reset if reset < 1000 * _LEAST_MOMENT_S else reset / 1000) - time.time()
+            if reset >= _MIN_MOMENT_S:
+                reset = (reset if reset < 1000 * _MIN_MOMENT_S else reset / 1000) - time.time()
             return _plausible(reset)
     return None
 
