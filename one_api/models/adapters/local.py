@@ -27,9 +27,10 @@ from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
 from one_api.engine.client import EngineAnswer, EngineClient, TextAnswer
-from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
+from one_api.engine.files import EngineFailed, default_run_dir, find_engine
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
+from one_api.engine.settings import slot_context
 from one_api.engine.supervisor import EngineSupervisor
 from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamOverloaded, UpstreamUnfit, UpstreamUnsuitable
 from one_api.models.adapters.base import RequestAdapter
