@@ -84,7 +84,8 @@ class Reports:
     show_text: bool = True
     #: Report an overloaded upstream with its own 529.
     keep_529: bool = False
-    client_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+    #: Returns what clients may see of response headers.
+    select_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
 
     def error_of(self, status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
         """Return the error that an answer's status, body and headers stand for."""
@@ -106,7 +107,7 @@ class Reports:
 
     def seen_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return what a client may see of the response headers of any answer; none that holds a secret."""
-        return {name: value for name, value in self.client_headers(headers).items() if self.scrubber.is_clean(value)}
+        return {name: value for name, value in self.select_headers(headers).items() if self.scrubber.is_clean(value)}
 
     def id_in(self, headers: Mapping[str, str]) -> str | None:
         """Return the upstream's id of a request, which its provider's support asks for."""

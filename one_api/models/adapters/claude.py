@@ -64,7 +64,7 @@ class ClaudeAdapter(RemoteAdapter):
         reports = replace(
             reports or Reports(name, Scrubber(secrets_in(config), addresses_in(config))),
             keep_529=config.keep_529,
-            client_headers=claude_headers,
+            select_headers=claude_headers,
         )
         upstream = Upstream(
             base_url,
