@@ -7,7 +7,8 @@ from typing import Any
 
 from one_api.dialects.anthropic.content import Content, thinking_block
 from one_api.dialects.anthropic.history import Entry
-from one_api.dialects.anthropic.policy import Notes, RequestOptions, refused
+from one_api.dialects.anthropic.policy import Notes, RequestOptions
+from one_api.dialects.checks import refused
 from one_api.dialects.json import JSONObject
 
 Replay = Callable[[JSONObject], list[JSONObject] | None]
