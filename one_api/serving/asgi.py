@@ -38,6 +38,8 @@ _DISCARD_BYTES = 64 * 1024 * 1024
 #: A body that is not wanted is waited for before its answer, so that the connection stays, if it has no more bytes than
 #: this; and so long, in seconds.
 _SMALL_BODY_BYTES, _SMALL_BODY_S = 64 * 1024, 0.5
+#: A body that has more bytes than this is read in turns with others of its kind, so that many at once hold nobody up.
+_LONG_BODY_BYTES = 64 * 1024
 #: What one stream may send without waiting for its upstream before others go on, in bytes.
 _BURST_BYTES = 8 * 1024
 
@@ -372,6 +374,8 @@ class RequestBody(io.RawIOBase):
                     size += len(await self._next())
 
     async def _next(self) -> bytes:
+        if self.taken > _LONG_BODY_BYTES:
+            await scheduler().wait_turn()
         now = time.monotonic()
         self._began = self._began or now
         slowest = _SLOW_GRACE_S + self.taken / _SLOWEST_BODY
