@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from one_api.serving.asgi import RequestBody
+from one_api.serving.request_body import RequestBody
 
 BODIES = 20
 PIECE = b"x" * 32 * 1024
