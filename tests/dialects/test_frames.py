@@ -202,9 +202,9 @@ def assert_same(make: Make, data: bytes) -> None:
     """However a stream is cut, both ways give the same; each of its bytes is a cut, with whole events before it."""
     whole = usual(make, [data])
     assert quick(make, [data]) == whole
-    for first in range(1, min(SEVERAL, len(data))):
-        cuts = [0, *range(first, len(data), SEVERAL), len(data)]
-        assert quick(make, [data[start:end] for start, end in pairwise(cuts)]) == whole, f"cut at {cuts[1:-1]}"
+    for cuts in recorded.every_cut(len(data), SEVERAL):
+        pieces = [data[start:end] for start, end in pairwise([0, *cuts, len(data)])]
+        assert quick(make, pieces) == whole, f"cut at {cuts}"
     for size in (1, 7, 100):
         assert quick(make, [data[start : start + size] for start in range(0, len(data), size)]) == whole
 
