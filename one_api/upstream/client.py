@@ -163,7 +163,8 @@ class Upstream:
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
         with NamedErrors("the first event", timeout_s), Deadline(timeout_s):
             response = await self._request("POST", path, body, context, headers)
-            stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
+            reports = self._reports.for_attempt(context)
+            stream = kind(response, translator, self._timeouts.idle_s, deadline, reports)
             try:
                 await stream.wait_for_first()
             except BaseException:
@@ -215,7 +216,7 @@ class Upstream:
             text = b""
             with suppress(aiohttp.ClientError, UpstreamBroken):
                 text = await self._whole(response, _MAX_ERROR_BYTES)
-            raise self._reports.error_of(response.status, text, response.headers)
+            raise self._reports.for_attempt(context).error_of(response.status, text, response.headers)
 
     async def _send(self, method: str, url: str, data: Data, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request and return its response, once that has begun.

@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
+from copy import copy
 from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 from msgspec.structs import replace
@@ -13,7 +14,8 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest
 from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.text_completion import TextRequest
-from one_api.errors import InvalidRequest
+from one_api.dialects.parameter_names import without_positions
+from one_api.errors import GatewayError, InvalidRequest
 from one_api.records import AttemptContext
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import Discovery
@@ -105,7 +107,12 @@ class BaseModelAdapter(ABC):
         match request:
             case ChatRequest():
                 asked = self._in_own_dialect(request, context)
-                return await (self.stream if asked.stream else self.complete)(asked, context)
+                try:
+                    return await (self.stream if asked.stream else self.complete)(asked, context)
+                except GatewayError as error:
+                    if asked.native is None and request.native is not None:
+                        raise _uncounted(error) from None
+                    raise
             case TextRequest():
                 return await (self.stream_text if request.stream else self.complete_text)(request, context)
             case EmbeddingRequest():
@@ -123,6 +130,7 @@ class BaseModelAdapter(ABC):
         if context.native:
             return request
         native.refuse_translation()
+        context.counts_otherwise = True
         context.warnings += native.warnings
         changes: JSONObject = {}
         if native.effort is not None and self.takes_effort(request.model):
@@ -241,6 +249,14 @@ def model_of(adapter: BaseModelAdapter, model_id: str, owner: str = "") -> Model
     if info is None and not isinstance(adapter, RequestAdapter):  # it may forget here what it lists
         return next((each for each in models_of(adapter) if each.id == model_id), None)
     return info
+
+
+def _uncounted(error: GatewayError) -> GatewayError:
+    """Return the error for a client whose own messages and tools are others than those that were looked at."""
+    found = copy(error)
+    found.message = without_positions(error.message)
+    found.param = error.param and without_positions(error.param)
+    return found
 
 
 def _not_spoken(request: Call) -> InvalidRequest:
