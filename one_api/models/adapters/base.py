@@ -135,11 +135,15 @@ class BaseModelAdapter(ABC):
         changes: JSONObject = {}
         if native.effort is not None and self.takes_effort(request.model):
             changes["reasoning_effort"] = native.effort
+        body = request.body
+        if "reasoning_effort" in body and self.may_refuse_effort(request.model):
+            body = {key: value for key, value in body.items() if key != "reasoning_effort"}
+            context.warnings.append("reasoning.effort")
         most, limit = self._longest_answer(request.model), request.body.get("max_completion_tokens")
         if most is not None and isinstance(limit, int) and limit > most:
             changes["max_completion_tokens"] = most
             context.warnings.append("max_tokens")
-        return replace(request, native=None, body=request.body | changes)
+        return replace(request, native=None, body=body | changes)
 
     def _takes(self, native: NativeRequest) -> bool:
         """Return whether a request is sent as its client wrote it."""
@@ -176,6 +180,10 @@ class BaseModelAdapter(ABC):
 
     def takes_effort(self, model: str) -> bool:
         """Return whether ``model`` is known to take ``reasoning_effort``."""
+        return False
+
+    def may_refuse_effort(self, model: str) -> bool:
+        """Return whether ``model`` may refuse a request that holds ``reasoning_effort``, so that it is not sent."""
         return False
 
     async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
