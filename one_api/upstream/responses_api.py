@@ -69,15 +69,18 @@ class ResponsesAPI:
         reasons = any(fnmatchcase(request.model, pattern) for pattern in self.config.reasoning_models)
         body, dropped = to_responses(request.body, reasons=reasons, replay=find)
         context.warnings += dropped
+        context.counts_otherwise = True
         return body
 
     def _native_body(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
         """Return the client's body for this server, and note what it does not get."""
         body = native.body | {"model": model}
+        context.counts_otherwise = native.counts_otherwise
         if self.config.tool_types is None:
             return body
         body, dropped = with_tools_of(body, self.config.tool_types)
         context.warnings += dropped
+        context.counts_otherwise = context.counts_otherwise or bool(dropped)
         return body
 
     def _headers(self, native: NativeRequest) -> Mapping[str, str]:
@@ -93,7 +96,7 @@ class ResponsesAPI:
             answer = await self.upstream.post(_PATH, context, body, headers)
             return read_response(answer, await decode_large(answer, as_written=True))
         except ErrorPayload as error:
-            raise self.reports.error_of_payload(error.payload) from None
+            raise self.reports.for_attempt(context).error_of_payload(error.payload) from None
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 

@@ -90,6 +90,10 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``: only the configuration says so."""
         return any(fnmatchcase(model, pattern) for pattern in self._reasoning_models)
 
+    def may_refuse_effort(self, model: str) -> bool:
+        """See ``BaseModelAdapter``: models that are not known to take it were seen to refuse it."""
+        return not self.takes_effort(model)
+
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
         if request.native is not None:
@@ -102,7 +106,7 @@ class OpenAIAdapter(RemoteAdapter):
         reading = read_in_steps(
             answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
         )
-        with self._named():
+        with self._named(context):
             return await in_turns(reading)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
@@ -173,12 +177,12 @@ class OpenAIAdapter(RemoteAdapter):
         return await self._upstream.forward(request, context)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named(self, context: AttemptContext | None = None) -> Iterator[None]:
         """Turn what is wrong with an answer into our errors."""
         try:
             yield
         except ErrorPayload as error:
-            raise self._reports.error_of_payload(error.payload) from None
+            raise self._reports.for_attempt(context).error_of_payload(error.payload) from None
         except InvalidAnswer as error:
             raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
