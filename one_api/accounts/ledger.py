@@ -91,7 +91,7 @@ class Reserve(NamedTuple):
         return _presumed(self.id, self.at, self.key, self.model, self.amount, self.windows)
 
 
-class Terms(NamedTuple):
+class Settlement(NamedTuple):
     """What a request with budgets owes, beside what its record says."""
 
     reserve: int
@@ -118,10 +118,10 @@ def id_at(moment_ms: int) -> str:
     return f"req_{max(0, moment_ms):012x}"
 
 
-def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) -> LedgerRow | Refusal | None:
+def entry_of(record: CallRecord, price_of: PriceOf, settlement: Settlement | None = None) -> LedgerRow | Refusal | None:
     """Return what is to be booked for a request that has ended; None when it concerns no account.
 
-    ``terms`` are those of a request with budgets.
+    ``settlement`` is that of a request with budgets.
     """
     if record.caller is None or record.path.startswith("/admin"):
         return None
@@ -130,16 +130,16 @@ def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) 
         refused = record.status is not None and record.status >= 400
         second = moment_ms(record.request_id) // 1000
         return Refusal(second - second % 60, _text(record.caller, 256)) if refused else None
-    row = _row(record, record.caller, record.model, price_of, terms)
-    return row if terms is None else _with_terms(row, terms)
+    row = _row(record, record.caller, record.model, price_of, settlement)
+    return row if settlement is None else _settled(row, settlement)
 
 
-def _with_terms(row: LedgerRow, terms: Terms) -> LedgerRow:
+def _settled(row: LedgerRow, settlement: Settlement) -> LedgerRow:
     """Return a row that is charged to budgets."""
-    if row.status == "cancelled" and not terms.charges_cancelled and row.cost:
+    if row.status == "cancelled" and not settlement.charges_cancelled and row.cost:
         row = row._replace(cost=0, upstream_cost=(row.upstream_cost or 0) + row.cost * bool(row.estimated))
-    charged = _charged(tuple(terms.windows)) if row.cost else None
-    return row._replace(reserve=terms.reserve, charged=charged)
+    charged = _charged(tuple(settlement.windows)) if row.cost else None
+    return row._replace(reserve=settlement.reserve, charged=charged)
 
 
 @lru_cache(maxsize=1024)
@@ -147,7 +147,7 @@ def _charged(keys: tuple[WindowKey, ...]) -> str:
     return json.encode(list(keys)).decode()
 
 
-def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: Terms | None) -> LedgerRow:
+def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, settlement: Settlement | None) -> LedgerRow:
     usage, ended = record.usage, record.ended if record.ended is not None else record.started
     status, estimated = _status(record), None
     if usage is None and status in ("failed", "cancelled") and record.first_event is None:
@@ -155,7 +155,7 @@ def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: 
     units, rates = record.units, price_of(record.deployment) if record.deployment is not None else None
     cost = _cost(usage, units, rates)
     is_uncounted = usage is None or (rates is not None and rates.input is None)
-    if cost is None and is_uncounted and terms is not None and (found := terms.estimate()) is not None:
+    if cost is None and is_uncounted and settlement is not None and (found := settlement.estimate()) is not None:
         usage, estimated = usage or found.usage, True
         cost = _cost(usage, units or found.units, rates)
     return LedgerRow(

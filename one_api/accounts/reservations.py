@@ -10,7 +10,7 @@ from one_api.accounts.budgets import Budget
 from one_api.accounts.estimate import Bound, Estimate, Said, bound_of, estimated, said_in
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases, unavailable
-from one_api.accounts.ledger import Reserve, Terms, moment_ms
+from one_api.accounts.ledger import Reserve, Settlement, moment_ms
 from one_api.accounts.money import nano
 from one_api.accounts.prices import Prices
 from one_api.contract import Answer, Call, ChunkStream, JSONObject
@@ -140,13 +140,13 @@ class Reservation:
         self._reserve(more, must_be_noted=False)
         self._leases.ask_for_missing(self._charged)
 
-    def terms(self) -> Terms:
+    def end(self) -> Settlement:
         """End it; returns what the request owes."""
         self._ended = True
         if not self._charged:
             # It has taken over an answer that another request had asked for, or asked for none.
             self._charged = self._leases.begin(self._budgets)
-        return Terms(
+        return Settlement(
             self._amount,
             [each.key for each in self._charged],
             self._asked.estimate,

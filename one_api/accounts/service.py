@@ -70,8 +70,8 @@ class Accounts:
         if self._books is None:
             return
         reservation = self._reservations.pop(record.request_id, None) if self._reservations else None
-        terms = reservation.terms() if reservation is not None else None
-        entry = entry_of(record, prices.rates if prices is not None else _no_rates, terms)
+        settlement = reservation.end() if reservation is not None else None
+        entry = entry_of(record, prices.rates if prices is not None else _no_rates, settlement)
         if isinstance(entry, Refusal):
             self._books.refuse(entry)
         elif entry is not None:
