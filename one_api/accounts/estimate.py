@@ -14,10 +14,12 @@ _MAX_BYTES_PER_TOKEN = 8
 #: What an image takes, whatever its size; its base64 would count as a thousand times as much.
 _IMAGE_TOKENS = 1600
 _IMAGE = "data:image/"
-_SOUND = "data:audio/"
+#: What stands for a recording or a video of which only the address is known.
+_MEDIA_TOKENS = 1600
+_ADDRESSES = ("http://", "https://", "gs://", "oss://")
 #: For the frame of each message, part and tool.
 _OBJECT_TOKENS = 2
-#: Of a recording, and of a form, which holds one or a picture: so many bytes make a token.
+#: Of a recording or a video, and of a form, which holds one or a picture: so many bytes make a token.
 _FORM_BYTES_PER_TOKEN = 256
 #: Of what a model says aloud in a stream: 24,000 samples of two bytes a second, in base64, are 20 tokens.
 _SOUND_PER_TOKEN = 3200
@@ -30,7 +32,12 @@ _PARTS: dict[str, Modality] = {
     "input_image": "image",
     "input_audio": "audio",
     "audio_url": "audio",
+    "video_url": "video",
+    "input_video": "video",
+    "video": "video",
 }
+#: What else such a part holds.
+_BESIDE_MEDIA = ("type", "text", "cache_control")
 #: What is paid for by the length of a recording, and how many bytes of it take a second: 32 kbit/s.
 _RECORDED: frozenset[Kind] = frozenset({"transcription", "translation"})
 _BYTES_PER_SECOND = 4000
@@ -142,7 +149,7 @@ def _is_count(value: Any) -> bool:
 def size_of(value: Any) -> int:
     """Return the bytes of all texts in a JSON value, those of keys included.
 
-    An image and a recording count as what they take.
+    An image, a recording and a video count as what they take.
     """
     total, rest = 0, [value]
     while rest:
@@ -150,16 +157,13 @@ def size_of(value: Any) -> int:
         if isinstance(each, str):
             if each.startswith(_IMAGE):
                 total += _IMAGE_TOKENS * _BYTES_PER_TOKEN
-            elif each.startswith(_SOUND):
-                total += _size_of_sound(each)
             else:
                 total += len(each) if each.isascii() else len(each.encode())
         elif isinstance(each, dict):
             total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + sum(map(len, each))
-            sound = each.get("input_audio")
-            if isinstance(sound, dict) and isinstance(data := sound.get("data"), str):
-                total += _size_of_sound(data)
-                each = each | {"input_audio": sound | {"data": ""}}
+            if isinstance(kind := each.get("type"), str) and kind in _PARTS:
+                total += _media_tokens(each, _PARTS[kind]) * _BYTES_PER_TOKEN
+                each = {name: each[name] for name in _BESIDE_MEDIA if name in each}
             rest += each.values()
         elif isinstance(each, list):
             if each and isinstance(each[0], int):
@@ -169,9 +173,15 @@ def size_of(value: Any) -> int:
     return total
 
 
-def _size_of_sound(data: str) -> int:
-    """Return how long a text is that takes as much as a recording in base64."""
-    return -(-len(data) * 3 // (_BASE64 * _FORM_BYTES_PER_TOKEN)) * _BYTES_PER_TOKEN
+def _media_tokens(part: JSONObject, modality: Modality) -> int:
+    """Return what the image, recording or video in a part of a message takes, given in base64 or by its address."""
+    if modality == "image":
+        return _IMAGE_TOKENS
+    held = [part[name] for name in part if name not in _BESIDE_MEDIA]
+    texts = [each for each in _leaves(held) if isinstance(each, str)]
+    size = sum(len(each) for each in texts if not each.startswith(_ADDRESSES))
+    known = -(-size * 3 // (_BASE64 * _FORM_BYTES_PER_TOKEN))
+    return known + _MEDIA_TOKENS * sum(each.startswith(_ADDRESSES) for each in texts)
 
 
 def said_in(items: list[JSONObject]) -> Said:
@@ -223,8 +233,8 @@ def estimated(bound: Bound, said: Said | None) -> Estimate:
         return Estimate(usage, bound.units)
     usage = Usage(bound.prompt, bound.completion)
     if bound.has_no_text:
-        heard, seen = (_part(usage, bound.modalities, each) for each in _MODALITIES)
-        usage = Usage(bound.prompt, bound.completion, audio=heard, image=seen)
+        parts = (_part(usage, bound.modalities, each) for each in _MODALITIES)
+        usage = Usage(bound.prompt, bound.completion, 0, 0, 0, *parts)
     return Estimate(usage, bound.units)
 
 
