@@ -119,8 +119,8 @@ def _size_bound_of(call: Call, reserve_tokens: int) -> Bound:
     prompt = -(-size_of(fields) // _BYTES_PER_TOKEN)
     if call.kind in _WITHOUT_OUTPUT:
         return Bound(prompt, 0, units=units)
-    limits = [fields[name] for name in _LIMITS if _is_count(fields.get(name))]
-    times = [fields[name] for name in _TIMES if _is_count(fields.get(name))]
+    limits = [fields[name] for name in _LIMITS if name in fields and _is_count(fields[name])]
+    times = [fields[name] for name in _TIMES if name in fields and _is_count(fields[name])]
     completion = max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES)
     return Bound(prompt, completion, is_limited=bool(limits), units=units)
 
@@ -154,19 +154,20 @@ def size_of(value: Any) -> int:
     total, rest = 0, [value]
     while rest:
         each = rest.pop()
-        if isinstance(each, str):
+        kind = type(each)
+        if kind is str:
             if each.startswith(_IMAGE):
                 total += _IMAGE_TOKENS * _BYTES_PER_TOKEN
             else:
                 total += len(each) if each.isascii() else len(each.encode())
-        elif isinstance(each, dict):
+        elif kind is dict:
             total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + sum(map(len, each))
-            if isinstance(kind := each.get("type"), str) and kind in _PARTS:
-                total += _media_tokens(each, _PARTS[kind]) * _BYTES_PER_TOKEN
+            if "type" in each and type(part := each["type"]) is str and part in _PARTS:
+                total += _media_tokens(each, _PARTS[part]) * _BYTES_PER_TOKEN
                 each = {name: each[name] for name in _BESIDE_MEDIA if name in each}
             rest += each.values()
-        elif isinstance(each, list):
-            if each and isinstance(each[0], int):
+        elif kind is list:
+            if each and type(each[0]) is int:
                 total += _BYTES_PER_TOKEN * len(each)  # the ids of tokens
             else:
                 rest += each

@@ -7,10 +7,11 @@ from typing import NamedTuple, Self
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
+from one_api.accounts.entries import Settlement
 from one_api.accounts.estimate import Bound, Estimate, Said, bound_of, estimated, said_in
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases, unavailable
-from one_api.accounts.ledger import Reserve, Settlement, moment_ms
+from one_api.accounts.ledger import Reserve, moment_ms
 from one_api.accounts.money import nano
 from one_api.accounts.prices import Prices
 from one_api.contract import Answer, Call, ChunkStream, JSONObject
@@ -78,11 +79,11 @@ class Reservation:
                 await self._admit(need)
                 self._reserve(need)
         answer = await ask()
-        if isinstance(answer, ChunkStream):
-            self._said = Said()
-            return _Heard(answer, self)
         if isinstance(answer, dict):
             self._whole = answer
+        elif isinstance(answer, ChunkStream):
+            self._said = Said()
+            return _Heard(answer, self)
         return answer
 
     async def _admit(self, need: int) -> None:

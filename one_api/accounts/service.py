@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Engine
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable, DatabaseUnusable, open_engine
+from one_api.accounts.entries import entry_of
 from one_api.accounts.journal import journals_of
 from one_api.accounts.keyring import KeyCopy
 from one_api.accounts.keys import VirtualKey, digest_of, is_ours
 from one_api.accounts.leases import Leases
-from one_api.accounts.ledger import LedgerRow, Refusal, entry_of
+from one_api.accounts.ledger import LedgerRow, Refusal
 from one_api.accounts.opening import open_database
 from one_api.accounts.prices import Prices
 from one_api.accounts.rates import Rates
