@@ -44,6 +44,7 @@ _BYTES_PER_SECOND = 4000
 #: What is paid for its input alone.
 _WITHOUT_OUTPUT: frozenset[Kind] = frozenset({"embedding", "moderation", "rerank"})
 _MODALITIES: tuple[Modality, ...] = get_args(Modality)
+_DRAWN: frozenset[Modality] = frozenset(("image",))
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TIMES = ("n", "best_of")
 _MAX_TIMES = 128
@@ -101,45 +102,43 @@ class Said(NamedTuple):
 
 def bound_of(call: Call, reserve_tokens: int) -> Bound:
     """Return what a request may take; ``reserve_tokens`` stand for an answer without a limit."""
-    bound = _size_bound_of(call, reserve_tokens)
-    if isinstance(call, PassthroughRequest):
-        return bound._replace(modalities=call.door.modalities, has_no_text=True)
-    return bound._replace(modalities=_modalities_of(call))
-
-
-def _size_bound_of(call: Call, reserve_tokens: int) -> Bound:
     body = getattr(call, "body", None)
     fields = body if isinstance(body, dict) else getattr(body, "fields", None)
-    units = units_asked(call) if isinstance(call, PassthroughRequest) else None
-    if fields is None:  # a form
+    units, modalities, has_no_text = None, Modalities(), False
+    if isinstance(call, PassthroughRequest):
+        units, modalities, has_no_text = units_asked(call), call.door.modalities, True
+    elif isinstance(body, dict):
+        modalities = _modalities_of(body)
+    if not isinstance(fields, dict):  # a form
         size = getattr(body, "size", 0)
         if call.kind in _RECORDED:
             units = Units(-(-size // _BYTES_PER_SECOND), "seconds")
-        return Bound(_IMAGE_TOKENS + size // _FORM_BYTES_PER_TOKEN, reserve_tokens, units=units)
+        prompt = _IMAGE_TOKENS + size // _FORM_BYTES_PER_TOKEN
+        return Bound(prompt, reserve_tokens, False, units, modalities, has_no_text)
     prompt = -(-size_of(fields) // _BYTES_PER_TOKEN)
     if call.kind in _WITHOUT_OUTPUT:
-        return Bound(prompt, 0, units=units)
+        return Bound(prompt, 0, False, units, modalities, has_no_text)
     limits = [fields[name] for name in _LIMITS if name in fields and _is_count(fields[name])]
     times = [fields[name] for name in _TIMES if name in fields and _is_count(fields[name])]
     completion = max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES)
-    return Bound(prompt, completion, is_limited=bool(limits), units=units)
+    return Bound(prompt, completion, bool(limits), units, modalities, has_no_text)
 
 
-def _modalities_of(call: Call) -> Modalities:
+def _modalities_of(fields: JSONObject) -> Modalities:
     """Return what a chat holds beside text, and what its answer may; some models draw without being asked to."""
-    if not isinstance(fields := getattr(call, "body", None), dict):
-        return Modalities()
     messages, asked = fields.get("messages"), fields.get("modalities")
     found: set[Modality] = set()
-    for message in (each for each in messages if isinstance(each, dict)) if isinstance(messages, list) else ():
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict) or (len(message) == 2 and isinstance(message.get("content"), str)):
+            continue  # as nearly always, a role and a text
         if message.get("audio"):  # what was said before, by its id
             found.add("audio")
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and (modality := _PARTS.get(str(part.get("type")))) is not None:
                 found.add(modality)
-    said: set[Modality] = {"image"} if not isinstance(asked, list) else {each for each in _MODALITIES if each in asked}
-    return Modalities(frozenset(found), frozenset(said))
+    said = _DRAWN if not isinstance(asked, list) else frozenset(each for each in _MODALITIES if each in asked)
+    return Modalities(frozenset(found), said)
 
 
 def _is_count(value: Any) -> bool:
@@ -161,7 +160,7 @@ def size_of(value: Any) -> int:
             else:
                 total += len(each) if each.isascii() else len(each.encode())
         elif kind is dict:
-            total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + sum(map(len, each))
+            total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + len("".join(each))
             if "type" in each and type(part := each["type"]) is str and part in _PARTS:
                 total += _media_tokens(each, _PARTS[part]) * _BYTES_PER_TOKEN
                 each = {name: each[name] for name in _BESIDE_MEDIA if name in each}

@@ -59,8 +59,9 @@ class Reservation:
         #: Tokens of the answer that are reserved.
         self._reserved_tokens = 0
         self._ended = False
-        #: The reservation of the request that has asked for the answer, see ``inherit``.
-        self._asked: Reservation = self
+        #: The reservation of the request that has asked for the answer, see ``inherit``; None where it is this one, so
+        #: that what is kept here goes at once, and does not wait for the garbage collector.
+        self._asked: Reservation | None = None
 
     async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Reserve what ``call`` may cost at the dearest of ``deployments``, and return what ``ask`` answers.
@@ -150,13 +151,13 @@ class Reservation:
         return Settlement(
             self._amount,
             [each.key for each in self._charged],
-            self._asked.estimate,
+            (self._asked or self).estimate,
             self._settings.charge_cancelled == "estimate",
         )
 
     def inherit(self, before: Self) -> None:
         """See ``WithinBudgets``."""
-        self._asked = before._asked
+        self._asked = before._asked or before
 
     def estimate(self) -> Estimate | None:
         """Return what the answer took as far as is known; None where nothing was asked for."""
