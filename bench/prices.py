@@ -24,14 +24,14 @@ _FIELDS = {
     "cache_write": "cache_write_mtok",
     "output": "output_mtok",
 }
-#: Those of tokens of audio and images, by our names.
+#: Those of tokens of audio, images and video, by our names.
 _MODALITY_FIELDS = {
     modality: {
         "input": f"input_{modality}_mtok",
         "cached_input": f"cache_{modality}_read_mtok",
         "output": f"output_{modality}_mtok",
     }
-    for modality in ("audio", "image")
+    for modality in ("audio", "image", "video")
 }
 #: What else is paid for, by our names: the package's name, and how many of the unit its price is for.
 _UNITS = {

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, get_args
 
 from msgspec import Struct
 
@@ -56,7 +56,7 @@ class Caller:
 
 
 #: Kinds of tokens that have prices of their own, beside text.
-Modality: TypeAlias = Literal["audio", "image"]
+Modality: TypeAlias = Literal["audio", "image", "video"]
 
 
 class Modalities(NamedTuple):
@@ -74,12 +74,20 @@ class ModalityUsage(Struct, frozen=True):
     #: Those of the prompt that the upstream had in its cache.
     cached_tokens: int = 0
 
+    def without(self, part: "ModalityUsage") -> "ModalityUsage":
+        """Return what is left of these tokens when others, which are part of them, are counted."""
+        return ModalityUsage(
+            self.prompt_tokens - part.prompt_tokens,
+            self.completion_tokens - part.completion_tokens,
+            self.cached_tokens - part.cached_tokens,
+        )
+
 
 class Usage(Struct, frozen=True):
     """What an answer took, in tokens, as OpenAI counts.
 
     ``prompt_tokens`` include those that the upstream had in its cache and those that it put there,
-    ``completion_tokens`` include those of reasoning, and both those of ``audio`` and ``image``.
+    ``completion_tokens`` include those of reasoning, and both those of ``audio``, ``image`` and ``video``.
     """
 
     prompt_tokens: int
@@ -89,13 +97,14 @@ class Usage(Struct, frozen=True):
     reasoning_tokens: int = 0
     audio: ModalityUsage = ModalityUsage()
     image: ModalityUsage = ModalityUsage()
+    video: ModalityUsage = ModalityUsage()
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
         """Read an OpenAI ``usage`` object; None when there is none, or nothing in it; absurd counts are clamped.
 
-        For vectors and ranks some upstreams report only the total. Tokens of audio and images are never more than the
-        tokens that they are part of.
+        For vectors and ranks some upstreams report only the total. Tokens of a modality are never more than the tokens
+        that they are part of.
         """
         if not isinstance(usage, dict):
             return None
@@ -107,23 +116,23 @@ class Usage(Struct, frozen=True):
             asked = max(0, _count(usage, "total_tokens") - said)
         prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
         cached = _count(prompt, "cached_tokens")
-        heard = _of_modality("audio_tokens", (prompt, asked), (completion, said), cached)
-        left = asked - heard.prompt_tokens, said - heard.completion_tokens, cached - heard.cached_tokens
-        seen = _of_modality("image_tokens", (prompt, left[0]), (completion, left[1]), left[2])
+        left, parts = ModalityUsage(asked, said, cached), []
+        for name in _MODALITY_COUNTS:
+            part = _of_modality(name, prompt, completion, left)
+            left = left if part is _NO_TOKENS else left.without(part)
+            parts.append(part)
         written, reasoning = _count(prompt, "cache_write_tokens"), _count(completion, "reasoning_tokens")
-        return cls(asked, said, cached, written, reasoning, heard, seen)
+        return cls(asked, said, cached, written, reasoning, *parts)
 
 
-def _of_modality(
-    name: str, prompt: tuple[JSONObject, int], completion: tuple[JSONObject, int], cached: int
-) -> ModalityUsage:
-    """Read the tokens of a modality from the details of a prompt and a completion, each with how many there can be."""
-    (asked, most_asked), (said, most_said) = prompt, completion
-    if name not in asked and name not in said:
+def _of_modality(name: str, prompt: JSONObject, completion: JSONObject, left: ModalityUsage) -> ModalityUsage:
+    """Read the tokens of a modality from the details of a prompt and a completion, of which so many are ``left``."""
+    if name not in prompt and name not in completion:
         return _NO_TOKENS
-    tokens = min(_count(asked, name), most_asked)
-    hits = _count(_details(asked, "cached_tokens_details"), name)
-    return ModalityUsage(tokens, min(_count(said, name), most_said), min(hits, tokens, cached))
+    tokens = min(_count(prompt, name), left.prompt_tokens)
+    hits = _count(_details(prompt, "cached_tokens_details"), name)
+    said = min(_count(completion, name), left.completion_tokens)
+    return ModalityUsage(tokens, said, min(hits, tokens, left.cached_tokens))
 
 
 def _details(counts: JSONObject, name: str) -> JSONObject:
@@ -132,6 +141,8 @@ def _details(counts: JSONObject, name: str) -> JSONObject:
 
 
 _NO_TOKENS = ModalityUsage()
+#: What upstreams call the tokens of each modality, in the order of ``Usage``.
+_MODALITY_COUNTS = tuple(f"{each}_tokens" for each in get_args(Modality))
 
 
 #: What is paid for otherwise than by tokens.

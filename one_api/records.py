@@ -331,3 +331,5 @@ class AttemptContext(Struct):
     upstream_request_id: str | None = None
     #: The upstream was asked in the client's own dialect, and not in chat's; None where that is the same.
     native: bool | None = None
+    #: The upstream's lists of messages and tools are not the client's: a place that it names would be another one.
+    counts_otherwise: bool = False

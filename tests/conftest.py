@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,11 @@ LONGEST = [
     "engine/test_claude_llama.py",
 ]
 
+#: pytest rewrites the asserts of every file, in each of its processes: what one has written the others read.
+sys.dont_write_bytecode = False
+#: Until all tests are collected; until then hardly anything is let go.
+gc.disable()
+
 #: No example has a deadline: a machine that stands still for a moment would be taken for code that is slow.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
@@ -89,13 +96,27 @@ def model_file() -> Path:
     return fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or TESTS.parent / "models"), print)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each process begin with other files of a folder, so that no two of them rewrite the same ones."""
+    report = yield
+    if isinstance(collector, pytest.Directory) and report.result:
+        number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        first = len(report.result) * number // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        report.result = [*report.result[first:], *report.result[:first]]
+    return report
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest files come first, so that no process is left with one of them when the others have ended."""
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.relative_to(TESTS).as_posix(), len(places)))
+    items.sort(key=lambda item: (places.get(item.path.relative_to(TESTS).as_posix(), len(places)), str(item.path)))
 
 
 def pytest_collection_finish() -> None:
     """Let the collector pass over what thousands of collected tests hold: it stays to the end."""
     gc.collect()
     gc.freeze()
+    gc.enable()

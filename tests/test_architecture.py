@@ -4,6 +4,7 @@ import ast
 import logging
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -144,8 +145,14 @@ SOURCES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
 
 
-def imports_of(module: str, *, late: bool | None = None) -> Iterator[str]:
+def imports_of(module: str, *, late: bool | None = None) -> list[str]:
     """The full names that a module imports, wherever; ``late`` picks those inside functions, or those outside."""
+    return [full for full, is_late in all_imports(module) if late in (None, is_late)]
+
+
+@cache
+def all_imports(module: str) -> list[tuple[str, bool]]:
+    """The full names that a module imports, and whether inside a function."""
     tree = TREES[module]
     inside = {
         id(inner)
@@ -153,16 +160,16 @@ def imports_of(module: str, *, late: bool | None = None) -> Iterator[str]:
         if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef))
         for inner in ast.walk(outer)
     }
+    found = []
     for node in ast.walk(tree):
-        if late is not None and (id(node) in inside) is not late:
-            continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [(alias.name, id(node) in inside) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: write imports in full"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                yield full if ours(full) in SOURCES else str(node.module)
+                found.append((full if ours(full) in SOURCES else str(node.module), id(node) in inside))
+    return found
 
 
 def ours(full: str) -> str | None:

@@ -49,16 +49,18 @@ class Administration:
         if self._engine is not None:
             self._engine.dispose()
 
-    def run(self, work: Callable[[Connection], T]) -> T:
-        """Return what ``work`` returns, in one transaction, however long that takes; raises Refused."""
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Return what ``work`` reads, all of it as of one moment, however long that takes; raises Refused."""
+        return self._run(work, reads=True)
 
+    def _run(self, work: Callable[[Connection], T], *, reads: bool) -> T:
         def patiently(connection: Connection) -> T:
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             return work(connection)
 
         try:
-            return transact(self._opened(), patiently)
+            return transact(self._opened(), patiently, reads=reads)
         except ChangeRefused as error:
             raise Refused(str(error)) from None
         except (DatabaseUnavailable, DatabaseUnusable) as error:
@@ -66,7 +68,7 @@ class Administration:
 
     def change(self, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Return what a function of ``changes`` returns, done by the person at the command line; raises Refused."""
-        return self.run(lambda connection: work(connection, changes.person(), *arguments, **named))
+        return self._run(lambda connection: work(connection, changes.person(), *arguments, **named), reads=False)
 
     def create_key(
         self, name: str, fields: Mapping[str, Any], key: str | None = None, budgets: Mapping[str, str] | None = None
@@ -96,7 +98,7 @@ class Administration:
     def upgrade(self) -> None:
         """Bring the tables up to date, also where the gateway may not; raises Refused."""
         self._migrate = True
-        self.run(lambda _: None)
+        self.read(lambda _: None)
 
     def usage(self, by: Sequence[str], age_s: int, zone_name: str, key: str | None) -> list[JSONObject]:
         """Return what was used since so long ago, see ``reports.usage``; raises Refused."""
@@ -107,15 +109,15 @@ class Administration:
         begin = max(_EARLIEST_S, now - age_s)
         # Sums are by the hour, and a day is shown as a whole.
         begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
-        return self.run(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
+        return self.read(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
 
     def keys(self, tag: str | None, team: str | None) -> list[JSONObject]:
         """Return what is kept of all keys; raises Refused."""
-        return self.run(lambda connection: changes.keys(connection, tag, team))
+        return self.read(lambda connection: changes.keys(connection, tag, team))
 
     def key(self, name: str) -> JSONObject:
         """Return what is kept of one; raises Refused."""
-        return self.run(lambda connection: changes.key(connection, name))
+        return self.read(lambda connection: changes.key(connection, name))
 
     def update_key(self, name: str, fields: Mapping[str, Any]) -> JSONObject:
         """Change what a key may do; raises Refused."""
@@ -131,7 +133,7 @@ class Administration:
 
     def teams(self) -> list[JSONObject]:
         """Return all teams; raises Refused."""
-        return self.run(changes.teams)
+        return self.read(changes.teams)
 
     def create_team(self, name: str, fields: Mapping[str, Any]) -> None:
         """Make a team; raises Refused."""
@@ -145,7 +147,7 @@ class Administration:
 
     def budgets(self) -> list[JSONObject]:
         """Return all budgets, with what is spent of them; raises Refused."""
-        return self.run(lambda connection: reports.budgets(connection, time.time()))
+        return self.read(lambda connection: reports.budgets(connection, time.time()))
 
     def set_budget(self, name: str, fields: Mapping[str, Any]) -> None:
         """Make or change a budget; raises Refused."""
@@ -162,7 +164,7 @@ class Administration:
     def wrong_windows(self) -> list[JSONObject]:
         """Return where what is spent is not the sum of the ledger's rows, as far as these are kept; raises Refused."""
         since_ms = int((time.time() - self._config.database.ledger_days * 86400) * 1000)
-        return self.run(lambda connection: reports.wrong_windows(connection, since_ms))
+        return self.read(lambda connection: reports.wrong_windows(connection, since_ms))
 
     def prices(self) -> Prices:
         """Return what models cost; raises Refused."""
@@ -201,7 +203,7 @@ class Administration:
                 )
             source = open_database(DatabaseConfig(url=Storage(address)), self._folder)
             try:
-                return transact(source, lambda old: transact(self._opened(), lambda new: copy(old, new)))
+                return transact(source, lambda old: transact(self._opened(), lambda new: copy(old, new)), reads=True)
             finally:
                 source.dispose()
         except CopyRefused as error:

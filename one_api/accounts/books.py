@@ -150,8 +150,10 @@ class Books:
 
     def _note(self, record: Any) -> None:
         """Put a record into the journal, if that is possible; without one a process that is killed loses rows."""
-        with suppress(OSError):
+        try:
             self._append(record)
+        except OSError:
+            return  # it is logged
 
     def _append(self, record: Any) -> None:
         if self._journal is None:

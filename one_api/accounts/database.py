@@ -278,10 +278,13 @@ class Database:
         self._thread.end()
 
 
-def transact(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Run ``work`` in one transaction, in this thread, for commands; raises DatabaseUnavailable."""
+def transact(engine: Engine, work: Callable[[Connection], T], *, reads: bool = False) -> T:
+    """Run ``work`` in one transaction, in this thread, for commands; raises DatabaseUnavailable.
+
+    All that one that only ``reads`` sees is of one moment.
+    """
     try:
-        with engine.begin() as connection:
+        with engine.connect().execution_options(reads=reads) as connection, connection.begin():
             return work(connection)
     except (SQLAlchemyError, OSError) as error:
         raise DatabaseUnavailable(reason(error)) from error

@@ -14,10 +14,12 @@ _MAX_BYTES_PER_TOKEN = 8
 #: What an image takes, whatever its size; its base64 would count as a thousand times as much.
 _IMAGE_TOKENS = 1600
 _IMAGE = "data:image/"
-_SOUND = "data:audio/"
+#: What stands for a recording or a video of which only the address is known.
+_MEDIA_TOKENS = 1600
+_ADDRESSES = ("http://", "https://", "gs://", "oss://")
 #: For the frame of each message, part and tool.
 _OBJECT_TOKENS = 2
-#: Of a recording, and of a form, which holds one or a picture: so many bytes make a token.
+#: Of a recording or a video, and of a form, which holds one or a picture: so many bytes make a token.
 _FORM_BYTES_PER_TOKEN = 256
 #: Of what a model says aloud in a stream: 24,000 samples of two bytes a second, in base64, are 20 tokens.
 _SOUND_PER_TOKEN = 3200
@@ -30,13 +32,19 @@ _PARTS: dict[str, Modality] = {
     "input_image": "image",
     "input_audio": "audio",
     "audio_url": "audio",
+    "video_url": "video",
+    "input_video": "video",
+    "video": "video",
 }
+#: What else such a part holds.
+_BESIDE_MEDIA = ("type", "text", "cache_control")
 #: What is paid for by the length of a recording, and how many bytes of it take a second: 32 kbit/s.
 _RECORDED: frozenset[Kind] = frozenset({"transcription", "translation"})
 _BYTES_PER_SECOND = 4000
 #: What is paid for its input alone.
 _WITHOUT_OUTPUT: frozenset[Kind] = frozenset({"embedding", "moderation", "rerank"})
 _MODALITIES: tuple[Modality, ...] = get_args(Modality)
+_DRAWN: frozenset[Modality] = frozenset(("image",))
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TIMES = ("n", "best_of")
 _MAX_TIMES = 128
@@ -94,45 +102,43 @@ class Said(NamedTuple):
 
 def bound_of(call: Call, reserve_tokens: int) -> Bound:
     """Return what a request may take; ``reserve_tokens`` stand for an answer without a limit."""
-    bound = _size_bound_of(call, reserve_tokens)
-    if isinstance(call, PassthroughRequest):
-        return bound._replace(modalities=call.door.modalities, has_no_text=True)
-    return bound._replace(modalities=_modalities_of(call))
-
-
-def _size_bound_of(call: Call, reserve_tokens: int) -> Bound:
     body = getattr(call, "body", None)
     fields = body if isinstance(body, dict) else getattr(body, "fields", None)
-    units = units_asked(call) if isinstance(call, PassthroughRequest) else None
-    if fields is None:  # a form
+    units, modalities, has_no_text = None, Modalities(), False
+    if isinstance(call, PassthroughRequest):
+        units, modalities, has_no_text = units_asked(call), call.door.modalities, True
+    elif isinstance(body, dict):
+        modalities = _modalities_of(body)
+    if not isinstance(fields, dict):  # a form
         size = getattr(body, "size", 0)
         if call.kind in _RECORDED:
             units = Units(-(-size // _BYTES_PER_SECOND), "seconds")
-        return Bound(_IMAGE_TOKENS + size // _FORM_BYTES_PER_TOKEN, reserve_tokens, units=units)
+        prompt = _IMAGE_TOKENS + size // _FORM_BYTES_PER_TOKEN
+        return Bound(prompt, reserve_tokens, False, units, modalities, has_no_text)
     prompt = -(-size_of(fields) // _BYTES_PER_TOKEN)
     if call.kind in _WITHOUT_OUTPUT:
-        return Bound(prompt, 0, units=units)
-    limits = [fields[name] for name in _LIMITS if _is_count(fields.get(name))]
-    times = [fields[name] for name in _TIMES if _is_count(fields.get(name))]
+        return Bound(prompt, 0, False, units, modalities, has_no_text)
+    limits = [fields[name] for name in _LIMITS if name in fields and _is_count(fields[name])]
+    times = [fields[name] for name in _TIMES if name in fields and _is_count(fields[name])]
     completion = max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES)
-    return Bound(prompt, completion, is_limited=bool(limits), units=units)
+    return Bound(prompt, completion, bool(limits), units, modalities, has_no_text)
 
 
-def _modalities_of(call: Call) -> Modalities:
+def _modalities_of(fields: JSONObject) -> Modalities:
     """Return what a chat holds beside text, and what its answer may; some models draw without being asked to."""
-    if not isinstance(fields := getattr(call, "body", None), dict):
-        return Modalities()
     messages, asked = fields.get("messages"), fields.get("modalities")
     found: set[Modality] = set()
-    for message in (each for each in messages if isinstance(each, dict)) if isinstance(messages, list) else ():
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict) or (len(message) == 2 and isinstance(message.get("content"), str)):
+            continue  # as nearly always, a role and a text
         if message.get("audio"):  # what was said before, by its id
             found.add("audio")
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and (modality := _PARTS.get(str(part.get("type")))) is not None:
                 found.add(modality)
-    said: set[Modality] = {"image"} if not isinstance(asked, list) else {each for each in _MODALITIES if each in asked}
-    return Modalities(frozenset(found), frozenset(said))
+    said = _DRAWN if not isinstance(asked, list) else frozenset(each for each in _MODALITIES if each in asked)
+    return Modalities(frozenset(found), said)
 
 
 def _is_count(value: Any) -> bool:
@@ -142,36 +148,40 @@ def _is_count(value: Any) -> bool:
 def size_of(value: Any) -> int:
     """Return the bytes of all texts in a JSON value, those of keys included.
 
-    An image and a recording count as what they take.
+    An image, a recording and a video count as what they take.
     """
     total, rest = 0, [value]
     while rest:
         each = rest.pop()
-        if isinstance(each, str):
+        kind = type(each)
+        if kind is str:
             if each.startswith(_IMAGE):
                 total += _IMAGE_TOKENS * _BYTES_PER_TOKEN
-            elif each.startswith(_SOUND):
-                total += _size_of_sound(each)
             else:
                 total += len(each) if each.isascii() else len(each.encode())
-        elif isinstance(each, dict):
-            total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + sum(map(len, each))
-            sound = each.get("input_audio")
-            if isinstance(sound, dict) and isinstance(data := sound.get("data"), str):
-                total += _size_of_sound(data)
-                each = each | {"input_audio": sound | {"data": ""}}
+        elif kind is dict:
+            total += _OBJECT_TOKENS * _BYTES_PER_TOKEN + len("".join(each))
+            if "type" in each and type(part := each["type"]) is str and part in _PARTS:
+                total += _media_tokens(each, _PARTS[part]) * _BYTES_PER_TOKEN
+                each = {name: each[name] for name in _BESIDE_MEDIA if name in each}
             rest += each.values()
-        elif isinstance(each, list):
-            if each and isinstance(each[0], int):
+        elif kind is list:
+            if each and type(each[0]) is int:
                 total += _BYTES_PER_TOKEN * len(each)  # the ids of tokens
             else:
                 rest += each
     return total
 
 
-def _size_of_sound(data: str) -> int:
-    """Return how long a text is that takes as much as a recording in base64."""
-    return -(-len(data) * 3 // (_BASE64 * _FORM_BYTES_PER_TOKEN)) * _BYTES_PER_TOKEN
+def _media_tokens(part: JSONObject, modality: Modality) -> int:
+    """Return what the image, recording or video in a part of a message takes, given in base64 or by its address."""
+    if modality == "image":
+        return _IMAGE_TOKENS
+    held = [part[name] for name in part if name not in _BESIDE_MEDIA]
+    texts = [each for each in _leaves(held) if isinstance(each, str)]
+    size = sum(len(each) for each in texts if not each.startswith(_ADDRESSES))
+    known = -(-size * 3 // (_BASE64 * _FORM_BYTES_PER_TOKEN))
+    return known + _MEDIA_TOKENS * sum(each.startswith(_ADDRESSES) for each in texts)
 
 
 def said_in(items: list[JSONObject]) -> Said:
@@ -223,8 +233,8 @@ def estimated(bound: Bound, said: Said | None) -> Estimate:
         return Estimate(usage, bound.units)
     usage = Usage(bound.prompt, bound.completion)
     if bound.has_no_text:
-        heard, seen = (_part(usage, bound.modalities, each) for each in _MODALITIES)
-        usage = Usage(bound.prompt, bound.completion, audio=heard, image=seen)
+        parts = (_part(usage, bound.modalities, each) for each in _MODALITIES)
+        usage = Usage(bound.prompt, bound.completion, 0, 0, 0, *parts)
     return Estimate(usage, bound.units)
 
 

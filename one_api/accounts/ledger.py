@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from operator import add
@@ -14,28 +13,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import WindowKey
-from one_api.accounts.estimate import Estimate
 from one_api.accounts.percentiles import FIRST, WHOLE
-from one_api.accounts.rates import Rates, by_modality
 from one_api.accounts.tables import LEDGER, USAGE
 from one_api.accounts.windows import Alert
-from one_api.contract import Units, Usage
 from one_api.dialects import json
-from one_api.records import AttemptRecord, CallRecord
 
 #: Seconds of the buckets that usage is summed up in.
 SPANS = (60, 3600)
-#: More of the attempts of one request is not kept, in bytes.
-_MAX_TRIES_BYTES = 16 * 1024
 _KEY_COLUMNS = tuple(column.name for column in USAGE.primary_key)
 _SUMS = tuple(column.name for column in USAGE.columns if not column.primary_key)
+#: Columns that are true or false.
+_BOOLEANS = frozenset(("stream", "estimated"))
 #: Rows that one statement inserts, at most.
 _MAX_AT_ONCE = 64
 #: A process that was taken for lost is looked for among the rows of so many seconds.
 _LOST_S = 7 * 86400
-
-#: Returns the rates of a deployment; None where its price is not known.
-PriceOf = Callable[[str], Rates | None]
 
 
 class LedgerRow(NamedTuple):
@@ -71,9 +63,9 @@ class LedgerRow(NamedTuple):
     modalities: str | None = None
 
     @property
-    def windows(self) -> list[WindowKey]:
+    def windows(self) -> tuple[WindowKey, ...]:
         """Return the windows of budgets that it is charged to."""
-        return [] if self.charged is None else [(name, start) for name, start in json.decode(self.charged.encode())]
+        return () if self.charged is None else _windows_in(self.charged)
 
 
 class Reserve(NamedTuple):
@@ -89,16 +81,6 @@ class Reserve(NamedTuple):
     def presumed(self) -> LedgerRow:
         """Return the row for a request whose end is not known: it owes what it had reserved."""
         return _presumed(self.id, self.at, self.key, self.model, self.amount, self.windows)
-
-
-class Terms(NamedTuple):
-    """What a request with budgets owes, beside what its record says."""
-
-    reserve: int
-    windows: list[WindowKey]
-    #: Returns what the answer took, as far as can be seen from outside; None where nothing was asked for.
-    estimate: Callable[[], Estimate | None]
-    charges_cancelled: bool
 
 
 class Refusal(NamedTuple):
@@ -118,138 +100,23 @@ def id_at(moment_ms: int) -> str:
     return f"req_{max(0, moment_ms):012x}"
 
 
-def entry_of(record: CallRecord, price_of: PriceOf, terms: Terms | None = None) -> LedgerRow | Refusal | None:
-    """Return what is to be booked for a request that has ended; None when it concerns no account.
-
-    ``terms`` are those of a request with budgets.
-    """
-    if record.caller is None or record.path.startswith("/admin"):
-        return None
-    # A caller that pays for an answer whose own request is gone has only a deployment.
-    if record.model is None or not (record.attempts or record.free or record.deployment):
-        refused = record.status is not None and record.status >= 400
-        second = moment_ms(record.request_id) // 1000
-        return Refusal(second - second % 60, _text(record.caller, 256)) if refused else None
-    row = _row(record, record.caller, record.model, price_of, terms)
-    return row if terms is None else _with_terms(row, terms)
-
-
-def _with_terms(row: LedgerRow, terms: Terms) -> LedgerRow:
-    """Return a row that is charged to budgets."""
-    if row.status == "cancelled" and not terms.charges_cancelled and row.cost:
-        row = row._replace(cost=0, upstream_cost=(row.upstream_cost or 0) + row.cost * bool(row.estimated))
-    charged = _charged(tuple(terms.windows)) if row.cost else None
-    return row._replace(reserve=terms.reserve, charged=charged)
-
-
 @lru_cache(maxsize=1024)
-def _charged(keys: tuple[WindowKey, ...]) -> str:
+def charged_text(keys: tuple[WindowKey, ...]) -> str:
+    """Return the windows that a row is charged to, as its column holds them."""
     return json.encode(list(keys)).decode()
 
 
-def _row(record: CallRecord, caller: str, model: str, price_of: PriceOf, terms: Terms | None) -> LedgerRow:
-    usage, ended = record.usage, record.ended if record.ended is not None else record.started
-    status, estimated = _status(record), None
-    if usage is None and status in ("failed", "cancelled") and record.first_event is None:
-        usage = Usage(0, 0)  # no upstream had begun to answer
-    units, rates = record.units, price_of(record.deployment) if record.deployment is not None else None
-    cost = _cost(usage, units, rates)
-    is_uncounted = usage is None or (rates is not None and rates.input is None)
-    if cost is None and is_uncounted and terms is not None and (found := terms.estimate()) is not None:
-        usage, estimated = usage or found.usage, True
-        cost = _cost(usage, units or found.units, rates)
-    return LedgerRow(
-        record.request_id,
-        moment_ms(record.request_id),
-        _text(caller, 256),
-        _text(model, 256),
-        record.deployment and _text(record.deployment, 512),
-        status,
-        record.status,
-        record.error and _text(record.error, 128),
-        record.stream,
-        record.cache,
-        *_tokens(usage),
-        cost,
-        _upstream_cost(record.attempts, price_of),
-        _rates_text(rates),
-        round((ended - record.started) * 1000),
-        None if record.first_event is None else round((record.first_event - record.started) * 1000),
-        len(record.attempts),
-        _tries(record.attempts),
-        estimated,
-        units=None if units is None else units.amount,
-        unit=None if units is None else units.unit,
-        modalities=_modalities_text(usage, rates),
-    )
+@lru_cache(maxsize=1024)
+def _windows_in(charged: str) -> tuple[WindowKey, ...]:
+    return tuple((name, start) for name, start in json.decode(charged.encode()))
 
 
 def _presumed(id: str, at: int, key: str, model: str, amount: int, windows: list[WindowKey]) -> LedgerRow:
     tokens, costs = (None,) * 5, (amount, None, None)
     return LedgerRow(
         id, at, key, model, None, "presumed", None, None, False, None, *tokens, *costs, 0, None, 0, None, True, amount,
-        _charged(tuple(windows)) if amount else None,
+        charged_text(tuple(windows)) if amount else None,
     )  # fmt: skip
-
-
-def _tokens(usage: Usage | None) -> tuple[int | None, int | None, int | None, int | None, int | None]:
-    """Return the columns from ``prompt`` to ``reasoning``."""
-    if usage is None:
-        return None, None, None, None, None
-    written, reasoning = usage.cache_write_tokens, usage.reasoning_tokens
-    return usage.prompt_tokens, usage.cached_tokens, written, usage.completion_tokens, reasoning
-
-
-def _status(record: CallRecord) -> str:
-    if record.error == "cancelled":
-        return "cancelled"
-    if record.status is None or record.status >= 400:
-        return "failed"
-    return "interrupted" if record.error else "ok"
-
-
-def _cost(usage: Usage | None, units: Units | None, rates: Rates | None) -> int | None:
-    if usage is not None and units is None and not (usage.prompt_tokens or usage.completion_tokens):
-        return 0  # at whatever price
-    return None if rates is None else rates.cost(usage, units)
-
-
-def _upstream_cost(attempts: Iterable[AttemptRecord], price_of: PriceOf) -> int | None:
-    """Return what the attempts cost of which it is known what they took; None when one of them has no price."""
-    costs = [(each.usage, _cost(each.usage, each.units, price_of(each.deployment))) for each in attempts]
-    if any(cost is None for usage, cost in costs if usage is not None):
-        return None
-    return sum(cost for _, cost in costs if cost is not None)
-
-
-@lru_cache(maxsize=4096)
-def _rates_text(rates: Rates | None) -> str | None:
-    if rates is None:
-        return None
-    return json.encode(replace(rates, above=(), modalities=()).as_dict()).decode()
-
-
-def _modalities_text(usage: Usage | None, rates: Rates | None) -> str | None:
-    found = None if usage is None else by_modality(usage, rates)
-    return json.encode(found).decode() if found else None
-
-
-def _tries(attempts: list[AttemptRecord]) -> str | None:
-    """Return the attempts as JSON; of one that is too long the candidates are left out, then the last attempts."""
-    if len(attempts) <= 1 and all(each.outcome == "ok" and len(each.candidates) <= 1 for each in attempts):
-        return None  # the other columns say all of it
-    whole = [each.as_dict() for each in attempts]
-    if len(text := json.encode(whole)) > _MAX_TRIES_BYTES:
-        for each in whole:
-            each["candidates"] = []
-        while len(text := json.encode(whole)) > _MAX_TRIES_BYTES:
-            whole.pop()
-    return text.decode().replace("\\u0000", "")
-
-
-def _text(value: str, length: int) -> str:
-    """Return a text that a column takes: PostgreSQL has no NUL."""
-    return value.replace("\0", "")[:length]
 
 
 # Statements
@@ -316,21 +183,30 @@ def take_back_presumed(connection: Connection, holder: str) -> int:
 
 def _insert(connection: Connection, rows: list[LedgerRow]) -> None:
     """Insert rows, past SQLAlchemy's own look at each value, which would cost more than the database."""
+    # Without the columns that are empty in all of them: SQLite's driver takes longer for None than for anything else,
+    # and so it does for what is true or false.
+    columns = {
+        name: values
+        for name, values in zip(LedgerRow._fields, zip(*rows, strict=True), strict=True)
+        if values.count(None) < len(values)
+    }
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(_insert_text("%s", 1), rows)
+        connection.exec_driver_sql(_insert_text("%s", 1, tuple(columns)), list(zip(*columns.values(), strict=True)))
         return
+    for name in _BOOLEANS & columns.keys():
+        columns[name] = tuple(None if each is None else int(each) for each in columns[name])
+    values = list(zip(*columns.values(), strict=True))
     # The driver lets another thread run for each statement. Counts are powers of two, so that it has few to keep.
-    while rows:
-        count = min(_MAX_AT_ONCE, 1 << len(rows).bit_length() - 1)
-        connection.exec_driver_sql(_insert_text("?", count), tuple(chain.from_iterable(rows[:count])))
-        rows = rows[count:]
+    while values:
+        count = min(_MAX_AT_ONCE, 1 << len(values).bit_length() - 1)
+        connection.exec_driver_sql(_insert_text("?", count, tuple(columns)), tuple(chain.from_iterable(values[:count])))
+        values = values[count:]
 
 
 @lru_cache
-def _insert_text(mark: str, count: int) -> str:
-    fields = LedgerRow._fields
-    marks = f"({', '.join([mark] * len(fields))})"
-    return f"INSERT INTO ledger ({', '.join(fields)}) VALUES {', '.join([marks] * count)}"  # noqa: S608 - our names
+def _insert_text(mark: str, count: int, names: tuple[str, ...]) -> str:
+    marks = f"({', '.join([mark] * len(names))})"
+    return f"INSERT INTO ledger ({', '.join(names)}) VALUES {', '.join([marks] * count)}"  # noqa: S608 - our names
 
 
 def sums_of(rows: Iterable[LedgerRow], refused: Counter[Refusal]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ _DOCUMENTS_PER_SEARCH = 100
 _MODALITY_NAMES: dict[Modality, tuple[str, ...]] = {
     "audio": ("audio", "audio_output", "input_audio_cache"),
     "image": ("image_token", "image_output"),
+    "video": ("video", "video_output"),
 }
 
 
@@ -77,7 +78,7 @@ class Rates:
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         cached = min(usage.cached_tokens, prompt)
         for modality, own in rates.modalities:
-            part = usage.audio if modality == "audio" else usage.image
+            part: ModalityUsage = getattr(usage, modality)
             asked, said = min(part.prompt_tokens, prompt), min(part.completion_tokens, completion)
             hits = max(min(part.cached_tokens, asked, cached), cached - (prompt - asked))
             if own.output is None and said:
@@ -195,14 +196,14 @@ class Rates:
 
 
 def by_modality(usage: Usage, rates: Rates | None) -> JSONObject:
-    """Return what of an answer's tokens was audio or images, and the prices of these; empty where it was all text.
+    """Return what of an answer's tokens was not text, and the prices of these; empty where it was all text.
 
     ``rates`` of a modality is None where it has no prices of its own.
     """
-    if usage.audio == usage.image == _NO_TOKENS:
+    if usage.audio == usage.image == usage.video == _NO_TOKENS:
         return {}
     prices = {} if rates is None else dict(rates.modalities)
-    parts: dict[Modality, ModalityUsage] = {"audio": usage.audio, "image": usage.image}
+    parts: dict[Modality, ModalityUsage] = {"audio": usage.audio, "image": usage.image, "video": usage.video}
     return {
         name: {
             "prompt": part.prompt_tokens,

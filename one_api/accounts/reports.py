@@ -155,8 +155,6 @@ def wrong_windows(connection: Connection, since_ms: int) -> list[JSONObject]:
 
     Such are the windows that began then or later, and those of budgets that were made then or later.
     """
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     sums: Counter[WindowKey] = Counter()
     rows = select(LEDGER.c.charged, LEDGER.c.cost).where(LEDGER.c.id >= id_at(since_ms), LEDGER.c.charged.is_not(None))
     for charged, cost in connection.execute(rows.execution_options(yield_per=_CHUNK)):

@@ -7,10 +7,11 @@ from typing import NamedTuple, Self
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
+from one_api.accounts.entries import Settlement
 from one_api.accounts.estimate import Bound, Estimate, Said, bound_of, estimated, said_in
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases, unavailable
-from one_api.accounts.ledger import Reserve, Terms, moment_ms
+from one_api.accounts.ledger import Reserve, moment_ms
 from one_api.accounts.money import nano
 from one_api.accounts.prices import Prices
 from one_api.contract import Answer, Call, ChunkStream, JSONObject
@@ -58,8 +59,9 @@ class Reservation:
         #: Tokens of the answer that are reserved.
         self._reserved_tokens = 0
         self._ended = False
-        #: The reservation of the request that has asked for the answer, see ``inherit``.
-        self._asked: Reservation = self
+        #: The reservation of the request that has asked for the answer, see ``inherit``; None where it is this one, so
+        #: that what is kept here goes at once, and does not wait for the garbage collector.
+        self._asked: Reservation | None = None
 
     async def ask(self, call: Call, deployments: Sequence[str], ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Reserve what ``call`` may cost at the dearest of ``deployments``, and return what ``ask`` answers.
@@ -78,11 +80,11 @@ class Reservation:
                 await self._admit(need)
                 self._reserve(need)
         answer = await ask()
-        if isinstance(answer, ChunkStream):
-            self._said = Said()
-            return _Heard(answer, self)
         if isinstance(answer, dict):
             self._whole = answer
+        elif isinstance(answer, ChunkStream):
+            self._said = Said()
+            return _Heard(answer, self)
         return answer
 
     async def _admit(self, need: int) -> None:
@@ -140,22 +142,22 @@ class Reservation:
         self._reserve(more, must_be_noted=False)
         self._leases.ask_for_missing(self._charged)
 
-    def terms(self) -> Terms:
+    def end(self) -> Settlement:
         """End it; returns what the request owes."""
         self._ended = True
         if not self._charged:
             # It has taken over an answer that another request had asked for, or asked for none.
             self._charged = self._leases.begin(self._budgets)
-        return Terms(
+        return Settlement(
             self._amount,
             [each.key for each in self._charged],
-            self._asked.estimate,
+            (self._asked or self).estimate,
             self._settings.charge_cancelled == "estimate",
         )
 
     def inherit(self, before: Self) -> None:
         """See ``WithinBudgets``."""
-        self._asked = before._asked
+        self._asked = before._asked or before
 
     def estimate(self) -> Estimate | None:
         """Return what the answer took as far as is known; None where nothing was asked for."""

@@ -11,11 +11,12 @@ from sqlalchemy import Connection, Engine
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable, DatabaseUnusable, open_engine
+from one_api.accounts.entries import entry_of
 from one_api.accounts.journal import journals_of
 from one_api.accounts.keyring import KeyCopy
 from one_api.accounts.keys import VirtualKey, digest_of, is_ours
 from one_api.accounts.leases import Leases
-from one_api.accounts.ledger import LedgerRow, Refusal, entry_of
+from one_api.accounts.ledger import LedgerRow, Refusal
 from one_api.accounts.opening import open_database
 from one_api.accounts.prices import Prices
 from one_api.accounts.rates import Rates
@@ -70,8 +71,8 @@ class Accounts:
         if self._books is None:
             return
         reservation = self._reservations.pop(record.request_id, None) if self._reservations else None
-        terms = reservation.terms() if reservation is not None else None
-        entry = entry_of(record, prices.rates if prices is not None else _no_rates, terms)
+        settlement = reservation.end() if reservation is not None else None
+        entry = entry_of(record, prices.rates if prices is not None else _no_rates, settlement)
         if isinstance(entry, Refusal):
             self._books.refuse(entry)
         elif entry is not None:

@@ -54,7 +54,7 @@ LEDGER = Table(
     # What it took beside tokens: images, seconds, characters, search_units or documents.
     Column("units", Float),
     Column("unit", String(16)),
-    # Its tokens of audio and images, by modality, and the prices of these, as JSON; null is none of them.
+    # Its tokens of audio, images and video, by modality, and the prices of these, as JSON; null is none of them.
     Column("modalities", Text),
     Index("ledger_key_id", "key", "id"),
 )

@@ -20,9 +20,9 @@ from one_api.contract import Caller
 from one_api.dialects import durations
 from one_api.errors import GatewayError, ShuttingDown
 from one_api.records import ID, CallContext, CallRecord
-from one_api.serving.asgi import RequestBody
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals, current_request
+from one_api.serving.request_body import RequestBody
 from one_api.serving.responses import add_headers
 from one_api.utils.auth import check_model
 

@@ -20,7 +20,7 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.responses.kept import ChainTooLong, KeptResponse, page_of
-from one_api.dialects.responses.outbound.native import client_headers, native_body
+from one_api.dialects.responses.outbound.native import client_headers, counts_otherwise, native_body
 from one_api.dialects.responses.request import Translated, own_items, referred, translate, untranslated
 from one_api.dialects.responses.response import Identity, own_response, whole_response
 from one_api.dialects.responses.stream import ResponseWriter
@@ -144,7 +144,13 @@ async def _wanted(body: JSONObject, sealer: Sealer) -> Translated:
     """Return the current request for upstreams of any dialect; those of chat refuse what they have no words for."""
     own, history = await _own_items(body), await _history(body)
     g.is_short = g.get("is_short", False) and not history and not referred(body)
-    native = NativeRequest("responses", b"", native_body(body, history, own), client_headers(request.headers.items()))
+    native = NativeRequest(
+        "responses",
+        b"",
+        native_body(body, history, own),
+        client_headers(request.headers.items()),
+        counts_otherwise=counts_otherwise(history, own),
+    )
     try:
         wanted = await _translated(body, own, history, sealer)
     except InvalidRequest as refusal:

@@ -19,6 +19,8 @@ class NativeRequest:
     body: JSONObject
     #: The client's headers that belong to the dialect.
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: ``body`` has other items than the client's request, as where a conversation goes on.
+    counts_otherwise: bool = False
     #: Why it cannot be said in OpenAI's chat format; None when it can.
     refusal: InvalidRequest | None = None
     #: What of it is dropped or altered where it is said so.

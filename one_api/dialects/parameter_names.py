@@ -29,7 +29,13 @@ _MESSAGES_PATHS = {
     "response_format": "output_config.format",
 }
 _QUOTED = re.compile(r"`([a-z_]+[^`\s]{0,200})`")
-_FUNCTION = re.compile(r"tools\[(\d+)\]\.function\b")
+_FUNCTION = re.compile(r"tools(?:\[(\d+)\])?\.function\b")
+#: A place in one of the lists of a request, in the forms in which servers write such: ``messages[3].content[0].type``,
+#: ``messages.3.content``, ``body -> messages -> 3``.
+_PLACE = re.compile(
+    r"\b(?:messages|input|tools|functions|system|contents)(?:(?:[./]|\s*->\s*)?\[\d+\]|(?:[./]|\s*->\s*)\w+)*"
+)
+_NUMBER = re.compile(r"(?:[./]|\s*->\s*)?\[\d+\]|(?:[./]|\s*->\s*)\d+\b")
 
 _CHAT = "There is nothing of the kind here: ask at /v1/chat/completions."
 #: By dialect, words of the others, and what helps. What a conversation stands in is not among them: clients that send
@@ -118,13 +124,15 @@ def _asks(name: str, value: Any) -> bool:
 
 def in_responses(path: str) -> str:
     """Return one of chat's paths in the words of Responses."""
-    return _FUNCTION.sub(r"tools[\1]", _renamed(path, _RESPONSES_PATHS))
+    return _FUNCTION.sub(lambda tool: f"tools[{tool[1]}]" if tool[1] else "tools", _renamed(path, _RESPONSES_PATHS))
 
 
 def in_messages(path: str) -> str:
     """Return one of chat's paths in the words of Messages."""
     if tool := _FUNCTION.match(path):
-        return f"tools.{tool[1]}" + path[tool.end() :].replace(".parameters", ".input_schema", 1)
+        return ("tools" if tool[1] is None else f"tools.{tool[1]}") + path[tool.end() :].replace(
+            ".parameters", ".input_schema", 1
+        )
     return _renamed(path, _MESSAGES_PATHS)
 
 
@@ -133,6 +141,14 @@ def _renamed(path: str, names: Mapping[str, str]) -> str:
         if path == name or path.startswith((f"{name}.", f"{name}[")):
             return own + path[len(name) :]
     return path
+
+
+def without_positions(text: str) -> str:
+    """Return a path, or a message with paths in it, without the numbers of messages, parts and tools.
+
+    For what is said of lists that are not the client's own: it would count otherwise.
+    """
+    return _PLACE.sub(lambda place: _NUMBER.sub("", place[0]), text)
 
 
 def with_own_names(message: str, rename: Callable[[str], str]) -> str:

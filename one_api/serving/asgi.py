@@ -1,40 +1,33 @@
 """Flask as an ASGI application: each request runs in a greenlet on the event loop."""
 
 import asyncio
-import io
-import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from flask import Flask
-from werkzeug.exceptions import ClientDisconnected
 
-from one_api.errors import RequestTimeout, ShuttingDown
-from one_api.serving.bridge import Bridge, await_, begin, within
+from one_api.errors import ShuttingDown
+from one_api.serving.bridge import Bridge, await_, begin
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.environ import environ_of
 from one_api.serving.events import AnswerCut, BridgedEvents, EventBody
 from one_api.serving.fairness import FairScheduler, scheduler
 from one_api.serving.loop import Service
+from one_api.serving.request_body import Receive, RequestBody
 from one_api.serving.transport import ANSWER, AnswerWriter
 from one_api.settings.sections import ServerConfig
 
 Scope = dict[str, Any]
-Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: How long requests may take to say goodbye when the process ends, in seconds.
 _END_S = 5.0
 #: How long the last piece of a cut stream may wait for a slow reader, in seconds.
 _LAST_WORD_S = 1.0
-#: A body slower than this many bytes a second, after a first grace, is not worth the wait.
-_SLOWEST_BODY = 1024
-_SLOW_GRACE_S = 5.0
-#: How long, and how much of, a body that is not wanted is taken before the connection is closed: seconds and bytes.
+#: How long a body that is not wanted is taken before the connection is closed, in seconds.
 _DISCARD_S = 2.0
-_DISCARD_BYTES = 64 * 1024 * 1024
 #: A body that is not wanted is waited for before its answer, so that the connection stays, if it has no more bytes than
 #: this; and so long, in seconds.
 _SMALL_BODY_BYTES, _SMALL_BODY_S = 64 * 1024, 0.5
@@ -317,81 +310,3 @@ def _is_small(environ: Mapping[str, Any]) -> bool:
 
 def _refuse_write(_: bytes) -> object:
     raise NotImplementedError("WSGI's write() is not supported: return an iterable")
-
-
-class RequestBody(io.RawIOBase):
-    """The request's body, read on demand and by a deadline: what is not read is never buffered."""
-
-    def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
-        self._receive = receive
-        self._timeout_s = timeout_s
-        #: None once it has been called, or is of no use any more: it leads back to the reader.
-        self._on_complete: Callable[[], None] | None = on_complete
-        self._began = 0.0
-        #: How much has come, in bytes.
-        self.taken = 0
-        self._rest = b""
-        #: How long the client was waited for, in seconds.
-        self.waited_s = 0.0
-        self.complete = False
-
-    def readable(self) -> bool:
-        """Return that this can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer`` with what comes next; 0 is the end.
-
-        Raises:
-            RequestTimeout: when the body is slower than it may be.
-            ClientDisconnected: when the client left before the end.
-        """
-        while not self._rest and not self.complete:
-            self._rest = await_(self._next())
-        taken = self._rest[: len(buffer)]
-        self._rest = self._rest[len(taken) :]
-        buffer[: len(taken)] = taken
-        return len(taken)
-
-    def read_whole(self, limit: int) -> bytes | None:
-        """Return all that is left of the body, or None once it is more than ``limit`` bytes."""
-        # One growing buffer, which is handed on as it is: pieces and their joined copy would take twice the room.
-        whole = io.BytesIO()
-        size = whole.write(self._rest)
-        self._rest = b""
-        while not self.complete and size <= limit:
-            size += whole.write(await_(self._next()))
-        return whole.getvalue() if size <= limit else None
-
-    async def discard(self, limit_s: float) -> None:
-        """Take what still comes and keep nothing, for a short time: a client reads when it has sent."""
-        size = 0
-        with suppress(RequestTimeout, ClientDisconnected, TimeoutError):
-            async with asyncio.timeout(limit_s):
-                while not self.complete and size < _DISCARD_BYTES:
-                    size += len(await self._next())
-
-    async def _next(self) -> bytes:
-        now = time.monotonic()
-        self._began = self._began or now
-        slowest = _SLOW_GRACE_S + self.taken / _SLOWEST_BODY
-        limit = self._began + min(self._timeout_s, slowest) - now
-        try:
-            message = await within(limit, self._receive())
-        except TimeoutError:
-            raise RequestTimeout("The request's body arrived too slowly: send it at once.") from None
-        self.waited_s += time.monotonic() - now
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        piece: bytes = message.get("body", b"")
-        self.taken += len(piece)
-        if not message.get("more_body", False):
-            self.complete = True
-            if self._on_complete is not None:
-                self._on_complete()
-                self.forget()
-        return piece
-
-    def forget(self) -> None:
-        """Drop the reference to the reader."""
-        self._on_complete = None

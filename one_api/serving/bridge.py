@@ -29,6 +29,8 @@ _MAX_IDLE = 32
 class _Bridged(greenlet):
     """A greenlet whose parent awaits what it switches out with; it runs one function after the other."""
 
+    #: What it runs when it is switched to; with nothing to run it ends.
+    function: Callable[[], Any] | None = None
     #: A coroutine runs in it, up to the first thing that it waits for.
     in_coroutine = False
     #: Its function has ended, with one of these.
@@ -36,18 +38,19 @@ class _Bridged(greenlet):
     result: Any = None
     error: BaseException | None = None
 
-    def run(self, function: Callable[[], Any] | None) -> None:
-        """Run functions: the first one, and then those that it is switched to with."""
-        while function is not None:
+    def run(self) -> None:
+        """Run one function after the other; between two of them it keeps nothing of either."""
+        while self.function is not None:
             try:
-                self.result = function()
+                self.result = self.function()
             except GreenletExit:  # it is not used any more
                 raise
             except BaseException as error:  # it belongs to the caller that waits for the function
                 self.error = error
+            self.function = None
             self.is_done = True
             assert self.parent is not None  # noqa: S101 - it was made with one
-            function = self.parent.switch()
+            self.parent.switch()
 
     def take_result(self) -> Any:
         """Return what the function has returned, or raise what it has raised; nothing of it is kept."""
@@ -196,7 +199,8 @@ class Bridge:
         child = self._idle.pop() if self._idle else _Bridged(parent=parent)
         # Context variables set on either side are seen on the other: it is one request.
         child.gr_context = parent.gr_context
-        result: Any = child.switch(function)
+        child.function = function
+        result: Any = child.switch()
         while not child.is_done:
             try:
                 value = await result
@@ -208,5 +212,7 @@ class Bridge:
                 result = child.switch(value)
         if len(self._idle) < _MAX_IDLE:
             self._idle.append(child)
+        else:
+            child.switch()  # with nothing to run it ends; it holds itself, so nothing else would free it
         found: T = child.take_result()
         return found

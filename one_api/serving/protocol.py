@@ -359,6 +359,9 @@ class GatewayProtocol(HttpToolsProtocol):
             if not cycle.response_complete:
                 _dismiss(cycle)
         self._waiting.clear()
+        # Requests that were never started lead back to this connection.
+        self.pipeline.clear()
+        self.cycle = None  # type: ignore[assignment]
         self._is_over, self._unparsed = True, b""
 
     def _stop_head_timer(self) -> None:

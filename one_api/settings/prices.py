@@ -9,7 +9,7 @@ from one_api.settings.kinds import Count, Price
 
 
 class ModalityPriceConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What tokens of audio or images cost, in US dollars per million; what is left out costs what it does for text."""
+    """What tokens of audio, images or video cost, in US dollars per million; what is left out costs what text does."""
 
     input: Price | None = None
     #: Left out: as ``input``.
@@ -26,9 +26,10 @@ class TokenPricesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     #: Prompt tokens that it put there; left out: as ``input``.
     cache_write: Price | None = None
     output: Price | None = None
-    #: Tokens of audio, and of images, in prompts and answers; left out: as those of text.
+    #: Tokens of audio, of images and of video in prompts and answers; left out: as those of text.
     audio: ModalityPriceConfig = ModalityPriceConfig()
     image: ModalityPriceConfig = ModalityPriceConfig()
+    video: ModalityPriceConfig = ModalityPriceConfig()
 
 
 class HigherPriceConfig(TokenPricesConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):

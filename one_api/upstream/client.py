@@ -2,8 +2,11 @@
 
 import asyncio
 import io
+import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import aiohttp
@@ -20,12 +23,14 @@ from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
-from one_api.upstream.compression import refuse_cut_answers
+from one_api.upstream.compression import ACCEPTED, refuse_cut_answers, undecodable, undecoded
 from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.passthrough import UpstreamBytes
 from one_api.upstream.stream import UpstreamStream
+
+logger = logging.getLogger(__name__)
 
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -85,7 +90,7 @@ class Upstream:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"accept-encoding": "gzip, deflate", "user-agent": "one_api"},
+                headers={"accept-encoding": ACCEPTED, "user-agent": "one_api"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
                 trust_env=False,
                 proxy=self._proxy if self._proxy and self._proxy.startswith("http:") else None,
@@ -158,7 +163,8 @@ class Upstream:
         deadline = asyncio.get_running_loop().time() + self._timeouts.stream_total_s
         with NamedErrors("the first event", timeout_s), Deadline(timeout_s):
             response = await self._request("POST", path, body, context, headers)
-            stream = kind(response, translator, self._timeouts.idle_s, deadline, self._reports)
+            reports = self._reports.for_attempt(context)
+            stream = kind(response, translator, self._timeouts.idle_s, deadline, reports)
             try:
                 await stream.wait_for_first()
             except BaseException:
@@ -202,12 +208,15 @@ class Upstream:
             context.headers = self._reports.seen_headers(response.headers)
             context.status, context.upstream_request_id = response.status, self._reports.id_in(response.headers)
         if 200 <= response.status < 300 and response.status not in _WITHOUT_BODY:
+            if (coding := undecoded(response.headers)) is not None:
+                response.close()
+                raise self._cannot_decode(coding)
             return response
         async with response:
             text = b""
             with suppress(aiohttp.ClientError, UpstreamBroken):
                 text = await self._whole(response, _MAX_ERROR_BYTES)
-            raise self._reports.error_of(response.status, text, response.headers)
+            raise self._reports.for_attempt(context).error_of(response.status, text, response.headers)
 
     async def _send(self, method: str, url: str, data: Data, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request and return its response, once that has begun.
@@ -218,10 +227,22 @@ class Upstream:
         for left in reversed(range(_KEPT_TRIES)):
             try:
                 return await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+            except aiohttp.ClientResponseError as error:
+                if (coding := undecodable(error)) is None:
+                    raise
+                raise self._cannot_decode(coding) from None
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
                     raise
         raise AssertionError("unreachable")
+
+    def _cannot_decode(self, coding: str) -> UpstreamBroken:
+        """Return the error for an answer in a coding that was not asked for, and tell the operator."""
+        _log_coding(self._reports.name, coding, int(time.monotonic() // 60))
+        return UpstreamBroken(
+            f"The upstream's answer is encoded with `{coding}`, which it was not asked for and which cannot be read "
+            f"here: have it, or the proxy before it, heed `Accept-Encoding: {ACCEPTED}`."
+        )
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the whole body, which may hold ``limit`` bytes after decompression."""
@@ -259,6 +280,12 @@ async def decode_large(answer: bytes, *, as_written: bool = False) -> Any:
         if len(answer) <= _HUGE_ANSWER_BYTES:
             return None
         raise UpstreamBroken(f"The upstream's answer is not JSON: {refused}.") from None
+
+
+@lru_cache(maxsize=64)
+def _log_coding(adapter: str, coding: str, minute: int) -> None:
+    """Log it once in each minute."""
+    logger.warning("adapter %s: its upstream encodes answers with %s, which is not asked for", adapter, coding)
 
 
 def _connector_for(proxy: Proxy | None) -> KeepingConnector:

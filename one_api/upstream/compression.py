@@ -1,12 +1,44 @@
-"""Compressed answers that stop before their end: aiohttp notes it of deflate only, and takes such gzip for whole."""
+"""Compressed answers: those that cannot be decoded are named, and those that stop before their end are noticed.
 
+aiohttp notes that of deflate only, and takes such gzip for whole.
+"""
+
+import re
 import zlib
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
 from aiohttp.compression_utils import ZLibBackendProtocol
 from aiohttp.http_exceptions import ContentEncodingError
+
+#: What upstreams are asked for: what is always decoded here.
+ACCEPTED = "gzip, deflate"
+#: Codings in the header of an answer; what else stands there (a charset, say) is no coding, and says nothing.
+_CODINGS = frozenset(
+    ("br", "zstd", "gzip", "x-gzip", "deflate", "compress", "x-compress", "dcb", "dcz", "lz4", "snappy", "xz", "bzip2")
+)
+#: Those that aiohttp decodes, with a library or without.
+_OF_AIOHTTP = frozenset(("gzip", "deflate", "br", "zstd"))
+#: What aiohttp says of those that it has no library for.
+_LACKS_LIBRARY = re.compile(r"Can not decode content-encoding: .*\((\w+)\)")
+
+
+def undecoded(headers: Mapping[str, str]) -> str | None:
+    """Return the codings of an answer's body, where they are such as nobody here decodes."""
+    named = [each.strip().lower() for each in headers.get("content-encoding", "").split(",")]
+    codings = [each for each in named if each in _CODINGS]
+    return ", ".join(codings) if len(codings) > 1 or not _OF_AIOHTTP.issuperset(codings) else None
+
+
+def undecodable(error: BaseException | None) -> str | None:
+    """Return the coding for want of which aiohttp could not read an answer; None when that was not the reason."""
+    while error is not None:
+        if isinstance(error, ContentEncodingError) and (found := _LACKS_LIBRARY.search(str(error))):
+            return found[1]
+        error = error.__cause__
+    return None
 
 
 class _Inflater:

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from one_api.dialects import durations, error_body
 from one_api.dialects.error_body import ErrorReport
 from one_api.dialects.json import JSONObject
+from one_api.dialects.parameter_names import without_positions
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import (
     UpstreamBroken,
@@ -27,7 +28,7 @@ from one_api.errors import (
     UpstreamTimeout,
     UpstreamUnsuitable,
 )
-from one_api.records import ID
+from one_api.records import ID, AttemptContext
 from one_api.upstream.error_table import STATUS_OF_NAME, Fault, fault_of, status_of
 from one_api.upstream.limit_headers import refused_limits
 from one_api.upstream.scrubbing import Scrubber
@@ -86,6 +87,12 @@ class Reports:
     keep_529: bool = False
     #: Returns what clients may see of response headers.
     select_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+    #: The upstream counts messages and tools as the client does.
+    counts_alike: bool = True
+
+    def for_attempt(self, context: AttemptContext | None) -> "Reports":
+        """Return how the errors of one attempt are read."""
+        return replace(self, counts_alike=False) if context is not None and context.counts_otherwise else self
 
     def error_of(self, status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
         """Return the error that an answer's status, body and headers stand for."""
@@ -117,7 +124,9 @@ class Reports:
     def _error(self, report: ErrorReport, given: int | None, headers: Mapping[str, str]) -> UpstreamError:
         status = status_of(report, given)
         fault = fault_of(report, status)
-        text = self.scrubber.clean(report.message)
+        text, param = self.scrubber.clean(report.message), self.scrubber.name(report.param)
+        if not self.counts_alike:
+            text, param = without_positions(text), param and without_positions(param)
         if fault is Fault.NO_CREDIT:
             logger.warning("adapter %s: the account at the upstream has no credit: %s", self.name, text or status)
         limits = refused_limits(headers) if fault is Fault.LIMIT else {}
@@ -130,7 +139,7 @@ class Reports:
             status=status,
             type=self.scrubber.name(report.type),
             code=self.scrubber.name(report.code if report.code and ":" not in report.code else None),
-            param=self.scrubber.name(report.param),
+            param=param,
             text=text if self.show_text else "",
             retry_after_s=wait_s,
             limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},

@@ -10,6 +10,7 @@ from one_api.dialects.anthropic.inbound.native import (
     MessageAssembler,
     NativeMessage,
     body_for,
+    keeps_blocks,
     read_message,
 )
 from one_api.dialects.json import JSONObject
@@ -58,7 +59,15 @@ class NativeMessages:
 
     async def stream(self, native: NativeRequest, model: str, context: AttemptContext) -> ChunkStream:
         """Return the stream of an answer, whose chunks hold the upstream's own events; raises UpstreamError."""
-        return await self._stream(body_for(native, model, self._deviations), native, context)
+        return await self._stream(self._body(native, model, context), native, context)
+
+    def _body(
+        self, native: NativeRequest, model: str, context: AttemptContext, *, stream: bool | None = None
+    ) -> bytes | JSONObject:
+        """Return what to send, and note whether the upstream counts its blocks as the client does."""
+        data = body_for(native, model, self._deviations, stream=stream)
+        context.counts_otherwise = not isinstance(data, bytes) and not keeps_blocks(native)
+        return data
 
     async def _stream(self, data: bytes | JSONObject, native: NativeRequest, context: AttemptContext) -> ChunkStream:
         headers = self._headers(native)
@@ -73,16 +82,16 @@ class NativeMessages:
         is_long = isinstance(limit, int) and limit > self.config.stream_above_tokens
         if is_long:
             return await self._assembled(native, model, context)
-        data = body_for(native, model, self._deviations)
+        data = self._body(native, model, context)
         answer = await self.upstream.post(_PATH, context, data, self._headers(native))
         decoded = await decode_large(answer, as_written=True)
-        with self.reports.faults_named():
+        with self.reports.for_attempt(context).faults_named():
             return read_message(answer, decoded)
 
     async def _assembled(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
-        data = body_for(native, model, self._deviations, stream=True)
+        data = self._body(native, model, context, stream=True)
         limit_s, assembler = self.config.timeouts.total_s, MessageAssembler()
-        with NamedErrors("the answer", limit_s), Deadline(limit_s), self.reports.faults_named():
+        with NamedErrors("the answer", limit_s), Deadline(limit_s), self.reports.for_attempt(context).faults_named():
             async with await self._stream(data, native, context) as stream:
                 async for chunk in stream:
                     assembler.add(chunk)
@@ -90,7 +99,7 @@ class NativeMessages:
 
     async def count_tokens(self, native: NativeRequest, model: str, context: AttemptContext) -> int:
         """Return how many tokens the input of a request has; raises UpstreamError."""
-        return await self.count(body_for(native, model, self._deviations), self._headers(native), context)
+        return await self.count(self._body(native, model, context), self._headers(native), context)
 
     async def count(self, data: bytes | JSONObject, headers: Mapping[str, str], context: AttemptContext) -> int:
         """Return the upstream's count for the body of a request; raises UpstreamError."""

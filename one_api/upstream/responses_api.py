@@ -65,15 +65,18 @@ class ResponsesAPI:
         reasons = any(fnmatchcase(request.model, pattern) for pattern in self.config.reasoning_models)
         body, dropped = to_responses(request.body, reasons=reasons, replay=find)
         context.warnings += dropped
+        context.counts_otherwise = True
         return body
 
     def _native_body(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
         """Return the client's body for this server, and note what it does not get."""
         body = native.body | {"model": model}
+        context.counts_otherwise = native.counts_otherwise
         if self.config.tool_types is None:
             return body
         body, dropped = with_tools_of(body, self.config.tool_types)
         context.warnings += dropped
+        context.counts_otherwise = context.counts_otherwise or bool(dropped)
         return body
 
     def _headers(self, native: NativeRequest) -> Mapping[str, str]:
@@ -87,5 +90,5 @@ class ResponsesAPI:
     ) -> JSONObject:
         answer = await self.upstream.post(_PATH, context, body, headers)
         decoded = await decode_large(answer, as_written=True)
-        with self.reports.faults_named():
+        with self.reports.for_attempt(context).faults_named():
             return read_response(answer, decoded)

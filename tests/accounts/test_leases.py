@@ -1,7 +1,9 @@
 """What processes hold of budgets comes back, whatever happens to them, and money is never there twice."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,8 +23,13 @@ from one_api.accounts.keyring import load
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases
 from one_api.accounts.periods import PERIODS, end_of, start_of, zone_named
+from one_api.accounts.prices import SHIPPED, Catalogue, Prices
+from one_api.accounts.reservations import Reservation, Settings
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
 from one_api.errors import AccountsUnavailable, BudgetExceeded
+from one_api.records import CallRecord
+from one_api.settings.prices import PricesConfig
+from one_api.settings.sections import BudgetConfig
 from tests.accounts.rows import row
 from tests.accounts.test_books import FlakyDatabase
 
@@ -300,6 +307,22 @@ async def test_the_journal_of_a_machine_that_was_taken_for_lost_counts_instead(
     assert (rows(engine)[0].status, rows(engine)[0].cost) == ("presumed", 4 * UNIT)
     await until(lambda: units(engine, LEASES.c.amount) == 0)
     assert units(engine, WINDOWS.c.spent) == 4
+
+
+async def test_what_is_kept_of_a_request_goes_with_its_end(start: Start, budget: Budget) -> None:
+    process, settings = await start(), Settings(BudgetConfig(), Prices(PricesConfig(), {}, Catalogue.read(SHIPPED)))
+    record = CallRecord(f"req_{1:012x}{1:020x}", "POST", "/")
+    reservation = Reservation(process.leases, process.books, record, [budget], settings)
+    ended = weakref.ref(reservation)
+    reservation.end()
+    reservation.settle(0)
+
+    gc.disable()  # what waits for it is in memory meanwhile, with whole answers
+    try:
+        del reservation
+        assert ended() is None
+    finally:
+        gc.enable()
 
 
 def rows(engine: Engine) -> list[Any]:

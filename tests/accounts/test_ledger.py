@@ -10,7 +10,8 @@ from sqlalchemy import Engine, func, select
 
 from one_api.accounts import ledger
 from one_api.accounts.database import transact
-from one_api.accounts.ledger import LedgerRow, Refusal, entry_of
+from one_api.accounts.entries import entry_of
+from one_api.accounts.ledger import LedgerRow, Refusal
 from one_api.accounts.opening import open_database
 from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates

@@ -1,4 +1,4 @@
-"""Tokens of audio and images have prices of their own: in the ledger, the header, and what budgets reserve."""
+"""Tokens of audio, images and video have prices of their own: in the ledger, the header, and what budgets reserve."""
 
 import base64
 import json
@@ -25,7 +25,8 @@ from tests.support import (
     text_chunks,
 )
 
-#: In nano-dollars for a token: text 5,000, 1,000 cached, 7,000; audio 32,000, 400, 64,000; images 8,000, 2,000, 30,000.
+#: In nano-dollars for a token: text 5,000, 1,000 cached, 7,000; audio 32,000, 400, 64,000; images 8,000, 2,000, 30,000;
+#: video 11,000, also cached, and 7,000.
 PRICES: Any = {
     "models": {
         "a/*": {
@@ -34,6 +35,7 @@ PRICES: Any = {
             "output": 7,
             "audio": {"input": 32, "cached_input": 0.4, "output": 64},
             "image": {"input": 8, "cached_input": 2, "output": 30},
+            "video": {"input": 11},
         }
     }
 }
@@ -121,6 +123,13 @@ COUNTED = {
         42 * 5_000 + 258 * 8_000 + 10 * 7_000 + 1290 * 30_000,
         {"image": (258, 0, 1290)},
     ),
+    "video in chat": Counted(
+        "chat",
+        older(900, 20, {"video_tokens": 800, "audio_tokens": 90, "cached_tokens": 300}, {"video_tokens": 12}),
+        # It is not said of what the cached tokens are: as much of them is text as there is of it.
+        90 * 32_000 + (510 + 290) * 11_000 + 10 * 1_000 + 20 * 7_000,
+        {"audio": (90, 0, 0), "video": (800, 0, 12)},
+    ),
     "only text": Counted("chat", older(9, 3, {"audio_tokens": 0}, {"audio_tokens": 0}), 9 * 5_000 + 3 * 7_000, {}),
     "Gemini's lists": Counted(
         "chat",
@@ -132,13 +141,14 @@ COUNTED = {
             "promptTokensDetails": [
                 {"modality": "TEXT", "tokenCount": 20},
                 {"modality": "AUDIO", "tokenCount": 60},
-                {"modality": "IMAGE", "tokenCount": 20},
+                {"modality": "IMAGE", "tokenCount": 15},
+                {"modality": "VIDEO", "tokenCount": 5},
             ],
             "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 10}],
             "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 25}, {"modality": "TEXT", "tokenCount": 5}],
         },
-        20 * 5_000 + 50 * 32_000 + 10 * 400 + 20 * 8_000 + 5 * 7_000 + 25 * 30_000,
-        {"audio": (60, 10, 0), "image": (20, 0, 25)},
+        20 * 5_000 + 50 * 32_000 + 10 * 400 + 15 * 8_000 + 5 * 11_000 + 5 * 7_000 + 25 * 30_000,
+        {"audio": (60, 10, 0), "image": (15, 0, 25), "video": (5, 0, 0)},
     ),
     "an image": Counted(
         "images",
@@ -244,6 +254,10 @@ def test_details_that_are_far_in_a_long_answer_are_read(bed: Bed, engine: Engine
 
 HEARD = {"type": "input_audio", "input_audio": {"data": base64.b64encode(bytes(25_600)).decode(), "format": "wav"}}
 SEEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+WATCHED = {
+    "type": "video_url",
+    "video_url": {"url": f"data:video/mp4;base64,{base64.b64encode(bytes(99_000)).decode()}"},
+}
 
 
 @pytest.mark.parametrize(
@@ -255,6 +269,7 @@ SEEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
         ({}, 30_000, 5_000),  # some models draw without being asked to
         ({"modalities": ["text"], "messages": [{"role": "user", "content": [HEARD]}]}, 7_000, 32_000),
         ({"modalities": ["text"], "messages": [{"role": "user", "content": [SEEN]}]}, 7_000, 8_000),
+        ({"modalities": ["text"], "messages": [{"role": "user", "content": [WATCHED]}]}, 7_000, 11_000),
         (
             {"modalities": ["text"], "messages": [*user(), {"role": "assistant", "audio": {"id": "x"}}, *user()]},
             7_000,
@@ -338,4 +353,6 @@ def test_prices_are_shown(bed: Bed) -> None:
         "input_audio_cache": "0.0000004",
         "image_token": "0.000008",
         "image_output": "0.00003",
+        "video": "0.000011",
+        "video_output": "0.000007",
     }

@@ -131,10 +131,17 @@ def test_tokens_of_audio_and_images_have_prices_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "modality", "output"), [("gpt-image-1.5", "image", "32"), ("gpt-audio", "audio", "64")]
+    ("provider", "model", "modality", "output"),
+    [
+        ("openai", "gpt-image-1.5", "image", "32"),
+        ("openai", "gpt-audio", "audio", "64"),
+        ("google", "gemini-omni-1.1-flash", "video", "17.5"),
+    ],
 )
-def test_the_catalogue_knows_tokens_of_audio_and_images(model: str, modality: str, output: str) -> None:
-    found = Catalogue.read(SHIPPED).price("openai", model)
+def test_the_catalogue_knows_tokens_of_audio_images_and_video(
+    provider: str, model: str, modality: str, output: str
+) -> None:
+    found = Catalogue.read(SHIPPED).price(provider, model)
 
     assert found is not None
     assert found.rates.as_dict()[modality]["output"] == output

@@ -123,6 +123,7 @@ MANIFOLD = Rates(
     modalities=(
         ("audio", ModalityRates(32_000_000, 64_000_000, 4_000_000)),
         ("image", ModalityRates(8_000_000, 30_000_000, 2_000_000)),
+        ("video", ModalityRates(11_000_000, 9_000_000, 3_000_000)),
     ),
 )
 
@@ -165,9 +166,9 @@ def test_a_model_whose_text_has_no_price_may_give_images() -> None:
 PARTS = st.builds(ModalityUsage, COUNTS, COUNTS, COUNTS)
 
 
-@given(st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, st.just(0), PARTS, PARTS))
+@given(st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, st.just(0), PARTS, PARTS, PARTS))
 def test_nothing_costs_more_than_its_reserve_or_less_than_its_cheapest_token(usage: Usage) -> None:
-    every = Modalities(frozenset({"audio", "image"}), frozenset({"audio", "image"}))
+    every = Modalities(frozenset({"audio", "image", "video"}), frozenset({"audio", "image", "video"}))
 
     cost, most = MANIFOLD.cost(usage), MANIFOLD.dearest(every).most(usage.prompt_tokens, usage.completion_tokens)
 
@@ -176,9 +177,9 @@ def test_nothing_costs_more_than_its_reserve_or_less_than_its_cheapest_token(usa
     assert usage.prompt_tokens + usage.completion_tokens * 7 <= cost <= most
 
 
-@given(st.lists(st.sampled_from(["text", "audio", "image"]), max_size=60), st.data())
+@given(st.lists(st.sampled_from(["text", "audio", "image", "video"]), max_size=60), st.data())
 def test_costs_are_the_sum_of_each_tokens_price(kinds: list[str], data: st.DataObject) -> None:
-    prices = {"text": (5, 1, 7), "audio": (32, 4, 64), "image": (8, 2, 30)}
+    prices = {"text": (5, 1, 7), "audio": (32, 4, 64), "image": (8, 2, 30), "video": (11, 3, 9)}
     hits = data.draw(st.lists(st.booleans(), min_size=len(kinds), max_size=len(kinds)))
     said = data.draw(st.lists(st.sampled_from(sorted(prices)), max_size=20))
     parts = {
@@ -187,10 +188,10 @@ def test_costs_are_the_sum_of_each_tokens_price(kinds: list[str], data: st.DataO
             said.count(kind),
             sum(hit for each, hit in zip(kinds, hits, strict=True) if each == kind),
         )
-        for kind in ("audio", "image")
+        for kind in ("audio", "image", "video")
     }
 
-    usage = Usage(len(kinds), len(said), sum(hits), audio=parts["audio"], image=parts["image"])
+    usage = Usage(len(kinds), len(said), sum(hits), 0, 0, *parts.values())
     cost = MANIFOLD.cost(usage)
 
     asked = sum(prices[kind][1 if hit else 0] for kind, hit in zip(kinds, hits, strict=True))

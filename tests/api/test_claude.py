@@ -609,16 +609,20 @@ def test_what_no_retry_can_help(claude: ClaudeBed, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "param"),
-    [("max_tokens: 9 > 8", "max_tokens"), ("tools.0.custom.name: bad", "tools"),
-     ("messages.3.content.0: bad", "messages"), ("stop_sequences: bad", "stop"), ("odd_thing: bad", None)],
+    ("message", "shown", "param"),
+    [("max_tokens: 9 > 8", None, "max_tokens"), ("tools.0.custom.name: bad", "tools.custom.name: bad", "tools"),
+     ("messages.3.content.0: bad", "messages.content: bad", "messages"), ("stop_sequences: bad", None, "stop"),
+     ("odd_thing: bad", None, None)],
 )  # fmt: skip
-def test_where_the_upstream_found_a_fault(claude: ClaudeBed, message: str, param: str | None) -> None:
+def test_where_the_upstream_found_a_fault(
+    claude: ClaudeBed, message: str, shown: str | None, param: str | None
+) -> None:
+    """Its numbers are those of its own turns and blocks."""
     model = claude.answered(claude_error(400, "invalid_request_error", message))
 
     answer = claude.ask(model)
 
-    assert (answer.error["message"], answer.error["param"]) == (message, param)
+    assert (answer.error["message"], answer.error["param"]) == (shown or message, param)
 
 
 def test_an_error_as_the_first_event_is_a_real_status_and_retried(claude: ClaudeBed) -> None:

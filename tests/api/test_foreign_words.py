@@ -197,3 +197,50 @@ def test_responses_in_chats_form_are_refused(doors: MessagesBed, fields: Any, pa
 
     assert (answer.status, answer.error["param"]) == (400, param)
     assert not [seen for seen in doors.o.requests if seen.model == model]
+
+
+# Places in lists that are not the client's own
+
+COUNTED = "Invalid value for `messages[5].content[1].type` and `tools[7].function.parameters`."
+
+
+@pytest.mark.parametrize("param", ["messages[5].content[1].type", "messages.[5].role", "tools[7].function.parameters"])
+def test_no_place_is_named_by_numbers_that_are_not_the_clients(doors: MessagesBed, param: str, stream: bool) -> None:
+    model, said = doors.model(), error_body(COUNTED, "invalid_request_error")
+    said["error"]["param"] = param
+    doors.o.on(model, error(400, said))
+
+    asked = doors.ask(model, stream=stream)
+    assert (asked.error["message"], asked.error["param"]) == (COUNTED, param)
+    found = respond(doors, model, stream=stream)
+    assert (found.status, found.error["param"]) == (400, "tools.parameters" if "tools" in param else "input")
+    assert not any(map(str.isdigit, found.error["message"]))
+    found = doors.message(model, stream=stream)
+    assert found.status == 400
+    assert not any(map(str.isdigit, found.json["error"]["message"]))
+
+
+def test_claude_counts_turns_of_its_own(doors: MessagesBed, stream: bool) -> None:
+    model = doors.model("claude")
+    text = "messages.7.content.1.image.source: image exceeds the limit"
+    doors.a.on(model, error(400, {"type": "error", "error": {"type": "invalid_request_error", "message": text}}))
+
+    for found in (
+        doors.ask(model, stream=stream, max_tokens=9),
+        respond(doors, model, stream=stream, max_output_tokens=9),
+    ):
+        assert (found.status, found.error["message"]) == (400, "messages.content.image.source: image exceeds the limit")
+    assert doors.message(model, stream=stream).json["error"]["message"] == text
+
+
+def test_what_is_refused_below_names_no_place_of_the_translation(doors: MessagesBed) -> None:
+    items = [{"role": "system", "content": "x"}, {"role": "user", "content": [
+        {"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": "ftp://example.org/a"}]}]  # fmt: skip
+
+    found = doors.post_to(
+        "/v1/responses",
+        {"model": doors.model("claude"), "instructions": "x", "max_output_tokens": 9, "input": items},
+    )
+
+    assert (found.status, found.error["param"]) == (400, "input")
+    assert not any(map(str.isdigit, found.error["message"]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Script, completion, event, json_reply, sse
+from tests.support import Script, completion, json_reply, sse
 
 from .bed import Answer, Body, user
 from .messages_bed import MessagesBed, message_events, running_messages_bed
@@ -86,13 +86,31 @@ def test_a_name_that_is_repeated_with_its_id_opens_no_call(doors: MessagesBed) -
 @pytest.mark.parametrize("name", [None, ""])
 def test_a_call_of_nothing_is_no_answer(doors: MessagesBed, path: str, name: str | None, stream: bool) -> None:
     entry = {"index": 0, **called(name)[0]}
-    # All in one piece: what comes in several may have begun before it is known that the call has no name.
-    events = event(chunk({"tool_calls": [entry]})) + event(chunk({}, "tool_calls")) + b"data: [DONE]\n\n"
-    for script in (whole(tool_calls=called(name)), sse(events, done=False)):
+    for script in (whole(tool_calls=called(name)), sse(chunk({"tool_calls": [entry]}), chunk({}, "tool_calls"))):
         answer = ask(doors, path, script, stream=stream)
 
         assert answer.status == 502, answer.body
         assert "a tool call has no name" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("path", DOORS)
+def test_a_stream_begins_when_what_is_called_has_a_name(doors: MessagesBed, path: str) -> None:
+    pieces = [{"index": 0, "id": "c1", "function": {"arguments": text}} for text in ('{"a"', ":1}")]
+    first, last = (chunk({"tool_calls": [each]}) for each in pieces)
+    several_reads = b": " + b"x" * 65536 + b"\n\n"
+    script = sse(first, several_reads, last, chunk({}, "tool_calls"))
+    model = doors.model("mixed")
+    doors.o.on(f"m-{model.partition('-')[2]}", script)
+
+    answer = doors.post_to(
+        path, {"model": model, "stream": True, "max_tokens": 99, "messages": user()}
+        if path != "/v1/responses"
+        else {"model": model, "stream": True, "max_output_tokens": 99, "input": "Hi"},
+    )  # fmt: skip
+
+    assert answer.status == 200, answer.body
+    assert "error" not in answer.body.decode().replace('"error":null', "")
+    assert doors.record_of(answer)["deployment"].startswith("a/")
 
 
 BLOCKED = {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 3}}

@@ -608,3 +608,16 @@ def test_a_model_that_has_only_thought_has_said_nothing(bed: Bed, stream: bool, 
 
     output = (final(answer) if stream else answer.json)["output"]
     assert [item["type"] for item in output] == kinds
+
+
+def test_an_effort_is_for_models_that_are_known_to_take_one(bed: Bed) -> None:
+    model = bed.model()
+
+    answer = respond(bed, model, reasoning={"effort": "low", "summary": "auto"})
+
+    assert answer.header("x-gateway-warnings") == "reasoning.effort"
+    assert bed.last(model).json == {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    with running_bed(settings={"reasoning_models": ["solo-*"]}) as running:
+        answer = respond(running, "solo-1", reasoning={"effort": "low"})
+        assert answer.header("x-gateway-warnings") is None
+        assert running.last("solo-1").json["reasoning_effort"] == "low"

@@ -16,6 +16,7 @@ from tests.support import (
     event,
     json_reply,
     post_chat,
+    reply,
     sse,
     text_chunks,
 )
@@ -121,3 +122,32 @@ def test_u30_a_kept_connection_that_dies_as_it_is_used(bed: Bed, stream: bool) -
 
     assert [answer.status for answer in answers] == [200] * 20
     assert {answer.header("x-gateway-attempts") for answer in answers} == {"1"}
+
+
+# Encodings that were not asked for
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, br", "x-gzip"])
+def test_an_answer_that_cannot_be_decoded_says_so(bed: Bed, stream: bool, coding: str) -> None:
+    model = bed.model()
+    bed.a.on(model, reply(b"\x0b\x02\x80{}\x03", headers={"Content-Encoding": coding}))
+
+    answer = bed.ask(model, stream=stream)
+
+    assert (answer.status, answer.error["code"]) == (502, "upstream_invalid_response")
+    named = coding if coding != "gzip, br" else "br"
+    assert named in answer.error["message"]
+    assert "`Accept-Encoding: gzip, deflate`" in answer.error["message"]
+    bed.record_of(answer)  # it is written after the line that is looked for
+    assert f"adapter a: its upstream encodes answers with {named}" in bed.gateway.log
+    assert bed.last(model).headers.first("accept-encoding") == "gzip, deflate"
+
+
+@pytest.mark.parametrize("label", ["identity", "utf-8", ""])
+def test_a_label_that_is_no_coding_says_nothing(bed: Bed, stream: bool, label: str) -> None:
+    model, script = bed.model(), sse(*text_chunks("Hello")) if stream else json_reply(completion("Hello"))
+    headed = [Send(each.data.replace(b"\r\n", f"\r\nContent-Encoding: {label}\r\n".encode(), 1))
+              if each is script[0] and isinstance(each, Send) else each for each in script]  # fmt: skip
+    bed.a.on(model, headed)
+
+    assert bed.ask(model, stream=stream).status == 200

@@ -3,7 +3,7 @@
 The shapes are those of public reports and of the servers' own sources; texts, ids and numbers are made up.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,12 @@ class Translated:
     chunks: list[JSONObject]
     finished: bool
     usage: JSONObject | None
+
+
+def every_cut(length: int, apart: int) -> Iterator[list[int]]:
+    """Each place at which so many bytes can be cut, in lists; those in one list are ``apart`` bytes from each other."""
+    for first in range(1, min(apart + 1, length)):
+        yield list(range(first, length, apart))
 
 
 def translate(raw: bytes, cuts: Iterable[int] = (), *, include_usage: bool = True) -> Translated:

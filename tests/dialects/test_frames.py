@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -125,6 +126,8 @@ CLAUDE = {
         b"event: content_block_stop", b'event: ping\ndata: {"type": "ping"}\n\nevent: content_block_stop'
     ),
 }
+#: So many bytes hold several events.
+SEVERAL = 600
 RESPONSE_OPTIONS = {
     "stops": ResponseOptions(stops=("lo",)),
     "fence": ResponseOptions(unfence=True),
@@ -196,11 +199,12 @@ def outcome(translator: Translator, sent: list[bytes], run: Callable[[], None]) 
 
 
 def assert_same(make: Make, data: bytes) -> None:
-    """However a stream is cut, both ways give the same."""
+    """However a stream is cut, both ways give the same; each of its bytes is a cut, with whole events before it."""
     whole = usual(make, [data])
     assert quick(make, [data]) == whole
-    for cut in range(1, len(data)):
-        assert quick(make, [data[:cut], data[cut:]]) == whole, f"cut at {cut}"
+    for cuts in recorded.every_cut(len(data), SEVERAL):
+        pieces = [data[start:end] for start, end in pairwise([0, *cuts, len(data)])]
+        assert quick(make, pieces) == whole, f"cut at {cuts}"
     for size in (1, 7, 100):
         assert quick(make, [data[start : start + size] for start in range(0, len(data), size)]) == whole
 

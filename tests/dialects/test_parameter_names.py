@@ -3,7 +3,7 @@
 import pytest
 
 from one_api.dialects.llama.request import Model, read_request
-from one_api.dialects.parameter_names import in_messages, in_responses, with_own_names
+from one_api.dialects.parameter_names import in_messages, in_responses, with_own_names, without_positions
 from one_api.errors import InvalidRequest
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -19,6 +19,7 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         ("reasoning_effort", "reasoning.effort", "output_config.effort"),
         ("tools[3].function.parameters", "tools[3].parameters", "tools.3.input_schema"),
         ("tools[3].function.name", "tools[3].name", "tools.3.name"),
+        ("tools.function.parameters", "tools.parameters", "tools.input_schema"),
         ("max_tokens_of_ours", "max_tokens_of_ours", "max_tokens_of_ours"),
         ("temperature", "temperature", "temperature"),
     ],
@@ -33,6 +34,21 @@ def test_paths_in_a_message_stand_in_backticks() -> None:
     assert with_own_names(message, in_responses) == (
         "`text.format.type` or `max_output_tokens`, not max_tokens, `{a: 1}` or ` `."
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("Invalid value: 'messages[3].content[0].type'.", "Invalid value: 'messages.content.type'."),
+        ("messages.3.content.1.image: over 5 MB", "messages.content.image: over 5 MB"),
+        ("body -> messages -> 3 -> content", "body -> messages -> content"),
+        ("input[2].content and tools.0.name", "input.content and tools.name"),
+        ("messages.[4].role", "messages.role"),
+        ("The input. 3 of 4 messages. 5 tools", "The input. 3 of 4 messages. 5 tools"),
+    ],
+)
+def test_positions_are_taken_out_of_paths_alone(text: str, without: str) -> None:
+    assert without_positions(text) == without
 
 
 @pytest.mark.parametrize("name", ["system", "stop_sequences", "max_output_tokens", "instructions", "output_format"])

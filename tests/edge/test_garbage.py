@@ -9,12 +9,14 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api.bed import KEY, Bed, adapter, user, yaml
+from tests.serving.clients import wait_until
 from tests.support import (
     Action,
     Close,
@@ -45,6 +47,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "alone": {"targets": ["a"], "on_stream_failure": "resume"},
 }
 COUNT = 100
+#: More than the greenlets that are kept.
+CROWD = 100
 LARGE = user("x" * 2_000_000)
 
 
@@ -80,6 +84,12 @@ def group(kind: str) -> str:
 def left(bed: Bed) -> list[str]:
     """What only the collector would free."""
     found: list[str] = bed.get("/left", key=None).json["left"]
+    return found
+
+
+def held(bed: Bed) -> int:
+    """How many requests the gateway has in memory, with the one that asks."""
+    found: int = bed.get("/left", key=None).json["requests"]
     return found
 
 
@@ -201,3 +211,30 @@ REFUSED: dict[str, bytes | dict[str, Any]] = {
 def test_nothing_is_left_of_a_request_that_is_refused(bed: Bed, name: str) -> None:
     assert bed.post(REFUSED[name]).status in (400, 404)
     assert left(bed) == []
+
+
+def test_nothing_is_left_of_a_crowd(bed: Bed) -> None:
+    head, _, body = post_chat(bed.gateway.host, bed.gateway.port, {"model": "only-0"}).partition(b"\r\n\r\n")
+
+    with ExitStack() as crowd:
+        for _ in range(CROWD):
+            crowd.enter_context(bed.connect()).send(head + b"\r\n\r\n" + body[:5])
+        wait_until(lambda: held(bed) > CROWD, "all of the crowd to be there")
+
+    wait_until(lambda: held(bed) == 1, "the requests of the crowd to be free")
+    assert left(bed) == []
+
+
+def test_nothing_is_left_of_requests_that_were_not_started_when_the_client_left(bed: Bed) -> None:
+    model = group("only")
+    bed.a.on(model, [Hang()])
+    request = post_chat(bed.gateway.host, bed.gateway.port, {"model": model, "messages": user()})
+    asked = len(bed.a.requests)
+
+    with bed.connect() as client:
+        client.send(request * 3)
+        bed.a.wait_for(asked + 1)
+    assert bed.last(model).ended.wait(10)
+
+    assert left(bed) == []
+    assert held(bed) == 1

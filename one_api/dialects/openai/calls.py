@@ -9,7 +9,10 @@ from typing import Any
 
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import Arguments, arguments_text, whole_arguments
+from one_api.dialects.payloads import InvalidAnswer
 
+#: More of the arguments of a call that has no name yet is not kept, in characters.
+_MAX_HELD = 1024 * 1024
 _NO_IDS = frozenset({"", "null", "None", "undefined"})
 #: What an entry of our own making holds; all else in it is the upstream's.
 _OWN_KEYS = frozenset({"index", "id", "type", "function", "custom", "name", "arguments", "parameters", "input", "args"})
@@ -19,12 +22,19 @@ _ARGUMENTS = ("arguments", "parameters", "input", "args")
 
 @dataclass(slots=True)
 class _Call:
-    """A call under way: ``name`` is what was sent of it, ``wrote`` whether any of its arguments came."""
+    """A call under way: ``name`` is what has come of it, ``wrote`` whether any of its arguments came."""
 
-    index: int
+    #: Among all that have come.
+    position: int
     kind: str
+    #: What is sent first of it: its id, type and all beside name and arguments. It waits for the name.
+    opening: JSONObject
+    #: Among those that are sent; -1 until it is.
+    index: int = -1
     name: str = ""
     wrote: bool = False
+    #: Its arguments before it had a name.
+    held: list[str] = field(default_factory=list)
     #: It has had its end.
     closed: bool = False
     arguments: Arguments = field(default_factory=Arguments)
@@ -57,6 +67,10 @@ class CallReader:
         self.count = 0
         self._tools = tools
         self._calls: list[_Call] = []
+        #: How many have been sent.
+        self._sent = 0
+        #: Characters of arguments that wait for a name.
+        self._held = 0
         self._by_id: dict[str, _Call] = {}
         self._by_number: dict[int, _Call] = {}
 
@@ -77,33 +91,49 @@ class CallReader:
             return None
         others = {key: value for key, value in entry.items() if key not in _OWN_KEYS}
         if call is None:
-            call, opening = self._open(entry, number, kind, answer_id)
-            added = name
+            call, added = self._open(entry, number, kind, answer_id), name
+            call.opening |= {kind: body, **others}
             text = whole_arguments(text) if kind == "function" else text
-            entry = {**opening, kind: {**body, call.text_key: call.add(text)}, **others}
         else:
             if call.kind != kind:
                 text = arguments_text(body.get(call.text_key))
             added = "" if call.wrote and call.name else _rest_of_name(call.name, name)
-            new = call.add(text)
-            piece = {"name": added, call.text_key: new} if added else {call.text_key: new}
-            entry = {"index": call.index, call.kind: piece, **others} if added or new or others else {}
-        touched.add(call.index)
+        touched.add(call.position)
         call.name += added
         call.wrote = call.wrote or bool(text)
-        return entry or None
+        return self._written(call, added, call.add(text), others)
 
-    def _open(self, entry: JSONObject, number: int | None, kind: str, answer_id: str) -> tuple[_Call, JSONObject]:
-        """Return a new call, and its id and type as the client is to see them."""
-        call = _Call(len(self._calls), kind)
-        call_id = call_id_of(entry)
+    def _written(self, call: _Call, added: str, new: str, others: JSONObject) -> JSONObject | None:
+        """Return what is sent of a piece: nothing of a call without a name, for nothing can be called by it."""
+        if call.index < 0:
+            call.held.append(new)
+            self._held += len(new)
+            call.opening |= others
+            if self._held > _MAX_HELD:
+                raise InvalidAnswer("a tool call has no name")
+            return self._opened(call) if call.name else None
+        piece = {"name": added, call.text_key: new} if added else {call.text_key: new}
+        return {"index": call.index, call.kind: piece, **others} if added or new or others else None
+
+    def _opened(self, call: _Call) -> JSONObject:
+        """Return what is sent first of a call that has its name."""
+        call.index, self._sent = self._sent, self._sent + 1
+        arguments, call.held = "".join(call.held), []
+        self._held -= len(arguments)
+        body = {**call.opening[call.kind], "name": call.name, call.text_key: arguments}
+        return {"index": call.index, **call.opening, call.kind: body}
+
+    def _open(self, entry: JSONObject, number: int | None, kind: str, answer_id: str) -> _Call:
+        """Return a new call, with its id and type as the client is to see them."""
+        call_id, position = call_id_of(entry), len(self._calls)
         if call_id is None or call_id in self._by_id:
-            call_id = own_call_id(answer_id, call.index)
+            call_id = own_call_id(answer_id, position)
+        call = _Call(position, kind, {"id": call_id, "type": kind})
         self._calls.append(call)
         self._by_id[call_id] = call
         if number is not None:
             self._by_number[number] = call
-        return call, {"index": call.index, "id": call_id, "type": kind}
+        return call
 
     def _continued(
         self, entry: JSONObject, number: int | None, name: str, text: str, touched: set[int]
@@ -118,11 +148,11 @@ class CallReader:
                 return call if not name or (number is not None and _goes_on(call, name, touched)) else None
             # One id may be of two calls: under two numbers, in one event, or with two names.
             apart = number is not None and call is None and bool(self._by_number)
-            apart = apart or known.index in touched or name != known.name
+            apart = apart or known.position in touched or name != known.name
             return None if apart and name and self._is_another(known, name, text) else known
         if call is None or not name:
             return call
-        return None if (call.name and call.index in touched) or self._is_another(call, name, text) else call
+        return None if (call.name and call.position in touched) or self._is_another(call, name, text) else call
 
     def _is_another(self, call: _Call, name: str, text: str) -> bool:
         """Return whether a name opens a call beside ``call``, and does not repeat or continue its name."""
@@ -143,9 +173,11 @@ class CallReader:
         return any(call.arguments.is_open for call in self._calls)
 
     def empty(self) -> list[_Call]:
-        """Return the function calls of which no arguments were passed on; they count as written from now on."""
+        """Return the function calls that were sent without arguments; they count as written from now on."""
         found = [
-            call for call in self._calls if not call.closed and not call.arguments.sent and call.kind == "function"
+            call
+            for call in self._calls
+            if call.index >= 0 and not call.closed and not call.arguments.sent and call.kind == "function"
         ]
         for call in found:
             call.closed = True
@@ -173,7 +205,7 @@ def number_of(entry: JSONObject) -> int | None:
 
 def _goes_on(call: _Call | None, name: str, touched: set[int]) -> bool:
     """Return whether a name under another id is of ``call``: some servers make up an id for each piece."""
-    return call is not None and name == call.name and call.index not in touched and not call.arguments.is_whole
+    return call is not None and name == call.name and call.position not in touched and not call.arguments.is_whole
 
 
 def _rest_of_name(known: str, name: str) -> str:

@@ -42,7 +42,7 @@ _IMAGE_EVENT = re.compile(rb'"type"\s*:\s*"[\w.]+\.completed"')
 #: More of anything than this no answer takes.
 _MAX_UNITS = 1e9
 _TEXT = Modalities()
-_BY_MODALITY = frozenset({"text_tokens", "audio_tokens", "image_tokens"})
+_BY_MODALITY = frozenset({"text_tokens", "audio_tokens", "image_tokens", "video_tokens"})
 
 
 @dataclass(frozen=True, slots=True)

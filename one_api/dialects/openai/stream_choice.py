@@ -127,6 +127,7 @@ class StreamChoice:
         if isinstance(entries, list) and (mended := self.calls.read(entries, answer_id)):
             delta["tool_calls"] = mended
             delta.pop("function_call", None)
+        self.said = self.said or bool(self.calls.count)  # also where it waits for its name
 
     @property
     def is_cut(self) -> bool:

@@ -1,6 +1,7 @@
 """What an error is called in a response that failed after its stream had begun."""
 
 import math
+import re
 
 from one_api.dialects.json import JSONObject
 from one_api.dialects.parameter_names import IN_RESPONSES, in_responses, is_foreign, with_own_names
@@ -48,7 +49,7 @@ def error_of(error: GatewayError) -> JSONObject:
     if param is None:
         return body
     found["param"] = in_responses(param)
-    root, bracket, _ = param.partition("[")
-    if root == "messages" and (bracket or isinstance(error, UpstreamError)):
+    root = re.match(r"\w*", param)
+    if root is not None and root[0] == "messages" and (root[0] != param or isinstance(error, UpstreamError)):
         found["param"] = "input"
     return body

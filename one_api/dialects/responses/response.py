@@ -87,7 +87,7 @@ def own_response(request: Translated, identity: Identity, response: JSONObject, 
 
 
 #: Counts of tokens that are no text, and of those that are beside such.
-_BY_MODALITY = ("text_tokens", "audio_tokens", "image_tokens")
+_BY_MODALITY = ("text_tokens", "audio_tokens", "image_tokens", "video_tokens")
 
 
 def usage_of(usage: JSONObject) -> JSONObject:

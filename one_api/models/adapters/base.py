@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
+from copy import copy
 from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 from msgspec.structs import replace
@@ -13,7 +14,8 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.openai.embeddings import EmbeddingRequest
 from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.text_completion import TextRequest
-from one_api.errors import InvalidRequest
+from one_api.dialects.parameter_names import without_positions
+from one_api.errors import GatewayError, InvalidRequest
 from one_api.records import AttemptContext
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import Discovery
@@ -105,7 +107,12 @@ class BaseModelAdapter(ABC):
         match request:
             case ChatRequest():
                 asked = self._in_own_dialect(request, context)
-                return await (self.stream if asked.stream else self.complete)(asked, context)
+                try:
+                    return await (self.stream if asked.stream else self.complete)(asked, context)
+                except GatewayError as error:
+                    if asked.native is None and request.native is not None:
+                        raise _uncounted(error) from None
+                    raise
             case TextRequest():
                 return await (self.stream_text if request.stream else self.complete_text)(request, context)
             case EmbeddingRequest():
@@ -123,15 +130,20 @@ class BaseModelAdapter(ABC):
         if context.native:
             return request
         native.refuse_translation()
+        context.counts_otherwise = True
         context.warnings += native.warnings
         changes: JSONObject = {}
         if native.effort is not None and self.takes_effort(request.model):
             changes["reasoning_effort"] = native.effort
+        body = request.body
+        if "reasoning_effort" in body and self.may_refuse_effort(request.model):
+            body = {key: value for key, value in body.items() if key != "reasoning_effort"}
+            context.warnings.append("reasoning.effort")
         most, limit = self._longest_answer(request.model), request.body.get("max_completion_tokens")
         if most is not None and isinstance(limit, int) and limit > most:
             changes["max_completion_tokens"] = most
             context.warnings.append("max_tokens")
-        return replace(request, native=None, body=request.body | changes)
+        return replace(request, native=None, body=body | changes)
 
     def _takes(self, native: NativeRequest) -> bool:
         """Return whether a request is sent as its client wrote it."""
@@ -168,6 +180,10 @@ class BaseModelAdapter(ABC):
 
     def takes_effort(self, model: str) -> bool:
         """Return whether ``model`` is known to take ``reasoning_effort``."""
+        return False
+
+    def may_refuse_effort(self, model: str) -> bool:
+        """Return whether ``model`` may refuse a request that holds ``reasoning_effort``, so that it is not sent."""
         return False
 
     async def count_tokens(self, request: ChatRequest, context: AttemptContext) -> int | None:
@@ -241,6 +257,14 @@ def model_of(adapter: BaseModelAdapter, model_id: str, owner: str = "") -> Model
     if info is None and not isinstance(adapter, RequestAdapter):  # it may forget here what it lists
         return next((each for each in models_of(adapter) if each.id == model_id), None)
     return info
+
+
+def _uncounted(error: GatewayError) -> GatewayError:
+    """Return the error for a client whose own messages and tools are others than those that were looked at."""
+    found = copy(error)
+    found.message = without_positions(error.message)
+    found.param = error.param and without_positions(error.param)
+    return found
 
 
 def _not_spoken(request: Call) -> InvalidRequest:

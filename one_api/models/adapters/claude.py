@@ -146,6 +146,7 @@ class ClaudeAdapter(RemoteAdapter):
 
     async def _translated(self, request: ChatRequest, context: AttemptContext) -> Translated:
         """Return ``request`` in Anthropic's words."""
+        context.counts_otherwise = True
         body = {key: value for key, value in request.body.items() if value is not None}
         find = partial(self._find, context.scope, request.model)
         work = partial(translate, body, self._traits(request.model), self._options, find)

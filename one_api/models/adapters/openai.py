@@ -86,6 +86,10 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``: only the configuration says so."""
         return any(fnmatchcase(model, pattern) for pattern in self._reasoning_models)
 
+    def may_refuse_effort(self, model: str) -> bool:
+        """See ``BaseModelAdapter``: models that are not known to take it were seen to refuse it."""
+        return not self.takes_effort(model)
+
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """See ``BaseModelAdapter``. The request passes through but for what the upstream's dialect needs."""
         if request.native is not None:
@@ -98,7 +102,7 @@ class OpenAIAdapter(RemoteAdapter):
         reading = read_in_steps(
             answer, new_identity(request.model), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
         )
-        with self._reports.faults_named():
+        with self._reports.for_attempt(context).faults_named():
             return await in_turns(reading)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:

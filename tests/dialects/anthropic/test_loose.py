@@ -7,7 +7,8 @@ import pytest
 from one_api.dialects import json
 from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
-from tests.dialects.anthropic.test_stream import Told, call, tell
+from tests.dialects.anthropic.test_stream import SEVERAL, Told, call, tell
+from tests.dialects.recorded import every_cut
 from tests.support import claude_bytes, claude_events, text_block, thinking_block, tool_block
 
 START, PING, *_ = claude_events()
@@ -107,8 +108,8 @@ def assert_same_however_cut(stream: bytes, options: ResponseOptions | None = Non
     """Read a stream whole and cut at every byte; return what it amounts to."""
     whole = tell(stream, options)
     assert whole.stream.finished
-    for cut in range(1, len(stream)):
-        assert tell(stream, options, [cut]).completion == whole.completion, cut
+    for cuts in every_cut(len(stream), SEVERAL):
+        assert tell(stream, options, cuts).completion == whole.completion, cuts
     return whole
 
 

@@ -7,6 +7,9 @@ import pytest
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import ValueScanner
+from one_api.dialects.openai.stream import OpenAIStream
+from one_api.dialects.payloads import InvalidAnswer
+from one_api.dialects.sse import Event
 from tests.dialects.recorded import OURS, called, chunk, opened, piece, read_answer, stream
 
 
@@ -130,6 +133,45 @@ def test_no_answer_without_calls_says_that_it_calls(stopped: str) -> None:
     for data in (raw, body):
         (choice,) = read_answer(data, OURS)["choices"]
         assert (choice["finish_reason"], choice["native_finish_reason"]) == ("stop", stopped)
+
+
+def tool_entries(*deltas: JSONObject) -> list[list[JSONObject]]:
+    """What of each delta's calls is passed on, one list for each event."""
+    reader = OpenAIStream(OURS, include_usage=False)
+    passed = []
+    for delta in deltas:
+        chunks = reader.feed(Event(json.encode(chunk(delta))))
+        passed.append([entry for each in chunks for entry in each["choices"][0]["delta"].get("tool_calls", ())])
+    return passed
+
+
+def test_a_call_waits_for_its_name() -> None:
+    nameless = {"tool_calls": [{"index": 0, "id": "x", "type": "function", "function": {"arguments": '{"a"'}}]}
+    other = opened("y", *B, index=1)
+    named = {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}
+
+    passed = tool_entries(nameless, other, piece(":1", index=0), named, piece("}", index=0))
+
+    assert passed == [
+        [],
+        [{"index": 0, "id": "y", "type": "function", "function": {"name": B[0], "arguments": B[1]}}],
+        [],
+        [{"index": 1, "id": "x", "type": "function", "function": {"arguments": '{"a":1', "name": "f"}}],
+        [{"index": 1, "function": {"arguments": "}"}}],
+    ]
+
+
+def test_no_call_without_a_name_is_waited_for_without_end() -> None:
+    reader = OpenAIStream(OURS, include_usage=False)
+    event = Event(json.encode(chunk(piece("x" * 500_000, index=0))))
+
+    with pytest.raises(InvalidAnswer, match="a tool call has no name"):
+        for _ in range(4):
+            reader.feed(event)
+
+
+def test_a_call_that_was_cut_before_its_name_is_none() -> None:
+    assert calls_of(piece('{"a"', index=0), finish="length") == []
 
 
 OLD = {"function_call": {"name": "f", "arguments": '{"a":1}'}}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.tokens import estimate_tokens
 from one_api.errors import InvalidRequest
+from tests.support.examples import examples
 
 from .bed import SEALER, translated
 
@@ -85,7 +86,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(BODIES)
 def test_a_request_becomes_one_that_chat_takes_or_is_refused(body: Any) -> None:
     before = json.dumps(body)

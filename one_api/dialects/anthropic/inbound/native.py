@@ -56,6 +56,12 @@ def body_for(
     return kept | changes | {"model": model}
 
 
+def keeps_blocks(native: NativeRequest) -> bool:
+    """Return whether the messages that are sent have all blocks of the client's."""
+    contents = [message["content"] for message in native.body["messages"]]
+    return not any(_is_ours(block) for content in contents if isinstance(content, list) for block in content)
+
+
 def _messages_for(messages: list[JSONObject], deviations: Deviations) -> list[JSONObject] | None:
     """Return the messages without what no server of Anthropic's has made; None when nothing changes."""
     found, changed = [], False

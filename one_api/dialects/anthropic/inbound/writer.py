@@ -166,6 +166,8 @@ class MessageWriter(EventWriter):
         if delta.get("annotations") and (block := self._last("text")) is not None:
             block.citations += citations_of(delta)
         if text := delta.get("refusal"):
+            if not self._refusal and self._last("text") is not None:
+                self._add(_Block({"type": "text", "text": ""}), found)
             self._refusal.append(text)
             self._say(text, found)
         if (calls := delta.get("tool_calls")) and not self._scanner.hit:

@@ -67,6 +67,11 @@ def native_body(body: JSONObject, history: Sequence[JSONObject], items: Sequence
     return kept | {"input": [item for item in (*history, *items) if not _is_foreign(item)], "store": False}
 
 
+def counts_otherwise(history: Sequence[JSONObject], items: Sequence[Any]) -> bool:
+    """Return whether the upstream is sent other items than these, which are the client's."""
+    return bool(history) or any(map(_is_foreign, items))
+
+
 def _is_foreign(item: Any) -> bool:
     """Return whether an item is reasoning that the upstream cannot have: ours, or what it would have had to store."""
     if not isinstance(item, dict) or item.get("type") != "reasoning":

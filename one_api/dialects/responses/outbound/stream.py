@@ -7,7 +7,9 @@ from one_api.dialects.anthropic.chunks import Call, ChunkWriter
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import Assembler
+from one_api.dialects.openai.calls import call_id_of, own_call_id
 from one_api.dialects.openai.response import Identity
+from one_api.dialects.payloads import InvalidAnswer
 from one_api.dialects.responses.outbound.native import ENDINGS, payload_of, usage_in
 from one_api.dialects.sse import Event
 
@@ -88,9 +90,13 @@ class ResponsesStream(Translator):
         """Open a call; nothing for items of other kinds."""
         if not isinstance(item, dict) or item.get("type") not in _KINDS or index in self._calls:
             return []
+        name, call_id = item.get("name"), call_id_of({"id": item.get("call_id")})
+        if not isinstance(name, str) or not name:  # the whole item may have one
+            return []
         kind, _ = _KINDS[item["type"]]
         opening = self._writer.open(None)
-        self._calls[index], chunks = self._writer.call(str(item.get("call_id")), str(item.get("name")), kind)
+        call_id = call_id or own_call_id(self._writer.identity.id, len(self._writer.calls))
+        self._calls[index], chunks = self._writer.call(call_id, name, kind)
         return [*opening, *chunks]
 
     def _rest(self, index: Any, item: Any) -> list[JSONObject]:
@@ -99,6 +105,8 @@ class ResponsesStream(Translator):
             return []
         if item.get("type") in _KINDS:
             chunks = self._call(index, item)
+            if index not in self._calls:
+                raise InvalidAnswer("a tool call has no name")
             call, whole = self._calls[index], item.get(_KINDS[item["type"]][1])
             missing = not call.pieces and isinstance(whole, str)
             return [*chunks, *self._writer.arguments(call, str(whole))] if missing else chunks

@@ -304,3 +304,11 @@ def test_a_stream_that_fails_has_an_error_and_no_end() -> None:
     assert events(data)[-1] == {"type": "error", "error": {"type": "api_error", "message": "It stopped."}}
     with pytest.raises(anthropic.APIStatusError, match="It stopped"):
         read_by_sdk(data)
+
+
+def test_a_refusal_after_words_is_a_block_of_its_own_as_in_a_whole_answer() -> None:
+    raw = stream(chunk({"content": "Well"}), chunk({"refusal": "I "}), chunk({"refusal": "won't"}), chunk({}, "stop"))
+
+    blocks = read_by_sdk(written(raw))["content"]
+
+    assert [block["text"] for block in blocks] == ["Well", "I won't"]

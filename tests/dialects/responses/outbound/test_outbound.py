@@ -128,6 +128,21 @@ def test_reasoning_refusals_and_calls_are_told() -> None:
     assert found["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_a_call_waits_for_its_name_and_gets_an_id() -> None:
+    whole = {**api.call("f", '{"a":1}'), "call_id": None}
+    bare = {**whole, "name": None, "arguments": ""}
+    added = {"type": "response.output_item.added", "output_index": 0, "item": bare}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": whole}
+    delta = {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": '{"a"'}
+
+    (call,) = answered(raw(added, delta, done, api.completed(whole)))["choices"][0]["message"]["tool_calls"]
+
+    assert call["function"] == {"name": "f", "arguments": '{"a":1}'}
+    assert call["id"] not in (None, "None")
+    with pytest.raises(InvalidAnswer, match="no name"):
+        completion_of(api.response(bare), OURS)
+
+
 @pytest.mark.parametrize(
     "event",
     [

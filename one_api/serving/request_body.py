@@ -1,0 +1,104 @@
+"""The body of a request, read when the application wants it."""
+
+import asyncio
+import io
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from werkzeug.exceptions import ClientDisconnected
+
+from one_api.errors import RequestTimeout
+from one_api.serving.bridge import await_, within
+from one_api.serving.fairness import scheduler
+
+Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+
+#: A body slower than this many bytes a second, after a first grace, is not worth the wait.
+_SLOWEST_BODY = 1024
+_SLOW_GRACE_S = 5.0
+#: How much of a body that is not wanted is taken before the connection is closed, in bytes.
+_DISCARD_BYTES = 64 * 1024 * 1024
+#: A body that has more bytes than this is read in turns with others of its kind, so that many at once hold nobody up.
+_LONG_BODY_BYTES = 64 * 1024
+
+
+class RequestBody(io.RawIOBase):
+    """The request's body, read on demand and by a deadline: what is not read is never buffered."""
+
+    def __init__(self, receive: Receive, timeout_s: float, on_complete: Callable[[], None]) -> None:
+        self._receive = receive
+        self._timeout_s = timeout_s
+        #: None once it has been called, or is of no use any more: it leads back to the reader.
+        self._on_complete: Callable[[], None] | None = on_complete
+        self._began = 0.0
+        #: How much has come, in bytes.
+        self.taken = 0
+        self._rest = b""
+        #: How long the client was waited for, in seconds.
+        self.waited_s = 0.0
+        self.complete = False
+
+    def readable(self) -> bool:
+        """Return that this can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` with what comes next; 0 is the end.
+
+        Raises:
+            RequestTimeout: when the body is slower than it may be.
+            ClientDisconnected: when the client left before the end.
+        """
+        while not self._rest and not self.complete:
+            self._rest = await_(self._next())
+        taken = self._rest[: len(buffer)]
+        self._rest = self._rest[len(taken) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+    def read_whole(self, limit: int) -> bytes | None:
+        """Return all that is left of the body, or None once it is more than ``limit`` bytes."""
+        # One growing buffer, which is handed on as it is: pieces and their joined copy would take twice the room.
+        whole = io.BytesIO()
+        size = whole.write(self._rest)
+        self._rest = b""
+        while not self.complete and size <= limit:
+            size += whole.write(await_(self._next()))
+        return whole.getvalue() if size <= limit else None
+
+    async def discard(self, limit_s: float) -> None:
+        """Take what still comes and keep nothing, for a short time: a client reads when it has sent."""
+        size = 0
+        with suppress(RequestTimeout, ClientDisconnected, TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not self.complete and size < _DISCARD_BYTES:
+                    size += len(await self._next())
+
+    async def _next(self) -> bytes:
+        if self.taken > _LONG_BODY_BYTES:
+            await scheduler().wait_turn()
+        now = time.monotonic()
+        self._began = self._began or now
+        slowest = _SLOW_GRACE_S + self.taken / _SLOWEST_BODY
+        limit = self._began + min(self._timeout_s, slowest) - now
+        try:
+            message = await within(limit, self._receive())
+        except TimeoutError:
+            raise RequestTimeout("The request's body arrived too slowly: send it at once.") from None
+        self.waited_s += time.monotonic() - now
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        piece: bytes = message.get("body", b"")
+        self.taken += len(piece)
+        if not message.get("more_body", False):
+            self.complete = True
+            if self._on_complete is not None:
+                self._on_complete()
+                self.forget()
+        return piece
+
+    def forget(self) -> None:
+        """Drop the reference to the reader."""
+        self._on_complete = None
