@@ -13,9 +13,10 @@ from typing import Any
 from one_api.contract import ModelInfo, Usage
 from one_api.errors import UpstreamError, UpstreamRateLimited, UpstreamUnreachable
 from one_api.models.adapters.base import BaseModelAdapter
-from one_api.routing.attempt import Attempt, RetryLimit
+from one_api.routing.attempt import Attempt
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import TYPICAL_TOKENS, Health
+from one_api.routing.retry_limit import RetryLimit
 from one_api.routing.selection import Route, candidates, choose, probe_others_now
 
 _ATTEMPTS = 3

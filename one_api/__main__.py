@@ -9,7 +9,7 @@ from flask.cli import FlaskGroup
 
 from one_api import __version__, quickstart
 from one_api.app import create_app
-from one_api.cli import doctor_command, key_command
+from one_api.commands.cli import doctor_command, key_command
 from one_api.config import ConfigError, load
 
 cli = FlaskGroup(

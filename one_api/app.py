@@ -28,9 +28,9 @@ from one_api.api.reload import Reload, Sources
 from one_api.api.responses import responses
 from one_api.api.service import Service
 from one_api.api.snapshot import Snapshot
-from one_api.cli import register_commands
+from one_api.commands.cli import register_commands
+from one_api.commands.flask_run import prepare_flask_run
 from one_api.config import Config, ConfigError, Loaded, as_variables, from_mapping, load
-from one_api.flask_run import prepare_flask_run
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.models.registry import ModelRegistry
 from one_api.observability.log import LineWriter, LogObserver, set_up_logging
@@ -39,7 +39,7 @@ from one_api.records import Observer
 from one_api.serving.bridge import async_to_sync
 from one_api.serving.events import BRIDGED
 from one_api.serving.gunicorn import warn_if_unfit
-from one_api.serving.kept import KeptTexts, kept_texts
+from one_api.serving.kept_texts import KeptTexts, kept_texts
 from one_api.serving.loop import background, leaving_as_reset
 from one_api.serving.mount import Mount
 from one_api.serving.siblings import Siblings

@@ -11,9 +11,9 @@ from msgspec import Struct
 #: A JSON object at the border, where its fields are not ours to know.
 JSONObject: TypeAlias = dict[str, Any]
 
-#: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
 #: What servers call a model's context window. Model lists have all these names, for clients of any of them.
 CONTEXT_NAMES = ("context_window", "context_length", "max_model_len")
+#: Keys of a model entry that we set ourselves, or that mean nothing behind a gateway.
 _OWN_KEYS = frozenset({"id", "object", "created", "owned_by", "permission", "root", "parent"})
 #: What a model may be asked for.
 Kind: TypeAlias = Literal[

@@ -38,7 +38,7 @@ LONGEST = [
     "dialects/test_json_steps.py",
     "faults/test_hostile.py",
     "accounts/test_leases.py",
-    "test_startup.py",
+    "commands/test_startup.py",
     "edge/test_limits_race.py",
     "limits/test_stores.py",
     "accounts/test_endings.py",

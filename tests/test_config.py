@@ -10,7 +10,7 @@ import pytest
 import yaml
 from msgspec import Struct, structs
 
-from one_api.cli import printed
+from one_api.commands.cli import printed
 from one_api.config import Config, ConfigError, masked
 from one_api.settings.adapters import ClaudeConfig, LocalConfig, OpenAIConfig
 from one_api.settings.kinds import Secret, Storage

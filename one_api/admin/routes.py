@@ -74,7 +74,7 @@ async def reload_config() -> Response:
         wanted = await parts.reload.check()
     except ConfigError as error:
         raise InvalidRequest(str(error)) from None
-    parts.reload.ring_everywhere("admin")
+    parts.reload.begin_everywhere("admin")
     await parts.siblings.ask({"reload": "admin"})
     return JSONResponse(wanted, 202)
 
@@ -86,7 +86,7 @@ async def answer_sibling(parts: Service, question: JSONObject) -> AsyncIterator[
             yield part
         return
     if "reload" in question:
-        parts.reload.notice(str(question["reload"]))
+        parts.reload.begin_once(str(question["reload"]))
     if "model" not in question:
         yield _status(parts)
         return

@@ -22,9 +22,7 @@ async def ready() -> Response:
     ``pending`` names upstreams that have not answered yet. The body also says when ``limits``, ``cache``
     or ``accounts`` work only in part; the status stays 200 then.
     """
-    used = snapshot()
-    await used.registry.start()
-    reason = "draining: the process is about to end" if service().draining else used.registry.unready
+    used, reason = snapshot(), await why_unready()
     body = {"status": "unready" if reason else "ready", "reason": reason, "pending": used.registry.pending}
     accounts, store = service().accounts, used.registry.answer_store
     for part, degraded in (
@@ -35,3 +33,10 @@ async def ready() -> Response:
         if degraded:
             body[part] = degraded
     return JSONResponse(body, 503 if reason else 200)
+
+
+async def why_unready() -> str | None:
+    """Return why no requests should be sent here now; None when they may be."""
+    registry = snapshot().registry
+    await registry.start()
+    return "draining: the process is about to end" if service().draining else registry.unready

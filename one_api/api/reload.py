@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +16,8 @@ from one_api.config import Config, ConfigError, Loaded
 from one_api.dialects.json import JSONObject
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.observability.log import audit
-from one_api.serving.kept import KeptTexts
+from one_api.serving.kept_texts import KeptTexts
+from one_api.serving.tasks import stop
 from one_api.settings.changes import applicable, changed_paths, digest_of
 from one_api.settings.validation import Problem
 
@@ -76,7 +77,7 @@ class Reload:
         self._on_swap = on_swap
         self._sources = sources
         self._kept = kept
-        self._rung = kept.rung
+        self._seen_requests = kept.reload_requests
         #: Snapshots that still serve requests, the current one left out.
         self._old: list[Snapshot] = []
         self._again: str | None = None
@@ -101,23 +102,23 @@ class Reload:
 
     # Asked for
 
-    def notice(self, by: str) -> None:
-        """Load anew, unless this request for it was noticed already; ``by`` names what asked, for the log."""
-        if not self._kept.is_shared or self._rung != self._kept.rung:
-            self.ring(by)
+    def begin_once(self, by: str) -> None:
+        """Reload, unless that was begun for the same request already; ``by`` names what asked, for the log."""
+        if not self._kept.is_shared or self._seen_requests != self._kept.reload_requests:
+            self.begin(by)
 
-    def ring(self, by: str) -> None:
-        """Load anew, on the running loop."""
-        self._rung = self._kept.rung
+    def begin(self, by: str) -> None:
+        """Reload, on the running loop."""
+        self._seen_requests = self._kept.reload_requests
         self._again = by
         if self._loading is None:
             self._loading = asyncio.get_running_loop().create_task(self._keep_loading())
 
-    def ring_everywhere(self, by: str) -> None:
-        """Load anew here, and in every other process of the same master, also in one that is just starting."""
+    def begin_everywhere(self, by: str) -> None:
+        """Reload here, and in every other process of the same master, also in one that is just starting."""
         if self._kept.is_shared:
-            self._kept.ring()
-        self.ring(by)
+            self._kept.request_reload()
+        self.begin(by)
 
     async def check(self) -> JSONObject:
         """Return what a load would come to, without one; raises ConfigError."""
@@ -266,25 +267,20 @@ class Reload:
         while True:
             watch_s = self.snapshot.config.reload.watch_s
             await asyncio.sleep(min(_LOOK_S, watch_s or _LOOK_S))
-            self.notice_missed()
+            self.begin_missed()
             if watch_s and time.monotonic() - looked_at >= watch_s and self._loading is None:
                 looked_at = time.monotonic()
                 if await asyncio.to_thread(_fingerprint, self._files) != self._files:
-                    self.ring("watch")
+                    self.begin("watch")
 
-    def notice_missed(self) -> None:
-        """Load anew if that was asked for and no signal has come: this process was just starting."""
-        if self._kept.is_shared and self._rung != self._kept.rung:
-            self.ring("signal")
+    def begin_missed(self) -> None:
+        """Reload if that was asked for and no signal has come: this process was just starting."""
+        if self._kept.is_shared and self._seen_requests != self._kept.reload_requests:
+            self.begin("signal")
 
     async def aclose(self) -> None:
         """Stop, and close what old snapshots still have."""
-        tasks = [task for task in (self._loading, *self._tasks) if task is not None]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await stop(self._loading, *self._tasks)
         for old in list(self._old):
             self._old.remove(old)
             await old.registry.let_go(self._unshared(old, [self.snapshot, *self._old]))

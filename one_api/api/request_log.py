@@ -17,6 +17,7 @@ from one_api.accounts.money import dollars
 from one_api.api.service import Service, service
 from one_api.api.snapshot import Snapshot
 from one_api.contract import Caller
+from one_api.dialects import durations
 from one_api.errors import GatewayError, ShuttingDown
 from one_api.records import ID, CallContext, CallRecord
 from one_api.serving.bridge import await_
@@ -41,10 +42,8 @@ ANTHROPIC_PATH, MODELS_PATH = "/v1/messages", "/v1/models"
 #: Anthropic's clients send it with each request.
 ANTHROPIC_HEADER = "anthropic-version"
 _ANTHROPIC_LIMITS = "anthropic-ratelimit-"
-_PART_OF_DURATION = re.compile(r"([\d.]+)(ms|s|m)").findall
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60}
 #: Longer lists of warnings are cut, in characters.
-_LONGEST_WARNINGS = 1500
+_MAX_WARNINGS = 1500
 
 
 class OpenCall:
@@ -229,9 +228,9 @@ def _for_anthropic(headers: dict[str, str], request_id: str) -> dict[str, str]:
 
 
 def _moment_in(duration: str) -> str:
-    """Return when a duration such as ``1m30s`` has passed, in UTC and whole seconds, as RFC 3339 says it."""
-    passed = sum(float(value) * _SECONDS[unit] for value, unit in _PART_OF_DURATION(duration))
-    return datetime.fromtimestamp(math.ceil(time.time() + passed), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return when a duration such as ``1m30s`` has passed, in UTC and whole seconds, as RFC 3339 writes it."""
+    moment = math.ceil(time.time() + (durations.read(duration) or 0))
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def is_anthropic() -> bool:
@@ -247,7 +246,7 @@ def is_anthropic() -> bool:
 def _warnings(found: list[str]) -> str:
     """Return warnings for a header: each once, without a character that is not safe there, and not too much of it."""
     text = ", ".join(dict.fromkeys(found))
-    return quote(text if len(text) <= _LONGEST_WARNINGS else f"{text[:_LONGEST_WARNINGS]}...", safe=_HEADER_SAFE + " ")
+    return quote(text if len(text) <= _MAX_WARNINGS else f"{text[:_MAX_WARNINGS]}...", safe=_HEADER_SAFE + " ")
 
 
 def _end(error: BaseException | None) -> None:

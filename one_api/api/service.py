@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from one_api.api.kept_responses import KeptResponses
 from one_api.api.reload import Reload
-from one_api.api.snapshot import Snapshot
+from one_api.api.snapshot import OpenRequest, Snapshot
 from one_api.contract import Caller
 from one_api.errors import Unauthorized
 from one_api.models.registry import ModelRegistry
@@ -18,17 +18,12 @@ from one_api.observability.recent import RecentCalls
 from one_api.records import Observer
 from one_api.serving.current import current_application
 from one_api.serving.siblings import Siblings
+from one_api.serving.tasks import stop
 from one_api.settings.sections import ServerConfig
 
 if TYPE_CHECKING:
     from one_api.accounts.service import Accounts
     from one_api.observability.tracing import Tracing
-
-
-class Call(Protocol):
-    """A request whose answer is not complete."""
-
-    is_streamed: bool
 
 
 @dataclass(slots=True)
@@ -45,7 +40,7 @@ class Service:
     #: None without traces; one of the observers.
     tracing: "Tracing | None" = None
     #: The requests under way, probes and scrapes left out.
-    calls: set[Call] = field(default_factory=set)
+    calls: set[OpenRequest] = field(default_factory=set)
     #: The scrape that is under way, or the last one.
     scrape: "asyncio.Task[list[bytes]] | None" = None
     #: Returns how many clients are connected; set by a server that knows.
@@ -77,9 +72,9 @@ class Service:
         """Return the models of new requests, for code that registers adapters of its own at the start."""
         return self.snapshot.registry
 
-    def notice(self, by: str) -> None:
-        """Load the configuration anew, on the running loop; ``by`` names what asked for it, for the log."""
-        self.reload.notice(by)
+    def begin_reload(self, by: str) -> None:
+        """Reload the configuration, on the running loop; ``by`` names what asked for it, for the log."""
+        self.reload.begin_once(by)
 
     def cut_revoked(self) -> None:
         """End the streams whose keys are gone, where the configuration wants that."""
@@ -106,8 +101,7 @@ class Service:
 
     async def aclose(self) -> None:
         """Close what is open."""
-        if self._watching is not None:
-            self._watching.cancel()
+        await stop(self._watching)
         await self.reload.aclose()
         await self.siblings.aclose()
         await self.snapshot.registry.aclose()

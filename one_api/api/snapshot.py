@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 class OpenRequest(Protocol):
-    """A request under way, see ``request_log.OpenCall``."""
+    """A request whose answer is not complete, see ``request_log.OpenCall``."""
 
+    #: Its answer is read after the view has returned.
+    is_streamed: bool
     #: Whose stream it is; None while it is no stream.
     caller: Caller | None
 

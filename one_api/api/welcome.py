@@ -5,7 +5,7 @@ import re
 from flask import Flask, Response, render_template, request
 
 from one_api import __version__
-from one_api.api.service import service
+from one_api.api.health import why_unready
 from one_api.api.snapshot import Snapshot, snapshot
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_request
@@ -33,12 +33,10 @@ def _welcome() -> Response | None:
     if accepted["text/html"] <= accepted["application/json"]:
         return None
     used = snapshot()
-    await_(used.registry.start())
-    reason = "draining: the process is about to end" if service().draining else used.registry.unready
     page = render_template(
         "welcome.html",
         version=__version__,
-        reason=reason,
+        reason=await_(why_unready()),
         has_keys=bool(used.config.api_keys),
         root=_root(used),
         model=_model(used),

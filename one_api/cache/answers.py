@@ -12,10 +12,10 @@ from one_api.cache.followed_stream import FollowedStream
 from one_api.cache.keys import CacheRoute, key_of, key_of_large
 from one_api.cache.lease import CallKey, LeaseKeeper
 from one_api.cache.leased_call import LeasedCall
+from one_api.cache.pending_keys import PendingKeys
 from one_api.cache.policy import CacheDirectives, CachePolicy, may_be_kept
 from one_api.cache.single_flight import Flight, Flights, SharedCall, Source
 from one_api.cache.stores import AnswerStore, MemoryAnswers
-from one_api.cache.turns import Turns
 from one_api.config import Config
 from one_api.contract import ChunkStream, WholeChunks
 from one_api.dialects.json import JSONObject
@@ -51,10 +51,10 @@ class Answers:
         self._common = CachePolicy.of(config.cache, GroupCacheConfig())
         self._own = {name: CachePolicy.of(config.cache, group.cache) for name, group in config.model_groups.items()}
         self.max_bytes = config.cache.max_answer_bytes
-        self._store = store
+        self.store = store
         self._flights = Flights(self.max_bytes)
         #: Vectors and rankings that this process is asking for.
-        self.turns = Turns()
+        self.pending = PendingKeys()
 
     async def run(
         self, route: CacheRoute, asked: ChatRequest, context: CallContext, ask: Ask, *, encoded: bool = False
@@ -67,14 +67,14 @@ class Answers:
         Raises:
             GatewayError: what asking raises.
         """
-        terms = self.terms(route, context)
-        if terms is None:
+        rules = self.rules(route, context)
+        if rules is None:
             return await ask(asked, context)
-        key = await terms.key(asked.body, is_short=context.is_short)
-        return await self._answer(CacheRequest(key, terms, asked, context, encoded), ask)
+        key = await rules.key(asked.body, is_short=context.is_short)
+        return await self._answer(CacheRequest(key, rules, asked, context, encoded), ask)
 
-    def terms(self, route: CacheRoute, context: CallContext) -> "Terms | None":
-        """Return on which terms answers to a request are kept; None, and a note in its record, when they are not."""
+    def rules(self, route: CacheRoute, context: CallContext) -> "CacheRules | None":
+        """Return the rules by which answers to a request are kept; None, and a note in its record, when none is."""
         policy, caller = self._own.get(route.model, self._common), context.caller
         if not policy.enabled or (policy.scope == "key" and caller is None):
             return None
@@ -83,15 +83,15 @@ class Answers:
             context.record.cache = "bypass"
             return None
         scope = caller.name if caller is not None and policy.scope == "key" else None
-        return Terms(scope, route, policy, directives)
+        return CacheRules(scope, route, policy, directives)
 
     async def _answer(self, request: "CacheRequest", ask: Ask) -> Any:
         """Join a running call, or use the cached answer, or ask."""
-        record, wants_usage = request.context.record, request.wants_usage
-        with_usage = wants_usage or request.terms.route.streams_usage
-        key = (request.key, request.streams, with_usage) if request.joins else None
+        record, wants_usage = request.context.record, request.asked.include_usage
+        with_usage = wants_usage or request.rules.route.streams_usage
+        key = (request.key, request.asked.stream, with_usage) if request.rules.may_share else None
         subscriber = self._flights.join(key, request.context, include_usage=wants_usage)
-        if subscriber is None and not request.terms.directives.no_cache:
+        if subscriber is None and not request.rules.directives.no_cache:
             if (found := await self._find(request)) is not None:
                 return found
             # Another request may have started a call while the store was asked.
@@ -99,14 +99,14 @@ class Answers:
         if subscriber is not None:
             record.cache, record.free = "joined", True
             return await subscriber.answer()
-        record.cache = "bypass" if request.terms.directives.no_cache else "miss"
+        record.cache = "bypass" if request.rules.directives.no_cache else "miss"
         call = _UpstreamCall(self, request, ask, with_usage=with_usage)
         return await self._flights.begin(call, request.context, include_usage=wants_usage, key=key).answer()
 
     async def _find(self, request: "CacheRequest") -> Any:
         """Return the cached answer, unless it is too old for the request; an invalid entry is deleted."""
         asked = time.monotonic()
-        data = await self._store.get(request.key)
+        data = await self.store.get(request.key)
         request.context.record.waited_s += time.monotonic() - asked
         if data is None:
             return None
@@ -114,28 +114,18 @@ class Answers:
             return request.served(Entry.decode(request.key, data), "hit", self.now(), request.context.record)
         except InvalidEntry as error:
             logger.warning("an answer in the cache cannot be used, and is deleted: %s", error)
-            await self._store.delete(request.key)
+            await self.store.delete(request.key)
             return None
 
     async def keep(self, request: "CacheRequest", answer: JSONObject, source: Source) -> bool:
         """Cache an answer if it is usable and not too large; return whether it was cached."""
-        if not may_be_kept(answer, tool_calls=request.terms.policy.store_tool_calls):
+        if not may_be_kept(answer, tool_calls=request.rules.policy.store_tool_calls):
             return False
         value = Entry.of(answer, self.now(), source.deployment, list(source.warnings)).encode(request.key)
         if len(value) > self.max_bytes:
             return False
-        await self._store.put(request.key, value, request.terms.policy.ttl_s)
+        await self.store.put(request.key, value, request.rules.policy.ttl_s)
         return True
-
-    @property
-    def degraded(self) -> str | None:
-        """Return why the store works only in part; None when it is healthy."""
-        return self._store.degraded
-
-    @property
-    def store(self) -> AnswerStore:
-        """Return where answers are kept."""
-        return self._store
 
     async def let_go(self) -> None:
         """End the calls under way; the store goes on with those that stand in place of these."""
@@ -144,11 +134,11 @@ class Answers:
     async def aclose(self) -> None:
         """End the running calls, and close the store."""
         await self._flights.aclose()
-        await self._store.aclose()
+        await self.store.aclose()
 
 
-class Terms(Struct, frozen=True):
-    """On which terms the answers to a request are kept: for whom, for which route, by which policy and directives."""
+class CacheRules(Struct, frozen=True):
+    """By which rules the answers to a request are kept: its caller's scope, route, policy and directives."""
 
     scope: str | None
     route: CacheRoute
@@ -156,7 +146,7 @@ class Terms(Struct, frozen=True):
     directives: CacheDirectives
 
     @property
-    def joins(self) -> bool:
+    def may_share(self) -> bool:
         """Return whether a request may share a call with others."""
         return self.policy.single_flight and not self.directives.no_cache
 
@@ -173,44 +163,29 @@ class Terms(Struct, frozen=True):
 
 
 class CacheRequest(Struct, frozen=True):
-    """One request for a chat, with the terms of the cache."""
+    """One request for a chat, with the rules of the cache."""
 
     key: bytes
-    terms: Terms
+    rules: CacheRules
     asked: ChatRequest
     context: CallContext
     #: A whole answer is wanted as it is kept.
     encoded: bool = False
-
-    @property
-    def streams(self) -> bool:
-        """Return whether the client wants a stream."""
-        return self.asked.stream
-
-    @property
-    def wants_usage(self) -> bool:
-        """Return whether the client wants the usage chunk of a stream."""
-        return self.asked.include_usage
-
-    @property
-    def joins(self) -> bool:
-        """Return whether it may share a call with other requests."""
-        return self.terms.joins
 
     def served(self, entry: Entry, where_from: str, now: float, record: CallRecord) -> Any:
         """Return a cached answer in the requested form, and note in ``record`` that it costs nothing.
 
         None when it is not young enough at Unix time ``now``. Raises InvalidEntry.
         """
-        if not self.terms.accepts(entry.stored_at, now):
+        if not self.rules.accepts(entry.stored_at, now):
             return None
-        answer: Any = entry.encoded if self.encoded and not self.streams else entry.answer
+        answer: Any = entry.encoded if self.encoded and not self.asked.stream else entry.answer
         record.cache, record.free = where_from, True
         record.cache_age_s = entry.age_s(now) if where_from == "hit" else None
         record.deployment = entry.deployment
         record.warnings += entry.warnings
-        if self.streams:
-            return WholeChunks(chunks_of(answer, include_usage=self.wants_usage))
+        if self.asked.stream:
+            return WholeChunks(chunks_of(answer, include_usage=self.asked.include_usage))
         return answer
 
 
@@ -222,13 +197,13 @@ class _UpstreamCall(SharedCall):
         self._ask = ask
         self._request = request
         self._asked = request.asked
-        if request.streams and with_usage and not request.wants_usage:
+        if request.asked.stream and with_usage and not request.asked.include_usage:
             # Another request may want usage, and a cached answer has it. It is removed for clients that do not want it.
             body = request.asked.body
             options = {**(body.get("stream_options") or {}), "include_usage": True}
             self._asked = ChatRequest.of(body | {"stream_options": options})
-        leases = answers.leases if request.joins else None
-        form = ("usage" if with_usage else "stream") if request.streams else "whole"
+        leases = answers.leases if request.rules.may_share else None
+        form = ("usage" if with_usage else "stream") if request.asked.stream else "whole"
         shared = CallKey(request.key, form)
         self._leased_call = (
             LeasedCall(leases, shared, answers.join_wait_s, answers.max_bytes) if leases is not None else None
@@ -258,7 +233,7 @@ class _UpstreamCall(SharedCall):
     def _served(self, data: bytes, record: CallRecord) -> Answer | None:
         """Return the answer that another process has cached, if it can be used."""
         request = self._request
-        led = CacheRequest(request.key, request.terms, self._asked, request.context)
+        led = CacheRequest(request.key, request.rules, self._asked, request.context)
         try:
             answer: Answer | None = led.served(Entry.decode(request.key, data), "joined", self._answers.now(), record)
         except InvalidEntry:
@@ -269,8 +244,8 @@ class _UpstreamCall(SharedCall):
         """See ``SharedCall``. The answer of a fallback is not cached: the requested model may soon be back."""
         request = self._request
         # A whole answer made from a stream without usage would lack it.
-        whole = not request.streams or "usage" in answer
-        if not self._kept and whole and request.terms.route.is_target(source.deployment):
+        whole = not request.asked.stream or "usage" in answer
+        if not self._kept and whole and request.rules.route.is_target(source.deployment):
             self._kept = await self._answers.keep(request, answer, source)
 
     async def aclose(self, *, complete: bool) -> None:

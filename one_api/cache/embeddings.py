@@ -6,7 +6,7 @@ import struct
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TypeAlias
 
-from one_api.cache.answers import Answers, Terms
+from one_api.cache.answers import Answers, CacheRules
 from one_api.cache.keys import CacheRoute
 from one_api.contract import Usage
 from one_api.dialects import json
@@ -36,55 +36,55 @@ class KeptVectors:
         Raises:
             GatewayError: what asking raises.
         """
-        terms = self._answers.terms(route, context)
-        if terms is None:
+        rules = self._answers.rules(route, context)
+        if rules is None:
             return await ask(asked, context)
         # All but the inputs is gone through once, however many they are.
-        common = await terms.key(_without_inputs(asked), is_short=context.is_short)
+        common = await rules.key(_without_inputs(asked), is_short=context.is_short)
         keys = [await in_turns(_key_of(common, each)) for each in asked.inputs]
-        found: list[Vector | None] = [None] * len(keys) if terms.directives.no_cache else await self._find(keys, terms)
+        found: list[Vector | None] = [None] * len(keys) if rules.directives.no_cache else await self._find(keys, rules)
         missing, joined = _missing(found), False
-        if missing and terms.joins:
-            joined = await self._answers.turns.wait([keys[index] for index in missing], self._answers.join_wait_s)
+        if missing and rules.may_share:
+            joined = await self._answers.pending.wait([keys[index] for index in missing], self._answers.join_wait_s)
         if joined:
-            found = await self._find(keys, terms)
+            found = await self._find(keys, rules)
             missing = _missing(found)
-        context.record.cache = _status(len(keys), len(missing), bypassed=terms.directives.no_cache, joined=joined)
+        context.record.cache = _status(len(keys), len(missing), bypassed=rules.directives.no_cache, joined=joined)
         if not missing:
             context.record.free = True
             return answer_of([each for each in found if each is not None], asked.model, 0)
         part = asked if len(missing) == len(keys) else asked.of([asked.inputs[index] for index in missing])
-        turn = self._answers.turns.begin([keys[index] for index in missing] if terms.joins else [])
+        claim = self._answers.pending.claim([keys[index] for index in missing] if rules.may_share else [])
         try:
             answer = await ask(part, context)
             for index, entry in zip(missing, answer["data"], strict=True):
                 vector = found[index] = entry["embedding"]
-                await self._keep(keys[index], vector, terms)
+                await self._keep(keys[index], vector, rules)
         finally:
-            turn.end()
+            claim.release()
         usage = Usage.read(answer["usage"])
         vectors = [each for each in found if each is not None]
         return answer_of(vectors, answer["model"], usage.prompt_tokens if usage is not None else 0)
 
-    async def _find(self, keys: Sequence[bytes], terms: Terms) -> "list[Vector | None]":
+    async def _find(self, keys: Sequence[bytes], rules: CacheRules) -> "list[Vector | None]":
         found: list[Vector | None] = []
         for at in range(0, len(keys), _AT_ONCE):
             values = await asyncio.gather(*map(self._answers.store.get, keys[at : at + _AT_ONCE]))
-            found += [self._read(value, terms) for value in values]
+            found += [self._read(value, rules) for value in values]
         return found
 
-    def _read(self, value: bytes | None, terms: Terms) -> "Vector | None":
+    def _read(self, value: bytes | None, rules: CacheRules) -> "Vector | None":
         """Return the vector that a value holds; None when it is too old, or was not made here."""
         size = _STORED_AT.size
         if value is None or len(value) <= size or (len(value) - size) % 4:
             return None
         (stored_at,) = _STORED_AT.unpack_from(value)
-        return from_float32(value[size:]) if terms.accepts(stored_at, self._answers.now()) else None
+        return from_float32(value[size:]) if rules.accepts(stored_at, self._answers.now()) else None
 
-    async def _keep(self, key: bytes, vector: Vector, terms: Terms) -> None:
+    async def _keep(self, key: bytes, vector: Vector, rules: CacheRules) -> None:
         value = _STORED_AT.pack(self._answers.now()) + as_float32(vector)
         if len(value) <= self._answers.max_bytes:
-            await self._answers.store.put(key, value, terms.policy.ttl_s)
+            await self._answers.store.put(key, value, rules.policy.ttl_s)
 
 
 def _without_inputs(asked: EmbeddingRequest) -> JSONObject:

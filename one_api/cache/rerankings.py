@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from one_api.cache.answers import Answers, Terms
+from one_api.cache.answers import Answers, CacheRules
 from one_api.cache.keys import CacheRoute
-from one_api.cache.turns import Turn
+from one_api.cache.pending_keys import Claim
 from one_api.contract import ByteStream, WholeBytes
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
@@ -32,34 +32,34 @@ class KeptRerankings:
         """
         if asked.kind != "rerank" or not isinstance(asked.body, JSONBody):
             return await ask(asked, context)
-        terms = self._answers.terms(route, context)
-        if terms is None:
+        rules = self._answers.rules(route, context)
+        if rules is None:
             return await ask(asked, context)
         # Fields of a request for embeddings may have the same names.
-        key, record = await terms.key({"rerank": asked.body.fields}), context.record
-        if (kept := await self._served(key, terms, record)) is not None:
+        key, record = await rules.key({"rerank": asked.body.fields}), context.record
+        if (kept := await self._served(key, rules, record)) is not None:
             return kept
-        record.cache = "bypass" if terms.directives.no_cache else "miss"
-        turn = self._answers.turns.begin([key] if terms.joins else [])
+        record.cache = "bypass" if rules.directives.no_cache else "miss"
+        claim = self._answers.pending.claim([key] if rules.may_share else [])
         try:
             stream = await ask(asked, context)
         except BaseException:
-            turn.end()
+            claim.release()
             raise
         # The answer of a fallback is not kept: the model that was asked for may soon be back.
         if not route.is_target(record.deployment):
-            turn.end()
+            claim.release()
             return stream
         head = {"at": self._answers.now(), "type": stream.content_type, "deployment": record.deployment}
-        return _KeepingBytes(stream, self._answers, turn, key, json.encode(head) + b"\n", terms.policy.ttl_s)
+        return _KeepingBytes(stream, self._answers, claim, key, json.encode(head) + b"\n", rules.policy.ttl_s)
 
-    async def _served(self, key: bytes, terms: Terms, record: CallRecord) -> ByteStream | None:
+    async def _served(self, key: bytes, rules: CacheRules, record: CallRecord) -> ByteStream | None:
         """Return a kept answer, waiting for one that is being asked for, and note in ``record`` that it is free."""
-        if terms.directives.no_cache:
+        if rules.directives.no_cache:
             return None
-        kept, where_from = await self._find(key, terms), "hit"
-        if kept is None and terms.joins and await self._answers.turns.wait([key], self._answers.join_wait_s):
-            kept, where_from = await self._find(key, terms), "joined"
+        kept, where_from = await self._find(key, rules), "hit"
+        if kept is None and rules.may_share and await self._answers.pending.wait([key], self._answers.join_wait_s):
+            kept, where_from = await self._find(key, rules), "joined"
         if kept is None:
             return None
         head, data = kept
@@ -68,7 +68,7 @@ class KeptRerankings:
         record.deployment = head.get("deployment")
         return WholeBytes(data, head["type"])
 
-    async def _find(self, key: bytes, terms: Terms) -> tuple[JSONObject, bytes] | None:
+    async def _find(self, key: bytes, rules: CacheRules) -> tuple[JSONObject, bytes] | None:
         """Return what is known of a kept answer, and its bytes; None when it is too old, or was not made here."""
         head, _, data = (await self._answers.store.get(key) or b"").partition(b"\n")
         try:
@@ -77,18 +77,20 @@ class KeptRerankings:
             return None
         if not isinstance(known.get("at"), (int, float)) or not isinstance(known.get("type"), str):
             return None
-        return (known, data) if terms.accepts(known["at"], self._answers.now()) else None
+        return (known, data) if rules.accepts(known["at"], self._answers.now()) else None
 
 
 class _KeepingBytes(ByteStream):
     """An answer on its way to the client, that is kept once all of it has come."""
 
-    def __init__(self, stream: ByteStream, answers: Answers, turn: Turn, key: bytes, head: bytes, ttl_s: float) -> None:
+    def __init__(
+        self, stream: ByteStream, answers: Answers, claim: Claim, key: bytes, head: bytes, ttl_s: float
+    ) -> None:
         self.status, self.content_type, self.disposition = stream.status, stream.content_type, stream.disposition
         self.units = stream.units
         self._stream = stream
         self._answers = answers
-        self._turn = turn
+        self._claim = claim
         self._key = key
         self._ttl_s = ttl_s
         #: What has come so far; nothing any more once it is too much.
@@ -102,15 +104,15 @@ class _KeepingBytes(ByteStream):
         self._size += len(piece)
         if self._size > self._answers.max_bytes:
             self._pieces.clear()
-            self._turn.end()
+            self._claim.release()
             return piece
         self._pieces.append(piece)
         if self.ended:
             await self._answers.store.put(self._key, b"".join(self._pieces), self._ttl_s)
-            self._turn.end()
+            self._claim.release()
         return piece
 
     async def aclose(self) -> None:
         """See ``ByteStream``."""
-        self._turn.end()
+        self._claim.release()
         await self._stream.aclose()

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from one_api.dialects import json
+from one_api.dialects import durations, json
 from one_api.dialects.json import JSONObject
 
 #: How deep one report may lie in another.
@@ -77,7 +77,7 @@ def read_value(value: Any) -> ErrorReport:
     report = ErrorReport()
     _Reader(report).read(value, 0)
     if report.retry_after_s is None and (match := _TRY_AGAIN.search(report.message)):
-        report.retry_after_s = _seconds(match)
+        report.retry_after_s = durations.seconds_in(match)
     return report
 
 
@@ -285,21 +285,9 @@ def _printable(text: str) -> str:
     return "" if odd * 4 > len(text[:200]) else text
 
 
-def duration(text: str) -> float | None:
-    """Return a duration such as ``7``, ``1.5s``, ``6m0s`` or ``120ms`` in seconds; None for any other text."""
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s)?)?", text.strip().lower())
-    return _seconds(match) if match else None
-
-
 def _wait_in(value: JSONObject) -> float | None:
     """Return the wait that a report names in a field, in seconds."""
     found = next((value[key] for key in _WAITS if value.get(key) is not None), None)
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         return float(found)
-    return duration(found) if isinstance(found, str) else None
-
-
-def _seconds(match: re.Match[str]) -> float | None:
-    hours, minutes, number, unit = match.groups()
-    seconds = float(number or 0) / (1000 if unit == "ms" else 1) + 60 * int(minutes or 0) + 3600 * int(hours or 0)
-    return seconds or None
+    return durations.read(found) if isinstance(found, str) else None

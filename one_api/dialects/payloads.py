@@ -158,23 +158,39 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
 
     ``is_named`` says that the payload is an event of some kind of its own: words alone make no error of it.
     """
-    if not _is_blank(payload.get("error")) or payload.get("errors"):
-        raise ErrorPayload(payload)
-    status = payload.get("base_resp")
-    if isinstance(status, dict) and status.get("status_code") not in (None, 0, "0", ""):
-        raise ErrorPayload(payload)
-    if "error" in (payload.get("object"), payload.get("type")):
+    if _has_error(payload):
         raise ErrorPayload(payload)
     if payload.get("choices") or _is_envelope(payload):
         return
-    if any(_ERROR_NAME.search(str(payload.get(key))) for key in ("type", "object", "event", "status")):
+    if _is_called_error(payload) or (not is_named and _reports_in_words(payload)):
         raise ErrorPayload(payload)
-    if not is_named and (payload.get("success") is False or _reports_in_words(payload)):
-        raise ErrorPayload(payload)
+    if (inner := _wrapped_error(payload)) is not None:
+        raise ErrorPayload(inner)
+
+
+def _has_error(payload: JSONObject) -> bool:
+    """Return whether an object has an error where nothing else stands, so that it counts beside an answer, too."""
+    status = payload.get("base_resp")
+    return (
+        not _is_blank(payload.get("error"))
+        or bool(payload.get("errors"))
+        or (isinstance(status, dict) and status.get("status_code") not in (None, 0, "0", ""))
+        or "error" in (payload.get("object"), payload.get("type"))
+    )
+
+
+def _is_called_error(payload: JSONObject) -> bool:
+    """Return whether the name of an object's kind is that of an error."""
+    return any(_ERROR_NAME.search(str(payload.get(key))) for key in ("type", "object", "event", "status"))
+
+
+def _wrapped_error(payload: JSONObject) -> JSONObject | None:
+    """Return the object in an envelope that has an error; None when there is none."""
     for name in _WRAPPERS:
         inner = payload.get(name) if name != "body" else _opened(payload.get(name))
         if isinstance(inner, dict) and not _is_blank(inner.get("error")):
-            raise ErrorPayload(inner)
+            return inner
+    return None
 
 
 def wrapped_answer(payload: JSONObject) -> tuple[str, JSONObject] | None:
@@ -224,6 +240,8 @@ def _is_blank(value: Any) -> bool:
 
 def _reports_in_words(payload: JSONObject) -> bool:
     """Return whether an object reports an error by its words or codes alone."""
+    if payload.get("success") is False:
+        return True
     holders = (payload, payload.get("data"), payload.get("header"), payload.get("fault"))
     return any(map(_has_words, holders)) or next(error_body.named_reports(payload), None) is not None
 

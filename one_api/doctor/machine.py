@@ -14,8 +14,8 @@ from one_api.doctor.finding import Finding, of_configuration, ok, problem, warni
 from one_api.engine.files import EngineFailed, default_run_dir, find_engine
 from one_api.engine.gguf import discover
 from one_api.settings.adapters import LocalConfig
+from one_api.settings.private_files import machine_warnings
 from one_api.settings.sections import ServerConfig
-from one_api.startup import machine_warnings
 
 #: Less free space than this is a warning, and a problem, in bytes.
 LOW_SPACE, NO_SPACE = 1 << 30, 64 << 20
@@ -32,7 +32,7 @@ _MAX_NAMED = 5
 
 def of_files(loaded: Loaded) -> list[Finding]:
     """Return what is wrong with the user, and with the permissions of the files of the configuration."""
-    unsafe = of_configuration("warning", machine_warnings(loaded))
+    unsafe = of_configuration("warning", machine_warnings(loaded.files))
     named = {found.where for found in unsafe}
     return unsafe + [ok(str(path), "other users cannot read a secret in it") for path in _safe(loaded.files, named)]
 

@@ -26,10 +26,12 @@ from one_api.errors import (
     UpstreamUnreachable,
 )
 from one_api.records import AttemptContext
+from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import LocalConfig
 from one_api.settings.kinds import Secret
 from one_api.upstream.client import Upstream
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
+from one_api.upstream.exceptions import NamedErrors
 
 T = TypeVar("T")
 
@@ -75,7 +77,7 @@ class EngineClient:
         """Return whether no request is running or waiting."""
         return self._queue is None or self._queue.idle
 
-    async def open(self, context: AttemptContext, body: JSONObject, answer: "Answer") -> ChunkStream:
+    async def open(self, context: AttemptContext, body: JSONObject, answer: "EngineAnswer") -> ChunkStream:
         """Return the stream that the engine answers ``body`` with; an engine that died is started again, once.
 
         Raises:
@@ -85,10 +87,7 @@ class EngineClient:
         """
         slot = await self._take(context)
         try:
-            try:
-                stream, endpoint = await self._ask(partial(self._open, context, body, answer))
-            except (UpstreamUnreachable, UpstreamFailed):
-                stream, endpoint = await self._ask(partial(self._open, context, body, answer))
+            stream, endpoint = await self._ask(partial(self._open, context, body, answer))
         except BaseException:
             slot.release()
             raise
@@ -104,28 +103,21 @@ class EngineClient:
 
     async def _read_whole(self, context: AttemptContext, path: str, body: JSONObject, param: str) -> bytes:
         """Have the engine read texts, which are ``param`` of the client's request, in one piece each."""
-        ask = partial(self._post, context, path, body, param)
         slot = await self._take(context)
         try:
-            try:
-                answer, _ = await self._ask(ask)
-            except (UpstreamUnreachable, UpstreamFailed):
-                answer, _ = await self._ask(ask)
+            answer, _ = await self._ask(partial(self._post, context, path, body, param))
         finally:
             slot.release()
         return answer
 
-    async def count(self, context: AttemptContext, body: JSONObject, answer: "Answer") -> int:
+    async def count(self, context: AttemptContext, body: JSONObject, answer: "EngineAnswer") -> int:
         """Return how many tokens the prompt has that ``body`` amounts to; it needs no slot. Raises as ``open``."""
-        try:
-            async with asyncio.timeout(_COUNT_S):
-                counted, _ = await self._ask(partial(self._count, context, body, answer))
-        except TimeoutError:
-            raise UpstreamTimeout(f"The engine did not count within {_COUNT_S:g} s.") from None
+        with NamedErrors("the count", _COUNT_S), Deadline(_COUNT_S):
+            counted, _ = await self._ask_once(partial(self._count, context, body, answer))
         return counted
 
     async def _count(
-        self, context: AttemptContext, body: JSONObject, answer: "Answer", upstream: Upstream, endpoint: Endpoint
+        self, context: AttemptContext, body: JSONObject, answer: "EngineAnswer", upstream: Upstream, endpoint: Endpoint
     ) -> int:
         try:
             data = await upstream.post(f"{answer.path}/input_tokens", context, body)
@@ -150,7 +142,7 @@ class EngineClient:
         return self._queue
 
     async def _open(
-        self, context: AttemptContext, body: JSONObject, answer: "Answer", upstream: Upstream, endpoint: Endpoint
+        self, context: AttemptContext, body: JSONObject, answer: "EngineAnswer", upstream: Upstream, endpoint: Endpoint
     ) -> ChunkStream:
         try:
             return await upstream.post_stream(answer.path, context, body, answer.translator())
@@ -173,7 +165,13 @@ class EngineClient:
             ) from error
 
     async def _ask(self, ask: Callable[[Upstream, Endpoint], Awaitable[T]]) -> tuple[T, Endpoint]:
-        """Ask the engine once; return its answer, and which engine it was."""
+        """Ask the engine, and once more if it has died; return its answer, and which engine it was."""
+        try:
+            return await self._ask_once(ask)
+        except (UpstreamUnreachable, UpstreamFailed):
+            return await self._ask_once(ask)
+
+    async def _ask_once(self, ask: Callable[[Upstream, Endpoint], Awaitable[T]]) -> tuple[T, Endpoint]:
         try:
             endpoint = await self._supervisor.ensure(self.file.path, self.file.id)
         except EngineFailed as error:
@@ -216,7 +214,7 @@ class EngineClient:
             await self._upstream.aclose()
 
 
-class Answer:
+class EngineAnswer:
     """How to translate the engine's stream.
 
     It needs the identity of the answer, whether a tool call was forced, and how many of the likeliest tokens are listed
@@ -261,7 +259,7 @@ class Answer:
         return UpstreamRejected(message, status=error.status, type=error.type, param=param, code=code)
 
 
-class TextAnswer(Answer):
+class TextAnswer(EngineAnswer):
     """How to translate the stream of a legacy completion."""
 
     path = "/v1/completions"
@@ -271,11 +269,11 @@ class TextAnswer(Answer):
         self._logprobs = logprobs
 
     def translator(self) -> Translator:
-        """See ``Answer``."""
+        """See ``EngineAnswer``."""
         return LocalTextStream(self._identity, logprobs=self._logprobs)
 
     def explained(self, error: UpstreamRejected, file: ModelFile, context_tokens: int) -> UpstreamRejected:
-        """See ``Answer``."""
+        """See ``EngineAnswer``."""
         code, message = error.code, error.message
         if code == "context_length_exceeded":
             message = _too_long(error.said, file, context_tokens, "prompt")

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from one_api.engine.files import EngineFailed, EngineSettings, Plan, read_object, write_object
+from one_api.engine.files import EngineFailed, Plan, read_object, write_object
+from one_api.engine.settings import EngineSettings
 from one_api.settings.private_files import open_private
 
 #: In the log, before each start.

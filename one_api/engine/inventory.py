@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from one_api.engine.files import EngineSettings, default_run_dir, slot_context
+from one_api.engine.files import default_run_dir
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.loaded import LoadedEngine, loaded_engines
 from one_api.engine.process import engine_settings
+from one_api.engine.settings import EngineSettings, slot_context
 from one_api.settings.adapters import LocalConfig
 
 _HEADS = ("MODEL", "SIZE", "CONTEXT", "TEMPLATE", "LOADED", "MEMORY", "FILE")

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from one_api.engine.files import POLL_S, EngineFailed, FileLock, Plan, read_object
+from one_api.engine.files import EngineFailed, Plan, read_object
+from one_api.engine.locks import POLL_S, FileLock, WaiterLock
 from one_api.engine.process import is_engine
-from one_api.engine.slots import SlotFile, WaiterLock
+from one_api.engine.slots import SlotFile
 
 #: How long counting the engines may take, in seconds; it normally takes milliseconds.
 _MAX_COUNT_S = 5.0

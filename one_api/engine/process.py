@@ -10,7 +10,9 @@ from pathlib import Path
 
 from one_api.dialects.json import InvalidJSON, JSONObject, decode_object, encode
 from one_api.engine.failures import open_log
-from one_api.engine.files import Endpoint, EngineSettings, FileLock, Plan
+from one_api.engine.files import Endpoint, Plan
+from one_api.engine.locks import FileLock
+from one_api.engine.settings import EngineSettings
 from one_api.settings.adapters import LocalConfig
 
 #: What the contexts of one engine may take: this share of the memory, or so many bytes where that is unknown.

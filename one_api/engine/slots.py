@@ -15,6 +15,7 @@ from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 
+from one_api.engine.locks import WaiterLock, try_lock
 from one_api.errors import UpstreamOverloaded
 from one_api.serving.tasks import stop
 
@@ -91,46 +92,6 @@ class SlotFile:
 def tag_of(caller: str) -> str:
     """Return what stands for a key in files: its name may hold anything."""
     return hashlib.blake2b(caller.encode(), digest_size=_TAG_BYTES // 2).hexdigest()
-
-
-def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Lock an open file without waiting, and return whether that worked."""
-    with suppress(BlockingIOError):
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        return True
-    return False
-
-
-class WaiterLock:
-    """Shows whether a process waits for a slot of one engine: each waiting process holds a shared lock on a file."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file; raises OSError."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def add(self) -> None:
-        """Mark this process as waiting."""
-        try_lock(self._descriptor, shared=True)
-
-    def remove(self) -> None:
-        """Mark this process as no longer waiting."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def others_wait(self) -> bool:
-        """Return whether another process waits, while this process waits too."""
-        alone = try_lock(self._descriptor)
-        self.add()
-        return not alone
-
-    def any_wait(self) -> bool:
-        """Return whether any process waits, while this process does not."""
-        is_free = try_lock(self._descriptor)
-        self.remove()
-        return not is_free
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
 
 
 class WaitersByKey:

@@ -34,20 +34,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from one_api.engine.failures import backoff_s, read_failures, record_failure, refuse_after_failures
-from one_api.engine.files import (
-    POLL_S,
-    Endpoint,
-    EngineFailed,
-    EngineSettings,
-    FileLock,
-    Plan,
-    plan_for,
-    read_state,
-    slots_base,
-    write_state,
-)
+from one_api.engine.files import Endpoint, EngineFailed, Plan, plan_for, read_state, slots_base, write_state
 from one_api.engine.loaded import MAX_CAPACITY_WAIT_S, EngineCapacity
+from one_api.engine.locks import POLL_S, FileLock
 from one_api.engine.process import clear, explain, launch, memory_bytes, read_ready, runs, send_signal, stop
+from one_api.engine.settings import EngineSettings
 
 #: An answer of ``ensure`` holds for this long, in seconds, before the engine's health is asked again.
 FRESH_S = 1.0

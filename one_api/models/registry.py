@@ -22,11 +22,11 @@ from one_api.dialects.openai.text_completion import TextRequest
 from one_api.errors import NoDeployment
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.records import CallContext
-from one_api.routing.attempt import RetryLimit
 from one_api.routing.counting import count_tokens
 from one_api.routing.explain import explain
 from one_api.routing.failover import Failover
 from one_api.routing.health import Health
+from one_api.routing.retry_limit import RetryLimit
 from one_api.routing.routes import Routes, unknown_model
 from one_api.routing.selection import Route, candidates, choose
 from one_api.routing.suited import SuitedRoutes, is_passed_through

@@ -213,7 +213,7 @@ class LineWriter(logging.Handler):
         return self._stopping and self._thread is not None and self._thread.is_alive()
 
 
-class HastyHandler(logging.Handler):
+class NonBlockingHandler(logging.Handler):
     """Writes to standard error what it takes at once, and drops the rest: for a process that must neither wait nor fork
     with a thread, gunicorn's master.
     """

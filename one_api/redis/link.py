@@ -125,7 +125,7 @@ class RedisLink:
             self._pump = asyncio.create_task(self._travel())
         found = await answer
         if isinstance(found, ResponseError):
-            self._tell(found)
+            self._log_refusal(found)
             raise RedisRefusal
         if isinstance(found, Exception):
             raise found if isinstance(found, RedisUnavailable) else RedisUnavailable
@@ -239,7 +239,7 @@ class RedisLink:
             answers: list[Any] = await pipeline.execute(raise_on_error=False)
             return answers
 
-    def _tell(self, refusal: ResponseError) -> None:
+    def _log_refusal(self, refusal: ResponseError) -> None:
         """Log that Redis refuses, at most once a minute: only the error's class, as its text may hold what was sent."""
         now = time.monotonic()
         if not self._refusal_logged or now - self._refusal_logged > _REFUSAL_LOGGED_S:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -15,12 +16,13 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from one_api.records import AttemptKind, CallContext
-from one_api.routing.attempt import Attempt, RequestState, RetryLimit
+from one_api.routing.attempt import Attempt, RequestState
 from one_api.routing.delivery import ByteDelivery, Delivery
 from one_api.routing.first_content import OnFirstContent, read_to_first_content
 from one_api.routing.hedging import Hedging, first_to_answer
 from one_api.routing.resume import Diverged, Sent, after_the_same, resumable
 from one_api.routing.retries import NextAttempt, error_for_client, first_step, look, next_step, overflows
+from one_api.routing.retry_limit import RetryLimit
 from one_api.routing.selection import Route, choose, probe_others_now
 from one_api.serving.timeouts import Deadline
 
@@ -68,18 +70,15 @@ class Failover:
 
     async def _find(self, state: RequestState) -> Attempt:
         """Go through the candidates until one answers."""
-        last: UpstreamError | InvalidRequest | None = None
         step = first_step(state, self.rng)
-        try:
-            while step is not None:
-                try:
-                    return await self._ask_or_hedge(state, step)
-                except (UpstreamError, InvalidRequest) as error:
-                    last = error
-                step = await self._step_after(state, last)
-            raise error_for_client(state, last)
-        finally:
-            del last  # its traceback holds this frame, and so the request: nobody would free them soon
+        while step is not None:
+            try:
+                return await self._ask_or_hedge(state, step)
+            except (UpstreamError, InvalidRequest) as error:
+                step = await self._step_after(state, error)
+                if step is None:
+                    raise error_for_client(state, error)  # noqa: B904 - it is this very error, or one that was met before
+        raise error_for_client(state, None)
 
     async def _step_after(self, state: RequestState, error: UpstreamError | InvalidRequest) -> NextAttempt | None:
         """Return what ``next_step`` says, once its wait is over and the retry limit has room."""
@@ -105,7 +104,7 @@ class Failover:
         begun: list[Attempt] = []
 
         def start(step: NextAttempt, kind: AttemptKind | None = None) -> asyncio.Future[Attempt]:
-            # Its books are open at once, for the next choice, and closed also if the task never runs.
+            # It begins at once, so that the next choice knows of it, and is settled also if the task never runs.
             attempt = state.begin(step.deployment, step.candidates, kind)
             begun.append(attempt)
             asking = asyncio.ensure_future(self._ask(state, step, attempt))
@@ -165,30 +164,22 @@ class Failover:
     ) -> Delivery | ByteDelivery:
         if isinstance(stream, ByteStream):
             return ByteDelivery(state, attempt, stream)
-
-        async def resume(sent: Sent, error: UpstreamError) -> Attempt:
-            state.sent = sent
-            try:
-                return await self._resume(state, sent, error)
-            finally:
-                del error  # see ``_find``
-                state.leave_retry()
-
         asked = state.request
         can_resume = stream.is_chat and isinstance(asked, ChatRequest) and resumable(asked.body)
-        return Delivery(state, attempt, stream, resume if can_resume and state.route.policy.resume else None)
+        resumes = can_resume and state.route.policy.resume
+        return Delivery(state, attempt, stream, partial(self._resume, state) if resumes else None)
 
     async def _resume(self, state: RequestState, sent: Sent, error: UpstreamError) -> Attempt:
         """Return an attempt elsewhere that goes on from what was sent; raises ``error`` when there is none."""
-        while (step := await self._step_after(state, error)) is not None:
-            try:
-                return await self._continue_at(state, step, sent)
-            except (UpstreamError, InvalidRequest, Diverged):
-                continue
+        state.sent = sent
         try:
+            while (step := await self._step_after(state, error)) is not None:
+                with suppress(UpstreamError, InvalidRequest, Diverged):
+                    return await self._continue_at(state, step, sent)
             raise error
         finally:
-            del error  # see ``_find``
+            state.leave_retry()
+            del error  # its traceback holds this frame, and so the request: only the collector would free them
 
     async def _continue_at(self, state: RequestState, step: NextAttempt, sent: Sent) -> Attempt:
         """Ask a deployment for the whole answer again; if that differs, ask it to go on from what was sent."""
@@ -261,7 +252,7 @@ async def _try(state: RequestState, attempt: Attempt, request: Call, limit: _Lim
         if outcome != "ok":
             state.note_headers(attempt)
             await attempt.drop(outcome)
-        del outcome  # see ``_find``
+        del outcome  # see ``_resume``
     if attempt.stream is None:
         attempt.settle("ok", Usage.read(attempt.whole.get("usage")))
 

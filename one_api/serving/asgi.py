@@ -42,7 +42,7 @@ class _NoService:
     server = ServerConfig()
     connections: Callable[[], int | None] = staticmethod(lambda: None)
 
-    def notice(self, by: str) -> None:
+    def begin_reload(self, by: str) -> None:
         """Nothing to load."""
 
     async def start(self) -> None:
@@ -73,8 +73,8 @@ class FlaskASGI:
         self._service.connections = count
 
     def reload(self) -> None:
-        """Load the configuration anew; for a handler of a signal, on the loop."""
-        self._service.notice("signal")
+        """Reload the configuration; for a handler of a signal, on the loop."""
+        self._service.begin_reload("signal")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan of the process."""

@@ -13,11 +13,11 @@ from typing import Any
 
 from flask import Flask
 
+from one_api.commands.startup import Listening, address_problem, report
 from one_api.config import ConfigError, inherits_sockets, load
-from one_api.observability.log import HastyHandler
-from one_api.serving.kept import kept_texts
+from one_api.observability.log import NonBlockingHandler
+from one_api.serving.kept_texts import kept_texts
 from one_api.settings.addresses import url_of
-from one_api.startup import Listening, address_problem, report
 
 try:
     _loaded = load()
@@ -82,7 +82,7 @@ def _log_without_waiting(server: Any) -> None:
     for handler in list(error_log.handlers):
         if type(handler) is logging.StreamHandler and handler.stream is sys.stderr:
             error_log.removeHandler(handler)
-            error_log.addHandler(HastyHandler(handler.formatter))
+            error_log.addHandler(NonBlockingHandler(handler.formatter))
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -110,5 +110,5 @@ def when_ready(server: Any) -> None:
 
 def _reload(server: Any) -> None:
     """Have the workers load the configuration anew, each beside what it serves: the master itself loads no file."""
-    kept_texts().ring()
+    kept_texts().request_reload()
     server.kill_workers(signal.SIGUSR1)

@@ -34,8 +34,8 @@ class Service(Protocol):
     def server(self) -> ServerConfig:
         """Return the settings of the listening side."""
 
-    def notice(self, by: str) -> None:
-        """Load the configuration anew; called on the loop. ``by`` names what asked for it."""
+    def begin_reload(self, by: str) -> None:
+        """Reload the configuration; called on the loop. ``by`` names what asked for it."""
 
     async def start(self) -> None:
         """Start background work; called on the loop."""

@@ -6,6 +6,8 @@ returns what is wrong, and the fix, or None.
 
 import ipaddress
 import re
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -120,11 +122,17 @@ def url_of(host: str, port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only programs on this machine can reach a server that listens there."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    """Return whether a host is this machine itself, in any way of writing it: no other machine can reach it there."""
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        address = ipaddress.ip_address(host.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None)
+        return (mapped or address).is_loopback
+    with suppress(OSError):  # such as 127.1
+        return socket.inet_aton(host)[0] == 127
+    return False
 
 
 # Upstreams

@@ -1,9 +1,15 @@
 """Folders and files that only this user can change, also where others may write beside them (``/tmp``)."""
 
+import contextlib
 import os
+import re
+import shlex
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+from one_api.settings.validation import Problem
 
 
 def user_folder() -> Path:
@@ -54,3 +60,27 @@ def open_private(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise PermissionError(f"{path} is not a plain file of this user alone: remove it")
     return descriptor
+
+
+def machine_warnings(files: Iterable[Path], user: int | None = None) -> list[Problem]:
+    """Return what a careful operator would change: root as the user, and secrets in ``files`` that others can read.
+
+    ``user`` is the number of the user; by default that of this process.
+    """
+    found = []
+    if (os.geteuid() if user is None else user) == 0:
+        fix = "Start it as a user of its own that may read only what it needs"
+        found.append(Problem("root", "the gateway runs as root", fix))
+    for path in files:
+        with contextlib.suppress(OSError):
+            mode = path.stat().st_mode
+            if mode & stat.S_IWOTH or (mode & stat.S_IROTH and _holds_secrets(path)):
+                fix = f"Run `chmod 600 {shlex.quote(str(path))}`"
+                found.append(Problem(str(path), f"other users of this machine can use it (mode {mode & 0o777:o})", fix))
+    return found
+
+
+def _holds_secrets(path: Path) -> bool:
+    """Return whether a settings file has a secret in plain text."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return re.search(r"(?im)^[^#\n]*key[A-Z0-9_]*[\"']?\s*[=:]\s*[\"']?[^\s\"'#$,}]", text) is not None

@@ -1,12 +1,11 @@
 """Which proxy, if any, stands between us and an upstream."""
 
 import ipaddress
-import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from one_api.settings.addresses import ENVIRONMENT, check_proxy
+from one_api.settings.addresses import ENVIRONMENT, check_proxy, is_loopback
 from one_api.settings.kinds import Proxy
 
 
@@ -34,20 +33,6 @@ def from_environment(base_url: str, variables: Mapping[str, str]) -> Proxy | Non
                 raise ValueError(found)
             return proxy_for(base_url, proxy)
     return None
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine itself, in any way of writing it."""
-    host = host.lower().rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        mapped = getattr(address, "ipv4_mapped", None)
-        return (mapped or address).is_loopback
-    with suppress(OSError):  # such as 127.1
-        return socket.inet_aton(host)[0] == 127
-    return False
 
 
 def _variable(name: str, variables: Mapping[str, str]) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
 from one_api.contract import ChunkStream
-from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.anthropic.stream import ClaudeStream
 from one_api.dialects.frames import Encode
 from one_api.dialects.json import JSONObject
@@ -22,13 +22,13 @@ Post: TypeAlias = Callable[[JSONObject, ClaudeStream], Awaitable[ChunkStream]]
 
 
 async def open_message(
-    post: Post, body: JSONObject, identity: Identity, shape: Shape, *, include_usage: bool
+    post: Post, body: JSONObject, identity: Identity, options: ResponseOptions, *, include_usage: bool
 ) -> "MessageStream":
     """POST ``body`` and return the answer's stream, once its first event has arrived; raises UpstreamError.
 
     If the model misses the thinking of earlier turns, which is lost, it is asked again without thinking.
     """
-    translator = ClaudeStream(identity, shape, include_usage=include_usage, resumes=_RESUMES)
+    translator = ClaudeStream(identity, options, include_usage=include_usage, resumes=_RESUMES)
     try:
         return MessageStream(post, body, translator, await post(body, translator))
     except UpstreamRejected as error:

@@ -306,14 +306,6 @@ def _value(data: bytes) -> Any:
         raise UpstreamBroken(f"The upstream's answer is not JSON: {error}.") from None
 
 
-def _object(data: bytes) -> JSONObject:
-    """Return the object in an answer that is not streamed."""
-    try:
-        return json.decode_object(data)
-    except json.InvalidJSON as error:
-        raise UpstreamBroken(f"The upstream's answer is not a JSON object: {error}.") from None
-
-
 class _Pieces:
     """A large body, which is sent piece by piece, each time from its beginning."""
 

@@ -4,16 +4,18 @@ import email.utils
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from one_api.dialects import error_body
+from one_api.dialects import durations, error_body
 from one_api.dialects.error_body import ErrorReport
 from one_api.dialects.json import JSONObject
 from one_api.dialects.parameter_names import without_positions
+from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.errors import (
+    UpstreamBroken,
     UpstreamClosed,
     UpstreamError,
     UpstreamExhausted,
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 #: When a limit is over, where an upstream says nothing else: the IETF's draft; OpenRouter's and others'.
 _RESETS = ("ratelimit-reset", "x-ratelimit-reset")
 #: No wait is so long: from this number on it is a moment, in seconds.
-_LEAST_MOMENT_S = 10.0**9
+_MIN_MOMENT_S = 10.0**9
 #: The longest wait that is taken over from an upstream, in seconds.
 _MAX_RETRY_AFTER_S = 300.0
 #: Where a message of Anthropic's says that the fault is, by the name that the client knows.
@@ -83,7 +85,8 @@ class Reports:
     show_text: bool = True
     #: Report an overloaded upstream with its own 529.
     keep_529: bool = False
-    client_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+    #: Returns what clients may see of response headers.
+    select_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
     #: The upstream counts messages and tools as the client does.
     counts_alike: bool = True
 
@@ -99,9 +102,19 @@ class Reports:
         """Return the error for a report that came with status 200, or inside a stream."""
         return self._error(error_body.read_value(payload), None, {})
 
+    @contextmanager
+    def faults_named(self) -> Iterator[None]:
+        """Turn what the dialects find wrong with a whole answer into our errors."""
+        try:
+            yield
+        except ErrorPayload as error:
+            raise self.error_of_payload(error.payload) from None
+        except InvalidAnswer as error:
+            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+
     def seen_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return what a client may see of the response headers of any answer; none that holds a secret."""
-        return {name: value for name, value in self.client_headers(headers).items() if self.scrubber.is_clean(value)}
+        return {name: value for name, value in self.select_headers(headers).items() if self.scrubber.is_clean(value)}
 
     def id_in(self, headers: Mapping[str, str]) -> str | None:
         """Return the upstream's id of a request, which its provider's support asks for."""
@@ -273,7 +286,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after", "")
     with suppress(ValueError):
         return _plausible(float(value))
-    if (seconds := error_body.duration(value)) is not None:
+    if (seconds := durations.read(value)) is not None:
         return _plausible(seconds)
     with suppress(ValueError, TypeError):
         return _plausible(email.utils.parsedate_to_datetime(value).timestamp() - time.time())
@@ -288,8 +301,8 @@ def _reset_in(headers: Mapping[str, str]) -> float | None:
     for name in _RESETS:
         with suppress(ValueError, KeyError):
             reset = float(headers[name])
-            if reset >= _LEAST_MOMENT_S:
-                reset = (reset if reset < 1000 * _LEAST_MOMENT_S else reset / 1000) - time.time()
+            if reset >= _MIN_MOMENT_S:
+                reset = (reset if reset < 1000 * _MIN_MOMENT_S else reset / 1000) - time.time()
             return _plausible(reset)
     return None
 

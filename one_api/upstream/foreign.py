@@ -3,8 +3,6 @@
 import asyncio
 import inspect
 import logging
-import os
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -15,11 +13,13 @@ from one_api.contract import ChunkStream, JSONObject, Usage, WholeChunks
 from one_api.dialects import error_body, json, sse
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer, normalise
+from one_api.dialects.openai.response import ErrorPayload, InvalidAnswer, normalise
 from one_api.dialects.openai.split import chunks_of
 from one_api.dialects.openai.stream import OpenAIStream
-from one_api.errors import GatewayError, UpstreamBroken, UpstreamFailed, UpstreamTimeout, UpstreamTruncated
+from one_api.errors import GatewayError, UpstreamBroken, UpstreamFailed, UpstreamTimeout
 from one_api.serving.tasks import stop
+from one_api.upstream.exceptions import truncated
+from one_api.upstream.identity import new_identity
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class IteratedStream(ChunkStream):
 
     def __init__(self, chunks: AsyncIterator[JSONObject], request: ChatRequest) -> None:
         self._chunks = chunks
-        self._translator = OpenAIStream(_identity(request), include_usage=request.include_usage)
+        self._translator = OpenAIStream(new_identity(request.model), include_usage=request.include_usage)
         #: The iterator is asked in a task of its own, because ``read`` may be cancelled while it waits.
         self._asking: asyncio.Task[JSONObject | None] | None = None
 
@@ -54,7 +54,7 @@ class IteratedStream(ChunkStream):
             self.ended = chunk is None
             self.usage = Usage.read(self._translator.usage)
         if self.ended and not self._translator.finished:
-            raise UpstreamTruncated("The upstream's stream stopped before the answer was complete.")
+            raise truncated()
         return chunks
 
     async def _next(self) -> JSONObject | None:
@@ -138,7 +138,7 @@ def as_completion(answer: JSONObject, request: ChatRequest) -> JSONObject:
     with failures_named():
         # A copy: the adapter may keep its own, and what cannot be written as JSON is found out here.
         copy = json.decode_object(json.encode(answer))
-        return normalise(copy, _identity(request), has_tools=bool(request.body.get("tools")))
+        return normalise(copy, new_identity(request.model), has_tools=bool(request.body.get("tools")))
 
 
 def asked_of(ask: Callable[..., Any], *arguments: str) -> Any:
@@ -149,10 +149,6 @@ def asked_of(ask: Callable[..., Any], *arguments: str) -> Any:
         if not arguments:  # for one model it is a way to say that there is none
             logger.exception("an adapter cannot list its models")
         return None
-
-
-def _identity(request: ChatRequest) -> Identity:
-    return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
 
 
 async def generated(generate: Callable[..., Any], body: JSONObject) -> Any:

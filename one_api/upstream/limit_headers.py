@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from one_api.dialects import durations
+
 _CLAUDE = "anthropic-ratelimit-"
 _OPENAI = "x-ratelimit-"
 #: Under this name the client sees the limits of an upstream that has refused a request for them.
@@ -66,8 +68,4 @@ def _until(moment: str) -> str | None:
         at = datetime.fromisoformat(moment)
     except ValueError:
         return None
-    seconds = max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time())
-    if seconds < 1:
-        return f"{round(seconds * 1000)}ms"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
+    return durations.write(max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - time.time()))

@@ -1,6 +1,5 @@
 """Requests of Messages clients to a server that speaks Messages: passed on as they came, and their answers back."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,13 +15,14 @@ from one_api.dialects.anthropic.inbound.native import (
 )
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.tokens import count_in
-from one_api.errors import UpstreamBroken, UpstreamTimeout
+from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
+from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import ClaudeConfig
 from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.errors import Reports
+from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.stream import UpstreamStream
 
 _PATH = "/v1/messages"
@@ -80,27 +80,21 @@ class NativeMessages:
         """
         limit = native.body.get("max_tokens")
         is_long = isinstance(limit, int) and limit > self.config.stream_above_tokens
-        try:
-            if is_long:
-                return await self._assembled(native, model, context)
-            data = self._body(native, model, context)
-            answer = await self.upstream.post(_PATH, context, data, self._headers(native))
-            return read_message(answer, await decode_large(answer, as_written=True))
-        except ErrorPayload as error:
-            raise self.reports.for_attempt(context).error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+        if is_long:
+            return await self._assembled(native, model, context)
+        data = self._body(native, model, context)
+        answer = await self.upstream.post(_PATH, context, data, self._headers(native))
+        decoded = await decode_large(answer, as_written=True)
+        with self.reports.for_attempt(context).faults_named():
+            return read_message(answer, decoded)
 
     async def _assembled(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
         data = self._body(native, model, context, stream=True)
         limit_s, assembler = self.config.timeouts.total_s, MessageAssembler()
-        try:
-            async with asyncio.timeout(limit_s):
-                async with await self._stream(data, native, context) as stream:
-                    async for chunk in stream:
-                        assembler.add(chunk)
-        except TimeoutError:
-            raise UpstreamTimeout(f"The upstream did not send the answer within {limit_s:g} s.") from None
+        with NamedErrors("the answer", limit_s), Deadline(limit_s), self.reports.faults_named():
+            async with await self._stream(data, native, context) as stream:
+                async for chunk in stream:
+                    assembler.add(chunk)
         return assembler.answer
 
     async def count_tokens(self, native: NativeRequest, model: str, context: AttemptContext) -> int:
@@ -109,11 +103,8 @@ class NativeMessages:
 
     async def count(self, data: bytes | JSONObject, headers: Mapping[str, str], context: AttemptContext) -> int:
         """Return the upstream's count for the body of a request; raises UpstreamError."""
-        try:
-            async with asyncio.timeout(_COUNT_S):
-                answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, headers)
-        except TimeoutError:
-            raise UpstreamTimeout(f"The upstream did not count within {_COUNT_S:g} s.") from None
+        with NamedErrors("the count", _COUNT_S), Deadline(_COUNT_S):
+            answer = await self.upstream.post(f"{_PATH}/count_tokens", context, data, headers)
         if (count := count_in(answer)) is None:
             raise UpstreamBroken("The upstream's answer holds no count of tokens.")
         return count

@@ -1,5 +1,7 @@
 """An upstream's answer of any type, handed on in its own bytes: with deadlines, and with an end that is true."""
 
+from contextlib import suppress
+
 import aiohttp
 
 from one_api.contract import ByteStream
@@ -14,7 +16,7 @@ from one_api.dialects.openai.passthrough import (
     units_told,
     usage_of,
 )
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer, check_error
+from one_api.dialects.payloads import check_error
 from one_api.dialects.sse import EventReader
 from one_api.errors import UpstreamBroken
 from one_api.serving.timeouts import ReusableTimeout
@@ -80,13 +82,10 @@ class UpstreamBytes(ByteStream):
     def _check_first_event(self) -> None:
         """Raise the error that the first event reports: nothing of the answer has come by then."""
         event = next(iter(EventReader().feed(self._held)), None)
-        try:
+        # What is not JSON is for the client to judge.
+        with suppress(json.InvalidJSON), self._reports.faults_named():
             if event is not None and event.data.startswith(b"{"):
                 check_error(json.decode_object(event.data), is_named=True)
-        except json.InvalidJSON:  # that is for the client to judge
-            return
-        except ErrorPayload as error:
-            raise self._reports.error_of_payload(error.payload) from None
 
     async def _refuse(self, answer_type: str) -> None:
         """Raise the error that an answer of a wrong type holds, or that it is one."""
@@ -98,12 +97,8 @@ class UpstreamBytes(ByteStream):
 
     def _read_whole(self) -> None:
         """Read an answer in JSON that is there to its end."""
-        try:
+        with self._reports.faults_named():
             value = read_json(self._held, self._door)
-        except ErrorPayload as error:
-            raise self._reports.error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
         if isinstance(value, dict):
             self.usage = usage_of(value.get("usage"), self._door.modalities)
             self.units = units_told(value) or self.units

@@ -1,7 +1,5 @@
 """A server that speaks Responses: for clients that do, as they wrote it; for all others, in chat's words."""
 
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,16 +9,14 @@ from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.openai.response import Identity
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.responses.outbound.native import NativeResponse, read_response, usage_in, with_tools_of
 from one_api.dialects.responses.outbound.request import to_responses
 from one_api.dialects.responses.outbound.stream import ResponsesStream, completion_of
-from one_api.errors import UpstreamBroken
 from one_api.records import AttemptContext
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.errors import Reports
+from one_api.upstream.identity import new_identity
 from one_api.upstream.thinking_store import ReplayCache, key_of_message
 
 _PATH = "/responses"
@@ -51,14 +47,14 @@ class ResponsesAPI:
         """Return the answer to a chat request as a stream of chat chunks; raises UpstreamError."""
         body = self._translated(request, context)
         keep = partial(self.replay.keep_output, context.scope, request.model)
-        translator = ResponsesStream(_identity(request), include_usage=request.include_usage, on_output=keep)
+        translator = ResponsesStream(new_identity(request.model), include_usage=request.include_usage, on_output=keep)
         return await self.upstream.post_stream(_PATH, context, body, translator)
 
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """Return the answer to a chat request as a completion; raises UpstreamError."""
         response = await self._whole(self._translated(request, context), context)
         keep = partial(self.replay.keep_output, context.scope, request.model)
-        return completion_of(response, _identity(request), keep)
+        return completion_of(response, new_identity(request.model), keep)
 
     def _translated(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """Return a chat request in this dialect, and note what is dropped of it."""
@@ -92,14 +88,7 @@ class ResponsesAPI:
     async def _whole(
         self, body: JSONObject, context: AttemptContext, headers: Mapping[str, str] | None = None
     ) -> JSONObject:
-        try:
-            answer = await self.upstream.post(_PATH, context, body, headers)
-            return read_response(answer, await decode_large(answer, as_written=True))
-        except ErrorPayload as error:
-            raise self.reports.for_attempt(context).error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
-
-
-def _identity(request: ChatRequest) -> Identity:
-    return Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), request.model)
+        answer = await self.upstream.post(_PATH, context, body, headers)
+        decoded = await decode_large(answer, as_written=True)
+        with self.reports.for_attempt(context).faults_named():
+            return read_response(answer, decoded)

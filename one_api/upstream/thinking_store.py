@@ -26,8 +26,8 @@ class ReplayCache:
     def __init__(
         self,
         *,
-        most_entries: int = 10_000,
-        most_bytes: int = 64 * 1024 * 1024,
+        max_entries: int = 10_000,
+        max_bytes: int = 64 * 1024 * 1024,
         ttl_s: float = 3 * 3600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -35,7 +35,7 @@ class ReplayCache:
         #: Long conversations are translated in threads.
         self._lock = threading.Lock()
         #: The blocks of turns as JSON.
-        self._kept: BoundedMap[bytes, bytes] = BoundedMap(max_entries=most_entries, max_bytes=most_bytes, clock=clock)
+        self._kept: BoundedMap[bytes, bytes] = BoundedMap(max_entries=max_entries, max_bytes=max_bytes, clock=clock)
 
     def keep(self, key: bytes, blocks: list[JSONObject]) -> None:
         """Keep the blocks of a turn."""

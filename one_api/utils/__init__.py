@@ -1,1 +1,1 @@
-"""The two decorators that guard the routes."""
+"""The decorators that guard routes: keys, limits."""

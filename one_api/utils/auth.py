@@ -6,9 +6,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable
-from functools import wraps
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flask import g, request
@@ -16,11 +14,12 @@ from werkzeug.datastructures import Headers
 
 from one_api.contract import Caller
 from one_api.errors import AccountsUnavailable, Forbidden, Unauthorized
-from one_api.serving.bridge import async_to_sync, await_
+from one_api.serving.bridge import await_
 from one_api.serving.current import current_application, current_globals, current_request
 from one_api.settings.kinds import Secret
 from one_api.settings.origins import is_within
 from one_api.settings.sections import AdminConfig, KeyConfig, key_names
+from one_api.utils.guards import View, guarded
 
 if TYPE_CHECKING:
     from one_api.accounts.service import Accounts
@@ -108,17 +107,9 @@ def _not_a_bearer() -> Unauthorized:
     return Unauthorized("The Authorization header is not `Bearer YOUR_KEY`.")
 
 
-def verify_api_key(view: Callable[..., Any]) -> Callable[..., Any]:
+def verify_api_key(view: View) -> View:
     """Let only known keys through; ``g.caller`` says whose it was."""
-
-    run = async_to_sync(view) if iscoroutinefunction(view) else view
-
-    @wraps(view)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        authenticate()
-        return run(*args, **kwargs)
-
-    return guarded
+    return guarded(view, authenticate)
 
 
 def authenticate() -> None:
@@ -132,17 +123,9 @@ def authenticate() -> None:
     known.call.called_by(caller.name)
 
 
-def for_the_operator(view: Callable[..., Any]) -> Callable[..., Any]:
+def for_the_operator(view: View) -> View:
     """Let only the operator's key through, from a process of this machine, and not through a proxy."""
-
-    run = async_to_sync(view) if iscoroutinefunction(view) else view
-
-    @wraps(view)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        authenticate_operator()
-        return run(*args, **kwargs)
-
-    return guarded
+    return guarded(view, authenticate_operator)
 
 
 class AdminAccess:
@@ -197,26 +180,21 @@ def authenticate_operator() -> None:
     g.call.called_by(caller.name)
 
 
-def for_scrapers(view: Callable[..., Any]) -> Callable[..., Any]:
+def for_scrapers(view: View) -> View:
     """Let those through that have ``metrics.token``; where there is none, processes of this machine."""
+    return guarded(view, _check_scraper)
 
-    run = async_to_sync(view) if iscoroutinefunction(view) else view
 
-    @wraps(view)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        token: Secret | None = g.snapshot.config.metrics.token
-        if token is not None:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            known = hmac.compare_digest(digest_of(given.strip()), digest_of(token.reveal()))
-            if scheme.lower() != "bearer" or not known:
-                raise Unauthorized(
-                    "This address is for `Authorization: Bearer TOKEN`, with the token of metrics.token."
-                )
-        elif not _THIS_MACHINE.is_allowed():
+def _check_scraper() -> None:
+    token: Secret | None = g.snapshot.config.metrics.token
+    if token is None:
+        if not _THIS_MACHINE.is_allowed():
             raise Forbidden("Without metrics.token this address answers on the gateway's own machine only: set it.")
-        return run(*args, **kwargs)
-
-    return guarded
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    is_known = hmac.compare_digest(digest_of(given.strip()), digest_of(token.reveal()))
+    if scheme.lower() != "bearer" or not is_known:
+        raise Unauthorized("This address is for `Authorization: Bearer TOKEN`, with the token of metrics.token.")
 
 
 def check_model(caller: Caller, model: str) -> None:

@@ -7,10 +7,8 @@ for the gateway; the exact counts, and where they are kept, are in ``limits``.
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
-from inspect import iscoroutinefunction
 from typing import Any
 
 from flask import g, request
@@ -18,14 +16,16 @@ from flask_limiter import RateLimitExceeded
 
 from one_api.config import Config
 from one_api.contract import Caller
+from one_api.dialects import durations
 from one_api.errors import RateLimited
 from one_api.limits.stores import Stats, Ticket
 from one_api.limits.window import LEASE_S, UNLIMITED, WINDOW_S, Limits, Verdict
 from one_api.records import CallRecord
-from one_api.serving.bridge import async_to_sync, await_
+from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals
 from one_api.serving.tasks import stop
 from one_api.settings.sections import RateLimitConfig
+from one_api.utils.guards import View, guarded
 from one_api.utils.limiter import KeyLimiter
 
 #: Bytes per token, for an estimate before the tokens are counted.
@@ -35,14 +35,14 @@ _BYTES_PER_TOKEN = 4
 _LOOK_S = 0.5
 
 #: Requests a minute that only count tokens: for each request that a key may send, and at least.
-_COUNTS_PER_REQUEST, _LEAST_COUNTS = 20, 50
+_COUNTS_PER_REQUEST, _MIN_COUNTS = 20, 50
 
 #: What a caller has that is limited as all are.
 _NONE_OF_ITS_OWN = (None, None, None)
 
-#: The longest wait that is told, in seconds: official clients obey none that is longer, and come back at once. A window
-#: ends up to a second after its minute, so who waits this long may be told to wait for one second more.
-_LONGEST_WAIT_S = 60.0
+#: The longest wait in an answer, in seconds: official clients ignore a longer one, and come back at once. A window ends
+#: up to a second after its minute, so a client that has waited this long may have to wait for one second more.
+_MAX_WAIT_S = 60.0
 _REFUSALS = {
     "requests": "{limit} requests per minute",
     "tokens": "{limit} tokens per minute",
@@ -103,7 +103,7 @@ class RateLimits:
 
     async def admit_count(self, caller: Caller) -> None:
         """Count a request that only counts tokens, which takes nothing of the caller's requests; raises RateLimited."""
-        limit = max(_LEAST_COUNTS, _COUNTS_PER_REQUEST * self.of(caller).requests_per_minute)
+        limit = max(_MIN_COUNTS, _COUNTS_PER_REQUEST * self.of(caller).requests_per_minute)
         if not await self.limiter.storage.store.hit(f"{caller.name}: counts of tokens", limit, WINDOW_S, 1):
             message = f"Rate limit reached for this key: {limit} counts of tokens per minute. Try again later."
             raise RateLimited(message, retry_after_s=WINDOW_S, limit="requests")
@@ -198,13 +198,13 @@ def _headers(limits: Limits, verdict: Verdict) -> dict[str, str]:
         headers = {
             "x-ratelimit-limit-requests": str(limits.requests_per_minute),
             "x-ratelimit-remaining-requests": str(verdict.remaining_requests),
-            "x-ratelimit-reset-requests": duration(verdict.reset_requests_s),
+            "x-ratelimit-reset-requests": durations.write(verdict.reset_requests_s),
         }
     if verdict.remaining_tokens is not None:
         headers |= {
             "x-ratelimit-limit-tokens": str(limits.tokens_per_minute),
             "x-ratelimit-remaining-tokens": str(verdict.remaining_tokens),
-            "x-ratelimit-reset-tokens": duration(verdict.reset_tokens_s),
+            "x-ratelimit-reset-tokens": durations.write(verdict.reset_tokens_s),
         }
     return headers
 
@@ -216,9 +216,10 @@ def _refusal(limits: Limits, verdict: Verdict) -> RateLimited:
         "tokens": limits.tokens_per_minute,
         "concurrent": limits.concurrent,
     }[kind]
-    wait_s = min(max(1.0, verdict.retry_after_s), _LONGEST_WAIT_S)
+    wait_s = min(max(1.0, verdict.retry_after_s), _MAX_WAIT_S)
     return RateLimited(
-        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. Try again in {duration(wait_s)}.",
+        f"Rate limit reached for this key: {_REFUSALS[kind].format(limit=limit)}. "
+        f"Try again in {durations.write(wait_s)}.",
         type="tokens" if kind == "tokens" else "requests",
         retry_after_s=wait_s,
         limit=kind,
@@ -229,72 +230,52 @@ def _or_none(requests: int) -> int | None:
     return None if requests == UNLIMITED else requests
 
 
-def duration(seconds: float) -> str:
-    """Return a time span the way OpenAI writes it: 120ms, 1s, 6m0s."""
-    if (thousandths := round(seconds * 1000)) < 1000:
-        return f"{thousandths}ms"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
-
-
-def check_rate_limit(view: Callable[..., Any]) -> Callable[..., Any]:
+def check_rate_limit(view: View) -> View:
     """Let a caller through as often as its limits allow; goes below ``verify_api_key``.
 
     It asks Flask-Limiter's strategy itself, which costs a tenth of what Flask-Limiter needs for a request.
     """
-    run = async_to_sync(view) if iscoroutinefunction(view) else view
-
-    @wraps(view)
-    def limited(*args: Any, **kwargs: Any) -> Any:
-        known = current_globals()
-        limits: RateLimits = known.snapshot.limits
-        if limits.enabled:
-            # The body is read for its size only where tokens count, and not before the caller is known.
-            # A form with files says nothing of tokens by its size.
-            counts = limits.of(known.caller).tokens_per_minute is not None and request.mimetype != "multipart/form-data"
-            size = len(request.get_data()) if counts else 0
-            record: CallRecord = known.call
-            asked = time.monotonic()
-            try:
-                known.limit_headers = await_(limits.admit(known.caller, record.request_id, size))
-            finally:
-                record.waited_s += time.monotonic() - asked
-        return run(*args, **kwargs)
-
-    return limited
+    return guarded(view, _count_request)
 
 
-def limit_counts(view: Callable[..., Any]) -> Callable[..., Any]:
+def _count_request() -> None:
+    known = current_globals()
+    limits: RateLimits = known.snapshot.limits
+    if not limits.enabled:
+        return
+    # The body is read for its size only where tokens count, and not before the caller is known.
+    # A form with files says nothing of tokens by its size.
+    counts = limits.of(known.caller).tokens_per_minute is not None and request.mimetype != "multipart/form-data"
+    size = len(request.get_data()) if counts else 0
+    record: CallRecord = known.call
+    asked = time.monotonic()
+    try:
+        known.limit_headers = await_(limits.admit(known.caller, record.request_id, size))
+    finally:
+        record.waited_s += time.monotonic() - asked
+
+
+def limit_counts(view: View) -> View:
     """Let a caller have tokens counted: clients ask for many counts at once, beside their requests.
 
     Goes below ``verify_api_key``.
     """
-    run = async_to_sync(view) if iscoroutinefunction(view) else view
-
-    @wraps(view)
-    def limited(*args: Any, **kwargs: Any) -> Any:
-        limits: RateLimits = g.snapshot.limits
-        if limits.enabled:
-            await_(limits.admit_count(g.caller))
-        return run(*args, **kwargs)
-
-    return limited
+    return guarded(view, _count_of_tokens)
 
 
-def limit_requests(view: Callable[..., Any]) -> Callable[..., Any]:
+def _count_of_tokens() -> None:
+    limits: RateLimits = g.snapshot.limits
+    if limits.enabled:
+        await_(limits.admit_count(g.caller))
+
+
+def limit_requests(view: View) -> View:
     """Let a caller through as often as its requests per minute allow, by Flask-Limiter's own decorator.
 
     For routes that use no model: they count with the others, and need no place among the requests at a time. Goes
     below ``verify_api_key``.
     """
-    run = async_to_sync(view) if iscoroutinefunction(view) else view
-
-    @wraps(view)
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        limits: RateLimits = g.snapshot.limits
-        if limits.enabled:
-            g.limit_headers = await_(limits.seen(g.caller))
-        return run(*args, **kwargs)
+    counted = guarded(view, _show_what_is_left)
 
     @wraps(view)
     def limited(*args: Any, **kwargs: Any) -> Any:
@@ -304,6 +285,12 @@ def limit_requests(view: Callable[..., Any]) -> Callable[..., Any]:
     return limited
 
 
+def _show_what_is_left() -> None:
+    limits: RateLimits = g.snapshot.limits
+    if limits.enabled:
+        g.limit_headers = await_(limits.seen(g.caller))
+
+
 def refusal_of(error: RateLimitExceeded) -> RateLimited:
     """Return the answer to a request that Flask-Limiter has refused."""
     limits: RateLimits = g.snapshot.limits
@@ -311,7 +298,7 @@ def refusal_of(error: RateLimitExceeded) -> RateLimited:
         return await_(limits.refused(g.caller))
     retry_after_s = limits.limiter.retry_after_s()
     return RateLimited(
-        f"Rate limit reached: {error.description}. Try again in {duration(retry_after_s)}.",
+        f"Rate limit reached: {error.description}. Try again in {durations.write(retry_after_s)}.",
         type="requests",
         retry_after_s=retry_after_s,
         limit="requests",

@@ -6,10 +6,10 @@ import pytest
 
 from one_api.app import create_app
 from one_api.config import Config
+from tests.commands.test_cli import run
 from tests.support import error
 
 from .bed import ADMIN_KEY, Bed
-from .test_cli import run
 
 
 @pytest.fixture

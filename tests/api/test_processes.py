@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.commands.test_cli import run
 from tests.support import Gateway, ScriptedUpstream, free_port, freeze
 
 from .bed import ADMIN_KEY, Bed, adapter, yaml
-from .test_cli import run
 
 LIMIT = 6
 

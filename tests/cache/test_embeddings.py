@@ -73,7 +73,7 @@ async def test_identical_requests_ask_once() -> None:
     assert await asyncio.gather(*tasks) == [[1, 2], [1, 2], [2]]
     assert (vectors.asked, vectors.where_from()) == ([["a", "bb"]], ["miss", "joined", "joined"])
     assert [bool(record.free) for record in vectors.records] == [False, True, True]
-    assert not vectors.answers.turns
+    assert not vectors.answers.pending
 
 
 async def test_who_wants_more_than_is_under_way_waits_for_nothing() -> None:
@@ -84,7 +84,7 @@ async def test_who_wants_more_than_is_under_way_waits_for_nothing() -> None:
 
     vectors.gate.set()
     await asyncio.gather(*tasks)
-    assert not vectors.answers.turns
+    assert not vectors.answers.pending
 
 
 async def test_when_the_one_that_asks_fails_the_others_ask() -> None:

@@ -3,12 +3,13 @@
 The shapes are those of public reports and of the servers' own sources; texts, ids and numbers are made up.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.answer import read_in_steps
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.sse import EventReader
@@ -52,6 +53,24 @@ def translate(raw: bytes, cuts: Iterable[int] = (), *, include_usage: bool = Tru
             chunks += stream.feed(event)
     chunks += stream.end()
     return Translated(chunks, stream.finished, stream.usage)
+
+
+def read_answer(
+    data: bytes,
+    identity: Identity,
+    *,
+    choices: int = 1,
+    tools: Collection[str] = (),
+    decoded: Any = None,
+) -> JSONObject:
+    """Return the completion that the body of an answer holds, in one go, see ``read_in_steps``."""
+    steps = read_in_steps(data, identity, choices=choices, tools=tools, decoded=decoded)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            answer: JSONObject = done.value
+            return answer
 
 
 def stream(*payloads: JSONObject | str, done: bool = True) -> bytes:

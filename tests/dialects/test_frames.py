@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from one_api.dialects import sse
 from one_api.dialects.anthropic.inbound.native import NativeMessage
-from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.anthropic.stream import ClaudeStream
 from one_api.dialects.frames import FramedReader, Item, Translator, chunks_of, encoded
 from one_api.dialects.json import JSONObject
@@ -128,11 +128,11 @@ CLAUDE = {
 }
 #: So many bytes hold several events.
 SEVERAL = 600
-SHAPES = {
-    "stops": Shape(stops=("lo",)),
-    "fence": Shape(unfence=True),
-    "a forced tool": Shape(forced_tool="f"),
-    "a JSON tool": Shape(json_tool="f"),
+RESPONSE_OPTIONS = {
+    "stops": ResponseOptions(stops=("lo",)),
+    "fence": ResponseOptions(unfence=True),
+    "a forced tool": ResponseOptions(forced_tool="f"),
+    "a JSON tool": ResponseOptions(json_tool="f"),
 }
 
 
@@ -267,12 +267,14 @@ def test_an_event_that_is_passed_on_is_not_read() -> None:
     assert translator.fed <= 10
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_claudes_streams_in_which_something_is_looked_for(shape: str) -> None:
+@pytest.mark.parametrize("options", RESPONSE_OPTIONS)
+def test_claudes_streams_in_which_something_is_looked_for(options: str) -> None:
     # A short one: each of its bytes is a cut.
     blocks = (thinking_block("Hm"), text_block("Hel", '"lo"', "x"), tool_block("t", "f", '{"a":', "1}"))
 
-    assert_same(lambda: ClaudeStream(OURS, SHAPES[shape], include_usage=True), claude_bytes(*claude_events(*blocks)))
+    assert_same(
+        lambda: ClaudeStream(OURS, RESPONSE_OPTIONS[options], include_usage=True), claude_bytes(*claude_events(*blocks))
+    )
 
 
 @pytest.mark.parametrize("forced", [False, True])

@@ -6,12 +6,11 @@ import pytest
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.sse import Event, EventReader
 from one_api.upstream.errors import OPENAI_REPORTS
-from tests.dialects.recorded import OURS, Translated, called, chunk, opened, piece, said, stream, usage
+from tests.dialects.recorded import OURS, Translated, called, chunk, opened, piece, read_answer, said, stream, usage
 
 ROLE: JSONObject = {"role": "assistant", "content": ""}
 TEXT = chunk({"content": "a"})

@@ -6,10 +6,9 @@ import pytest
 
 from one_api.dialects import json, usage
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.sse import Event
-from tests.dialects.recorded import OURS, chunk, stream, translate
+from tests.dialects.recorded import OURS, chunk, read_answer, stream, translate
 from tests.dialects.recorded import usage as counts
 
 NINE = counts(9, 3)

@@ -11,7 +11,7 @@ import pytest
 
 from one_api.__main__ import main
 from tests.api.bed import yaml
-from tests.api.test_cli import FLASK, MODULE, ROOT, config, run
+from tests.commands.test_cli import FLASK, MODULE, ROOT, config, run
 from tests.support.replies import error
 from tests.support.upstream import ScriptedUpstream
 

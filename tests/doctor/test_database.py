@@ -22,7 +22,7 @@ from one_api.doctor.machine import of_database
 from one_api.settings.kinds import Storage
 from one_api.settings.sections import DatabaseConfig
 from tests.accounts.conftest import SERVER, address, postgres_schema, server
-from tests.api.test_cli import config, run
+from tests.commands.test_cli import config, run
 from tests.support.gateway import free_port
 
 __all__ = ["address", "server"]

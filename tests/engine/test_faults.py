@@ -20,10 +20,11 @@ import pytest
 from one_api.app import build_registry
 from one_api.config import Config
 from one_api.engine.client import EngineUnavailable
-from one_api.engine.files import EngineFailed, EngineSettings
+from one_api.engine.files import EngineFailed
 from one_api.engine.gguf import UnreadableModel, read_header
 from one_api.engine.loaded import loaded_engines
 from one_api.engine.process import memory_bytes
+from one_api.engine.settings import EngineSettings
 from one_api.engine.slots import QueueFull
 from one_api.engine.supervisor import EngineSupervisor
 from one_api.errors import GatewayError, UpstreamRejected, UpstreamTimeout

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from one_api.engine import gguf_header
-from one_api.engine.files import EngineSettings, slot_context
 from one_api.engine.gguf import ModelFile, UnreadableModel, discover, read_header
 from one_api.engine.gguf_header import TENSOR_TYPES
+from one_api.engine.settings import EngineSettings, slot_context
 from tests.support.running_time import RunningTime
 
 U32, STRING, ARRAY, F32 = 4, 8, 9, 0

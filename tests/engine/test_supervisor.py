@@ -21,8 +21,10 @@ import aiohttp
 import pytest
 
 from one_api.engine.download import fetch_default_model
-from one_api.engine.files import Endpoint, EngineFailed, EngineSettings, FileLock
+from one_api.engine.files import Endpoint, EngineFailed
+from one_api.engine.locks import FileLock
 from one_api.engine.process import default_threads
+from one_api.engine.settings import EngineSettings
 from one_api.engine.supervisor import EngineSupervisor
 from tests.support import freeze
 from tests.support.running_time import RunningTime
@@ -39,7 +41,7 @@ needs_engine = pytest.mark.skipif(
 WORKER = """
 import asyncio, json, sys
 from pathlib import Path
-from one_api.engine.files import EngineSettings
+from one_api.engine.settings import EngineSettings
 from one_api.engine.supervisor import EngineSupervisor
 
 async def main():

@@ -11,11 +11,11 @@ from one_api.contract import ChunkStream
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import UpstreamError, UpstreamFailed
 from one_api.records import CallContext
-from one_api.routing.attempt import RetryLimit
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
 from one_api.routing.hedging import Hedging
 from one_api.routing.policy import Policy
+from one_api.routing.retry_limit import RetryLimit
 from one_api.routing.selection import Route
 from one_api.settings.sections import HedgeConfig
 from tests.utils.fake_adapter import FakeAdapter, FakeStream, Scripted, say

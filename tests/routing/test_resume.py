@@ -12,11 +12,11 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest, UpstreamError, UpstreamFailed, UpstreamRejected, UpstreamTruncated
 from one_api.records import CallContext, CallRecord
-from one_api.routing.attempt import RetryLimit
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
 from one_api.routing.policy import Policy
 from one_api.routing.resume import Sent, after_the_same, resumable
+from one_api.routing.retry_limit import RetryLimit
 from one_api.routing.selection import Route
 from tests.utils.fake_adapter import END, ROLE, FakeAdapter, Piece, Scripted, say
 

@@ -15,12 +15,12 @@ from tests.support.actions import WaitFor
 from tests.support.gateway import Gateway
 from tests.support.launcher import REPOSITORY
 from tests.support.replies import sse, text_chunks
-from tests.support.upstream import ScriptedUpstream
+from tests.support.upstream import ScriptedUpstream, say_hello
 
 #: Files between the socket of the client and that to the upstream, each of which calls the next.
 MAX_WAY_DOWN = 12
 #: All files that do something for it, beside the event loop under Flask.
-MAX_OF_A_REQUEST = 64
+MAX_OF_A_REQUEST = 62
 #: Files that a chunk passes, beside the event loop under Flask.
 MAX_OF_A_CHUNK = 6
 KEY = "k" * 20
@@ -37,6 +37,7 @@ class Bed(NamedTuple):
         client = OpenAI(base_url=f"{self.gateway.url}/v1", api_key=KEY, max_retries=0)
         messages: Any = [{"role": "user", "content": "Hi"}]
         if not chunks:
+            self.upstream.on("m", say_hello)
             assert client.chat.completions.create(model="m", messages=messages).choices[0].message.content
             return
         role, first, *others = text_chunks(*["word "] * chunks)

@@ -95,7 +95,7 @@ class Reloadable:
         return self.all_processes(loaded_since=before)
 
     def apply(self, **changed: Any) -> list[dict[str, Any]]:
-        """Edit the file and ring; every process takes it over."""
+        """Edit the file and ask for a reload; every process takes it over."""
         self.write(**changed)
         found = self.hang_up()
         assert {each["last_reload"]["result"] for each in found} <= {"applied", "unchanged"}, found
@@ -174,15 +174,15 @@ def test_a_bad_file_changes_nothing(bed: Reloadable, text: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "rung"),
+    ("text", "is_requested"),
     [("adapters: [", True), ("adapters: [", False), (json.dumps({"adapters": {}}), False)],
-    ids=["bad and rung", "bad", "edited"],
+    ids=["bad and requested", "bad", "edited"],
 )
-def test_a_worker_that_starts_later_has_what_was_applied_last(bed: Reloadable, text: str, rung: bool) -> None:
+def test_a_worker_that_starts_later_has_what_was_applied_last(bed: Reloadable, text: str, is_requested: bool) -> None:
     bed.apply(adapters={"a": bed.adapter(["m", "gated", "applied"])})
     before = bed.digests()
     bed.gateway.config_path.write_text(text)
-    if rung:
+    if is_requested:
         bed.hang_up()
     killed = bed.gateway.worker_pids(at_least=WORKERS)
     for pid in killed:

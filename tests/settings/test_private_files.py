@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from one_api.engine.files import EngineFailed, EngineSettings, FileLock, slots_base
+from one_api.engine.files import EngineFailed, slots_base
+from one_api.engine.locks import FileLock
+from one_api.engine.settings import EngineSettings
 from one_api.limits.shared import SharedStore
 from one_api.limits.window import Limits
 from one_api.serving.siblings import Siblings

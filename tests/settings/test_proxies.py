@@ -4,8 +4,9 @@ import pytest
 
 from one_api.config import Config, ConfigError
 from one_api.settings.adapters import OpenAIConfig
+from one_api.settings.addresses import is_loopback
 from one_api.settings.kinds import Proxy
-from one_api.settings.proxies import from_environment, is_loopback, proxy_for
+from one_api.settings.proxies import from_environment, proxy_for
 
 URL = "https://api.example.com/v1"
 PROXY = "http://proxy:3128"

@@ -12,8 +12,8 @@ from one_api.upstream.errors import Reports
 from one_api.upstream.limit_headers import claude_headers
 from tests.support import claude_error_body
 
-REPORTS = Reports("claude", client_headers=claude_headers)
-KEEPING_529 = Reports("claude", keep_529=True, client_headers=claude_headers)
+REPORTS = Reports("claude", select_headers=claude_headers)
+KEEPING_529 = Reports("claude", keep_529=True, select_headers=claude_headers)
 PAGE = Path(__file__).parents[2] / "docs/claude.md"
 TYPES = {
     "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,

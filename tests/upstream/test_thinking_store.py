@@ -23,7 +23,7 @@ def test_what_is_kept_is_found() -> None:
 
 
 def test_the_oldest_go_first_and_use_makes_young() -> None:
-    cache = ReplayCache(most_entries=2)
+    cache = ReplayCache(max_entries=2)
     cache.keep(b"a", BLOCKS)
     cache.keep(b"b", BLOCKS)
     cache.find(b"a")
@@ -33,7 +33,7 @@ def test_the_oldest_go_first_and_use_makes_young() -> None:
 
 
 def test_bytes_are_bounded() -> None:
-    cache = ReplayCache(most_bytes=150)
+    cache = ReplayCache(max_bytes=150)
     for key in (b"a", b"b", b"c"):
         cache.keep(key, BLOCKS)
 

@@ -1,4 +1,4 @@
-"""Durations in OpenAI's notation, and what is settled; the limit itself is tested through the gateway."""
+"""Whose limits count, and what is settled; the limit itself is tested through the gateway."""
 
 import pytest
 from flask import Flask
@@ -8,22 +8,7 @@ from one_api.contract import Caller, Usage
 from one_api.records import CallRecord
 from one_api.settings.sections import RateLimitConfig
 from one_api.utils.limiter import KeyLimiter
-from one_api.utils.rate_limit import build_limits, duration
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0ms"), (0.0004, "0ms"), (0.12, "120ms"), (0.999, "999ms"), (1, "1s"), (1.4, "1s"), (59.4, "59s"),
-        (60, "1m0s"), (59.6, "1m0s"), (61, "1m1s"), (360, "6m0s"), (3600, "60m0s"),
-    ],
-)  # fmt: skip
-def test_a_duration_as_openai_writes_it(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_no_duration_below_a_second_is_a_thousand_milliseconds() -> None:
-    assert duration(0.9999) == "1s"
+from one_api.utils.rate_limit import build_limits
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ And what belongs to it: citations, and the blocks of the provider's own tools.
 """
 
 from one_api.dialects.anthropic.chunks import ChunkWriter
-from one_api.dialects.anthropic.response import Shape, annotation
+from one_api.dialects.anthropic.response import ResponseOptions, annotation
 from one_api.dialects.anthropic.text import FenceStripper, StopScanner
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import own_call_id
@@ -13,11 +13,11 @@ from one_api.dialects.openai.calls import own_call_id
 class AnswerText:
     """Makes chunks of the pieces of an answer's text; some of it may be held back until ``end``."""
 
-    def __init__(self, writer: ChunkWriter, shape: Shape) -> None:
+    def __init__(self, writer: ChunkWriter, options: ResponseOptions) -> None:
         self._writer = writer
-        self._shape = shape
-        self._scanner = StopScanner(shape.stops)
-        self._fence = FenceStripper(shape.unfence)
+        self._options = options
+        self._scanner = StopScanner(options.stops)
+        self._fence = FenceStripper(options.unfence)
         #: Text that counts only if the tool is not called whose input is the answer.
         self._before_json: list[str] = []
 
@@ -29,12 +29,12 @@ class AnswerText:
     @property
     def passes_on(self) -> bool:
         """Text becomes content as it is."""
-        shape = self._shape
-        return not (shape.stops or shape.unfence or shape.json_tool or shape.forced_tool)
+        options = self._options
+        return not (options.stops or options.unfence or options.json_tool or options.forced_tool)
 
     def add(self, text: str) -> list[JSONObject]:
         """Add a piece."""
-        if self._shape.json_tool:
+        if self._options.json_tool:
             self._before_json.append(text)
             return []
         return self._chunks(self._fence.feed(self._scanner.feed(text)))
@@ -50,7 +50,7 @@ class AnswerText:
         self._before_json = []
 
     def _chunks(self, text: str) -> list[JSONObject]:
-        name = self._shape.forced_tool
+        name = self._options.forced_tool
         if not text or name is None:
             return self._writer.content(text)
         if self._writer.calls:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from one_api.dialects.anthropic.models import ModelTraits
-from one_api.dialects.anthropic.policy import refused, wrong_type
+from one_api.dialects.checks import refused, wrong_type
 from one_api.dialects.json import JSONObject
 from one_api.errors import InvalidRequest
 

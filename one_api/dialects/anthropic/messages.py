@@ -7,13 +7,17 @@ from typing import Any
 
 from one_api.dialects.anthropic.content import Content, thinking_block
 from one_api.dialects.anthropic.history import Entry
-from one_api.dialects.anthropic.policy import Notes, RequestOptions, refused
+from one_api.dialects.anthropic.policy import Notes, RequestOptions
+from one_api.dialects.checks import refused
 from one_api.dialects.json import JSONObject
 
 Replay = Callable[[JSONObject], list[JSONObject] | None]
 #: The upstream refuses more marks for its cache than this in one request.
 MAX_MARKS = 4
 _THINKING = ("thinking", "redacted_thinking")
+
+#: The user turn that is put before a history that starts with the assistant.
+_FIRST_USER_TURN = "Continue the conversation below."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +79,14 @@ class Translator:
         _add(messages, "user", found)
 
     def _marked(self, blocks: list[JSONObject], first: Entry) -> list[JSONObject]:
-        """Return system text as one block of the user turn, between the operator's marks."""
+        """Return system text as one block of the user turn, between marks."""
         self.notes.warn(
             "messages.role",
             "This model takes no system message at this place: move it to the start, or allow its text in a user turn.",
             param=f"{first.where}.role",
         )
-        before, after = self.options.system_marker
         text = "\n\n".join(block["text"] for block in blocks)
-        return [{**blocks[-1], "text": f"{before}{text}{after}"}]
+        return [{**blocks[-1], "text": f"<system_message>\n{text}\n</system_message>"}]
 
     def _said(self, entry: Entry) -> list[JSONObject]:
         """Return the blocks of a system or user message."""
@@ -145,7 +148,7 @@ class Translator:
         if messages[0]["role"] == "assistant":
             message = "The conversation begins with an assistant message: put a user message before it."
             self.notes.warn("messages", message, param="messages[0].role")
-            messages.insert(0, {"role": "user", "content": [{"type": "text", "text": self.options.first_user_turn}]})
+            messages.insert(0, {"role": "user", "content": [{"type": "text", "text": _FIRST_USER_TURN}]})
 
     def _check_prefill(self, blocks: list[JSONObject], history: list[Entry], json_format: bool) -> None:
         last = max(entry.index for entry in history if entry.role == "assistant")

@@ -6,9 +6,7 @@ What becomes of each parameter is a table in docs/claude.md; a test holds that i
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from one_api.dialects.json import kind_of
 from one_api.errors import InvalidRequest
 
 #: More names than this do not go into one header.
@@ -30,10 +28,6 @@ class RequestOptions:
     user_secret: bytes = b""
     #: Ask for the thinking in words wherever thinking is sent.
     show_reasoning: bool = True
-    #: The user turn that is put before a history that starts with the assistant.
-    first_user_turn: str = "Continue the conversation below."
-    #: Put around a later system message where the model takes none at that place.
-    system_marker: tuple[str, str] = ("<system_message>\n", "\n</system_message>")
     #: May the client ask for the cache of one hour, which costs more to write?
     long_cache: bool = False
     #: The type of the upstream's tool that ``web_search_options`` becomes; None: refused.
@@ -68,15 +62,3 @@ class Notes:
     def names(self) -> tuple[str, ...]:
         """The names so far, in order, each once."""
         return tuple(self._names)
-
-
-def refused(message: str, param: str, code: str = "unsupported_value") -> InvalidRequest:
-    """Return the 400 for something that this dialect cannot say."""
-    return InvalidRequest(message, param=param, code=code)
-
-
-def wrong_type(param: str, expected: str, value: Any) -> InvalidRequest:
-    """Return the 400 for a value of another type; the value itself is not quoted."""
-    return InvalidRequest(
-        f"Invalid type for `{param}`: expected {expected}, but got {kind_of(value)}.", param=param, code="invalid_type"
-    )

@@ -4,7 +4,6 @@ Everything here is a function of its arguments: the same conversation gives the 
 the shorter, which the upstream's prompt cache and the signatures of its thinking rest on.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -17,6 +16,7 @@ from one_api.dialects.anthropic.names import tool_names
 from one_api.dialects.anthropic.parameters import check_unsupported, max_tokens, service_tier, stops, user_id
 from one_api.dialects.anthropic.policy import Notes, RequestOptions
 from one_api.dialects.anthropic.reasoning import reasoning, sampling
+from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.anthropic.search import search_tool
 from one_api.dialects.anthropic.tools import Chosen, Tools, choose, declarations, from_history, read_tools
 from one_api.dialects.json import JSONObject
@@ -32,22 +32,8 @@ class Translated:
     body: JSONObject
     #: Names of the parameters that were dropped or altered, for ``x-gateway-warnings``.
     warnings: tuple[str, ...]
-    #: The upstream's name of a tool -> the client's, where they differ.
-    names: Mapping[str, str]
-    #: The client's names of its custom tools: calls of them go back as custom calls.
-    custom_tools: frozenset[str]
-    #: Blank stop strings, which the upstream does not take: the answer ends where the first of them occurs.
-    stops: tuple[str, ...]
-    #: The upstream's name of a tool that is ours, whose input is the answer's content.
-    json_tool: str | None
-    #: The client's name of the tool whose arguments are the answer's text.
-    forced_tool: str | None
-    #: Was JSON only asked for, so that a Markdown fence around the whole answer is to be removed?
-    unfence: bool
-    #: Must the answer be a JSON object that was only asked for, so that it is to be looked at?
-    json_object: bool
-    #: Did the client ask with ``functions``, so that a call goes back as ``function_call``?
-    legacy_functions: bool
+    #: What of it changes the form of the answer.
+    response: ResponseOptions
 
 
 def _never(message: JSONObject) -> list[JSONObject] | None:
@@ -65,7 +51,7 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
             also for what would be dropped or altered.
     """
     notes = Notes(options.strict)
-    terms = _Terms(traits, options, notes)
+    context = _Context(traits, options, notes)
     check_unsupported(body, notes)
     limit = max_tokens(body, traits, options, notes)
     marks = CacheMarks(options.long_cache)
@@ -74,18 +60,18 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
     used = [call.name for entry in history for call in entry.calls]
     names = tool_names([*(tool.name for tool in tools.tools), *used])
     declared = declarations(tools, names, traits, notes) or from_history(tool_names(used))
-    wish = _wish(body, tools, choose(tools, names, traits, notes), terms)
+    plan = _plan_output(body, tools, choose(tools, names, traits, notes), context)
     conversation = Translator(Content(traits, marks, options.file_ids), options, notes, names, replay).conversation(
-        history, json_format=wish.format.by_schema or wish.emulates
+        history, json_format=plan.format.by_schema or plan.emulates
     )
-    json_tool = _form(wish.format, conversation, declared)
-    choice = wish.choice(json_tool, declared)
+    json_tool = _form(plan.format, conversation, declared)
+    choice = plan.choice(json_tool, declared)
     begun = _is_begun(conversation)
     limit_marks(declared, conversation.system, conversation.messages, notes)
     upstream = {
         "model": body["model"],
         "max_tokens": limit,
-        **_thought(body, limit, wish.begun() if begun else wish, terms),
+        **_thinking(body, limit, plan.begun() if begun else plan, context),
         **_envelope(body, options, notes),
         "tools": declared + search_tool(body, declared, choice, options, notes),
         "tool_choice": choice,
@@ -96,20 +82,22 @@ def translate(body: JSONObject, traits: ModelTraits, options: RequestOptions, re
     return Translated(
         body={key: value for key, value in upstream.items() if value not in (None, [])},
         warnings=notes.names,
-        names=MappingProxyType({ours: name for name, ours in names.items() if ours != name}),
-        custom_tools=frozenset(tool.name for tool in tools.tools if tool.is_custom),
-        stops=stops(body)[1],
-        json_tool=json_tool,
-        forced_tool=wish.chosen.emulated,
-        unfence=wish.format.instruction is not None,
-        # Of an answer that the client has begun itself, what comes is only the rest.
-        json_object=wish.format.instruction == JSON_OBJECT and not begun,
-        legacy_functions=tools.legacy,
+        response=ResponseOptions(
+            names=MappingProxyType({ours: name for name, ours in names.items() if ours != name}),
+            custom_tools=frozenset(tool.name for tool in tools.tools if tool.is_custom),
+            stops=stops(body)[1],
+            json_tool=json_tool,
+            forced_tool=plan.chosen.emulated,
+            unfence=plan.format.instruction is not None,
+            # Of an answer that the client has begun itself, what comes is only the rest.
+            json_object=plan.format.instruction == JSON_OBJECT and not begun,
+            legacy_functions=tools.legacy,
+        ),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
+class _Context:
     """What a translation is held to, and where it notes what it could not keep."""
 
     traits: ModelTraits
@@ -118,7 +106,7 @@ class _Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _OutputPlan:
     """What the answer shall be: a call of some tool, or text of some form."""
 
     chosen: Chosen
@@ -133,7 +121,7 @@ class _Wish:
         """Return whether the text of the answer is the arguments of a tool."""
         return self.chosen.emulated is not None
 
-    def begun(self) -> "_Wish":
+    def begun(self) -> "_OutputPlan":
         """Return the same for an answer whose begin the client gives."""
         return replace(self, bound=True)
 
@@ -147,13 +135,13 @@ class _Wish:
         return self.chosen.value
 
 
-def _wish(body: JSONObject, tools: Tools, chosen: Chosen, terms: _Terms) -> _Wish:
-    traits = terms.traits
+def _plan_output(body: JSONObject, tools: Tools, chosen: Chosen, context: _Context) -> _OutputPlan:
+    traits = context.traits
     forced = (chosen.value or {}).get("type") in ("any", "tool")
     calls_tool = forced or chosen.emulated is not None
-    form = read_format(body, traits, terms.notes, may_force=traits.forced_tool, calls_tool=calls_tool)
+    form = read_format(body, traits, context.notes, may_force=traits.forced_tool, calls_tool=calls_tool)
     may_call = bool(tools.tools) and tools.choice.mode != "none"
-    return _Wish(chosen, form, may_call, forced or form.tool is not None)
+    return _OutputPlan(chosen, form, may_call, forced or form.tool is not None)
 
 
 def _form(form: Format, conversation: Conversation, declared: list[JSONObject]) -> str | None:
@@ -168,13 +156,13 @@ def _form(form: Format, conversation: Conversation, declared: list[JSONObject]) 
     return name
 
 
-def _thought(body: JSONObject, limit: int, wish: _Wish, terms: _Terms) -> JSONObject:
+def _thinking(body: JSONObject, limit: int, plan: _OutputPlan, context: _Context) -> JSONObject:
     """Return ``thinking``, the sampling that goes with it, and ``output_config``; ``limit`` in tokens."""
-    traits, options, notes = terms.traits, terms.options, terms.notes
+    traits, options, notes = context.traits, context.options, context.notes
     thinking = reasoning(body, traits, limit, notes, show=options.show_reasoning)
-    if wish.bound:
+    if plan.bound:
         thinking = thinking.without_budget(notes)
-    schema = wish.chosen.format if wish.emulates else wish.format.schema
+    schema = plan.chosen.format if plan.emulates else plan.format.schema
     config: JSONObject = {} if thinking.effort is None else {"effort": thinking.effort}
     if schema is not None:
         config["format"] = {"type": "json_schema", "schema": schema}

@@ -23,7 +23,7 @@ _TIERS = {"standard": "default", "priority": "priority"}
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ResponseOptions:
     """What the request asked for, as far as it changes the form of the answer."""
 
     #: The client's names of tools, by the upstream's, where they differ.

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from one_api.dialects.anthropic.policy import Notes, RequestOptions, refused, wrong_type
+from one_api.dialects.anthropic.policy import Notes, RequestOptions
+from one_api.dialects.checks import refused, wrong_type
 from one_api.dialects.json import JSONObject
 
 _PARAM = "web_search_options"

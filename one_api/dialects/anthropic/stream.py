@@ -23,7 +23,7 @@ from one_api.dialects.anthropic.events import (
     usages_of,
 )
 from one_api.dialects.anthropic.response import (
-    Shape,
+    ResponseOptions,
     answer_id,
     check_stop,
     ends_of_itself,
@@ -64,14 +64,14 @@ class ClaudeStream:
     """
 
     def __init__(
-        self, identity: Identity, shape: Shape | None = None, *, include_usage: bool, resumes: int = 0
+        self, identity: Identity, options: ResponseOptions | None = None, *, include_usage: bool, resumes: int = 0
     ) -> None:
         self.finished = False
         self.paused = False
         self.usage: JSONObject | None = None
         self.stop_reason: str | None = None
-        self._shape = shape or Shape()
-        self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=self._shape.legacy_functions)
+        self._options = options or ResponseOptions()
+        self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=self._options.legacy_functions)
         self._resumes = resumes
         self._started = False
         self._open = OpenBlocks()
@@ -87,7 +87,7 @@ class ClaudeStream:
         self._said_usage: JSONObject = {}
         self._earlier_usage: JSONObject | None = None
         self._stop_details: Any = None
-        self._text = AnswerText(self._writer, self._shape)
+        self._text = AnswerText(self._writer, self._options)
         #: The block whose text the events of the present frame add to.
         self._framed: Block | None = None
         self._json_said = False
@@ -104,7 +104,7 @@ class ClaudeStream:
     @property
     def calls(self) -> tuple[tuple[str, str, str], ...]:
         """The tool calls that the client was given: id (none in the deprecated form), name, arguments."""
-        nameless = self._shape.legacy_functions
+        nameless = self._options.legacy_functions
         return tuple(("" if nameless else call.id, call.name, "".join(call.pieces)) for call in self._writer.calls)
 
     @property
@@ -221,7 +221,7 @@ class ClaudeStream:
             self._blocks.append(block)
         if block.kind == "tool_use":
             return chunks + self._open_call(block)
-        chunks += self._writer.open(None if block.kind == "text" and self._shape.forced_tool else "")
+        chunks += self._writer.open(None if block.kind == "text" and self._options.forced_tool else "")
         if block.kind == "text":
             given = start.get("citations")
             block.citations += [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
@@ -314,15 +314,15 @@ class ClaudeStream:
         name, call_id = block.start["name"], block.start["id"]
         if not name:
             raise InvalidAnswer("a tool call has no name")
-        if name == self._shape.json_tool:
+        if name == self._options.json_tool:
             return self._writer.open("")
         chunks = self._writer.open(None) + self._text.end()
         if not call_id or call_id in self._call_ids:
             call_id = own_call_id(self._writer.identity.id, len(self._writer.calls))
             block.start = {**block.start, "id": call_id}
         self._call_ids.add(call_id)
-        shown = self._shape.names.get(name, name)
-        kind = "custom" if shown in self._shape.custom_tools else "function"
+        shown = self._options.names.get(name, name)
+        kind = "custom" if shown in self._options.custom_tools else "function"
         block.call, opening = self._writer.call(call_id, shown, kind)
         return chunks + opening
 
@@ -359,7 +359,7 @@ class ClaudeStream:
             return self._close_call(block)
         if block.kind in ("thinking", "redacted_thinking") and kept is not None:
             return self._writer.thinking_block(kept)
-        if block.kind != "text" and kept is not None and self._shape.provider_blocks:
+        if block.kind != "text" and kept is not None and self._options.provider_blocks:
             self._extras.provider_blocks.append(kept)
         for citation in block.citations:
             self._extras.cite(citation, block.at, self._writer.length)
@@ -376,7 +376,7 @@ class ClaudeStream:
 
     def _finish(self) -> list[JSONObject]:
         chunks = self._writer.open("") + self._text.end()
-        asked = self._shape.json_object and not self._writer.calls and ends_of_itself(self.stop_reason)
+        asked = self._options.json_object and not self._writer.calls and ends_of_itself(self.stop_reason)
         if asked and not is_json_object(self._writer.text):
             raise UnfitAnswer("the model has not answered with a JSON object; give a JSON schema to hold it to one")
         chunks += self._extras.chunks(self._writer)

@@ -51,7 +51,7 @@ def apply_choice(body: JSONObject) -> tuple[JSONObject, bool]:
 def _forced(body: JSONObject, tools: list[JSONObject]) -> JSONObject:
     """Return ``body`` constrained to a call of one of ``tools``."""
     kept = {key: value for key, value in body.items() if key not in _REPLACED}
-    return kept | {"messages": _told(body["messages"], tools), **_held_to(tools)}
+    return kept | {"messages": _with_tools_explained(body["messages"], tools), **_held_to(tools)}
 
 
 def _held_to(tools: list[JSONObject]) -> JSONObject:
@@ -122,7 +122,7 @@ def _moved(schema: Any, place: str) -> Any:
     return moved
 
 
-def _told(messages: list[JSONObject], tools: list[JSONObject]) -> list[JSONObject]:
+def _with_tools_explained(messages: list[JSONObject], tools: list[JSONObject]) -> list[JSONObject]:
     """Return the conversation with the tools explained in its system message.
 
     In words with which SmolLM2-135M chose right in 7 cases of 8; with the bare schemas it was 5.

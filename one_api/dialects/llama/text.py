@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from one_api.dialects.checks import missing
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_values, given_in, stop_strings, wrong_type
 from one_api.dialects.llama.request import Model
@@ -108,7 +109,7 @@ def _prompts_in(given: JSONObject) -> list[Prompt]:
     """Return the prompts: one, or each entry of an array that is not itself an array of token ids."""
     prompt = given.get("prompt")
     if prompt is None:
-        raise InvalidRequest("Missing required parameter: `prompt`.", param="prompt", code="missing_required_parameter")
+        raise missing("prompt")
     prompts: list[Any] = prompt if isinstance(prompt, list) and prompt and not _is_token(prompt[0]) else [prompt]
     if not all(isinstance(each, str) or _is_tokens(each) for each in prompts):
         raise wrong_type("prompt", "a string, strings, token ids, or arrays of token ids")

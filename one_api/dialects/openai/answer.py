@@ -7,7 +7,6 @@ from typing import Any
 from one_api.dialects import json
 from one_api.dialects.characters import all_whole
 from one_api.dialects.frames import FramedReader, Item, chunks_of
-from one_api.dialects.json import JSONObject
 from one_api.dialects.json_steps import Steps
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.response import Identity, normalise
@@ -18,24 +17,6 @@ from one_api.dialects.sse import EventReader, EventTooLarge
 #: How much of a body of events is read in one step, in bytes.
 _STEP_BYTES = 8 * 1024
 _BEGINS_JSON = re.compile(rb'(?:\xef\xbb\xbf)?\s*[\[{"]')
-
-
-def read_answer(
-    data: bytes,
-    identity: Identity,
-    *,
-    choices: int = 1,
-    tools: Collection[str] = (),
-    decoded: Any = None,
-) -> JSONObject:
-    """Return the completion that the body of an answer holds, in one go; see ``read_in_steps``."""
-    steps = read_in_steps(data, identity, choices=choices, tools=tools, decoded=decoded)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            answer: JSONObject = done.value
-            return answer
 
 
 def read_in_steps(

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 from msgspec import Struct
 
 from one_api.contract import Kind
-from one_api.dialects.json import JSONObject, kind_of
+from one_api.dialects.checks import missing, not_among, wrong_type
+from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.errors import InvalidRequest
 
@@ -117,9 +118,7 @@ def _check_messages(body: JSONObject) -> None:
     """Check types, roles and parts, and that tool calls and their results pair up."""
     messages = body.get("messages")
     if messages is None:
-        raise InvalidRequest(
-            "Missing required parameter: `messages`.", param="messages", code="missing_required_parameter"
-        )
+        raise missing("messages")
     if not isinstance(messages, list):
         raise wrong_type("messages", "an array of messages", messages)
     if not messages:
@@ -144,13 +143,11 @@ def _check_message(message: Any, where: str) -> str:
         raise wrong_type(where, "an object", message)
     role = message.get("role")
     if role is None:
-        raise InvalidRequest(
-            f"Missing required parameter: `{where}.role`.", param=f"{where}.role", code="missing_required_parameter"
-        )
+        raise missing(f"{where}.role")
     if not isinstance(role, str):
         raise wrong_type(f"{where}.role", "a string", role)
     if role not in ROLES:
-        raise _not_among(f"{where}.role", role, ROLES)
+        raise not_among(f"{where}.role", role, ROLES)
     content = message.get("content")
     if isinstance(content, list):
         for j, part in enumerate(content):
@@ -165,14 +162,14 @@ def _check_part(part: Any, where: str) -> None:
         raise wrong_type(where, "an object", part)
     kind = part.get("type")
     if not isinstance(kind, str) or kind not in PART_TYPES:
-        raise _not_among(f"{where}.type", kind, PART_TYPES)
+        raise not_among(f"{where}.type", kind, PART_TYPES)
 
 
 def _check_tool_result(message: JSONObject, i: int, answerable: set[str]) -> None:
     call_id = message.get("tool_call_id")
     where = f"messages[{i}].tool_call_id"
     if call_id is None:
-        raise InvalidRequest(f"Missing required parameter: `{where}`.", param=where, code="missing_required_parameter")
+        raise missing(where)
     if not isinstance(call_id, str):
         raise wrong_type(where, "a string", call_id)
     if call_id not in answerable:
@@ -197,19 +194,3 @@ def _refuse_unanswered(pending: dict[str, int]) -> None:
             f"Unanswered: {', '.join(call_id[:64] for call_id in list(pending)[:10])}",
             param=f"messages.[{next(iter(pending.values()))}].role",
         )
-
-
-def wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
-    """Return the error for a value that is not of the type that is ``expected``."""
-    return InvalidRequest(
-        f"Invalid type for `{param}`: expected {expected}, but got {kind_of(got)}.", param=param, code="invalid_type"
-    )
-
-
-def _not_among(param: str, got: Any, known: tuple[str, ...]) -> InvalidRequest:
-    shown = f"'{got[:64]}'" if isinstance(got, str) else kind_of(got)
-    return InvalidRequest(
-        f"Invalid value for `{param}`: {shown}. Supported values are: {', '.join(known)}.",
-        param=param,
-        code="invalid_value",
-    )

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from one_api.contract import Kind, Usage
 from one_api.dialects import json
+from one_api.dialects.checks import missing, wrong_type
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.chat_request import model_in, wrong_type
+from one_api.dialects.openai.chat_request import model_in
 from one_api.dialects.payloads import InvalidAnswer, UnfitAnswer, check_error
 from one_api.errors import InvalidRequest
 
@@ -104,7 +105,7 @@ def _inputs_in(body: JSONObject) -> list[Input]:
     """Return what is to be embedded, one entry for each vector."""
     value = body.get("input")
     if value is None:
-        raise InvalidRequest("Missing required parameter: `input`.", param="input", code="missing_required_parameter")
+        raise missing("input")
     if isinstance(value, str):
         inputs: list[Any] = [value]
     elif isinstance(value, list):

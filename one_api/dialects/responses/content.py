@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from one_api.dialects.checks import missing, not_among, refused, text_of, wrong_type
 from one_api.dialects.json import JSONObject
-from one_api.dialects.responses.checks import missing, not_among, refused, text_of, wrong_type
 
 PART_TYPES = ("input_text", "output_text", "text", "input_image", "input_file", "input_audio", "refusal")
 _TEXTS = ("input_text", "output_text", "text")

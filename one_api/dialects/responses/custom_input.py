@@ -26,7 +26,7 @@ class CustomInput:
         #: What is not read yet.
         self._left = ""
         self._all: list[str] = []
-        self._told: list[str] = []
+        self._pieces: list[str] = []
         self._joiner = TextJoiner()
         self._state = "opening"
 
@@ -41,23 +41,23 @@ class CustomInput:
                 self._state = "odd"
         elif self._state == "text":
             self._left += piece
-        return self._tell(self._read()) if self._state == "text" else ""
+        return self._take(self._read()) if self._state == "text" else ""
 
     def end(self) -> str:
         """Return what is still missing of the input once all pieces have come."""
         if self._state in ("text", "closed"):
-            self._told.append(self._joiner.rest(""))
-            return self._told[-1]
-        return self._tell(_of_odd("".join(self._all)))
+            self._pieces.append(self._joiner.rest(""))
+            return self._pieces[-1]
+        return self._take(_of_odd("".join(self._all)))
 
     @property
     def text(self) -> str:
         """The input so far."""
-        return "".join(self._told)
+        return "".join(self._pieces)
 
-    def _tell(self, text: str) -> str:
+    def _take(self, text: str) -> str:
         text = self._joiner.join("", text)
-        self._told.append(text)
+        self._pieces.append(text)
         return text
 
     def _read(self) -> str:

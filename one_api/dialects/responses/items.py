@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from one_api.dialects import json
+from one_api.dialects.checks import list_of, not_among, refused, text_of, wrong_type
 from one_api.dialects.json import JSONObject
-from one_api.dialects.responses.checks import list_of, not_among, refused, text_of, wrong_type
 from one_api.dialects.responses.content import parts_of, simplified, split_output
 from one_api.dialects.responses.tools import ToolTable
 

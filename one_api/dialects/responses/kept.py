@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from one_api.dialects import json
+from one_api.dialects.checks import not_among, refused
 from one_api.dialects.json import JSONObject
-from one_api.dialects.responses.checks import not_among, refused
 
 #: A conversation of more responses than this cannot be gone on from.
 MAX_LINKS = 1000

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from one_api.dialects.checks import list_of, missing, not_among, object_of, refused, text_of, wrong_type
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.parameter_names import IN_RESPONSES, refuse_foreign
-from one_api.dialects.responses.checks import list_of, missing, not_among, object_of, refused, text_of, wrong_type
 from one_api.dialects.responses.items import InputReader
 from one_api.dialects.responses.tools import ToolTable
 from one_api.errors import InvalidRequest

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from one_api.dialects.checks import list_of, not_among, refused, text_of, wrong_type
 from one_api.dialects.json import JSONObject
-from one_api.dialects.responses.checks import list_of, not_among, refused, text_of, wrong_type
 
 Kind: TypeAlias = Literal["function", "custom", "tool_search"]
 

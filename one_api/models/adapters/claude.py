@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import os
-import time
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime
@@ -15,14 +13,13 @@ from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects import json
 from one_api.dialects.anthropic.models import ModelTraits, corrected, entry_of, traits_of
 from one_api.dialects.anthropic.request import RequestOptions, Translated, translate
-from one_api.dialects.anthropic.response import Shape
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.openai.response import Identity
-from one_api.errors import InvalidRequest, UpstreamTimeout
+from one_api.errors import InvalidRequest
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
 from one_api.serving.tasks import abandon
+from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import ClaudeConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
@@ -31,7 +28,9 @@ from one_api.upstream.choices import ChoicesStream
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, MAX_MODELS, entries_of
 from one_api.upstream.errors import Reports
+from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.foreign import whole
+from one_api.upstream.identity import new_identity
 from one_api.upstream.limit_headers import claude_headers
 from one_api.upstream.native_messages import NativeMessages
 from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
@@ -65,7 +64,7 @@ class ClaudeAdapter(RemoteAdapter):
         reports = replace(
             reports or Reports(name, Scrubber(secrets_in(config), addresses_in(config))),
             keep_529=config.keep_529,
-            client_headers=claude_headers,
+            select_headers=claude_headers,
         )
         upstream = Upstream(
             base_url,
@@ -118,11 +117,8 @@ class ClaudeAdapter(RemoteAdapter):
             return await self._native.complete(request.native, request.model, context)
         limit_s = self._config.timeouts.total_s
         opened = await self._opening(request, context, include_usage=True)
-        try:
-            async with asyncio.timeout(limit_s):
-                return await _whole(await opened)
-        except TimeoutError:
-            raise UpstreamTimeout(f"The upstream did not send the answer within {limit_s:g} s.") from None
+        with NamedErrors("the answer", limit_s), Deadline(limit_s):
+            return await _whole(await opened)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``complete``."""
@@ -178,12 +174,11 @@ class ClaudeAdapter(RemoteAdapter):
 
     async def _open(self, translated: Translated, context: AttemptContext, *, include_usage: bool) -> MessageStream:
         model = translated.body["model"]
-        identity = Identity(f"chatcmpl-{os.urandom(16).hex()}", int(time.time()), model)
         stream = await open_message(
             partial(self._upstream.post_stream, "/v1/messages", context),
             translated.body,
-            identity,
-            _shape(translated, self._config),
+            new_identity(model),
+            replace(translated.response, provider_blocks=self._config.provider_blocks),
             include_usage=include_usage,
         )
         stream.on_end = partial(self._replay.keep_turn, context.scope, model)
@@ -214,20 +209,6 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
         long_cache=config.long_cache,
         web_search=config.web_search,
         file_ids=config.file_ids,
-    )
-
-
-def _shape(translated: Translated, config: ClaudeConfig) -> Shape:
-    return Shape(
-        names=translated.names,
-        custom_tools=translated.custom_tools,
-        stops=translated.stops,
-        json_tool=translated.json_tool,
-        forced_tool=translated.forced_tool,
-        unfence=translated.unfence,
-        json_object=translated.json_object,
-        legacy_functions=translated.legacy_functions,
-        provider_blocks=config.provider_blocks,
     )
 
 

@@ -6,7 +6,6 @@ asked for a stream, because only then does it notice that its client has left.
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -27,10 +26,11 @@ from one_api.dialects.openai.request import Quirks, prepare
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.text_completion import TextAssembler, TextRequest
 from one_api.dialects.payloads import InvalidAnswer
-from one_api.engine.client import Answer, EngineClient, TextAnswer
-from one_api.engine.files import EngineFailed, default_run_dir, find_engine, slot_context
+from one_api.engine.client import EngineAnswer, EngineClient, TextAnswer
+from one_api.engine.files import EngineFailed, default_run_dir, find_engine
 from one_api.engine.gguf import ModelFile, discover
 from one_api.engine.process import engine_settings
+from one_api.engine.settings import slot_context
 from one_api.engine.supervisor import EngineSupervisor
 from one_api.errors import InvalidRequest, UpstreamBroken, UpstreamOverloaded, UpstreamUnfit, UpstreamUnsuitable
 from one_api.models.adapters.base import RequestAdapter
@@ -41,6 +41,7 @@ from one_api.upstream.batches import embed_in_parts
 from one_api.upstream.choices import ChoicesStream, OpenedLater
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
+from one_api.upstream.identity import new_identity
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ class LocalModelAdapter(RequestAdapter):
             return None  # the client gets that error when it asks for an answer
         body, forced = apply_choice(checked.body)
         body = prepare(body | {"model": file.id}, _QUIRKS)
-        answer = Answer(Identity("", 0, request.model), include_usage=False, forced=forced)
+        answer = EngineAnswer(Identity("", 0, request.model), include_usage=False, forced=forced)
         return await self._client(file).count(context, body, answer)
 
     async def complete_text(self, request: TextRequest, context: AttemptContext) -> JSONObject:
@@ -189,7 +190,7 @@ class LocalModelAdapter(RequestAdapter):
         file = self._existing(request.model)
         checked = read_text_request(request.body, self._model(file))
         context.warnings += checked.dropped
-        identity = Identity(f"cmpl-{uuid.uuid4().hex}", int(time.time()), request.model)
+        identity = new_identity(request.model, "cmpl")
         answer, client = TextAnswer(identity, logprobs=checked.logprobs), self._client(file)
 
         async def open_one(index: int) -> ChunkStream:
@@ -262,8 +263,8 @@ class LocalModelAdapter(RequestAdapter):
         """Return the stream of all choices, once the first event has arrived."""
         body, forced = apply_choice(request.body)
         body = prepare(body | {"model": file.id}, _QUIRKS)
-        identity = Identity(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
-        answer = Answer(identity, include_usage=include_usage, forced=forced, top_logprobs=request.top_logprobs)
+        identity = new_identity(model)
+        answer = EngineAnswer(identity, include_usage=include_usage, forced=forced, top_logprobs=request.top_logprobs)
         client = self._client(file)
 
         async def open_one(index: int) -> ChunkStream:

@@ -1,15 +1,12 @@
 """The adapter for any server that speaks OpenAI's Chat Completions dialect."""
 
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar
 
-from one_api.contract import DOORS, ByteStream, Call, ChunkStream, ModelInfo
+from one_api.contract import DOORS, ByteStream, ChunkStream, ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai import text_completion
@@ -20,12 +17,10 @@ from one_api.dialects.openai.kinds import kinds_in
 from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.reasoning_names import ReasoningNames, name_in_body, other_name
 from one_api.dialects.openai.request import Quirks, prepare
-from one_api.dialects.openai.response import Identity
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.openai.text_completion import TextRequest, TextStream
-from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from one_api.dialects.responses.outbound.native import has_custom_tools
-from one_api.errors import UpstreamBroken, UpstreamRejected, UpstreamUnsuitable
+from one_api.errors import UpstreamRejected, UpstreamUnsuitable
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
 from one_api.serving.fairness import in_turns
@@ -36,6 +31,7 @@ from one_api.upstream.batches import MAX_VECTORS_BYTES, embed_in_parts
 from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, entries_of
 from one_api.upstream.errors import Reports
+from one_api.upstream.identity import new_identity
 from one_api.upstream.responses_api import ResponsesAPI
 from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
 
@@ -104,9 +100,9 @@ class OpenAIAdapter(RemoteAdapter):
         decoded = await decode_large(answer)
         self._reasoning.learn(request.model, name_in_body(answer, decoded))
         reading = read_in_steps(
-            answer, _identity(request), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
+            answer, new_identity(request.model), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
         )
-        with self._named(context):
+        with self._reports.for_attempt(context).faults_named():
             return await in_turns(reading)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
@@ -118,7 +114,7 @@ class OpenAIAdapter(RemoteAdapter):
 
         async def post(body: JSONObject) -> ChunkStream:
             translator = OpenAIStream(
-                _identity(request),
+                new_identity(request.model),
                 include_usage=request.include_usage,
                 choices=_choices_of(request),
                 tools=_tools_of(request),
@@ -139,14 +135,14 @@ class OpenAIAdapter(RemoteAdapter):
         body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
         answer = await self._upstream.post("/completions", context, body)
         decoded = await decode_large(answer)
-        with self._named():
-            return text_completion.read_answer(answer, _identity(request, "cmpl"), decoded)
+        with self._reports.faults_named():
+            return text_completion.read_answer(answer, new_identity(request.model, "cmpl"), decoded)
 
     async def stream_text(self, request: TextRequest, context: AttemptContext) -> ChunkStream:
         """See ``BaseModelAdapter``."""
         body = text_completion.prepare(request, stream_usage=self._config.stream_usage)
         translator = TextStream(
-            _identity(request, "cmpl"), include_usage=request.include_usage, choices=request.choices
+            new_identity(request.model, "cmpl"), include_usage=request.include_usage, choices=request.choices
         )
         return await self._upstream.post_stream("/completions", context, body, translator)
 
@@ -169,22 +165,12 @@ class OpenAIAdapter(RemoteAdapter):
 
     async def _post_inputs(self, context: AttemptContext, part: EmbeddingRequest) -> RawAnswer:
         data = await self._upstream.post("/embeddings", context, part.body, max_bytes=MAX_VECTORS_BYTES)
-        with self._named():
+        with self._reports.faults_named():
             return RawAnswer.read(data, len(part.inputs))
 
     async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """See ``BaseModelAdapter``."""
         return await self._upstream.forward(request, context)
-
-    @contextmanager
-    def _named(self, context: AttemptContext | None = None) -> Iterator[None]:
-        """Turn what is wrong with an answer into our errors."""
-        try:
-            yield
-        except ErrorPayload as error:
-            raise self._reports.for_attempt(context).error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
     async def _send(self, request: ChatRequest, post: Callable[[JSONObject], Awaitable[T]]) -> T:
         """Send ``request``; once more when the upstream refuses the client's word for reasoning, and has another."""
@@ -198,10 +184,6 @@ class OpenAIAdapter(RemoteAdapter):
         answer = await post(prepare(request.body, self._quirks, other))
         self._reasoning.learn(request.model, other)
         return answer
-
-
-def _identity(request: Call, prefix: str = "chatcmpl") -> Identity:
-    return Identity(f"{prefix}-{random.getrandbits(128):032x}", int(time.time()), request.model)
 
 
 def _choices_of(request: ChatRequest) -> int:

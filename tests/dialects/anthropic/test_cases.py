@@ -114,7 +114,7 @@ def test_83_no_parameters_and_a_bad_name() -> None:
 
     (tool,) = made.body["tools"]
     assert tool["input_schema"] == {"type": "object", "properties": {}}
-    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,128}", tool["name"]) and made.names[tool["name"]] == "a.b/c"
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,128}", tool["name"]) and made.response.names[tool["name"]] == "a.b/c"
 
 
 def test_85_no_reasoning() -> None:
@@ -134,7 +134,7 @@ def test_87_xhigh_on_opus_4_6() -> None:
 def test_89_a_json_object_is_to_be_bared() -> None:
     made = translated(response_format={"type": "json_object"})
 
-    assert (made.unfence, made.json_object) == (True, True)
+    assert (made.response.unfence, made.response.json_object) == (True, True)
 
 
 def test_91_two_answers() -> None:

@@ -38,7 +38,7 @@ def test_a_schema_is_the_upstreams_own_format(model: str, is_strict: bool | None
     made = translated(response_format=form(SCHEMA, strict=is_strict), model=model)
 
     assert made.body["output_config"]["format"] == {"type": "json_schema", "schema": CLOSED}
-    assert (made.json_tool, made.unfence, made.warnings) == (None, False, ())
+    assert (made.response.json_tool, made.response.unfence, made.warnings) == (None, False, ())
     assert "tools" not in made.body
 
 
@@ -62,7 +62,7 @@ def test_an_older_model_answers_through_a_tool(is_strict: bool) -> None:
     (tool,) = made.body["tools"]
     assert (tool["name"], tool["input_schema"]) == ("json_answer", SCHEMA)
     assert made.body["tool_choice"] == {"type": "tool", "name": "json_answer", "disable_parallel_tool_use": True}
-    assert (made.json_tool, made.warnings) == ("json_answer", ())
+    assert (made.response.json_tool, made.warnings) == ("json_answer", ())
 
 
 def test_that_tool_stands_beside_real_ones_and_has_a_name_of_its_own() -> None:
@@ -74,14 +74,14 @@ def test_that_tool_stands_beside_real_ones_and_has_a_name_of_its_own() -> None:
         made = translated(response_format=form(SCHEMA), model=OLD, tools=tools, tool_choice=choice)
 
         assert [tool["name"] for tool in made.body["tools"]] == ["json_answer", "f", "json_answer_2"]
-        assert (made.json_tool, made.body["tool_choice"]) == ("json_answer_2", found)
+        assert (made.response.json_tool, made.body["tool_choice"]) == ("json_answer_2", found)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
 def test_a_forced_call_has_no_text_to_be_formed(choice: Any) -> None:
     made = translated(response_format=form(SCHEMA), model=OLD, tools=[function("f")], tool_choice=choice)
 
-    assert made.json_tool is None
+    assert made.response.json_tool is None
     assert made.body["tool_choice"]["type"] in ("any", "tool")
 
 
@@ -97,7 +97,7 @@ def test_a_strict_schema_beyond_the_upstreams_is_a_tool_where_one_can_be_forced(
     made = translated(response_format=form(schema, strict=True), model=OPUS)
 
     assert made.body["tools"][0]["input_schema"] == schema
-    assert made.json_tool == "json_answer"
+    assert made.response.json_tool == "json_answer"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_else_the_model_is_only_asked(schema: Any, model: str) -> None:
 
     said = JSON_SCHEMA + json.encode(schema or {}).decode()
     assert made.body["system"] == [text("S"), text(said)]
-    assert (made.unfence, made.json_object, made.warnings) == (True, False, ("response_format",))
+    assert (made.response.unfence, made.response.json_object, made.warnings) == (True, False, ("response_format",))
     assert "output_config" not in made.body and "tools" not in made.body
     strict = refusal(response_format=form(schema), model=model, options={"strict": True})
     assert strict == ("response_format", "unsupported_value")
@@ -126,7 +126,7 @@ def test_a_json_object_is_asked_for_at_the_end_of_system() -> None:
     made = translated(system("S"), user("Hi"), response_format={"type": "json_object"})
 
     assert made.body["system"] == [text("S"), text(JSON_OBJECT)]
-    assert (made.unfence, made.json_object, made.warnings) == (True, True, ("response_format",))
+    assert (made.response.unfence, made.response.json_object, made.warnings) == (True, True, ("response_format",))
     assert refusal(response_format={"type": "json_object"}, options={"strict": True}) == (
         "response_format",
         "unsupported_value",
@@ -136,7 +136,7 @@ def test_a_json_object_is_asked_for_at_the_end_of_system() -> None:
 def test_a_json_object_that_the_client_begins_itself_is_not_looked_at() -> None:
     made = translated(user("Hi"), assistant("{"), response_format={"type": "json_object"})
 
-    assert (made.unfence, made.json_object) == (True, False)
+    assert (made.response.unfence, made.response.json_object) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from one_api.dialects import json
-from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
 from tests.dialects.anthropic.test_stream import SEVERAL, Told, call, tell
 from tests.dialects.recorded import every_cut
@@ -104,12 +104,12 @@ TEXT = {
 }  # fmt: skip
 
 
-def assert_same_however_cut(stream: bytes, shape: Shape | None = None) -> Told:
+def assert_same_however_cut(stream: bytes, options: ResponseOptions | None = None) -> Told:
     """Read a stream whole and cut at every byte; return what it amounts to."""
-    whole = tell(stream, shape)
+    whole = tell(stream, options)
     assert whole.stream.finished
     for cuts in every_cut(len(stream), SEVERAL):
-        assert tell(stream, shape, cuts).completion == whole.completion, cuts
+        assert tell(stream, options, cuts).completion == whole.completion, cuts
     return whole
 
 
@@ -239,16 +239,16 @@ def test_input_that_belongs_to_no_call_is_an_error(events: list[dict[str, Any]])
 
 
 def test_a_custom_tool_whose_input_is_a_json_text() -> None:
-    shape = Shape(custom_tools=frozenset({"f"}))
+    options = ResponseOptions(custom_tools=frozenset({"f"}))
 
-    told = tell(raw(begin(tool(input='{"input":"x = 1"}')), close(), *END_OF_CALLS), shape)
+    told = tell(raw(begin(tool(input='{"input":"x = 1"}')), close(), *END_OF_CALLS), options)
 
     assert told.message["tool_calls"][0]["custom"] == {"name": "f", "input": "x = 1"}
 
 
 @pytest.mark.parametrize("events", [[begin(tool(input=ARGUMENTS))], [begin(tool()), part('"{\\"a\\":1}"')]])
 def test_content_that_is_the_input_of_a_tool_as_a_json_text(events: list[dict[str, Any]]) -> None:
-    told = tell(raw(*events, close(), *END_OF_CALLS), Shape(json_tool="f"))
+    told = tell(raw(*events, close(), *END_OF_CALLS), ResponseOptions(json_tool="f"))
 
     assert (told.message["content"], told.reason) == (ARGUMENTS, "stop")
 

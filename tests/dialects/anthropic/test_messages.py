@@ -93,12 +93,6 @@ def test_after_tool_results_it_stands_behind_them() -> None:
     assert turns(*history, model=OPUS)[-1] == system([text("A")])
 
 
-def test_the_mark_is_the_operators() -> None:
-    found = turns(HI, system("A"), options={"system_marker": ("[", "]")})
-
-    assert found == [user([text("Hi"), text("[A]")])]
-
-
 def test_strict_refuses_a_system_message_out_of_place() -> None:
     assert refusal(HI, system("A"), options={"strict": True}) == ("messages[1].role", "unsupported_value")
     assert translated(HI, system("A"), model=OPUS, options={"strict": True}).warnings == ()
@@ -279,9 +273,9 @@ def test_what_cannot_be_read_is_refused(messages: list[Any], param: str, code: s
 
 
 def test_a_history_that_starts_with_the_assistant_gets_a_user_turn() -> None:
-    made = translated(system("S"), assistant("Yo"), user("Go"), options={"first_user_turn": "Start"})
+    made = translated(system("S"), assistant("Yo"), user("Go"))
 
-    assert made.body["messages"][0] == user([text("Start")])
+    assert made.body["messages"][0] == user([text("Continue the conversation below.")])
     assert made.warnings == ("messages",)
     assert refusal(assistant("Yo"), HI, options={"strict": True}) == ("messages[0].role", "unsupported_value")
 

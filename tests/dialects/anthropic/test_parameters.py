@@ -145,7 +145,7 @@ def test_sampling_must_be_a_number_in_range(fields: Any, code: str) -> None:
 def test_stop_strings_are_sent_or_looked_for(stop: Any, found: Any, blank: tuple[str, ...]) -> None:
     made = translated(stop=stop)
 
-    assert (made.body.get("stop_sequences"), made.stops, made.warnings) == (found, blank, ())
+    assert (made.body.get("stop_sequences"), made.response.stops, made.warnings) == (found, blank, ())
 
 
 @pytest.mark.parametrize("stop", [5, [5], {"a": 1}, [["a"]]])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from one_api.dialects import json
-from one_api.dialects.anthropic.response import Shape
+from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.anthropic.stream import ClaudeStream
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.response import Identity
@@ -62,9 +62,9 @@ class Told:
         return [each["delta"] for chunk in self.chunks for each in chunk["choices"] if each["delta"]]
 
 
-def tell(raw: bytes, shape: Shape | None = None, cuts: Iterable[int] = (), *, usage: bool = True) -> Told:
+def tell(raw: bytes, options: ResponseOptions | None = None, cuts: Iterable[int] = (), *, usage: bool = True) -> Told:
     """Read a stream that arrives in the pieces between `cuts`, as the adapter does."""
-    told, events = Told(ClaudeStream(OURS, shape, include_usage=usage)), EventReader()
+    told, events = Told(ClaudeStream(OURS, options, include_usage=usage)), EventReader()
     inner = sorted(cuts)
     for start, end in zip([0, *inner], [*inner, len(raw)], strict=True):
         for event in events.feed(raw[start:end]):
@@ -75,9 +75,9 @@ def tell(raw: bytes, shape: Shape | None = None, cuts: Iterable[int] = (), *, us
     return told
 
 
-def of(*blocks: Any, shape: Shape | None = None, **message: Any) -> Told:
+def of(*blocks: Any, options: ResponseOptions | None = None, **message: Any) -> Told:
     """Tell a message of these blocks."""
-    return tell(claude_bytes(*claude_events(*blocks, **message)), shape)
+    return tell(claude_bytes(*claude_events(*blocks, **message)), options)
 
 
 def call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
@@ -104,48 +104,48 @@ WHOLE = {
         claude_events(SERVER_TOOL, text_block("The sky ", "is blue", citations=[CITATION]), text_block(".")),
         None,
     ),
-    "a blank stop string": (claude_events(text_block("one\n", "\ntwo")), Shape(stops=("\n\n",))),
+    "a blank stop string": (claude_events(text_block("one\n", "\ntwo")), ResponseOptions(stops=("\n\n",))),
     "fenced JSON": (
         claude_events(text_block("```js", 'on\n{"a"', ":1}\n", "```\n")),
-        Shape(unfence=True, json_object=True),
+        ResponseOptions(unfence=True, json_object=True),
     ),
     "the content is a tool's input": (
         claude_events(tool_block("toolu_a", "answer", '{"a"', ":1}"), stop="tool_use"),
-        Shape(json_tool="answer"),
+        ResponseOptions(json_tool="answer"),
     ),
-    "a call's arguments are the text": (claude_events(text_block('{"a"', ":1}")), Shape(forced_tool="f.g")),
+    "a call's arguments are the text": (claude_events(text_block('{"a"', ":1}")), ResponseOptions(forced_tool="f.g")),
     "a custom tool": (
         claude_events(tool_block("toolu_a", "up", '{"input":"x = ', '1"}'), stop="tool_use"),
-        Shape(names={"up": "a.b"}, custom_tools=frozenset({"a.b"})),
+        ResponseOptions(names={"up": "a.b"}, custom_tools=frozenset({"a.b"})),
     ),
     "the deprecated form": (
         claude_events(text_block("So"), tool_block("toolu_a", "f", '{"a":1}'), stop="tool_use"),
-        Shape(legacy_functions=True),
+        ResponseOptions(legacy_functions=True),
     ),
 }
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_where_a_stream_is_cut_changes_nothing(name: str) -> None:
-    events, shape = WHOLE[name]
+    events, options = WHOLE[name]
     raw = claude_bytes(*events)
-    whole = tell(raw, shape)
+    whole = tell(raw, options)
 
     assert whole.stream.finished
     for cuts in every_cut(len(raw), SEVERAL):
-        told = tell(raw, shape, cuts)
+        told = tell(raw, options, cuts)
         assert told.completion == whole.completion, cuts
         assert told.stream.blocks == whole.stream.blocks
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_stream_that_stops_early_is_never_finished(name: str) -> None:
-    events, shape = WHOLE[name]
+    events, options = WHOLE[name]
     ends = len(claude_bytes(*events[:-2]))
 
     for cut in range(0, ends, 7):
-        if shape is None or not shape.stops:
-            assert not tell(claude_bytes(*events)[:cut], shape).stream.finished
+        if options is None or not options.stops:
+            assert not tell(claude_bytes(*events)[:cut], options).stream.finished
 
 
 def test_a_text() -> None:
@@ -298,7 +298,7 @@ def test_citations_of_the_web_become_annotations_and_others_stay() -> None:
 
 @pytest.mark.parametrize("text", ["one\n\ntwo", "one\n", "\n", "a\n\n", "aab"])
 def test_an_emulated_stop_string(text: str) -> None:
-    told = of(text_block(*text), shape=Shape(stops=("\n\n", "aab")))
+    told = of(text_block(*text), options=ResponseOptions(stops=("\n\n", "aab")))
 
     expected = min((text.split(stop)[0] for stop in ("\n\n", "aab")), key=len)
     assert told.message["content"] == expected
@@ -310,7 +310,7 @@ def test_an_emulated_stop_string(text: str) -> None:
 
 def test_what_follows_an_emulated_stop_string_is_not_read() -> None:
     events = claude_events(text_block("a\n\nb"))
-    told = tell(claude_bytes(*events[:4]), Shape(stops=("\n\n",)))
+    told = tell(claude_bytes(*events[:4]), ResponseOptions(stops=("\n\n",)))
 
     assert told.stream.finished
     assert told.stream.blocks is None
@@ -332,51 +332,56 @@ def test_what_follows_an_emulated_stop_string_is_not_read() -> None:
 def test_a_fence_around_the_whole_answer_goes(text: str, expected: str, size: int) -> None:
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
 
-    assert of(text_block(*pieces), shape=Shape(unfence=True)).message["content"] == expected
+    assert of(text_block(*pieces), options=ResponseOptions(unfence=True)).message["content"] == expected
 
 
-JSON = Shape(unfence=True, json_object=True)
+JSON = ResponseOptions(unfence=True, json_object=True)
 
 
 @pytest.mark.parametrize("said", [' {"a": 1}\n', "```\n{}\n```", '{"a":' * 300 + "1" + "}" * 300])
 def test_a_json_object_that_was_asked_for(said: str) -> None:
-    assert of(text_block(said), shape=JSON).reason == "stop"
+    assert of(text_block(said), options=JSON).reason == "stop"
 
 
 @pytest.mark.parametrize("said", ["", "Sure: {}", "{} {}", '{"a":', "[1]", "```json\n{\n```", '{"a": NaN}'])
 def test_an_answer_that_is_not_the_json_object_asked_for_is_unfit(said: str) -> None:
     with pytest.raises(UnfitAnswer):
-        of(text_block(said), shape=JSON)
+        of(text_block(said), options=JSON)
 
 
 @pytest.mark.parametrize("stop", ["max_tokens", "refusal", "stop_sequence", "model_context_window_exceeded"])
 def test_an_answer_that_was_stopped_need_not_be_json(stop: str) -> None:
-    assert of(text_block('{"a":'), stop=stop, shape=JSON).message["content"] == '{"a":'
+    assert of(text_block('{"a":'), stop=stop, options=JSON).message["content"] == '{"a":'
 
 
 def test_an_answer_that_calls_a_tool_need_not_be_json() -> None:
-    assert of(text_block("See:"), tool_block("t", "f"), stop="tool_use", shape=JSON).reason == "tool_calls"
+    assert of(text_block("See:"), tool_block("t", "f"), stop="tool_use", options=JSON).reason == "tool_calls"
 
 
 def test_a_tool_whose_input_is_the_content() -> None:
-    told = of(text_block("Here:"), tool_block("t", "out", '{"a"', ":1}"), stop="tool_use", shape=Shape(json_tool="out"))
+    told = of(
+        text_block("Here:"),
+        tool_block("t", "out", '{"a"', ":1}"),
+        stop="tool_use",
+        options=ResponseOptions(json_tool="out"),
+    )
 
     assert told.message == {"role": "assistant", "content": '{"a":1}', "refusal": None}
     assert told.reason == "stop"
 
 
 def test_a_text_instead_of_the_tool_is_the_content() -> None:
-    assert of(text_block("No."), shape=Shape(json_tool="out")).message["content"] == "No."
+    assert of(text_block("No."), options=ResponseOptions(json_tool="out")).message["content"] == "No."
 
 
 def test_a_real_call_beside_the_tool_for_the_content() -> None:
-    told = of(text_block("So"), tool_block("t", "f", "{}"), stop="tool_use", shape=Shape(json_tool="out"))
+    told = of(text_block("So"), tool_block("t", "f", "{}"), stop="tool_use", options=ResponseOptions(json_tool="out"))
 
     assert (told.message["content"], told.message["tool_calls"]) == ("So", [call("t", "f", "{}")])
 
 
 def test_a_text_that_is_a_calls_arguments() -> None:
-    told = of(text_block('{"a"', ":1}"), shape=Shape(forced_tool="f.g"))
+    told = of(text_block('{"a"', ":1}"), options=ResponseOptions(forced_tool="f.g"))
 
     (made,) = told.message["tool_calls"]
     assert made["function"] == {"name": "f.g", "arguments": '{"a":1}'}
@@ -384,20 +389,20 @@ def test_a_text_that_is_a_calls_arguments() -> None:
 
 
 def test_names_are_the_clients_own() -> None:
-    told = of(tool_block("t", "a_b_1234", "{}"), stop="tool_use", shape=Shape(names={"a_b_1234": "a.b"}))
+    told = of(tool_block("t", "a_b_1234", "{}"), stop="tool_use", options=ResponseOptions(names={"a_b_1234": "a.b"}))
 
     assert told.message["tool_calls"][0]["function"]["name"] == "a.b"
 
 
 @pytest.mark.parametrize(("pieces", "expected"), [(('{"inp', 'ut":"x"}'), "x"), (('{"input":"x',), '{"input":"x')])
 def test_a_custom_call(pieces: tuple[str, ...], expected: str) -> None:
-    told = of(tool_block("t", "f", *pieces), stop="tool_use", shape=Shape(custom_tools=frozenset({"f"})))
+    told = of(tool_block("t", "f", *pieces), stop="tool_use", options=ResponseOptions(custom_tools=frozenset({"f"})))
 
     assert told.message["tool_calls"] == [{"id": "t", "type": "custom", "custom": {"name": "f", "input": expected}}]
 
 
 def test_the_deprecated_form_of_a_call() -> None:
-    told = of(tool_block("t", "f", '{"a":1}'), stop="tool_use", shape=Shape(legacy_functions=True))
+    told = of(tool_block("t", "f", '{"a":1}'), stop="tool_use", options=ResponseOptions(legacy_functions=True))
 
     assert told.message["function_call"] == {"name": "f", "arguments": '{"a":1}'}
     assert "tool_calls" not in told.message
@@ -409,13 +414,13 @@ def test_blocks_of_the_providers_own_tools() -> None:
     blocks: tuple[Any, ...] = (SERVER_TOOL, (found, []), text_block("Blue."), tool_block("toolu_a", "f"))
     call_of_search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "sky"}}
 
-    told = of(*blocks, stop="tool_use", shape=Shape(provider_blocks=True))
+    told = of(*blocks, stop="tool_use", options=ResponseOptions(provider_blocks=True))
 
     assert told.message["provider_specific"] == {"content": [call_of_search, found]}
     assert [entry["id"] for entry in told.message["tool_calls"]] == ["toolu_a"]
     assert sum("provider_specific" in delta for delta in told.deltas) == 1
     assert "provider_specific" not in of(*blocks, stop="tool_use").message
-    assert "provider_specific" not in of(text_block("Hi"), shape=Shape(provider_blocks=True)).message
+    assert "provider_specific" not in of(text_block("Hi"), options=ResponseOptions(provider_blocks=True)).message
 
 
 # Odd streams
@@ -546,10 +551,10 @@ def test_a_stream_of_nonsense_is_refused_and_nothing_else() -> None:
         return value
 
     for _ in range(1500):
-        events, shape = WHOLE[rng.choice(list(WHOLE))]
+        events, options = WHOLE[rng.choice(list(WHOLE))]
         raw = b"".join(b"data: " + json.encode(spoil(event)) + b"\n\n" for event in events)
         try:
-            told = tell(raw, shape)
+            told = tell(raw, options)
         except (ErrorPayload, InvalidAnswer):
             continue
         if told.stream.finished:

@@ -137,7 +137,7 @@ def test_a_custom_tool_is_a_function_of_one_string() -> None:
 
         schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
         assert made.body["tools"] == [{"name": "c", "description": "D", "input_schema": schema}]
-        assert made.custom_tools == {"c"}
+        assert made.response.custom_tools == {"c"}
 
 
 def test_a_custom_call_of_the_history_has_its_text_as_input() -> None:
@@ -191,9 +191,9 @@ def test_a_name_outside_the_character_set_is_translated_everywhere() -> None:
         tool_choice={"type": "function", "function": {"name": "a.b/c"}},
     )  # fmt: skip
 
-    (ours,) = made.names
+    (ours,) = made.response.names
     assert re.fullmatch(r"a_b_c_[0-9a-f]{8}", ours)
-    assert made.names == {ours: "a.b/c"}
+    assert made.response.names == {ours: "a.b/c"}
     assert [tool["name"] for tool in made.body["tools"]] == [ours, "f"]
     assert made.body["tool_choice"]["name"] == made.body["messages"][1]["content"][0]["name"] == ours
 
@@ -203,7 +203,7 @@ def test_a_legal_name_stays(name: str) -> None:
     made = translated(tools=[function(name)])
 
     assert made.body["tools"][0]["name"] == name
-    assert made.names == {}
+    assert made.response.names == {}
 
 
 @given(st.lists(st.text(min_size=1)))
@@ -331,7 +331,7 @@ def test_a_named_tool_is_emulated_by_its_schema_where_it_is_refused() -> None:
 
     schema = OBJECT | {"additionalProperties": False}
     assert made.body["output_config"] == {"format": {"type": "json_schema", "schema": schema}}
-    assert (made.body["tool_choice"], made.forced_tool) == ({"type": "none"}, "f")
+    assert (made.body["tool_choice"], made.response.forced_tool) == ({"type": "none"}, "f")
     assert [tool["input_schema"] for tool in made.body["tools"]] == [OBJECT, {"type": "object", "properties": {}}]
 
 
@@ -416,7 +416,7 @@ def test_functions_are_tools_of_which_one_is_called(choice: Any, found: JSONObje
 
     assert made.body["tools"] == [{"name": "f", "input_schema": OBJECT}]
     assert made.body["tool_choice"] == found
-    assert made.legacy_functions
+    assert made.response.legacy_functions
 
 
 def test_functions_are_checked_like_tools() -> None:
@@ -424,7 +424,7 @@ def test_functions_are_checked_like_tools() -> None:
     assert refusal(functions=[{"name": "f"}], tools=[F]) == ("functions", "invalid_value")
     assert refusal(functions=[{"name": "f"}], function_call={"name": "g"}) == ("function_call", "invalid_value")
     assert refusal(functions=[{"name": "f"}], function_call=[]) == ("function_call", "invalid_value")
-    assert not translated(tools=[F]).legacy_functions
+    assert not translated(tools=[F]).response.legacy_functions
 
 
 def test_the_clients_tools_stay_as_they_were() -> None:

@@ -6,12 +6,11 @@ import pytest
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.payloads import InvalidAnswer
 from one_api.dialects.sse import Event
-from tests.dialects.recorded import OURS, called, chunk, opened, piece, stream
+from tests.dialects.recorded import OURS, called, chunk, opened, piece, read_answer, stream
 
 
 def calls_of(*deltas: JSONObject, finish: str = "tool_calls", tools: tuple[str, ...] = ()) -> list[JSONObject]:

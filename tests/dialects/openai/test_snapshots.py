@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.payloads import InvalidAnswer
-from tests.dialects.recorded import OURS, called, chunk, opened, said, stream, translate
+from tests.dialects.recorded import OURS, called, chunk, opened, read_answer, said, stream, translate
 
 Shape = Callable[..., JSONObject]
 

@@ -9,7 +9,6 @@ from openai.types.chat import ChatCompletion
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.answer import read_answer
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.response import ErrorPayload, Identity, InvalidAnswer
 from one_api.dialects.openai.stream import OpenAIStream
@@ -23,6 +22,7 @@ from tests.dialects.recorded import (
     chunk,
     opened,
     piece,
+    read_answer,
     said,
     stream,
     translate,

@@ -6,7 +6,7 @@ from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.history import tool_input
-from one_api.dialects.anthropic.inbound.retold import events_of
+from one_api.dialects.anthropic.inbound.split import events_of
 from one_api.dialects.anthropic.response import merge_usage, usage_of
 from one_api.dialects.frames import PassingTranslator
 from one_api.dialects.json import JSONObject

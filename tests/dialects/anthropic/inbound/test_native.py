@@ -220,14 +220,14 @@ def assembled(data: bytes) -> JSONObject:
 
 def test_a_message_is_read_in_whichever_form_it_comes() -> None:
     whole = read_message(claude_bytes(*SAID))
-    retold = assembled(json.encode(whole["native"]))
+    again = assembled(json.encode(whole["native"]))
 
     assert whole["native"]["stop_reason"] == "tool_use"
     assert [block["type"] for block in whole["native"]["content"]] == [
         "thinking", "text", "redacted_thinking", "tool_use"
     ]  # fmt: skip
-    assert retold["native"] == whole["native"]
-    assert retold["usage"] == retold["counted"] == whole["usage"]
+    assert again["native"] == whole["native"]
+    assert again["usage"] == again["counted"] == whole["usage"]
 
 
 def test_a_message_whose_content_is_a_text_has_one_block() -> None:

@@ -12,7 +12,7 @@ import click
 from flask import Flask, current_app
 
 from one_api.api.service import Service
-from one_api.cli_accounts import register_account_commands
+from one_api.commands.accounts import register_account_commands
 from one_api.config import Config, ConfigError, Loaded, load, masked
 from one_api.dialects import json
 from one_api.engine.download import FetchFailed, fetch_default_model
@@ -25,6 +25,11 @@ from one_api.settings.sections import KeyConfig, key_names
 _RESTART_NEEDED, _TIMED_OUT = 3, 4
 #: Seconds between two looks at the gateway.
 _POLL_S = 0.1
+
+#: Of the commands that ask a running gateway.
+_url_option = click.option(
+    "--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured."
+)
 
 
 def register_commands(app: Flask) -> None:
@@ -60,7 +65,7 @@ def _check(strict: bool) -> None:
 
 
 @_config.command("reload")
-@click.option("--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured.")
+@_url_option
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait until every process uses it.")
 def _reload(url: str | None, timeout: float) -> None:
     """Have the running gateway take over the changed configuration, without a cut.
@@ -159,7 +164,7 @@ def _route() -> None:
 
 @_route.command("explain")
 @click.argument("model")
-@click.option("--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured.")
+@_url_option
 @click.option("--recent", default=5, show_default=True, help="How many of the last requests to show.")
 def _explain(model: str, url: str | None, recent: int) -> None:
     """Print how each deployment of MODEL looks to the running gateway, and where its last requests went.
@@ -222,14 +227,14 @@ def _cell(value: Any) -> str:
 @click.argument("message", nargs=-1)
 @click.option("--model", help="Which model to ask; by default the first that is listed.")
 @click.option("--key", "name", help="The name of the API key to use; by default the first.")
-@click.option("--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured.")
+@_url_option
 def _chat(message: tuple[str, ...], model: str | None, name: str | None, url: str | None) -> None:
     """Ask the running gateway MESSAGE, and print the answer as it comes.
 
     Without a MESSAGE each line of the input is one, until its end (Ctrl-D), and what was said before is remembered.
     """
     # Only here, so that a gateway that serves imports nothing of requests.
-    from one_api.conversation import Conversation, NoAnswer
+    from one_api.commands.conversation import Conversation, NoAnswer
 
     if message and not " ".join(message).strip():
         raise click.ClickException("the message is empty: write one, or leave it out to be asked for it")

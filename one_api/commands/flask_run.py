@@ -9,9 +9,9 @@ from click.core import ParameterSource
 from flask.cli import run_command
 from werkzeug.serving import is_running_from_reloader
 
+from one_api.commands.startup import Listening, address_problem, report
 from one_api.config import Loaded
 from one_api.settings.addresses import url_of
-from one_api.startup import Listening, address_problem, report
 
 #: How werkzeug's server logs a request.
 _REQUEST_LINE = '"%s" %s %s'

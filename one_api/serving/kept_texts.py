@@ -67,16 +67,16 @@ class KeptTexts:
         found = json.decode_object(data)
         return found["start"], found["applied"]
 
-    def ring(self) -> None:
-        """Ask every process, also one that is just starting, to load the configuration anew."""
+    def request_reload(self) -> None:
+        """Ask every process, also one that is just starting, to reload the configuration."""
         with self._locked():
-            os.pwrite(self._file, _COUNT.pack(self.rung + 1), 0)
+            os.pwrite(self._file, _COUNT.pack(self.reload_requests + 1), 0)
 
     def is_first(self, result: str) -> bool:
         """Return whether no other process has come to this result of a reload yet: one line of the log is enough."""
         if not self.is_shared:
             return True
-        mine = hashlib.sha256(f"{self.rung} {result}".encode()).digest()
+        mine = hashlib.sha256(f"{self.reload_requests} {result}".encode()).digest()
         with self._locked():
             if os.pread(self._file, _RESULT.size, _COUNT.size) == mine:
                 return False
@@ -84,8 +84,8 @@ class KeptTexts:
         return True
 
     @property
-    def rung(self) -> int:
-        """How often that was asked for."""
+    def reload_requests(self) -> int:
+        """How often a reload was asked for."""
         data = os.pread(self._file, _COUNT.size, 0)
         return int(_COUNT.unpack(data)[0]) if len(data) == _COUNT.size else 0
 
@@ -93,7 +93,9 @@ class KeptTexts:
         data = json.encode({"start": start, "applied": applied})
         with self._locked():
             (result,) = _RESULT.unpack(os.pread(self._file, _RESULT.size, _COUNT.size).ljust(_RESULT.size, b"\0"))
-            os.pwrite(self._file, _HEAD.pack(self.rung, result, len(data), hashlib.sha256(data).digest()) + data, 0)
+            os.pwrite(
+                self._file, _HEAD.pack(self.reload_requests, result, len(data), hashlib.sha256(data).digest()) + data, 0
+            )
             os.ftruncate(self._file, _HEAD.size + len(data))
 
     @contextmanager

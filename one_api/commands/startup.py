@@ -2,11 +2,8 @@
 
 import contextlib
 import errno
-import os
-import re
 import shlex
 import socket
-import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +20,7 @@ from one_api.observability.log import head_of, write_at_once
 from one_api.settings.adapters import AdapterConfig, LocalConfig, OutsideConfig
 from one_api.settings.kinds import without_secrets
 from one_api.settings.outside import type_name
+from one_api.settings.private_files import machine_warnings
 from one_api.settings.sections import AdminConfig, KeyConfig, TargetConfig, key_names, targets
 from one_api.settings.validation import Problem
 
@@ -49,7 +47,7 @@ class Listening:
 def report(loaded: Loaded, listening: Listening) -> None:
     """Print what is doubtful, and what is served, in the format of the log."""
     as_json = loaded.config.log.format == "json"
-    for warning in [*loaded.warnings, *machine_warnings(loaded)]:
+    for warning in [*loaded.warnings, *machine_warnings(loaded.files)]:
         write_at_once(warning_as_json(warning) if as_json else f"warning: {warning}", sys.stderr.fileno())
     if as_json:
         write_at_once(announcement_as_json(loaded, listening), sys.stderr.fileno())
@@ -206,33 +204,6 @@ def _model(loaded: Loaded) -> str | None:
         return default
     listed = [model for each in config.adapters.values() for model in getattr(each, "models", None) or ()]
     return next(iter([*found, *config.model_groups, *listed]), None)
-
-
-# What is doubtful about this machine
-
-
-def machine_warnings(loaded: Loaded, user: int | None = None) -> list[Problem]:
-    """Return what a careful operator would change: root as the user, and secrets that others can read.
-
-    ``user`` is the number of the user; by default that of this process.
-    """
-    found = []
-    if (os.geteuid() if user is None else user) == 0:
-        fix = "Start it as a user of its own that may read only what it needs"
-        found.append(Problem("root", "the gateway runs as root", fix))
-    for path in loaded.files:
-        with contextlib.suppress(OSError):
-            mode = path.stat().st_mode
-            if mode & stat.S_IWOTH or (mode & stat.S_IROTH and _holds_secrets(path)):
-                fix = f"Run `chmod 600 {shlex.quote(str(path))}`"
-                found.append(Problem(str(path), f"other users of this machine can use it (mode {mode & 0o777:o})", fix))
-    return found
-
-
-def _holds_secrets(path: Path) -> bool:
-    """Return whether a settings file has a secret in plain text."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return re.search(r"(?im)^[^#\n]*key[A-Z0-9_]*[\"']?\s*[=:]\s*[\"']?[^\s\"'#$,}]", text) is not None
 
 
 # The address

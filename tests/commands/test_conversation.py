@@ -7,7 +7,7 @@ import pytest
 import requests
 import responses
 
-from one_api.conversation import Conversation, NoAnswer
+from one_api.commands.conversation import Conversation, NoAnswer
 from one_api.settings.kinds import Secret
 
 URL = "http://gateway.test:8000"

@@ -11,18 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from one_api.config import Loaded, load
-from one_api.startup import (
+from one_api.commands.startup import (
     Listening,
     address_problem,
     announcement,
     announcement_as_json,
     first_request,
-    machine_warnings,
 )
-
-from .support import Gateway, free_port, run_program
-from .support.launcher import REPOSITORY
+from one_api.config import Loaded, load
+from one_api.settings.private_files import machine_warnings
+from tests.support import Gateway, free_port, run_program
+from tests.support.launcher import REPOSITORY
 
 URL = "http://127.0.0.1:8000"
 KEY = "sk-canary-7f3a9c"
@@ -221,7 +220,7 @@ def test_secrets_that_others_can_read_are_a_warning(tmp_path: Path, mode: int, t
     loaded = read(tmp_path, text)
     (tmp_path / ".env").chmod(mode)
 
-    found = [warning.where for warning in machine_warnings(loaded, user=1000)]
+    found = [warning.where for warning in machine_warnings(loaded.files, user=1000)]
 
     assert found == ([str(tmp_path / ".env")] if warned else [])
 
@@ -235,7 +234,7 @@ def test_so_they_are_in_the_yaml_file(tmp_path: Path, text: str, warned: bool) -
     loaded = read(tmp_path, f"ONE_API_CONFIG={tmp_path}/one_api.yaml\nPORT=8000", text)
     (tmp_path / ".env").chmod(0o600)
 
-    found = [warning.where for warning in machine_warnings(loaded, user=1000)]
+    found = [warning.where for warning in machine_warnings(loaded.files, user=1000)]
 
     assert found == ([str(tmp_path / "one_api.yaml")] if warned else [])
 
@@ -244,8 +243,8 @@ def test_root_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / ".env").touch(mode=0o600)
     loaded = load({"ONE_API_ENV_FILE": str(tmp_path / ".env")})
 
-    assert [warning.where for warning in machine_warnings(loaded, user=0)] == ["root"]
-    assert machine_warnings(loaded, user=1000) == []
+    assert [warning.where for warning in machine_warnings(loaded.files, user=0)] == ["root"]
+    assert machine_warnings(loaded.files, user=1000) == []
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from one_api import __version__
+from tests.api.bed import yaml
 from tests.support import run_program
-
-from .bed import yaml
 
 ROOT = Path(__file__).parents[2]
 FLASK = ("flask", "--app", "wsgi")

@@ -1,4 +1,4 @@
-"""The 400s of a Responses request, in OpenAI's words."""
+"""What is wrong with a request's values, in OpenAI's words, and the fields that are checked so."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from one_api.errors import InvalidRequest
 
 
 def refused(message: str, param: str, code: str | None = "unsupported_value") -> InvalidRequest:
-    """Return the 400 for something that cannot be done here."""
+    """Return the 400 for something that cannot be done, or cannot be said in another dialect."""
     return InvalidRequest(message, param=param, code=code)
 
 
 def wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
-    """Return the 400 for a value of another type."""
+    """Return the 400 for a value of another type than is ``expected``; the value itself is not quoted."""
     return refused(f"Invalid type for `{param}`: expected {expected}, but got {kind_of(got)}.", param, "invalid_type")
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from one_api.serving.kept import KeptTexts
+from one_api.serving.kept_texts import KeptTexts
 
 
 def test_a_process_without_a_master_of_ours_keeps_nothing() -> None:
@@ -18,12 +18,12 @@ def test_what_a_forked_process_applies_is_read_by_others() -> None:
     kept.begin({"f": "start", "gone": None})
     if (child := os.fork()) == 0:
         kept.apply({"f": "start", "gone": None}, {"f": "new" * 100_000})
-        kept.ring()
+        kept.request_reload()
         os._exit(0)
     os.waitpid(child, 0)
 
     assert kept.read() == ({"f": "start", "gone": None}, {"f": "new" * 100_000})
-    assert kept.rung == 1
+    assert kept.reload_requests == 1
 
 
 def test_half_a_text_is_none_and_the_next_one_is_read() -> None:
