@@ -13,6 +13,7 @@ from typing import Any
 
 from flask import Flask
 
+import one_api.app  # noqa: F401 - once for all workers, which start sooner
 from one_api.commands.startup import Listening, address_problem, report
 from one_api.config import ConfigError, inherits_sockets, load
 from one_api.observability.log import NonBlockingHandler
