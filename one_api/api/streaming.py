@@ -22,7 +22,7 @@ from one_api.errors import GatewayError, InternalError, InvalidRequest, Unsuppor
 from one_api.serving.current import current_globals, current_request
 from one_api.serving.events import EventBody, EventResponse
 from one_api.serving.responses import headers_of
-from one_api.serving.tasks import abandon
+from one_api.serving.tasks import abandon, ended
 from one_api.serving.timeouts import ReusableTimeout
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ async def stream_response(
     # In a context of its own: with the request's, all that it opens would keep Flask's request to the stream's end.
     opening = asyncio.create_task(stream, context=Context())
     try:
-        await asyncio.wait([opening], timeout=call.snapshot.config.server.commit_s)
+        await ended(opening, call.snapshot.config.server.commit_s)
     except asyncio.CancelledError:
         await abandon(opening)
         raise
@@ -179,7 +179,7 @@ class StreamedAnswer(EventBody):
     async def _next(self) -> bytes:
         """Return the next events; what the dialect has no event for is passed over."""
         if self._stream is None:
-            self._stream = await asyncio.shield(self._opening)
+            self._stream = self._opening.result() if self._opening.done() else await asyncio.shield(self._opening)
         stream, writer, record = self._stream, self._writer, self._call.record
         while True:
             if writer.is_stateless:

@@ -47,6 +47,8 @@ class Translator(Protocol):
     usage: JSONObject | None
     #: The end mark has come, and only usage may follow.
     is_over: bool = False
+    #: Enough has come to say what an event means, whatever its text is: from now on frames are looked for.
+    is_settled: bool = True
     #: ``add_text`` does something.
     notes_texts: ClassVar[bool] = False
 
@@ -316,7 +318,8 @@ class FramedReader:
         was_between = self._reader.is_between_events
         events = self._reader.feed(data)
         chunks = self._pass_on(events, found)
-        if len(events) == len(chunks) == 1 and was_between and self._reader.is_between_events and self._frames_left:
+        is_one = len(events) == len(chunks) == 1 and was_between and self._reader.is_between_events
+        if is_one and self._translator.is_settled and self._frames_left:
             self._frames_left -= 1
             self._frame = Frame.of(data, chunks[0], self._translator)
 

@@ -51,6 +51,11 @@ _ERROR_NAMES = frozenset({"error", "errors", "exception", "fatal", "failure", "s
 _SILENT_NAMES = frozenset({"ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive", "comment"})
 #: In the type or the name of an event that reports an error.
 _ERROR_NAME = re.compile("error|exception|fail|fatal", re.I)
+#: What OpenAI's chunks hold, and are called: one with no more than that reports no error, and says something.
+_CHUNK_FIELDS = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"}
+)  # fmt: skip
+_CHUNK = "chat.completion.chunk"
 #: Text that is no JSON and speaks of an error.
 _SPEAKS_OF_ERROR = re.compile(
     rb"\s*<(?:!doctype|html|head|body|\?xml|center|h1|title)\b|\W*(?:(?:\w*error|\w*exception|fatal|traceback"
@@ -89,6 +94,8 @@ def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
         value = _read_loosely(event.data, error)
     payload: JSONObject | None = value if type(value) is dict else _object_in(value)
     if payload is None or payload is DONE:
+        return payload
+    if payload.get("object") == _CHUNK and payload.keys() <= _CHUNK_FIELDS:
         return payload
     if "error" in payload or "base_resp" in payload or not payload.get("choices"):
         check_error(payload, is_named=by_name and _is_named(payload, event))

@@ -20,6 +20,8 @@ HEARTBEAT = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 _BOM = b"\xef\xbb\xbf"
+#: The bytes around the data of nearly every event.
+_DATA, _BLANK = b"data: ", b"\n\n"
 
 
 class EventTooLarge(ValueError):
@@ -80,6 +82,10 @@ class EventReader:
         Raises:
             EventTooLarge: when an event exceeds the bound.
         """
+        if self.is_between_events and _is_usual(received) and len(received) <= self._max_bytes:
+            self._no_blank = self._after_cr = False
+            self.blocks += 1
+            return [Event(received[len(_DATA) : -len(_BLANK)])]
         if self._after_cr and received:
             received = received.removeprefix(b"\n")
             self._after_cr = False
@@ -252,6 +258,13 @@ _BRACKETS = frozenset((b"{", b"["))
 _OPENS_LIST = re.compile(rb"\s*\[\s*(?:\{|$)")
 #: What matters in a line of JSON: brackets, quotes, and what is escaped.
 _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+
+
+def _is_usual(received: bytes) -> bool:
+    """Return whether bytes are one event that has nothing but one line of data."""
+    end = len(received) - len(_BLANK)
+    is_framed = received.startswith(_DATA) and received.endswith(_BLANK) and end > len(_DATA)
+    return is_framed and received.find(b"\n") == end and b"\r" not in received
 
 
 def _is_text(line: bytes) -> bool:

@@ -42,6 +42,7 @@ _PARTS = {
 }
 #: Where an answer reports them beside ``usage``: Gemini and servers in front of it.
 _HOLDERS = ("usageMetadata", "usage_metadata", "token_usage")
+_ELSEWHERE = frozenset({"x_groq", "timings", *_HOLDERS})
 #: Where a report holds the counts itself. Cohere: tokens, which are more than the billed_units beside them.
 _INNER = ("usage", "tokens", "token_usage", "billed_units")
 #: More tokens than this no answer takes.
@@ -88,7 +89,7 @@ def _reports_of(value: Any) -> Iterator[JSONObject]:
 
 def stands_elsewhere(payload: JSONObject) -> bool:
     """Return whether a chunk may report usage in another place than its own ``usage``, its choices left aside."""
-    return "x_groq" in payload or "timings" in payload or any(key in payload for key in _HOLDERS)
+    return not _ELSEWHERE.isdisjoint(payload)
 
 
 def _has_counts(reported: JSONObject) -> bool:

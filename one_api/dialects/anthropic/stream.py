@@ -94,7 +94,7 @@ class ClaudeStream:
         self._extras = Extras()
 
     notes_texts: ClassVar[bool] = True
-    is_over = False
+    is_over, is_settled = False, True
 
     @property
     def text(self) -> str:

@@ -13,6 +13,7 @@ from one_api.dialects.payloads import InvalidAnswer, says_nothing, wrapped_answe
 _ENVELOPE = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"})
 #: Other names of ``reasoning_content``: OpenRouter's, vLLM's, Groq's and Ollama's; Copilot's; Ollama's own dialect's.
 _REASONING = ("reasoning", "reasoning_text", "thinking")
+_OTHER_NAMES = frozenset(_REASONING)
 #: Where the reasoning stands in parts, often beside a text: OpenRouter's and MiniMax's; LiteLLM's.
 _DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
 #: Where a part of a content holds its text.
@@ -189,7 +190,7 @@ def shape_texts(holder: JSONObject, *, with_details: bool = True) -> bool:
     content = holder.get("content")
     if content is not None and not isinstance(content, str):
         _spread(holder, content)
-    if any(name in holder for name in _REASONING):
+    if not _OTHER_NAMES.isdisjoint(holder):
         _rename_reasoning(holder)
     if "reasoning_content" in holder and not isinstance(holder["reasoning_content"], str | None):
         holder["reasoning_content"] = _text_in(holder["reasoning_content"])

@@ -55,6 +55,8 @@ class OpenAIStream:
         #: Every choice has its finish reason: only usage and the end mark may follow.
         self.is_complete = False
         self.is_over = False
+        #: It is known that each piece of a choice is new, and does not hold all so far.
+        self.is_settled = False
         self.usage: JSONObject | None = None
         self._identity = identity
         self._frozen = False
@@ -213,6 +215,7 @@ class OpenAIStream:
                 state.mend(choice, self._identity.id)
             except ErrorPayload as error:
                 failure = error
+            self.is_settled = state.snapshots.repeats is False
             if state.reported is not None:
                 self.usage, state.reported = usage.merge(self.usage, state.reported), None
             if choice["finish_reason"] is not None:

@@ -81,10 +81,9 @@ class StreamChoice:
             self._mend_legacy_call(delta)
         if "tool_calls" in delta:
             self._mend_calls(delta, answer_id)
-        speaks = any(value for name, value in delta.items() if name not in _NO_CONTENT)
-        self.said = self.said or speaks
-        if speaks and self.finished:  # it was not the end
-            self.finished, self.ending = False, None
+        if (not self.said or self.finished) and any(delta[name] for name in delta.keys() - _NO_CONTENT):
+            self.said = True
+            self.finished, self.ending = False, None  # if there was an end, it was none
         if choice.get("finish_reason") is not None or "error" in choice:
             self._read_end(choice)
         else:
