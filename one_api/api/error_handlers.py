@@ -13,7 +13,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 from one_api.api.request_log import is_anthropic
 from one_api.contract import JSONObject
 from one_api.dialects.anthropic.inbound import errors as anthropic
-from one_api.dialects.responses.failure import error_of
+from one_api.dialects.responses.failure import error_of, status_of
 from one_api.errors import (
     GatewayError,
     InternalError,
@@ -41,7 +41,7 @@ class Envelope(NamedTuple):
 
 
 _ANTHROPIC = Envelope(anthropic.to_anthropic, anthropic.status_of, anthropic.headers_of)
-_RESPONSES = Envelope(lambda error, _: error_of(error))
+_RESPONSES = Envelope(lambda error, _: error_of(error), status_of)
 _OPENAI = Envelope(lambda error, _: error.to_openai())
 
 

@@ -135,3 +135,28 @@ def test_a_refused_prompt_is_a_filtered_answer(doors: MessagesBed, script: Scrip
     found = last_payload(response)
     assert found.get("response", found)["incomplete_details"] == {"reason": "content_filter"}
     assert b'"stop_reason":"refusal"' in message.body
+
+
+def gemini(*parts: Body, finish: str | None = None) -> Body:
+    """A piece of an answer, or all of one, in Gemini's own form."""
+    candidate = {"content": {"parts": list(parts), "role": "model"}, **({"finishReason": finish} if finish else {})}
+    counts = {"promptTokenCount": 5, "candidatesTokenCount": 3, "totalTokenCount": 8}
+    return {"candidates": [candidate], "usageMetadata": counts, "modelVersion": "g", "responseId": "r"}
+
+
+@pytest.mark.parametrize("path", DOORS)
+def test_an_answer_in_geminis_own_form_is_read(doors: MessagesBed, path: str, stream: bool) -> None:
+    thought, said = {"text": "Hm.", "thought": True}, [{"text": "Good "}, {"text": "day"}]
+    call = {"functionCall": {"name": "f", "args": {"a": 1}}}
+    whole, pieces = gemini(thought, *said, call, finish="STOP"), [gemini(thought), *map(gemini, said), gemini(call)]
+    script = sse(*pieces, gemini(finish="STOP"), done=False) if stream else json_reply(whole)
+
+    found = ask(doors, path, script, stream=stream)
+
+    assert found.status == 200, found.body
+    text = found.body.decode()
+    assert ("Good " in text, "day" in text, '"f"' in text) == (True, True, True)
+    assert '"candidates"' not in text
+    assert '\\"a\\":1' in text or '"a":1' in text
+    record = doors.record_of(found)
+    assert (record["error"], record["prompt_tokens"], record["finish_reason"]) == (None, 5, "tool_calls")

@@ -159,6 +159,15 @@ def test_a_model_that_is_hard_to_find_is_replaced_all_the_same(data: bytes) -> N
         assert sent.get("options", {"model": "mine"}) == {"model": "mine"}
 
 
+@pytest.mark.parametrize("answer", [{}, None])
+def test_an_answer_that_says_nothing_is_none(doors: DoorBed, answer: Any) -> None:
+    model = doors.model()
+    doors.a.on(model, json_reply(answer))
+    doors.b.on(model, json_reply(RANKED))
+
+    assert doors.call("/v1/rerank", {"model": model, "query": "q", "documents": ["a", "b"]}).json == RANKED
+
+
 def test_moderations_without_a_model_go_to_one_that_moderates(doors: DoorBed) -> None:
     assert doors.call("/v1/moderations", {"input": "x"}).status == 400
     with running_doors({"kinds": {"any-3": ["chat", "moderation"], "any-4": ["moderation"]}}) as other:

@@ -621,3 +621,15 @@ def test_an_effort_is_for_models_that_are_known_to_take_one(bed: Bed) -> None:
         answer = respond(running, "solo-1", reasoning={"effort": "low"})
         assert answer.header("x-gateway-warnings") is None
         assert running.last("solo-1").json["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize("status", [402, 429])
+def test_an_empty_account_is_nothing_to_ask_again_for(bed: Bed, stream: bool, status: int) -> None:
+    model = bed.model()
+    bed.a.on(model, error(status, {"error": {"message": "You have no credit.", "code": "insufficient_quota"}}))
+
+    answer = respond(bed, model, stream=stream)
+
+    assert (answer.status, answer.error["type"], answer.error["code"]) == (429, *["insufficient_quota"] * 2)
+    assert answer.header("x-should-retry") == "false"
+    assert bed.ask(model).error["code"] == "upstream_quota_exhausted"

@@ -224,6 +224,8 @@ def read_json(data: bytes, door: Door) -> Any:
         value = json.decode(data)
     except json.InvalidJSON as error:
         raise InvalidAnswer(f"it is not JSON: {error}") from None
+    if value is None or value == {}:
+        raise InvalidAnswer("it says nothing")
     if isinstance(value, dict) and door.fields.isdisjoint(value):
         check_error(value)
     if door.required is not None:

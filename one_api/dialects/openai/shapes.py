@@ -56,6 +56,8 @@ def _choices_elsewhere(payload: JSONObject) -> list[JSONObject]:
     _unwrap(payload)
     if isinstance(payload.get("choices"), list):
         return list(payload["choices"])
+    if isinstance(payload.get("candidates"), list):
+        return [_of_gemini(each, i) for i, each in enumerate(payload.pop("candidates")) if isinstance(each, dict)]
     if choice := _native_choice(payload):
         return [choice]
     if (
@@ -74,6 +76,28 @@ def _unwrap(payload: JSONObject) -> None:
         name, inner = found
         del payload[name]
         payload |= {key: value for key, value in inner.items() if payload.get(key) is None}
+
+
+def _of_gemini(candidate: JSONObject, position: int) -> JSONObject:
+    """Return a candidate, as Gemini's own dialect calls a choice; it is a piece of an answer, or all of it."""
+    content = candidate.get("content")
+    given = content.get("parts") if isinstance(content, dict) else None
+    parts = [part for part in given if isinstance(part, dict)] if isinstance(given, list) else []
+    texts = [part for part in parts if isinstance(part.get("text"), str)]
+    delta: JSONObject = {
+        "content": "".join(part["text"] for part in texts if part.get("thought") is not True),
+        "reasoning_content": "".join(part["text"] for part in texts if part.get("thought") is True),
+        "tool_calls": [
+            {"function": part["functionCall"]} for part in parts if isinstance(part.get("functionCall"), dict)
+        ],
+    }
+    delta = {name: value for name, value in delta.items() if value}
+    index = candidate.get("index")
+    return {
+        "index": position if index is None else index,
+        "delta": delta,
+        "finish_reason": candidate.get("finishReason"),
+    }
 
 
 def _native_choice(payload: JSONObject) -> JSONObject | None:

@@ -17,6 +17,8 @@ _CODES = {
     "content_filter": "invalid_prompt",
     "invalid_prompt": "invalid_prompt",
 }
+#: Of an account at an upstream that is empty.
+_SPENT = "upstream_quota_exhausted"
 #: With these statuses the same request fails each time.
 _FAULTS_OF_REQUESTS = (400, 413, 422)
 #: What a sentence ends with.
@@ -39,12 +41,19 @@ def failure_of(error: GatewayError) -> JSONObject:
     return {"code": code or "server_error", "message": message}
 
 
+def status_of(error: GatewayError) -> int:
+    """Return the status for clients: Codex repeats any 5xx thirty times, and no lack of quota."""
+    return 429 if error.code == _SPENT else error.status
+
+
 def error_of(error: GatewayError) -> JSONObject:
     """Return an error before any answer: as chat's, but with the names that the parameters have in this dialect."""
     body = error.to_openai()
     if is_foreign(error, IN_RESPONSES):
         return body
     found, param = body["error"], error.param
+    if error.code == _SPENT:
+        found["type"] = found["code"] = _CODES[_SPENT]
     found["message"] = with_own_names(error.message, in_responses)
     if param is None:
         return body
