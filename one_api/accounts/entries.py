@@ -9,7 +9,7 @@ from one_api.accounts.budgets import WindowKey
 from one_api.accounts.estimate import Estimate
 from one_api.accounts.ledger import LedgerRow, Refusal, charged_text, moment_ms
 from one_api.accounts.rates import Rates, by_modality
-from one_api.contract import Units, Usage
+from one_api.contract import Unit, Units, Usage
 from one_api.dialects import json
 from one_api.records import AttemptRecord, CallRecord
 
@@ -57,8 +57,8 @@ def _row(record: CallRecord, price_of: PriceOf, settlement: Settlement | None) -
     if settlement is not None:
         is_uncounted = usage is None or (rates is not None and rates.input is None)
         if cost is None and is_uncounted and (found := settlement.estimate()) is not None:
-            usage, estimated = usage or found.usage, True
-            cost = _cost(usage, units or found.units, rates)
+            usage, units, estimated = usage or found.usage, units or found.units, True
+            cost = _cost(usage, units, rates)
         if cost and status == "cancelled" and not settlement.charges_cancelled:
             cost, upstream_cost = 0, (upstream_cost or 0) + cost * bool(estimated)
         reserve, charged = settlement.reserve, charged_text(tuple(settlement.windows)) if cost else None
@@ -75,7 +75,7 @@ def _row(record: CallRecord, price_of: PriceOf, settlement: Settlement | None) -
         *_tokens(usage),
         cost,
         upstream_cost,
-        _rates_text(rates),
+        _rates_text(rates, None if units is None else units.unit),
         round((ended - record.started) * 1000),
         None if first is None else round((first - record.started) * 1000),
         len(record.attempts),
@@ -132,10 +132,13 @@ def _upstream_cost(record: CallRecord, cost: int | None, price_of: PriceOf) -> i
 
 
 @lru_cache(maxsize=4096)
-def _rates_text(rates: Rates | None) -> str | None:
+def _rates_text(rates: Rates | None, unit: Unit | None) -> str | None:
+    """Return the prices that a cost was made with; those of all units together would be longer than the column."""
     if rates is None:
         return None
-    return json.encode(replace(rates, above=(), modalities=()).as_dict()).decode()
+    priced = ("documents", "search_units") if unit == "documents" else (unit,)
+    units = tuple(each for each in rates.units if each[0] in priced)
+    return json.encode(replace(rates, above=(), units=units, modalities=()).as_dict()).decode()
 
 
 def _modalities_text(usage: Usage, rates: Rates | None) -> str | None:

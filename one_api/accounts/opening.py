@@ -84,7 +84,7 @@ def _upgrade_apart(settings: DatabaseConfig, folder: Path) -> None:
 
 
 def _make_file(engine: Engine) -> None:
-    """Make SQLite's file, for its owner alone."""
+    """Make SQLite's file, for its owner alone. One that is there and cannot be written now is only unavailable."""
     name = engine.url.database
     if engine.dialect.name != "sqlite" or not name or name == ":memory:":
         return
@@ -92,7 +92,8 @@ def _make_file(engine: Engine) -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(name, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
-        raise DatabaseUnusable(f"the database {name} cannot be opened: {error.strerror}") from None
+        why = DatabaseUnavailable if os.path.isfile(name) else DatabaseUnusable  # noqa: PTH113 - raises nothing
+        raise why(f"the database {name} cannot be opened: {error.strerror}") from None
 
 
 def revision_of(engine: Engine) -> str | None:

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -16,7 +16,8 @@ from one_api.accounts.opening import open_database
 from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates
 from one_api.accounts.tables import LEDGER, USAGE
-from one_api.contract import Usage
+from one_api.contract import Unit, Units, Usage
+from one_api.dialects import json
 from one_api.records import AttemptRecord, CallRecord
 from one_api.settings.kinds import Storage
 from one_api.settings.sections import DatabaseConfig
@@ -66,6 +67,19 @@ def test_rows_are_kept_as_they_are(engine: Engine) -> None:
 
     stored = transact(engine, lambda connection: connection.execute(select(LEDGER)).one())
     assert LedgerRow(*stored) == given
+
+
+def test_the_longest_prices_fit_into_their_column(engine: Engine) -> None:
+    each = 999_999_123_456_789
+    dear = Rates(each, each, each, each, units=tuple((unit, each) for unit in get_args(Unit)))
+    entry = entry_of(record(units=Units(3, "documents")), lambda _: dear)
+    assert isinstance(entry, LedgerRow)
+
+    book(engine, entry)
+
+    shown = json.decode(str(transact(engine, lambda c: c.scalar(select(LEDGER.c.rates)))).encode())
+    assert list(shown["units"]) == ["search_units", "documents"]
+    assert shown["output"] == "999999.123456789"
 
 
 @pytest.mark.parametrize("count", [1, 63, 100, 200])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,19 @@ def test_an_address_that_was_given_and_is_wrong_is_told_without_its_password(
     assert problem is not None
     assert re.search(said, problem)
     assert "secret" not in problem
+
+
+def test_a_file_that_is_there_and_cannot_be_written_now_is_unavailable_and_not_given_up(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/one_api.db"
+    open_and_close(address, str(tmp_path))
+    file = tmp_path / "one_api.db"
+    if subprocess.run(["chattr", "+i", file], check=False, capture_output=True).returncode:
+        pytest.skip("files cannot be made immutable here: run the tests as root")
+    try:
+        with pytest.raises(DatabaseUnavailable, match="cannot be opened"):
+            open_database(settings(address), tmp_path)
+    finally:
+        subprocess.run(["chattr", "-i", file], check=True)
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
