@@ -73,7 +73,7 @@ class OpenAIConfig(
     developer_as_system: bool = False
     #: Models that take ``reasoning_effort``; ``*`` stands for anything. To these goes what clients of other dialects,
     #: which always name an effort, say of it. Danger: other models refuse such requests.
-    reasoning_models: tuple[str, ...] = ()
+    reasoning_models: tuple[str, ...] = ("gpt-5*", "gpt-oss*", "o1*", "o3*", "o4*")
     #: The server goes on with a last message of the assistant's; only then can a broken stream be resumed there by one.
     prefill: bool = False
     #: The dialects that it speaks. With ``responses`` such requests reach it as the client wrote them; without ``chat``

@@ -7,10 +7,23 @@ from typing import Any
 
 import pytest
 
-from tests.support import Close, Wait, WaitFor, completion, error, json_reply, sse, text_chunks, tokens, tool_chunks
+from tests.support import (
+    Close,
+    Gateway,
+    ScriptedUpstream,
+    Wait,
+    WaitFor,
+    completion,
+    error,
+    json_reply,
+    sse,
+    text_chunks,
+    tokens,
+    tool_chunks,
+)
 from tests.support.raw import build_request
 
-from .bed import KEY, Answer, Bed, Begun, running_bed
+from .bed import KEY, Answer, Bed, Begun, adapter, running_bed, yaml
 
 CUSTOM = {"type": "custom", "name": "apply_patch", "description": "Edits."}
 NAMESPACE = {"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "spawn"}]}
@@ -621,6 +634,18 @@ def test_an_effort_is_for_models_that_are_known_to_take_one(bed: Bed) -> None:
         answer = respond(running, "solo-1", reasoning={"effort": "low"})
         assert answer.header("x-gateway-warnings") is None
         assert running.last("solo-1").json["reasoning_effort"] == "low"
+
+
+def test_openais_own_reasoning_models_are_known() -> None:
+    efforts = {"gpt-5.2": "low", "gpt-4o": None}
+    with (
+        ScriptedUpstream() as upstream,
+        Gateway(config_yaml=yaml(adapters={"x": adapter(upstream, [*efforts])})) as gateway,
+    ):
+        bed = Bed(gateway, {"x": upstream})
+        for model, effort in efforts.items():
+            assert respond(bed, model, reasoning={"effort": "low"}).status == 200
+            assert upstream.requests[-1].json.get("reasoning_effort") == effort
 
 
 @pytest.mark.parametrize("status", [402, 429])
