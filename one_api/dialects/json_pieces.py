@@ -92,11 +92,13 @@ def _weight(value: Any) -> int:
     total, rest = 0, [value]
     while rest and total <= STEP_BYTES:
         each = rest.pop()
+        total += 2 + 4 * len(each)
+        if total > STEP_BYTES:
+            break  # to go through many children takes long
         children: Any = each
         if isinstance(each, dict):
             children = each.values()
             total += sum(map(len, each))
-        total += 2 + 4 * len(each)
         for child in children:
             if type(child) is str:
                 total += len(child)
