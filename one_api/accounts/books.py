@@ -29,8 +29,8 @@ _MAX_QUEUE = 100_000
 _MAX_REFUSED = 10_000
 #: A longer journal is begun anew, in bytes.
 _MAX_JOURNAL_BYTES = 8 * 1024 * 1024
-#: Between two tries while the database is away, in seconds.
-_RETRY_S = (0.1, 5.0)
+#: Between two tries while the database is away, in seconds: all is as before within two of its return.
+_RETRY_S = (0.1, 1.0)
 #: Between two tries to make a journal, in seconds.
 _OPEN_S = 1.0
 #: How often old rows are looked for, in seconds, and how many go at a time.

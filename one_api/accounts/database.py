@@ -241,9 +241,13 @@ class Database:
     def _begin(self, reads: bool) -> RootTransaction:
         self._began = time.monotonic()
         if self._connection is not None:
-            # The server may have gone since the last transaction; nothing was asked yet, so another one is opened.
-            with suppress(DBAPIError):
+            try:
                 return self._connection.execution_options(reads=reads).begin()
+            except DBAPIError as error:
+                # The server may have gone since the last transaction; nothing was asked yet, so another one is opened.
+                # Not where it has not answered, or another program has the lock: then the time is over.
+                if self._began is None or not error.connection_invalidated:
+                    raise
             self._drop()
         self._connection = self._engine.connect()
         return self._connection.execution_options(reads=reads).begin()
@@ -254,8 +258,8 @@ class Database:
         if connection is None:
             return  # it is being opened, which has a limit of its own
         self._began = None
-        raw = connection.connection.driver_connection
         with suppress(OSError, SQLAlchemyError, AttributeError):
+            raw = connection.connection.driver_connection
             if self._engine.dialect.name == "sqlite":
                 raw.interrupt()  # type: ignore[union-attr]
             else:

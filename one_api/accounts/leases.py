@@ -41,6 +41,8 @@ _RECENT_S = 60
 _KEPT = 2
 #: A lease is written of at least so often in its time.
 _WRITES = 3
+#: What is written of a lease is not known: it is written again soon.
+_UNKNOWN = (-1, -1)
 
 
 class Leases:
@@ -194,7 +196,7 @@ class Leases:
         except DatabaseUnavailable:
             self._is_away = True
             # It may have been given all the same: what is written next takes that back.
-            lease.is_stored, lease.written = True, (-1, -1)
+            lease.is_stored, lease.written = True, _UNKNOWN
             raise
         finally:
             lease.acquiring = None
@@ -258,7 +260,7 @@ class Leases:
             for key, lease in self._leases.items():
                 kept_lease = self._kept(lease, wanted.get(key, lease.wanted), now)
                 if kept_lease is not None:
-                    kept[key] = kept_lease
+                    kept[key], lease.written = kept_lease, _UNKNOWN  # until the database has answered
             if not kept:
                 return
             began = now_s()

@@ -18,6 +18,7 @@ from one_api.accounts.journal import Journal
 from one_api.accounts.ledger import Refusal
 from one_api.accounts.tables import AUDIT, LEDGER, USAGE
 from tests.accounts.rows import row
+from tests.support.running_time import RunningTime
 
 T = TypeVar("T")
 #: Now, in whole seconds: older rows would be forgotten.
@@ -158,6 +159,31 @@ async def test_a_database_that_was_away_has_every_row_once(
 
     assert len(ids(engine)) == 30
     assert requests(engine) == 30
+
+
+async def test_a_database_that_was_away_for_long_has_all_within_two_seconds(
+    database: FlakyDatabase, engine: Engine, tmp_path: Path
+) -> None:
+    left_by_a_dead_process(tmp_path, row(1, NOW))
+    own, write, batches = books(database, tmp_path), database.write, 0
+
+    async def count_and_write(work: Any) -> Any:
+        nonlocal batches
+        batches += getattr(work, "func", None) is ledger.book
+        return await write(work)
+
+    database.write = count_and_write  # type: ignore[method-assign]
+    database.failures = 1_000_000
+    await own.start()
+    own.add(row(2, NOW))
+    await until(lambda: batches == 7, 60.0)  # tries have become as seldom as they ever do
+
+    database.failures = 0
+    with RunningTime() as took:
+        await until(lambda: len(ids(engine)) == 2 and own.degraded is None)
+    await own.aclose()
+
+    assert took.seconds < 2
 
 
 async def test_what_could_not_be_written_waits_for_the_next_process(

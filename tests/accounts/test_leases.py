@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select
 from one_api.accounts import changes, ledger
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget, owner_in
-from one_api.accounts.database import transact
+from one_api.accounts.database import DatabaseUnavailable, transact
 from one_api.accounts.keyring import load
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases
@@ -180,6 +180,25 @@ async def test_what_is_idle_elsewhere_is_given_to_who_needs_it(start: Start, bud
 
     with pytest.raises(BudgetExceeded):
         await rich.reserve(budget, 6)
+
+
+async def test_an_answer_to_another_process_that_is_lost_is_given_again(start: Start, budget: Budget) -> None:
+    busy, poor = await start(), await start()
+    lease = await busy.reserve(budget, 10)
+    await until(lambda: lease.written == (10 * UNIT, 10 * UNIT))
+    write, lost = busy.database.write, asyncio.Event()
+
+    async def lose_one(job: Any) -> Any:
+        if "leases" in getattr(job, "keywords", {}) and not lost.is_set():
+            lost.set()
+            raise DatabaseUnavailable("it is away")
+        return await write(job)
+
+    busy.database.write = lose_one  # type: ignore[method-assign,assignment]
+    async with asyncio.timeout(30):  # it would wait as long as it may
+        with pytest.raises(BudgetExceeded):
+            await poor.reserve(budget, 5)
+    assert lost.is_set()
 
 
 async def test_who_waits_for_a_slow_database_is_not_told_that_a_budget_with_enough_left_is_spent(
