@@ -4,9 +4,11 @@ SQLAlchemy's asyncio does not work below the bridge of ``one_api.serving``: its 
 """
 
 import asyncio
+import errno
 import os
 import queue
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -32,6 +34,8 @@ _LOOK_S = 0.25
 _MAX_WAITING = 256
 #: The file of ``sqlite``, in the instance folder.
 DEFAULT_FILE = "one_api.db"
+#: What SQLite maps of the file ``-shm`` at first, in bytes.
+_MAPPED_BYTES = 32 * 1024
 
 
 class DatabaseUnavailable(Exception):
@@ -64,7 +68,7 @@ def open_engine(address: str, folder: Path) -> Engine:
         what = "pip install --require-hashes -r requirements-postgres.txt"
         raise DatabaseUnusable(f"the database needs the package {error.name}: {what}") from None
     if is_sqlite:
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", lambda raw, _: _prepare_sqlite(raw, url.database or ""))
     event.listen(engine, "begin", _begin_sqlite if is_sqlite else _begin_postgres)
     return engine
 
@@ -83,10 +87,30 @@ def _url(address: str, folder: Path) -> URL:
     raise DatabaseUnusable(f"database.url begins with {url.drivername}: use sqlite or postgresql")
 
 
-def _prepare_sqlite(raw: Any, _: object) -> None:
+def _prepare_sqlite(raw: Any, name: str) -> None:
+    _check_room(name)
     # NORMAL loses nothing when the process is killed; a power cut may take the last transactions.
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         raw.execute(f"PRAGMA {pragma}")
+
+
+def _check_room(name: str) -> None:
+    """Raise OSError when the disk has no room for the file ``-shm`` of SQLite's file ``name``.
+
+    SQLite maps it, and on disks with blocks below 4 KiB takes most of its room only by writing there: where there is
+    none, that kills the process (SIGBUS). A file that has all of its blocks already needs no more.
+    """
+    file = Path(name).resolve()
+    with suppress(OSError):
+        mapped = file.with_name(f"{file.name}-shm").stat()
+        if mapped.st_size >= _MAPPED_BYTES and mapped.st_blocks * 512 >= mapped.st_size:
+            return
+    try:
+        with tempfile.TemporaryFile(dir=file.parent) as trial:
+            trial.write(bytes(_MAPPED_BYTES))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # whatever else is wrong, SQLite says
 
 
 def _begin_sqlite(connection: Connection) -> None:

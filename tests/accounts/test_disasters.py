@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +19,10 @@ from sqlalchemy import Engine
 
 from one_api.accounts.database import TRANSACTION_S, open_engine
 from one_api.accounts.keys import make_key
+from one_api.accounts.opening import open_database
+from one_api.settings.kinds import Storage
+from one_api.settings.sections import DatabaseConfig
+from tests.accounts.own_disk import filled, nearly_full, own_disk
 from tests.accounts.own_server import OwnServer, binary
 from tests.accounts.test_budgets import Account, check_books, gateway_on, unit_model, until, warm_up
 from tests.accounts.test_outages import PATIENCE_S, SLACK_S, serves, timed
@@ -31,17 +34,6 @@ from tests.support.running_time import RunningTime
 #: How long a disaster lasts, in seconds: longer than any transaction may take.
 LASTS_S = 8.0 if "ONE_API_LONG" in os.environ else 3.0
 INSTANCE = REPOSITORY / "instance"
-
-
-@contextlib.contextmanager
-def own_disk() -> Iterator[Path]:
-    """A folder that is a small disk; skips where the tests may mount none."""
-    with tempfile.TemporaryDirectory(prefix="disk-") as folder:
-        size = "size=16m,nr_inodes=200"
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", folder], check=False).returncode:
-            pytest.skip("the tests may mount nothing here: run them as root")
-        yield Path(folder)
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def with_instance(folder: Path) -> tuple[str, ...]:
@@ -127,39 +119,30 @@ def locked(place: Place) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def immutable(place: Place) -> Iterator[None]:
+    """SQLite's files can be read and not written, by those that have them open either."""
+    files = [place.disk, place.disk / "one_api.db", place.disk / "one_api.db-wal"]
+    subprocess.run(["chattr", "+i", *files], check=True)
+    yield
+    subprocess.run(["chattr", "-i", *files], check=True)
+
+
+@contextlib.contextmanager
 def full(place: Place) -> Iterator[None]:
     """The disk with the journals is full, and with SQLite's file."""
-    folder = place.disk / "filler"
-    folder.mkdir()
-    is_over = threading.Event()
-
-    def fill() -> None:
-        numbers = itertools.count()
-        with (folder / "large").open("wb", buffering=0) as written:
-            while not is_over.wait(0.001):  # also what is freed meanwhile
-                for size in (65536, 1):
-                    with contextlib.suppress(OSError):
-                        while True:
-                            written.write(bytes(size))
-                with contextlib.suppress(OSError):
-                    while True:
-                        (folder / str(next(numbers))).touch()
-
-    filling = threading.Thread(target=fill)
-    filling.start()
-    until(lambda: os.statvfs(place.disk).f_bfree == os.statvfs(place.disk).f_ffree == 0)
-    yield
-    is_over.set()
-    filling.join()
-    shutil.rmtree(folder)
+    with filled(place.disk):
+        yield
 
 
 Disaster = Callable[[Place], "contextlib.AbstractContextManager[None]"]
 #: By what they are of.
-DISASTERS: dict[str, list[Disaster]] = {"sqlite": [locked, full], "postgresql": [frozen, gone, read_only, full]}
+DISASTERS: dict[str, list[Disaster]] = {
+    "sqlite": [locked, immutable, full],
+    "postgresql": [frozen, gone, read_only, full],
+}
 
 
-@pytest.fixture(params=[frozen, gone, read_only, locked, full], ids=lambda each: each.__name__)
+@pytest.fixture(params=[frozen, gone, read_only, locked, immutable, full], ids=lambda each: each.__name__)
 def disaster(request: pytest.FixtureRequest, place: Place) -> Disaster:
     """What can become of this place."""
     chosen: Disaster = request.param
@@ -279,6 +262,23 @@ def warm(bed: Bed, model: str, account: Account) -> None:
         return len(held := account.leases()) == 2 and min(held) > 400
 
     until(asked, 60.0)
+
+
+def test_a_gateway_that_starts_on_a_full_disk_serves_and_has_its_accounts_once_there_is_room() -> None:
+    with own_disk() as disk, contextlib.ExitStack() as until_room:
+        engine = open_database(DatabaseConfig(url=Storage("sqlite")), disk)
+        account = Account(engine, 1000)
+        until_room.enter_context(nearly_full(disk, 9))
+        with gateway_on("sqlite", 1, within=with_instance(disk), kind=Bed) as bed:
+            assert "accounts" in bed.get("/ready").json
+            model = unit_model(bed)
+            assert bed.ask(model).status == 200
+            assert timed(bed, model, account)[1].status == 503
+
+            until_room.close()
+            until(lambda: timed(bed, model, account)[1].status == 200, 2 + 2 * SLACK_S)
+            until(lambda: "accounts" not in bed.get("/ready").json)
+        check_books(engine, account)
 
 
 def test_a_gateway_that_ends_while_its_database_is_frozen_ends_in_time_and_loses_nothing(

@@ -3,6 +3,7 @@
 import multiprocessing
 import re
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, ope
 from one_api.accounts.opening import open_database, prepare
 from one_api.settings.kinds import Storage
 from one_api.settings.sections import DatabaseConfig
+from tests.accounts.own_disk import nearly_full, own_disk
 
 
 def settings(address: str, *, migrate: bool = True) -> DatabaseConfig:
@@ -108,6 +110,19 @@ def test_a_file_that_is_there_and_cannot_be_written_now_is_unavailable_and_not_g
             open_database(settings(address), tmp_path)
     finally:
         subprocess.run(["chattr", "-i", file], check=True)
+
+
+@pytest.mark.parametrize("left_kib", [0, 9])
+def test_a_disk_that_is_nearly_full_makes_a_file_unavailable_and_kills_no_process(left_kib: int) -> None:
+    with own_disk() as disk:
+        address = f"sqlite:///{disk}/one_api.db"
+        open_and_close(address, str(disk))
+
+        with nearly_full(disk, left_kib), ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as apart:
+            opened = apart.submit(open_and_close, address, str(disk))
+            assert isinstance(opened.exception(), DatabaseUnavailable)
+
+        open_and_close(address, str(disk))
 
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
