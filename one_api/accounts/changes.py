@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, func, or_, select
+from sqlalchemy import Connection, Row, Table, func, or_, select, union_all
 
 from one_api.accounts import ledger, windows
 from one_api.accounts.budgets import owner_in
@@ -22,7 +22,7 @@ from one_api.accounts.fields import (
 from one_api.accounts.keys import ChangeRefused, check_foreign, check_name, digest_of, make_key, shown
 from one_api.accounts.money import dollars
 from one_api.accounts.periods import PERIODS, start_of, zone_named
-from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, META, TEAMS, WINDOWS
+from one_api.accounts.tables import AUDIT, BUDGETS, FORMER_KEYS, KEYS, META, TEAMS, WINDOWS
 from one_api.contract import JSONObject
 from one_api.dialects import json
 
@@ -88,6 +88,7 @@ def rotate_key(
 ) -> tuple[str, JSONObject]:
     """Give a key another text; the old one counts for ``grace_s`` more. Returns the text, and what is kept of it.
 
+    Those before it count as long as was said of them; without any grace none does.
     With a ``key`` of the caller's own, asking again after a lost answer changes nothing. Raises ChangeRefused.
     """
     check_grace(grace_s)
@@ -96,18 +97,26 @@ def rotate_key(
     before = _existing(connection, KEYS, name)
     if before["disabled_at"] is not None:
         raise ChangeRefused(f"the key {name!r} was revoked: make another one")
-    row = _row(connection, KEYS, name)
-    if row is not None and row.digest == digest_of(text):
+    row = connection.execute(select(KEYS).where(KEYS.c.name == name)).one()
+    if row.digest == digest_of(text):
         return text, before
     _check_unused(connection, text)
-    values = {
-        "old_digest": None if row is None or grace_s <= 0 else row.digest,
-        "old_until": None if grace_s <= 0 else _now() + grace_s * 1000,
-        "digest": digest_of(text),
-        "prefix": shown(text),
-    }
+    values = {"digest": digest_of(text), "prefix": shown(text), **_retire(connection, row, grace_s)}
     connection.execute(KEYS.update().where(KEYS.c.name == name).values(values))
     return text, _audited(connection, actor, "rotate key", KEYS, name, before)
+
+
+def _retire(connection: Connection, row: Row[Any], grace_s: int) -> JSONObject:
+    """Keep the texts of a key that gets another one; return what its row has of them."""
+    former = [] if row.old_digest is None else [{"digest": row.old_digest, "counts_until": row.old_until}]
+    if not grace_s:
+        former.append({"digest": row.digest, "counts_until": 0})
+    if former:
+        connection.execute(FORMER_KEYS.insert(), [each | {"key": row.name} for each in former])
+    if not grace_s:
+        connection.execute(FORMER_KEYS.update().where(FORMER_KEYS.c.key == row.name).values(counts_until=0))
+        return {"old_digest": None, "old_until": None}
+    return {"old_digest": row.digest, "old_until": _now() + grace_s * 1000}
 
 
 def keys(connection: Connection, tag: str | None = None, team: str | None = None) -> list[JSONObject]:
@@ -254,7 +263,9 @@ def _existing(connection: Connection, table: Table, name: str) -> JSONObject:
 
 def _check_unused(connection: Connection, text: str) -> None:
     digest = digest_of(text)
-    if connection.scalar(select(KEYS.c.name).where(or_(KEYS.c.digest == digest, KEYS.c.old_digest == digest))):
+    own = select(KEYS.c.name).where(or_(KEYS.c.digest == digest, KEYS.c.old_digest == digest))
+    former = select(FORMER_KEYS.c.key).where(FORMER_KEYS.c.digest == digest)
+    if connection.scalar(union_all(own, former)):
         raise ChangeRefused("this key is, or was, in use: make another one")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from one_api.accounts.budgets import Budget
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable
 from one_api.accounts.keys import VirtualKey, networks
 from one_api.accounts.periods import zone_named
-from one_api.accounts.tables import BUDGETS, KEYS, TEAMS
+from one_api.accounts.tables import BUDGETS, FORMER_KEYS, KEYS, TEAMS
 from one_api.contract import Caller
 from one_api.dialects import json
 from one_api.serving.tasks import stop
@@ -49,6 +50,7 @@ def load(connection: Connection, known: int) -> Loaded | None:
     teams = {row.name: row for row in connection.execute(select(TEAMS))}
     budgets = [budget_in(row) for row in connection.execute(select(BUDGETS).order_by(BUDGETS.c.name))]
     shared = tuple(each for each in budgets if each.key is None and each.team is None)
+    old = _old_texts(connection)
     found: dict[bytes, VirtualKey] = {}
     bound: dict[str, tuple[Budget, ...]] = {}
     for row in connection.execute(select(KEYS)):
@@ -73,10 +75,20 @@ def load(connection: Connection, known: int) -> Loaded | None:
             row.disabled_at is not None or (team is not None and team.disabled_at is not None),
         )
         found[row.digest] = own
-        if row.old_digest is not None:
-            until = min(each for each in (row.old_until, row.expires_at) if each is not None)
-            found[row.old_digest] = VirtualKey(own.caller, own.role, own.networks, until, own.is_disabled)
+        for digest, until in old.get(row.name, ()):
+            ends = until if row.expires_at is None else min(until, row.expires_at)
+            found[digest] = replace(own, expires_at=ends)
     return Loaded(version, MappingProxyType(found), MappingProxyType(bound), shared)
+
+
+def _old_texts(connection: Connection) -> Mapping[str, list[tuple[bytes, int]]]:
+    """Return the digests that may still count beside those of their keys, and until when, by the names of the keys."""
+    last = select(KEYS.c.name, KEYS.c.old_digest, KEYS.c.old_until).where(KEYS.c.old_digest.is_not(None))
+    former = select(FORMER_KEYS.c.key, FORMER_KEYS.c.digest, FORMER_KEYS.c.counts_until)
+    found: dict[str, list[tuple[bytes, int]]] = {}
+    for name, digest, until in connection.execute(last.union_all(former.where(FORMER_KEYS.c.counts_until > 0))):
+        found.setdefault(name, []).append((digest, until))
+    return found
 
 
 def budget_in(row: Any) -> Budget:

@@ -109,6 +109,11 @@ class Accounts:
         key = self._keys.find(caller.secret) if self._keys is not None else None
         return key is not None and not key.is_disabled
 
+    def end_of(self, caller: Caller) -> int | None:
+        """Return when the key of a caller ends, in UTC milliseconds; None for one that does not."""
+        key = self._keys.find(caller.secret) if self._keys is not None else None
+        return None if key is None else key.expires_at
+
     @property
     def knows_keys(self) -> bool:
         """Return whether the keys of the database have been read; they have not if it was never reached."""

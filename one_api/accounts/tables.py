@@ -10,7 +10,7 @@ from one_api.accounts import percentiles
 
 METADATA = MetaData()
 #: The last change that makes them so.
-REVISION = "0008"
+REVISION = "0009"
 
 #: One row for each request that an upstream was asked for, or that a kept answer served.
 LEDGER = Table(
@@ -144,6 +144,18 @@ KEYS = Table(
     Column("rpm", Integer),
     Column("tpm", Integer),
     Column("concurrent", Integer),
+)
+
+#: Texts that keys had, but for the last one where that still counts. None is deleted: they cannot come back either.
+FORMER_KEYS = Table(
+    "former_keys",
+    METADATA,
+    # SHA-256 of the text.
+    Column("digest", LargeBinary(32), primary_key=True),
+    # Whose it was.
+    Column("key", String(256), nullable=False),
+    # UTC milliseconds; 0 where it counts no more.
+    Column("counts_until", BigInteger, nullable=False),
 )
 
 #: How much may be spent in each day, week or month, or at all.

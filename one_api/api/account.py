@@ -42,7 +42,8 @@ async def show_usage() -> Response:
         raise InvalidRequest(f"{error}.", param="zone") from None
     now, accounts = int(time.time()), _accounts()
     names = {each.name for each in accounts.budgets_of(g.caller)}
-    body: JSONObject = {"object": "usage", "key": g.caller.name, "limits": snapshot().limits.settings_of(g.caller)}
+    body: JSONObject = {"object": "usage", "key": g.caller.name, "expires_at": accounts.end_of(g.caller)}
+    body["limits"] = snapshot().limits.settings_of(g.caller)
     body["budgets"] = await accounts.read(partial(reports.budgets, now=now, names=names)) if names else []
     for period in ("day", "month"):
         begin = start_of(period, zone, now)
@@ -59,9 +60,12 @@ async def show_usage() -> Response:
 @check_rate_limit
 def show_subscription() -> Response:
     """Answer the clients that ask one-api for a balance: the least of the key's budgets is its limit."""
-    least = min((each.limit for each in _accounts().budgets_of(g.caller)), default=_NO_LIMIT_USD * NANO)
+    accounts = _accounts()
+    least = min((each.limit for each in accounts.budgets_of(g.caller)), default=_NO_LIMIT_USD * NANO)
     limits = dict.fromkeys(("soft_limit_usd", "hard_limit_usd", "system_hard_limit_usd"), least / NANO)
-    return JSONResponse({"object": "billing_subscription", "has_payment_method": True, **limits, "access_until": 0})
+    # In seconds; 0 is never.
+    until = (accounts.end_of(g.caller) or 0) // 1000
+    return JSONResponse({"object": "billing_subscription", "has_payment_method": True, **limits, "access_until": until})
 
 
 @account.get("/v1/dashboard/billing/usage")

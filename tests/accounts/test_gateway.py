@@ -531,6 +531,17 @@ def test_a_key_sees_its_own_usage(bed: Bed, engine: Engine, make: Callable[..., 
     )
 
 
+def test_a_key_sees_when_it_ends(bed: Bed, make: Callable[..., str], name: str) -> None:
+    end_ms = 4_102_444_800_000
+    key = make(expires_at=end_ms)
+
+    assert bed.get("/v1/usage", key=key).json["expires_at"] == end_ms
+    assert bed.get("/v1/dashboard/billing/subscription", key=key).json["access_until"] == end_ms // 1000
+    rotated = admin(bed, "POST", f"/keys/{name}/rotate", {}).json["key"]
+    assert [bed.get("/v1/usage", key=each).json["expires_at"] for each in (key, rotated)] == [end_ms, end_ms]
+    assert bed.get("/v1/usage").json["expires_at"] is None
+
+
 #: Paths that there are with a database only.
 ACCOUNT_PATHS = {
     "/v1/usage", "/v1/dashboard/billing/subscription", "/v1/dashboard/billing/usage",

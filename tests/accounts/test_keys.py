@@ -158,6 +158,41 @@ def test_without_grace_the_old_key_is_gone(engine: Engine) -> None:
     assert found(engine, old) is None
 
 
+def test_a_second_rotation_leaves_the_grace_of_the_first(engine: Engine) -> None:
+    texts = [created(engine)]
+    for grace_s in (7200, 60, 3600):
+        texts.append(transact(engine, partial(changes.rotate_key, actor="tester", name="alice", grace_s=grace_s))[0])
+
+    now, met = time.time() * 1000, [found(engine, text) for text in texts]
+
+    ends = [(each.expires_at or 10**15) - now for each in met if each is not None]
+    assert [round(each / 60_000) for each in ends[:3]] == [120, 1, 60]
+    assert len(ends) == 4
+
+
+def test_a_rotation_without_grace_ends_all_earlier_texts(engine: Engine) -> None:
+    texts = [created(engine)]
+    for grace_s in (7200, 7200, 0):
+        texts.append(transact(engine, partial(changes.rotate_key, actor="tester", name="alice", grace_s=grace_s))[0])
+
+    assert [found(engine, text) is not None for text in texts] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("graces", [(0,), (60, 60), (60, 0), (0, 60, 60)])
+def test_a_text_that_was_rotated_away_never_comes_back(engine: Engine, graces: tuple[int, ...]) -> None:
+    texts = [created(engine)]
+    for grace_s in graces:
+        texts.append(transact(engine, partial(changes.rotate_key, actor="tester", name="alice", grace_s=grace_s))[0])
+    transact(engine, lambda c: changes.revoke_key(c, "tester", "alice"))
+    created(engine, "carol")
+
+    for former in texts:
+        with pytest.raises(ChangeRefused, match="in use"):
+            created(engine, "bob", former)
+        with pytest.raises(ChangeRefused, match="in use"):
+            transact(engine, partial(changes.rotate_key, actor="tester", name="carol", grace_s=60, key=former))
+
+
 def test_to_rotate_again_after_a_lost_answer_changes_nothing(engine: Engine) -> None:
     old = created(engine)
     for _ in range(2):
