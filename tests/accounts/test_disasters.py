@@ -38,6 +38,7 @@ INSTANCE = REPOSITORY / "instance"
 
 def with_instance(folder: Path) -> tuple[str, ...]:
     """The command that has the one after it take ``folder`` for the instance folder, and no other process."""
+    INSTANCE.mkdir(exist_ok=True)
     return ("unshare", "-m", "sh", "-c", f'mount --bind "{folder}" "{INSTANCE}" && exec "$@"', "sh")
 
 
@@ -71,7 +72,6 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """A gateway of two processes."""
     server = request.getfixturevalue("own_server") if request.param == "postgresql" else None
     address = server.address if server is not None else "sqlite"
-    INSTANCE.mkdir(exist_ok=True)
     with own_disk() as disk, gateway_on(address, 2, within=with_instance(disk), kind=Bed) as bed:
         engine = open_engine(address, disk)
         warm_up(bed, engine)
