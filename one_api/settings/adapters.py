@@ -1,5 +1,6 @@
 """What can be set of an adapter: one frozen struct per type, with its default, unit and danger."""
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -94,6 +95,10 @@ class OpenAIConfig(
     max_batch: Annotated[int, Meta(ge=1, le=2048)] = 512
     #: Inputs may be token ids: to a model with another tokenizer they are other words. Left out: at OpenAI itself only.
     token_ids: bool | None = None
+
+    def takes_effort(self, model: str) -> bool:
+        """Return whether ``model`` takes ``reasoning_effort``."""
+        return any(fnmatchcase(model, pattern) for pattern in self.reasoning_models)
 
 
 class SamplingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

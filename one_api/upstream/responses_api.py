@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import partial
 
 from one_api.contract import ChunkStream
@@ -62,7 +61,7 @@ class ResponsesAPI:
         def find(message: JSONObject) -> list[JSONObject] | None:
             return self.replay.find(key_of_message(context.scope, request.model, message))
 
-        reasons = any(fnmatchcase(request.model, pattern) for pattern in self.config.reasoning_models)
+        reasons = self.config.takes_effort(request.model)
         body, dropped = to_responses(request.body, reasons=reasons, replay=find)
         context.warnings += dropped
         context.counts_otherwise = True

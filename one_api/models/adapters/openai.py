@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar
 
@@ -57,7 +56,6 @@ class OpenAIAdapter(RemoteAdapter):
         )
         super().__init__(name, upstream, config.models, config.discovery_interval_s)
         self._prefill = config.prefill
-        self._reasoning_models = config.reasoning_models
         self._quirks = Quirks(config.stream_usage, config.developer_as_system)
         self._reasoning = ReasoningNames()
         self.apis = frozenset({"responses"} & set(config.apis))
@@ -84,7 +82,7 @@ class OpenAIAdapter(RemoteAdapter):
 
     def takes_effort(self, model: str) -> bool:
         """See ``BaseModelAdapter``: only the configuration says so."""
-        return any(fnmatchcase(model, pattern) for pattern in self._reasoning_models)
+        return self._config.takes_effort(model)
 
     def may_refuse_effort(self, model: str) -> bool:
         """See ``BaseModelAdapter``: models that are not known to take it were seen to refuse it."""
