@@ -11,6 +11,8 @@ from tests.api.bed import KEY, Answer, Bed, Begun
 
 #: On a busy machine the database, or a process that has to give back what is idle, may take longer. Seconds.
 LIMIT_S = 30.0
+#: What is unavailable for a moment; the second one at ``/v1/messages``.
+_UNAVAILABLE = (503, 529)
 _TRY_AGAIN = re.compile(rb"cannot (be looked up|look up its keys|be used) now")
 
 
@@ -24,7 +26,7 @@ class PatientBed(Bed):
             began = time.monotonic()
             answer = super().send(request)
             has_waited = answer.status == 429 and time.monotonic() - began >= PATIENCE_S
-            is_away = answer.status == 503 and _TRY_AGAIN.search(answer.body)
+            is_away = answer.status in _UNAVAILABLE and _TRY_AGAIN.search(answer.body)
             if not (has_waited or is_away) or time.monotonic() > deadline:
                 return answer
 
@@ -34,6 +36,6 @@ class PatientBed(Bed):
         deadline = time.monotonic() + LIMIT_S
         while True:
             with super().begin(model, key=key, **fields) as begun:
-                if begun.head.status != 503 or time.monotonic() > deadline:
+                if begun.head.status not in _UNAVAILABLE or time.monotonic() > deadline:
                     yield begun
                     return

@@ -104,11 +104,15 @@ def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
 class Account:
     """A key of its own with a budget."""
 
+    #: The database has changes of keys wait for one another, and one of many busy threads may be slow to end its own.
+    _changing = threading.Lock()
+
     def __init__(self, engine: Engine, units: float, period: str = "total", **fields: Any) -> None:
         self.engine = engine
         self.name = f"key-{secrets.token_hex(4)}"
         self.budget = f"key:{self.name}:{period}"
-        self.key = transact(engine, lambda c: self._made(c, units, fields))
+        with self._changing:
+            self.key = transact(engine, lambda c: self._made(c, units, fields))
 
     def _made(self, connection: Connection, units: float, fields: dict[str, Any]) -> str:
         """Make both at once: no process shall know the key without its budget."""
@@ -122,7 +126,8 @@ class Account:
 
     def set(self, units: float, **fields: Any) -> None:
         """Change the budget."""
-        transact(self.engine, lambda c: self._set(c, units, fields))
+        with self._changing:
+            transact(self.engine, lambda c: self._set(c, units, fields))
 
     def call_back(self) -> None:
         """Have processes give back what is idle."""
