@@ -265,13 +265,13 @@ def _prices(config: Config, folder: Path) -> "Prices | None":
     if config.database.url == "none":
         return None
     # Only here, so that a gateway without a database reads no catalogue.
-    from one_api.accounts.prices import SHIPPED, Catalogue, InvalidCatalogue, Prices, open_catalogue
+    from one_api.accounts.prices import Catalogue, InvalidCatalogue, Prices, open_catalogue
 
     try:
         catalogue = open_catalogue(folder)
     except InvalidCatalogue as error:
         logger.error("%s: the one that comes with the gateway counts", error)
-        catalogue = Catalogue.read(SHIPPED)
+        catalogue = Catalogue.shipped()
     return Prices(config.prices, config.adapters, catalogue)
 
 
