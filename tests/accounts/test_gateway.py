@@ -388,13 +388,44 @@ def test_both_keys_count_after_a_rotation(bed: Bed, make: Callable[..., str], na
     assert [bed.ask(bed.model(), key=key).status for key in (new, old)] == [200, 200]
 
 
-def test_roles_are_apart(bed: Bed, make: Callable[..., str]) -> None:
-    viewer = make(role="viewer")
+def test_roles_are_apart(bed: Bed, make: Callable[..., str], name: str) -> None:
+    keys = {"viewer": make(role="viewer"), "operator": ADMIN_KEY, "configured": KEY}
+    for role in ("client", "admin"):
+        keys[role] = admin(bed, "POST", "/keys", {"name": f"{name}-{role}", "role": role}).json["key"]
 
-    assert bed.ask(bed.model(), key=viewer).status == 401
-    until(lambda: admin(bed, "GET", "/keys", key=viewer).status == 200)
-    assert admin(bed, "POST", "/keys", {"name": "more"}, key=viewer).status == 401
-    assert admin(bed, "GET", "/keys", key=KEY).status == 401
+    def opened(method: str, path: str) -> dict[str, Any]:
+        """How each key fares: the status, and the role that it lacks."""
+        answers = {who: bed.get(path, key=key, method=method) for who, key in keys.items()}
+        refused = {
+            who: (each.error["code"], each.error["message"]) for who, each in answers.items() if each.status == 403
+        }
+        assert {code for code, _ in refused.values()} <= {"role_not_allowed"}
+        needed = {who: message.partition("with the role ")[2].rstrip(".") for who, (_, message) in refused.items()}
+        return {who: needed.get(who, each.status) for who, each in answers.items()}
+
+    clients = {"client": 200, "configured": 200, "viewer": "client", "admin": "client", "operator": "client"}
+    for path in ("/v1/models", "/v1/usage", "/dashboard/billing/subscription", "/v1/dashboard/billing/usage"):
+        assert opened("GET", path) == clients, path
+    own = {"client": "client", "configured": "client"}
+    for path in ("/admin/api/keys", "/admin/api/usage", "/admin/config"):
+        lacking = dict.fromkeys(own, "viewer or admin, or ADMIN_KEY")
+        assert opened("GET", path) == {"viewer": 200, "admin": 200, "operator": 200} | lacking, path
+    for method, path in (("DELETE", "/admin/api/keys/nobody"), ("DELETE", "/admin/api/budgets/all:total")):
+        lacking = dict.fromkeys((*own, "viewer"), "admin, or ADMIN_KEY")
+        assert opened(method, path) == {"admin": 404, "operator": 404} | lacking, path
+
+
+def test_a_key_that_counts_nowhere_is_401_whatever_its_role(bed: Bed, name: str) -> None:
+    paths = ("/v1/models", "/admin/api/keys")
+    for role in ("client", "viewer", "admin"):
+        own = f"{name}-{role}"
+        key = admin(bed, "POST", "/keys", {"name": own, "role": role}).json["key"]
+        admin(bed, "PATCH", f"/keys/{own}", {"expires_at": 1})
+        assert [bed.get(path, key=key).error["code"] for path in paths] == ["key_expired"] * 2
+        admin(bed, "DELETE", f"/keys/{own}")
+        found = [bed.get(path, key=key) for path in paths]
+        assert [(each.status, each.error["code"]) for each in found] == [(401, "key_disabled")] * 2
+    assert [bed.get(path, key="sk-nobody").status for path in paths] == [401] * 2
 
 
 @pytest.mark.parametrize(
