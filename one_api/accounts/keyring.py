@@ -68,6 +68,7 @@ def load(connection: Connection, known: int) -> Loaded | None:
                 tokens_per_minute=row.tpm,
                 concurrent=row.concurrent,
             ),
+            row.prefix,
             row.role,
             networks(_list(row.networks)),
             row.expires_at,
@@ -76,7 +77,7 @@ def load(connection: Connection, known: int) -> Loaded | None:
         found[row.digest] = own
         for digest, until in old.get(row.name, ()):
             ends = until if row.expires_at is None else min(until, row.expires_at)
-            found[digest] = replace(own, expires_at=ends)
+            found[digest] = replace(own, caller=replace(own.caller, secret=digest), expires_at=ends)
     return Loaded(version, MappingProxyType(found), MappingProxyType(bound), shared)
 
 

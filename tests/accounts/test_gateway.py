@@ -551,7 +551,7 @@ def test_a_key_sees_its_own_usage(bed: Bed, engine: Engine, make: Callable[..., 
 
     usage = bed.get("/v1/usage", key=key).json
 
-    assert usage["key"] == name
+    assert (usage["key"], usage["prefix"]) == (name, f"{key[:10]}...{key[-4:]}")
     for period in ("today", "month"):
         assert (usage[period]["requests"], usage[period]["cost_usd"]) == (1, "0.002")
         assert [each["model"] for each in usage[period]["models"]] == [model]
@@ -569,8 +569,26 @@ def test_a_key_sees_when_it_ends(bed: Bed, make: Callable[..., str], name: str) 
     assert bed.get("/v1/usage", key=key).json["expires_at"] == end_ms
     assert bed.get("/v1/dashboard/billing/subscription", key=key).json["access_until"] == end_ms // 1000
     rotated = admin(bed, "POST", f"/keys/{name}/rotate", {}).json["key"]
-    assert [bed.get("/v1/usage", key=each).json["expires_at"] for each in (key, rotated)] == [end_ms, end_ms]
-    assert bed.get("/v1/usage").json["expires_at"] is None
+    old, new = (bed.get("/v1/usage", key=each).json for each in (key, rotated))
+    assert new["expires_at"] == end_ms
+    assert 86_000 < old["expires_at"] / 1000 - time.time() <= 86_400, "the end of its grace"
+    assert bed.get("/v1/dashboard/billing/subscription", key=key).json["access_until"] == old["expires_at"] // 1000
+    assert old["prefix"] == new["prefix"] == f"{rotated[:10]}...{rotated[-4:]}"
+    own = bed.get("/v1/usage").json
+    assert (own["expires_at"], own["prefix"]) == (None, None)
+
+
+def test_what_was_credited_beyond_what_is_spent_is_no_debt_of_the_gateway(
+    bed: Bed, make: Callable[..., str], name: str
+) -> None:
+    key = make()
+    assert admin(bed, "PUT", f"/budgets/key:{name}:day", {"limit_usd": "1"}).status == 200
+    assert admin(bed, "POST", f"/budgets/key:{name}:day/credit", {"usd": "2"}).status == 200
+
+    usage = bed.get("/v1/usage", key=key).json
+
+    assert (usage["today"]["cost_usd"], usage["budgets"][0]["remaining_usd"]) == ("-2", "3")
+    assert bed.get("/v1/dashboard/billing/usage", key=key).json["total_usage"] == 0
 
 
 #: Paths that there are with a database only.
