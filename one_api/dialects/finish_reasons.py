@@ -76,7 +76,9 @@ def read_finish(choice: JSONObject, *, called: bool | None) -> None:
         raise ErrorPayload(_failure(reason))
     if called and word in ("stop", "function_call"):
         word = "tool_calls"
-    elif word == "tool_calls" and called is False:  # clients would ask again and again
+    elif word == "tool_calls" and called is None:
+        word = "function_call"
+    elif word == "tool_calls" and not called:  # clients would ask again and again
         word, foreign = "stop", True
     choice["finish_reason"] = word
     if foreign and not choice.get("native_finish_reason"):

@@ -64,14 +64,16 @@ class _Case:
     limits: dict[str, str]
     #: The status that an overloaded upstream is reported with; None for ours.
     kept_status: int | None
+    #: Why nobody can read what it said, as a sentence; empty if it was read.
+    unread: str
 
     def after(self, sentence: str) -> str:
         """Return our sentence, and after it what the upstream said."""
-        return f"{sentence} It said: {self.text}" if self.text else sentence
+        return f"{sentence} It said: {self.text}" if self.text else f"{sentence} {self.unread}".rstrip()
 
     def words(self, sentence: str) -> str:
         """Return what the upstream said of the client's own request, or our sentence where it may not be read."""
-        return self.text or sentence
+        return self.text or self.after(sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,9 @@ class Reports:
         """Return how the errors of one attempt are read."""
         return replace(self, counts_alike=False) if context is not None and context.counts_otherwise else self
 
-    def error_of(self, status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
-        """Return the error that an answer's status, body and headers stand for."""
-        return self._error(error_body.read(body), status, headers)
+    def error_of(self, status: int, body: bytes, headers: Mapping[str, str], unread: str = "") -> UpstreamError:
+        """Return the error that an answer's status, body and headers stand for; ``unread`` is why there is no body."""
+        return self._error(error_body.read(body), status, headers, unread)
 
     def error_of_payload(self, payload: JSONObject | list[Any] | str) -> UpstreamError:
         """Return the error for a report that came with status 200, or inside a stream."""
@@ -121,7 +123,9 @@ class Reports:
         found = headers.get("x-request-id") or headers.get("request-id") or ""
         return found if ID.fullmatch(found) and self.scrubber.is_clean(found) else None
 
-    def _error(self, report: ErrorReport, given: int | None, headers: Mapping[str, str]) -> UpstreamError:
+    def _error(
+        self, report: ErrorReport, given: int | None, headers: Mapping[str, str], unread: str = ""
+    ) -> UpstreamError:
         status = status_of(report, given)
         fault = fault_of(report, status)
         text, param = self.scrubber.clean(report.message), self.scrubber.name(report.param)
@@ -144,6 +148,7 @@ class Reports:
             retry_after_s=wait_s,
             limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
             kept_status=kept,
+            unread=unread,
         )
         error = _BUILDERS[fault](case)
         error.said = text
