@@ -90,7 +90,8 @@ class Upstream:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"accept-encoding": ACCEPTED, "user-agent": "one_api"},
+                headers={"accept-encoding": ACCEPTED, "user-agent": "one_api"}
+                | {name: value.reveal() for name, value in self._headers.items()},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
                 trust_env=False,
                 proxy=self._proxy if self._proxy and self._proxy.startswith("http:") else None,
@@ -102,9 +103,7 @@ class Upstream:
         """Return the JSON value that a GET answers with; raises UpstreamError."""
         with NamedErrors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
-                response = await self._request("GET", path)
-                async with response:
-                    return _value(await self._whole(response))
+                return _value(await self._whole(await self._request("GET", path)))
 
     async def post(
         self,
@@ -122,8 +121,7 @@ class Upstream:
         timeout_s = self._timeouts.total_s
         with NamedErrors("the answer", timeout_s), Deadline(timeout_s):
             response = await self._request("POST", path, body, context, headers)
-            async with response:
-                return await self._whole(response, max_bytes)
+            return await self._whole(response, max_bytes)
 
     async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
@@ -200,7 +198,6 @@ class Upstream:
         self, method: str, path: str, data: Data, headers: dict[str, str], context: AttemptContext | None
     ) -> aiohttp.ClientResponse:
         """Send a request and return its response, open, if its status is one of success."""
-        headers = {name: value.reveal() for name, value in self._headers.items()} | headers
         if self._propagate_trace and context is not None and context.trace_headers is not None:
             headers |= context.trace_headers
         response = await self._send(method, self._base_url + path, data, headers)
@@ -212,11 +209,10 @@ class Upstream:
                 response.close()
                 raise self._cannot_decode(coding)
             return response
-        async with response:
-            text = b""
-            with suppress(aiohttp.ClientError, UpstreamBroken):
-                text = await self._whole(response, _MAX_ERROR_BYTES)
-            raise self._reports.for_attempt(context).error_of(response.status, text, response.headers)
+        text = b""
+        with suppress(aiohttp.ClientError, UpstreamBroken):
+            text = await self._whole(response, _MAX_ERROR_BYTES)
+        raise self._reports.for_attempt(context).error_of(response.status, text, response.headers)
 
     async def _send(self, method: str, url: str, data: Data, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request and return its response, once that has begun.
@@ -245,12 +241,19 @@ class Upstream:
         )
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
-        """Return the whole body, which may hold ``limit`` bytes after decompression."""
+        """Return the whole body, which may hold ``limit`` bytes after decompression; else the response is closed.
+
+        One that was read to its end has let go of its connection by itself.
+        """
         whole, size = io.BytesIO(), 0
-        async for piece in response.content.iter_any():
-            size += whole.write(piece)
-            if size > limit:
-                raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        try:
+            while piece := await response.content.readany():
+                size += whole.write(piece)
+                if size > limit:
+                    raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        except BaseException:
+            response.close()
+            raise
         if size > _LARGE_ANSWER_BYTES:
             await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
         return whole.getvalue()

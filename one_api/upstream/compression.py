@@ -27,7 +27,9 @@ _LACKS_LIBRARY = re.compile(r"Can not decode content-encoding: .*\((\w+)\)")
 
 def undecoded(headers: Mapping[str, str]) -> str | None:
     """Return the codings of an answer's body, where they are such as nobody here decodes."""
-    named = [each.strip().lower() for each in headers.get("content-encoding", "").split(",")]
+    if (given := headers.get("content-encoding")) is None:
+        return None
+    named = [each.strip().lower() for each in given.split(",")]
     codings = [each for each in named if each in _CODINGS]
     return ", ".join(codings) if len(codings) > 1 or not _OF_AIOHTTP.issuperset(codings) else None
 
