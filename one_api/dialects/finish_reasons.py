@@ -67,7 +67,7 @@ def read_finish(choice: JSONObject, *, called: bool | None) -> None:
     reason: Any = choice.get("finish_reason")
     if isinstance(reason, dict):
         reason = reason.get("type")
-    if not isinstance(reason, str) or _plain(reason) in _NONE:
+    if not isinstance(reason, str) or (reason not in OPENAI and _plain(reason) in _NONE):
         choice["finish_reason"] = None
         return
     word, foreign = in_openai_words(reason), reason not in OPENAI

@@ -91,7 +91,8 @@ class Upstream:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"accept-encoding": ACCEPTED, "user-agent": "one_api"},
+                headers={"accept-encoding": ACCEPTED, "user-agent": "one_api"}
+                | {name: value.reveal() for name, value in self._headers.items()},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
                 trust_env=False,
                 auto_decompress=False,
@@ -104,9 +105,7 @@ class Upstream:
         """Return the JSON value that a GET answers with; raises UpstreamError."""
         with NamedErrors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
-                response = await self._request("GET", path)
-                async with response:
-                    return _value(await self._whole(response))
+                return _value(await self._whole(await self._request("GET", path)))
 
     async def post(
         self,
@@ -124,8 +123,7 @@ class Upstream:
         timeout_s = self._timeouts.total_s
         with NamedErrors("the answer", timeout_s), Deadline(timeout_s):
             response = await self._request("POST", path, body, context, headers)
-            async with response:
-                return await self._whole(response, max_bytes)
+            return await self._whole(response, max_bytes)
 
     async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
@@ -202,7 +200,6 @@ class Upstream:
         self, method: str, path: str, data: Data, headers: dict[str, str], context: AttemptContext | None
     ) -> aiohttp.ClientResponse:
         """Send a request and return its response, open, if its status is one of success."""
-        headers = {name: value.reveal() for name, value in self._headers.items()} | headers
         if self._propagate_trace and context is not None and context.trace_headers is not None:
             headers |= context.trace_headers
         response = await self._send(method, self._base_url + path, data, headers)
@@ -215,11 +212,13 @@ class Upstream:
                 response.close()
                 raise UpstreamBroken(unread)
             return response
-        async with response:
-            text = b""
+        text = b""
+        if unread:
+            response.close()
+        else:
             with suppress(aiohttp.ClientError, UpstreamBroken):
-                text = b"" if unread else await self._whole(response, _MAX_ERROR_BYTES)
-            raise self._reports.for_attempt(context).error_of(response.status, text, response.headers, unread)
+                text = await self._whole(response, _MAX_ERROR_BYTES)
+        raise self._reports.for_attempt(context).error_of(response.status, text, response.headers, unread)
 
     async def _send(self, method: str, url: str, data: Data, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request and return its response, once that has begun.
@@ -246,12 +245,19 @@ class Upstream:
         )
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
-        """Return the whole body, which may hold ``limit`` bytes after decompression."""
+        """Return the whole body, which may hold ``limit`` bytes after decompression; else the response is closed.
+
+        One that was read to its end has let go of its connection by itself.
+        """
         whole, size, body = io.BytesIO(), 0, body_of(response)
-        while piece := await body.read(_TAKEN_BYTES):
-            size += whole.write(piece)
-            if size > limit:
-                raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        try:
+            while piece := await body.read(_TAKEN_BYTES):
+                size += whole.write(piece)
+                if size > limit:
+                    raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        except BaseException:
+            response.close()
+            raise
         if size > _LARGE_ANSWER_BYTES:
             await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
         return whole.getvalue()

@@ -48,7 +48,9 @@ def body_of(response: aiohttp.ClientResponse) -> Body:
 
 
 def _codings_in(headers: Mapping[str, str]) -> list[str]:
-    named = (each.strip().lower() for each in headers.get("content-encoding", "").split(","))
+    if (given := headers.get("content-encoding")) is None:
+        return []
+    named = (each.strip().lower() for each in given.split(","))
     return [each for each in named if each in _CODINGS]
 
 

@@ -4,9 +4,10 @@ import email.utils
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Any
 
 from one_api.dialects import durations, error_body
@@ -87,8 +88,8 @@ class Reports:
     show_text: bool = True
     #: Report an overloaded upstream with its own 529.
     keep_529: bool = False
-    #: Returns what clients may see of response headers.
-    select_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+    #: Returns what clients may see of response headers; None: nothing.
+    select_headers: Callable[[Mapping[str, str]], dict[str, str]] | None = None
     #: The upstream counts messages and tools as the client does.
     counts_alike: bool = True
 
@@ -104,18 +105,14 @@ class Reports:
         """Return the error for a report that came with status 200, or inside a stream."""
         return self._error(error_body.read_value(payload), None, {})
 
-    @contextmanager
-    def faults_named(self) -> Iterator[None]:
-        """Turn what the dialects find wrong with a whole answer into our errors."""
-        try:
-            yield
-        except ErrorPayload as error:
-            raise self.error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+    def faults_named(self) -> "_NamedFaults":
+        """Turn what the dialects find wrong with a whole answer inside ``with`` into our errors."""
+        return _NamedFaults(self)
 
     def seen_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return what a client may see of the response headers of any answer; none that holds a secret."""
+        if self.select_headers is None:
+            return {}
         return {name: value for name, value in self.select_headers(headers).items() if self.scrubber.is_clean(value)}
 
     def id_in(self, headers: Mapping[str, str]) -> str | None:
@@ -317,6 +314,24 @@ def _plausible(seconds: float) -> float | None:
     if math.isnan(seconds):
         return None
     return min(seconds, _MAX_RETRY_AFTER_S) if seconds > 0 else 1.0
+
+
+class _NamedFaults:
+    """See ``Reports.faults_named``."""
+
+    __slots__ = ("_reports",)
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, ErrorPayload):
+            raise self._reports.error_of_payload(error.payload) from None
+        if isinstance(error, InvalidAnswer):
+            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
 
 OPENAI_REPORTS = Reports()

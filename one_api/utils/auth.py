@@ -79,7 +79,7 @@ class KeyRing:
         scheme, _, bearer = authorization.partition(" ")
         if authorization and scheme.lower() != "bearer":
             raise _not_a_bearer()
-        given = {bearer.strip(), *(headers.get(name, "").strip() for name in KEY_HEADERS)} - {""}
+        given = {bearer.strip(), *[headers.get(name, "").strip() for name in KEY_HEADERS]} - {""}
         if not given:
             if authorization:
                 raise _not_a_bearer()
