@@ -658,28 +658,3 @@ def test_an_empty_account_is_nothing_to_ask_again_for(bed: Bed, stream: bool, st
     assert (answer.status, answer.error["type"], answer.error["code"]) == (429, *["insufficient_quota"] * 2)
     assert answer.header("x-should-retry") == "false"
     assert bed.ask(model).error["code"] == "upstream_quota_exhausted"
-
-
-@pytest.mark.parametrize(
-    ("status", "said", "code"),
-    [
-        (401, "Incorrect API key provided.", "upstream_authentication_error"),
-        (403, "This account has no access.", "upstream_authentication_error"),
-        (404, "No such model here.", "upstream_error"),
-    ],
-)
-def test_what_the_operator_has_to_mend_is_nothing_to_ask_again_for(
-    bed: Bed, stream: bool, status: int, said: str, code: str
-) -> None:
-    model = bed.model()
-    bed.a.on(model, error(status, {"error": {"message": said, "type": "invalid_request_error"}}))
-
-    first, again = (respond(bed, model, stream=stream) for _ in range(2))
-
-    for answer in (first, again):
-        assert answer.status == 400, answer.body
-        assert answer.header("x-should-retry") == "false"
-        assert (answer.error["type"], answer.error["code"]) == ("server_error", code)
-        assert said in answer.error["message"]
-    assert bed.record_of(first)["outcome"] == "upstream_config"
-    assert bed.ask(model).status == 502

@@ -153,15 +153,6 @@ def test_a_refused_request_is_asked_once(bench: Bench) -> None:
     assert bench.paths == [("POST", "400")]
 
 
-def test_a_credential_that_the_operator_has_to_mend_is_asked_with_once(bench: Bench) -> None:
-    bench.upstream.on(PLAIN, error(401, {"error": {"message": "Incorrect API key.", "type": "invalid_request_error"}}))
-
-    done = bench.run(PLAIN)
-
-    assert "The upstream refused this gateway's credential." in done.stderr
-    assert bench.paths == [("POST", "400")]
-
-
 def test_a_websocket_is_given_up_after_one_try(bench: Bench) -> None:
     done = bench.run(PLAIN, provider="supports_websockets = true\n")
 

@@ -33,7 +33,7 @@ def failure_of(error: GatewayError) -> JSONObject:
     code = _CODES.get(error.code or "")
     if code is None and isinstance(error, (NoDeployment, UpstreamOverloaded)):
         code = "server_is_overloaded"
-    if code is None and (error.status in _FAULTS_OF_REQUESTS or _is_lasting(error)):
+    if code is None and error.status in _FAULTS_OF_REQUESTS:
         code = "invalid_prompt"
     message = error.message
     if code == "rate_limit_exceeded" and (wait_s := error.wait_s) is not None:
@@ -42,15 +42,8 @@ def failure_of(error: GatewayError) -> JSONObject:
 
 
 def status_of(error: GatewayError) -> int:
-    """Return the status for clients: Codex repeats a 5xx thirty times, a 403 six, no 400 and no lack of quota."""
-    if error.code == _SPENT:
-        return 429
-    return 400 if _is_lasting(error) else error.status
-
-
-def _is_lasting(error: GatewayError) -> bool:
-    """Return whether no repetition helps until the operator has mended something, which no code of a client's says."""
-    return error.should_retry is False and (error.status == 403 or error.status >= 500)
+    """Return the status for clients: Codex repeats any 5xx thirty times, and no lack of quota."""
+    return 429 if error.code == _SPENT else error.status
 
 
 def error_of(error: GatewayError) -> JSONObject:

@@ -11,7 +11,6 @@ from one_api.errors import (
     InvalidRequest,
     NoDeployment,
     UpstreamExhausted,
-    UpstreamMisconfigured,
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTruncated,
@@ -290,7 +289,6 @@ def test_a_broken_stream_fails_and_closes_nothing() -> None:
         (UpstreamTruncated("x"), "server_error"),
         (UpstreamRejected("x", status=400, code="unknown_parameter"), "invalid_prompt"),
         (InvalidRequest("x", status=413), "invalid_prompt"),
-        (UpstreamMisconfigured("x"), "invalid_prompt"),
     ],
 )
 def test_failures_have_codes_that_clients_know(error: GatewayError, code: str) -> None:
