@@ -167,7 +167,7 @@ class RedisLink:
         try:
             answers = await _within(self._limit_s(), sending)
             self._connected = True
-            if problem := next((answer for answer in answers if self._is_illness(answer)), None):
+            if problem := next((answer for answer in answers if self._counts_as_failure(answer)), None):
                 raise problem
         except Exception as error:  # the client's parser raises anything; else the callers would wait for ever
             self._fail(error)
@@ -219,7 +219,7 @@ class RedisLink:
         task.add_done_callback(self._late.discard)
         return [RedisUnavailable(each) for each in late]
 
-    def _is_illness(self, answer: Any) -> bool:
+    def _counts_as_failure(self, answer: Any) -> bool:
         return isinstance(answer, Exception) and not (self._forgiving and isinstance(answer, ResponseError))
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
