@@ -35,23 +35,6 @@ _SMALL_BODY_BYTES, _SMALL_BODY_S = 64 * 1024, 0.5
 _BURST_BYTES = 8 * 1024
 
 
-class _NoService:
-    """Stands in for applications that have no service."""
-
-    draining = False
-    server = ServerConfig()
-    connections: Callable[[], int | None] = staticmethod(lambda: None)
-
-    def begin_reload(self, by: str) -> None:
-        """Nothing to load."""
-
-    async def start(self) -> None:
-        """Nothing to start."""
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
-
-
 class FlaskASGI:
     """Serves a Flask application on the running event loop."""
 
@@ -59,7 +42,7 @@ class FlaskASGI:
         """``root_path`` is where the server says that it is mounted; requests may come with or without it."""
         self._app = app
         self._root_path = root_path
-        self._service: Service = app.extensions.get("one_api") or _NoService()
+        self._service: Service = app.extensions["one_api"]
         self._bridge = Bridge()
         self._exchanges: set[asyncio.Task[Any] | None] = set()
 
