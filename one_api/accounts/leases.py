@@ -29,19 +29,20 @@ logger = logging.getLogger(__name__)
 MAX_WAIT_S = 1.5
 #: For so long a window with too little left is not asked again, in seconds: clients that repeat cost no transaction.
 _REMEMBER_S = 0.25
-#: How often it is looked whether others want what is idle; and how often more use than before is noted, in seconds.
+#: How often this process looks whether others want what it holds and does not use, in seconds.
 _LOOK_S = 0.25
 #: After asking others for what is idle, this process looks for it after so many seconds, from and to.
 _ASK_AGAIN_S = (0.05, 0.15)
+#: How long a rise of what is in use may wait until it is written, and how often more is asked for ahead, in seconds.
 _NOTE_S = 1.0
 #: How often it is looked for processes that are lost, in seconds.
 _LOST_S = 60.0
-#: Spending is remembered for so many seconds; twice as much is kept of what is idle.
+#: The pace of a lease is what was spent in so many seconds; of what is idle, so many times the pace is kept.
 _RECENT_S = 60
 _KEPT = 2
-#: A lease is written of at least so often in its time.
+#: A lease is written at least so often before it expires.
 _WRITES = 3
-#: What is written of a lease is not known: it is written again soon.
+#: It is not known what the database has of a lease: it is written again soon.
 _UNKNOWN = (-1, -1)
 
 
