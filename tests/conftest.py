@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -52,6 +53,10 @@ LONGEST = [
     "api/test_models.py",
     "accounts/test_kept_responses.py",
 ]
+
+DAY_S = 86400.0
+#: No test lasts so long, in seconds.
+MIDNIGHT_S = 60.0
 
 #: pytest rewrites the asserts of every file, in each of its processes: what one has written the others read.
 sys.dont_write_bytecode = False
@@ -116,6 +121,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest files come first, so that no process is left with one of them when the others have ended."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (places.get(item.path.relative_to(TESTS).as_posix(), len(places)), str(item.path)))
+
+
+def pytest_runtest_setup() -> None:
+    """Let no test begin where a day (UTC) is about to end, and with it what is counted by days and months."""
+    if (left_s := DAY_S - time.time() % DAY_S) < MIDNIGHT_S:
+        time.sleep(left_s + 0.01)
 
 
 def pytest_collection_finish() -> None:

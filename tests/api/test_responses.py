@@ -23,7 +23,7 @@ from tests.support import (
 )
 from tests.support.raw import build_request
 
-from .bed import KEY, Answer, Bed, Begun, adapter, running_bed, yaml
+from .bed import KEY, SETTLE_S, Answer, Bed, Begun, adapter, running_bed, yaml
 
 CUSTOM = {"type": "custom", "name": "apply_patch", "description": "Edits."}
 NAMESPACE = {"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "spawn"}]}
@@ -268,7 +268,7 @@ def test_a_client_that_leaves_ends_the_upstream(bed: Bed) -> None:
     with bed.connect() as client:
         client.send(build_request("POST", "/v1/responses", *where, headers=list(headers.items()), body=raw))
         client.read_head()
-    ended = bed.a.requests[-1].ended.wait(3)
+    ended = bed.a.requests[-1].ended.wait(SETTLE_S)
     gate.set()
 
     assert ended

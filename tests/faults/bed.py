@@ -39,7 +39,7 @@ KINDS: dict[str, Body] = {
 }
 #: How many groups of each kind there are, for the whole matrix and for a few tests.
 _NONE = {"bench": 0, "bench-prefill": 0}
-_MANY = dict.fromkeys(KINDS, 60) | {"twins": 460, "spare": 400, "only": 100, "resume": 100} | _NONE
+_MANY = dict.fromkeys(KINDS, 20) | {"twins": 340, "spare": 400, "only": 40, "resume": 100} | _NONE
 FEW = dict.fromkeys(KINDS, 12) | _NONE
 #: Adapters that are other views of an upstream: b goes on from a prefill, under the name p.
 _VIEWS = {"p": "b"}

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, sse, text_chunks
-from tests.support.launcher import REPOSITORY
+from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, run_program, sse, text_chunks
 
 from .clients import ask, chat, connect, request, wait_until
 
@@ -329,9 +327,7 @@ def test_files_are_watched_if_wanted(bed: Reloadable) -> None:
 
 def command(bed: Reloadable) -> "subprocess.CompletedProcess[str]":
     """Run ``flask config reload`` with the gateway's own environment."""
-    arguments = [sys.executable, "-m", "flask", "--app", "wsgi", "config", "reload"]
-    env = bed.gateway.environment
-    return subprocess.run(arguments, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+    return run_program("flask", "--app", "wsgi", "config", "reload", env=bed.gateway.environment)
 
 
 def test_the_command_waits_until_every_process_has_it(bed: Reloadable) -> None:
