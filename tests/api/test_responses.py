@@ -683,3 +683,15 @@ def test_what_the_operator_has_to_mend_is_nothing_to_ask_again_for(
         assert said in answer.error["message"]
     assert bed.record_of(first)["outcome"] == "upstream_config"
     assert bed.ask(model).status == 502
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", '{"input": ""}'])
+def test_a_custom_tool_that_is_called_with_nothing_gets_nothing(bed: Bed, stream: bool, arguments: str) -> None:
+    model = bed.model()
+    calls: list[tuple[str, *tuple[str, ...]]] = [("apply_patch", *filter(None, [arguments]))]
+    bed.a.on(model, sse(*tool_chunks(*calls)) if stream else json_reply(_called(calls)))
+
+    answer = respond(bed, model, tools=[CUSTOM], stream=stream)
+
+    (item,) = (final(answer) if stream else answer.json)["output"]
+    assert (item["type"], item["input"]) == ("custom_tool_call", "")

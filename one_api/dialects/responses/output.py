@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from one_api.dialects import json
+from one_api.dialects.custom_input import CustomInput
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import ValueScanner
-from one_api.dialects.responses.custom_input import CustomInput
 from one_api.dialects.responses.request import Shown
 from one_api.dialects.responses.response import (
     Identity,
