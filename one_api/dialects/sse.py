@@ -69,12 +69,8 @@ class EventReader:
         self._by_line = False
         #: Blocks that ended, those without data included: signs that the server is alive.
         self.blocks = 0
-
-    @property
-    def is_between_events(self) -> bool:
-        """Return whether no event has come in part, and events end with a blank line as they should."""
-        held = self._rest or self._data or self._name or self._bare or self._list is not None
-        return not (held or self._start or self._by_line or self._size)
+        #: No event has come in part, and events end with a blank line as they should.
+        self.is_between_events = False
 
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that ``received`` completes.
@@ -86,6 +82,7 @@ class EventReader:
             self._no_blank = self._after_cr = False
             self.blocks += 1
             return [Event(received[len(_DATA) : -len(_BLANK)])]
+        self.is_between_events = False
         if self._after_cr and received:
             received = received.removeprefix(b"\n")
             self._after_cr = False
@@ -94,6 +91,8 @@ class EventReader:
         self._rest_size += len(received)
         events = self._cut() if b"\n" in received or b"\r" in received or self._start else []
         self._bound(self._rest_size)
+        held = self._rest or self._data or self._name or self._bare or self._list is not None
+        self.is_between_events = not (held or self._start or self._by_line or self._size)
         return events
 
     def end(self) -> list[Event]:
