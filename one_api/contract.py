@@ -115,6 +115,8 @@ class Usage(Struct, frozen=True):
                 return None
             asked = max(0, _count(usage, "total_tokens") - said)
         prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
+        if not prompt and not completion:
+            return cls(asked, said)
         cached = _count(prompt, "cached_tokens")
         left, parts = ModalityUsage(asked, said, cached), []
         for name in _MODALITY_COUNTS:
@@ -127,7 +129,7 @@ class Usage(Struct, frozen=True):
 
 def _of_modality(name: str, prompt: JSONObject, completion: JSONObject, left: ModalityUsage) -> ModalityUsage:
     """Read the tokens of a modality from the details of a prompt and a completion, of which so many are ``left``."""
-    if name not in prompt and name not in completion:
+    if not prompt.get(name) and not completion.get(name):
         return _NO_TOKENS
     tokens = min(_count(prompt, name), left.prompt_tokens)
     hits = _count(_details(prompt, "cached_tokens_details"), name)

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from one_api.accounts.money import dollars
-from one_api.accounts.periods import PERIODS, Period, end_of, start_of
+from one_api.accounts.periods import PERIODS, Period, end_of, start_of, zone_named
 
 #: A window in the database: its budget's name, and its start in UTC seconds.
 WindowKey = tuple[str, int]
@@ -38,6 +38,18 @@ class Budget:
         """Return the window that a moment is in, by UTC seconds."""
         return Window(start_of(self.period, self.zone, second), end_of(self.period, self.zone, second))
 
+    def counted(self, window: WindowKey, second: float) -> WindowKey:
+        """Return the window that something counts for which came at a moment and was let in within ``window``.
+
+        That is another one, of the zone that the budget has now, where it had another zone then.
+        """
+        name, start = window
+        return window if self.begins(start) else (name, start_of(self.period, self.zone, second))
+
+    def begins(self, second: int) -> bool:
+        """Return whether one of its windows begins then."""
+        return start_of(self.period, self.zone, second) == second
+
     def __str__(self) -> str:
         whose = f"the key {self.key}" if self.key else f"the team {self.team}" if self.team else "all keys together"
         return f"{dollars(self.limit)} USD {_EACH[self.period]} for {whose}"
@@ -45,6 +57,11 @@ class Budget:
     def when(self, second: int) -> str:
         """Return a moment as people of its zone write it."""
         return datetime.fromtimestamp(second, self.zone).isoformat()
+
+
+def budget_in(row: Any) -> Budget:
+    """Return the budget in a row of its table."""
+    return Budget(row.name, row.key, row.team, row.period, zone_named(row.zone), row.limit_nano)
 
 
 class Owner(NamedTuple):

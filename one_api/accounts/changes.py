@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, func, or_, select, union_all
 
 from one_api.accounts import ledger, windows
-from one_api.accounts.budgets import owner_in
+from one_api.accounts.budgets import budget_in, owner_in
 from one_api.accounts.fields import (
     KEY_FIELDS,
     LISTS,
@@ -21,7 +21,7 @@ from one_api.accounts.fields import (
 )
 from one_api.accounts.keys import ChangeRefused, check_foreign, check_name, digest_of, make_key, shown
 from one_api.accounts.money import dollars
-from one_api.accounts.periods import PERIODS, start_of, zone_named
+from one_api.accounts.periods import PERIODS
 from one_api.accounts.tables import AUDIT, BUDGETS, FORMER_KEYS, KEYS, META, TEAMS, WINDOWS
 from one_api.contract import JSONObject
 from one_api.dialects import json
@@ -171,7 +171,7 @@ def set_budget(connection: Connection, actor: str, name: str, fields: Mapping[st
     """Make or change the budget named key:NAME:PERIOD, team:NAME:PERIOD or all:PERIOD.
 
     ``fields`` are ``limit_usd``, decimal text; ``zone``, by default UTC; and ``alert_percent``. What was spent stays
-    spent. Raises ChangeRefused.
+    spent, also in another zone. Raises ChangeRefused.
     """
     owner = owner_in(name)
     if owner is None:
@@ -191,6 +191,9 @@ def set_budget(connection: Connection, actor: str, name: str, fields: Mapping[st
         connection.execute(BUDGETS.insert().values(new | values))
     elif values:
         connection.execute(BUDGETS.update().where(BUDGETS.c.name == name).values(values))
+    new_row = connection.execute(select(BUDGETS).where(BUDGETS.c.name == name)).one()
+    if row is None or row.zone != new_row.zone:
+        ledger.carry(connection, budget_in(new_row))
     # What is held of it and not used comes back: its limit may be lower now. And alerts are for the new one.
     called_back = {"wanted": WINDOWS.c.wanted + 1, "alerted": 0}
     connection.execute(WINDOWS.update().where(WINDOWS.c.budget == name).values(called_back))
@@ -205,10 +208,10 @@ def credit_budget(connection: Connection, actor: str, name: str, usd: Any, note:
     row = _row(connection, BUDGETS, name)
     if row is None:
         raise NotThere(f"there is no budget named {name[:128]!r}")
-    window = (name, start_of(row.period, zone_named(row.zone), _now() / 1000))
-    if windows.state(connection, window)[0] - amount < -_MAX_CREDIT_NANO:
+    budget, now = budget_in(row), _now() / 1000
+    if windows.state(connection, budget, now)[0] - amount < -_MAX_CREDIT_NANO:
         raise ChangeRefused("this is more than a billion dollars beyond what is spent", "usd")
-    ledger.credit(connection, row.key or "", amount, window)
+    ledger.credit(connection, row.key or "", amount, (name, budget.window(now).start))
     _note(connection, actor, "credit budget", name, None, {"usd": dollars(amount), "note": note})
     return _shown(row)
 

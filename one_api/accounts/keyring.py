@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
-from one_api.accounts.budgets import Budget
+from one_api.accounts.budgets import Budget, budget_in
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable
 from one_api.accounts.keys import VirtualKey, networks
-from one_api.accounts.periods import zone_named
 from one_api.accounts.tables import BUDGETS, FORMER_KEYS, KEYS, TEAMS
 from one_api.contract import Caller
 from one_api.dialects import json
@@ -69,6 +68,7 @@ def load(connection: Connection, known: int) -> Loaded | None:
                 tokens_per_minute=row.tpm,
                 concurrent=row.concurrent,
             ),
+            row.prefix,
             row.role,
             networks(_list(row.networks)),
             row.expires_at,
@@ -77,7 +77,7 @@ def load(connection: Connection, known: int) -> Loaded | None:
         found[row.digest] = own
         for digest, until in old.get(row.name, ()):
             ends = until if row.expires_at is None else min(until, row.expires_at)
-            found[digest] = replace(own, expires_at=ends)
+            found[digest] = replace(own, caller=replace(own.caller, secret=digest), expires_at=ends)
     return Loaded(version, MappingProxyType(found), MappingProxyType(bound), shared)
 
 
@@ -89,11 +89,6 @@ def _old_texts(connection: Connection) -> Mapping[str, list[tuple[bytes, int]]]:
     for name, digest, until in connection.execute(last.union_all(former.where(FORMER_KEYS.c.counts_until > 0))):
         found.setdefault(name, []).append((digest, until))
     return found
-
-
-def budget_in(row: Any) -> Budget:
-    """Return the budget in a row of its table."""
-    return Budget(row.name, row.key, row.team, row.period, zone_named(row.zone), row.limit_nano)
 
 
 def _list(text: str | None) -> list[str] | None:

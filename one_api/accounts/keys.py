@@ -91,6 +91,8 @@ class VirtualKey:
     """A key of the database, as requests meet it."""
 
     caller: Caller
+    #: For people who look for it; of several texts the newest one's.
+    prefix: str
     role: Role
     networks: tuple[Network, ...] | None
     #: UTC milliseconds; for the key before a rotation the end of its grace.

@@ -2,19 +2,19 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from itertools import chain
 from operator import add
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, and_, func, not_, select
 
 from one_api.accounts import windows
-from one_api.accounts.budgets import WindowKey
+from one_api.accounts.budgets import Budget, WindowKey
 from one_api.accounts.percentiles import FIRST, WHOLE
-from one_api.accounts.tables import LEDGER, USAGE
+from one_api.accounts.periods import LONGEST_S
+from one_api.accounts.tables import LEDGER, USAGE, adding_to
 from one_api.accounts.windows import Alert
 from one_api.dialects import json
 
@@ -28,6 +28,10 @@ _BOOLEANS = frozenset(("stream", "estimated"))
 _MAX_AT_ONCE = 64
 #: A process that was taken for lost is looked for among the rows of so many seconds.
 _LOST_S = 7 * 86400
+#: A request may be let in so long after it came, in seconds: in the next window.
+_LATE_S = 3600
+#: Rows of what was moved from one window to another; and others that are few.
+_ARE_MOVES = (LEDGER.c.key == "", LEDGER.c.status == "credit")
 
 
 class LedgerRow(NamedTuple):
@@ -134,20 +138,87 @@ def book(
     if again and new:
         for known in connection.scalars(select(LEDGER.c.id).where(LEDGER.c.id.in_(new))).all():
             del new[known]
+    leased = _costs(new.values())
+    if leased:
+        budgets = windows.locked_budgets(connection, (name for name, _ in leased))
+        new = {row.id: _placed(row, budgets) for row in new.values()}
     if new:
         _insert(connection, list(new.values()))
-    costs = windows.costs_of((row.windows, row.cost) for row in new.values() if row.charged is not None and row.cost)
-    alerts = windows.charge(connection, costs, holder) if costs else []
+    alerts = windows.charge(connection, _costs(new.values())) if leased else []
+    if leased and holder is not None:
+        windows.use(connection, leased, holder)
     add_sums(connection, sums_of(new.values(), refused))
     return alerts
 
 
+def _costs(rows: Iterable[LedgerRow]) -> Counter[WindowKey]:
+    return windows.costs_of((row.windows, row.cost) for row in rows if row.charged is not None and row.cost)
+
+
+def _placed(row: LedgerRow, budgets: Mapping[str, Budget]) -> LedgerRow:
+    """Return a row that is charged to the windows which its budgets have now: the zone of one may have been changed."""
+    if all(name not in budgets or budgets[name].begins(start) for name, start in row.windows):
+        return row
+    places = [budgets[each[0]].counted(each, row.at / 1000) if each[0] in budgets else each for each in row.windows]
+    return row._replace(charged=charged_text(tuple(places)))
+
+
+def carry(connection: Connection, budget: Budget) -> None:
+    """Have the window of now count what was spent since it began, whatever zone its budget had then; its row is locked.
+
+    What others had of that is taken off them: two rows of the ledger for each.
+    """
+    moment_ms = windows.now_ms(connection)
+    now, start = moment_ms // 1000, budget.window(moment_ms / 1000).start
+    longest_s = LONGEST_S[budget.period]
+    others = windows.spent_since(connection, budget.name, start - 2 * longest_s)
+    others.pop(start, None)
+    moves = _moves(connection, min(others, default=now))
+    for other, spent in sorted(others.items()):
+        window = (budget.name, other)
+        own = {at: cost for (at, place), cost in moves.items() if place == window}
+        cost = sum(cost for at, cost in own.items() if at >= start)
+        # It is known by the rows before that moment, or by those since: there are fewer of one.
+        end = min(now, other + longest_s) + _LATE_S
+        if start - other < end - start:
+            cost += spent - sum(own.values()) - _sum(connection, window, other - _LATE_S, start)
+        else:
+            cost += _sum(connection, window, start, end)
+        if cost:
+            costs = {window: -cost, (budget.name, start): cost}
+            _insert(connection, [_correction(moment_ms, "", cost, place) for place, cost in costs.items()])
+            windows.charge(connection, costs)
+
+
+def _moves(connection: Connection, since: int) -> Counter[tuple[int, WindowKey]]:
+    """Return what was moved between windows since a moment, by the moments and windows."""
+    query = select(LEDGER.c.at, LEDGER.c.charged, LEDGER.c.cost).where(*_ARE_MOVES, LEDGER.c.id >= id_at(since * 1000))
+    moves: Counter[tuple[int, WindowKey]] = Counter()
+    for at, charged, cost in connection.execute(query):
+        for window in _windows_in(charged):
+            moves[at // 1000, window] += cost
+    return moves
+
+
+def _sum(connection: Connection, window: WindowKey, begin: int, end: int) -> int:
+    """Return what was charged to a window from ``begin`` up to ``end``, but for what was moved."""
+    query = (
+        select(LEDGER.c.charged, func.sum(LEDGER.c.cost))
+        .where(LEDGER.c.id >= id_at(begin * 1000), LEDGER.c.id < id_at(end * 1000), LEDGER.c.charged.is_not(None))
+        .where(not_(and_(*_ARE_MOVES)))
+        .group_by(LEDGER.c.charged)
+    )
+    return sum(int(cost or 0) for charged, cost in connection.execute(query).all() if window in _windows_in(charged))
+
+
 def credit(connection: Connection, key: str, amount: int, window: WindowKey) -> None:
     """Book that so much was not spent of a window."""
-    moment_ms = windows.now_ms(connection)
+    book(connection, [_correction(windows.now_ms(connection), key, -amount, window)], Counter(), again=False)
+
+
+def _correction(moment_ms: int, key: str, cost: int, window: WindowKey) -> LedgerRow:
     id = f"{id_at(moment_ms)}{os.urandom(10).hex()}"
-    row = _presumed(id, moment_ms, key, "", -amount, [window])._replace(status="credit", reserve=None, estimated=None)
-    book(connection, [row], Counter(), again=False)
+    return _presumed(id, moment_ms, key, "", cost, [window])._replace(status="credit", reserve=None, estimated=None)
 
 
 def presume_lost(connection: Connection, here: Callable[[], Collection[str]] = frozenset) -> int:
@@ -175,7 +246,7 @@ def take_back_presumed(connection: Connection, holder: str) -> int:
     rows = [LedgerRow(*row) for row in connection.execute(found)]
     for row in rows:
         if connection.execute(LEDGER.delete().where(LEDGER.c.id == row.id)).rowcount and row.cost:
-            windows.charge(connection, dict.fromkeys(row.windows, -row.cost), None)
+            windows.charge(connection, dict.fromkeys(row.windows, -row.cost))
             added = sums_of([row], Counter())
             add_sums(connection, [{k: -v if k in _SUMS else v for k, v in each.items()} for each in added])
     return len(rows)
@@ -254,14 +325,7 @@ def _counts(row: LedgerRow) -> tuple[int, ...]:
 def add_sums(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Add to the rows of ``usage``; those that are not there are made. Locks are taken in the order of ``rows``."""
     if rows:
-        connection.execute(_add_statement(connection.dialect.name), rows)
-
-
-@lru_cache
-def _add_statement(dialect: str) -> Any:
-    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(USAGE)
-    added = {name: USAGE.c[name] + insert.excluded[name] for name in _SUMS}
-    return insert.on_conflict_do_update(index_elements=_KEY_COLUMNS, set_=added)
+        connection.execute(adding_to(USAGE, connection.dialect.name, _SUMS), rows)
 
 
 def forget(connection: Connection, before_ms: int, limit: int) -> int:

@@ -9,8 +9,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, func, select
 
 from one_api.accounts import windows
-from one_api.accounts.budgets import WindowKey
-from one_api.accounts.keyring import budget_in
+from one_api.accounts.budgets import WindowKey, budget_in
 from one_api.accounts.ledger import SPANS, id_at
 from one_api.accounts.money import dollars
 from one_api.accounts.percentiles import FIRST, PERCENTS, WHOLE
@@ -134,7 +133,7 @@ def budgets(connection: Connection, now: float, names: Collection[str] | None = 
 def _budget(connection: Connection, row: Any, now: float) -> JSONObject:
     budget = budget_in(row)
     window = budget.window(now)
-    spent, held = windows.state(connection, (row.name, window.start))
+    spent, held = windows.state(connection, budget, now)
     return {
         "name": row.name,
         "key": row.key,

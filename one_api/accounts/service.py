@@ -106,13 +106,12 @@ class Accounts:
 
     def has_key(self, caller: Caller) -> bool:
         """Return whether the key of the database that a caller had is still there, and not revoked."""
-        key = self._keys.find(caller.secret) if self._keys is not None else None
+        key = self.key_of(caller)
         return key is not None and not key.is_disabled
 
-    def end_of(self, caller: Caller) -> int | None:
-        """Return when the key of a caller ends, in UTC milliseconds; None for one that does not."""
-        key = self._keys.find(caller.secret) if self._keys is not None else None
-        return None if key is None else key.expires_at
+    def key_of(self, caller: Caller) -> VirtualKey | None:
+        """Return the key of the database that a caller has, as the text that it has sent; None for another key."""
+        return self._keys.find(caller.secret) if self._keys is not None else None
 
     @property
     def knows_keys(self) -> bool:

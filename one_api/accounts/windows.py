@@ -1,6 +1,6 @@
 """The statements on windows of budgets and on leases; each is part of one transaction.
 
-To take of a window needs the lock on its row, so what is spent and what is leased together never exceed its
+To take of a window needs the lock on its budget's row, so what is spent and what is leased together never exceed its
 limit. Only what was not foreseen can: what requests under way cost more than they had reserved.
 """
 
@@ -8,14 +8,12 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Table, and_, bindparam, case, func, select, text
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import BigInteger, ColumnElement, Connection, Table, and_, bindparam, case, select, text
 
-from one_api.accounts.budgets import WindowKey
-from one_api.accounts.tables import BUDGETS, LEASES, WINDOWS
+from one_api.accounts.budgets import Budget, WindowKey, budget_in
+from one_api.accounts.tables import BUDGETS, LEASES, WINDOWS, adding_to
 
 #: How long a process may be silent before another one takes back what it holds, in seconds: where several machines
 #: share the database; and where they are all on one machine, and journals show which processes live.
@@ -40,12 +38,21 @@ def _without_cost(column: ColumnElement[int]) -> ColumnElement[int]:
 
 # Statements that are run again and again are made once: to make one takes SQLAlchemy longer than to run it.
 _OF_HOLDER = LEASES.c.holder == bindparam("of_holder")
-_LIMIT = select(BUDGETS.c.limit_nano).where(BUDGETS.c.name == bindparam("of_budget"))
+_LOCKED_BUDGETS = (
+    select(BUDGETS)
+    .where(BUDGETS.c.name.in_(bindparam("names", expanding=True)))
+    .order_by(BUDGETS.c.name)
+    .with_for_update()
+)
 _LOCKED_WINDOW = select(WINDOWS).where(*_of(WINDOWS)).with_for_update()
 _WITH_BUDGET = select(BUDGETS, WINDOWS).join(WINDOWS, WINDOWS.c.budget == BUDGETS.c.name).where(*_of(WINDOWS))
+_SPENT_SINCE = (
+    select(WINDOWS.c.start, WINDOWS.c.spent)
+    .where(WINDOWS.c.budget == bindparam("of_budget"), WINDOWS.c.start > bindparam("since"))
+    .with_for_update()
+)
 _SPENT = select(WINDOWS.c.spent).where(*_of(WINDOWS))
-_LEASES = select(LEASES).where(*_of(LEASES))
-_HELD = select(func.sum(LEASES.c.amount)).where(*_of(LEASES), LEASES.c.amount > 0)
+_LEASES = select(LEASES).where(LEASES.c.budget == bindparam("of_budget"))
 _OWN = select(LEASES).where(_OF_HOLDER).order_by(*LEASES.primary_key)
 _WANTED = (
     select(WINDOWS.c.budget, WINDOWS.c.start, WINDOWS.c.wanted)
@@ -136,25 +143,41 @@ class Need(NamedTuple):
     asked: int | None = None
 
 
+def locked_budgets(connection: Connection, names: Iterable[str]) -> dict[str, Budget]:
+    """Return those of these budgets that there are; nobody else takes of them or changes them meanwhile."""
+    rows = connection.execute(_LOCKED_BUDGETS, {"names": sorted(set(names))})
+    return {row.name: budget_in(row) for row in rows}
+
+
 def acquire(connection: Connection, holder: str, window: WindowKey, need: Need) -> Grant:
-    """Take of a window what ``holder`` needs, as far as it is there; nothing where that is of no use."""
-    row = _locked(connection, window)
+    """Take of a window what ``holder`` needs, as far as it is there; nothing where that is of no use.
+
+    Where its budget has another zone now, it is taken of the window of now, as is what others have taken like that.
+    """
+    name, start = window
+    budget = locked_budgets(connection, [name]).get(name)
     now = now_ms(connection)
-    limit = connection.scalar(_LIMIT, {"of_budget": window[0]})
-    found = connection.execute(_LEASES, _window(window)).all()
-    leased = sum(max(0, each.amount) for each in found)
+
+    def counted(start: int) -> WindowKey:
+        return (name, start) if budget is None else budget.counted((name, start), now / 1000)
+
+    leases = connection.execute(_LEASES, {"of_budget": name}).all()
+    found = [each for each in leases if counted(each.start) == counted(start)]
+    rows = [_locked(connection, each) for each in sorted({counted(start), *((name, each.start) for each in found)})]
+    spent = next(row.spent for row in rows if (name, row.start) == counted(start))
+    wanted, leased = max(row.wanted for row in rows), sum(max(0, each.amount) for each in found)
     # Which question for what is idle it has answered: to take more is no answer. A new lease has nothing to give back.
-    seen = next((each.seen for each in found if each.holder == holder), row.wanted)
+    seen = next((each.seen for each in found if (each.start, each.holder) == (start, holder)), wanted)
     # A budget that has just gone refuses nothing.
-    left = need.all if limit is None else limit - row.spent - leased
-    rest = max(0, left - need.all) if seen == row.wanted else 0
+    left = need.all if budget is None else budget.limit - spent - leased
+    rest = max(0, left - need.all) if seen == wanted else 0
     share = rest // (_PARTS * max(1, len(found)))
     amount = min(left, need.all) + max(0, min(share, need.later)) if left >= need.least else 0
     asked = None
     if left < need.least:
-        asked = _ask_others(row.wanted, [each for each in found if each.holder != holder], need, need.least - left)
-        if asked is not None and asked > row.wanted:
-            connection.execute(_SET_WANTED, _window(window) | {"to_wanted": asked})
+        asked = _ask_others(wanted, [each for each in found if each.holder != holder], need, need.least - left)
+        if asked is not None and asked > wanted:
+            connection.execute(_SET_WANTED, [_window((name, row.start)) | {"to_wanted": asked} for row in rows])
     if amount > 0:
         added = {"amount": amount, "held": need.held, "expires_at": now + ttl_s(connection) * 1000}
         added["seen"] = seen
@@ -182,8 +205,8 @@ def _locked(connection: Connection, window: WindowKey) -> Any:
     return connection.execute(_LOCKED_WINDOW, _window(window)).one()
 
 
-def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str | None) -> list[Alert]:
-    """Add costs to what is spent, and take them from what ``holder`` has leased; returns what is to be logged."""
+def charge(connection: Connection, costs: Mapping[WindowKey, int]) -> list[Alert]:
+    """Add costs to what is spent; returns what is to be logged."""
     ordered = sorted(costs)
     _add(
         connection,
@@ -191,11 +214,13 @@ def charge(connection: Connection, costs: Mapping[WindowKey, int], holder: str |
         {each: {"spent": costs[each], "wanted": 0, "alerted": 0} for each in ordered},
         sums=("spent",),
     )
-    if holder is not None:
-        expires_at = now_ms(connection) + ttl_s(connection) * 1000
-        own = {"of_holder": holder, "to_expires_at": expires_at}
-        connection.execute(_TAKE, [_window(each) | own | {"cost": costs[each]} for each in ordered])
     return [alert for each in ordered if (alert := _alert(connection, each)) is not None]
+
+
+def use(connection: Connection, costs: Mapping[WindowKey, int], holder: str) -> None:
+    """Take costs from what ``holder`` has leased."""
+    own = {"of_holder": holder, "to_expires_at": now_ms(connection) + ttl_s(connection) * 1000}
+    connection.execute(_TAKE, [_window(each) | own | {"cost": costs[each]} for each in sorted(costs)])
 
 
 def _alert(connection: Connection, window: WindowKey) -> Alert | None:
@@ -248,10 +273,11 @@ def take_lost(connection: Connection, but: Collection[str] = ()) -> dict[tuple[W
     """Take back the leases of holders that count as lost, ``but`` of some; returns what they had in use."""
     is_lost = (LEASES.c.expires_at < now_ms(connection)) & LEASES.c.holder.not_in(but)
     query = select(LEASES).where(is_lost).order_by(*LEASES.primary_key)
-    lost: dict[tuple[WindowKey, str], int] = {}
-    for row in connection.execute(query).all():
+    rows, lost = connection.execute(query).all(), dict[tuple[WindowKey, str], int]()
+    if rows:
+        locked_budgets(connection, (row.budget for row in rows))
+    for row in rows:
         window = (row.budget, row.start)
-        _locked(connection, window)
         gone = _END_LEASE.where(LEASES.c.expires_at == row.expires_at)
         if connection.execute(gone, _window(window) | {"of_holder": row.holder}).rowcount:
             lost[window, row.holder] = min(row.held, row.amount)
@@ -268,11 +294,18 @@ def forget(connection: Connection, before_s: int) -> None:
     connection.execute(WINDOWS.delete().where(WINDOWS.c.start > 0, WINDOWS.c.start < before_s))
 
 
-def state(connection: Connection, window: WindowKey) -> tuple[int, int]:
-    """Return what is spent of a window, and what processes hold of it."""
-    spent = connection.scalar(_SPENT, _window(window))
-    held = connection.scalar(_HELD, _window(window))
-    return int(spent or 0), int(held or 0)
+def state(connection: Connection, budget: Budget, second: float) -> tuple[int, int]:
+    """Return what is spent of the window of a moment, and what processes hold of it."""
+    window = (budget.name, budget.window(second).start)
+    leases = connection.execute(_LEASES, {"of_budget": budget.name}).all()
+    own = (each.amount for each in leases if budget.counted((budget.name, each.start), second) == window)
+    return int(connection.scalar(_SPENT, _window(window)) or 0), sum(max(0, each) for each in own)
+
+
+def spent_since(connection: Connection, budget: str, start: int) -> dict[int, int]:
+    """Return what is spent of the windows of a budget that begin after a moment, by when they begin."""
+    found = connection.execute(_SPENT_SINCE, {"of_budget": budget, "since": start})
+    return {row.start: row.spent for row in found}
 
 
 def costs_of(charged: Iterable[tuple[Iterable[WindowKey], int]]) -> Counter[WindowKey]:
@@ -295,12 +328,4 @@ def _add(
     if rows:
         names = [column.name for column in table.primary_key]
         values = [dict(zip(names, key, strict=True)) | row for key, row in rows.items()]
-        connection.execute(_add_statement(connection.dialect.name, table, sums, sets), values)
-
-
-@lru_cache
-def _add_statement(dialect: str, table: Table, sums: tuple[str, ...], sets: tuple[str, ...]) -> Any:
-    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
-    changed = {name: table.c[name] + insert.excluded[name] for name in sums}
-    changed |= {name: insert.excluded[name] for name in sets}
-    return insert.on_conflict_do_update(index_elements=[column.name for column in table.primary_key], set_=changed)
+        connection.execute(adding_to(table, connection.dialect.name, sums, sets), values)

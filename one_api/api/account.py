@@ -42,7 +42,10 @@ async def show_usage() -> Response:
         raise InvalidRequest(f"{error}.", param="zone") from None
     now, accounts = int(time.time()), _accounts()
     names = {each.name for each in accounts.budgets_of(g.caller)}
-    body: JSONObject = {"object": "usage", "key": g.caller.name, "expires_at": accounts.end_of(g.caller)}
+    key = accounts.key_of(g.caller)
+    body: JSONObject = {"object": "usage", "key": g.caller.name, "prefix": None, "expires_at": None}
+    if key is not None:
+        body |= {"prefix": key.prefix, "expires_at": key.expires_at}
     body["limits"] = snapshot().limits.settings_of(g.caller)
     body["budgets"] = await accounts.read(partial(reports.budgets, now=now, names=names)) if names else []
     for period in ("day", "month"):
@@ -63,8 +66,9 @@ def show_subscription() -> Response:
     accounts = _accounts()
     least = min((each.limit for each in accounts.budgets_of(g.caller)), default=_NO_LIMIT_USD * NANO)
     limits = dict.fromkeys(("soft_limit_usd", "hard_limit_usd", "system_hard_limit_usd"), least / NANO)
+    key = accounts.key_of(g.caller)
     # In seconds; 0 is never.
-    until = (accounts.end_of(g.caller) or 0) // 1000
+    until = 0 if key is None else (key.expires_at or 0) // 1000
     return JSONResponse({"object": "billing_subscription", "has_payment_method": True, **limits, "access_until": until})
 
 
@@ -73,12 +77,15 @@ def show_subscription() -> Response:
 @verify_api_key
 @check_rate_limit
 async def show_billing_usage() -> Response:
-    """Return what the key has spent from ``start_date`` to ``end_date``, in cents; by default this month, in UTC."""
+    """Return what the key has spent from ``start_date`` to ``end_date``, in cents; by default this month, in UTC.
+
+    Where more was credited than spent, that is nothing.
+    """
     now = int(time.time())
     begin = _day("start_date", start_of("month", zone_named("UTC"), now))
     end = _day("end_date", now) + _DAY_S
     spent = await _accounts().read(partial(reports.spent, key=g.caller.name, begin=begin, end=end))
-    return JSONResponse({"object": "list", "total_usage": spent / _CENT})
+    return JSONResponse({"object": "list", "total_usage": max(0, spent) / _CENT})
 
 
 def _accounts() -> "Accounts":

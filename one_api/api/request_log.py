@@ -23,7 +23,7 @@ from one_api.records import ID, CallContext, CallRecord
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals, current_request
 from one_api.serving.request_body import RequestBody
-from one_api.serving.responses import add_headers
+from one_api.serving.responses import add_headers, has_header
 from one_api.utils.auth import check_model
 
 #: Probes and scrapes come every few seconds and are of no interest: they are not recorded.
@@ -196,7 +196,7 @@ def _add_headers(response: Response) -> Response:
         headers["x-gateway-warnings"] = _warnings(record.warnings)
     if is_anthropic():
         headers = _for_anthropic(headers, record.request_id)
-    if not response.headers.getlist("cache-control"):  # to look with `in` makes an exception when there is none
+    if not has_header(response.headers, "cache-control"):
         headers["cache-control"] = "no-store"
     add_headers(response.headers, headers)
     return response

@@ -177,9 +177,9 @@ def check_error(payload: JSONObject, *, is_named: bool = False) -> None:
 
 def _has_error(payload: JSONObject) -> bool:
     """Return whether an object has an error where nothing else stands, so that it counts beside an answer, too."""
-    status = payload.get("base_resp")
+    status, error = payload.get("base_resp"), payload.get("error")
     return (
-        not _is_blank(payload.get("error"))
+        (error is not None and not _is_blank(error))
         or bool(payload.get("errors"))
         or (isinstance(status, dict) and status.get("status_code") not in (None, 0, "0", ""))
         or "error" in (payload.get("object"), payload.get("type"))

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import select
+import string
 import sys
 import threading
 import time
@@ -85,8 +86,8 @@ def _seen(character: str) -> str:
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]+").fullmatch
-#: Fields with values that need no quotes, if there are no more equals signs in them than fields.
-_PLAIN_FIELDS = re.compile(r"(?:[a-z_]+=[A-Za-z0-9/._:@+-]+ )*").fullmatch
+#: What values that need no quotes are made of.
+_PLAIN_BYTES = (string.ascii_letters + string.digits + "/._:@+-").encode()
 
 
 def _shown(fields: dict[str, object]) -> str:
@@ -97,8 +98,9 @@ def _shown(fields: dict[str, object]) -> str:
         if value is not None
     ]
     line = " ".join(known)
-    # Nearly always no text needs quotes: all are looked at together first.
-    if _PLAIN_FIELDS(f"{line} ") and line.count("=") == len(known):
+    # Nearly always no text is empty or needs quotes: all are looked at together first.
+    marks = f"{line} ".encode("utf-8", "replace").translate(None, _PLAIN_BYTES)
+    if marks == b"= " * len(known) and "= " not in f"{line} ":
         return line
     return " ".join([f"{key}={_plain(value)}" for key, value in fields.items() if value is not None])
 

@@ -89,7 +89,7 @@ class Attempt:
         """
         if not self.is_open:
             return
-        if outcome == "ok":
+        if outcome == "ok" and self._answered is None:
             self.answered()
         now = self._clock()
         took_s = self.record.seconds = now - self._began

@@ -86,7 +86,7 @@ class FlaskASGI:
         task = asyncio.current_task()
         self._exchanges.add(task)
         try:
-            await _Exchange(self._app, self._service, self._bridge, scope, receive, send).run(scheduler())
+            await _Exchange(self._app, self._service, self._bridge, scope, receive, send, task).run()
         finally:
             self._exchanges.discard(task)
 
@@ -109,7 +109,14 @@ class _Exchange:
     """One request and its response."""
 
     def __init__(
-        self, app: Flask, service: Service, bridge: Bridge, scope: Scope, receive: Receive, send: Send
+        self,
+        app: Flask,
+        service: Service,
+        bridge: Bridge,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        task: asyncio.Task[Any] | None,
     ) -> None:
         self._app = app
         self._service = service
@@ -118,7 +125,7 @@ class _Exchange:
         self._scope = scope
         self._input = RequestBody(receive, service.server.body_timeout_s, self._watch)
         self._receive = receive
-        self._task = asyncio.current_task()
+        self._task = task
         extensions: dict[str, Any] = scope.get("extensions", {})
         self._disconnect: DisconnectSignal | None = extensions.get(EXTENSION)
         #: Of our own server; others are sent the messages of ASGI.
@@ -129,12 +136,12 @@ class _Exchange:
         self._head: tuple[int, list[tuple[str, str]]] = (500, [])
         self._body: EventBody | None = None
 
-    async def run(self, scheduler: FairScheduler) -> None:
+    async def run(self) -> None:
         """Serve it. When the client leaves, whatever is awaited is cancelled; so too when the process ends."""
         try:
             self._body = await self._bridge.run(self._call_flask, self._why_cancelled)
             if self._body is not None:
-                await self._send_events(self._body, scheduler)
+                await self._send_events(self._body, scheduler())
         except AnswerCut:
             self._cut()
         except ShuttingDown:

@@ -79,7 +79,7 @@ class KeyRing:
         scheme, _, bearer = authorization.partition(" ")
         if authorization and scheme.lower() != "bearer":
             raise _not_a_bearer()
-        given = {bearer.strip(), *(headers.get(name, "").strip() for name in KEY_HEADERS)} - {""}
+        given = {bearer.strip(), *[headers.get(name, "").strip() for name in KEY_HEADERS]} - {""}
         if not given:
             if authorization:
                 raise _not_a_bearer()
@@ -113,13 +113,16 @@ def verify_api_key(view: View) -> View:
 
 
 def authenticate() -> None:
-    """Set ``g.caller`` to the caller of the current request; raises Unauthorized."""
+    """Set ``g.caller`` to the caller of the current request; raises Unauthorized, or Forbidden for another role."""
     known = current_globals()
     ring: KeyRing = known.snapshot.keys
     environ = current_request().environ
     # As plain texts: Werkzeug's headers take ten times as long to look into.
     headers = {name: environ.get(variable, "") for name, variable in _KEY_VARIABLES}
-    known.caller = caller = ring.authenticate(headers, _further_keys("client"))
+    further = _further_keys(
+        ("client",), ring, known.snapshot.admin.keys, "This is the operator's key, for /admin alone"
+    )
+    known.caller = caller = ring.authenticate(headers, further)
     known.call.called_by(caller.name)
 
 
@@ -165,7 +168,7 @@ _THIS_MACHINE = AdminAccess(AdminConfig())
 
 
 def authenticate_operator() -> None:
-    """Set ``g.caller`` to the operator; raises Forbidden, or Unauthorized for another key."""
+    """Set ``g.caller`` to the operator; raises Forbidden, also for another role, or Unauthorized."""
     access: AdminAccess = g.snapshot.admin
     if not access.is_allowed():
         raise Forbidden("This address answers on the gateway's own machine only, or where admin.allow says.")
@@ -174,9 +177,11 @@ def authenticate_operator() -> None:
         raise Forbidden("This address is closed: set ADMIN_KEY in the gateway's environment, and reload or restart it.")
     roles = ("viewer", "admin") if request.method in ("GET", "HEAD") else ("admin",)
     try:
-        g.caller = caller = ring.authenticate(request.headers, _further_keys(*roles))
+        further = _further_keys(roles, ring, g.snapshot.keys, "This key has the role client")
+        g.caller = caller = ring.authenticate(request.headers, further)
     except Unauthorized as error:
-        raise Unauthorized(f"This address is for the operator's key, ADMIN_KEY. {error.message}") from None
+        what = f"This address is for the operator's key, ADMIN_KEY. {error.message}"
+        raise Unauthorized(what, code=error.code) from None
     g.call.called_by(caller.name)
 
 
@@ -212,10 +217,29 @@ def _accounts() -> "Accounts | None":
     return accounts
 
 
-def _further_keys(*roles: str) -> Callable[[str], Caller | None] | None:
-    """Return what finds the keys of the database that have one of these roles; None without a database."""
+def _further_keys(
+    roles: tuple[str, ...], ring: KeyRing, apart: KeyRing, what: str
+) -> Callable[[str], Caller | None] | None:
+    """Return what finds the keys of the database that have one of these roles; None where no key can be known.
+
+    Keys of ``apart`` have another role, and are ``what``.
+    """
     accounts = _accounts()
-    return None if accounts is None else lambda key: _caller_of(accounts, key, roles)
+
+    def find(key: str) -> Caller | None:
+        found = None if accounts is None else _caller_of(accounts, key, roles)
+        if found is None and apart.caller(key) is not None:
+            raise _needs(roles, what)
+        return found
+
+    return None if accounts is None and not ring.names else find
+
+
+def _needs(roles: tuple[str, ...], what: str) -> Forbidden:
+    """Return the answer to a key that lacks these roles; ``what`` is said of it."""
+    operators = ", or ADMIN_KEY" if "admin" in roles else ""
+    needed = f"This address needs a key with the role {' or '.join(roles)}{operators}."
+    return Forbidden(f"{what}. {needed}", code="role_not_allowed")
 
 
 def _caller_of(accounts: "Accounts", key: str, roles: tuple[str, ...]) -> Caller | None:
@@ -226,7 +250,7 @@ def _caller_of(accounts: "Accounts", key: str, roles: tuple[str, ...]) -> Caller
         found = accounts.find_key(key)
     if found is None and not accounts.knows_keys:
         raise AccountsUnavailable("The gateway cannot look up its keys now: try again.", retry_after_s=1)
-    if found is None or found.role not in roles:
+    if found is None:
         return None
     if found.is_disabled:
         raise Unauthorized("This API key was revoked: ask this gateway's operator for another.", code="key_disabled")
@@ -234,6 +258,8 @@ def _caller_of(accounts: "Accounts", key: str, roles: tuple[str, ...]) -> Caller
         raise Unauthorized("This API key has expired: ask this gateway's operator for another.", code="key_expired")
     if not found.is_allowed_from(request.remote_addr):
         raise Forbidden("This API key may not be used from your address.", code="network_not_allowed")
+    if found.role not in roles:
+        raise _needs(roles, f"This key has the role {found.role}")
     return found.caller
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, func, select
 
-from one_api.accounts import changes
+from one_api.accounts import changes, reports
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
 from tests.accounts.patient import PatientBed
@@ -189,6 +189,43 @@ def test_of_two_hundred_at_once_as_many_are_let_in_as_there_are_units(bed: Bed, 
     until(lambda: account.spent() == 50)
     assert len(account.rows()) == 50
     until(lambda: account.leased() == 0)
+
+
+def test_while_the_zone_of_a_budget_changes_again_and_again_no_unit_is_there_twice(
+    bed: Bed, engine: Engine, unit: str
+) -> None:
+    zones = day_zones()
+    account, stop = Account(engine, 150, "day", zone=zones[0]), threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for zone in zones:
+                account.set(150, zone=zone)
+                stop.wait(0.3)
+
+    with ThreadPoolExecutor(1) as changing:
+        changes_made = changing.submit(change)
+        try:
+            answers = [answer for _ in range(4) for answer in ask_at_once(bed, unit, account, 60, max_tokens=1)]
+        finally:
+            stop.set()
+        changes_made.result()
+
+    assert Counter(answer.status for answer in answers) == {200: 150, 429: 90}
+    check_books(engine, account)
+    for zone in zones:
+        account.set(150, zone=zone)
+        (shown,) = [each for each in admin(bed, "GET", "/budgets").json["data"] if each["name"] == account.budget]
+        assert (shown["spent_usd"], shown["held_usd"], shown["zone"]) == ("0.15", "0", zone)
+    assert transact(engine, lambda c: reports.wrong_windows(c, 0)) == []
+
+
+def day_zones() -> list[str]:
+    """Zones whose days have begun at different moments, and do not end or begin in the next hours."""
+    hours = [each for each in range(-12, 13) if each and 2 <= (time.time() // 3600 + each) % 24 <= 20]
+    return ["Asia/Kolkata"] * (2 <= (time.time() // 3600 + 5.5) % 24 <= 20) + [
+        f"Etc/GMT{-each:+d}" for each in hours[::4]
+    ]
 
 
 def check_books(engine: Engine, account: Account) -> None:

@@ -388,13 +388,44 @@ def test_both_keys_count_after_a_rotation(bed: Bed, make: Callable[..., str], na
     assert [bed.ask(bed.model(), key=key).status for key in (new, old)] == [200, 200]
 
 
-def test_roles_are_apart(bed: Bed, make: Callable[..., str]) -> None:
-    viewer = make(role="viewer")
+def test_roles_are_apart(bed: Bed, make: Callable[..., str], name: str) -> None:
+    keys = {"viewer": make(role="viewer"), "operator": ADMIN_KEY, "configured": KEY}
+    for role in ("client", "admin"):
+        keys[role] = admin(bed, "POST", "/keys", {"name": f"{name}-{role}", "role": role}).json["key"]
 
-    assert bed.ask(bed.model(), key=viewer).status == 401
-    until(lambda: admin(bed, "GET", "/keys", key=viewer).status == 200)
-    assert admin(bed, "POST", "/keys", {"name": "more"}, key=viewer).status == 401
-    assert admin(bed, "GET", "/keys", key=KEY).status == 401
+    def opened(method: str, path: str) -> dict[str, Any]:
+        """How each key fares: the status, and the role that it lacks."""
+        answers = {who: bed.get(path, key=key, method=method) for who, key in keys.items()}
+        refused = {
+            who: (each.error["code"], each.error["message"]) for who, each in answers.items() if each.status == 403
+        }
+        assert {code for code, _ in refused.values()} <= {"role_not_allowed"}
+        needed = {who: message.partition("with the role ")[2].rstrip(".") for who, (_, message) in refused.items()}
+        return {who: needed.get(who, each.status) for who, each in answers.items()}
+
+    clients = {"client": 200, "configured": 200, "viewer": "client", "admin": "client", "operator": "client"}
+    for path in ("/v1/models", "/v1/usage", "/dashboard/billing/subscription", "/v1/dashboard/billing/usage"):
+        assert opened("GET", path) == clients, path
+    own = {"client": "client", "configured": "client"}
+    for path in ("/admin/api/keys", "/admin/api/usage", "/admin/config"):
+        lacking = dict.fromkeys(own, "viewer or admin, or ADMIN_KEY")
+        assert opened("GET", path) == {"viewer": 200, "admin": 200, "operator": 200} | lacking, path
+    for method, path in (("DELETE", "/admin/api/keys/nobody"), ("DELETE", "/admin/api/budgets/all:total")):
+        lacking = dict.fromkeys((*own, "viewer"), "admin, or ADMIN_KEY")
+        assert opened(method, path) == {"admin": 404, "operator": 404} | lacking, path
+
+
+def test_a_key_that_counts_nowhere_is_401_whatever_its_role(bed: Bed, name: str) -> None:
+    paths = ("/v1/models", "/admin/api/keys")
+    for role in ("client", "viewer", "admin"):
+        own = f"{name}-{role}"
+        key = admin(bed, "POST", "/keys", {"name": own, "role": role}).json["key"]
+        admin(bed, "PATCH", f"/keys/{own}", {"expires_at": 1})
+        assert [bed.get(path, key=key).error["code"] for path in paths] == ["key_expired"] * 2
+        admin(bed, "DELETE", f"/keys/{own}")
+        found = [bed.get(path, key=key) for path in paths]
+        assert [(each.status, each.error["code"]) for each in found] == [(401, "key_disabled")] * 2
+    assert [bed.get(path, key="sk-nobody").status for path in paths] == [401] * 2
 
 
 @pytest.mark.parametrize(
@@ -520,7 +551,7 @@ def test_a_key_sees_its_own_usage(bed: Bed, engine: Engine, make: Callable[..., 
 
     usage = bed.get("/v1/usage", key=key).json
 
-    assert usage["key"] == name
+    assert (usage["key"], usage["prefix"]) == (name, f"{key[:10]}...{key[-4:]}")
     for period in ("today", "month"):
         assert (usage[period]["requests"], usage[period]["cost_usd"]) == (1, "0.002")
         assert [each["model"] for each in usage[period]["models"]] == [model]
@@ -538,8 +569,26 @@ def test_a_key_sees_when_it_ends(bed: Bed, make: Callable[..., str], name: str) 
     assert bed.get("/v1/usage", key=key).json["expires_at"] == end_ms
     assert bed.get("/v1/dashboard/billing/subscription", key=key).json["access_until"] == end_ms // 1000
     rotated = admin(bed, "POST", f"/keys/{name}/rotate", {}).json["key"]
-    assert [bed.get("/v1/usage", key=each).json["expires_at"] for each in (key, rotated)] == [end_ms, end_ms]
-    assert bed.get("/v1/usage").json["expires_at"] is None
+    old, new = (bed.get("/v1/usage", key=each).json for each in (key, rotated))
+    assert new["expires_at"] == end_ms
+    assert 86_000 < old["expires_at"] / 1000 - time.time() <= 86_400, "the end of its grace"
+    assert bed.get("/v1/dashboard/billing/subscription", key=key).json["access_until"] == old["expires_at"] // 1000
+    assert old["prefix"] == new["prefix"] == f"{rotated[:10]}...{rotated[-4:]}"
+    own = bed.get("/v1/usage").json
+    assert (own["expires_at"], own["prefix"]) == (None, None)
+
+
+def test_what_was_credited_beyond_what_is_spent_is_no_debt_of_the_gateway(
+    bed: Bed, make: Callable[..., str], name: str
+) -> None:
+    key = make()
+    assert admin(bed, "PUT", f"/budgets/key:{name}:day", {"limit_usd": "1"}).status == 200
+    assert admin(bed, "POST", f"/budgets/key:{name}:day/credit", {"usd": "2"}).status == 200
+
+    usage = bed.get("/v1/usage", key=key).json
+
+    assert (usage["today"]["cost_usd"], usage["budgets"][0]["remaining_usd"]) == ("-2", "3")
+    assert bed.get("/v1/dashboard/billing/usage", key=key).json["total_usage"] == 0
 
 
 #: Paths that there are with a database only.

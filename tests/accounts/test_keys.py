@@ -73,7 +73,7 @@ def test_a_name_that_is_unfit_for_headers_and_files_is_refused(name: str) -> Non
     ],
 )
 def test_a_key_counts_in_its_networks_alone(address: str | None, allowed: bool) -> None:
-    key = VirtualKey(Caller("a"), "client", networks(["10.0.0.0/8", "2001:db8::/32"]), None, False)
+    key = VirtualKey(Caller("a"), "sk-oa-abcd...wxyz", "client", networks(["10.0.0.0/8", "2001:db8::/32"]), None, False)
 
     assert key.is_allowed_from(address) is allowed
 

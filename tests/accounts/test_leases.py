@@ -23,7 +23,7 @@ from one_api.accounts.keyring import load
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases
 from one_api.accounts.periods import PERIODS, end_of, start_of, zone_named
-from one_api.accounts.prices import SHIPPED, Catalogue, Prices
+from one_api.accounts.prices import Catalogue, Prices
 from one_api.accounts.reservations import Reservation, Settings
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
 from one_api.errors import AccountsUnavailable, BudgetExceeded
@@ -329,7 +329,7 @@ async def test_the_journal_of_a_machine_that_was_taken_for_lost_counts_instead(
 
 
 async def test_what_is_kept_of_a_request_goes_with_its_end(start: Start, budget: Budget) -> None:
-    process, settings = await start(), Settings(BudgetConfig(), Prices(PricesConfig(), {}, Catalogue.read(SHIPPED)))
+    process, settings = await start(), Settings(BudgetConfig(), Prices(PricesConfig(), {}, Catalogue.shipped()))
     record = CallRecord(f"req_{1:012x}{1:020x}", "POST", "/")
     reservation = Reservation(process.leases, process.books, record, [budget], settings)
     ended = weakref.ref(reservation)

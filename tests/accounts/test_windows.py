@@ -44,6 +44,7 @@ def test_what_is_booked_was_in_use_and_hides_nothing_that_is_idle(engine: Engine
     acquire(engine, "a", Need(40, 40, 0, 60))  # of which 40 are idle
     asked = acquire(engine, "b", Need(5, 5, 0, 5)).asked
     keep(engine, "a", Kept(100, 100, 60, asked or 0))
-    transact(engine, lambda connection: windows.charge(connection, {WINDOW: 60}, "a"))
+    transact(engine, lambda connection: windows.charge(connection, {WINDOW: 60}))
+    transact(engine, lambda connection: windows.use(connection, {WINDOW: 60}, "a"))
 
     assert acquire(engine, "b", Need(5, 5, 0, 5, asked)).asked is not None

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from .http1 import Json
 from .launcher import LAUNCHER, REPOSITORY, Program, start_program
+from .processes import group_of, is_alive
 
 Record: TypeAlias = dict[str, Json]
 
@@ -198,7 +199,11 @@ class Gateway:
             connection.close()
 
     def _children(self) -> list[int]:
-        return [process.pid for process in _live_processes() if process.parent == self.pid]
+        try:
+            listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except OSError:  # the master is gone
+            return []
+        return [pid for pid in map(int, listed.split()) if is_alive(pid)]
 
     def _raw_log(self, start: int) -> bytes:
         with self._log_path.open("rb") as log:
@@ -231,26 +236,12 @@ class Gateway:
             self._wait_until(self._all_gone, KILL_TIMEOUT_S, "every process to end")
 
     def _all_gone(self) -> bool:
-        return not any(process.group == self.pid for process in _live_processes())
-
-
-class _Process(NamedTuple):
-    pid: int
-    parent: int
-    group: int
-
-
-def _live_processes() -> list[_Process]:
-    """Every process of this machine that is not a zombie, as /proc tells."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, parent, group, *_ = path.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:  # it ended meanwhile
-            continue
-        if state not in "ZX":
-            found.append(_Process(int(path.parent.name), int(parent), int(group)))
-    return found
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        # Its processes may have ended, and not been waited for by whoever has inherited them.
+        return not any(is_alive(pid) for pid in group_of(self.pid))
 
 
 def _json_object(line: str) -> Record | None:
