@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.routing.selection import Route
+from one_api.routing.route import Route
 from one_api.settings.adapters import AdapterConfig
 
 #: Part of every key: raise it when the stored format changes. Old entries are then not found any more.

@@ -27,8 +27,9 @@ from one_api.routing.explain import explain
 from one_api.routing.failover import Failover
 from one_api.routing.health import Health
 from one_api.routing.retry_limit import RetryLimit
+from one_api.routing.route import Route
 from one_api.routing.routes import Routes, unknown_model
-from one_api.routing.selection import Route, candidates, choose
+from one_api.routing.selection import candidates, choose
 from one_api.routing.suited import SuitedRoutes, is_passed_through
 from one_api.settings.sections import GroupConfig
 from one_api.upstream.scrubbing import Scrubber

@@ -11,8 +11,7 @@ from one_api.errors import UnknownModel
 from one_api.models.adapters.base import BaseModelAdapter, model_of, models_of
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import Health
-from one_api.routing.policy import Policy
-from one_api.routing.selection import Route
+from one_api.routing.route import Policy, Route
 from one_api.settings.adapters import Timeouts
 from one_api.settings.changes import upstream_of
 from one_api.settings.groups import expanded

@@ -8,12 +8,12 @@ import math
 import random
 from collections.abc import Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from one_api.routing.circuit import State
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import Timing
-from one_api.routing.policy import Policy
+from one_api.routing.route import Route
 
 #: ``adaptive`` gives each a share by (best cost / its cost) to this power: 2 times slower gets a 400th.
 POWER = 10.0
@@ -30,18 +30,6 @@ _UNKNOWN_S = 1.0
 
 _FULL, _TRIED, _COOLING_DOWN = "full", "tried", "cooling-down"
 _OUT = (State.OPEN, State.PROBING)
-
-
-class Route(Struct):
-    """Where one model id leads. ``targets`` serve that model; ``fallbacks`` are other models, in order."""
-
-    model: str
-    targets: list[Deployment]
-    fallbacks: list[Deployment] = field(default_factory=list)
-    strategy: str = "adaptive"
-    policy: Policy = Policy()
-    #: How often a target was chosen here; round robin counts on.
-    turn: int = 0
 
 
 class Candidate(Struct):
