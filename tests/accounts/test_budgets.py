@@ -562,13 +562,15 @@ def kill_under_load(bed: Bed, engine: Engine, model: str, times: int) -> None:
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    for _ in range(times):
-        before = len(answered)
-        until(lambda before=before: len(answered) >= before + random.randrange(20, 200), 60.0)  # type: ignore[misc]
-        os.kill(random.choice(bed.gateway.worker_pids(1, 30.0)), signal.SIGKILL)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(times):
+            before = len(answered)
+            until(lambda before=before: len(answered) >= before + random.randrange(20, 200), 60.0)  # type: ignore[misc]
+            os.kill(random.choice(bed.gateway.worker_pids(1, 30.0)), signal.SIGKILL)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     until(lambda: len(bed.gateway.worker_pids(4, 60.0)) == 4, 60.0)
 
     def missing() -> set[str]:

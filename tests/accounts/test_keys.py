@@ -14,7 +14,7 @@ from one_api.accounts.changes import NotThere
 from one_api.accounts.database import Database, transact
 from one_api.accounts.keyring import POLL_S, KeyCopy, Loaded, load
 from one_api.accounts.keys import ChangeRefused, VirtualKey, check_name, digest_of, is_ours, make_key, networks
-from one_api.accounts.tables import AUDIT, KEYS, META
+from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, META, TEAMS
 from one_api.admin.accounts import until_in_force
 from one_api.contract import Caller
 from tests.support.running_time import RunningTime
@@ -320,6 +320,34 @@ async def test_what_changes_keys_is_answered_after_all_have_looked_although_the_
     await waiting
 
     assert time.monotonic() - began > POLL_S
+
+
+async def test_thousands_of_keys_with_a_budget_each_are_read_in_one_transaction(engine: Engine) -> None:
+    names = [f"user-{number}" for number in range(5000)]
+    key = {"role": "client", "created_at": 1, "prefix": "sk", "team": "many"}
+    budget = {"period": "month", "zone": "UTC", "limit_nano": 5, "alert_percent": 0}
+
+    def make(connection: Connection) -> None:
+        connection.execute(TEAMS.insert().values(name="many"))
+        connection.execute(KEYS.insert(), [{**key, "name": name, "digest": digest_of(name)} for name in names])
+        owned = [{**budget, "name": f"key:{name}:month", "key": name, "team": None} for name in names]
+        common = [
+            {**budget, "name": "team:many:month", "key": None, "team": "many"},
+            {**budget, "name": "all:month", "key": None, "team": None},
+        ]
+        connection.execute(BUDGETS.insert(), owned + common)
+
+    transact(engine, make)
+    database = Database(engine, "test")
+    copy = KeyCopy(database)
+    try:
+        await copy.start()
+        assert copy.is_loaded
+        found = [each.name for each in copy.budgets_of("user-17")]
+        assert found == ["key:user-17:month", "team:many:month", "all:month"]
+    finally:
+        await copy.aclose()
+        await database.aclose()
 
 
 async def test_keys_outlive_a_database_that_is_away(engine: Engine) -> None:
