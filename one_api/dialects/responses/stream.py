@@ -6,6 +6,7 @@ its turn: clients know one item at a time.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
@@ -59,6 +60,8 @@ class ResponseWriter(EventWriter):
         self._begun = False
         #: The upstream's own last event has been passed on.
         self._ended = False
+        #: Numbers and ids of items of the upstream that had an event of their own.
+        self._done: set[Any] = set()
 
     def begin(self) -> bytes:
         """See ``EventWriter``: nothing yet, for an upstream that speaks this dialect begins by itself."""
@@ -129,7 +132,7 @@ class ResponseWriter(EventWriter):
             self._begun = True
         before = b"" if self._begun else self._opening()
         if kind == "response.output_item.done":
-            self._output.append(event.get("item") or {})
+            self._note_item(event)
         fields = {key: value for key, value in event.items() if key not in ("type", "sequence_number")}
         response = event.get("response")
         if not isinstance(response, dict):
@@ -138,9 +141,30 @@ class ResponseWriter(EventWriter):
         if kind not in ENDINGS:
             return before + self._event(kind, fields | {"response": found})
         self._ended = True
-        return before + self._at_the_end(
-            found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}})
+        missing = self._missing_items(found)
+        if not found.get("output"):
+            found |= {"output": self._output}
+        return (
+            before
+            + missing
+            + self._at_the_end(found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}}))
         )
+
+    def _note_item(self, event: JSONObject) -> None:
+        """Note an item of the upstream that is whole."""
+        item = event.get("item")
+        item = item if isinstance(item, dict) else {}
+        self._done |= {event.get("output_index", len(self._output)), item.get("id")}
+        self._output.append(item)
+
+    def _missing_items(self, response: JSONObject) -> bytes:
+        """Return the events of items that only the last event holds: Codex reads them nowhere else."""
+        missing = [
+            self._event("response.output_item.done", {"output_index": index, "item": item})
+            for index, item in enumerate(response.get("output") or ())
+            if isinstance(item, dict) and index not in self._done and (item.get("id") or index) not in self._done
+        ]
+        return b"".join(missing)
 
     def _text_only(self, chunk: JSONObject) -> bytes | None:
         """Return the event of a chunk that only goes on with the text, as most do; None for any other."""
