@@ -6,6 +6,7 @@ its turn: clients know one item at a time.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from one_api.dialects import json
@@ -69,14 +70,19 @@ class ResponseWriter(EventWriter):
 
     def heartbeat(self) -> bytes:
         """See ``EventWriter``: an event, because for Codex a comment is silence."""
-        return self._opening() or self._about("in_progress")
+        return self._opening() or self._event("response.in_progress", self._beginning())
 
     def _opening(self) -> bytes:
         """Return the first two events, once."""
         if self._begun:
             return b""
         self._begun = True
-        return self._about("created") + self._about("in_progress")
+        beginning = self._beginning()
+        return self._event("response.created", beginning) + self._event("response.in_progress", beginning)
+
+    def _beginning(self) -> JSONObject:
+        """Return what events say of the response before there is anything of it."""
+        return {"response": self._response(Outcome(), stored=self._keep, empty=True)}
 
     def write(self, chunks: list[JSONObject]) -> bytes:
         """See ``EventWriter``."""
@@ -147,7 +153,9 @@ class ResponseWriter(EventWriter):
         return (
             before
             + missing
-            + self._at_the_end(found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}}))
+            + self._at_the_end(
+                lambda: found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}})
+            )
         )
 
     def _note_item(self, event: JSONObject) -> None:
@@ -251,11 +259,11 @@ class ResponseWriter(EventWriter):
         waiting, self._waiting, self.to_keep = self._waiting, None, None
         return waiting(kept) if waiting is not None else b""
 
-    def _at_the_end(self, response: JSONObject, write: Callable[[bool], bytes]) -> bytes:
+    def _at_the_end(self, response: Callable[[], JSONObject], write: Callable[[bool], bytes]) -> bytes:
         """Return the event of the end; nothing if it has to wait until the response is kept: clients go on at once."""
         if not self._keep:
             return write(False)
-        self.to_keep, self._waiting = response, write
+        self.to_keep, self._waiting = response(), write
         return b""
 
     def _final(self, outcome: Outcome, after: bytes = b"") -> bytes:
@@ -265,11 +273,7 @@ class ResponseWriter(EventWriter):
             event = self._event(f"response.{outcome.status}", {"response": self._response(outcome, stored=kept)})
             return event + after
 
-        return self._at_the_end(self._response(outcome, stored=True, short=False), write)
-
-    def _about(self, what: str) -> bytes:
-        response = self._response(Outcome(), stored=self._keep, empty=True)
-        return self._event(f"response.{what}", {"response": response})
+        return self._at_the_end(partial(self._response, outcome, stored=True, short=False), write)
 
     def _response(
         self, outcome: Outcome, *, stored: bool = False, short: bool = True, empty: bool = False
