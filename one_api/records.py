@@ -276,7 +276,7 @@ def _ms(seconds: float) -> float:
 
 
 class Observer(Protocol):
-    """Told of every request once, when it has ended."""
+    """Is given the record of every request, once, when it has ended."""
 
     def on_call(self, record: CallRecord) -> None:
         """Take note of ``record``; must not block."""

@@ -84,7 +84,7 @@ class Reservation:
             self._whole = answer
         elif isinstance(answer, ChunkStream):
             self._said = Said()
-            return _Heard(answer, self)
+            return _CountedStream(answer, self)
         return answer
 
     async def _admit(self, need: int) -> None:
@@ -111,7 +111,7 @@ class Reservation:
             each.reserved += more
         self._amount += more
 
-    def hear(self, said: Said) -> None:
+    def count(self, said: Said) -> None:
         """Count what was said."""
         self._said = (self._said or Said()).plus(said)
 
@@ -191,7 +191,7 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
     return need
 
 
-class _Heard(ChunkStream):
+class _CountedStream(ChunkStream):
     """A stream that is counted as it is read, for when its upstream does not say what it took."""
 
     def __init__(self, stream: ChunkStream, reservation: Reservation) -> None:
@@ -215,7 +215,7 @@ class _Heard(ChunkStream):
             chunks = await self._stream.read()
         finally:
             self._note()
-        self._reservation.hear(said_in(chunks))
+        self._reservation.count(said_in(chunks))
         return chunks
 
     async def read_encoded(self, encode: Callable[[list[JSONObject]], bytes]) -> bytes:
@@ -228,7 +228,7 @@ class _Heard(ChunkStream):
             self._note()
         counted, events = self._counted, max(0, encoded.count(_END) - self._counted_events)
         said = max(0, len(encoded) - self._counted_bytes - self._frame * events)
-        self._reservation.hear(counted.plus(Said(said, events)))
+        self._reservation.count(counted.plus(Said(said, events)))
         self._counted_events, self._counted_bytes, self._counted = 0, 0, Said()
         return encoded
 

@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
+from one_api.api.bodies import read_body
 from one_api.api.kept_responses import ResponseStore, find_items, history
 from one_api.api.request_log import call_context
 from one_api.api.service import service
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import STREAM_HEADERS, Keep, read_body, stream_response
+from one_api.api.streaming import STREAM_HEADERS, Keep, stream_response
 from one_api.contract import Caller
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest

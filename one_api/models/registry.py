@@ -61,7 +61,7 @@ class ModelRegistry:
         self.scrubber = Scrubber()
         self._started = False
 
-    # The article's verbs
+    # Adapters and models; also for callers in Python
 
     def register_adapter(self, name: str, adapter: BaseModelAdapter) -> None:
         """Add an adapter under a name of its own."""
@@ -190,7 +190,7 @@ class ModelRegistry:
         names = [each.name for each in (*route.targets, *route.fallbacks)]
         return await context.within_budgets.ask(call, names, ask)
 
-    # The article's data
+    # What there is
 
     @property
     def model_groups(self) -> dict[str, GroupConfig]:

@@ -1,4 +1,4 @@
-"""The registry: which ids there are, where they lead, and the article's verbs."""
+"""The registry: which ids there are, where they lead, and what callers in Python use."""
 
 import asyncio
 from typing import Any
