@@ -202,7 +202,7 @@ def _add_routes(app: Flask, accounts: "Accounts | None") -> None:
 
 def _log_observers(config: Config, log: LineWriter, siblings: Siblings) -> list[Observer]:
     """Return what writes a line for each request; nothing does where such lines are not logged."""
-    if not logger.isEnabledFor(logging.INFO):
+    if config.log.level not in ("debug", "info"):
         return []
     as_json, sample = config.log.format == "json", config.log.sample
     return [LogObserver(log, as_json=as_json, sample=sample, worker=lambda: siblings.slot)]

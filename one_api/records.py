@@ -259,7 +259,8 @@ class CallRecord(Struct):
             found |= {"units": self.units.amount, "unit": self.units.unit}
         if last is not None and last.native is not None:
             found["native"] = last.native
-        return found | self.client_ids
+        found |= self.client_ids
+        return found
 
     def as_dict(self) -> dict[str, object]:
         """Return all that is known of the request: the log line's fields, and every attempt with its candidates."""

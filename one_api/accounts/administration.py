@@ -14,6 +14,7 @@ from one_api.accounts.copying import CopyRefused, copy
 from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, open_engine, transact
 from one_api.accounts.journal import Journal, journals_of
 from one_api.accounts.keys import ChangeRefused
+from one_api.accounts.ledger import SPANS
 from one_api.accounts.opening import open_database
 from one_api.accounts.periods import start_of, zone_named
 from one_api.accounts.prices import IMPORTED, Catalogue, InvalidCatalogue, Prices, open_catalogue
@@ -107,8 +108,8 @@ class Administration:
             raise Refused(f"usage is not kept by {', '.join(sorted(unknown))}: use some of {known}")
         zone, now = zone_named(zone_name), int(time.time())
         begin = max(_EARLIEST_S, now - age_s)
-        # Sums are by the hour, and a day is shown as a whole.
-        begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
+        # Sums are by the quarter of an hour, and a day is shown as a whole.
+        begin = start_of("day", zone, begin) if "day" in by else begin - begin % SPANS["minute" not in by]
         return self.read(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
 
     def keys(self, tag: str | None, team: str | None) -> list[JSONObject]:

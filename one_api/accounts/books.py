@@ -354,8 +354,8 @@ class Books:
         """Delete what is too old, little by little."""
         now = time.time()
         row_days, sum_days, audit_days = self._keep_days
-        for span, age_s in ((60, _MINUTES_S), (3600, sum_days * 86400)):
-            await self._database.write(partial(ledger.forget_sums, span=span, before_s=int(now - age_s)))
+        for by_minute, age_s in ((True, _MINUTES_S), (False, sum_days * 86400)):
+            await self._database.write(partial(ledger.forget_sums, by_minute=by_minute, before_s=int(now - age_s)))
         for forget, days in ((ledger.forget, row_days), (changes.forget_audit, audit_days)):
             work = partial(forget, before_ms=int((now - days * 86400) * 1000), limit=_TIDY_ROWS)
             began = time.monotonic()

@@ -236,11 +236,13 @@ def _moment_in(duration: str) -> str:
 def is_anthropic() -> bool:
     """Return whether the current request's client expects Anthropic's words: its address is one of that API.
 
-    The lists of models are at one address for all clients; there a header decides.
+    The lists of models are at one address for all clients; there a header decides, as at addresses that nobody serves.
     """
     asked = current_request()
-    path = asked.path
-    return path.startswith(ANTHROPIC_PATH) or (path.startswith(MODELS_PATH) and ANTHROPIC_HEADER in asked.headers)
+    if asked.path.startswith(ANTHROPIC_PATH):
+        return True
+    of_all = asked.url_rule is None or asked.path.startswith(MODELS_PATH)
+    return of_all and ANTHROPIC_HEADER in asked.headers
 
 
 def _warnings(found: list[str]) -> str:

@@ -165,7 +165,8 @@ async def _translated(body: JSONObject, own: list[Any], history: list[JSONObject
     """Return a request in chat's words; raises InvalidRequest for what it has none for."""
     work = partial(translate, body, own, history=history, unseal=sealer.open)
     # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-    return await asyncio.to_thread(work) if len(own) > _SHORT_ITEMS else work()
+    is_short = g.get("is_short", False) and not history and len(own) <= _SHORT_ITEMS
+    return work() if is_short else await asyncio.to_thread(work)
 
 
 async def _own_items(body: JSONObject) -> list[Any]:

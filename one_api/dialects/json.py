@@ -93,11 +93,7 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
             than ``MAX_VALUES`` values.
     """
     # A short text holds at most as many values and keys as bytes.
-    return _decode_held(data, None if len(data) <= _LONG_BYTES else _measure(data), max_depth, as_written)
-
-
-def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int, as_written: bool) -> Any:
-    """Decode a text of which ``held`` was counted; None is a short one."""
+    held = None if len(data) <= _LONG_BYTES else _measure(data)
     decoder = _decode_as_written if as_written else _decode
     try:
         if held is None:

@@ -56,6 +56,11 @@ _CHUNK_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"}
 )  # fmt: skip
 _CHUNK = "chat.completion.chunk"
+#: The same of Anthropic's events.
+_EVENT_FIELDS = frozenset({"type", "index", "message", "content_block", "delta", "usage"})
+_EVENTS = (
+    "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"
+)  # fmt: skip
 #: Text that is no JSON and speaks of an error.
 _SPEAKS_OF_ERROR = re.compile(
     rb"\s*<(?:!doctype|html|head|body|\?xml|center|h1|title)\b|\W*(?:(?:\w*error|\w*exception|fatal|traceback"
@@ -96,6 +101,8 @@ def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
     if payload is None or payload is DONE:
         return payload
     if payload.get("object") == _CHUNK and payload.keys() <= _CHUNK_FIELDS:
+        return payload
+    if by_name and payload.keys() <= _EVENT_FIELDS and payload.get("type") in _EVENTS:
         return payload
     if "error" in payload or "base_resp" in payload or not payload.get("choices"):
         check_error(payload, is_named=by_name and _is_named(payload, event))

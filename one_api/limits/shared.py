@@ -165,13 +165,13 @@ class SharedStore(LocalStore):
         except OSError as error:
             self._fail(error)
             raise
-        if self._problem is not None or self._breaker.has_failed:
+        if self._problem is not None:
             self._recover()
         return result
 
     def _change_record(self, file: int, known: _Key, act: Callable[[Window], T], tick_s: float, *, leases: bool) -> T:
         """Let ``act`` change one record of the locked file, with what was lost of it or counted without it."""
-        record, place = table.find(file, known.digest, known.place)
+        record, place = table.find(file, known.digest, known.place, known.seen)
         known.place = place
         window, sequence = Window(table.numbers_of(record)), table.sequence_of(record)
         lost = sequence < known.sequence
@@ -232,7 +232,7 @@ class SharedStore(LocalStore):
     def _look(self, file: int, known: _Key) -> None:
         """Note what the file says of a key, without the lock: a record that is just being written is passed over."""
         with suppress(OSError):
-            record, known.place = table.find(file, known.digest, known.place)
+            record, known.place = table.find(file, known.digest, known.place, known.seen)
             if table.sequence_of(record) > known.sequence:
                 known.leases = table.read_leases(file, known.place, table.held_of(record))
                 known.seen = record
@@ -268,9 +268,8 @@ class SharedStore(LocalStore):
 
     def _recover(self) -> None:
         self._breaker.succeeded()
-        if self._problem is not None:
-            logger.warning("The file of the limits can be used again")
-            self._problem = None
+        logger.warning("The file of the limits can be used again")
+        self._problem = None
 
     async def aclose(self) -> None:
         """Close the file."""

@@ -87,14 +87,14 @@ def in_use(file: int) -> Iterator[tuple[int, bytes]]:
                 yield place, bytes(record[:_DIGEST_BYTES])
 
 
-def find(file: int, digest: bytes, place: int | None) -> tuple[bytearray, int]:
-    """Return the record of a key, a new one if there is none, and its place; ``place`` is where it was when last seen.
+def find(file: int, digest: bytes, place: int | None, seen: bytearray | None) -> tuple[bytearray, int]:
+    """Return the record of a key, a new one if there is none, and its place.
 
-    Raises TableFull.
+    ``place`` is where it was when last seen, and ``seen`` what it was then. Raises TableFull.
     """
     if place is not None:
         record = _read(file, place)
-        if record.startswith(digest) and _is_intact(record):
+        if record == seen or (record.startswith(digest) and _is_intact(record)):
             return record, place
     free, now = None, time.monotonic()
     home = int.from_bytes(digest[:4], "big")

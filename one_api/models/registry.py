@@ -95,7 +95,7 @@ class ModelRegistry:
     async def list_all_models(self) -> list[JSONObject]:
         """Return the entries of the ids that are listed; requests may name all of ``model_mapping``."""
         await self.settle()
-        return [entry for model in self.routes.listed if (entry := self.routes.entry(model)) is not None]
+        return self.routes.entries()
 
     async def get_model(self, model: str) -> JSONObject:
         """Return one entry; raises UnknownModel."""

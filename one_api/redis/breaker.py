@@ -33,7 +33,7 @@ class Breaker:
 
     def admits(self) -> bool:
         """Return whether to call now. While open, the call for which it says yes is the probe."""
-        if not self.is_open:
+        if self._failures < _FAILURES:
             return True
         if self._clock() < self._open_until:
             return False

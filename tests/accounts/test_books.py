@@ -56,7 +56,7 @@ def ids(engine: Engine) -> list[str]:
 
 def requests(engine: Engine) -> Any:
     """How many requests the sums by hour tell of."""
-    return transact(engine, lambda c: c.scalar(select(func.sum(USAGE.c.requests)).where(USAGE.c.span == 3600)))
+    return transact(engine, lambda c: c.scalar(select(func.sum(USAGE.c.requests)).where(USAGE.c.span == 900)))
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

@@ -37,7 +37,7 @@ def book(engine: Engine, *rows: LedgerRow, refused: Counter[Refusal] | None = No
     transact(engine, lambda connection: ledger.book(connection, list(rows), refused or Counter(), again=again))
 
 
-def sums(engine: Engine, span: int = 3600) -> list[dict[str, Any]]:
+def sums(engine: Engine, span: int = 900) -> list[dict[str, Any]]:
     """The sums of one span, in order."""
     query = select(USAGE).where(USAGE.c.span == span).order_by(USAGE.c.start, USAGE.c.key)
     return transact(engine, lambda connection: [dict(each) for each in connection.execute(query).mappings()])
@@ -103,7 +103,7 @@ def test_sums_are_those_of_the_rows(engine: Engine) -> None:
     assert {
         name: sum(each[name] for each in alice) for name in alice[0] if name not in ("key", "model", "deployment")
     } == {
-        **{"span": 7200, "start": 2 * HOUR, "requests": 3, "errors": 0, "refused": 7, "cancelled": 0},
+        **{"span": 1800, "start": 2 * HOUR, "requests": 3, "errors": 0, "refused": 7, "cancelled": 0},
         **{"cached_answers": 1, "unpriced": 0, "prompt": 300, "cached": 120, "completion": 30, "cost": 3000},
         **{"upstream_cost": 3000, "ms": 1500, "first_ms": 20, "firsts": 1},
         **dict.fromkeys((*FIRST.columns, *WHOLE.columns), 0),

@@ -324,6 +324,14 @@ def test_a_level_above_info_writes_no_line_per_request() -> None:
         assert gateway.call_records() == []
 
 
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_what_is_changed_is_a_line_whatever_the_level(format: str) -> None:
+    with Gateway(env={"LOG_LEVEL": "error", "LOG_FORMAT": format}) as gateway:
+        gateway.hang_up()
+
+        gateway.wait_for_log("configuration reload by signal: nothing changed")
+
+
 # Its schema
 
 

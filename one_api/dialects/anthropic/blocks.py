@@ -131,10 +131,3 @@ def whole(block: Block) -> JSONObject | None:
     if not block.kind.endswith("tool_use") or (block.kind != "tool_use" and not text):
         return block.start
     return {**block.start, "input": block.input} if isinstance(block.input, dict) else None
-
-
-def custom_input(arguments: str) -> str:
-    """Return the text in a custom tool's input; what is no such input is passed on as it is."""
-    value = opened(arguments)
-    found = value.get("input") if isinstance(value, dict) else None
-    return found if isinstance(found, str) else arguments

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.answer_text import AnswerText, Extras
-from one_api.dialects.anthropic.blocks import Block, OpenBlocks, custom_input, whole
+from one_api.dialects.anthropic.blocks import Block, OpenBlocks, whole
 from one_api.dialects.anthropic.chunks import ChunkWriter
 from one_api.dialects.anthropic.events import (
     Delta,
@@ -36,6 +36,7 @@ from one_api.dialects.anthropic.response import (
 )
 from one_api.dialects.anthropic.text import is_json_object
 from one_api.dialects.characters import TextJoiner, all_whole
+from one_api.dialects.custom_input import input_of
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import own_call_id
 from one_api.dialects.openai.response import Identity
@@ -371,7 +372,7 @@ class ClaudeStream:
             self._text.drop()
             return [] if block.is_plain or said else self._writer.content(block.arguments)
         if block.call.kind == "custom":
-            return self._writer.arguments(block.call, custom_input(block.arguments))
+            return self._writer.arguments(block.call, input_of(block.arguments))
         return [] if block.is_plain else self._writer.arguments(block.call, block.arguments)
 
     def _finish(self) -> list[JSONObject]:

@@ -91,7 +91,8 @@ def _items(messages: list[JSONObject], offset: int, replay: Replay) -> list[JSON
             items += _assistant(message, custom, replay)
         elif role == "tool":
             kind = "custom_tool_call_output" if message["tool_call_id"] in custom else "function_call_output"
-            items.append({"type": kind, "call_id": message["tool_call_id"], "output": _text(message.get("content"))})
+            output = _output(message.get("content"), f"{where}.content")
+            items.append({"type": kind, "call_id": message["tool_call_id"], "output": output})
         elif role == "function":
             raise _unsuitable("This upstream knows tools only: `functions` is their old form.", f"{where}.role")
         else:
@@ -124,6 +125,12 @@ def _assistant(message: JSONObject, custom: set[str], replay: Replay) -> list[JS
         else:
             items.append({"type": "function_call", **made, "arguments": body.get("arguments") or "{}"})
     return items
+
+
+def _output(content: Any, where: str) -> Any:
+    """Return the result of a tool: a text, unless there is more to it."""
+    is_text = not isinstance(content, list) or all(part["type"] == "text" for part in content)
+    return _text(content) if is_text else _content(content, where)
 
 
 def _content(content: Any, where: str) -> Any:
