@@ -36,7 +36,7 @@ class CacheRoute(Struct, frozen=True):
     deployments: Sequence[tuple[str, str]]
     #: How many of them are targets.
     targets: int
-    #: Every deployment sends the usage of a stream, or can be asked for it, without the client's wish.
+    #: Every deployment sends the usage of a stream, or can be asked for it, whether or not the client wants it.
     streams_usage: bool = True
 
     @classmethod
