@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, func, select
 
 from one_api.accounts import windows
-from one_api.accounts.budgets import WindowKey, budget_in
+from one_api.accounts.budgets import Budget, WindowKey, budget_in
 from one_api.accounts.ledger import id_at, in_span
 from one_api.accounts.money import dollars
 from one_api.accounts.percentiles import FIRST, PERCENTS, WHOLE
@@ -128,13 +128,15 @@ def spent(connection: Connection, key: str, begin: int, end: int) -> int:
 def budgets(connection: Connection, now: float, names: Collection[str] | None = None) -> list[JSONObject]:
     """Return all budgets, or those of these names, with what is spent of them in the window of ``now``."""
     found = connection.execute(select(BUDGETS).order_by(BUDGETS.c.name)).all()
-    return [_budget(connection, row, now) for row in found if names is None or row.name in names]
+    rows = [row for row in found if names is None or row.name in names]
+    known = [budget_in(row) for row in rows]
+    states = windows.states(connection, known, now)
+    return [_budget(row, budget, state, now) for row, budget, state in zip(rows, known, states, strict=True)]
 
 
-def _budget(connection: Connection, row: Any, now: float) -> JSONObject:
-    budget = budget_in(row)
+def _budget(row: Any, budget: Budget, state: tuple[int, int], now: float) -> JSONObject:
     window = budget.window(now)
-    spent, held = windows.state(connection, budget, now)
+    spent, held = state
     return {
         "name": row.name,
         "key": row.key,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, select, text
 
-from one_api.accounts import changes
+from one_api.accounts import changes, reports
 from one_api.accounts.changes import NotThere
 from one_api.accounts.database import Database, transact
 from one_api.accounts.keyring import POLL_S, KeyCopy, Loaded, load
@@ -334,7 +334,7 @@ async def test_what_changes_keys_is_answered_after_all_have_looked_although_the_
     assert time.monotonic() - began > POLL_S
 
 
-async def test_thousands_of_keys_with_a_budget_each_are_read_in_one_transaction(engine: Engine) -> None:
+async def test_thousands_of_keys_with_a_budget_each_are_read_and_listed_in_one_transaction(engine: Engine) -> None:
     names = [f"user-{number}" for number in range(5000)]
     key = {"role": "client", "created_at": 1, "prefix": "sk", "team": "many"}
     budget = {"period": "month", "zone": "UTC", "limit_nano": 5, "alert_percent": 0}
@@ -360,6 +360,12 @@ async def test_thousands_of_keys_with_a_budget_each_are_read_in_one_transaction(
     finally:
         await copy.aclose()
         await database.aclose()
+
+    statements: list[Any] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    shown = transact(engine, lambda c: reports.budgets(c, time.time()))
+    assert (len(shown), {each["spent_usd"] for each in shown}) == (5002, {"0"})
+    assert len(statements) < 50, "none for each of them"
 
 
 async def test_keys_outlive_a_database_that_is_away(engine: Engine) -> None:

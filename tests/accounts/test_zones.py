@@ -18,7 +18,7 @@ from one_api.accounts.ledger import LedgerRow, charged_text
 from one_api.accounts.money import nano
 from one_api.accounts.periods import zone_named
 from one_api.accounts.tables import BUDGETS, USAGE
-from one_api.accounts.windows import state
+from one_api.accounts.windows import states
 from tests.accounts.rows import HOUR, row
 
 #: Far to the east and to the west, at a half and at a quarter of an hour, with summer time, and of no place.
@@ -26,6 +26,12 @@ ZONES = ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago", "Asia/Kathmandu", "As
          "Europe/Berlin", "Australia/Lord_Howe", "Etc/GMT+12", "Etc/GMT-12")  # fmt: skip
 #: Nobody waits for it.
 LIMIT = {"limit_usd": "1000000"}
+
+
+def spent_of(engine: Engine, budget: Budget, second: float) -> int:
+    """What is spent of the window of a moment."""
+    ((spent, _),) = transact(engine, lambda c: list(states(c, [budget], second)))
+    return spent
 
 
 class Books:
@@ -65,8 +71,9 @@ class Books:
         """Compare what is spent of the window of now with the rows since it began, and all windows with theirs."""
         budget, now = self.budget(), time.time()
         start = budget.window(now).start
-        spent, _ = transact(self.engine, lambda c: state(c, budget, now))
-        assert spent == sum(each.cost or 0 for each in self.rows if each.at >= start * 1000), budget
+        assert spent_of(self.engine, budget, now) == sum(
+            each.cost or 0 for each in self.rows if each.at >= start * 1000
+        ), budget
         assert transact(self.engine, lambda c: reports.wrong_windows(c, 0)) == []
 
 
@@ -136,7 +143,7 @@ def test_what_was_deleted_of_the_ledger_stays_spent(engine: Engine) -> None:
         books.set_zone(zone)
         budget = books.budget()
         if abs(budget.window(now).start - start) < 2 * 86400:  # else another month has begun there, or not yet
-            assert transact(engine, lambda c, b=budget: state(c, b, now))[0] == 18, zone  # type: ignore[misc]
+            assert spent_of(engine, budget, now) == 18, zone
 
 
 def test_the_corrections_are_in_no_sum_of_usage(engine: Engine) -> None:
