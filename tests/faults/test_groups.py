@@ -18,8 +18,8 @@ from .bed import FEW, FaultBed, running_faults
 
 @pytest.fixture(scope="module")
 def thrifty() -> Iterator[FaultBed]:
-    """A gateway of its own, for long faults."""
-    with running_faults(FEW) as running:
+    """A gateway of its own, for long faults and crowds."""
+    with running_faults(FEW, alone_s=20.0) as running:
         yield running
 
 
