@@ -32,7 +32,7 @@ from tests.support import (
     text_chunks,
     tokens,
 )
-from tests.support.running_time import RunningTime
+from tests.support.running_time import PATIENCE_S, RunningTime
 
 from .bed import KEY, Bed, adapter, running_bed, yaml
 
@@ -75,9 +75,10 @@ def total(bed: Bed, name: str, **wanted: str) -> float:
 
 def wait_for_total(bed: Bed, at_least: float, name: str, **wanted: str) -> None:
     """Return once so much is counted: the last byte of an answer may be read before its request has ended."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while (found := total(bed, name, **wanted)) < at_least:
         assert time.monotonic() < deadline, f"{name} {wanted} is {found}, not {at_least}"
+        time.sleep(0.02)
 
 
 def test_every_process_is_in_every_scrape_and_no_series_falls(pair: Bed) -> None:

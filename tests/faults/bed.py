@@ -100,15 +100,15 @@ def _group(kind: str, name: str, timeouts: dict[str, float]) -> Body:
 
 
 @contextlib.contextmanager
-def running_faults(pool: dict[str, int] = _MANY, **sections: Any) -> Iterator[FaultBed]:
-    """A gateway with so many groups of each kind; whoever is left alone in one has three seconds."""
+def running_faults(pool: dict[str, int] = _MANY, alone_s: float = 3.0, **sections: Any) -> Iterator[FaultBed]:
+    """A gateway with so many groups of each kind; an upstream that is left alone in one has ``alone_s``."""
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
         groups = _groups(pool)
         urls = {name: upstream.base_url for name, upstream in upstreams.items()}
         urls |= {name: urls[known] for name, known in _VIEWS.items()}
         urls |= {"r": f"http://127.0.0.1:{free_port()}/v1", "n": "http://nowhere.invalid/v1"}
-        timeouts = {"connect_s": 0.5, "first_event_s": 3.0, "total_s": 3.0, "idle_s": 3.0}
+        timeouts = {"connect_s": 0.5, **dict.fromkeys(_LONG, alone_s)}
         config: Body = {
             "adapters": {
                 name: adapter(url, [*groups], api_key=f"sk-upstream-{name}", timeouts=timeouts, prefill=name in _VIEWS)

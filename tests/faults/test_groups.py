@@ -18,8 +18,8 @@ from .bed import FEW, FaultBed, running_faults
 
 @pytest.fixture(scope="module")
 def thrifty() -> Iterator[FaultBed]:
-    """A gateway of its own, for long faults."""
-    with running_faults(FEW) as running:
+    """A gateway of its own, for long faults and crowds."""
+    with running_faults(FEW, alone_s=20.0) as running:
         yield running
 
 
@@ -49,9 +49,9 @@ def test_g01_g03_an_outage_that_ends_is_over_within_five_seconds(thrifty: FaultB
         upstream.on(model, json_reply(completion("well")))
 
     with ThreadPoolExecutor(30) as crowd:
-        deadline = time.monotonic() + 5
-        while thrifty.ask(model).status != 200:
-            assert time.monotonic() < deadline
+        with RunningTime() as took:
+            while thrifty.ask(model).status != 200:
+                assert took.seconds < 5
         statuses = Counter(answer.status for answer in crowd.map(lambda _: thrifty.ask(model), range(200)))
 
     assert statuses == {200: 200}
