@@ -274,7 +274,9 @@ class ClaudeStream:
         if reason is not None:
             check_stop(reason)
         self.stop_reason = reason or self.stop_reason
-        self._stop_details = (isinstance(delta, dict) and delta.get("stop_details")) or self._stop_details
+        for holder in (payload, delta):
+            if isinstance(holder, dict):
+                self._stop_details = holder.get("stop_details") or self._stop_details
         return reason is not None
 
     def _on_stop(self, payload: JSONObject) -> list[JSONObject]:
@@ -293,7 +295,11 @@ class ClaudeStream:
     def _add_snapshot(self) -> list[JSONObject]:
         """Take the content that stood beside the events."""
         found, self._snapshot = self._snapshot, []
-        chunks = [chunk for start in found for chunk in self._begin(None, start)]
+        chunks: list[JSONObject] = []
+        for start in found:
+            chunks += self._begin(None, start)
+            # What a text cites ends with it. Of calls, one may be said twice.
+            chunks += [chunk for block in self._open.all() if block.kind == "text" for chunk in self._close(block)]
         return chunks + [chunk for block in self._open.all() for chunk in self._close(block)]
 
     # Pieces
