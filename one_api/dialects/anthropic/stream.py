@@ -19,6 +19,7 @@ from one_api.dialects.anthropic.events import (
     deltas_of,
     kind_of,
     number_of,
+    stop_details_of,
     stop_of,
     usages_of,
 )
@@ -270,13 +271,11 @@ class ClaudeStream:
 
     def _read_stop(self, payload: JSONObject) -> bool:
         """Take over the stop reason in an event, and return whether there is one."""
-        reason, delta = stop_of(payload), payload.get("delta")
+        reason = stop_of(payload)
         if reason is not None:
             check_stop(reason)
         self.stop_reason = reason or self.stop_reason
-        for holder in (payload, delta):
-            if isinstance(holder, dict):
-                self._stop_details = holder.get("stop_details") or self._stop_details
+        self._stop_details = stop_details_of(payload) or self._stop_details
         return reason is not None
 
     def _on_stop(self, payload: JSONObject) -> list[JSONObject]:
@@ -295,11 +294,7 @@ class ClaudeStream:
     def _add_snapshot(self) -> list[JSONObject]:
         """Take the content that stood beside the events."""
         found, self._snapshot = self._snapshot, []
-        chunks: list[JSONObject] = []
-        for start in found:
-            chunks += self._begin(None, start)
-            # What a text cites ends with it. Of calls, one may be said twice.
-            chunks += [chunk for block in self._open.all() if block.kind == "text" for chunk in self._close(block)]
+        chunks = [chunk for start in found for chunk in self._begin(None, start)]
         return chunks + [chunk for block in self._open.all() for chunk in self._close(block)]
 
     # Pieces
@@ -369,7 +364,7 @@ class ClaudeStream:
         if block.kind != "text" and kept is not None and self._options.provider_blocks:
             self._extras.provider_blocks.append(kept)
         for citation in block.citations:
-            self._extras.cite(citation, block.at, self._writer.length)
+            self._extras.cite(citation, block.at, min(self._writer.length, block.at + block.length))
         return []
 
     def _close_call(self, block: Block) -> list[JSONObject]:
