@@ -27,6 +27,7 @@ _MESSAGES_PATHS = {
     "reasoning_effort": "output_config.effort",
     "response_format.json_schema": "output_config.format",
     "response_format": "output_config.format",
+    "stop": "stop_sequences",
 }
 _QUOTED = re.compile(r"`([a-z_]+[^`\s]{0,200})`")
 _FUNCTION = re.compile(r"tools(?:\[(\d+)\])?\.function\b")

@@ -33,6 +33,8 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         ("tools.function.parameters", "tools.parameters", "tools.input_schema"),
         ("max_tokens_of_ours", "max_tokens_of_ours", "max_tokens_of_ours"),
         ("temperature", "temperature", "temperature"),
+        ("stop", "stop", "stop_sequences"),
+        ("stop[1]", "stop[1]", "stop_sequences[1]"),
     ],
 )
 def test_paths_are_those_of_the_door(path: str, responses: str, messages: str) -> None:

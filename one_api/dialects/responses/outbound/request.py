@@ -151,7 +151,9 @@ def _part(part: JSONObject, where: str) -> JSONObject:
         detail = {"detail": image["detail"]} if image.get("detail") is not None else {}
         return {"type": "input_image", "image_url": image.get("url"), **detail}
     if kind == "file" and isinstance(held, dict):
-        return {"type": "input_file", **held}
+        data = held.get("file_data")
+        is_address = isinstance(data, str) and data.startswith(("https://", "http://"))
+        return {"type": "input_file", "file_url": data} if is_address else {"type": "input_file", **held}
     raise _unsuitable(f"This upstream takes no part of the type `{kind}`.", f"{where}.type")
 
 

@@ -102,6 +102,23 @@ def test_what_would_change_the_answer_is_refused(fields: JSONObject, param: str)
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("file", "sent_as"),
+    [
+        ({"filename": "a.pdf", "file_data": "https://example.org/a.pdf"}, {"file_url": "https://example.org/a.pdf"}),
+        (
+            {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+            {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+        ),
+        ({"file_id": "file-1"}, {"file_id": "file-1"}),
+    ],
+)
+def test_a_file_is_named_by_what_is_known_of_it(file: JSONObject, sent_as: JSONObject) -> None:
+    body = sent({"role": "user", "content": [{"type": "file", "file": file}]})
+
+    assert body["input"][0]["content"] == [{"type": "input_file", **sent_as}]
+
+
 def test_any_tool_is_required() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
 
