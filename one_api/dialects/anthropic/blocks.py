@@ -44,6 +44,11 @@ class Block:
         return str(self.start["type"])
 
     @property
+    def length(self) -> int:
+        """How many characters its pieces have."""
+        return sum(map(len, self.pieces))
+
+    @property
     def input(self) -> JSONObject | str:
         """The input of a call: an object, or a text that holds none."""
         text = "".join(self.pieces)

@@ -19,6 +19,7 @@ from one_api.dialects.anthropic.events import (
     deltas_of,
     kind_of,
     number_of,
+    stop_details_of,
     stop_of,
     usages_of,
 )
@@ -270,11 +271,11 @@ class ClaudeStream:
 
     def _read_stop(self, payload: JSONObject) -> bool:
         """Take over the stop reason in an event, and return whether there is one."""
-        reason, delta = stop_of(payload), payload.get("delta")
+        reason = stop_of(payload)
         if reason is not None:
             check_stop(reason)
         self.stop_reason = reason or self.stop_reason
-        self._stop_details = (isinstance(delta, dict) and delta.get("stop_details")) or self._stop_details
+        self._stop_details = stop_details_of(payload) or self._stop_details
         return reason is not None
 
     def _on_stop(self, payload: JSONObject) -> list[JSONObject]:
@@ -363,7 +364,7 @@ class ClaudeStream:
         if block.kind != "text" and kept is not None and self._options.provider_blocks:
             self._extras.provider_blocks.append(kept)
         for citation in block.citations:
-            self._extras.cite(citation, block.at, self._writer.length)
+            self._extras.cite(citation, block.at, min(self._writer.length, block.at + block.length))
         return []
 
     def _close_call(self, block: Block) -> list[JSONObject]:

@@ -88,6 +88,8 @@ def test_what_has_no_counterpart_is_named() -> None:
         ({"stop": "x"}, "stop"),
         ({"n": 2}, "n"),
         ({"audio": {"voice": "v"}}, "audio"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"messages": [USER, {"role": "assistant", "audio": {"id": "a"}}, USER]}, "messages[1].audio"),
         ({"messages": [USER, {"role": "function", "name": "f", "content": "x"}]}, "messages[1].role"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
          "messages[0].content[0].type"),
@@ -98,6 +100,29 @@ def test_what_would_change_the_answer_is_refused(fields: JSONObject, param: str)
         to_responses({"model": "m", "messages": [USER], **fields})
 
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("file", "sent_as"),
+    [
+        ({"filename": "a.pdf", "file_data": "https://example.org/a.pdf"}, {"file_url": "https://example.org/a.pdf"}),
+        (
+            {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+            {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+        ),
+        ({"file_id": "file-1"}, {"file_id": "file-1"}),
+    ],
+)
+def test_a_file_is_named_by_what_is_known_of_it(file: JSONObject, sent_as: JSONObject) -> None:
+    body = sent({"role": "user", "content": [{"type": "file", "file": file}]})
+
+    assert body["input"][0]["content"] == [{"type": "input_file", **sent_as}]
+
+
+def test_any_tool_is_required() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+
+    assert sent(USER, tools=tools, tool_choice="any")["tool_choice"] == "required"
 
 
 STREAM = raw(*api.opening(), *api.text_events("Hé", "llo 😀"), api.completed(api.message("Héllo 😀")))
