@@ -35,6 +35,10 @@ class ErrorPayload(InvalidAnswer):
         self.chunks = chunks or []
 
 
+class TooLargeAnswer(InvalidAnswer):
+    """An answer holds more than is read."""
+
+
 class UnfitAnswer(InvalidAnswer):
     """The answer is whole and can be read, but it has not the form that the client asked for."""
 
@@ -95,6 +99,8 @@ def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
     value: Any
     try:
         value = json.decode(event.data)
+    except json.TooMuchJSON as error:
+        raise TooLargeAnswer(f"an event cannot be read: {error}") from None
     except json.InvalidJSON as error:
         value = _read_loosely(event.data, error)
     payload: JSONObject | None = value if type(value) is dict else _object_in(value)
@@ -115,7 +121,7 @@ def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: Inv
 
     ``error`` is why ``event`` itself cannot be read; it is raised when ``event`` does not hold several.
     """
-    several = [] if isinstance(error, ErrorPayload) else json.split(event.data)
+    several = [] if isinstance(error, (ErrorPayload, TooLargeAnswer)) else json.split(event.data)
     if len(several) < 2:
         try:
             raise error

@@ -30,7 +30,7 @@ from tests.support.actions import Flood
 
 CONFIG = """
 adapters:
-  a: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [m, flood]}}
+  a: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [m, flood, large]}}
   r: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [responds], apis: [responses]}}
   c: {{type: claude, base_url: '{url}', api_key: upstream-key, models: [claude]}}
 rate_limit: {{requests_per_minute: 10000000}}
@@ -483,6 +483,39 @@ def test_long_strings_hold_nobody_at_any_door(caching: Gateway, path: str) -> No
     (status,) = answered(caching, data, 1)
     assert status in (200, 404, 502), caching.log[-1000:]
     assert worked_ms(caching) < MAX_WORK_MS
+
+
+#: What stands in a compressed stream before its end: a hundred megabytes in a few kilobytes, and none of it an answer.
+NOTHING = {"blank lines": b"\n" * 100_000_000, "events": b'data: {"choices":[]}\n\n' * 1_000_000}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_compressed_streams_of_nothing_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    first, *rest = (event(each) for each in text_chunks("x"))
+    stream = b"".join([first, NOTHING[name], *rest, b"data: [DONE]\n\n"])
+    headers = {"Content-Encoding": "gzip", "Content-Type": "text/event-stream"}
+    upstream.on("flood", reply(gzip.compress(stream), headers=headers))
+    body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    worked_ms(gateway)
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(post_chat(gateway.host, gateway.port, body))
+        assert b"[DONE]" in client.read_response().body
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
+#: Events with more than is read, by what they have too much of.
+TOO_MUCH_IN_EVENTS = {"keys": b'{"a":[],"b":1,"c":2},' * 40_000, "values": b'{"a":[],"b":"","c":1},' * 90_000}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH_IN_EVENTS)
+def test_events_that_hold_too_much_are_looked_at_once(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    large = b'data: {"choices":[{"index":0,"delta":{"content":"y"},"logprobs":{"content":[%b{}]}}]}\n\n'
+    first = event(text_chunks("x")[0])
+    upstream.on("large", reply(first + large % TOO_MUCH_IN_EVENTS[name], headers={"Content-Type": "text/event-stream"}))
+    body = {"model": "large", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    worked_ms(gateway)
+    assert answered(gateway, post_chat(gateway.host, gateway.port, body), 1) == {502}
+    assert worked_ms(gateway) < MAX_WORK_MS
 
 
 #: Answers that are no JSON by the letter, which take long to read and longer to repair.
