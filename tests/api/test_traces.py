@@ -30,6 +30,12 @@ class TraceBed:
         """The span of a request and those of its attempts."""
         return self.collector.of_request(answer.header("x-request-id") or "")
 
+    def wait_for_attempts(self, request_id: str, number: int) -> tuple[Exported, list[Exported]]:
+        """The same, once there are so many attempts: some end later than their request."""
+        self.collector.of_request(request_id)
+        wait_until(lambda: len(self.collector.of_request(request_id)[1]) >= number, "the attempts")
+        return self.collector.of_request(request_id)
+
 
 @pytest.fixture(scope="module")
 def traced() -> Iterator[TraceBed]:
@@ -168,6 +174,27 @@ def test_a_stream_and_a_kept_answer(traced: TraceBed) -> None:
     assert attempt.attributes["gen_ai.usage.output_tokens"] == 2
     assert 0 < attempt.attributes["gen_ai.response.time_to_first_chunk"] <= attempt.ended - attempt.started
     assert (asked.attributes["one_api.cache"], kept.attributes["one_api.cache"], none) == ("miss", "hit", [])
+
+
+def test_an_attempt_that_goes_on_for_others_has_its_true_end_and_its_usage(traced: TraceBed) -> None:
+    bed, model, gate = traced.bed, traced.bed.model(), threading.Event()
+    bed.a.on(model, sse(*text_chunks("Hel", finish=None), WaitFor(gate), *text_chunks("lo", usage=tokens(9, 2))[1:]))
+    with bed.begin(model) as leaves:
+        leaves.next()
+        with bed.begin(model) as stays:
+            stays.next()
+            leaves.client.close()
+            left = bed.gateway.record_of(leaves.head.headers.first("x-request-id") or "")
+            gate.set()
+            assert stays.rest()[-1] == "data: [DONE]"
+    bed.ask("no-such-model")  # when the next request ends, what has ended meanwhile is sent
+
+    server, (attempt,) = traced.wait_for_attempts(str(left["request_id"]), 1)
+
+    assert (left["outcome"], server.attributes["one_api.outcome"]) == ("client_gone", "client_gone")
+    assert attempt.attributes["one_api.outcome"] == "ok"
+    assert attempt.attributes["gen_ai.usage.output_tokens"] == 2
+    assert attempt.ended > server.ended
 
 
 def test_a_trace_may_be_linked_to_and_not_be_told_to_the_upstream() -> None:
