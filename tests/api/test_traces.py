@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import pytest
 
 from tests.serving.clients import wait_until
-from tests.support import WaitFor, completion, error, json_reply, sse, text_chunks, tokens
+from tests.support import Gateway, WaitFor, completion, error, json_reply, sse, text_chunks, tokens
 from tests.support.collector import Collector, Exported, collecting, odd_collector, silent_collector
 
-from .bed import Answer, Bed, running_bed
+from .bed import Answer, Bed, running_bed, yaml
 
 SERVER, CLIENT = 2, 3
 PROMPT = "canary7261"
@@ -259,13 +260,17 @@ def test_with_the_sdk_disabled_nothing_is_sent() -> None:
         assert collector.spans == []
 
 
-def test_what_is_left_is_sent_at_the_end() -> None:
-    with collecting() as collector, running_bed(telemetry={"endpoint": collector.url, "ratio": 1.0}) as bed:
-        ids = {bed.ask(bed.model()).header("x-request-id") for _ in range(5)}
-        bed.gateway.terminate()
-        bed.gateway.wait()
+@pytest.mark.parametrize("worker", ["one_api", "gthread"])
+def test_what_is_left_is_sent_at_the_end(worker: Literal["one_api", "gthread"]) -> None:
+    with collecting() as collector:
+        telemetry = yaml(telemetry={"endpoint": collector.url, "ratio": 1.0})
+        with Gateway(worker=worker, config_yaml=telemetry) as gateway:
+            ids = {Bed(gateway, {}).ask("no-such-model").header("x-request-id") for _ in range(5)}
+            gateway.terminate()
+            gateway.wait()
 
-        assert ids <= {span.attributes.get("one_api.request_id") for span in collector.spans}
+            assert ids <= {span.attributes.get("one_api.request_id") for span in collector.spans}
+            assert "Traceback" not in gateway.log
 
 
 def spans_dropped(bed: Bed) -> float:
