@@ -203,9 +203,10 @@ class CallRecord(Struct):
 
     def fail(self, error: GatewayError) -> None:
         """Note that the answer is an error, or ends with one."""
-        self.error, self.limit = error.code or error.type, error.limit
         is_cut = self.first_event is not None and isinstance(error, UpstreamError)
         self.outcome = "upstream_broken" if is_cut else outcome_of(error)
+        # Some upstreams put words of the request where an error's name belongs.
+        self.error, self.limit = _plain(error.code) or _plain(error.type) or self.outcome, error.limit
 
     def end(self, *, cancelled: bool) -> None:
         """Note the end, and what came of the request; ``cancelled``: the client has left before."""

@@ -60,7 +60,7 @@ async def create_response() -> Response:
         except (NoDeployment, UpstreamOverloaded) as error:
             if not settings.overload_as_event:
                 raise
-            context.record.error = error.code or error.type
+            context.record.fail(error)
             return PlainResponse(writer.fail(error) + writer.last(kept=False), headers=STREAM_HEADERS)
     completion = await registry.complete(wanted.chat, context)
     if (native := completion.get("native")) is not None:

@@ -8,17 +8,24 @@ import os
 import random
 import re
 import select
+import stat
 import string
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol
 
 from one_api.dialects import json
 from one_api.records import CallRecord
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("one_api")
 
@@ -267,6 +274,10 @@ class _Descriptor:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        with suppress(OSError):  # it is closed
+            if fcntl is not None and stat.S_ISREG(os.fstat(descriptor).st_mode):
+                # It is written at its end, also when it has been cut short, as `logrotate` does with `copytruncate`.
+                fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
 
     def write(self, text: str) -> None:
         """Write all of it."""

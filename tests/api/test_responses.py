@@ -597,7 +597,8 @@ def test_an_overload_can_be_told_in_a_stream(switched: Bed) -> None:
 
     assert kinds(answer) == ["created", "in_progress", "failed"]
     assert final(answer)["error"]["code"] == "server_is_overloaded"
-    assert switched.record_of(answer)["error"] == "overloaded"
+    record = switched.record_of(answer)
+    assert (record["error"], record["outcome"]) == ("overloaded", "upstream_failed")
 
 
 def test_failures_may_come_without_an_error_frame(switched: Bed) -> None:

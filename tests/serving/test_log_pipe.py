@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,17 @@ from tests.support import Gateway
 from tests.support.launcher import REPOSITORY
 
 from .clients import get, wait_until
+
+#: A program that writes each line of its input to its log.
+LOGGING = [
+    sys.executable,
+    "-c",
+    "import sys\n"
+    "from one_api.observability.log import set_up_logging\n"
+    "writer = set_up_logging('info', as_json=True)\n"
+    "for line in sys.stdin:\n"
+    "    writer.write(line.strip())\n",
+]
 
 
 class UnreadGateway(Gateway):
@@ -198,15 +210,7 @@ def test_a_pipe_that_somebody_else_has_made_non_blocking_gets_every_line() -> No
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     lines = [json.dumps({"number": number, "more": "x" * 1000}) for number in range(1000)]
-    program = (
-        "import logging, sys\n"
-        "from one_api.observability.log import set_up_logging\n"
-        "writer = set_up_logging('info', as_json=True)\n"
-        "for line in sys.stdin.read().splitlines():\n"
-        "    writer.write(line)\n"
-    )
-    command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=writable, text=True) as writer:
+    with subprocess.Popen(LOGGING, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=writable, text=True) as writer:
         assert writer.stdin is not None
         writer.stdin.write("\n".join(lines))
         writer.stdin.close()
@@ -214,3 +218,21 @@ def test_a_pipe_that_somebody_else_has_made_non_blocking_gets_every_line() -> No
         os.close(writable)
         with os.fdopen(readable) as log:
             assert log.read().splitlines() == lines
+
+
+def test_a_file_that_was_cut_short_is_written_on_at_its_new_end(tmp_path: Path) -> None:
+    """That is what logrotate does with copytruncate; who has opened the file need not have done so for appending."""
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(LOGGING, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=file, text=True, bufsize=1) as writer,
+    ):
+        assert writer.stdin is not None
+        writer.stdin.write("before\n")
+        wait_until(lambda: log.read_bytes() == b"before\n", "the first line")
+        os.truncate(log, 0)
+        writer.stdin.write("after\n")
+        writer.stdin.close()
+        assert writer.wait(10) == 0
+
+    assert log.read_bytes() == b"after\n"
