@@ -34,7 +34,8 @@ MOST = {"ledger": 1.08, "budget": 1.12}
 MAX_MIB = 90
 """Memory that a worker may take with SQLite, after all rounds."""
 
-_REQUESTS = 320
+_REQUESTS = 1280
+"""In each round: what the accounts do each second, whether there are requests or not, is little beside so many."""
 _WRITTEN_S = 1.6
 """By then the last rows of a round are written: they wait for others for a second."""
 

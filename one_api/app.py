@@ -133,7 +133,7 @@ class GatewayFlask(Flask):
         self.mount.apply(environ)
         if environ.get(BRIDGED):
             return super().wsgi_app(environ, start_response)
-        background().adopt(self.extensions.get("one_api"))
+        background().adopt(self.extensions["one_api"])
         with leaving_as_reset():
             return super().wsgi_app(environ, start_response)
 
@@ -202,7 +202,7 @@ def _add_routes(app: Flask, accounts: "Accounts | None") -> None:
 
 def _log_observers(config: Config, log: LineWriter, siblings: Siblings) -> list[Observer]:
     """Return what writes a line for each request; nothing does where such lines are not logged."""
-    if not logger.isEnabledFor(logging.INFO):
+    if config.log.level not in ("debug", "info"):
         return []
     as_json, sample = config.log.format == "json", config.log.sample
     return [LogObserver(log, as_json=as_json, sample=sample, worker=lambda: siblings.slot)]
@@ -261,17 +261,32 @@ def _blueprints(accounts: "Accounts | None") -> list[Blueprint]:
     return [account, accounts_api]
 
 
+def preload(config: Config) -> None:
+    """Import and read what all gateways with this configuration need, before processes are forked that share it.
+
+    What others have written is imported only where it serves.
+    """
+    for settings in config.adapters.values():
+        if not isinstance(settings, OutsideConfig):
+            load_class(type_name(settings))
+    if config.database.url != "none":
+        import one_api.accounts.service  # noqa: F401 - SQLAlchemy, see ``_accounts``
+        from one_api.accounts.prices import Catalogue
+
+        Catalogue.shipped()
+
+
 def _prices(config: Config, folder: Path) -> "Prices | None":
     if config.database.url == "none":
         return None
     # Only here, so that a gateway without a database reads no catalogue.
-    from one_api.accounts.prices import SHIPPED, Catalogue, InvalidCatalogue, Prices, open_catalogue
+    from one_api.accounts.prices import Catalogue, InvalidCatalogue, Prices, open_catalogue
 
     try:
         catalogue = open_catalogue(folder)
     except InvalidCatalogue as error:
         logger.error("%s: the one that comes with the gateway counts", error)
-        catalogue = Catalogue.read(SHIPPED)
+        catalogue = Catalogue.shipped()
     return Prices(config.prices, config.adapters, catalogue)
 
 

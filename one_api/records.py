@@ -203,9 +203,10 @@ class CallRecord(Struct):
 
     def fail(self, error: GatewayError) -> None:
         """Note that the answer is an error, or ends with one."""
-        self.error, self.limit = error.code or error.type, error.limit
         is_cut = self.first_event is not None and isinstance(error, UpstreamError)
         self.outcome = "upstream_broken" if is_cut else outcome_of(error)
+        # Some upstreams put words of the request where an error's name belongs.
+        self.error, self.limit = _plain(error.code) or _plain(error.type) or self.outcome, error.limit
 
     def end(self, *, cancelled: bool) -> None:
         """Note the end, and what came of the request; ``cancelled``: the client has left before."""
@@ -259,7 +260,8 @@ class CallRecord(Struct):
             found |= {"units": self.units.amount, "unit": self.units.unit}
         if last is not None and last.native is not None:
             found["native"] = last.native
-        return found | self.client_ids
+        found |= self.client_ids
+        return found
 
     def as_dict(self) -> dict[str, object]:
         """Return all that is known of the request: the log line's fields, and every attempt with its candidates."""
@@ -275,7 +277,7 @@ def _ms(seconds: float) -> float:
 
 
 class Observer(Protocol):
-    """Told of every request once, when it has ended."""
+    """Is given the record of every request, once, when it has ended."""
 
     def on_call(self, record: CallRecord) -> None:
         """Take note of ``record``; must not block."""

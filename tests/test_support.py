@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import LONGEST, TESTS
 from tests.support import (
     Action,
     Chop,
@@ -375,6 +376,13 @@ def test_an_event_that_is_cut_is_not_an_event(upstream: ScriptedUpstream, client
     assert next(events) == "data: 1"
     with pytest.raises(EOFError, match="data: 2"):
         next(events)
+
+
+# The order of the files
+
+
+def test_the_files_that_come_first_are_there() -> None:
+    assert [name for name in LONGEST if not (TESTS / name).is_file()] == []
 
 
 # The gateway

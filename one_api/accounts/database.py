@@ -69,7 +69,7 @@ def open_engine(address: str, folder: Path) -> Engine:
     try:
         engine = create_engine(url, poolclass=NullPool, connect_args=arguments)
     except ModuleNotFoundError as error:
-        what = "pip install --require-hashes -r requirements-postgres.txt"
+        what = "pip install --require-hashes -r requirements-postgres.txt, or one-api-gateway[postgres]"
         raise DatabaseUnusable(f"the database needs the package {error.name}: {what}") from None
     if is_sqlite:
         event.listen(engine, "connect", lambda raw, _: _prepare_sqlite(raw, url.database or ""))

@@ -9,13 +9,12 @@ from operator import add
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, not_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import Budget, WindowKey
 from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.periods import LONGEST_S
-from one_api.accounts.tables import LEDGER, USAGE
+from one_api.accounts.tables import LEDGER, USAGE, adding_to
 from one_api.accounts.windows import Alert
 from one_api.dialects import json
 
@@ -327,14 +326,7 @@ def _counts(row: LedgerRow) -> tuple[int, ...]:
 def add_sums(connection: Connection, rows: list[dict[str, Any]]) -> None:
     """Add to the rows of ``usage``; those that are not there are made. Locks are taken in the order of ``rows``."""
     if rows:
-        connection.execute(_add_statement(connection.dialect.name), rows)
-
-
-@lru_cache
-def _add_statement(dialect: str) -> Any:
-    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(USAGE)
-    added = {name: USAGE.c[name] + insert.excluded[name] for name in _SUMS}
-    return insert.on_conflict_do_update(index_elements=_KEY_COLUMNS, set_=added)
+        connection.execute(adding_to(USAGE, connection.dialect.name, _SUMS), rows)
 
 
 def forget(connection: Connection, before_ms: int, limit: int) -> int:

@@ -4,6 +4,10 @@ Money is whole nano-dollars, moments are UTC milliseconds, starts of buckets UTC
 never changes, and is what the log and the limits call the key.
 """
 
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 from one_api.accounts import percentiles
@@ -245,3 +249,15 @@ RESPONSES = Table(
     Column("response", LargeBinary, nullable=False),
     Index("responses_expires_at", "expires_at"),
 )
+
+
+@lru_cache
+def adding_to(table: Table, dialect: str, sums: tuple[str, ...], sets: tuple[str, ...] = ()) -> Any:
+    """Return the statement that inserts rows; of those that are there already it adds to ``sums``, and sets ``sets``.
+
+    Only the ``dialect`` in use is imported.
+    """
+    insert: Any = import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
+    changed = {name: table.c[name] + insert.excluded[name] for name in sums}
+    changed |= {name: insert.excluded[name] for name in sets}
+    return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)

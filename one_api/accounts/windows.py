@@ -8,14 +8,12 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Table, and_, bindparam, case, select, text
-from sqlalchemy.dialects import postgresql, sqlite
 
 from one_api.accounts.budgets import Budget, WindowKey, budget_in
-from one_api.accounts.tables import BUDGETS, LEASES, WINDOWS
+from one_api.accounts.tables import BUDGETS, LEASES, WINDOWS, adding_to
 
 #: How long a process may be silent before another one takes back what it holds, in seconds: where several machines
 #: share the database; and where they are all on one machine, and journals show which processes live.
@@ -341,12 +339,4 @@ def _add(
     if rows:
         names = [column.name for column in table.primary_key]
         values = [dict(zip(names, key, strict=True)) | row for key, row in rows.items()]
-        connection.execute(_add_statement(connection.dialect.name, table, sums, sets), values)
-
-
-@lru_cache
-def _add_statement(dialect: str, table: Table, sums: tuple[str, ...], sets: tuple[str, ...]) -> Any:
-    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
-    changed = {name: table.c[name] + insert.excluded[name] for name in sums}
-    changed |= {name: insert.excluded[name] for name in sets}
-    return insert.on_conflict_do_update(index_elements=[column.name for column in table.primary_key], set_=changed)
+        connection.execute(adding_to(table, connection.dialect.name, sums, sets), values)

@@ -76,9 +76,9 @@ def _reload(url: str | None, timeout: float) -> None:
     config = _load().config
     wanted = _ask_gateway(config, url, "/admin/config/reload", "POST")
     deadline = time.monotonic() + timeout
-    while not _is_everywhere(wanted["digest"], _ask_gateway(config, url, "/admin/config")):
+    while (why := _why_not_everywhere(wanted["digest"], config, url)) is not None:
         if time.monotonic() > deadline:
-            click.echo(f"not every process uses {wanted['digest'][:12]} after {timeout:g} s: see the log", err=True)
+            click.echo(f"not every process uses {wanted['digest'][:12]} after {timeout:g} s: {why}", err=True)
             raise SystemExit(_TIMED_OUT)
         time.sleep(_POLL_S)
     click.echo(f"every process uses {wanted['digest'][:12]}")
@@ -87,9 +87,14 @@ def _reload(url: str | None, timeout: float) -> None:
         raise SystemExit(_RESTART_NEEDED)
 
 
-def _is_everywhere(digest: str, status: json.JSONObject) -> bool:
-    """Return whether every process uses a configuration; of one that is silent that is not known."""
-    return not status["silent"] and all(each["digest"] == digest for each in status["processes"])
+def _why_not_everywhere(digest: str, config: Config, url: str | None) -> str | None:
+    """Return what to look at while not every process uses a configuration, as far as known; else None."""
+    try:
+        status = _ask_gateway(config, url, "/admin/config")
+    except click.ClickException as error:  # it was asked for already, so this is no refusal
+        return error.message
+    is_everywhere = not status["silent"] and all(each["digest"] == digest for each in status["processes"])
+    return None if is_everywhere else "see the log"
 
 
 def printed(config: Config) -> str:
@@ -203,7 +208,11 @@ def _ask_gateway(config: Config, url: str | None, path: str, method: str = "GET"
     try:
         answer = ask(Question(url, headers, connect_s=10, method=method))
     except NoAnswer as error:
-        raise click.ClickException(f"no gateway answers at {url}: start it first ({error.what})") from None
+        cure = "start it first, or name its present address with --url if that was changed in the files"
+        raise click.ClickException(f"no gateway answers at {url}: {cure} ({error.what})") from None
+    if answer.status == 401:
+        cure = "`kill -HUP` on its gunicorn master has it take over one that was changed in the files"
+        raise click.ClickException(f"the gateway at {url} has another ADMIN_KEY than this configuration: {cure}")
     with suppress(json.InvalidJSON, KeyError, TypeError):
         found = json.decode_object(answer.body)
         if answer.status in (200, 202):

@@ -13,6 +13,7 @@ from pathlib import Path
 import one_api
 from one_api import __version__
 from one_api.config import ConfigError, Loaded, load
+from one_api.contract import JSONObject
 from one_api.dialects import json
 from one_api.engine.download import DEFAULT_MODEL
 from one_api.engine.gguf import discover
@@ -26,6 +27,8 @@ from one_api.settings.validation import Problem
 
 #: How long a port may stay in use while the process that held it ends, in seconds.
 _PORT_WAIT_S = 2.0
+#: The model that comes with the gateway: it may talk on and on, so it is given a limit.
+_SMALLEST, _SMALLEST_TOKENS = DEFAULT_MODEL.file_name.removesuffix(".gguf"), 100
 #: Names in one line of the table.
 _MAX_NAMES = 10
 _WHAT_TO_DO = {
@@ -163,10 +166,12 @@ def first_request(loaded: Loaded, url: str) -> str | None:
     model = _model(loaded)
     if model is None:
         return f"curl {url}/v1/models \\\n  {head}"
-    body = json.encode({"model": model, "messages": [{"role": "user", "content": "Hello! Who are you?"}]}).decode()
+    body: JSONObject = {"model": model, "messages": [{"role": "user", "content": "Hello! Who are you?"}]}
+    if model == _SMALLEST:
+        body["max_tokens"] = _SMALLEST_TOKENS
     return (
         f"curl {url}/v1/chat/completions \\\n  {head} \\\n"
-        f"  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(body)}"
+        f"  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.encode(body).decode())}"
     )
 
 
@@ -199,9 +204,8 @@ def _model(loaded: Loaded) -> str | None:
     for adapter in config.adapters.values():
         if isinstance(adapter, LocalConfig):
             found += [each.id for each in discover(Path(adapter.models_dir))[0] if each.chats]
-    default = DEFAULT_MODEL.file_name.removesuffix(".gguf")
-    if default in found:
-        return default
+    if _SMALLEST in found:
+        return _SMALLEST
     listed = [model for each in config.adapters.values() for model in getattr(each, "models", None) or ()]
     return next(iter([*found, *config.model_groups, *listed]), None)
 

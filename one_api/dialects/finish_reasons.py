@@ -67,7 +67,7 @@ def read_finish(choice: JSONObject, *, called: bool | None) -> None:
     reason: Any = choice.get("finish_reason")
     if isinstance(reason, dict):
         reason = reason.get("type")
-    if not isinstance(reason, str) or _plain(reason) in _NONE:
+    if not isinstance(reason, str) or (reason not in OPENAI and _plain(reason) in _NONE):
         choice["finish_reason"] = None
         return
     word, foreign = in_openai_words(reason), reason not in OPENAI
@@ -76,7 +76,9 @@ def read_finish(choice: JSONObject, *, called: bool | None) -> None:
         raise ErrorPayload(_failure(reason))
     if called and word in ("stop", "function_call"):
         word = "tool_calls"
-    elif word == "tool_calls" and called is False:  # clients would ask again and again
+    elif word == "tool_calls" and called is None:
+        word = "function_call"
+    elif word == "tool_calls" and not called:  # clients would ask again and again
         word, foreign = "stop", True
     choice["finish_reason"] = word
     if foreign and not choice.get("native_finish_reason"):

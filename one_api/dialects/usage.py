@@ -71,7 +71,7 @@ def reported_in(payload: JSONObject) -> list[JSONObject]:
     choices = payload.get("choices")
     holders = [payload, payload.get("x_groq"), *(choices if isinstance(choices, list) else ())]
     given = [each.get("usage") for each in holders if isinstance(each, dict)] + [payload.get(key) for key in _HOLDERS]
-    found = [report for each in given for report in _reports_of(each)]
+    found = [report for each in given if each for report in _reports_of(each)]
     timings = payload.get("timings")
     if not found and isinstance(timings, dict) and _is_number(timings.get("predicted_n")):
         processed = [count(timings.get(name)) for name in ("prompt_n", "cache_n")]
@@ -83,7 +83,8 @@ def _reports_of(value: Any) -> Iterator[JSONObject]:
     """Give the reports in a value: an object, or a list of such."""
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, dict) and each:
-            inner = None if _has_counts(each) else next((each[key] for key in _INNER if each.get(key)), None)
+            has_counts = "prompt_tokens" in each or _has_counts(each)
+            inner = None if has_counts else next((each[key] for key in _INNER if each.get(key)), None)
             yield inner if isinstance(inner, dict) else each
 
 

@@ -169,14 +169,17 @@ def of_redis(config: Config) -> Iterator[Finding]:
 
 def _redis(where: str, url: str, limit_s: float) -> Finding:
     # Only here, so that an examination without Redis imports nothing of its client.
-    from one_api.redis.probe import ProbeFailed, latency_s
+    from one_api.redis.probe import ProbeFailed, probe
 
     try:
-        taken_s = latency_s(url, _REDIS_S)
+        found = probe(url, _REDIS_S)
     except ProbeFailed as error:
         return problem(where, error.what, error.fix)
-    text = f"Redis answers within {taken_s * 1000:.1f} ms"
-    if taken_s <= limit_s:
+    if found.evicts and where == "rate_limit.storage":
+        what = "Redis throws keys away when its memory is full, counts of limits too"
+        return warning(where, what, "Set its `maxmemory-policy` to noeviction, or give limits a Redis of their own")
+    text = f"Redis answers within {found.latency_s * 1000:.1f} ms"
+    if found.latency_s <= limit_s:
         return ok(where, text)
     setting = f"{where.partition('.')[0]}.storage_timeout_s"
     return warning(where, f"{text}, more than {setting} of {limit_s:g} s", f"Raise {setting}, or use a nearer Redis")

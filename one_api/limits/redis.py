@@ -80,7 +80,7 @@ class RedisStore(LimitStore):
         self._usage = ByKey(lambda _: KeyUsage())
         self._tasks: set[asyncio.Task[None]] = set()
         self._name = secrets.token_hex(8)
-        #: What the memory of Redis was called when last heard of; another name means that it was lost.
+        #: What Redis and its memory were called when last heard of; another name means that counts may be lost.
         self._memory: bytes | None = None
         self._processes_heard_of = 1
         #: Redis has answered since it was lost last; and when that was.
@@ -88,12 +88,17 @@ class RedisStore(LimitStore):
         self._lost_at = -math.inf
         #: Until then not all that others have let in may be in Redis again.
         self._doubtful_until = -math.inf
+        #: How many keys Redis has thrown away when last heard of; and when that became more.
+        self._evicted: int | None = None
+        self._evicted_at = -math.inf
 
     @property
     def degraded(self) -> str | None:
         """See ``LimitStore``."""
         if self._link.is_down:
             return "Redis does not answer: limits are kept per process"
+        if time.monotonic() - self._evicted_at < BUCKETS:
+            return "Redis throws counts away to save memory: give it more, and the policy noeviction"
         return "Redis often answers late: then, limits are kept per process" if self._link.unreliable else None
 
     async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
@@ -243,7 +248,7 @@ class RedisStore(LimitStore):
             return None
 
     async def look_after(self) -> None:
-        """Report this process to Redis, and notice when Redis has lost its memory, also without requests."""
+        """Report this process to Redis, and notice when Redis has lost counts, also without requests."""
         with suppress(RedisUnavailable):
             if self._note_beat(await self._link.run(BEAT, *self._beat())):
                 await self._merge_all(self._link.ask_all)
@@ -252,16 +257,24 @@ class RedisStore(LimitStore):
         return (_MEMORY, _PROCESSES), secrets.token_hex(8), self._name
 
     def _note_beat(self, answer: Any) -> bool:
-        """Note what ``BEAT`` answers; return whether Redis has lost its memory since the last time."""
+        """Note what ``BEAT`` answers; return whether Redis has lost counts since the last time."""
         match answer:
-            case [bytes(memory), int(processes)]:
+            case [bytes(memory), int(processes), int(evicted)]:
                 lost, self._memory = self._memory not in (None, memory), memory
+                has_evicted, self._evicted = self._evicted is not None and evicted > self._evicted, evicted
                 self._processes_heard_of, self._heard = processes, True
                 if lost:
                     self._lost_at = time.monotonic()
                     self._doubtful_until = self._lost_at + BUCKETS
-                return lost
+                if has_evicted:
+                    self._note_eviction()
+                return lost or has_evicted
         return False
+
+    def _note_eviction(self) -> None:
+        if self.degraded is None:
+            logger.warning("Redis throws counts of limits away to save memory: give it more, and the policy noeviction")
+        self._evicted_at = time.monotonic()
 
     async def _recover(self, send: SendPipeline) -> None:
         """Redis answers again: what it has lost is added to it before anything relies on it."""

@@ -184,12 +184,18 @@ return birth
 )
 
 #: KEYS: the memory of Redis, the processes that use it. ARGV: a new name for the memory, this process. Notes that this
-#: process is there; returns the name of the memory, another one once Redis has lost it, and the number of processes.
+#: process is there; returns the name of the memory and of the server, another one once Redis has lost it or an older
+#: copy may have taken its place, the number of processes, and how many keys Redis has thrown away to save memory.
 BEAT = Script.of(f"""
 local now = tonumber(redis.call('TIME')[1])
+local function info(section, field)
+  local found = redis.pcall('INFO', section)
+  return type(found) == 'string' and string.match(found, field .. ':(%w+)') or ''
+end
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
 redis.call('ZADD', KEYS[2], now + {BEAT_S}, ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 redis.call('EXPIRE', KEYS[2], {BEAT_S})
-return {{redis.call('GET', KEYS[1]), redis.call('ZCARD', KEYS[2])}}
+return {{redis.call('GET', KEYS[1]) .. ' ' .. info('server', 'run_id'), redis.call('ZCARD', KEYS[2]),
+        tonumber(info('stats', 'evicted_keys')) or 0}}
 """)

@@ -2,21 +2,30 @@
 
 import atexit
 import io
+import itertools
 import logging
 import os
 import random
 import re
 import select
+import stat
+import string
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol
 
 from one_api.dialects import json
 from one_api.records import CallRecord
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("one_api")
 
@@ -56,7 +65,8 @@ class LogObserver:
 
     def on_call(self, record: CallRecord) -> None:
         """Write the line."""
-        fields = record.fields() | {"worker": self._worker()}
+        fields = record.fields()
+        fields["worker"] = self._worker()
         if self._sample < 1 and record.outcome in ("ok", "cached"):
             if random.random() >= self._sample:
                 return
@@ -85,8 +95,8 @@ def _seen(character: str) -> str:
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]+").fullmatch
-#: Fields with values that need no quotes, if there are no more equals signs in them than fields.
-_PLAIN_FIELDS = re.compile(r"(?:[a-z_]+=[A-Za-z0-9/._:@+-]+ )*").fullmatch
+#: What values that need no quotes are made of.
+_PLAIN_BYTES = (string.ascii_letters + string.digits + "/._:@+-").encode()
 
 
 def _shown(fields: dict[str, object]) -> str:
@@ -97,8 +107,9 @@ def _shown(fields: dict[str, object]) -> str:
         if value is not None
     ]
     line = " ".join(known)
-    # Nearly always no text needs quotes: all are looked at together first.
-    if _PLAIN_FIELDS(f"{line} ") and line.count("=") == len(known):
+    # Nearly always no text is empty or needs quotes: all are looked at together first.
+    marks = f"{line} ".encode("utf-8", "replace").translate(None, _PLAIN_BYTES)
+    if marks == b"= " * len(known) and "= " not in f"{line} ":
         return line
     return " ".join([f"{key}={_plain(value)}" for key, value in fields.items() if value is not None])
 
@@ -263,12 +274,19 @@ class _Descriptor:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        with suppress(OSError):  # it is closed
+            if fcntl is not None and stat.S_ISREG(os.fstat(descriptor).st_mode):
+                # It is written at its end, also when it has been cut short, as `logrotate` does with `copytruncate`.
+                fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
 
     def write(self, text: str) -> None:
         """Write all of it."""
         data = text.encode(errors="backslashreplace")
         while data:
-            data = data[os.write(self._descriptor, data) :]
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # another program that has it, too, wants no waits; this thread may wait
+                select.select([], [self._descriptor], [])
 
     def flush(self) -> None:
         """Nothing is held."""
@@ -280,15 +298,42 @@ def audit(event: str, **facts: object) -> dict[str, Any]:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line, of MAX_LINE_CHARACTERS at most."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line for ``record``."""
+        """Return the line for ``record``; what is too long in it is shortened."""
         fields = head_of(getattr(record, "event", "log"), record.levelname.lower())
         fields |= {"logger": record.name, "message": record.getMessage(), **getattr(record, "facts", {})}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json_line(fields)
+        line, characters = json_line(fields), MAX_LINE_CHARACTERS
+        while characters and len(line) > MAX_LINE_CHARACTERS:
+            characters //= 2
+            line = json_line({name: _shortened(value, characters) for name, value in fields.items()})
+        return line
+
+
+def _shortened(value: object, characters: int) -> object:
+    """Return a text, or a list of texts, cut where it is longer than that."""
+    if isinstance(value, str):
+        return value if len(value) <= characters else f"{value[:characters]}..."
+    if not isinstance(value, list):
+        return value
+    lengths = itertools.accumulate(len(str(each)) for each in value)
+    fitting = sum(length <= characters for length in lengths)
+    return value if fitting == len(value) else [*value[:fitting], f"and {len(value) - fitting} more"]
+
+
+class _WantedLevel(logging.Filter):
+    """Lets through this package's records from a level on, and those of a change at whatever level."""
+
+    def __init__(self, level: str) -> None:
+        super().__init__("one_api")
+        self._level = logging.getLevelNamesMapping()[level.upper()]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is written."""
+        return record.levelno >= self._level or hasattr(record, "facts") or not super().filter(record)
 
 
 def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
@@ -299,8 +344,9 @@ def set_up_logging(level: str, *, as_json: bool) -> LineWriter:
     writer = LineWriter(_Descriptor(2))
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     writer.setFormatter(JSONFormatter() if as_json else text)
+    writer.addFilter(_WantedLevel(level))
     logger.addHandler(writer)
-    logger.setLevel(level.upper())
+    logger.setLevel("DEBUG" if level == "debug" else "INFO")
     logger.propagate = False
     atexit.register(_end_logging, writer)
     return writer

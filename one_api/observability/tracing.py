@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -59,6 +59,8 @@ class Tracing:
         #: Spans that were not sent.
         self.dropped = 0
         self._kept: dict[str, tuple[int, int]] = {}
+        #: Attempts that still went on, for others, when the request that began them had ended; see ``_attempt_span``.
+        self._unsettled: list[tuple[AttemptRecord, CallRecord, Trace, int]] = []
         self._waiting: deque[ReadableSpan] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -85,13 +87,37 @@ class Tracing:
 
     def on_call(self, record: CallRecord) -> None:
         """See ``Observer``."""
+        if self._unsettled:
+            self._keep_settled()
         trace = record.trace
         if trace is None or not self._is_kept(record, trace):
             return
-        if len(self._waiting) + 1 + len(record.attempts) > MAX_WAITING:
-            self.dropped += 1 + len(record.attempts)
+        if not self._has_room(1 + len(record.attempts)):
             return
-        self._waiting.extend(self._spans(record, trace))
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        spans = [self._request_span(record, trace, offset_ns)]
+        for attempt in record.attempts:
+            if attempt.seconds is None:
+                self._unsettled.append((attempt, record, trace, offset_ns))
+            else:
+                spans.append(self._attempt_span(attempt, record, trace, offset_ns))
+        self._keep(spans)
+
+    def _keep_settled(self) -> None:
+        """Keep the spans of those attempts which went on for others that have ended since."""
+        going_on = self._unsettled
+        self._unsettled = [each for each in going_on if each[0].seconds is None]
+        if settled := [each for each in going_on if each[0].seconds is not None]:
+            self._keep([self._attempt_span(*each) for each in settled])
+
+    def _has_room(self, spans: int) -> bool:
+        """Return whether so many more may wait; if not, they are counted as dropped."""
+        has_room = len(self._waiting) + len(self._unsettled) + spans <= MAX_WAITING
+        self.dropped += 0 if has_room else spans
+        return has_room
+
+    def _keep(self, spans: list[ReadableSpan]) -> None:
+        self._waiting.extend(spans)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="one_api-traces", daemon=True)
             self._thread.start()
@@ -118,15 +144,11 @@ class Tracing:
 
     # Spans
 
-    def _spans(self, record: CallRecord, trace: Trace) -> Iterator[ReadableSpan]:
-        """Yield the spans of a request: its own, and one for each attempt."""
-        offset_ns = time.time_ns() - time.monotonic_ns()
-        ended = record.ended if record.ended is not None else record.started
-        own = _context(trace.trace_id, trace.span_id)
+    def _request_span(self, record: CallRecord, trace: Trace, offset_ns: int) -> ReadableSpan:
         parent = _context(trace.trace_id, trace.parent_id) if trace.parent_id is not None else None
-        yield ReadableSpan(
+        return ReadableSpan(
             f"{record.method} {record.route}" if record.route != "unknown" else record.method,
-            own,
+            _context(trace.trace_id, trace.span_id),
             parent,
             self._resource,
             _attributes(record),
@@ -134,15 +156,12 @@ class Tracing:
             kind=SpanKind.SERVER,
             status=_failed(record.error or "") if (record.status or 500) >= 500 or _is_cut(record) else Status(),
             start_time=_ns(record.started, offset_ns),
-            end_time=_ns(ended, offset_ns),
+            end_time=_ns(record.ended if record.ended is not None else record.started, offset_ns),
             instrumentation_scope=_SCOPE,
         )
-        for attempt in record.attempts:
-            yield self._attempt_span(attempt, record, trace, own, offset_ns)
 
-    def _attempt_span(
-        self, attempt: AttemptRecord, record: CallRecord, trace: Trace, parent: SpanContext, offset_ns: int
-    ) -> ReadableSpan:
+    def _attempt_span(self, attempt: AttemptRecord, record: CallRecord, trace: Trace, offset_ns: int) -> ReadableSpan:
+        """Make a span; ``offset_ns`` is how far Unix time is ahead of monotonic time, the same for a whole trace."""
         name, _, model = attempt.deployment.partition("/")
         operation = _OPERATIONS.get(trace.operation, trace.operation)
         ended = attempt.began + attempt.seconds if attempt.seconds is not None else record.ended or attempt.began
@@ -161,7 +180,7 @@ class Tracing:
         return ReadableSpan(
             f"{operation} {model}",
             _context(trace.trace_id, attempt.span_id or os.urandom(8).hex()),
-            parent,
+            _context(trace.trace_id, trace.span_id),
             self._resource,
             attributes,
             kind=SpanKind.CLIENT,
@@ -205,6 +224,8 @@ class Tracing:
 
     def close(self) -> None:
         """Send what is left, as far as the collector takes it within two seconds; to be called in a thread."""
+        if self._unsettled:
+            self._keep([self._attempt_span(*each) for each in self._unsettled])
         self._stopping = True
         self._wake.set()
         if self._thread is not None:

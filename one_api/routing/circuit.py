@@ -49,7 +49,7 @@ class Circuit:
 
     __slots__ = (
         "_buckets", "_confirmed", "_failed_at", "_leased_until",
-        "_open_until", "_opened_at", "_rng", "_row", "failures", "openings", "ramped_at",
+        "_opened_at", "_rng", "_row", "failures", "open_until", "openings", "ramped_at",
     )  # fmt: skip
 
     def __init__(self, rng: random.Random | None = None) -> None:
@@ -63,8 +63,8 @@ class Circuit:
         #: Openings in a row, none of them followed by a whole way back.
         self._row = 0
         self._opened_at = 0.0
-        #: 0 while it is not open.
-        self._open_until = 0.0
+        #: When its cooldown ends; 0 while it is not open.
+        self.open_until = 0.0
         self._leased_until = 0.0
         self._failed_at = 0.0
         #: Successes that nothing can take back any more.
@@ -75,19 +75,14 @@ class Circuit:
     @property
     def is_closed(self) -> bool:
         """Return whether it has been closed for long, whatever the time: its state need not be looked at."""
-        return not self._open_until and not self.ramped_at
-
-    @property
-    def open_until(self) -> float:
-        """When its cooldown ends; 0 if it has none."""
-        return self._open_until
+        return not self.open_until and not self.ramped_at
 
     def state(self, now: float, short_cooldown: bool = False) -> State:
         """Return what it lets through; ``short_cooldown`` cuts cooldowns to the shortest: the group is mostly out."""
-        if self._open_until:
+        if self.open_until:
             if now < self._leased_until:
                 return State.PROBING
-            until = min(self._open_until, self._opened_at + FIRST_COOLDOWN_S) if short_cooldown else self._open_until
+            until = min(self.open_until, self._opened_at + FIRST_COOLDOWN_S) if short_cooldown else self.open_until
             return State.OPEN if now < until else State.HALF_OPEN
         return State.RAMPING if now < self.ramped_at else State.CLOSED
 
@@ -98,12 +93,12 @@ class Circuit:
 
     def probe_now(self, now: float) -> None:
         """Note a reason to believe that it is healthy again: its probe is due now."""
-        if self._open_until:
-            self._open_until = min(self._open_until, now)
+        if self.open_until:
+            self.open_until = min(self.open_until, now)
 
     def begin(self, now: float) -> bool:
         """Note that an attempt begins, and return whether it is the probe, which is leased to it."""
-        if not self._open_until or self.state(now, short_cooldown=True) is not State.HALF_OPEN:
+        if not self.open_until or self.state(now, short_cooldown=True) is not State.HALF_OPEN:
             return False
         self._leased_until = now + LEASE_S
         return True
@@ -118,10 +113,10 @@ class Circuit:
         An attempt from before the opening says nothing about now; every later one closes the circuit.
         """
         mark = (self.failures, self._confirmed)
-        if self._open_until:
+        if self.open_until:
             if began < self._opened_at:
                 return mark
-            self._open_until = self._leased_until = 0.0
+            self.open_until = self._leased_until = 0.0
             self.ramped_at = now + RAMP_S
             self._buckets = [[-1, 0, 0] for _ in range(_BUCKETS)]
         elif self.ramped_at and now >= self.ramped_at + RAMP_S:
@@ -149,7 +144,7 @@ class Circuit:
         bucket[2] += 1
         self.failures += 1
         self._failed_at = now
-        if self._open_until:
+        if self.open_until:
             opens = probe
         else:
             opens = (probe and now < self.ramped_at) or self.failures >= FAILURES_IN_A_ROW or self._half_fail(now)
@@ -157,7 +152,7 @@ class Circuit:
             self._open(now, took_s)
 
     def _open(self, now: float, took_s: float) -> None:
-        if not self._open_until and now >= self.ramped_at:
+        if not self.open_until and now >= self.ramped_at:
             self._row = 0
         self._row += 1
         self.openings += 1
@@ -165,7 +160,7 @@ class Circuit:
         max_cooldown_s = min(max(shortest_s, COOLDOWN_PER_PROBE * took_s), longest_s)
         cooldown_s = min(FIRST_COOLDOWN_S * 2.0 ** min(self._row - 1, 16), max_cooldown_s)
         self._opened_at = now
-        self._open_until = now + cooldown_s * (1 + JITTER * (2 * self._rng.random() - 1))
+        self.open_until = now + cooldown_s * (1 + JITTER * (2 * self._rng.random() - 1))
         self._leased_until = self.ramped_at = 0.0
 
     def _bucket(self, now: float) -> list[int]:

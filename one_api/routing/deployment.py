@@ -19,8 +19,8 @@ class Deployment:
     #: How long its first event may take, in seconds, where the configuration says so; the adapter keeps to it.
     first_event_s: float | None = None
     health: Health = field(default_factory=Health)
+    #: "adapter/upstream model", which names it everywhere.
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        """Return "adapter/upstream model", which names it everywhere."""
-        return f"{self.adapter_name}/{self.model}"
+    def __post_init__(self) -> None:
+        self.name = f"{self.adapter_name}/{self.model}"

@@ -23,13 +23,14 @@ _STARTS = 4
 #: chunks come before the later ones of others.
 _CROWDED_BYTES, _HELD_BYTES = 1024, 16 * 1024
 #: What part of the CPU time that it can have this thread may use, with all that it does, for pipelined requests to
-#: start.
-_PIPELINED_PART = 1 / 3
+#: start, and how long the first of them waits all the same, in seconds of the thread's own time.
+_PIPELINED_PART, _PIPELINED_WAIT_S = 1 / 3, 0.1
+#: The same for pieces of long bodies to be read.
+_BODIES_PART, _BODIES_WAIT_S = 1 / 2, 0.004
 #: How far behind, or ahead, that account may be, in seconds of CPU time.
 _MAX_DEBT_S, _MAX_CREDIT_S = 0.01, 0.001
-#: How often the account is looked at while something waits, in seconds, and how long the first in the queue waits, in
-#: seconds of the thread's own time.
-_LOOK_S, _MAX_WAIT_S = 0.001, 0.02
+#: How often the account is looked at while something waits, in seconds.
+_LOOK_S = 0.001
 
 
 class FairScheduler:
@@ -47,7 +48,8 @@ class FairScheduler:
         self._clients_wait = 0
         #: Another pass is counted.
         self._is_counting = False
-        self.pipelined = PipelinedQueue()
+        self.pipelined = SpareTimeQueue(_PIPELINED_PART, _PIPELINED_WAIT_S)
+        self.long_bodies = SpareTimeQueue(_BODIES_PART, _BODIES_WAIT_S)
 
     def is_late(self) -> bool:
         """Return whether the bursts of this pass of the loop have had their time: the caller should queue."""
@@ -66,9 +68,7 @@ class FairScheduler:
 
     async def wait_turn(self) -> None:
         """Wait for the next share."""
-        turn = asyncio.get_running_loop().create_future()
-        self.submit(lambda: None if turn.done() else turn.set_result(None))
-        await turn
+        await _turn(self.submit)
 
     def start(self, callback: Callable[[], None]) -> None:
         """Call ``callback``, which starts a request: at once, or in its turn when many start in one moment."""
@@ -135,14 +135,17 @@ class FairScheduler:
         callback()
 
 
-class PipelinedQueue:
-    """Requests that came before their predecessors were answered: they start while the loop has time for them.
+class SpareTimeQueue:
+    """Work of which one peer may ask for much, and hardly one does: it goes on while the loop has time for it.
 
-    One read may hold hundreds of them, and hardly a client sends so. One starts as soon as the thread, with all that it
-    does, has used no more than a part of the CPU; and one every few milliseconds, however much there is to do.
+    One read may hold hundreds of pipelined requests, and a crowd may send long bodies without a pause. One of them goes
+    on as soon as the thread, with all that it does, has used no more than a part of the CPU; and one every few
+    milliseconds, however much there is to do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, part: float, max_wait_s: float) -> None:
+        """``part`` is that part; ``max_wait_s``, of the thread's own time, is how long the first in the queue waits."""
+        self._part, self._max_wait_s = part, max_wait_s
         self._queue: deque[Callable[[], None]] = deque()
         self._is_scheduled = False
         self._debt_s = 0.0
@@ -155,6 +158,10 @@ class PipelinedQueue:
         if not self._is_scheduled:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._run)
+
+    async def wait_turn(self) -> None:
+        """Wait for what is submitted here to be called."""
+        await _turn(self.submit)
 
     def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -171,10 +178,10 @@ class PipelinedQueue:
     def _must_wait(self) -> bool:
         """Return whether this thread has used more CPU time than it should have by now."""
         now, cpu = self._clock.now_s(), time.thread_time()
-        debt = self._debt_s + (cpu - self._cpu) - _PIPELINED_PART * (now - self._now)
+        debt = self._debt_s + (cpu - self._cpu) - self._part * (now - self._now)
         self._now, self._cpu = now, cpu
         self._debt_s = max(-_MAX_CREDIT_S, min(_MAX_DEBT_S, debt))
-        return self._debt_s > 0 and now - self._started_at < _MAX_WAIT_S
+        return self._debt_s > 0 and now - self._started_at < self._max_wait_s
 
 
 class OwnTime:
@@ -206,6 +213,13 @@ class OwnTime:
     def __del__(self) -> None:
         if self._file is not None and self._file != self._NO_FILE:
             os.close(self._file)
+
+
+async def _turn(submit: Callable[[Callable[[], None]], None]) -> None:
+    """Wait for ``submit`` to call what it is given."""
+    turn = asyncio.get_running_loop().create_future()
+    submit(lambda: None if turn.done() else turn.set_result(None))
+    await turn
 
 
 def scheduler() -> FairScheduler:

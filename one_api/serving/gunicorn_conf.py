@@ -13,7 +13,7 @@ from typing import Any
 
 from flask import Flask
 
-import one_api.app  # noqa: F401 - once for all workers, which start sooner
+from one_api.app import preload
 from one_api.commands.startup import Listening, address_problem, report
 from one_api.config import ConfigError, inherits_sockets, load
 from one_api.observability.log import NonBlockingHandler
@@ -52,6 +52,7 @@ def on_starting(server: Any) -> None:
         sys.exit("--preload cannot be used: each worker has to start with the configuration that was applied last.")
     _log_without_waiting(server)
     kept_texts().begin(_loaded.texts)
+    preload(_loaded.config)  # once for all workers, which start sooner
     _open_database()
     if server.cfg.reuse_port or inherits_sockets():
         return
@@ -64,7 +65,7 @@ def on_starting(server: Any) -> None:
 
 
 def _open_database() -> None:
-    """Bring the tables up to date, or end in one sentence; the workers share what is imported for it here."""
+    """Bring the tables up to date, or end in one sentence."""
     if _loaded.config.database.url == "none":
         return
     # Only here, so that a gateway without a database imports nothing of SQLAlchemy.

@@ -44,6 +44,19 @@ class Service(Protocol):
         """Stop it, and close what is open."""
 
 
+class _InPlace(concurrent.futures.ThreadPoolExecutor):
+    """Runs work where it is submitted: at the end of a process no pool of threads takes any more."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **more: Any) -> concurrent.futures.Future[T]:
+        """Run ``work``, and return its result."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        try:
+            future.set_result(work(*args, **more))
+        except BaseException as error:  # it is raised where the result is asked for
+            future.set_exception(error)
+        return future
+
+
 class BackgroundLoop:
     """An event loop in a daemon thread; made on first use, so that every process after a fork has its own."""
 
@@ -95,15 +108,16 @@ class BackgroundLoop:
                 raise asyncio.CancelledError("the client left") from None
             raise
 
-    def adopt(self, service: Service | None) -> None:
+    def adopt(self, service: Service) -> None:
         """Start what an application needs, once, and close it when the process ends."""
-        if service is None or any(service is known for known in self._services):
+        if any(service is known for known in self._services):
             return
         self._services.append(service)
         self.run(service.start())
 
     def close(self) -> None:
         """Close the services and stop the thread."""
+        self._loop.call_soon_threadsafe(self._loop.set_default_executor, _InPlace())
         for service in self._services:
             with contextlib.suppress(TimeoutError):
                 asyncio.run_coroutine_threadsafe(service.aclose(), self._loop).result(_END_S)

@@ -219,12 +219,16 @@ class GatewayProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise self._remember(505, "Speak HTTP/1.1.")
-        hosts = [value for name, value in self.headers if name == b"host"]
+        hosts, framing = [], {}
+        for name, value in self.headers:
+            if name == b"host":
+                hosts.append(value)
+            elif name in (b"content-length", b"transfer-encoding"):
+                framing[name] = value
         if len(hosts) > 1 or (not hosts and version == "1.1"):
             raise self._remember(400, "A request has one Host header.")
         if hosts and not _HOST.fullmatch(hosts[0]):
             raise self._remember(400, "The Host header is not a host name.")
-        framing = {name: value for name, value in self.headers if name in (b"content-length", b"transfer-encoding")}
         if framing.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise self._remember(400, "The only transfer encoding is chunked.")
         if version == "1.0" and b"transfer-encoding" in framing:
@@ -308,7 +312,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         speaking = any(each.response_started and not each.response_complete for each in self._waiting)
         for each in self._waiting:
-            _dismiss(each)  # whatever it was going to say is not heard any more
+            _dismiss(each)  # their answers cannot be sent any more
         if not speaking and not self.transport.is_closing():
             dated = {name.decode(): value.decode() for name, value in self.server_state.default_headers}
             self.transport.write(whole_answer(error, dated, self.url))

@@ -32,7 +32,6 @@ class RequestBody(io.RawIOBase):
         self._timeout_s = timeout_s
         #: None once it has been called, or is of no use any more: it leads back to the reader.
         self._on_complete: Callable[[], None] | None = on_complete
-        self._began = 0.0
         #: How much has come, in bytes.
         self.taken = 0
         self._rest = b""
@@ -78,16 +77,16 @@ class RequestBody(io.RawIOBase):
 
     async def _next(self) -> bytes:
         if self.taken > _LONG_BODY_BYTES:
-            await scheduler().wait_turn()
-        now = time.monotonic()
-        self._began = self._began or now
+            await scheduler().long_bodies.wait_turn()
         slowest = _SLOW_GRACE_S + self.taken / _SLOWEST_BODY
-        limit = self._began + min(self._timeout_s, slowest) - now
+        began = time.monotonic()
         try:
-            message = await within(limit, self._receive())
+            # The client has time for as long as it is waited for: not while its body waits for a turn.
+            message = await within(min(self._timeout_s, slowest) - self.waited_s, self._receive())
         except TimeoutError:
             raise RequestTimeout("The request's body arrived too slowly: send it at once.") from None
-        self.waited_s += time.monotonic() - now
+        finally:
+            self.waited_s += time.monotonic() - began
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         piece: bytes = message.get("body", b"")

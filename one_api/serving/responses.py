@@ -30,6 +30,11 @@ def add_headers(headers: Headers, more: Mapping[str, str]) -> None:
     headers._list += more.items()
 
 
+def has_header(headers: Headers, name: str) -> bool:
+    """Return whether there is a header of this name, in small letters; where there is none Werkzeug needs an error."""
+    return name in [each.lower() for each, _ in headers._list]
+
+
 class PlainResponse(Response):
     """A response with a body that does not redirect: nothing in its headers needs mending, so they are not copied."""
 

@@ -1,6 +1,5 @@
 """What lies between the protocol and the socket of a connection."""
 
-import re
 import socket
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -17,7 +16,8 @@ from one_api.errors import GatewayError
 ANSWER = "one_api.answer"
 #: In an address it means that errors are read in Anthropic's form.
 _ANTHROPIC_PATH = b"/v1/messages"
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+#: What a header may hold: all but control characters, of which a tab is allowed.
+_NO_CONTROLS = bytes({0x09, *range(0x20, 0x7F), *range(0x80, 0x100)})
 
 #: What may wait unsent in the kernel for one client, in bytes; more waits at the upstream.
 _UNSENT_BYTES = 64 * 1024
@@ -70,9 +70,11 @@ class AnswerWriter:
     def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """Make the head; raises ValueError for a header that could be taken for more than one."""
         cycle = self._cycle
-        fields = [(name.lower(), value) for name, value in headers]
-        lines = [f"{name}: {value}\r\n" for name, value in fields]
-        named = dict(fields)
+        named = {}
+        lines = []
+        for name, value in headers:
+            named[name := name.lower()] = value
+            lines.append(f"{name}: {value}\r\n")
         length, is_closing = named.get("content-length"), "close" in named.get("connection", "").lower()
         if not cycle.keep_alive or is_closing:
             cycle.keep_alive = False
@@ -83,11 +85,11 @@ class AnswerWriter:
             self._chunked = True
             lines.append("transfer-encoding: chunked\r\n")
         self._left = 0 if is_empty or length is None else int(length)
-        text = "".join(lines)
-        if text.count("\r") + text.count("\n") != 2 * len(lines) or _CONTROLS.search(text):
+        text = "".join(lines).encode("latin-1")
+        if text.translate(None, _NO_CONTROLS) != b"\r\n" * len(lines):
             raise ValueError("a header holds a control character")
-        dated = b"".join(b"%b: %b\r\n" % pair for pair in cycle.default_headers)
-        self._head = b"%b%b%b\r\n" % (STATUS_LINE[status], dated, text.encode("latin-1"))
+        dated = b"".join([b"%b: %b\r\n" % pair for pair in cycle.default_headers])
+        self._head = b"%b%b%b\r\n" % (STATUS_LINE[status], dated, text)
 
     def write(self, piece: bytes, *, more: bool) -> None:
         """Write a piece of the body, the last one if no ``more`` come; of an answer without a body only the head."""

@@ -39,6 +39,8 @@ _GC_THRESHOLDS = (2_000, 5, 5)
 _THAW_S = 600.0
 #: glibc's name for where memory of its own begins (mallopt(3)), and from what size a body gets it, in bytes.
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 1024 * 1024
+#: How often uvicorn wants to know the time, for the header with the date, in seconds.
+_TICK_S = 1.0
 #: How long open requests may go on after Ctrl-C, in seconds.
 _INTERRUPT_S = 0.5
 #: How long kept connections may still ask something when nothing else is under way, in seconds.
@@ -55,6 +57,8 @@ class GatewayServer(Server):
         self._drain_s = drain_s
         self._deadline = math.inf
         self._acceptors: list[Acceptor] = []
+        self._loop = asyncio.get_running_loop()
+        self._has_to_end = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, and accept connections ourselves."""
@@ -66,10 +70,17 @@ class GatewayServer(Server):
         refusal = whole_answer(_NO_DESCRIPTOR, {})
         self._acceptors = [Acceptor(each, protocol, refusal, self.config.ssl, _prepare) for each in sockets or ()]
 
+    async def main_loop(self) -> None:
+        """Do what uvicorn does each second, until the end is asked for: uvicorn looks for that ten times a second."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._has_to_end.wait(), _TICK_S)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain; after Ctrl-C, briefly. Called by uvicorn for SIGTERM and SIGINT, and by us for SIGQUIT."""
         self._drain(_INTERRUPT_S if sig in (signal.SIGINT, signal.SIGQUIT) else self._drain_s)
         self.should_exit = True
+        self._loop.call_soon_threadsafe(self._has_to_end.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, finish what is under way, and answer what kept connections still ask meanwhile."""
@@ -84,8 +95,7 @@ class GatewayServer(Server):
         while self._has_to_wait(linger_until):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.05)
         await self._cut()
-        self.config.timeout_graceful_shutdown = 1
-        await super().shutdown(sockets)
+        await self.lifespan.shutdown()
 
     async def _cut(self) -> None:
         """End what is still open, with an error where a request waits, so that nothing is left for uvicorn to cut."""

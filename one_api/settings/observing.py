@@ -6,10 +6,20 @@ from msgspec import Meta, Struct
 
 from one_api.settings.addresses import mend_credential
 from one_api.settings.kinds import Seconds, Secret
-from one_api.settings.validation import mended
+from one_api.settings.validation import checked, mended
 
-#: An address of HTTP, with or without a path.
-Endpoint: TypeAlias = Annotated[str, Meta(pattern=r"^https?://[^\s/]+(/[^\s]*)?\Z")]
+
+def _check_endpoint(url: str) -> tuple[str, str] | None:
+    """Return what keeps an address from being a collector's: what stands behind it would be in the log."""
+    if "?" in url or "#" in url:
+        return "has a query or a fragment", "Put what the collector has to know into OTEL_EXPORTER_OTLP_HEADERS"
+    return None
+
+
+#: An address of HTTP, with or without a path, if there is one.
+Endpoint: TypeAlias = Annotated[
+    Annotated[str, Meta(pattern=r"^https?://[^\s/]+(/[^\s]*)?\Z")] | None, checked(_check_endpoint)
+]
 
 
 class LogConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,9 +45,9 @@ class TelemetryConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Traces; they need the extra ``otel``."""
 
     #: Where a collector takes OTLP over HTTP, without ``/v1/traces``. Left out, there are no traces.
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint = None
     #: The whole address for traces, where it is not the endpoint with ``/v1/traces``; it comes before that.
-    traces_endpoint: Endpoint | None = None
+    traces_endpoint: Endpoint = None
     #: There are no traces, whatever else is set.
     disabled: bool = False
     #: The part of 1 of all requests whose traces are kept. Those that failed, failed over or were slow always are.

@@ -3,14 +3,13 @@
 import asyncio
 import io
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import aiohttp
 
+from one_api.bounded import once_a_minute
 from one_api.contract import ByteStream, ChunkStream
 from one_api.dialects import json
 from one_api.dialects.frames import Translator
@@ -23,7 +22,7 @@ from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
-from one_api.upstream.compression import ACCEPTED, refuse_cut_answers, undecodable, undecoded
+from one_api.upstream.compression import ACCEPTED, body_of, undecoded
 from one_api.upstream.connections import KeepingConnector, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors
@@ -32,10 +31,13 @@ from one_api.upstream.stream import UpstreamStream
 
 logger = logging.getLogger(__name__)
 
+_ODD_CODING = "adapter %s: its upstream encodes answers with %s, which is not asked for"
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 #: An answer that is larger takes long to decode; and one that is larger takes long to try, in bytes.
 _LARGE_ANSWER_BYTES, _HUGE_ANSWER_BYTES = 64 * 1024, 1024 * 1024
+#: How much of an answer is taken at once, after decompression, in bytes.
+_TAKEN_BYTES = 64 * 1024
 #: What may stand before JSON.
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 #: The largest error body that is read, in bytes.
@@ -80,7 +82,6 @@ class Upstream:
     def _open_session(self) -> aiohttp.ClientSession:
         """Return the session; made on first use, so that it belongs to the loop that uses it."""
         if self._session is None:
-            refuse_cut_answers()
             connector = (
                 # A new connection costs nothing here, and the engine closes those that are kept.
                 aiohttp.UnixConnector(self._unix_socket, limit=0, force_close=True)
@@ -90,9 +91,11 @@ class Upstream:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"accept-encoding": ACCEPTED, "user-agent": "one_api"},
+                headers={"accept-encoding": ACCEPTED, "user-agent": "one_api"}
+                | {name: value.reveal() for name, value in self._headers.items()},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s),
                 trust_env=False,
+                auto_decompress=False,
                 proxy=self._proxy if self._proxy and self._proxy.startswith("http:") else None,
                 read_bufsize=2**13,
             )
@@ -102,9 +105,7 @@ class Upstream:
         """Return the JSON value that a GET answers with; raises UpstreamError."""
         with NamedErrors("the answer", timeout_s):
             async with asyncio.timeout(timeout_s):
-                response = await self._request("GET", path)
-                async with response:
-                    return _value(await self._whole(response))
+                return _value(await self._whole(await self._request("GET", path)))
 
     async def post(
         self,
@@ -122,8 +123,7 @@ class Upstream:
         timeout_s = self._timeouts.total_s
         with NamedErrors("the answer", timeout_s), Deadline(timeout_s):
             response = await self._request("POST", path, body, context, headers)
-            async with response:
-                return await self._whole(response, max_bytes)
+            return await self._whole(response, max_bytes)
 
     async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
@@ -200,23 +200,25 @@ class Upstream:
         self, method: str, path: str, data: Data, headers: dict[str, str], context: AttemptContext | None
     ) -> aiohttp.ClientResponse:
         """Send a request and return its response, open, if its status is one of success."""
-        headers = {name: value.reveal() for name, value in self._headers.items()} | headers
         if self._propagate_trace and context is not None and context.trace_headers is not None:
             headers |= context.trace_headers
         response = await self._send(method, self._base_url + path, data, headers)
         if context is not None:
             context.headers = self._reports.seen_headers(response.headers)
             context.status, context.upstream_request_id = response.status, self._reports.id_in(response.headers)
+        unread = self._why_unread(response)
         if 200 <= response.status < 300 and response.status not in _WITHOUT_BODY:
-            if (coding := undecoded(response.headers)) is not None:
+            if unread:
                 response.close()
-                raise self._cannot_decode(coding)
+                raise UpstreamBroken(unread)
             return response
-        async with response:
-            text = b""
+        text = b""
+        if unread:
+            response.close()
+        else:
             with suppress(aiohttp.ClientError, UpstreamBroken):
                 text = await self._whole(response, _MAX_ERROR_BYTES)
-            raise self._reports.for_attempt(context).error_of(response.status, text, response.headers)
+        raise self._reports.for_attempt(context).error_of(response.status, text, response.headers, unread)
 
     async def _send(self, method: str, url: str, data: Data, headers: dict[str, str]) -> aiohttp.ClientResponse:
         """Send a request and return its response, once that has begun.
@@ -227,30 +229,35 @@ class Upstream:
         for left in reversed(range(_KEPT_TRIES)):
             try:
                 return await session.request(method, url, data=data, headers=headers, allow_redirects=False)
-            except aiohttp.ClientResponseError as error:
-                if (coding := undecodable(error)) is None:
-                    raise
-                raise self._cannot_decode(coding) from None
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
                     raise
         raise AssertionError("unreachable")
 
-    def _cannot_decode(self, coding: str) -> UpstreamBroken:
-        """Return the error for an answer in a coding that was not asked for, and tell the operator."""
-        _log_coding(self._reports.name, coding, int(time.monotonic() // 60))
-        return UpstreamBroken(
+    def _why_unread(self, response: aiohttp.ClientResponse) -> str:
+        """Return why an answer cannot be read that is in a coding which was not asked for, and tell the operator."""
+        if (coding := undecoded(response.headers)) is None:
+            return ""
+        once_a_minute(logger.warning, _ODD_CODING, self._reports.name, coding)
+        return (
             f"The upstream's answer is encoded with `{coding}`, which it was not asked for and which cannot be read "
             f"here: have it, or the proxy before it, heed `Accept-Encoding: {ACCEPTED}`."
         )
 
     async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
-        """Return the whole body, which may hold ``limit`` bytes after decompression."""
-        whole, size = io.BytesIO(), 0
-        async for piece in response.content.iter_any():
-            size += whole.write(piece)
-            if size > limit:
-                raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        """Return the whole body, which may hold ``limit`` bytes after decompression; else the response is closed.
+
+        One that was read to its end has let go of its connection by itself.
+        """
+        whole, size, body = io.BytesIO(), 0, body_of(response)
+        try:
+            while piece := await body.read(_TAKEN_BYTES):
+                size += whole.write(piece)
+                if size > limit:
+                    raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
+        except BaseException:
+            response.close()
+            raise
         if size > _LARGE_ANSWER_BYTES:
             await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
         return whole.getvalue()
@@ -280,12 +287,6 @@ async def decode_large(answer: bytes, *, as_written: bool = False) -> Any:
         if len(answer) <= _HUGE_ANSWER_BYTES:
             return None
         raise UpstreamBroken(f"The upstream's answer is not JSON: {refused}.") from None
-
-
-@lru_cache(maxsize=64)
-def _log_coding(adapter: str, coding: str, minute: int) -> None:
-    """Log it once in each minute."""
-    logger.warning("adapter %s: its upstream encodes answers with %s, which is not asked for", adapter, coding)
 
 
 def _connector_for(proxy: Proxy | None) -> KeepingConnector:

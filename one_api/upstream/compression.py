@@ -1,17 +1,15 @@
-"""Compressed answers: those that cannot be decoded are named, and those that stop before their end are noticed.
+"""Compressed answers: decoded as they are read, those that stop before their end noticed, and unknown codings named.
 
-aiohttp notes that of deflate only, and takes such gzip for whole.
+aiohttp decodes by itself, too, but then a head with a coding that it does not know is lost, and its status with it.
 """
 
-import re
 import zlib
 from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Protocol
 
 import aiohttp
-from aiohttp.compression_utils import ZLibBackendProtocol
-from aiohttp.http_exceptions import ContentEncodingError
+
+from one_api.serving.fairness import scheduler
 
 #: What upstreams are asked for: what is always decoded here.
 ACCEPTED = "gzip, deflate"
@@ -19,63 +17,93 @@ ACCEPTED = "gzip, deflate"
 _CODINGS = frozenset(
     ("br", "zstd", "gzip", "x-gzip", "deflate", "compress", "x-compress", "dcb", "dcz", "lz4", "snappy", "xz", "bzip2")
 )
-#: Those that aiohttp decodes, with a library or without.
-_OF_AIOHTTP = frozenset(("gzip", "deflate", "br", "zstd"))
-#: What aiohttp says of those that it has no library for.
-_LACKS_LIBRARY = re.compile(r"Can not decode content-encoding: .*\((\w+)\)")
+#: How zlib is told of those that are decoded.
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+#: How much of a body is taken at once, before it is decoded, in bytes.
+_PIECE_BYTES = 8 * 1024
+#: The method of all zlib headers, in the lower half of the first byte; without it deflate has none.
+_DEFLATE_METHOD = 8
+#: What a further member of gzip begins with.
+_GZIP_MAGIC = b"\x1f"
+
+
+class Body(Protocol):
+    """The body of an answer, as it is read: decoded."""
+
+    async def read(self, n: int, /) -> bytes:
+        """Return what comes next, at most ``n`` bytes; none at the end."""
+
+    def at_eof(self) -> bool:
+        """Return whether all has come and was read."""
 
 
 def undecoded(headers: Mapping[str, str]) -> str | None:
     """Return the codings of an answer's body, where they are such as nobody here decodes."""
-    named = [each.strip().lower() for each in headers.get("content-encoding", "").split(",")]
-    codings = [each for each in named if each in _CODINGS]
-    return ", ".join(codings) if len(codings) > 1 or not _OF_AIOHTTP.issuperset(codings) else None
+    codings = _codings_in(headers)
+    return ", ".join(codings) if len(codings) > 1 or not _WINDOW_BITS.keys() >= set(codings) else None
 
 
-def undecodable(error: BaseException | None) -> str | None:
-    """Return the coding for want of which aiohttp could not read an answer; None when that was not the reason."""
-    while error is not None:
-        if isinstance(error, ContentEncodingError) and (found := _LACKS_LIBRARY.search(str(error))):
-            return found[1]
-        error = error.__cause__
-    return None
+def body_of(response: aiohttp.ClientResponse) -> Body:
+    """Return the body of an answer whose codings are decoded here, see ``undecoded``."""
+    codings = _codings_in(response.headers)
+    return _Inflated(response.content, codings[0]) if codings else response.content
 
 
-class _Inflater:
-    """A decompressor that raises at the end of what it was given, if that is not the end of the data."""
-
-    def __init__(self, wbits: int) -> None:
-        self._inner = zlib.decompressobj(wbits)
-        self._begun = False
-
-    def decompress(self, data: Any, max_length: int = 0) -> bytes:
-        """See ``zlib``."""
-        self._begun = self._begun or bool(data)
-        return self._inner.decompress(data, max_length)
-
-    def flush(self, length: int = zlib.DEF_BUF_SIZE) -> bytes:
-        """See ``zlib``; aiohttp calls it once, when all has come."""
-        if self._begun and not self._inner.eof:
-            raise ContentEncodingError("the compressed data stops before its end")
-        return self._inner.flush(length)
-
-    @property
-    def eof(self) -> bool:
-        """See ``zlib``."""
-        return self._inner.eof
-
-    @property
-    def unconsumed_tail(self) -> bytes:
-        """See ``zlib``."""
-        return self._inner.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        """See ``zlib``."""
-        return self._inner.unused_data
+def _codings_in(headers: Mapping[str, str]) -> list[str]:
+    if (given := headers.get("content-encoding")) is None:
+        return []
+    named = (each.strip().lower() for each in given.split(","))
+    return [each for each in named if each in _CODINGS]
 
 
-def refuse_cut_answers() -> None:
-    """Have aiohttp decompress with what knows the end, in the whole process; it may be called again."""
-    backend = SimpleNamespace(**{**vars(zlib), "decompressobj": _Inflater})
-    aiohttp.set_zlib_backend(cast("ZLibBackendProtocol", backend))
+class _Inflated:
+    """A body in gzip or deflate; it raises at the end of what came, if that is not the end of the data."""
+
+    def __init__(self, content: aiohttp.StreamReader, coding: str) -> None:
+        self._content = content
+        self._bits = _WINDOW_BITS[coding]
+        #: Made with the first byte.
+        self._inner: zlib._Decompress | None = None
+        #: What has come and was not decoded.
+        self._rest = b""
+
+    async def read(self, n: int, /) -> bytes:
+        """See ``Body``."""
+        while True:
+            if scheduler().is_late():  # a few bytes may be many, and none of them need be waited for
+                await scheduler().wait_turn()
+            ended = not self._rest and not await self._receive()
+            try:
+                piece = self._decode(n)
+            except zlib.error as error:
+                raise aiohttp.ClientPayloadError("the compressed data cannot be read") from error
+            if piece:
+                return piece
+            if ended:
+                if self._inner is not None and not self._inner.eof:
+                    raise aiohttp.ClientPayloadError("the compressed data stops before its end")
+                return b""
+
+    async def _receive(self) -> bytes:
+        self._rest = await self._content.read(_PIECE_BYTES)
+        return self._rest
+
+    def _decode(self, n: int) -> bytes:
+        """Decode at most ``n`` bytes; what is behind the data is passed over, unless it is more of it."""
+        if self._inner is None:
+            if not self._rest:
+                return b""
+            has_header = self._bits != zlib.MAX_WBITS or self._rest[0] & 0xF == _DEFLATE_METHOD
+            self._inner = zlib.decompressobj(self._bits if has_header else -zlib.MAX_WBITS)
+        elif self._inner.eof:
+            if self._bits == zlib.MAX_WBITS or not self._rest.startswith(_GZIP_MAGIC):
+                self._rest = b""
+                return b""
+            self._inner = zlib.decompressobj(self._bits)
+        piece = self._inner.decompress(self._rest, n)
+        self._rest = self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
+        return piece
+
+    def at_eof(self) -> bool:
+        """See ``Body``."""
+        return not self._rest and self._content.at_eof()

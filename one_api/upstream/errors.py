@@ -4,9 +4,10 @@ import email.utils
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Any
 
 from one_api.dialects import durations, error_body
@@ -64,14 +65,16 @@ class _Case:
     limits: dict[str, str]
     #: The status that an overloaded upstream is reported with; None for ours.
     kept_status: int | None
+    #: Why nobody can read what it said, as a sentence; empty if it was read.
+    unread: str
 
     def after(self, sentence: str) -> str:
         """Return our sentence, and after it what the upstream said."""
-        return f"{sentence} It said: {self.text}" if self.text else sentence
+        return f"{sentence} It said: {self.text}" if self.text else f"{sentence} {self.unread}".rstrip()
 
     def words(self, sentence: str) -> str:
         """Return what the upstream said of the client's own request, or our sentence where it may not be read."""
-        return self.text or sentence
+        return self.text or self.after(sentence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,8 @@ class Reports:
     show_text: bool = True
     #: Report an overloaded upstream with its own 529.
     keep_529: bool = False
-    #: Returns what clients may see of response headers.
-    select_headers: Callable[[Mapping[str, str]], dict[str, str]] = lambda _: {}
+    #: Returns what clients may see of response headers; None: nothing.
+    select_headers: Callable[[Mapping[str, str]], dict[str, str]] | None = None
     #: The upstream counts messages and tools as the client does.
     counts_alike: bool = True
 
@@ -94,26 +97,22 @@ class Reports:
         """Return how the errors of one attempt are read."""
         return replace(self, counts_alike=False) if context is not None and context.counts_otherwise else self
 
-    def error_of(self, status: int, body: bytes, headers: Mapping[str, str]) -> UpstreamError:
-        """Return the error that an answer's status, body and headers stand for."""
-        return self._error(error_body.read(body), status, headers)
+    def error_of(self, status: int, body: bytes, headers: Mapping[str, str], unread: str = "") -> UpstreamError:
+        """Return the error that an answer's status, body and headers stand for; ``unread`` is why there is no body."""
+        return self._error(error_body.read(body), status, headers, unread)
 
     def error_of_payload(self, payload: JSONObject | list[Any] | str) -> UpstreamError:
         """Return the error for a report that came with status 200, or inside a stream."""
         return self._error(error_body.read_value(payload), None, {})
 
-    @contextmanager
-    def faults_named(self) -> Iterator[None]:
-        """Turn what the dialects find wrong with a whole answer into our errors."""
-        try:
-            yield
-        except ErrorPayload as error:
-            raise self.error_of_payload(error.payload) from None
-        except InvalidAnswer as error:
-            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
+    def faults_named(self) -> "_NamedFaults":
+        """Turn what the dialects find wrong with a whole answer inside ``with`` into our errors."""
+        return _NamedFaults(self)
 
     def seen_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return what a client may see of the response headers of any answer; none that holds a secret."""
+        if self.select_headers is None:
+            return {}
         return {name: value for name, value in self.select_headers(headers).items() if self.scrubber.is_clean(value)}
 
     def id_in(self, headers: Mapping[str, str]) -> str | None:
@@ -121,7 +120,9 @@ class Reports:
         found = headers.get("x-request-id") or headers.get("request-id") or ""
         return found if ID.fullmatch(found) and self.scrubber.is_clean(found) else None
 
-    def _error(self, report: ErrorReport, given: int | None, headers: Mapping[str, str]) -> UpstreamError:
+    def _error(
+        self, report: ErrorReport, given: int | None, headers: Mapping[str, str], unread: str = ""
+    ) -> UpstreamError:
         status = status_of(report, given)
         fault = fault_of(report, status)
         text, param = self.scrubber.clean(report.message), self.scrubber.name(report.param)
@@ -144,6 +145,7 @@ class Reports:
             retry_after_s=wait_s,
             limits={name: value for name, value in limits.items() if self.scrubber.is_clean(value)},
             kept_status=kept,
+            unread=unread,
         )
         error = _BUILDERS[fault](case)
         error.said = text
@@ -312,6 +314,24 @@ def _plausible(seconds: float) -> float | None:
     if math.isnan(seconds):
         return None
     return min(seconds, _MAX_RETRY_AFTER_S) if seconds > 0 else 1.0
+
+
+class _NamedFaults:
+    """See ``Reports.faults_named``."""
+
+    __slots__ = ("_reports",)
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, ErrorPayload):
+            raise self._reports.error_of_payload(error.payload) from None
+        if isinstance(error, InvalidAnswer):
+            raise UpstreamBroken(f"The upstream's answer cannot be used: {error}.") from None
 
 
 OPENAI_REPORTS = Reports()

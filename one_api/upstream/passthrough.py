@@ -20,6 +20,7 @@ from one_api.dialects.payloads import check_error
 from one_api.dialects.sse import EventReader
 from one_api.errors import UpstreamBroken
 from one_api.serving.timeouts import ReusableTimeout
+from one_api.upstream.compression import body_of
 from one_api.upstream.errors import Reports
 from one_api.upstream.exceptions import NamedErrors, truncated
 
@@ -44,6 +45,7 @@ class UpstreamBytes(ByteStream):
         self.content_type = response.headers.get("content-type") or "application/octet-stream"
         self.disposition = response.headers.get("content-disposition")
         self._response = response
+        self._body = body_of(response)
         self._door = request.door
         self.units = units_asked(request)
         self._own_idle_s = idle_s
@@ -113,7 +115,7 @@ class UpstreamBytes(ByteStream):
 
     async def _receive(self) -> bytes:
         """Return what comes next from the upstream; nothing at the end."""
-        piece = b"" if self._at_end else await self._response.content.read(_PIECE_BYTES)
+        piece = b"" if self._at_end else await self._body.read(_PIECE_BYTES)
         self._at_end = not piece
         return piece
 

@@ -103,7 +103,9 @@ class Scrubber:
 
     def is_clean(self, text: str) -> bool:
         """Return whether a short text holds no secret and nothing that looks like one."""
-        return REMOVED not in self._without_secrets(_without_keys(text), is_cut=False)
+        if self._holds_any(_INVISIBLE.sub("", text).translate(_LOWER), is_cut=False):
+            return False
+        return not (_KEYS_OR_MASKED if "***" in text else _KEYS).search(text)
 
     def _without_secrets(self, text: str, is_cut: bool) -> str:
         """Return ``text`` without any part of a secret; what shows nothing does not hide one."""

@@ -18,6 +18,7 @@ from one_api.errors import (
     UpstreamUnfit,
 )
 from one_api.serving.timeouts import ReusableTimeout
+from one_api.upstream.compression import body_of
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors, truncated
 
@@ -43,6 +44,7 @@ class UpstreamStream(ChunkStream):
         reports: Reports = OPENAI_REPORTS,
     ) -> None:
         self._response = response
+        self._body = body_of(response)
         self._translator = translator
         self._own_idle_s = idle_s
         self._reports = reports
@@ -63,7 +65,7 @@ class UpstreamStream(ChunkStream):
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
         while not self._ready and not self.ended:
-            self._take(await self._response.content.read(_PIECE_BYTES))
+            self._take(await self._body.read(_PIECE_BYTES))
         if self._failure is not None:  # nothing of it has been passed on: another deployment may do better
             raise self._failure
 
@@ -108,7 +110,7 @@ class UpstreamStream(ChunkStream):
                 self._tail_ends = math.inf
             try:
                 with self._timeout.limit(idle_s, until):
-                    received = await self._response.content.read(_PIECE_BYTES)
+                    received = await self._body.read(_PIECE_BYTES)
                 if self._take(received):
                     self._timeout.reset()
             except Exception as error:
@@ -182,7 +184,7 @@ class UpstreamStream(ChunkStream):
         self._timeout.close()
         if self._response.closed:
             return
-        if self._translator.finished and (self._response.content.at_eof() or await self._at_end()):
+        if self._translator.finished and (self._body.at_eof() or await self._at_end()):
             self._response.release()
         else:
             self._response.close()
@@ -191,7 +193,7 @@ class UpstreamStream(ChunkStream):
         """Return whether nothing follows the stream's end; what is left of the framing may be on its way."""
         with suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_FRAMING_END_S):
-                return not await self._response.content.readany()
+                return not await self._body.read(_PIECE_BYTES)
         return False
 
 

@@ -462,19 +462,28 @@ REPORTED: dict[str, tuple[Any, tuple[int, int] | None]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def absurd(bed: Bed, engine: Engine) -> dict[tuple[str, bool], Account]:
+    """Accounts that each have asked for one of them, whole or as a stream: rows are written once a second."""
+    asked = {}
+    for number, (reported, stream) in enumerate(itertools.product(REPORTED, (False, True))):
+        account, model, usage = Account(engine, 1_000_000), f"mixed-{20 + number}", REPORTED[reported][0]
+        whole = json_reply({**completion("abcdef"), "usage": usage})
+        bed.a.on(model, sse(*text_chunks("abc", "def", usage=usage)) if stream else whole)
+        assert bed.ask(model, key=account.key, stream=stream, max_tokens=9).status == 200
+        asked[reported, stream] = account
+    return asked
+
+
 @pytest.mark.parametrize("reported", REPORTED)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_absurd_usage_is_clamped_and_missing_usage_is_estimated(
-    bed: Bed, engine: Engine, reported: str, stream: bool
+    engine: Engine, absurd: dict[tuple[str, bool], Account], reported: str, stream: bool
 ) -> None:
-    account, model = Account(engine, 1_000_000), f"mixed-{20 + 2 * list(REPORTED).index(reported) + stream}"
-    usage, booked = REPORTED[reported]
-    whole = json_reply({**completion("abcdef"), "usage": usage})
-    bed.a.on(model, sse(*text_chunks("abc", "def", usage=usage)) if stream else whole)
-
-    assert bed.ask(model, key=account.key, stream=stream, max_tokens=9).status == 200
+    account, booked = absurd[reported, stream], REPORTED[reported][1]
 
     row = row_of(account)
+
     assert row["estimated"] is (None if booked else True)
     assert (row["prompt"], row["completion"]) == (booked or (row["prompt"], 2))
     assert row["prompt"] > 0 or booked

@@ -23,7 +23,7 @@ from one_api.accounts.keyring import load
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases
 from one_api.accounts.periods import PERIODS, end_of, start_of, zone_named
-from one_api.accounts.prices import SHIPPED, Catalogue, Prices
+from one_api.accounts.prices import Catalogue, Prices
 from one_api.accounts.reservations import Reservation, Settings
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
 from one_api.errors import AccountsUnavailable, BudgetExceeded
@@ -83,7 +83,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets how long requests wait: for longer than any machine stands still, unless a test wants less."""
 
     def set_s(seconds: float) -> None:
-        monkeypatch.setattr("one_api.accounts.leases.PATIENCE_S", seconds)
+        monkeypatch.setattr("one_api.accounts.leases.MAX_WAIT_S", seconds)
 
     set_s(60.0)
     return set_s
@@ -329,7 +329,7 @@ async def test_the_journal_of_a_machine_that_was_taken_for_lost_counts_instead(
 
 
 async def test_what_is_kept_of_a_request_goes_with_its_end(start: Start, budget: Budget) -> None:
-    process, settings = await start(), Settings(BudgetConfig(), Prices(PricesConfig(), {}, Catalogue.read(SHIPPED)))
+    process, settings = await start(), Settings(BudgetConfig(), Prices(PricesConfig(), {}, Catalogue.shipped()))
     record = CallRecord(f"req_{1:012x}{1:020x}", "POST", "/")
     reservation = Reservation(process.leases, process.books, record, [budget], settings)
     ended = weakref.ref(reservation)

@@ -27,8 +27,12 @@ from .bed import Bed
 
 BODY = json.dumps(completion("Hello")).encode()
 EVENTS = b"".join(map(event, text_chunks("Hel", "lo"))) + DONE
-#: The codings that we ask for, by name.
-CODINGS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+#: The codings that we ask for, by their names.
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+}
 CODED = pytest.mark.parametrize("coding", CODINGS)
 BODIES = pytest.mark.parametrize("body", [BODY, EVENTS], ids=["json", "events"])
 
@@ -56,6 +60,26 @@ def test_a_compressed_body_is_read(bed: Bed, body: bytes, coding: str, stream: b
     script = reply(coded(body, coding), headers={"Content-Encoding": coding})
 
     assert asked_and_answer(bed, script, stream=stream) == (1, "Hello")
+
+
+@BODIES
+def test_what_is_behind_the_compressed_data_belongs_to_it_or_is_nothing(bed: Bed, body: bytes, stream: bool) -> None:
+    members = gzip.compress(body[:100]) + gzip.compress(body[100:]) + b"\0" * 20
+    without_header = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    raw = without_header.compress(body) + without_header.flush()
+
+    for sent, coding in ((members, "gzip"), (raw, "deflate"), (zlib.compress(body) + b"\0", "deflate")):
+        script = reply(sent, headers={"Content-Encoding": coding})
+        assert asked_and_answer(bed, script, stream=stream) == (1, "Hello")
+
+
+def test_a_long_compressed_answer_is_whole(bed: Bed, stream: bool) -> None:
+    text = "".join(f"{number} " for number in range(40_000)) + "\x01" * 300_000
+    body = json.dumps(completion(text)).encode()
+
+    script = reply(gzip.compress(body), headers={"Content-Encoding": "gzip"})
+
+    assert asked_and_answer(bed, script, stream=stream) == (1, text)
 
 
 @CODED

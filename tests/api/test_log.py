@@ -268,6 +268,19 @@ def test_no_prompt_answer_header_or_key_is_ever_written(private: Bed) -> None:
 UNSEEN = ["\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\u200b", "\ufeff", "\U000e0041"]
 
 
+def test_what_an_upstream_calls_its_error_is_written_down_if_it_is_a_name(bed: Bed) -> None:
+    """Some put the words of the request there. The client reads them all the same."""
+    written = []
+    for code, kind in (("too_hot", "t"), (None, "bad_request"), (None, "you said Hi there")):
+        model = bed.model()
+        bed.a.on(model, error(400, error_body("No.", kind, code)))
+        answer = bed.ask(model)
+        assert answer.error["type"] == kind
+        written.append(bed.record_of(answer)["error"])
+
+    assert written == ["too_hot", "bad_request", "upstream_rejected"]
+
+
 def test_what_a_client_names_cannot_make_a_line_of_its_own(private: Bed) -> None:
     for name in (
         'x\n{"request_id": "forged"}',
@@ -322,6 +335,14 @@ def test_a_level_above_info_writes_no_line_per_request() -> None:
         gateway.wait()
 
         assert gateway.call_records() == []
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_what_is_changed_is_a_line_whatever_the_level(format: str) -> None:
+    with Gateway(env={"LOG_LEVEL": "error", "LOG_FORMAT": format}) as gateway:
+        gateway.hang_up()
+
+        gateway.wait_for_log("configuration reload by signal: nothing changed")
 
 
 # Its schema

@@ -93,6 +93,21 @@ def test_a_call_of_nothing_is_no_answer(doors: MessagesBed, path: str, name: str
         assert "a tool call has no name" in answer.json["error"]["message"]
 
 
+@pytest.mark.parametrize("function", [{"arguments": "{}"}, {"name": "", "arguments": "{}"}])
+def test_a_call_of_nothing_in_the_deprecated_form_is_no_answer(
+    doors: MessagesBed, function: dict[str, str], stream: bool
+) -> None:
+    ended = "function_call"
+    for script in (
+        json_reply(completion(None, finish=ended, function_call=function)),
+        sse(chunk({"function_call": function}), chunk({}, ended)),
+    ):
+        answer = ask(doors, DOORS[0], script, stream=stream)
+
+        assert answer.status == 502, answer.body
+        assert "a tool call has no name" in answer.json["error"]["message"]
+
+
 @pytest.mark.parametrize("path", DOORS)
 def test_a_stream_begins_when_what_is_called_has_a_name(doors: MessagesBed, path: str) -> None:
     pieces = [{"index": 0, "id": "c1", "function": {"arguments": text}} for text in ('{"a"', ":1}")]

@@ -100,6 +100,15 @@ def test_the_printed_line_names_a_model_that_is_there(tmp_path: Path, text: str,
         assert json.loads(words[-1])["model"] == model
 
 
+def test_the_model_that_comes_with_the_gateway_is_asked_for_a_short_answer(tmp_path: Path) -> None:
+    text = "adapters: {up: {type: openai, models: [SmolLM2-135M-Instruct.Q4_1]}}"
+    env_text = f"API_KEYS={KEY}\nONE_API_CONFIG={tmp_path}/one_api.yaml\n"
+
+    words = shlex.split(first_request(read(tmp_path, env_text, text), URL) or "")
+
+    assert json.loads(words[-1])["max_tokens"] == 100
+
+
 # The table
 
 

@@ -192,6 +192,41 @@ def test_a_redis_that_refuses_has_its_own_cure(change: tuple[str, str], cure: st
     assert "-word" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("commands", "cure"),
+    [
+        (["REPLICAOF 127.0.0.1 1"], "Name its primary"),
+        (["CONFIG SET maxmemory 1"], "Raise its `maxmemory`"),
+        (["ACL SETUSER default -@scripting"], "ACL SETUSER"),
+        (["ACL SETUSER default resetkeys ~other:*"], "ACL SETUSER"),
+    ],
+    ids=["a replica", "without memory", "without scripts", "for other keys"],
+)
+def test_a_redis_that_answers_and_takes_no_counts_has_its_own_cure(
+    commands: list[str], cure: str, own_redis: OwnRedis
+) -> None:
+    with redis.Redis.from_url(own_redis[0]) as operator:
+        for command in commands:
+            operator.execute_command(*command.split())
+
+    found = list(of_redis(configured(own_redis[0])))
+
+    assert [each.state for each in found] == ["problem", "problem"]
+    assert all(cure in each.fix for each in found)
+
+
+def test_a_redis_that_may_throw_counts_away_is_a_warning_for_limits_alone(own_redis: OwnRedis) -> None:
+    with redis.Redis.from_url(own_redis[0]) as operator:
+        operator.config_set("maxmemory", "100mb")
+        assert {each.state for each in of_redis(configured(own_redis[0]))} == {"ok"}
+        operator.config_set("maxmemory-policy", "allkeys-lru")
+
+    limits, cache = of_redis(configured(own_redis[0]))
+
+    assert (limits.state, cache.state) == ("warning", "ok")
+    assert "noeviction" in limits.fix
+
+
 def test_without_redis_nothing_is_asked() -> None:
     assert list(of_redis(Config())) == []
 

@@ -170,6 +170,50 @@ async def test_a_flushed_redis_is_noticed_by_processes_that_are_idle(own_redis: 
         await closing.aclose()
 
 
+async def test_an_older_copy_in_the_place_of_redis_lets_in_one_share_more_at_most(tmp_path: Path) -> None:
+    """As after a restart from a snapshot, or a failover to a replica that was behind."""
+    port, limits = free_port(), Limits(60)
+    with redis_at(port, tmp_path) as (url, _):
+        stores = [RedisStore(url, 3, PATIENT_S) for _ in range(3)]
+        for store in stores:
+            await store.look_after()
+        admitted = [len(await let_in(stores[0], limits, 5))]
+        operator = redis.asyncio.Redis.from_url(url)
+        save: Any = operator.save()
+        await save
+        await operator.aclose()
+        admitted += [len(await let_in(store, limits, 70)) for store in stores]
+    assert sum(admitted) == 60
+
+    with redis_at(port, tmp_path):
+        for store in stores:
+            await until_well(store, "other", limits)
+            admitted.append(len(await let_in(store, limits, 70)))
+            await store.aclose()
+
+    assert sum(admitted) <= 60 + 60 // 3
+
+
+async def test_counts_that_redis_throws_away_are_counted_again_and_that_is_degraded(own_redis: OwnRedis) -> None:
+    busy, idle = (RedisStore(own_redis[0], 2, PATIENT_S) for _ in range(2))
+    for store in (busy, idle):
+        await store.look_after()
+    assert len(await let_in(busy, Limits(60), 70)) == 60
+    operator = redis.asyncio.Redis.from_url(own_redis[0])
+    for setting, value in (("maxmemory-policy", "volatile-random"), ("maxmemory", "1"), ("maxmemory", "0")):
+        await operator.config_set(setting, value)
+    assert await operator.exists("one_api:window:{k}") == 0
+
+    for store in (busy, idle):
+        await store.look_after()
+
+    assert await let_in(idle, Limits(60), 70) == []
+    assert "noeviction" in str(busy.degraded)
+    assert "noeviction" in str(idle.degraded)
+    for closing in (busy, idle, operator):
+        await closing.aclose()
+
+
 async def test_processes_of_other_machines_have_a_share_too(own_redis: OwnRedis) -> None:
     url, process = own_redis
     stores = [RedisStore(url, 1, PATIENT_S) for _ in range(3)]

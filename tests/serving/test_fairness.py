@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from one_api.serving.fairness import FairScheduler, PipelinedQueue
+from one_api.serving.fairness import FairScheduler, SpareTimeQueue
 
 
 async def passes(count: int = 1) -> None:
@@ -78,7 +78,7 @@ async def test_clients_that_wait_for_their_connection_make_a_crowd() -> None:
 
 
 async def test_pipelined_requests_start_at_once_on_an_idle_loop() -> None:
-    queue, started = PipelinedQueue(), list[int]()
+    queue, started = SpareTimeQueue(1 / 3, 0.02), list[int]()
     for number in range(3):
         queue.submit(lambda number=number: started.append(number))  # type: ignore[misc]
     assert started == []
@@ -91,7 +91,7 @@ async def test_pipelined_requests_start_at_once_on_an_idle_loop() -> None:
 
 
 async def test_pipelined_requests_leave_most_of_the_processor_to_others_and_still_come_on() -> None:
-    queue, started = PipelinedQueue(), list[float]()
+    queue, started = SpareTimeQueue(1 / 3, 0.02), list[float]()
 
     def work() -> None:
         started.append(time.thread_time())
@@ -111,7 +111,7 @@ async def test_pipelined_requests_leave_most_of_the_processor_to_others_and_stil
 
 
 async def test_a_busy_loop_starts_a_pipelined_request_all_the_same() -> None:
-    queue, started = PipelinedQueue(), list[int]()
+    queue, started = SpareTimeQueue(1 / 3, 0.02), list[int]()
     for number in range(3):
         queue.submit(lambda number=number: started.append(number))  # type: ignore[misc]
 

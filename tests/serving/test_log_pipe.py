@@ -4,11 +4,13 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,17 @@ from tests.support import Gateway
 from tests.support.launcher import REPOSITORY
 
 from .clients import get, wait_until
+
+#: A program that writes each line of its input to its log.
+LOGGING = [
+    sys.executable,
+    "-c",
+    "import sys\n"
+    "from one_api.observability.log import set_up_logging\n"
+    "writer = set_up_logging('info', as_json=True)\n"
+    "for line in sys.stdin:\n"
+    "    writer.write(line.strip())\n",
+]
 
 
 class UnreadGateway(Gateway):
@@ -175,3 +188,51 @@ def test_what_was_dropped_is_a_line_of_the_logs_own_form(sink: StuckSink) -> Non
     *_, last = map(json.loads, sink.text.splitlines())
     assert (last["event"], last["level"]) == ("log", "warning")
     assert last["message"].startswith(f"{writer.dropped} log lines were dropped")
+
+
+def test_a_line_that_is_too_long_is_shortened_and_still_json() -> None:
+    problems = [f"adapters.name-{number}: \u2028 has an unknown setting" for number in range(5000)]
+    record = logging.LogRecord("one_api", logging.ERROR, "", 0, "\u2028".join(problems), (), None)
+    record.event, record.facts = "config", {"by": "signal", "problems": problems}
+
+    line = JSONFormatter().format(record)
+    found = json.loads(line)
+
+    assert MAX_LINE_CHARACTERS / 4 < len(line) <= MAX_LINE_CHARACTERS
+    assert (found["event"], found["by"], found["level"]) == ("config", "signal", "error")
+    assert found["message"].startswith(problems[0])
+    assert found["problems"][:50] == problems[:50]
+    assert found["problems"][-1] == f"and {len(problems) - len(found['problems']) + 1} more"
+
+
+def test_a_pipe_that_somebody_else_has_made_non_blocking_gets_every_line() -> None:
+    """Who shares it may have: then what finds no room in it is an error, and not a wait."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    lines = [json.dumps({"number": number, "more": "x" * 1000}) for number in range(1000)]
+    with subprocess.Popen(LOGGING, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=writable, text=True) as writer:
+        assert writer.stdin is not None
+        writer.stdin.write("\n".join(lines))
+        writer.stdin.close()
+        wait_until(lambda: not select.select([], [writable], [], 0)[1], "the pipe to be full")
+        os.close(writable)
+        with os.fdopen(readable) as log:
+            assert log.read().splitlines() == lines
+
+
+def test_a_file_that_was_cut_short_is_written_on_at_its_new_end(tmp_path: Path) -> None:
+    """That is what logrotate does with copytruncate; who has opened the file need not have done so for appending."""
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(LOGGING, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=file, text=True, bufsize=1) as writer,
+    ):
+        assert writer.stdin is not None
+        writer.stdin.write("before\n")
+        wait_until(lambda: log.read_bytes() == b"before\n", "the first line")
+        os.truncate(log, 0)
+        writer.stdin.write("after\n")
+        writer.stdin.close()
+        assert writer.wait(10) == 0
+
+    assert log.read_bytes() == b"after\n"

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, sse, text_chunks
-from tests.support.launcher import REPOSITORY
+from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, run_program, sse, text_chunks
 
 from .clients import ask, chat, connect, request, wait_until
 
@@ -327,11 +325,10 @@ def test_files_are_watched_if_wanted(bed: Reloadable) -> None:
     bed.gateway.wait_for_log("reloaded by watch")
 
 
-def command(bed: Reloadable) -> "subprocess.CompletedProcess[str]":
-    """Run ``flask config reload`` with the gateway's own environment."""
-    arguments = [sys.executable, "-m", "flask", "--app", "wsgi", "config", "reload"]
-    env = bed.gateway.environment
-    return subprocess.run(arguments, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+def command(bed: Reloadable, *options: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``flask config reload`` with the gateway's own environment, and what is different."""
+    arguments = ["--app", "wsgi", "config", "reload", *options]
+    return run_program("flask", *arguments, env=bed.gateway.environment | env)
 
 
 def test_the_command_waits_until_every_process_has_it(bed: Reloadable) -> None:
@@ -350,6 +347,32 @@ def test_the_command_says_what_is_wrong_and_what_needs_a_restart(bed: Reloadable
     bed.write(server={**bed.sections()["server"], "backlog": 5})
     restart = command(bed)
     assert (restart.returncode, "server.backlog" in restart.stderr) == (3, True)
+
+
+def test_the_command_says_how_to_reach_a_gateway_whose_address_or_key_was_changed_in_the_files(bed: Reloadable) -> None:
+    bed.write(server={**bed.sections()["server"], "port": 1})
+    moved = command(bed)
+    assert (moved.returncode, "--url" in moved.stderr) == (1, True), moved.stderr
+    assert command(bed, "--url", bed.gateway.url).returncode == 3
+
+    bed.write(admin={"key": "sk-another-operator"})
+    rotated = command(bed)
+    assert (rotated.returncode, "kill -HUP" in rotated.stderr) == (1, True), rotated.stderr
+
+
+def test_a_reload_that_has_begun_is_not_called_refused_when_its_end_cannot_be_seen(bed: Reloadable) -> None:
+    before = bed.gateway.config_path.with_name("before.yaml")
+    before.write_text(json.dumps(bed.sections()))
+    bed.write(admin={"key": "sk-another-operator"})
+
+    # It has the key that the gateway knows until it has taken over the other one.
+    done = command(bed, "--timeout", "1", ONE_API_CONFIG=str(before))
+    bed.write()
+    bed.gateway.hang_up()
+    known = request(bed.gateway, "GET", "/admin/config", ADMIN)
+    wait_until(lambda: all(ask(bed.gateway, known).status == 200 for _ in range(5)), "the key to be known again")
+
+    assert (done.returncode, "not every process" in done.stderr) == (4, True), done.stderr
 
 
 @pytest.mark.parametrize("path", ["/admin/config", "/admin/routes/m"])

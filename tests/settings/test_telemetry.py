@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from one_api.config import Loaded, load
+from one_api.config import ConfigError, Loaded, load
 
 ENDPOINT = "http://collector:4318"
 
@@ -80,6 +80,18 @@ def test_what_is_not_known_is_ignored_and_told(variables: dict[str, str]) -> Non
 
     assert warned(found) == [next(iter(variables))]
     assert (found.config.telemetry.url, found.config.telemetry.ratio) == (f"{ENDPOINT}/v1/traces", 0.05)
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+@pytest.mark.parametrize("end", ["?api_key=s3cr3t", "/v1/traces?api_key=s3cr3t", "/#s3cr3t"])
+def test_a_secret_has_its_place_in_the_headers_and_not_in_the_address(name: str, end: str) -> None:
+    """The exporter names the address in the log, and nothing can be added behind a query."""
+    with pytest.raises(ConfigError) as refused:
+        loaded(**{name: f"{ENDPOINT}{end}"})
+
+    assert name in str(refused.value)
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in str(refused.value)
+    assert "s3cr3t" not in str(refused.value)
 
 
 def test_without_traces_another_protocol_is_nobodys_mistake() -> None:

@@ -4,6 +4,7 @@ Hundreds of gateways and commands are started by the tests, and each would else 
 same modules. What is run is the same: ``python -m MODULE``, in a session, folder and environment of its own.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -26,9 +27,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 POLL_S = 0.01
 #: What gunicorn, the gateway and its commands import. Not one_api.serving.gunicorn_conf, which loads a configuration.
 PRELOADED = (
+    "encodings.idna",
     "flask.cli",
     "gunicorn.app.wsgiapp",
+    "gunicorn.glogging",
     "gunicorn.workers.gthread",
+    "one_api.accounts.migrate",
     "one_api.accounts.service",
     "one_api.app",
     "one_api.quickstart",
@@ -38,8 +42,11 @@ PRELOADED = (
     "one_api.models.adapters.claude",
     "one_api.models.adapters.local",
     "one_api.serving.worker",
-    "uvicorn.protocols.http.httptools_impl",
+    "psycopg",
+    "sqlite3",
     "uvicorn.lifespan.on",
+    "uvicorn.loops.uvloop",
+    "uvicorn.protocols.http.httptools_impl",
 )
 
 
@@ -220,12 +227,42 @@ def become(asked: dict[str, Any]) -> None:
     sys.argv = [asked["module"], *asked["arguments"]]
 
 
+class End:
+    """How a process that has nothing more to do ends; called after everything else that was left for its end.
+
+    It leaves its memory as it is: to take apart what it shares with the others would have all of it copied first, which
+    takes as long as a gateway's start.
+    """
+
+    #: None leaves the end to Python.
+    status: int | None = None
+
+    def __call__(self) -> None:
+        """End, if the program has."""
+        if self.status is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.status)
+
+
+def run(asked: dict[str, Any], end: End) -> None:
+    """Be the program to its end, in each process of it."""
+    become(asked)
+    try:
+        runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
+        end.status = 0
+    except SystemExit as error:
+        if not isinstance(error.code, str):  # which Python has to print
+            end.status = int(error.code or 0)
+        raise
+
+
 if __name__ == "__main__":
     sys.path[0] = str(REPOSITORY)
+    atexit.register(the_end := End())  # what was registered first is called last
     for name in PRELOADED:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
     for task in asked_for():
-        become(task)
-        runpy.run_module(task["module"], run_name="__main__", alter_sys=True)
+        run(task, the_end)

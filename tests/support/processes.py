@@ -24,9 +24,25 @@ def freeze(pid: int, timeout_s: float = 10.0) -> None:
         time.sleep(_POLL_S)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has waited for yet has."""
+    return _state(Path(f"/proc/{pid}/stat")) not in "ZX"
+
+
+def group_of(leader: int) -> list[int]:
+    """The processes of a group, whether they have ended or not."""
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if _fields(Path(f"/proc/{pid}/stat"))[2:3] == [str(leader)]]
+
+
 def _state(stat: Path) -> str:
     """What a thread does, as proc(5) says it."""
+    return (_fields(stat) or ["X"])[0]
+
+
+def _fields(stat: Path) -> list[str]:
+    """What proc(5) says of a process or thread from its state on; nothing if it is gone."""
     try:
-        return stat.read_text(errors="replace").rpartition(")")[2].split()[0]
-    except OSError:  # it is gone
-        return "X"
+        return stat.read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -89,14 +89,18 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
             raise InvalidAnswer("a choice holds no message")
         choice["message"] = message = message or {}
     choice.setdefault("logprobs", None)
-    if has_tools and not message.get("tool_calls") and isinstance(message.get("function_call"), dict):
+    legacy = not message.get("tool_calls") and isinstance(message.get("function_call"), dict)
+    if legacy:
         message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
+        legacy = not has_tools
     _mend_message(message, answer_id)
     called = "tool_calls" in message
-    read_finish(choice, called=None if message.get("function_call") else called)
-    choice["finish_reason"] = choice["finish_reason"] or natural_end(called)
+    read_finish(choice, called=None if legacy else called)
+    choice["finish_reason"] = choice["finish_reason"] or ("function_call" if legacy else natural_end(called))
     if called and choice["finish_reason"] not in CUTS and not all(map(_has_name, message["tool_calls"])):
         raise InvalidAnswer("a tool call has no name")
+    if legacy:
+        message["function_call"] = message.pop("tool_calls")[0]["function"]
 
 
 def _has_name(call: JSONObject) -> bool:

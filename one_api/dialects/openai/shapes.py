@@ -33,8 +33,9 @@ def bring_choices(payload: JSONObject) -> list[JSONObject]:
     choices = payload.get("choices")
     if not isinstance(choices, list):
         choices = payload["choices"] = _choices_elsewhere(payload)
-    if not all(isinstance(choice, dict) for choice in choices):
-        raise InvalidAnswer("a choice is not an object")
+    for choice in choices:
+        if not isinstance(choice, dict):
+            raise InvalidAnswer("a choice is not an object")
     if not choices and (reason := _refused_prompt(payload)):
         choices.append({"index": 0, "message": {}, "finish_reason": "content_filter", "native_finish_reason": reason})
     return choices

@@ -13,7 +13,7 @@ from one_api.dialects import usage
 from one_api.dialects.characters import TextJoiner
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import USUAL
-from one_api.dialects.openai.response import Identity, fill, natural_end
+from one_api.dialects.openai.response import Identity, fill
 from one_api.dialects.openai.shapes import (
     bring_choices,
     has_words,
@@ -164,7 +164,7 @@ class OpenAIStream:
 
     @property
     def _all_finished(self) -> bool:
-        return len(self._choices) >= self._asked_for and all(choice.finished for choice in self._choices.values())
+        return len(self._choices) >= self._asked_for and False not in [each.finished for each in self._choices.values()]
 
     def _check_calls(self) -> None:
         """Raise InvalidAnswer when a choice ends in the middle of a call without a reason for it, or calls nothing."""
@@ -179,9 +179,9 @@ class OpenAIStream:
         self._check_calls()
         chunks: list[JSONObject] = []
         for index, choice in sorted(self._choices.items()):
-            ending = choice.ending or self._chunk([_piece(index, {}, natural_end(bool(choice.calls.count)))])
-            if pieces := choice.close(index, ending["choices"][0]["delta"], self._joiner):
-                chunks.append(self._chunk([_piece(index, {"tool_calls": pieces})]))
+            ending = choice.ending or self._chunk([_piece(index, {}, choice.natural_end)])
+            if owed := choice.close(index, ending["choices"][0]["delta"], self._joiner):
+                chunks.append(self._chunk([_piece(index, owed)]))
             chunks.append(ending)
         if self._include_usage and self.usage:
             chunks.append(self._chunk([]) | {"usage": self.usage})

@@ -7,7 +7,7 @@ from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import CallReader
 from one_api.dialects.openai.reasoning_names import name_in
-from one_api.dialects.openai.response import CUTS, check_choice
+from one_api.dialects.openai.response import CUTS, check_choice, natural_end
 from one_api.dialects.openai.shapes import has_words, message_in, shape_texts
 from one_api.dialects.openai.snapshots import Snapshots
 from one_api.dialects.payloads import ErrorPayload
@@ -77,8 +77,11 @@ class StreamChoice:
         self._reasoned = shape_texts(delta, with_details=not self._reasoned) or self._reasoned
         if self.snapshots.repeats is not False:
             self.snapshots.leave_new(delta, TEXTS)
-        if "function_call" in delta:
-            self._mend_legacy_call(delta)
+        if isinstance(call := delta.get("function_call"), dict):
+            del delta["function_call"]
+            if not delta.get("tool_calls"):
+                self._legacy = self._legacy or not self._tools
+                delta["tool_calls"] = [{"index": 0, "function": call}]
         if "tool_calls" in delta:
             self._mend_calls(delta, answer_id)
         if (not self.said or self.finished) and any(delta[name] for name in delta.keys() - _NO_CONTENT):
@@ -93,8 +96,7 @@ class StreamChoice:
         """Read the finish reason of a choice, or its error."""
         try:
             check_choice(choice)
-            called = bool(self.calls.count)
-            read_finish(choice, called=None if self._legacy and not called else called)
+            read_finish(choice, called=None if self._legacy else bool(self.calls.count))
         except ErrorPayload:
             choice["finish_reason"] = None
             raise
@@ -111,30 +113,34 @@ class StreamChoice:
             self.snapshots = Snapshots(in_messages=True)
         return delta
 
-    def _mend_legacy_call(self, delta: JSONObject) -> None:
-        """Turn a call in the deprecated form into one of a tool, if there are tools."""
-        call = delta["function_call"]
-        self._legacy = self._legacy or (isinstance(call, dict) and not self._tools)
-        if isinstance(call, dict) and self._tools:
-            del delta["function_call"]
-            delta["tool_calls"] = delta.get("tool_calls") or [{"index": 0, "function": call}]
-
     def _mend_calls(self, delta: JSONObject, answer_id: str) -> None:
         entries = delta.pop("tool_calls")
         if isinstance(entries, dict):
             entries = [entries] if entries else []
         if isinstance(entries, list) and (mended := self.calls.read(entries, answer_id)):
-            delta["tool_calls"] = mended
             delta.pop("function_call", None)
+            delta |= self._told(mended)
         self.said = self.said or bool(self.calls.count)  # also where it waits for its name
+
+    def _told(self, entries: list[JSONObject]) -> JSONObject:
+        """Return how a client is told of pieces of calls: in the deprecated form there is one call, without an id."""
+        if not self._legacy:
+            return {"tool_calls": entries}
+        pieces = [entry["function"] for entry in entries if entry["index"] == 0]
+        return {"function_call": pieces[0]} if pieces else {}
+
+    @property
+    def natural_end(self) -> str:
+        """The finish reason where the upstream gives none."""
+        return "function_call" if self._legacy else natural_end(bool(self.calls.count))
 
     @property
     def is_cut(self) -> bool:
         """Return whether its end came in the middle."""
         return self.ending is not None and self.ending["choices"][0]["finish_reason"] in CUTS
 
-    def close(self, index: int, delta: JSONObject, joiner: TextJoiner) -> list[JSONObject]:
-        """Return the pieces of calls that are owed before its end: the empty object for those without arguments.
+    def close(self, index: int, delta: JSONObject, joiner: TextJoiner) -> JSONObject:
+        """Return the delta that is owed before its end: the empty object for calls without arguments.
 
         What stands for the rest of a character is added to ``delta``, that of the chunk with its end.
         """
@@ -145,7 +151,7 @@ class StreamChoice:
                 opened_here[call.index]["function"]["arguments"] = "{}"
             else:
                 pieces.append({"index": call.index, "function": {"arguments": "{}"}})
-        for name in TEXTS:
+        for name in TEXTS if self.snapshots.held or joiner.begun else ():
             if rest := self.snapshots.rest(name) + joiner.rest((index, name)):
                 delta[name] = (delta.get(name) or "") + rest
-        return pieces
+        return self._told(pieces) if pieces else {}

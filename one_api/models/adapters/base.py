@@ -173,7 +173,7 @@ class BaseModelAdapter(ABC):
         raise _not_spoken(request)
 
     async def _generate(self, request: ChatRequest) -> Generated:
-        """Call the article's verb with what its signature takes of the request."""
+        """Call ``generate_completion`` with what its signature takes of the request."""
         with failures_named():
             answer: Generated = await generated(self.generate_completion, request.body)
             return answer
@@ -253,7 +253,7 @@ def model_of(adapter: BaseModelAdapter, model_id: str, owner: str = "") -> Model
     entry = asked_of(adapter.get_model_info, model_id)
     if isinstance(entry, dict) and entry:
         entry = {"id": model_id, **entry}
-    info = ModelInfo.read(entry, owner)
+    info = entry if isinstance(entry, ModelInfo) else ModelInfo.read(entry, owner)
     if info is None and not isinstance(adapter, RequestAdapter):  # it may forget here what it lists
         return next((each for each in models_of(adapter) if each.id == model_id), None)
     return info

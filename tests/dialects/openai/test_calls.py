@@ -10,7 +10,7 @@ from one_api.dialects.openai.arguments import ValueScanner
 from one_api.dialects.openai.stream import OpenAIStream
 from one_api.dialects.payloads import InvalidAnswer
 from one_api.dialects.sse import Event
-from tests.dialects.recorded import OURS, called, chunk, opened, piece, read_answer, stream
+from tests.dialects.recorded import OURS, called, chunk, opened, piece, read_answer, stream, translate
 
 
 def calls_of(*deltas: JSONObject, finish: str = "tool_calls", tools: tuple[str, ...] = ()) -> list[JSONObject]:
@@ -184,11 +184,63 @@ def test_a_call_in_the_old_form_is_one_of_a_tool_if_there_are_tools(streamed: bo
     data = stream(*map(chunk, parts), chunk({}, "function_call")) if streamed else body
 
     (choice,) = read_answer(data, OURS, tools=["f"])["choices"]
-    (old,) = read_answer(data, OURS)["choices"]
+    (as_was,) = read_answer(data, OURS)["choices"]
 
     assert [call["function"] for call in choice["message"]["tool_calls"]] == [OLD["function_call"]]
     assert (choice["finish_reason"], "function_call" in choice["message"]) == ("tool_calls", False)
-    assert (old["finish_reason"], old["message"]["function_call"]) == ("function_call", OLD["function_call"])
+    assert (as_was["finish_reason"], as_was["message"]["function_call"]) == ("function_call", OLD["function_call"])
+
+
+def whole_message(message: JSONObject, finish: str = "function_call") -> bytes:
+    """A whole answer of this message."""
+    return json.encode({"choices": [{"message": {"content": None, **message}, "finish_reason": finish}]})
+
+
+def old(**function: Any) -> JSONObject:
+    """A delta with a piece of a call in the deprecated form."""
+    return {"function_call": function}
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [old(arguments='{"a"'), old(name="f", arguments=":1}")],
+        [old(name="f", arguments='{"a"'), old(name="f", arguments=":1}")],
+        [old(name="f"), old(arguments='{"a":1}')],
+        [old(name="f", arguments={"a": 1})],
+        [old(name="f", arguments=""), old(arguments='{"a"'), old(arguments='{"a":1}')],
+        [{"content": None, **old(name="f", arguments='{"a":1}')}, {"function_call": None}],
+    ],
+    ids=["the name last", "the name in each", "no arguments at first", "an object", "all so far in each", "null"],
+)
+@pytest.mark.parametrize("finish", ["function_call", "stop", "tool_calls"])
+def test_a_call_in_the_old_form_is_told_in_it_piece_by_piece(deltas: list[JSONObject], finish: str) -> None:
+    raw = stream(*map(chunk, deltas), chunk({}, finish))
+    deltas_told = [choice["delta"] for each in translate(raw).chunks for choice in each["choices"]]
+    told = [each["function_call"] for each in deltas_told if each.get("function_call")]
+    (choice,) = read_answer(raw, OURS)["choices"]
+
+    assert [piece["name"] for piece in told if "name" in piece] == ["f"]
+    assert "name" in told[0]
+    assert "".join(piece["arguments"] for piece in told).replace(" ", "") == '{"a":1}'
+    assert choice["message"].keys() & {"function_call", "tool_calls"} == {"function_call"}
+    assert choice["finish_reason"] == ("stop" if finish == "stop" else "function_call")
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_call_in_the_old_form_without_arguments_has_the_empty_object(streamed: bool) -> None:
+    given = old(name="f", arguments="")
+    data = stream(chunk(given), chunk({}, "function_call")) if streamed else whole_message(given)
+
+    assert read_answer(data, OURS)["choices"][0]["message"]["function_call"] == {"name": "f", "arguments": "{}"}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_call_in_the_old_form_of_nothing_is_none(streamed: bool) -> None:
+    given = old(arguments='{"a":1}')
+
+    with pytest.raises(InvalidAnswer, match="a tool call has no name"):
+        read_answer(stream(chunk(given), chunk({}, "function_call")) if streamed else whole_message(given), OURS)
 
 
 def test_a_call_in_both_forms_is_one() -> None:
