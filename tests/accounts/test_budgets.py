@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from one_api.accounts import changes, reports
 from one_api.accounts.database import open_engine, transact
+from one_api.accounts.money import dollars
 from one_api.accounts.tables import LEASES, LEDGER, WINDOWS
 from tests.accounts.patient import PatientBed
 from tests.api.bed import ADMIN_KEY, Answer, Bed, adapter, yaml
@@ -552,14 +553,18 @@ def test_nothing_is_lost_when_processes_are_killed(bed: Bed, engine: Engine, uni
     kill_under_load(bed, engine, unit, times=2)
 
 
+def test_nothing_is_lost_when_processes_are_killed_while_the_zone_changes(bed: Bed, engine: Engine, unit: str) -> None:
+    kill_under_load(bed, engine, unit, times=2, zones=day_zones())
+
+
 @LONG
 def test_nothing_is_lost_when_processes_are_killed_again_and_again(bed: Bed, engine: Engine, unit: str) -> None:
     kill_under_load(bed, engine, unit, times=20)
 
 
-def kill_under_load(bed: Bed, engine: Engine, model: str, times: int) -> None:
+def kill_under_load(bed: Bed, engine: Engine, model: str, times: int, zones: Sequence[str] = ("UTC",)) -> None:
     """Kill processes at random moments: every answer has its row, none has two, and nothing is held at the end."""
-    account, stop = Account(engine, 10_000_000), threading.Event()
+    account, stop = Account(engine, 10_000_000, "day" if len(zones) > 1 else "total", zone=zones[0]), threading.Event()
     answered: list[str] = []
 
     def ask() -> None:
@@ -569,7 +574,13 @@ def kill_under_load(bed: Bed, engine: Engine, model: str, times: int) -> None:
                 if answer.status == 200:
                     answered.append(answer.header("x-request-id") or "")
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    def change() -> None:
+        for zone in itertools.cycle(zones[1:]):
+            if stop.wait(0.2):
+                return
+            account.set(10_000_000, zone=zone)
+
+    threads = [*(threading.Thread(target=ask) for _ in range(8)), threading.Thread(target=change)]
     for thread in threads:
         thread.start()
     try:
@@ -590,5 +601,8 @@ def kill_under_load(bed: Bed, engine: Engine, model: str, times: int) -> None:
     check_books(engine, account)
     presumed = [row for row in account.rows() if row["status"] == "presumed"]
     assert {row["cost"] for row in presumed} <= {2 * UNIT}
+    (shown,) = [each for each in admin(bed, "GET", "/budgets").json["data"] if each["name"] == account.budget]
+    assert shown["spent_usd"] == dollars(sum(row["cost"] for row in account.rows()))
+    assert transact(engine, lambda c: reports.wrong_windows(c, 0)) == []
     assert not {row["id"] for row in presumed} & set(answered)
     assert len(presumed) <= 8 * times
