@@ -137,7 +137,9 @@ PIECES = [
     ids=["no numbers", "no numbers, and no end", "an object", "in the end only"],
 )  # fmt: skip
 def test_a_call_is_told_once_however_its_events_name_it(events: list[JSONObject]) -> None:
-    (choice,) = answered(raw(*api.opening(), *events, api.completed(CALL)))["choices"]
+    ended = events[-1]["item"] if events and "item" in events[-1] else CALL
+
+    (choice,) = answered(raw(*api.opening(), *events, api.completed(ended)))["choices"]
 
     (told,) = choice["message"]["tool_calls"]
     assert (told["id"], told["function"]) == (CALL["call_id"], {"name": "f", "arguments": '{"a":1}'})
