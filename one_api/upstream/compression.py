@@ -38,7 +38,7 @@ class Body(Protocol):
 def undecoded(headers: Mapping[str, str]) -> str | None:
     """Return the codings of an answer's body, where they are such as nobody here decodes."""
     codings = _codings_in(headers)
-    return ", ".join(codings) if len(codings) > 1 or not _WINDOW_BITS.keys() >= set(codings) else None
+    return ", ".join(codings) if len(codings) > 1 or not set(codings) <= _WINDOW_BITS.keys() else None
 
 
 def body_of(response: aiohttp.ClientResponse) -> Body:
@@ -48,7 +48,9 @@ def body_of(response: aiohttp.ClientResponse) -> Body:
 
 
 def _codings_in(headers: Mapping[str, str]) -> list[str]:
-    named = (each.strip().lower() for each in headers.get("content-encoding", "").split(","))
+    if not (given := headers.get("content-encoding")):
+        return []
+    named = (each.strip().lower() for each in given.split(","))
     return [each for each in named if each in _CODINGS]
 
 

@@ -17,6 +17,7 @@ from one_api.errors import (
     UpstreamTruncated,
     UpstreamUnreachable,
 )
+from one_api.upstream.connections import TooManyInterim
 from one_api.upstream.exceptions import NamedErrors, error_for
 
 KEY = ConnectionKey("host", 443, True, True, None, None, None)
@@ -29,7 +30,7 @@ def family(of: type[Exception]) -> Iterator[type[Exception]]:
         yield from family(each)
 
 
-@pytest.mark.parametrize("kind", sorted({*family(aiohttp.ClientError)}, key=str))
+@pytest.mark.parametrize("kind", sorted({*family(aiohttp.ClientError), TooManyInterim}, key=str))
 def test_every_class_of_aiohttp_has_a_name(kind: type[Exception]) -> None:
     error = kind.__new__(kind)
 
