@@ -40,7 +40,7 @@ class Body(Protocol):
 def undecoded(headers: Mapping[str, str]) -> str | None:
     """Return the codings of an answer's body, where they are such as nobody here decodes."""
     codings = _codings_in(headers)
-    return ", ".join(codings) if len(codings) > 1 or not _WINDOW_BITS.keys() >= set(codings) else None
+    return ", ".join(codings) if len(codings) > 1 or not set(codings) <= _WINDOW_BITS.keys() else None
 
 
 def body_of(response: aiohttp.ClientResponse) -> Body:
@@ -50,7 +50,7 @@ def body_of(response: aiohttp.ClientResponse) -> Body:
 
 
 def _codings_in(headers: Mapping[str, str]) -> list[str]:
-    if (given := headers.get("content-encoding")) is None:
+    if not (given := headers.get("content-encoding")):
         return []
     named = (each.strip().lower() for each in given.split(","))
     return [each for each in named if each in _CODINGS]

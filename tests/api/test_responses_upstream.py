@@ -219,6 +219,30 @@ def test_what_an_upstream_says_in_one_place_is_in_both(bed: NativeBed, left_out:
     assert [each["sequence_number"] for each in found] == list(range(len(found)))
 
 
+def test_an_end_without_a_response_is_filled_in(bed: NativeBed) -> None:
+    said = api.message("Hello")
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hello"), {"type": "response.completed"}))
+
+    *_, answered = found = events(bed.respond(NATIVE, stream=True))
+
+    assert [each["type"] for each in found].count("response.completed") == 1
+    assert (answered["response"]["status"], answered["response"]["output"]) == ("completed", [said])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_counts_in_the_words_of_chat_are_put_into_those_of_the_door(bed: NativeBed, stream: bool) -> None:
+    ended = api.completed(api.message("Hello"))
+    ended["response"]["usage"] = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    whole = json_reply(ended["response"])
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hello"), ended) if stream else whole)
+
+    answer = bed.respond(NATIVE, stream=stream)
+
+    usage = (events(answer)[-1]["response"] if stream else answer.json)["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (9, 2, 11)
+    assert usage["output_tokens_details"] == {"reasoning_tokens": 0}
+
+
 def test_a_failure_after_created_goes_elsewhere(bed: NativeBed) -> None:
     quota = {"type": "error", "code": "insufficient_quota", "message": "no credit", "param": None}
     bed.answers(api.stream(*api.opening(), quota))

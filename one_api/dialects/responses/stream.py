@@ -142,7 +142,9 @@ class ResponseWriter(EventWriter):
         fields = {key: value for key, value in event.items() if key not in ("type", "sequence_number")}
         response = event.get("response")
         if not isinstance(response, dict):
-            return before + self._event(kind, fields)
+            if kind not in ENDINGS:
+                return before + self._event(kind, fields)
+            response = self._response(Outcome(kind.removeprefix("response.")))
         found = own_response(self._request, self._identity, response, stored=self._keep)
         if kind not in ENDINGS:
             return before + self._event(kind, fields | {"response": found})

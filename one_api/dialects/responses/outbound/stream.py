@@ -6,6 +6,7 @@ from typing import Any
 from one_api.dialects.anthropic.chunks import Call, ChunkWriter
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.arguments import arguments_text
 from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.calls import call_id_of, own_call_id
 from one_api.dialects.openai.response import Identity
@@ -63,7 +64,7 @@ class ResponsesStream(Translator):
 
     def take(self, payload: JSONObject) -> list[JSONObject]:
         """Return the chunks that one event amounts to."""
-        kind, index, delta = payload["type"], payload.get("output_index"), payload.get("delta")
+        kind, index, delta = payload["type"], _number_of(payload), payload.get("delta")
         if kind == "response.output_text.delta":
             return self._say(index, "content", delta, payload.get("logprobs"))
         if kind == "response.refusal.delta":
@@ -124,9 +125,8 @@ class ResponsesStream(Translator):
             chunks = self._call(index, item)
             if index not in self._calls:
                 raise InvalidAnswer("a tool call has no name")
-            call, whole = self._calls[index], item.get(_KINDS[item["type"]][1])
-            missing = not call.pieces and isinstance(whole, str)
-            return [*chunks, *self._writer.arguments(call, str(whole))] if missing else chunks
+            call, whole = self._calls[index], arguments_text(item.get(_KINDS[item["type"]][1]))
+            return chunks if call.pieces else [*chunks, *self._writer.arguments(call, whole)]
         parts = [*(item.get("summary") or ()), *(item.get("content") or ())]
         found: list[JSONObject] = []
         if index not in self._told:
@@ -140,7 +140,10 @@ class ResponsesStream(Translator):
         return found + self._cite(index, annotations[self._cited.get(index, 0) :])
 
     def _finish(self, response: JSONObject) -> list[JSONObject]:
-        chunks = [chunk for i, item in enumerate(response.get("output") or ()) for chunk in self._rest(i, item)]
+        chunks: list[JSONObject] = []
+        for i, item in enumerate(response.get("output") or ()):
+            by_id = _number_of({"item": item})
+            chunks += self._rest(by_id if by_id in self._calls or by_id in self._told else i, item)
         for call in self._calls.values():
             if not call.pieces and call.kind == "function":
                 chunks += self._writer.arguments(call, "{}")
@@ -154,6 +157,14 @@ class ResponsesStream(Translator):
         del last["choices"][0]["native_finish_reason"]
         opening = [] if chunks else self._writer.open("")
         return [*opening, *chunks, last, *(usage if self.usage is not None else ())]
+
+
+def _number_of(payload: JSONObject) -> Any:
+    """Return the number of the item that an event is of; where a server gives none, the item's id."""
+    if payload.get("output_index") is not None:
+        return payload["output_index"]
+    item = payload.get("item")
+    return payload.get("item_id") or (item.get("id") if isinstance(item, dict) else None)
 
 
 def _is_citation(annotation: Any) -> bool:

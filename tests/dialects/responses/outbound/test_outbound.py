@@ -119,6 +119,32 @@ def test_a_file_is_named_by_what_is_known_of_it(file: JSONObject, sent_as: JSONO
     assert body["input"][0]["content"] == [{"type": "input_file", **sent_as}]
 
 
+CALL = api.call("f", '{"a":1}')
+PIECES = [
+    {"type": "response.function_call_arguments.delta", "item_id": CALL["id"], "delta": each} for each in ('{"a"', ":1}")
+]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [{"type": "response.output_item.added", "item": CALL | {"arguments": ""}}, *PIECES,
+         {"type": "response.output_item.done", "item": CALL}],
+        [{"type": "response.output_item.added", "item": CALL | {"arguments": ""}}, *PIECES],
+        [{"type": "response.output_item.done", "output_index": 0, "item": CALL | {"arguments": {"a": 1}}}],
+        [],
+    ],
+    ids=["no numbers", "no numbers, and no end", "an object", "in the end only"],
+)  # fmt: skip
+def test_a_call_is_told_once_however_its_events_name_it(events: list[JSONObject]) -> None:
+    ended = events[-1]["item"] if events and "item" in events[-1] else CALL
+
+    (choice,) = answered(raw(*api.opening(), *events, api.completed(ended)))["choices"]
+
+    (told,) = choice["message"]["tool_calls"]
+    assert (told["id"], told["function"]) == (CALL["call_id"], {"name": "f", "arguments": '{"a":1}'})
+
+
 def test_any_tool_is_required() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
 
