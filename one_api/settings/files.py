@@ -137,6 +137,14 @@ class _Loader(_SafeLoader):
         built: dict[Any, Any] = super().construct_mapping(node, deep)
         return built
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build one value; one that looks like a number or a date and is none is an error with its line."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError:
+            what = "a value looks like a number, a date or the like, and is none"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
+
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """Build one text; one with variables and without quotes is marked."""
         text = str(self.construct_scalar(node))
