@@ -52,7 +52,7 @@ from one_api.settings.sections import (
     RetryConfig,
     ServerConfig,
 )
-from one_api.settings.validation import Builder, Problem, Problems
+from one_api.settings.validation import MAX_TOLD, Builder, Problem, Problems
 from one_api.settings.variables import KNOWN, ORIGINS, from_variables, warn_of_near_misses
 
 DEFAULT_ENV_FILE = ".env"
@@ -133,7 +133,10 @@ def load(environ: Mapping[str, str] | None = None, kept: Mapping[str, str | None
     config = Config(**{name: value for name, value in values.items() if value is not None})
     _check(config, problems)
     if problems.found:
-        raise ConfigError(tuple(_placed(problem, path, in_file) for problem in problems.found))
+        told = [_placed(problem, path, in_file) for problem in problems.found[:MAX_TOLD]]
+        if (more := len(problems.found) - MAX_TOLD) > 0:
+            told.append(Problem(path or "the configuration", f"has {more} more problems", "Mend these first"))
+        raise ConfigError(tuple(told))
     warnings = tuple(_placed(problem, path, in_file) for problem in problems.warnings)
     paths = [Path(each).resolve() for each in (env_file, path) if each and Path(each).is_file()]
     groups = expanded(config.model_groups, config.adapters)

@@ -547,6 +547,11 @@ def test_a_credential_in_an_address_is_an_error_that_does_not_show_it(refuse: Re
         ("a: !!python/object/apply:os.system [x]\n", 1, ""),
         (f"? [a, {SECRET}]\n: 1\n", 1, ""),
         ("a: *b\n", 1, ""),
+        ("server: {}\na: 2020-99-99\n", 2, "is none"),
+        (f"server: {{port: {'9' * 5000}}}\n", 1, "is none"),
+        ("a: !!float x\n", 1, "is none"),
+        ("a: !!binary é\n", 1, ""),
+        ("a: 1\nb: !!int x\n", 2, "is none"),
     ],
 )
 def test_a_file_that_is_not_yaml_is_an_error_with_its_line(refuse: Refuse, text: str, line: int, says: str) -> None:

@@ -27,6 +27,10 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}")
 #: How long a pipe in place of a file is read, in seconds.
 _PIPE_S = 5.0
 _PIPE_PIECE = 64 * 1024
+#: A file with more bytes is none of a configuration: a device, or a slip.
+_MAX_BYTES = 16 * 1024 * 1024
+#: How deep YAML may nest, and how many values it may hold, with those that its aliases repeat.
+_MAX_LEVELS, _MAX_VALUES = 50, 1_000_000
 #: What stands before a path in place of a variable's name.
 _FILE = "file:"
 
@@ -57,8 +61,18 @@ def _text_of(path: str) -> str | None:
     except FileNotFoundError:
         return None
     with io.FileIO(file) as opened:
-        data = _from_pipe(file, path) if stat.S_ISFIFO(os.fstat(file).st_mode) else opened.readall()
-    return io.TextIOWrapper(io.BytesIO(data or b""), encoding="utf-8-sig").read()
+        data = _from_pipe(file, path) if stat.S_ISFIFO(os.fstat(file).st_mode) else _whole(opened)
+    if len(data) > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {_MAX_BYTES >> 20} MiB", path)
+    return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+
+
+def _whole(opened: io.FileIO) -> bytes:
+    """Return what a file holds, or soon more than is read."""
+    whole = bytearray()
+    while len(whole) <= _MAX_BYTES and (piece := opened.read(_MAX_BYTES // 16)):
+        whole += piece
+    return bytes(whole)
 
 
 def _from_pipe(file: int, path: str) -> bytes:
@@ -69,6 +83,8 @@ def _from_pipe(file: int, path: str) -> bytes:
         if not (piece := os.read(file, _PIPE_PIECE)):
             return b"".join(pieces)
         pieces.append(piece)
+        if sum(map(len, pieces)) > _MAX_BYTES:
+            return b"".join(pieces)
     raise TimeoutError(errno.ETIMEDOUT, f"it is a pipe that nobody has written to its end within {_PIPE_S:g} s", path)
 
 
@@ -121,6 +137,14 @@ class _Loader(_SafeLoader):
         built: dict[Any, Any] = super().construct_mapping(node, deep)
         return built
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Build one value; one that looks like a number or a date and is none is an error with its line."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError:
+            what = "a value looks like a number, a date or the like, and is none"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
+
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """Build one text; one with variables and without quotes is marked."""
         text = str(self.construct_scalar(node))
@@ -141,6 +165,7 @@ def read_yaml(path: Path, variables: Mapping[str, str], problems: Problems, file
     text = ""
     try:
         text = files.read(path)
+        _check_size(text)
         raw = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         problems.add("ONE_API_CONFIG", f"cannot read {path}: {error}", "Name a readable YAML file")
@@ -156,6 +181,42 @@ def read_yaml(path: Path, variables: Mapping[str, str], problems: Problems, file
         return {}
     expanded: dict[str, Any] = _expand(raw, "", _lookup(variables, problems, files))
     return expanded
+
+
+class _TooMuch(yaml.YAMLError):
+    """YAML that is not loaded; ``problem`` and ``problem_mark`` as the parser's own errors have them."""
+
+    def __init__(self, problem: str, event: yaml.Event) -> None:
+        super().__init__(problem)
+        self.problem, self.problem_mark = problem, event.start_mark
+
+
+def _check_size(text: str) -> None:
+    """Raise YAMLError for a text that nests too deep, or whose aliases repeat too much of it.
+
+    To load it could end the process: the loader goes down as deep as it nests.
+    """
+    sizes: dict[str | None, int] = {}
+    open_: list[tuple[str | None, int]] = []
+    values = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_.pop()
+            sizes[anchor] = values - before
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_):
+                raise _TooMuch("an alias stands in what it stands for", event)
+            values += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, values))
+            values += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+        if len(open_) > _MAX_LEVELS:
+            raise _TooMuch(f"it nests deeper than {_MAX_LEVELS} levels", event)
+        if values > _MAX_VALUES:
+            raise _TooMuch(f"it holds more than {_MAX_VALUES} values", event)
 
 
 def _lookup(variables: Mapping[str, str], problems: Problems, files: Files) -> "Lookup":
@@ -206,7 +267,8 @@ def _yaml_fix(error: yaml.YAMLError, text: str) -> str:
     """Return what to do; YAML takes the braces of a variable for its own where it stands between { } or [ ]."""
     mark, lines = getattr(error, "problem_mark", None), text.splitlines()
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
-    if re.search(r"[{\[,].*(?<![\"'])\$\{", line):
+    unquoted = [found.start() for found in re.finditer(r"(?<![\"'])\$\{", line)]
+    if unquoted and re.search(r"[{\[,]", line[: unquoted[-1]]):
         return "Put ${...} into quotes there, or for a number give the setting a line of its own"
     return "Mend the file there"
 

@@ -13,6 +13,10 @@ from msgspec import Meta, Struct
 S = TypeVar("S", bound=Struct)
 
 
+#: So many problems are told of one configuration: nobody reads more of them.
+MAX_TOLD = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong: where (a variable, or a path in the file), what, and what to do."""
@@ -109,7 +113,8 @@ class Builder:
     def _check_key(self, key: object, known: Collection[str], where: str) -> None:
         """Note a key that is not known at a place."""
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
+            is_read = len(self._problems.found) < MAX_TOLD
+            near = difflib.get_close_matches(str(key), known, 1) if is_read else []
             fix = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(sorted(known))}"
             self._problems.add(_join(where, key), "is not a setting", fix)
 

@@ -156,6 +156,13 @@ BAD = {
     "emptied": "---\nnull\n",
     "blank": " \n",
     "no file": None,
+    "nested without end": "a: " + "[" * 100_000 + "]" * 100_000,
+    "nested in lines": "".join(" " * level + "a:\n" for level in range(3000)),
+    "aliases of aliases": "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 12)),
+    "an alias of itself": "a: &a [*a]\n",
+    "thousands of slips": "".join(f"adapterz{n}: 1\n" for n in range(20_000)),
+    "too large": "# x\n" * 5_000_000,
+    "a device in place of a secret": json.dumps({"api_keys": [{"key": "${file:/dev/zero}"}]}),
 }
 
 
