@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
-# Three processes for two cores, because tests wait for a third of their time. The tests of one file stay together: they
-# share a gateway. The files come in the order of tests/conftest.py, the longest first.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+# Four processes for two cores, because tests wait for half of their time. The tests of one file stay together: they share
+# a gateway. The files come in the order of tests/conftest.py, the longest first.
+PARALLEL := -n 4 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m one_api.install
 # The programs that judge the files in deploy/.
 DEPLOY := .venv-deploy

@@ -17,7 +17,8 @@ from one_api.routing.attempt import Attempt
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import TYPICAL_TOKENS, Health
 from one_api.routing.retry_limit import RetryLimit
-from one_api.routing.selection import Route, candidates, choose, probe_others_now
+from one_api.routing.route import Route
+from one_api.routing.selection import candidates, choose, probe_others_now
 
 _ATTEMPTS = 3
 _TURN_S = 0.05

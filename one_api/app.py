@@ -133,7 +133,7 @@ class GatewayFlask(Flask):
         self.mount.apply(environ)
         if environ.get(BRIDGED):
             return super().wsgi_app(environ, start_response)
-        background().adopt(self.extensions.get("one_api"))
+        background().adopt(self.extensions["one_api"])
         with leaving_as_reset():
             return super().wsgi_app(environ, start_response)
 

@@ -1,10 +1,11 @@
-"""A map that stays small. Answers, responses, thinking and counts are kept in the memory of a process with it."""
+"""What stays small: a map, in which a process keeps answers, responses, thinking and counts; and the log."""
 
 import heapq
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 K = TypeVar("K", str, bytes)
@@ -93,3 +94,13 @@ class BoundedMap(Generic[K, V]):
             if (found := self._entries.get(key)) is not None and found[2] == ends:
                 self.drop(key)
         return self.expiring[0][0] - now if self.expiring else None
+
+
+def once_a_minute(log: Callable[..., None], message: str, *values: object) -> None:
+    """Log a message by ``log``, such as ``logger.error``, once in each minute: it may be true of every request."""
+    _log(log, message, values, int(time.monotonic() // 60))
+
+
+@lru_cache(maxsize=64)
+def _log(log: Callable[..., None], message: str, values: tuple[object, ...], minute: int) -> None:
+    log(message, *values)

@@ -108,33 +108,33 @@ class Usage(Struct, frozen=True):
         """
         if not isinstance(usage, dict):
             return None
-        said = _count(usage, "completion_tokens")
-        asked = _count(usage, "prompt_tokens")
+        prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         if usage.get("prompt_tokens") is None:
             if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
                 return None
-            asked = max(0, _count(usage, "total_tokens") - said)
-        prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-        if not prompt and not completion:
-            return cls(asked, said)
-        cached = _count(prompt, "cached_tokens")
-        left, parts = ModalityUsage(asked, said, cached), []
+            prompt = max(0, _count(usage, "total_tokens") - completion)
+        of_prompt = _details(usage, "prompt_tokens_details")
+        of_completion = _details(usage, "completion_tokens_details")
+        if not of_prompt and not of_completion:
+            return cls(prompt, completion)
+        cached = _count(of_prompt, "cached_tokens")
+        left, parts = ModalityUsage(prompt, completion, cached), []
         for name in _MODALITY_COUNTS:
-            part = _of_modality(name, prompt, completion, left)
+            part = _of_modality(name, of_prompt, of_completion, left)
             left = left if part is _NO_TOKENS else left.without(part)
             parts.append(part)
-        written, reasoning = _count(prompt, "cache_write_tokens"), _count(completion, "reasoning_tokens")
-        return cls(asked, said, cached, written, reasoning, *parts)
+        written, reasoning = _count(of_prompt, "cache_write_tokens"), _count(of_completion, "reasoning_tokens")
+        return cls(prompt, completion, cached, written, reasoning, *parts)
 
 
 def _of_modality(name: str, prompt: JSONObject, completion: JSONObject, left: ModalityUsage) -> ModalityUsage:
     """Read the tokens of a modality from the details of a prompt and a completion, of which so many are ``left``."""
     if not prompt.get(name) and not completion.get(name):
         return _NO_TOKENS
-    tokens = min(_count(prompt, name), left.prompt_tokens)
-    hits = _count(_details(prompt, "cached_tokens_details"), name)
-    said = min(_count(completion, name), left.completion_tokens)
-    return ModalityUsage(tokens, said, min(hits, tokens, left.cached_tokens))
+    asked = min(_count(prompt, name), left.prompt_tokens)
+    answered = min(_count(completion, name), left.completion_tokens)
+    cached = min(_count(_details(prompt, "cached_tokens_details"), name), asked, left.cached_tokens)
+    return ModalityUsage(asked, answered, cached)
 
 
 def _details(counts: JSONObject, name: str) -> JSONObject:

@@ -248,7 +248,7 @@ class ClientTooSlow(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """Something went wrong at or on the way to an upstream; ``retry_after_s`` is its cool-down too."""
+    """Something went wrong at or on the way to an upstream; ``retry_after_s`` is the deployment's cooldown, too."""
 
     status = 502
     code: str | None = "upstream_error"

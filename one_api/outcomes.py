@@ -3,7 +3,7 @@
 One table maps the tree of errors to it; a class that is not in the table fails a test.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from one_api.errors import (
     AccountsUnavailable,
@@ -59,7 +59,6 @@ Outcome: TypeAlias = Literal[
     "gateway_shutdown",
     "gateway_bug",
 ]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 #: Every class of the tree of errors, and what came of a request that ended with one.
 OF_ERRORS: dict[type[GatewayError], Outcome] = {

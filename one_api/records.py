@@ -260,7 +260,8 @@ class CallRecord(Struct):
             found |= {"units": self.units.amount, "unit": self.units.unit}
         if last is not None and last.native is not None:
             found["native"] = last.native
-        return found | self.client_ids
+        found |= self.client_ids
+        return found
 
     def as_dict(self) -> dict[str, object]:
         """Return all that is known of the request: the log line's fields, and every attempt with its candidates."""
@@ -276,7 +277,7 @@ def _ms(seconds: float) -> float:
 
 
 class Observer(Protocol):
-    """Told of every request once, when it has ended."""
+    """Is given the record of every request, once, when it has ended."""
 
     def on_call(self, record: CallRecord) -> None:
         """Take note of ``record``; must not block."""

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -15,43 +16,56 @@ TESTS = Path(__file__).parent
 #: The files that take longest, which is not what they hold most tests of: those that wait between those that compute.
 LONGEST = [
     "accounts/test_disasters.py",
+    "edge/test_attacks.py",
+    "test_serve.py",
+    "accounts/test_gateway.py",
     "engine/test_supervisor.py",
     "accounts/test_budgets.py",
     "engine/test_workers.py",
     "faults/test_groups.py",
-    "accounts/test_gateway.py",
-    "edge/test_attacks.py",
-    "faults/test_health.py",
-    "edge/test_fuzz.py",
-    "accounts/test_commands.py",
     "accounts/test_outages.py",
-    "engine/test_faults.py",
-    "models/adapters/test_local.py",
     "faults/test_doors.py",
+    "engine/test_faults.py",
+    "accounts/test_commands.py",
+    "faults/test_health.py",
     "api/test_traces.py",
-    "api/test_cache_across.py",
-    "test_serve.py",
-    "commands/test_startup.py",
-    "engine/test_claude_llama.py",
-    "accounts/test_slips.py",
-    "routing/test_simulation.py",
-    "faults/test_before_content.py",
-    "deploy/test_scale_out.py",
-    "api/test_messages.py",
-    "faults/test_failoverbench.py",
-    "dialects/test_json_steps.py",
-    "dialects/test_frames.py",
-    "commands/test_cli.py",
-    "faults/test_hostile.py",
-    "accounts/test_leases.py",
-    "edge/test_limits_race.py",
-    "limits/test_stores.py",
     "accounts/test_endings.py",
+    "accounts/test_leases.py",
+    "api/test_messages.py",
+    "accounts/test_keys.py",
     "accounts/test_doors.py",
+    "deploy/test_scale_out.py",
+    "api/test_cache_across.py",
+    "faults/test_before_content.py",
+    "accounts/test_books.py",
+    "edge/test_limits_race.py",
+    "edge/test_fuzz.py",
+    "faults/test_failoverbench.py",
+    "api/test_passthrough.py",
+    "dialects/test_json_steps.py",
+    "accounts/test_shared_answers.py",
+    "commands/test_startup.py",
+    "faults/test_after_content.py",
+    "limits/test_stores.py",
+    "edge/test_garbage.py",
+    "faults/test_client.py",
+    "faults/test_hostile.py",
+    "api/test_cache.py",
+    "serving/test_wsgi_servers.py",
+    "engine/test_claude_llama.py",
+    "api/test_metrics.py",
+    "limits/test_bad_redis.py",
+    "deploy/test_proxies.py",
+    "accounts/test_overrun.py",
     "serving/test_drain.py",
+    "serving/test_start.py",
     "api/test_models.py",
-    "accounts/test_kept_responses.py",
+    "accounts/test_modalities.py",
 ]
+
+DAY_S = 86400.0
+#: No test lasts so long, in seconds.
+MIDNIGHT_S = 60.0
 
 #: pytest rewrites the asserts of every file, in each of its processes: what one has written the others read.
 sys.dont_write_bytecode = False
@@ -116,6 +130,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest files come first, so that no process is left with one of them when the others have ended."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (places.get(item.path.relative_to(TESTS).as_posix(), len(places)), str(item.path)))
+
+
+def pytest_runtest_setup() -> None:
+    """Let no test begin where a day (UTC) is about to end, and with it what is counted by days and months."""
+    if (left_s := DAY_S - time.time() % DAY_S) < MIDNIGHT_S:
+        time.sleep(left_s + 0.01)
 
 
 def pytest_collection_finish() -> None:

@@ -1,11 +1,13 @@
 """The map that stays small, against a plain model of it."""
 
+import logging
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_api.bounded import BoundedMap
+from one_api.bounded import BoundedMap, once_a_minute
 
 ACTS = st.lists(
     st.one_of(
@@ -77,3 +79,13 @@ def test_it_says_when_the_next_entry_expires() -> None:
     now[0] = 13.0
     assert found.drop_expired(5) == 5.0
     assert found.items() == [(b"later", 1)]
+
+
+def test_a_line_of_the_log_comes_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("often").error
+    for _ in range(100):
+        once_a_minute(log, "the %s is full", "disk")
+        once_a_minute(log, "the %s is full", "pipe")
+
+    assert set(caplog.messages) == {"the disk is full", "the pipe is full"}
+    assert len(caplog.messages) <= 4  # a minute may end meanwhile

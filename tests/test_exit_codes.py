@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,10 +49,8 @@ def reloaded(**settings: object) -> int:
         if frozen:
             freeze(pids[0])
         try:
-            command = [sys.executable, "-m", "one_api", "config", "reload", "--timeout", "2" if frozen else "30"]
-            done = subprocess.run(
-                command, cwd=REPOSITORY, env=bed.gateway.environment, capture_output=True, text=True, timeout=60
-            )
+            command = ("one_api", "config", "reload", "--timeout", "2" if frozen else "30")
+            done = run_program(*command, env=bed.gateway.environment)
         finally:
             os.kill(pids[0], signal.SIGCONT)
         return done.returncode

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +15,11 @@ from one_api.accounts.copying import CopyRefused, copy
 from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, open_engine, transact
 from one_api.accounts.journal import Journal, journals_of
 from one_api.accounts.keys import ChangeRefused
+from one_api.accounts.ledger import SPANS
 from one_api.accounts.opening import open_database
 from one_api.accounts.periods import start_of, zone_named
 from one_api.accounts.prices import IMPORTED, Catalogue, InvalidCatalogue, Prices, open_catalogue
+from one_api.accounts.tables import LEASES
 from one_api.config import Config
 from one_api.contract import JSONObject
 from one_api.settings.kinds import Storage
@@ -107,8 +110,8 @@ class Administration:
             raise Refused(f"usage is not kept by {', '.join(sorted(unknown))}: use some of {known}")
         zone, now = zone_named(zone_name), int(time.time())
         begin = max(_EARLIEST_S, now - age_s)
-        # Sums are by the hour, and a day is shown as a whole.
-        begin = start_of("day", zone, begin) if "day" in by else begin - begin % (60 if "minute" in by else 3600)
+        # Sums are by the quarter of an hour, and a day is shown as a whole.
+        begin = start_of("day", zone, begin) if "day" in by else begin - begin % SPANS["minute" not in by]
         return self.read(lambda c: reports.usage(c, by, begin, now + 1, zone, key)).with_total(by)
 
     def keys(self, tag: str | None, team: str | None) -> list[JSONObject]:
@@ -212,7 +215,10 @@ class Administration:
             raise Refused(f"the database cannot be used: {error}") from None
 
     def export(self, target: Path) -> None:
-        """Copy SQLite's file as a whole, while a gateway may write to it; raises Refused."""
+        """Copy SQLite's file as a whole, while a gateway may write to it; raises Refused.
+
+        What processes hold of budgets is not in the copy.
+        """
         engine = self._opened()
         if engine.dialect.name != "sqlite":
             raise Refused("this is PostgreSQL: use pg_dump")
@@ -220,7 +226,10 @@ class Administration:
             raise Refused(f"{target} is there already")
         try:
             os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-            with sqlite3.connect(str(engine.url.database)) as source, sqlite3.connect(target) as copy:
+            with closing(sqlite3.connect(str(engine.url.database))) as source, closing(sqlite3.connect(target)) as copy:
                 source.backup(copy)
+                # Whoever held them does not live where the copy is used, and would give nothing back.
+                copy.execute(f"DELETE FROM {LEASES.name}")  # noqa: S608 - our name
+                copy.commit()
         except (OSError, sqlite3.Error) as error:
             raise Refused(str(error)) from None

@@ -16,6 +16,7 @@ from one_api.accounts.database import Database, DatabaseUnavailable
 from one_api.accounts.journal import Journal
 from one_api.accounts.ledger import LedgerRow, Refusal, Reserve
 from one_api.accounts.money import dollars
+from one_api.accounts.periods import LONGEST_S
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ _TIDY_ROWS = 500
 #: A deletion is followed by a rest that is so many times as long.
 _REST = 19
 _MINUTES_S = 48 * 3600
+#: Windows of budgets are kept for so long at least, in seconds: this one and those before it, see ``ledger.carry``.
+_WINDOWS_S = 2 * max(LONGEST_S.values())
 #: What records of the journal begin with that are no rows.
 _RESERVE, _RELEASE = "reserve", "release"
 
@@ -354,15 +357,17 @@ class Books:
         """Delete what is too old, little by little."""
         now = time.time()
         row_days, sum_days, audit_days = self._keep_days
-        for span, age_s in ((60, _MINUTES_S), (3600, sum_days * 86400)):
-            await self._database.write(partial(ledger.forget_sums, span=span, before_s=int(now - age_s)))
+        for by_minute, age_s in ((True, _MINUTES_S), (False, sum_days * 86400)):
+            await self._database.write(partial(ledger.forget_sums, by_minute=by_minute, before_s=int(now - age_s)))
         for forget, days in ((ledger.forget, row_days), (changes.forget_audit, audit_days)):
             work = partial(forget, before_ms=int((now - days * 86400) * 1000), limit=_TIDY_ROWS)
             began = time.monotonic()
             while await self._database.write(work):
                 await asyncio.sleep(_REST * (time.monotonic() - began))
                 began = time.monotonic()
-        await self._database.write(partial(windows.forget, before_s=int(now - sum_days * 86400)))
+        # What is spent of a window that goes on counts, however short a time sums are kept.
+        windows_s = max(sum_days * 86400, _WINDOWS_S)
+        await self._database.write(partial(windows.forget, before_s=int(now - windows_s)))
 
 
 def _rows_in(records: list[Any]) -> list[LedgerRow]:

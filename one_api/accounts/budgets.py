@@ -39,9 +39,9 @@ class Budget:
         return Window(start_of(self.period, self.zone, second), end_of(self.period, self.zone, second))
 
     def counted(self, window: WindowKey, second: float) -> WindowKey:
-        """Return the window that something counts for which came at a moment and was let in within ``window``.
+        """Return the window that a request counts for that came at a moment and was admitted in ``window``.
 
-        That is another one, of the zone that the budget has now, where it had another zone then.
+        It is another window where the time zone of the budget has been changed since.
         """
         name, start = window
         return window if self.begins(start) else (name, start_of(self.period, self.zone, second))

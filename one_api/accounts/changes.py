@@ -209,7 +209,8 @@ def credit_budget(connection: Connection, actor: str, name: str, usd: Any, note:
     if row is None:
         raise NotThere(f"there is no budget named {name[:128]!r}")
     budget, now = budget_in(row), _now() / 1000
-    if windows.state(connection, budget, now)[0] - amount < -_MAX_CREDIT_NANO:
+    ((spent, _),) = windows.states(connection, [budget], now)
+    if spent - amount < -_MAX_CREDIT_NANO:
         raise ChangeRefused("this is more than a billion dollars beyond what is spent", "usd")
     ledger.credit(connection, row.key or "", amount, (name, budget.window(now).start))
     _note(connection, actor, "credit budget", name, None, {"usd": dollars(amount), "note": note})

@@ -51,6 +51,10 @@ class DatabaseUnusable(Exception):
     """The database can never be used as it is configured; the message says what to do."""
 
 
+class OtherTables(DatabaseUnusable):
+    """The tables of the database are not those of this program: it cannot be used until somebody has changed that."""
+
+
 def open_engine(address: str, folder: Path) -> Engine:
     """Return the engine for ``address``; ``sqlite`` is a file in ``folder``. Nothing is connected yet.
 
@@ -192,8 +196,10 @@ class Database:
     because against a peer that is frozen nothing else helps.
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, why_closed: Callable[[], str | None] = lambda: None) -> None:
+        """``why_closed`` returns why nothing is to be asked of the database now; None where something may."""
         self._engine = engine
+        self._why_closed = why_closed
         self._thread = _Thread(f"one_api-{name}")
         self._connection: Connection | None = None
         #: When the transaction under way began, on the monotonic clock.
@@ -227,6 +233,8 @@ class Database:
             raise DatabaseUnavailable(f"it has taken longer than {limit_s:g} s") from None
 
     async def _run(self, work: Callable[[Connection], T], *, reads: bool) -> T:
+        if (why := self._why_closed()) is not None:
+            raise DatabaseUnavailable(why)
         future = self._thread.run(partial(self._transact, work, reads))
         if self._watch is None:
             self._look_soon()

@@ -48,8 +48,8 @@ _DRAWN: frozenset[Modality] = frozenset(("image",))
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TIMES = ("n", "best_of")
 _MAX_TIMES = 128
-#: The fields of an event, in any dialect, that hold what a model has said.
-_SAID = ("delta", "choices", "text")
+#: The fields of an event, in any dialect, that hold what a model has written or spoken.
+_OUTPUT_FIELDS = ("delta", "choices", "text")
 #: The type of an event that holds a text as a whole whose parts were events of their own.
 _REPEATS = ".done"
 
@@ -59,7 +59,7 @@ class Bound(NamedTuple):
 
     prompt: int
     completion: int
-    #: The client has said how many tokens its answer may have: the upstream counts them.
+    #: The client has set how many tokens its answer may have: the upstream counts them.
     is_limited: bool = False
     units: Units | None = None
     #: What its tokens may be beside text.
@@ -75,8 +75,8 @@ class Estimate(NamedTuple):
     units: Units | None
 
 
-class Said(NamedTuple):
-    """What a model has said so far."""
+class Output(NamedTuple):
+    """What a model has written, spoken and drawn so far."""
 
     #: Of its texts.
     size: int = 0
@@ -86,9 +86,9 @@ class Said(NamedTuple):
     audio: int = 0
     image: int = 0
 
-    def plus(self, other: "Said") -> "Said":
+    def plus(self, other: "Output") -> "Output":
         """Return what both are together."""
-        return Said(*map(add, self, other))
+        return Output(*map(add, self, other))
 
     def tokens(self, bound: Bound) -> int:
         """Return how many tokens that is, to compare with ``bound``.
@@ -137,8 +137,8 @@ def _modalities_of(fields: JSONObject) -> Modalities:
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and (modality := _PARTS.get(str(part.get("type")))) is not None:
                 found.add(modality)
-    said = _DRAWN if not isinstance(asked, list) else frozenset(each for each in _MODALITIES if each in asked)
-    return Modalities(frozenset(found), said)
+    output = _DRAWN if not isinstance(asked, list) else frozenset(each for each in _MODALITIES if each in asked)
+    return Modalities(frozenset(found), output)
 
 
 def _is_count(value: Any) -> bool:
@@ -184,15 +184,15 @@ def _media_tokens(part: JSONObject, modality: Modality) -> int:
     return known + _MEDIA_TOKENS * sum(each.startswith(_ADDRESSES) for each in texts)
 
 
-def said_in(items: list[JSONObject]) -> Said:
-    """Return what a model said in chunks, events or a whole answer."""
-    said = Said()
+def output_in(items: list[JSONObject]) -> Output:
+    """Return the output of a model in chunks, events or a whole answer."""
+    output = Output()
     for each in items:
         if not str(each.get("type", "")).endswith(_REPEATS):
-            size, audio, image = _sizes([each[name] for name in _SAID if name in each])
+            size, audio, image = _sizes([each[name] for name in _OUTPUT_FIELDS if name in each])
             if size or audio or image:
-                said = Said(said.size + size, said.pieces + 1, said.audio + audio, said.image + image)
-    return said
+                output = Output(output.size + size, output.pieces + 1, output.audio + audio, output.image + image)
+    return output
 
 
 def _sizes(value: Any) -> tuple[int, int, int]:
@@ -225,11 +225,11 @@ def _leaves(value: Any) -> Iterator[str | int]:
             rest += each
 
 
-def estimated(bound: Bound, said: Said | None) -> Estimate:
-    """Return what an uncounted answer took, of which ``said`` is known, or None."""
-    if said is not None:
-        parts = (ModalityUsage(completion_tokens=each) for each in (said.audio, said.image))
-        usage = Usage(bound.prompt, said.tokens(bound._replace(is_limited=False)), 0, 0, 0, *parts)
+def estimated(bound: Bound, output: Output | None) -> Estimate:
+    """Return what an uncounted answer took; ``output`` is None where nothing is known of it."""
+    if output is not None:
+        parts = (ModalityUsage(completion_tokens=each) for each in (output.audio, output.image))
+        usage = Usage(bound.prompt, output.tokens(bound._replace(is_limited=False)), 0, 0, 0, *parts)
         return Estimate(usage, bound.units)
     usage = Usage(bound.prompt, bound.completion)
     if bound.has_no_text:

@@ -17,7 +17,7 @@ TEAM_FIELDS = ("models", "note")
 BUDGET_FIELDS = ("limit_usd", "zone", "alert_percent")
 LISTS = ("models", "networks", "tags")
 #: The most that each limit may be; those of requests at a time have room for no more in the file of the limits.
-_MOST = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrent": 1024}
+_MAX_VALUES = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrent": 1024}
 #: What is kept of a text at most, in characters, and of a list: all keys are in the memory of every process.
 _MAX_TEXT = 256
 _MAX_LIST = 1000
@@ -50,9 +50,9 @@ def _value(name: str, value: Any) -> Any:
     if name == "expires_at":
         if not _is_whole(value, 1, _LAST_MS):
             raise ChangeRefused("give UTC milliseconds, in the year 9999 at the latest, or null", name)
-    elif name in _MOST:
-        if not _is_whole(value, 0, _MOST[name]):
-            raise ChangeRefused(f"give a whole number up to {_MOST[name]}, 0 for no limit, or null", name)
+    elif name in _MAX_VALUES:
+        if not _is_whole(value, 0, _MAX_VALUES[name]):
+            raise ChangeRefused(f"give a whole number up to {_MAX_VALUES[name]}, 0 for no limit, or null", name)
     else:
         _check_text(name, value)
     return value

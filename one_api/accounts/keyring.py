@@ -48,16 +48,18 @@ def load(connection: Connection, known: int) -> Loaded | None:
         return None
     teams = {row.name: row for row in connection.execute(select(TEAMS))}
     budgets = [budget_in(row) for row in connection.execute(select(BUDGETS).order_by(BUDGETS.c.name))]
-    shared = tuple(each for each in budgets if each.key is None and each.team is None)
+    by_owner: dict[tuple[str | None, str | None], list[Budget]] = {}
+    for budget in budgets:
+        by_owner.setdefault((budget.key, budget.team), []).append(budget)
+    shared = tuple(by_owner.get((None, None), ()))
     old = _old_texts(connection)
     found: dict[bytes, VirtualKey] = {}
     bound: dict[str, tuple[Budget, ...]] = {}
     for row in connection.execute(select(KEYS)):
         team = teams.get(row.team)
         if budgets:
-            team_name = row.team
-            own_budgets = [each for each in budgets if each.key == row.name or (each.team and each.team == team_name)]
-            bound[row.name] = (*own_budgets, *shared)
+            of_team = by_owner.get((None, row.team), ()) if row.team is not None else ()
+            bound[row.name] = (*by_owner.get((row.name, None), ()), *of_team, *shared)
         lists = (_list(row.models), None if team is None else _list(team.models))
         own = VirtualKey(
             Caller(

@@ -53,7 +53,7 @@ def is_ours(key: str) -> bool:
 
 
 def digest_of(key: str) -> bytes:
-    """Return what is kept of a key: nothing is added to 256 random bits, because losing that would lose every key."""
+    """Return what is kept of a key, its SHA-256: without a salt, since nobody guesses 256 random bits."""
     return hashlib.sha256(key.encode()).digest()
 
 

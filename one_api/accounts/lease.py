@@ -42,6 +42,7 @@ class Lease:
         self.asked: int | None = None
         #: Until when it is this process's, by ``now_s``.
         self.good_until = 0.0
+        #: Until when nothing more is asked for ahead of need, by ``now_s``.
         self.ahead_at = 0.0
         #: Others need what is left: until then nothing is taken for later.
         self.lean_until = 0.0

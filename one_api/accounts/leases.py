@@ -26,22 +26,23 @@ from one_api.serving.tasks import stop
 logger = logging.getLogger(__name__)
 
 #: How long a request may wait for its budgets, all together, in seconds.
-PATIENCE_S = 1.5
+MAX_WAIT_S = 1.5
 #: For so long a window with too little left is not asked again, in seconds: clients that repeat cost no transaction.
 _REMEMBER_S = 0.25
-#: How often it is looked whether others want what is idle; and how often more use than before is noted, in seconds.
+#: How often this process looks whether others want what it holds and does not use, in seconds.
 _LOOK_S = 0.25
 #: After asking others for what is idle, this process looks for it after so many seconds, from and to.
 _ASK_AGAIN_S = (0.05, 0.15)
+#: How long a rise of what is in use may wait until it is written, and how often more is asked for ahead, in seconds.
 _NOTE_S = 1.0
 #: How often it is looked for processes that are lost, in seconds.
 _LOST_S = 60.0
-#: Spending is remembered for so many seconds; twice as much is kept of what is idle.
+#: The pace of a lease is what was spent in so many seconds; of what is idle, so many times the pace is kept.
 _RECENT_S = 60
 _KEPT = 2
-#: A lease is written of at least so often in its time.
+#: A lease is written at least so often before it expires.
 _WRITES = 3
-#: What is written of a lease is not known: it is written again soon.
+#: It is not known what the database has of a lease: it is written again soon.
 _UNKNOWN = (-1, -1)
 
 
@@ -128,7 +129,7 @@ class Leases:
 
     async def _admit(self, leases: Sequence[Lease], need: int, *, at_once: bool) -> None:
         """See ``admit``; ``at_once`` waits for nothing."""
-        deadline, answers = now_s() + PATIENCE_S, dict[Lease, Grant]()
+        deadline, answers = now_s() + MAX_WAIT_S, dict[Lease, Grant]()
         # Waiting requests come first: else one that needs much would wait for ever beside many that need little.
         while (short := next((each for each in leases if each.lacks(need, waited=bool(answers))), None)) is not None:
             if at_once:
@@ -283,7 +284,7 @@ class Leases:
         was_asked = wanted != lease.wanted
         back = idle if was_asked else idle - _KEPT * lease.pace if idle > 2 * _KEPT * lease.pace else 0
         if was_asked:
-            lease.wanted, lease.lean_until = wanted, now + PATIENCE_S
+            lease.wanted, lease.lean_until = wanted, now + MAX_WAIT_S
         lease.amount = known - back
         before_amount, before_held = lease.written
         if was_asked or back or (lease.is_stored and lease.amount <= 0 and not lease.held):

@@ -8,7 +8,7 @@ from itertools import chain
 from operator import add
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, func, not_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, not_, select
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import Budget, WindowKey
@@ -18,8 +18,9 @@ from one_api.accounts.tables import LEDGER, USAGE, adding_to
 from one_api.accounts.windows import Alert
 from one_api.dialects import json
 
-#: Seconds of the buckets that usage is summed up in.
-SPANS = (60, 3600)
+#: Seconds of the buckets that usage is summed up in; sums by minute are kept for two days.
+SPANS = (60, 900)
+_HOUR_S = 3600
 _KEY_COLUMNS = tuple(column.name for column in USAGE.primary_key)
 _SUMS = tuple(column.name for column in USAGE.columns if not column.primary_key)
 #: Columns that are true or false.
@@ -29,7 +30,7 @@ _MAX_AT_ONCE = 64
 #: A process that was taken for lost is looked for among the rows of so many seconds.
 _LOST_S = 7 * 86400
 #: A request may be let in so long after it came, in seconds: in the next window.
-_LATE_S = 3600
+_LATE_S = _HOUR_S
 #: Rows of what was moved from one window to another; and others that are few.
 _ARE_MOVES = (LEDGER.c.key == "", LEDGER.c.status == "credit")
 
@@ -334,6 +335,11 @@ def forget(connection: Connection, before_ms: int, limit: int) -> int:
     return connection.execute(LEDGER.delete().where(LEDGER.c.id.in_(oldest.scalar_subquery()))).rowcount
 
 
-def forget_sums(connection: Connection, span: int, before_s: int) -> None:
-    """Delete the sums of one span that are from before a moment."""
-    connection.execute(USAGE.delete().where(USAGE.c.span == span, USAGE.c.start < before_s))
+def in_span(by_minute: bool) -> ColumnElement[bool]:
+    """Return the condition for the sums by minute, or for those that are kept longer, some of which are by the hour."""
+    return USAGE.c.span.in_(SPANS[:1] if by_minute else (*SPANS[1:], _HOUR_S))
+
+
+def forget_sums(connection: Connection, *, by_minute: bool, before_s: int) -> None:
+    """Delete the sums by minute, or the others, that are from before a moment."""
+    connection.execute(USAGE.delete().where(in_span(by_minute), USAGE.c.start < before_s))

@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from one_api.accounts.database import DatabaseUnusable
+from one_api.accounts.database import OtherTables
 
 #: Our number among the advisory locks of a PostgreSQL server.
 _LOCK = 0x6F6E655F617069
@@ -20,7 +20,7 @@ def upgrade(connection: Connection, *, allowed: bool = True) -> str | None:
     Where that is not ``allowed``, tables that are behind are an error.
 
     Raises:
-        DatabaseUnusable: when the tables are newer than this program, or behind and not to be changed.
+        OtherTables: when the tables are newer than this program, or behind and not to be changed.
     """
     if connection.dialect.name == "postgresql":
         # SQLite's transaction holds the only lock there is; this one ends with the transaction, too. The others wait.
@@ -33,9 +33,9 @@ def upgrade(connection: Connection, *, allowed: bool = True) -> str | None:
     if current == head:
         return None
     if current is not None and current not in known_revisions():
-        raise DatabaseUnusable(f"the database has tables of a newer one_api ({current}): run that version")
+        raise OtherTables(f"the database has tables of a newer one_api ({current}): run that version")
     if not allowed:
-        raise DatabaseUnusable("the tables of the database are behind: run `flask --app wsgi db upgrade`")
+        raise OtherTables("the tables of the database are behind: run `flask --app wsgi db upgrade`")
     command.upgrade(config, "head")
     return head
 

@@ -26,15 +26,20 @@ def open_database(settings: DatabaseConfig, folder: Path, *, migrate: bool | Non
 
     Raises:
         DatabaseUnavailable: when it cannot be reached now.
-        DatabaseUnusable: when it can never be used as it is configured.
+        DatabaseUnusable: when it can never be used as it is configured; OtherTables, when that is for its tables.
     """
     engine = open_engine(settings.url, folder)
+    bring_up_to_date(engine, allowed=settings.migrate if migrate is None else migrate)
+    return engine
+
+
+def bring_up_to_date(engine: Engine, *, allowed: bool) -> None:
+    """Bring the tables of a database up to date, if that is ``allowed``; raises the same. Blocks."""
     _make_file(engine)
     if revision_of(engine) != REVISION:
         # Only here, so that a process that finds the tables up to date imports nothing of Alembic.
         from one_api.accounts.migrate import upgrade
 
-        allowed = settings.migrate if migrate is None else migrate
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -44,7 +49,6 @@ def open_database(settings: DatabaseConfig, folder: Path, *, migrate: bool | Non
                 if engine.dialect.name != "sqlite" or time.monotonic() > deadline:
                     raise
                 time.sleep(_RETRY_S)
-    return engine
 
 
 def prepare(settings: DatabaseConfig, folder: Path) -> str | None:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 Period = Literal["day", "week", "month", "total"]
 PERIODS: tuple[Period, ...] = ("day", "week", "month", "total")
 #: None is longer, where clocks are set back within it, in seconds; ``total`` has no length.
-LONGEST_S: dict[Period, int] = {"day": 86400 + 7200, "week": 7 * 86400 + 7200, "month": 31 * 86400 + 7200, "total": 0}
+LONGEST_S: dict[Period, int] = {"day": 100_800, "week": 7 * 86400 + 14_400, "month": 31 * 86400 + 14_400, "total": 0}
 
 
 def zone_named(name: str) -> ZoneInfo:

@@ -79,12 +79,12 @@ class Rates:
         cached = min(usage.cached_tokens, prompt)
         for modality, own in rates.modalities:
             part: ModalityUsage = getattr(usage, modality)
-            asked, said = min(part.prompt_tokens, prompt), min(part.completion_tokens, completion)
+            asked, answered = min(part.prompt_tokens, prompt), min(part.completion_tokens, completion)
             hits = max(min(part.cached_tokens, asked, cached), cached - (prompt - asked))
-            if own.output is None and said:
+            if own.output is None and answered:
                 return None
-            total += (asked - hits) * own.input + hits * own.cached + said * (own.output or 0)
-            prompt, completion, cached = prompt - asked, completion - said, cached - hits
+            total += (asked - hits) * own.input + hits * own.cached + answered * (own.output or 0)
+            prompt, completion, cached = prompt - asked, completion - answered, cached - hits
         if rates.output is None and completion:
             return None
         written = min(usage.cache_write_tokens, prompt - cached)
@@ -110,12 +110,12 @@ class Rates:
         """Return these rates with that of the dearest kind of tokens that there may be, for each of text."""
         if self.input is None or not (self.modalities or self.above):
             return self
-        asked = [own.input for modality, own in self.modalities if modality in modalities.prompt]
-        said = [own.output for modality, own in self.modalities if modality in modalities.completion]
-        outputs = [each for each in (self.output, *said) if each is not None]
+        inputs = [own.input for modality, own in self.modalities if modality in modalities.prompt]
+        of_modalities = [own.output for modality, own in self.modalities if modality in modalities.completion]
+        outputs = [each for each in (self.output, *of_modalities) if each is not None]
         return replace(
             self,
-            input=max([self.input, *asked]),
+            input=max([self.input, *inputs]),
             output=max(outputs, default=None),
             above=tuple((size, dearer.dearest(modalities)) for size, dearer in self.above),
         )

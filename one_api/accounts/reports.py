@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, func, select
 
 from one_api.accounts import windows
-from one_api.accounts.budgets import WindowKey, budget_in
-from one_api.accounts.ledger import SPANS, id_at
+from one_api.accounts.budgets import Budget, WindowKey, budget_in
+from one_api.accounts.ledger import id_at, in_span
 from one_api.accounts.money import dollars
 from one_api.accounts.percentiles import FIRST, PERCENTS, WHOLE
 from one_api.accounts.periods import start_of
@@ -69,7 +69,7 @@ def usage(
     groups = [USAGE.c[name] for name in columns] + ([USAGE.c.start] if times else [])
     query = (
         select(*groups, *(func.sum(USAGE.c[name]).label(name) for name in _SUMS))
-        .where(USAGE.c.span == (60 if "minute" in times else 3600), USAGE.c.start >= begin, USAGE.c.start < end)
+        .where(in_span("minute" in times), USAGE.c.start >= begin, USAGE.c.start < end)
         .group_by(*groups)
     )
     if key is not None:
@@ -104,7 +104,8 @@ def _place(name: str, row: Any, owners: dict[str, Any], zone: ZoneInfo) -> str:
 def _moment(name: str, start: int, zone: ZoneInfo) -> str:
     if name == "day":
         return datetime.fromtimestamp(start_of("day", zone, start), zone).date().isoformat()
-    return datetime.fromtimestamp(start - start % (60 if name == "minute" else 3600), zone).isoformat()
+    moment = datetime.fromtimestamp(start, zone)
+    return (moment if name == "minute" else moment.replace(minute=0)).isoformat()
 
 
 def _shown(counts: Counter[str]) -> JSONObject:
@@ -117,9 +118,9 @@ def _shown(counts: Counter[str]) -> JSONObject:
 
 
 def spent(connection: Connection, key: str, begin: int, end: int) -> int:
-    """Return what a key owes for the hours from ``begin`` up to ``end``, in nano-dollars."""
+    """Return what a key owes for the quarters of an hour from ``begin`` up to ``end``, in nano-dollars."""
     query = select(func.sum(USAGE.c.cost)).where(
-        USAGE.c.span == SPANS[-1], USAGE.c.start >= begin, USAGE.c.start < end, USAGE.c.key == key
+        in_span(False), USAGE.c.start >= begin, USAGE.c.start < end, USAGE.c.key == key
     )
     return int(connection.scalar(query) or 0)
 
@@ -127,13 +128,15 @@ def spent(connection: Connection, key: str, begin: int, end: int) -> int:
 def budgets(connection: Connection, now: float, names: Collection[str] | None = None) -> list[JSONObject]:
     """Return all budgets, or those of these names, with what is spent of them in the window of ``now``."""
     found = connection.execute(select(BUDGETS).order_by(BUDGETS.c.name)).all()
-    return [_budget(connection, row, now) for row in found if names is None or row.name in names]
+    rows = [row for row in found if names is None or row.name in names]
+    known = [budget_in(row) for row in rows]
+    states = windows.states(connection, known, now)
+    return [_budget(row, budget, state, now) for row, budget, state in zip(rows, known, states, strict=True)]
 
 
-def _budget(connection: Connection, row: Any, now: float) -> JSONObject:
-    budget = budget_in(row)
+def _budget(row: Any, budget: Budget, state: tuple[int, int], now: float) -> JSONObject:
     window = budget.window(now)
-    spent, held = windows.state(connection, budget, now)
+    spent, held = state
     return {
         "name": row.name,
         "key": row.key,

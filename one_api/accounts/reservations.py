@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
 from one_api.accounts.entries import Settlement
-from one_api.accounts.estimate import Bound, Estimate, Said, bound_of, estimated, said_in
+from one_api.accounts.estimate import Bound, Estimate, Output, bound_of, estimated, output_in
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases, unavailable
 from one_api.accounts.ledger import Reserve, moment_ms
@@ -52,8 +52,8 @@ class Reservation:
         self._beyond = 0
         self._bound: Bound | None = None
         self._deployments: Sequence[str] = ()
-        #: What was said so far; None is not known.
-        self._said: Said | None = None
+        #: What has come of a stream so far; None is not known.
+        self._output: Output | None = None
         #: A whole answer, which is looked at only if its upstream has not said what it took.
         self._whole: JSONObject | None = None
         #: Tokens of the answer that are reserved.
@@ -83,8 +83,8 @@ class Reservation:
         if isinstance(answer, dict):
             self._whole = answer
         elif isinstance(answer, ChunkStream):
-            self._said = Said()
-            return _Heard(answer, self)
+            self._output = Output()
+            return _CountedStream(answer, self)
         return answer
 
     async def _admit(self, need: int) -> None:
@@ -111,16 +111,16 @@ class Reservation:
             each.reserved += more
         self._amount += more
 
-    def hear(self, said: Said) -> None:
-        """Count what was said."""
-        self._said = (self._said or Said()).plus(said)
+    def count(self, output: Output) -> None:
+        """Count what has come of the answer."""
+        self._output = (self._output or Output()).plus(output)
 
     @property
     def is_outgrown(self) -> bool:
         """Return whether the answer has become longer than what is reserved for it."""
-        if self._bound is None or self._said is None or self._ended:
+        if self._bound is None or self._output is None or self._ended:
             return False
-        return self._said.tokens(self._bound) > self._reserved_tokens
+        return self._output.tokens(self._bound) > self._reserved_tokens
 
     async def grow(self) -> None:
         """Reserve more for an answer that goes on; without an ``overrun`` of cut it goes on all the same.
@@ -128,10 +128,10 @@ class Reservation:
         Raises:
             BudgetExceeded: when there is no more, and the answer is to be cut.
         """
-        if self._bound is None or self._said is None:
+        if self._bound is None or self._output is None:
             return
-        said = self._said.tokens(self._bound)
-        longer = self._bound._replace(completion=said + max(1, said // _GROWTH))
+        tokens = self._output.tokens(self._bound)
+        longer = self._bound._replace(completion=tokens + max(1, tokens // _GROWTH))
         self._reserved_tokens = longer.completion
         more = _need(longer, self._deployments, self._prices) - self._amount
         if more <= 0:
@@ -164,8 +164,8 @@ class Reservation:
         if self._bound is None:
             return None
         if self._whole is not None:
-            return estimated(self._bound, said_in([self._whole]))
-        return estimated(self._bound, self._said)
+            return estimated(self._bound, output_in([self._whole]))
+        return estimated(self._bound, self._output)
 
     def settle(self, cost: int) -> None:
         """Give back what was reserved, and note what the request has cost."""
@@ -191,7 +191,7 @@ def _need(bound: Bound, deployments: Sequence[str], prices: Prices) -> int:
     return need
 
 
-class _Heard(ChunkStream):
+class _CountedStream(ChunkStream):
     """A stream that is counted as it is read, for when its upstream does not say what it took."""
 
     def __init__(self, stream: ChunkStream, reservation: Reservation) -> None:
@@ -200,9 +200,9 @@ class _Heard(ChunkStream):
         self.is_chat = stream.is_chat  # type: ignore[misc]
         #: Bytes of an event beside its text.
         self._frame = 0
-        #: Of what is read now: events that were counted one by one, their bytes, and what they say.
+        #: Of what is read now: events that were counted one by one, their bytes, and their output.
         self._counted_events = self._counted_bytes = 0
-        self._counted = Said()
+        self._counted = Output()
 
     def _note(self) -> None:
         self.usage, self.ended = self._stream.usage, self._stream.ended
@@ -215,7 +215,7 @@ class _Heard(ChunkStream):
             chunks = await self._stream.read()
         finally:
             self._note()
-        self._reservation.hear(said_in(chunks))
+        self._reservation.count(output_in(chunks))
         return chunks
 
     async def read_encoded(self, encode: Callable[[list[JSONObject]], bytes]) -> bytes:
@@ -227,21 +227,21 @@ class _Heard(ChunkStream):
         finally:
             self._note()
         counted, events = self._counted, max(0, encoded.count(_END) - self._counted_events)
-        said = max(0, len(encoded) - self._counted_bytes - self._frame * events)
-        self._reservation.hear(counted.plus(Said(said, events)))
-        self._counted_events, self._counted_bytes, self._counted = 0, 0, Said()
+        size = max(0, len(encoded) - self._counted_bytes - self._frame * events)
+        self._reservation.count(counted.plus(Output(size, events)))
+        self._counted_events, self._counted_bytes, self._counted = 0, 0, Output()
         return encoded
 
     def _encode(self, encode: Callable[[list[JSONObject]], bytes], chunks: list[JSONObject]) -> bytes:
-        written, said = encode(chunks), said_in(chunks)
-        if said.pieces == len(chunks) > 0 and not (said.audio or said.image):
+        written, output = encode(chunks), output_in(chunks)
+        if output.pieces == len(chunks) > 0 and not (output.audio or output.image):
             # The smallest: what looks for a pattern writes more, see ``dialects.frames``.
-            frame = (len(written) - said.size) // len(chunks)
+            frame = (len(written) - output.size) // len(chunks)
             self._frame = min(frame, self._frame or frame)
         else:
             self._counted_events += len(chunks)
             self._counted_bytes += len(written)
-            self._counted = self._counted.plus(said)
+            self._counted = self._counted.plus(output)
         return written
 
     def has_content(self, chunk: JSONObject) -> bool:

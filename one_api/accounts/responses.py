@@ -18,6 +18,7 @@ from one_api.accounts.tables import RESPONSES
 from one_api.dialects.json import JSONObject
 from one_api.dialects.responses.kept import GOES_ON, MAX_CHAIN_BYTES, MAX_LINKS, ChainTooLong, KeptResponse, kept
 from one_api.errors import AccountsUnavailable
+from one_api.serving.tasks import stop
 
 T = TypeVar("T")
 
@@ -47,10 +48,7 @@ class DatabaseResponses:
 
     async def aclose(self) -> None:
         """End that; the database is closed by others."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sweeper
+        await stop(self._sweeper)
 
     async def keep(
         self, owner: str, response: JSONObject, items: list[JSONObject], *, ttl_s: float, max_bytes: int

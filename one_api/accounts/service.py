@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,14 +11,21 @@ from sqlalchemy import Connection, Engine
 
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget
-from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable, DatabaseUnusable, open_engine
+from one_api.accounts.database import (
+    TRANSACTION_S,
+    Database,
+    DatabaseUnavailable,
+    DatabaseUnusable,
+    OtherTables,
+    open_engine,
+)
 from one_api.accounts.entries import entry_of
 from one_api.accounts.journal import journals_of
 from one_api.accounts.keyring import KeyCopy
 from one_api.accounts.keys import VirtualKey, digest_of, is_ours
 from one_api.accounts.leases import Leases
 from one_api.accounts.ledger import LedgerRow, Refusal
-from one_api.accounts.opening import open_database
+from one_api.accounts.opening import bring_up_to_date
 from one_api.accounts.prices import Prices
 from one_api.accounts.rates import Rates
 from one_api.accounts.reservations import Reservation, Settings
@@ -25,12 +33,15 @@ from one_api.accounts.responses import DatabaseResponses
 from one_api.contract import Caller
 from one_api.errors import AccountsUnavailable
 from one_api.records import CallRecord, WithinBudgets
+from one_api.serving.tasks import stop
 from one_api.settings.sections import BudgetConfig, DatabaseConfig
 
 T = TypeVar("T")
 
 #: How long a report or a change may take, with those that it waits for, in seconds.
 _REPORT_S = TRANSACTION_S + 1.0
+#: Between two looks at a database that could not be used at the start, in seconds.
+_OPEN_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +69,16 @@ class Accounts:
         self._databases: list[Database] = []
         #: What ``/v1/responses`` keeps; None where the database can never be used.
         self.responses: DatabaseResponses | None = None
-        #: Why there are no accounts.
+        #: Why there are no accounts; and why the database is not used yet.
         self._off: str | None = None
+        self._closed: str | None = None
+        self._opener: asyncio.Task[None] | None = None
 
     @property
     def degraded(self) -> str | None:
         """Return what works less well than it should; None when all is well."""
+        if self._off is None and self._closed is not None:
+            return f"the database cannot be used: {self._closed}"
         return self._off or (self._books.degraded if self._books is not None else None)
 
     def book(self, record: CallRecord, prices: Prices | None) -> None:
@@ -149,21 +164,23 @@ class Accounts:
     # Life
 
     async def start(self) -> None:
-        """Open the database and begin to write; called on the loop. Without a database requests go on all the same."""
+        """Open the database and begin to write; called on the loop. Without a database requests go on all the same.
+
+        One that cannot be used now is opened later, and nothing is asked of it before its tables are up to date.
+        """
         try:
-            engine = await asyncio.to_thread(open_database, self._settings, self._folder)
+            self._engine = engine = open_engine(self._settings.url, self._folder)
+            await self._open(engine)
         except DatabaseUnusable as error:
             self._off = f"there are no accounts: {error}"
             logger.error("%s; requests go on", self._off)
             return
-        except DatabaseUnavailable as error:
-            # It is tried again with every batch.
-            logger.error("the database cannot be used: %s; requests go on", error)
-            engine = open_engine(self._settings.url, self._folder)
-        self._engine = engine
+        if self._closed is not None:
+            self._opener = asyncio.get_running_loop().create_task(self._keep_opening(engine))
         # One thread each, so that a look for keys never waits behind a batch, nor a batch behind a report.
         names = ("books", "keys", "reports", "responses")
-        books, keys, self._reports, kept = self._databases = [Database(engine, name) for name in names]
+        self._databases = [Database(engine, name, lambda: self._closed) for name in names]
+        books, keys, self._reports, kept = self._databases
         self._keys = KeyCopy(keys, self._on_keys)
         await self._keys.start()
         self._books = Books(
@@ -176,8 +193,29 @@ class Accounts:
         self.responses = DatabaseResponses(kept)
         await self.responses.start()
 
+    async def _open(self, engine: Engine) -> None:
+        """Bring the tables up to date, or note why that cannot be done now; raises DatabaseUnusable."""
+        try:
+            await asyncio.to_thread(bring_up_to_date, engine, allowed=self._settings.migrate)
+        except (DatabaseUnavailable, OtherTables) as error:
+            why = str(error)
+            if why != self._closed:
+                logger.error("the database cannot be used: %s; requests go on", why)
+            self._closed = why
+            return
+        if self._closed is not None:
+            self._closed = None
+            logger.warning("the database is used from now on: its tables are up to date")
+
+    async def _keep_opening(self, engine: Engine) -> None:
+        while self._closed is not None:
+            await asyncio.sleep(_OPEN_S)
+            with suppress(DatabaseUnusable):  # its file has gone meanwhile: it may come back
+                await self._open(engine)
+
     async def aclose(self) -> None:
         """Write what is left, and close the database."""
+        await stop(self._opener)
         if self._leases is not None:
             await self._leases.aclose()
         if self._books is not None:

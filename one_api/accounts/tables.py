@@ -14,7 +14,7 @@ from one_api.accounts import percentiles
 
 METADATA = MetaData()
 #: The last change that makes them so.
-REVISION = "0009"
+REVISION = "0010"
 
 #: One row for each request that an upstream was asked for, or that a kept answer served.
 LEDGER = Table(
@@ -63,7 +63,8 @@ LEDGER = Table(
     Index("ledger_key_id", "key", "id"),
 )
 
-#: Sums of the ledger and of what was refused, for each minute (span 60) and each hour (span 3600).
+#: Sums of the ledger and of what was refused, for each minute (span 60) and each quarter of an hour (span 900): a day
+#: begins with one in every zone. Programs of before have kept them by the hour (span 3600).
 USAGE = Table(
     "usage",
     METADATA,

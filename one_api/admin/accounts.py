@@ -15,9 +15,9 @@ from one_api.accounts.periods import zone_named
 from one_api.accounts.service import Accounts
 from one_api.accounts.sheets import lines
 from one_api.admin.sheets import RequestSheet
+from one_api.api.bodies import read_body
 from one_api.api.service import service
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import read_body
 from one_api.contract import JSONObject
 from one_api.errors import AccountsUnavailable, InvalidRequest, UnknownPath
 from one_api.observability.log import audit

@@ -2,9 +2,10 @@
 
 from flask import Blueprint, Response
 
+from one_api.api.bodies import read_body
 from one_api.api.request_log import call_context
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import read_body, stream_response
+from one_api.api.streaming import stream_response
 from one_api.dialects.openai.chat_events import ChatEventWriter
 from one_api.dialects.openai.text_completion import TextRequest
 from one_api.serving.responses import json_response

@@ -4,9 +4,9 @@ import asyncio
 
 from flask import Blueprint, Response
 
+from one_api.api.bodies import read_body
 from one_api.api.request_log import call_context
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import read_body
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.embeddings import EmbeddingRequest, Encoding, written
 from one_api.serving.responses import PlainResponse

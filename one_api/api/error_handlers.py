@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 from flask_limiter import RateLimitExceeded
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
-from one_api.api.request_log import is_anthropic
+from one_api.api.response_headers import is_anthropic
 from one_api.contract import JSONObject
 from one_api.dialects.anthropic.inbound import errors as anthropic
 from one_api.dialects.responses.failure import error_of, status_of
@@ -39,6 +39,16 @@ class Envelope(NamedTuple):
     status: Callable[[GatewayError], int] = attrgetter("status")
     headers: Callable[[GatewayError], dict[str, str]] = GatewayError.headers
 
+
+#: What clients look for elsewhere in vain, and what they can do.
+_NOT_SERVED = {
+    "/v1/messages/batches": "There are no batches here: send each request to /v1/messages.",
+    "/v1/batches": "There are no batches here: send each request to its own address.",
+    "/v1/files": "There are no files here: send their content in the request.",
+    "/v1/conversations": "There are no conversations here: send `previous_response_id`, or the whole history.",
+    "/v1/assistants": "There are no assistants here: use /v1/responses.",
+    "/v1/threads": "There are no threads here: use /v1/responses.",
+}
 
 _ANTHROPIC = Envelope(anthropic.to_anthropic, anthropic.status_of, anthropic.headers_of)
 _RESPONSES = Envelope(lambda error, _: error_of(error), status_of)
@@ -84,7 +94,9 @@ def _answer_http(error: HTTPException) -> Response:
     place = f"{request.method} {request.path[:256]}"
     status = error.code or 500
     if status == 404:
-        return _answer(UnknownPath(f"No such address: {place}. The API is under {request.root_path}/v1."))
+        known = next((path for path in _NOT_SERVED if f"{request.path}/".startswith(f"{path}/")), None)
+        way_out = _NOT_SERVED[known] if known else f"The API is under {request.root_path}/v1."
+        return _answer(UnknownPath(f"No such address: {place}. {way_out}"))
     if status == 405:
         methods = sorted(set(getattr(error, "valid_methods", None) or ()) - {"HEAD", "OPTIONS"})
         response = _answer(MethodNotAllowed(f"{place} is not allowed: use {' or '.join(methods) or 'another method'}."))

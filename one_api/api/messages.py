@@ -6,9 +6,10 @@ from functools import partial
 
 from flask import Blueprint, Response, g, request
 
+from one_api.api.bodies import read_bytes
 from one_api.api.request_log import call_context
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import read_bytes, stream_response
+from one_api.api.streaming import stream_response
 from one_api.dialects.anthropic.inbound.answer import to_message
 from one_api.dialects.anthropic.inbound.carrier import Carrier
 from one_api.dialects.anthropic.inbound.chat import as_chat_request, form_of

@@ -5,7 +5,7 @@ from typing import cast
 
 from flask import Blueprint, Response, g, request
 
-from one_api.api.request_log import is_anthropic
+from one_api.api.response_headers import is_anthropic
 from one_api.api.snapshot import Snapshot, snapshot
 from one_api.contract import CONTEXT_NAMES, Caller
 from one_api.dialects.anthropic.inbound.models import model_info, model_page

@@ -29,7 +29,8 @@ def describe() -> Response:
 @cache
 def _document(*, accounts: bool) -> JSONObject:
     text = Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
-    document: JSONObject = yaml.safe_load(text)
+    # Its C form takes an eighth of the time, where PyYAML was built with it.
+    document: JSONObject = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
     document["info"]["version"] = __version__
     paths = document["paths"]
     for path in [each for each in paths if paths[each].pop(_ACCOUNTS_ONLY, False) and not accounts]:

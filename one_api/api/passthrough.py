@@ -10,9 +10,9 @@ from typing import cast
 
 from flask import Blueprint, Response, g, request
 
+from one_api.api.bodies import read_bytes
 from one_api.api.request_log import OpenCall, call_context
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import read_bytes
 from one_api.api.uploads import Upload
 from one_api.contract import ByteStream, Caller
 from one_api.dialects import sse

@@ -288,9 +288,9 @@ class Reload:
 
 @contextmanager
 def _giving_way() -> Iterator[None]:
-    """Have threads that compute give way to the loop quickly, and nothing collected meanwhile.
+    """Let the loop interrupt threads that compute soon, and do not collect garbage meanwhile.
 
-    A look at all that a large configuration is made of would stop everything for long.
+    A collection would go through all objects of a large configuration, and stop everything for long.
     """
     switch_s, collects = sys.getswitchinterval(), gc.isenabled()
     sys.setswitchinterval(_SWITCH_S)

@@ -1,29 +1,22 @@
-"""The record of each request, and the headers that every answer carries."""
+"""The record of each request, from its arrival to its only end."""
 
 import asyncio
-import math
 import random
 import re
-import string
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from functools import lru_cache
-from urllib.parse import quote
 
-from flask import Flask, Response
+from flask import Flask
 
-from one_api.accounts.money import dollars
+from one_api.api import response_headers
 from one_api.api.service import Service, service
 from one_api.api.snapshot import Snapshot
 from one_api.contract import Caller
-from one_api.dialects import durations
 from one_api.errors import GatewayError, ShuttingDown
 from one_api.records import ID, CallContext, CallRecord
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_globals, current_request
-from one_api.serving.request_body import RequestBody
-from one_api.serving.responses import add_headers, has_header
 from one_api.utils.auth import check_model
 
 #: Probes and scrapes come every few seconds and are of no interest: they are not recorded.
@@ -35,15 +28,6 @@ _CLIENT_IDS = (
     ("HTTP_X_CLAUDE_CODE_SESSION_ID", "session_id"),
     ("HTTP_THREAD_ID", "thread_id"),
 )
-#: What a model's name may bring into a header as it is; all else is percent-encoded.
-_HEADER_SAFE = string.punctuation
-#: Below it are the addresses of Anthropic's API.
-ANTHROPIC_PATH, MODELS_PATH = "/v1/messages", "/v1/models"
-#: Anthropic's clients send it with each request.
-ANTHROPIC_HEADER = "anthropic-version"
-_ANTHROPIC_LIMITS = "anthropic-ratelimit-"
-#: Longer lists of warnings are cut, in characters.
-_MAX_WARNINGS = 1500
 
 
 class OpenCall:
@@ -103,7 +87,7 @@ class OpenCall:
             if self._is_recorded:
                 await self.snapshot.limits.settle(self.record)
                 if self.record.cost is None:
-                    self.record.cost = _cost(self.record, self.snapshot)
+                    self.record.cost = self.snapshot.cost_of(self.record)
                 if self._parts.accounts is not None:
                     self._parts.accounts.book(self.record, self.snapshot.prices)
                 for observer in (self._parts.recent, *self._parts.observers):
@@ -134,7 +118,7 @@ def call_context(model: str, *, stream: bool) -> CallContext:
 def register(app: Flask) -> None:
     """Record every request of ``app``."""
     app.before_request(_begin)
-    app.after_request(_add_headers)
+    app.after_request(response_headers.add_to)
     app.teardown_request(_end)
 
 
@@ -162,91 +146,6 @@ def _template(rule: str) -> str:
 def _new_id() -> str:
     """Return the id of a request that has just come: ids rise with the milliseconds that they begin with."""
     return f"req_{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"
-
-
-def _add_headers(response: Response) -> Response:
-    known = current_globals()
-    record: CallRecord | None = known.get("call")
-    if record is None:
-        return response
-    record.status = response.status_code
-    record.bytes_out = response.calculate_content_length() or 0
-    body = current_request().environ["wsgi.input"]
-    if type(body) is RequestBody:  # that of our own server, which knows more
-        record.waited_s, record.bytes_in = record.waited_s + body.waited_s, body.taken
-    else:
-        record.bytes_in = current_request().content_length or 0
-    headers = {
-        **record.upstream_headers,
-        "x-request-id": record.request_id,
-        "x-gateway-attempts": str(len(record.attempts)),
-        "openai-processing-ms": str(round((time.monotonic() - record.started) * 1000)),
-        **known.get("limit_headers", {}),
-    }
-    if record.deployment is not None:
-        headers["x-gateway-deployment"] = _in_header(record.deployment)
-    if record.cache is not None:
-        headers["x-gateway-cache"] = record.cache
-    if record.cache_age_s is not None:
-        headers["age"] = str(record.cache_age_s)
-    if (cost := _cost(record, known.snapshot)) is not None:
-        record.cost = cost
-        headers["x-gateway-cost"] = dollars(cost)
-    if record.warnings:
-        headers["x-gateway-warnings"] = _warnings(record.warnings)
-    if is_anthropic():
-        headers = _for_anthropic(headers, record.request_id)
-    if not has_header(response.headers, "cache-control"):
-        headers["cache-control"] = "no-store"
-    add_headers(response.headers, headers)
-    return response
-
-
-@lru_cache(maxsize=256)
-def _in_header(deployment: str) -> str:
-    return quote(deployment, safe=_HEADER_SAFE)
-
-
-def _cost(record: CallRecord, used: Snapshot) -> int | None:
-    """Return what an answer costs in nano-dollars; None where that is not known, or not yet."""
-    prices = used.prices
-    if prices is None or record.deployment is None or (record.usage is None and record.units is None):
-        return None
-    rates = prices.rates(record.deployment)
-    return None if rates is None else rates.cost(record.usage, record.units)
-
-
-def _for_anthropic(headers: dict[str, str], request_id: str) -> dict[str, str]:
-    """Return headers as Anthropic's clients read them: the limits of the upstream's account are not the caller's."""
-    found = {name: value for name, value in headers.items() if not name.startswith(_ANTHROPIC_LIMITS)}
-    own = current_globals().get("limit_headers", {})
-    for kind in ("requests", "tokens"):
-        for what in ("limit", "remaining", "reset"):
-            if (value := own.get(f"x-ratelimit-{what}-{kind}")) is not None:
-                found[f"{_ANTHROPIC_LIMITS}{kind}-{what}"] = _moment_in(value) if what == "reset" else value
-    return found | {"request-id": request_id}
-
-
-def _moment_in(duration: str) -> str:
-    """Return when a duration such as ``1m30s`` has passed, in UTC and whole seconds, as RFC 3339 writes it."""
-    moment = math.ceil(time.time() + (durations.read(duration) or 0))
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def is_anthropic() -> bool:
-    """Return whether the current request's client expects Anthropic's words: its address is one of that API.
-
-    The lists of models are at one address for all clients; there a header decides.
-    """
-    asked = current_request()
-    path = asked.path
-    return path.startswith(ANTHROPIC_PATH) or (path.startswith(MODELS_PATH) and ANTHROPIC_HEADER in asked.headers)
-
-
-def _warnings(found: list[str]) -> str:
-    """Return warnings for a header: each once, without a character that is not safe there, and not too much of it."""
-    text = ", ".join(dict.fromkeys(found))
-    return quote(text if len(text) <= _MAX_WARNINGS else f"{text[:_MAX_WARNINGS]}...", safe=_HEADER_SAFE + " ")
 
 
 def _end(error: BaseException | None) -> None:

@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 from flask import Blueprint, Response, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
+from one_api.api.bodies import read_body
 from one_api.api.kept_responses import ResponseStore, find_items, history
 from one_api.api.request_log import call_context
 from one_api.api.service import service
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import STREAM_HEADERS, Keep, read_body, stream_response
+from one_api.api.streaming import STREAM_HEADERS, Keep, stream_response
 from one_api.contract import Caller
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
@@ -164,7 +165,8 @@ async def _translated(body: JSONObject, own: list[Any], history: list[JSONObject
     """Return a request in chat's words; raises InvalidRequest for what it has none for."""
     work = partial(translate, body, own, history=history, unseal=sealer.open)
     # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-    return await asyncio.to_thread(work) if len(own) > _SHORT_ITEMS else work()
+    is_short = g.get("is_short", False) and not history and len(own) <= _SHORT_ITEMS
+    return work() if is_short else await asyncio.to_thread(work)
 
 
 async def _own_items(body: JSONObject) -> list[Any]:

@@ -8,6 +8,7 @@ from one_api.config import Config
 from one_api.contract import Caller
 from one_api.errors import GatewayError
 from one_api.models.registry import ModelRegistry
+from one_api.records import CallRecord
 from one_api.serving.current import current_globals
 from one_api.utils.auth import AdminAccess, KeyRing
 from one_api.utils.rate_limit import RateLimits
@@ -47,6 +48,13 @@ class Snapshot:
     prices: "Prices | None" = None
     #: The requests that are served with it, open streams included.
     requests: set[OpenRequest] = field(default_factory=set)
+
+    def cost_of(self, record: CallRecord) -> int | None:
+        """Return what an answer costs in nano-dollars; None where that is not known, or not yet."""
+        if self.prices is None or record.deployment is None or (record.usage is None and record.units is None):
+            return None
+        rates = self.prices.rates(record.deployment)
+        return None if rates is None else rates.cost(record.usage, record.units)
 
 
 def snapshot() -> Snapshot:

@@ -9,7 +9,7 @@ from typing import IO
 from flask import request
 from werkzeug.wsgi import get_input_stream
 
-from one_api.api.compressed import encodings_of
+from one_api.api.bodies import encodings_of
 from one_api.dialects.multipart import Field, Form, InvalidForm, check_boundary, find_field
 from one_api.dialects.openai.passthrough import FormBody
 from one_api.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType

@@ -13,6 +13,8 @@ from one_api.utils.auth import is_from_this_machine
 
 #: Where people look first.
 _PATHS = frozenset({"", "/v1", "/docs"})
+#: What browsers accept takes some 200 characters; to read a list of thousands takes long, and needs no key.
+_MAX_ACCEPT = 1024
 #: No script, no frame, nothing from elsewhere.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _HOST = re.compile(r"[A-Za-z0-9._~\[\]:-]+")
@@ -28,6 +30,8 @@ def register(app: Flask) -> None:
 def _welcome() -> Response | None:
     asked = current_request()
     if asked.path.rstrip("/") not in _PATHS or asked.method not in ("GET", "HEAD"):
+        return None
+    if len(asked.environ.get("HTTP_ACCEPT", "")) > _MAX_ACCEPT:
         return None
     accepted = asked.accept_mimetypes
     if accepted["text/html"] <= accepted["application/json"]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from one_api.dialects import json
 from one_api.dialects.json import JSONObject
-from one_api.routing.selection import Route
+from one_api.routing.route import Route
 from one_api.settings.adapters import AdapterConfig
 
 #: Part of every key: raise it when the stored format changes. Old entries are then not found any more.
@@ -36,7 +36,7 @@ class CacheRoute(Struct, frozen=True):
     deployments: Sequence[tuple[str, str]]
     #: How many of them are targets.
     targets: int
-    #: Every deployment sends the usage of a stream, or can be asked for it, without the client's wish.
+    #: Every deployment sends the usage of a stream, or can be asked for it, whether or not the client wants it.
     streams_usage: bool = True
 
     @classmethod

@@ -22,6 +22,10 @@ class InvalidJSON(ValueError):
     """The bytes are not the JSON that was expected; the message says why, without quoting them."""
 
 
+class TooMuchJSON(InvalidJSON):
+    """The bytes hold more than is read, or nest deeper: to read them in another way makes no difference."""
+
+
 @dataclass(slots=True)
 class Elements:
     """What a JSON text holds outside its strings."""

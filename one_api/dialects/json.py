@@ -19,6 +19,7 @@ from one_api.contract import JSONObject as JSONObject
 from one_api.dialects.characters import all_whole, whole
 from one_api.dialects.elements import Elements, count_elements, count_in_steps, count_keys, is_deeper
 from one_api.dialects.elements import InvalidJSON as InvalidJSON
+from one_api.dialects.elements import TooMuchJSON as TooMuchJSON
 from one_api.dialects.json_pieces import PieceWriter
 from one_api.dialects.json_steps import (
     LONG_STEP_BYTES,
@@ -93,11 +94,7 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
             than ``MAX_VALUES`` values.
     """
     # A short text holds at most as many values and keys as bytes.
-    return _decode_held(data, None if len(data) <= _LONG_BYTES else _measure(data), max_depth, as_written)
-
-
-def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int, as_written: bool) -> Any:
-    """Decode a text of which ``held`` was counted; None is a short one."""
+    held = None if len(data) <= _LONG_BYTES else _measure(data)
     decoder = _decode_as_written if as_written else _decode
     try:
         if held is None:
@@ -108,7 +105,7 @@ def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int,
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
     except RecursionError:
-        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+        raise TooMuchJSON(f"it nests deeper than {max_depth} levels") from None
     except msgspec.MsgspecError as error:
         raise InvalidJSON(str(error)) from None
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
@@ -121,7 +118,7 @@ def _decode_held(data: bytes | bytearray, held: Elements | None, max_depth: int,
 
 def _check_depth(value: Any, max_depth: int) -> None:
     if is_deeper(value, max_depth):
-        raise InvalidJSON(f"it nests deeper than {max_depth} levels")
+        raise TooMuchJSON(f"it nests deeper than {max_depth} levels")
 
 
 def _check_size(held: Elements, value: Any, max_depth: int) -> None:
@@ -129,7 +126,7 @@ def _check_size(held: Elements, value: Any, max_depth: int) -> None:
     if held.containers > max_depth:
         _check_depth(value, max_depth)
     if held.keys > _MAX_KEYS and count_keys(value) > _MAX_KEYS:
-        raise InvalidJSON(f"it has more than {_MAX_KEYS} keys")
+        raise TooMuchJSON(f"it has more than {_MAX_KEYS} keys")
 
 
 def _finite(number: str) -> float | None:
@@ -153,7 +150,7 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
     try:
         value = _decode_all_generously(data)
     except RecursionError:
-        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+        raise TooMuchJSON(f"it nests deeper than {max_depth} levels") from None
     _check_size(held, value, max_depth)
     return value
 
@@ -241,7 +238,7 @@ def decode_large_value(
     except UnicodeDecodeError:
         raise InvalidJSON("it is not valid UTF-8") from None
     except RecursionError:
-        raise InvalidJSON(f"it nests deeper than {max_depth} levels") from None
+        raise TooMuchJSON(f"it nests deeper than {max_depth} levels") from None
     except msgspec.MsgspecError:
         raise InvalidJSON("it is malformed") from None  # the place would be one in a slice
     yield
@@ -344,7 +341,7 @@ def _measure(data: bytes | bytearray) -> Elements:
 
 def _check_measure(held: Elements) -> None:
     if held.values > MAX_VALUES:
-        raise InvalidJSON(f"it holds more than {MAX_VALUES} values")
+        raise TooMuchJSON(f"it holds more than {MAX_VALUES} values")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ _MESSAGES_PATHS = {
     "reasoning_effort": "output_config.effort",
     "response_format.json_schema": "output_config.format",
     "response_format": "output_config.format",
+    "stop": "stop_sequences",
 }
 _QUOTED = re.compile(r"`([a-z_]+[^`\s]{0,200})`")
 _FUNCTION = re.compile(r"tools(?:\[(\d+)\])?\.function\b")
@@ -97,7 +98,7 @@ _HARMLESS: Mapping[str, Any] = {"n": 1, "modalities": ["text"], "verbosity": "me
 def find_foreign(body: JSONObject, words: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the first word of another dialect in a request that would change the answer, and what helps."""
     for name, value in body.items():
-        if name in words and _asks(name, value):
+        if name in words and asks_for(name, value):
             return name, words[name]
     return None
 
@@ -116,9 +117,12 @@ def is_foreign(error: GatewayError, words: Mapping[str, str]) -> bool:
     return help_text is not None and error.message.endswith(help_text)
 
 
-def _asks(name: str, value: Any) -> bool:
+def asks_for(name: str, value: Any) -> bool:
+    """Return whether a parameter with this value asks for anything."""
     if name == "parallel_tool_calls":  # the one of which true is the default
         return value is False
+    if name == "web_search_options" and value == {}:  # it asks for a search as it is by default
+        return True
     return value is not None and value is not False and value not in ("", [], {}) and value != _HARMLESS.get(name)
 
 

@@ -35,6 +35,10 @@ class ErrorPayload(InvalidAnswer):
         self.chunks = chunks or []
 
 
+class TooLargeAnswer(InvalidAnswer):
+    """An answer holds more than is read."""
+
+
 class UnfitAnswer(InvalidAnswer):
     """The answer is whole and can be read, but it has not the form that the client asked for."""
 
@@ -56,6 +60,11 @@ _CHUNK_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"}
 )  # fmt: skip
 _CHUNK = "chat.completion.chunk"
+#: The same of Anthropic's events.
+_EVENT_FIELDS = frozenset({"type", "index", "message", "content_block", "delta", "usage"})
+_EVENTS = (
+    "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"
+)  # fmt: skip
 #: Text that is no JSON and speaks of an error.
 _SPEAKS_OF_ERROR = re.compile(
     rb"\s*<(?:!doctype|html|head|body|\?xml|center|h1|title)\b|\W*(?:(?:\w*error|\w*exception|fatal|traceback"
@@ -90,12 +99,16 @@ def read_event(event: Event, *, by_name: bool = False) -> JSONObject | None:
     value: Any
     try:
         value = json.decode(event.data)
+    except json.TooMuchJSON as error:
+        raise TooLargeAnswer(f"an event cannot be read: {error}") from None
     except json.InvalidJSON as error:
         value = _read_loosely(event.data, error)
     payload: JSONObject | None = value if type(value) is dict else _object_in(value)
     if payload is None or payload is DONE:
         return payload
     if payload.get("object") == _CHUNK and payload.keys() <= _CHUNK_FIELDS:
+        return payload
+    if by_name and payload.keys() <= _EVENT_FIELDS and payload.get("type") in _EVENTS:
         return payload
     if "error" in payload or "base_resp" in payload or not payload.get("choices"):
         check_error(payload, is_named=by_name and _is_named(payload, event))
@@ -108,7 +121,7 @@ def feed_all(feed: Callable[[Event], list[JSONObject]], event: Event, error: Inv
 
     ``error`` is why ``event`` itself cannot be read; it is raised when ``event`` does not hold several.
     """
-    several = [] if isinstance(error, ErrorPayload) else json.split(event.data)
+    several = [] if isinstance(error, (ErrorPayload, TooLargeAnswer)) else json.split(event.data)
     if len(several) < 2:
         try:
             raise error

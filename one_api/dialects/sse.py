@@ -20,8 +20,8 @@ HEARTBEAT = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
 _BOM = b"\xef\xbb\xbf"
-#: The bytes around the data of nearly every event.
-_DATA, _BLANK = b"data: ", b"\n\n"
+#: The bytes around the data of nearly every event, and before its name.
+_DATA, _BLANK, _NAME = b"data: ", b"\n\n", b"event: "
 
 
 class EventTooLarge(ValueError):
@@ -69,12 +69,8 @@ class EventReader:
         self._by_line = False
         #: Blocks that ended, those without data included: signs that the server is alive.
         self.blocks = 0
-
-    @property
-    def is_between_events(self) -> bool:
-        """Return whether no event has come in part, and events end with a blank line as they should."""
-        held = self._rest or self._data or self._name or self._bare or self._list is not None
-        return not (held or self._start or self._by_line or self._size)
+        #: No event has come in part, and events end with a blank line as they should.
+        self.is_between_events = False
 
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that ``received`` completes.
@@ -82,10 +78,11 @@ class EventReader:
         Raises:
             EventTooLarge: when an event exceeds the bound.
         """
-        if self.is_between_events and _is_usual(received) and len(received) <= self._max_bytes:
+        if self.is_between_events and len(received) <= self._max_bytes and (event := _usual(received)) is not None:
             self._no_blank = self._after_cr = False
             self.blocks += 1
-            return [Event(received[len(_DATA) : -len(_BLANK)])]
+            return [event]
+        self.is_between_events = False
         if self._after_cr and received:
             received = received.removeprefix(b"\n")
             self._after_cr = False
@@ -94,6 +91,8 @@ class EventReader:
         self._rest_size += len(received)
         events = self._cut() if b"\n" in received or b"\r" in received or self._start else []
         self._bound(self._rest_size)
+        held = self._rest or self._data or self._name or self._bare or self._list is not None
+        self.is_between_events = not (held or self._start or self._by_line or self._size)
         return events
 
     def end(self) -> list[Event]:
@@ -260,11 +259,14 @@ _OPENS_LIST = re.compile(rb"\s*\[\s*(?:\{|$)")
 _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
 
 
-def _is_usual(received: bytes) -> bool:
-    """Return whether bytes are one event that has nothing but one line of data."""
-    end = len(received) - len(_BLANK)
-    is_framed = received.startswith(_DATA) and received.endswith(_BLANK) and end > len(_DATA)
-    return is_framed and received.find(b"\n") == end and b"\r" not in received
+def _usual(received: bytes) -> Event | None:
+    """Return the event that bytes are, if it has nothing but one line of data, and perhaps its name before that."""
+    start = received.find(b"\n") + 1 if received.startswith(_NAME) else 0
+    begin, end = start + len(_DATA), len(received) - len(_BLANK)
+    is_framed = received.startswith(_DATA, start) and received.endswith(_BLANK) and end > begin
+    if not is_framed or received.find(b"\n", begin) != end or b"\r" in received:
+        return None
+    return Event(received[begin:end], received[len(_NAME) : start - 1].decode("utf-8", "replace") if start else "")
 
 
 def _is_text(line: bytes) -> bool:

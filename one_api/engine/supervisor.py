@@ -47,17 +47,6 @@ _MAX_LEASE_WAIT_S = 5.0
 _MAX_TIMEOUTS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """What this process knows of one model's engine. ``failure`` is the reason of the last failed ``ensure``."""
-
-    model: Path
-    alias: str
-    endpoint: Endpoint | None
-    starting: bool
-    failure: str | None
-
-
 @dataclass(slots=True)
 class _Entry:
     """What this process knows of one model: the current answer, the lease that goes with it, a start under way."""
@@ -67,7 +56,6 @@ class _Entry:
     checked_at: float = -math.inf
     lease: FileLock | None = None
     lease_name: str = ""
-    failure: str | None = None
     #: Requests in a row that were not answered in time.
     hangs: int = 0
     task: asyncio.Task[Endpoint | EngineFailed] | None = None
@@ -144,13 +132,6 @@ class EngineSupervisor:
         """Return what the names of a model's slot files begin with; touches files, and raises EngineFailed."""
         return slots_base(self._run_dir, self._settings, model)
 
-    def status(self) -> list[EngineStatus]:
-        """Return what this process knows, one entry per model that was asked for. Touches no file."""
-        return [
-            EngineStatus(model, entry.alias, entry.endpoint, entry.task is not None, entry.failure)
-            for model, entry in self._entries.items()
-        ]
-
     async def close(self) -> None:
         """Give up starts under way and release all leases; engines without a user end ``lease_rest_s`` later."""
         self._shut.set()
@@ -178,14 +159,12 @@ class EngineSupervisor:
                 await self._take_lease(plan, entry)
                 endpoint = await self._find_or_start(plan, known, hangs)
                 entry.hangs = 0
-            entry.endpoint, entry.checked_at, entry.failure = endpoint, time.monotonic(), None
+            entry.endpoint, entry.checked_at = endpoint, time.monotonic()
             return endpoint
         except EngineFailed as error:
-            entry.failure = error.reason
             return error
         except OSError as error:
-            entry.failure = f"{entry.alias}: {error}; check {self._run_dir}"
-            return EngineFailed(entry.failure)
+            return EngineFailed(f"{entry.alias}: {error}; check {self._run_dir}")
         finally:
             entry.task = None
 

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from one_api.limits import table
 from one_api.limits.shared_file import SharedFile
@@ -26,7 +26,7 @@ _FULL_S = 60.0
 class _Key:
     """What this process knows of one key."""
 
-    __slots__ = ("alone", "digest", "leases", "place", "seen")
+    __slots__ = ("alone", "digest", "leases", "place", "seen", "sequence")
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
@@ -34,14 +34,11 @@ class _Key:
         self.place: int | None = None
         #: Its record and leases as this process last saw them: a file that is replaced gets them back.
         self.seen: bytearray | None = None
+        #: The number of the last change that was seen; 0 before the first.
+        self.sequence = 0
         self.leases: dict[int, float] = {}
         #: What this process has counted while the file could not be used.
         self.alone: Window | None = None
-
-    @property
-    def sequence(self) -> int:
-        """Return the number of the last change that was seen."""
-        return 0 if self.seen is None else table.sequence_of(self.seen)
 
     def known(self) -> Window:
         """Return what was last seen of it."""
@@ -146,9 +143,11 @@ class SharedStore(LocalStore):
         with suppress(OSError):
             await super().clear(key)
 
-    async def change(self, key: str, act: Callable[[Window], T], tick_s: float = 1.0, *, leases: bool = False) -> T:
+    def change(
+        self, key: str, act: Callable[[Window], T], tick_s: float = 1.0, *, leases: bool = False
+    ) -> Coroutine[Any, Any, T]:
         """See ``LocalStore``; raises OSError when the file cannot be used."""
-        return await self._change(self._known(key), act, tick_s, leases=leases)
+        return self._change(self._known(key), act, tick_s, leases=leases)
 
     async def _change(self, known: _Key, act: Callable[[Window], T], tick_s: float, *, leases: bool = False) -> T:
         if not self._breaker.admits():
@@ -165,17 +164,17 @@ class SharedStore(LocalStore):
         except OSError as error:
             self._fail(error)
             raise
-        if self._problem is not None or self._breaker.has_failed:
+        if self._problem is not None:
             self._recover()
         return result
 
     def _change_record(self, file: int, known: _Key, act: Callable[[Window], T], tick_s: float, *, leases: bool) -> T:
         """Let ``act`` change one record of the locked file, with what was lost of it or counted without it."""
-        record, place = table.find(file, known.digest, known.place)
+        record, place = table.find(file, known.digest, known.place, known.seen)
         known.place = place
-        window, sequence = Window(table.numbers_of(record)), table.sequence_of(record)
+        window = Window(table.numbers_of(record))
+        sequence, held = table.state_of(record)
         lost = sequence < known.sequence
-        held = table.held_of(record)
         with_leases = leases or lost or known.alone is not None
         if with_leases and held:
             window.leases = table.read_leases(file, place, held)
@@ -187,7 +186,7 @@ class SharedStore(LocalStore):
             known.leases = window.leases
         table.set_head(record, known.digest, sequence + 1, tick_s, held)
         table.write(file, place, record)
-        known.seen, known.alone = record, None
+        known.seen, known.sequence, known.alone = record, sequence + 1, None
         return result
 
     @staticmethod
@@ -232,10 +231,11 @@ class SharedStore(LocalStore):
     def _look(self, file: int, known: _Key) -> None:
         """Note what the file says of a key, without the lock: a record that is just being written is passed over."""
         with suppress(OSError):
-            record, known.place = table.find(file, known.digest, known.place)
-            if table.sequence_of(record) > known.sequence:
-                known.leases = table.read_leases(file, known.place, table.held_of(record))
-                known.seen = record
+            record, known.place = table.find(file, known.digest, known.place, known.seen)
+            sequence, held = table.state_of(record)
+            if sequence > known.sequence:
+                known.leases = table.read_leases(file, known.place, held)
+                known.seen, known.sequence = record, sequence
 
     def _alone(self, key: str, limits: Limits, now: float) -> tuple[Window, Limits]:
         """Return where this process counts without the file, and its part of what was left when it last saw that."""
@@ -268,9 +268,8 @@ class SharedStore(LocalStore):
 
     def _recover(self) -> None:
         self._breaker.succeeded()
-        if self._problem is not None:
-            logger.warning("The file of the limits can be used again")
-            self._problem = None
+        logger.warning("The file of the limits can be used again")
+        self._problem = None
 
     async def aclose(self) -> None:
         """Close the file."""

@@ -109,7 +109,8 @@ class LocalStore(LimitStore):
     async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
         """See ``LimitStore``."""
         now, leased = time.monotonic(), limits.concurrent is not None
-        verdict = await self.change(key, lambda window: window.take(limits, now, tokens, lease), leases=leased)
+        take = functools.partial(Window.take, limits=limits, now=now, tokens=tokens, lease=lease)
+        verdict = await self.change(key, take, leases=leased)
         return verdict, Ticket(key, lease, tokens, now, leased=leased)
 
     async def settle(self, ticket: Ticket, tokens: int) -> None:

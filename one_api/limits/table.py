@@ -51,21 +51,15 @@ def numbers_of(record: bytearray) -> memoryview:
     return memoryview(record)[_HEAD.size : _BODY].cast("q")
 
 
-def sequence_of(record: bytearray) -> int:
-    """Return the number of a record's last change; 0 for one that is new."""
-    found: int = _HEAD.unpack_from(record)[1]
-    return found
+def state_of(record: bytearray) -> tuple[int, int]:
+    """Return the number of a record's last change, 0 for one that is new, and how many leases it has."""
+    _, sequence, _, held = _HEAD.unpack_from(record)
+    return sequence, held
 
 
 def tick_of(record: bytearray) -> float:
     """Return how long a tick of a record's window is, in seconds."""
     found: float = _HEAD.unpack_from(record)[2]
-    return found
-
-
-def held_of(record: bytearray) -> int:
-    """Return how many leases a record has."""
-    found: int = _HEAD.unpack_from(record)[3]
     return found
 
 
@@ -83,18 +77,18 @@ def in_use(file: int) -> Iterator[tuple[int, bytes]]:
         part = os.pread(file, _RECORD * _READ_AT_ONCE, _RECORD * first)
         for place, start in enumerate(range(0, len(part) - _RECORD + 1, _RECORD), first):
             record = bytearray(part[start : start + _RECORD])
-            if sequence_of(record) and _is_intact(record) and not is_over(record, now):
+            if state_of(record)[0] and _is_intact(record) and not is_over(record, now):
                 yield place, bytes(record[:_DIGEST_BYTES])
 
 
-def find(file: int, digest: bytes, place: int | None) -> tuple[bytearray, int]:
-    """Return the record of a key, a new one if there is none, and its place; ``place`` is where it was when last seen.
+def find(file: int, digest: bytes, place: int | None, seen: bytearray | None) -> tuple[bytearray, int]:
+    """Return the record of a key, a new one if there is none, and its place.
 
-    Raises TableFull.
+    ``place`` is where it was when last seen, and ``seen`` what it was then. Raises TableFull.
     """
     if place is not None:
         record = _read(file, place)
-        if record.startswith(digest) and _is_intact(record):
+        if record == seen or (record.startswith(digest) and _is_intact(record)):
             return record, place
     free, now = None, time.monotonic()
     home = int.from_bytes(digest[:4], "big")

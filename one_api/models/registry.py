@@ -27,8 +27,9 @@ from one_api.routing.explain import explain
 from one_api.routing.failover import Failover
 from one_api.routing.health import Health
 from one_api.routing.retry_limit import RetryLimit
+from one_api.routing.route import Route
 from one_api.routing.routes import Routes, unknown_model
-from one_api.routing.selection import Route, candidates, choose
+from one_api.routing.selection import candidates, choose
 from one_api.routing.suited import SuitedRoutes, is_passed_through
 from one_api.settings.sections import GroupConfig
 from one_api.upstream.scrubbing import Scrubber
@@ -60,7 +61,7 @@ class ModelRegistry:
         self.scrubber = Scrubber()
         self._started = False
 
-    # The article's verbs
+    # Adapters and models; also for callers in Python
 
     def register_adapter(self, name: str, adapter: BaseModelAdapter) -> None:
         """Add an adapter under a name of its own."""
@@ -94,7 +95,7 @@ class ModelRegistry:
     async def list_all_models(self) -> list[JSONObject]:
         """Return the entries of the ids that are listed; requests may name all of ``model_mapping``."""
         await self.settle()
-        return [entry for model in self.routes.listed if (entry := self.routes.entry(model)) is not None]
+        return self.routes.entries()
 
     async def get_model(self, model: str) -> JSONObject:
         """Return one entry; raises UnknownModel."""
@@ -189,7 +190,7 @@ class ModelRegistry:
         names = [each.name for each in (*route.targets, *route.fallbacks)]
         return await context.within_budgets.ask(call, names, ask)
 
-    # The article's data
+    # What there is
 
     @property
     def model_groups(self) -> dict[str, GroupConfig]:

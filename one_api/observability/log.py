@@ -65,7 +65,8 @@ class LogObserver:
 
     def on_call(self, record: CallRecord) -> None:
         """Write the line."""
-        fields = record.fields() | {"worker": self._worker()}
+        fields = record.fields()
+        fields["worker"] = self._worker()
         if self._sample < 1 and record.outcome in ("ok", "cached"):
             if random.random() >= self._sample:
                 return

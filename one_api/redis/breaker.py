@@ -26,14 +26,9 @@ class Breaker:
         """Return how often the service has failed in a row."""
         return self._failures
 
-    @property
-    def has_failed(self) -> bool:
-        """Return whether the service failed when last asked."""
-        return self._failures > 0
-
     def admits(self) -> bool:
         """Return whether to call now. While open, the call for which it says yes is the probe."""
-        if not self.is_open:
+        if self._failures < _FAILURES:
             return True
         if self._clock() < self._open_until:
             return False

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import redis.asyncio
 from redis.exceptions import NoScriptError, ResponseError
 
+from one_api.bounded import once_a_minute
 from one_api.redis.breaker import Breaker
 from one_api.redis.script import Script
 
@@ -26,8 +27,6 @@ _CONNECT_S = 0.25
 _TRIP = 64
 #: After a deadline, so many turns of the loop are still given to an answer that has arrived already.
 _LAST_LOOKS = 5
-#: A refusal is logged at most once in so many seconds.
-_REFUSAL_LOGGED_S = 60.0
 #: A late answer is waited for in the background, for so many seconds.
 _MAX_LATE_S = 2.0
 #: So many failures within so many seconds are too many, also when others succeed between them.
@@ -91,7 +90,6 @@ class RedisLink:
         #: A connection was used before: no time for making one need be allowed.
         self._connected = False
         self._breaker = Breaker()
-        self._refusal_logged = 0.0
         #: Commands that wait for the next trip; each trip takes all that are there.
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._pump: asyncio.Task[None] | None = None
@@ -125,7 +123,9 @@ class RedisLink:
             self._pump = asyncio.create_task(self._travel())
         found = await answer
         if isinstance(found, ResponseError):
-            self._log_refusal(found)
+            # Only the error's class: its text may hold what was sent.
+            refusal = type(found).__name__
+            once_a_minute(self._logger.warning, "Redis refuses a command (%s): %s", refusal, self._without)
             raise RedisRefusal
         if isinstance(found, Exception):
             raise found if isinstance(found, RedisUnavailable) else RedisUnavailable
@@ -167,7 +167,7 @@ class RedisLink:
         try:
             answers = await _within(self._limit_s(), sending)
             self._connected = True
-            if problem := next((answer for answer in answers if self._is_illness(answer)), None):
+            if problem := next((answer for answer in answers if self._counts_as_failure(answer)), None):
                 raise problem
         except Exception as error:  # the client's parser raises anything; else the callers would wait for ever
             self._fail(error)
@@ -219,7 +219,7 @@ class RedisLink:
         task.add_done_callback(self._late.discard)
         return [RedisUnavailable(each) for each in late]
 
-    def _is_illness(self, answer: Any) -> bool:
+    def _counts_as_failure(self, answer: Any) -> bool:
         return isinstance(answer, Exception) and not (self._forgiving and isinstance(answer, ResponseError))
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
@@ -238,13 +238,6 @@ class RedisLink:
                 pipeline.execute_command(*command)
             answers: list[Any] = await pipeline.execute(raise_on_error=False)
             return answers
-
-    def _log_refusal(self, refusal: ResponseError) -> None:
-        """Log that Redis refuses, at most once a minute: only the error's class, as its text may hold what was sent."""
-        now = time.monotonic()
-        if not self._refusal_logged or now - self._refusal_logged > _REFUSAL_LOGGED_S:
-            self._refusal_logged = now
-            self._logger.warning("Redis refuses a command (%s): %s", type(refusal).__name__, self._without)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -16,7 +16,8 @@ from one_api.routing.deployment import Deployment
 from one_api.routing.health import FIXED_TOKENS, TYPICAL_TOKENS
 from one_api.routing.resume import Sent
 from one_api.routing.retry_limit import RetryLimit
-from one_api.routing.selection import Candidate, Route
+from one_api.routing.route import Route
+from one_api.routing.selection import Candidate
 
 
 class Attempt:

@@ -5,7 +5,7 @@ import logging
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import UpstreamError, UpstreamRejected
 from one_api.records import CallContext
-from one_api.routing.selection import Route
+from one_api.routing.route import Route
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from one_api.dialects.json import JSONObject
 from one_api.routing.deployment import Deployment
-from one_api.routing.selection import Candidate, Route, candidates, shares
+from one_api.routing.route import Route
+from one_api.routing.selection import Candidate, candidates, shares
 
 
 def explain(route: Route, stream: bool, now: float | None = None) -> JSONObject:

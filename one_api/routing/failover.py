@@ -23,7 +23,8 @@ from one_api.routing.hedging import Hedging, first_to_answer
 from one_api.routing.resume import Diverged, Sent, after_the_same, resumable
 from one_api.routing.retries import NextAttempt, error_for_client, first_step, look, next_step, overflows
 from one_api.routing.retry_limit import RetryLimit
-from one_api.routing.selection import Route, choose, probe_others_now
+from one_api.routing.route import Route
+from one_api.routing.selection import choose, probe_others_now
 from one_api.serving.timeouts import Deadline
 
 #: First content of a stream while another candidate is left, where no limit is set, in seconds.

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 #: Answers whose times are kept, and how many of them a p95 needs.
 _SAMPLES, _MIN_SAMPLES = 100, 20
-#: Less than this part of a hedge is nothing.
+#: The budget may be exceeded by this part of a hedge: counts that fade are not exact.
 _EPSILON = 0.001
 
 
@@ -50,10 +50,10 @@ class Hedging:
         return sorted(self._times_s)[math.ceil(0.95 * len(self._times_s)) - 1]
 
     def take(self) -> bool:
-        """Take one second question out of the budget; False when there is none.
+        """Take one hedge out of the budget; False when nothing is left.
 
-        A second question costs tokens and rescues nothing, so it is counted over time: at most the configured share of
-        the requests of late, with the half-life of all that is known of deployments, and one.
+        A hedge costs tokens and rescues no request, so hedges are counted over time: one, and the configured share of
+        the recent requests. Both counts fade as all that is known of deployments does.
         """
         self._fade()
         if self._hedges + 1 > 1 + self._budget * self._requests + _EPSILON:

@@ -1,7 +1,7 @@
 """A stream that broke goes on elsewhere: what the client has so far, and what of another answer it still lacks.
 
-Nothing is said twice and nothing is left out: another answer is taken only if it begins with exactly the text that
-was sent, or if its deployment goes on from that text itself (``prefill``).
+No text is sent twice, and none is left out: another answer is taken only if it begins with exactly the text that was
+sent, or if its deployment goes on from that text itself (``prefill``).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.routing.first_content import OnFirstContent
 
-#: A field of deltas, and what it says in one go.
+#: A field of deltas, and its text up to the next change of fields.
 Run: TypeAlias = tuple[str, str]
 #: The fields of a delta that are text; any other content ends what can be resumed.
 _TEXTS = ("content", "reasoning_content")
@@ -40,7 +40,7 @@ class Sent:
     runs: list[tuple[str, list[str]]] = field(default_factory=list)
     #: Events with content: about as many tokens.
     events: int = 0
-    #: What every chunk of a stream says alike.
+    #: What is the same in every chunk of a stream.
     envelope: JSONObject = field(default_factory=dict)
     _size: int = 0
 
@@ -79,7 +79,7 @@ class Sent:
         return self.said[0][1] if [name for name, _ in self.runs] == ["content"] else None
 
     def prefilled(self, body: JSONObject, text: str) -> JSONObject:
-        """Return ``body`` so that the answer goes on from ``text``, which what was sent begins with."""
+        """Return ``body`` with ``text``, the beginning of what was sent, as its last message, to go on from."""
         longer = body | {"messages": [*body["messages"], {"role": "assistant", "content": text}]}
         for limit in ("max_tokens", "max_completion_tokens"):
             if isinstance(longer.get(limit), int):
@@ -108,7 +108,7 @@ async def after_the_same(
     """Read ``stream`` past what was sent, and return what follows it, as far as it has come.
 
     Raises:
-        Diverged: when it says anything else.
+        Diverged: when its text is another one.
         UpstreamError: when it fails before that.
     """
     left = list(sent)

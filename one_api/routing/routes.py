@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from one_api.config import Config
+from one_api.contract import ModelInfo
 from one_api.dialects.json import JSONObject
 from one_api.errors import UnknownModel
-from one_api.models.adapters.base import BaseModelAdapter, model_of, models_of
+from one_api.models.adapters.base import BaseModelAdapter, RequestAdapter, model_of, models_of
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import Health
-from one_api.routing.policy import Policy
-from one_api.routing.selection import Route
+from one_api.routing.route import Policy, Route
 from one_api.settings.adapters import Timeouts
 from one_api.settings.changes import upstream_of
 from one_api.settings.groups import expanded
@@ -36,6 +36,8 @@ class Routes:
         self._of_groups: dict[str, Route] = {}
         #: How deployments have been doing, by adapter, what identifies its upstream, and model; bounded as above.
         self._healths: Healths = {}
+        #: The model list, and what of the adapters it was made of.
+        self._entries: tuple[list[list[ModelInfo]], list[JSONObject]] = [], []
 
     def known(self, model: str) -> Route:
         """Return where ``model`` leads; raises UnknownModel."""
@@ -115,6 +117,16 @@ class Routes:
             for model in mapping
             if model in self.model_groups or model not in mapping.get(model.partition("/")[2], ())
         ]
+
+    def entries(self) -> list[JSONObject]:
+        """Return the entries of the ids that are listed: the same ones, as long as the adapters list the same models.
+
+        What a foreign adapter says of one model may change without its list.
+        """
+        known = [models_of(adapter) for adapter in self._adapters.values()]
+        if known != self._entries[0] or not all(isinstance(each, RequestAdapter) for each in self._adapters.values()):
+            self._entries = known, [entry for model in self.listed if (entry := self.entry(model)) is not None]
+        return self._entries[1]
 
     def deployments_of(self, model: str) -> list[str]:
         """Return the deployments that serve ``model``, as ``adapter/upstream model``, without those of fallbacks."""

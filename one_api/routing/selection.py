@@ -8,12 +8,12 @@ import math
 import random
 from collections.abc import Sequence
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from one_api.routing.circuit import State
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import Timing
-from one_api.routing.policy import Policy
+from one_api.routing.route import Route
 
 #: ``adaptive`` gives each a share by (best cost / its cost) to this power: 2 times slower gets a 400th.
 POWER = 10.0
@@ -30,18 +30,6 @@ _UNKNOWN_S = 1.0
 
 _FULL, _TRIED, _COOLING_DOWN = "full", "tried", "cooling-down"
 _OUT = (State.OPEN, State.PROBING)
-
-
-class Route(Struct):
-    """Where one model id leads. ``targets`` serve that model; ``fallbacks`` are other models, in order."""
-
-    model: str
-    targets: list[Deployment]
-    fallbacks: list[Deployment] = field(default_factory=list)
-    strategy: str = "adaptive"
-    policy: Policy = Policy()
-    #: How often a target was chosen here; round robin counts on.
-    turn: int = 0
 
 
 class Candidate(Struct):
@@ -86,12 +74,11 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
 
 
 def cost_s(deployment: Deployment, timing: Timing, median_s: float, fair_load: float, now: float) -> float:
-    """Return what a typical answer costs there: expected seconds, by load, by how likely it is to come at all.
+    """Return what a typical answer costs there: expected seconds, made dearer by load and by failures.
 
-    Times that were measured under the usual load are old news when there is more in flight: what queues up shows at
-    once, in what is in flight, and only later in times. One that is out or coming back has no usual load, and its
-    times are few and long ago: there all that is above ``fair_load``, its part of what is in flight in the group,
-    counts.
+    A queue shows in the requests in flight at once, and in the measured times only later. So a deployment with more in
+    flight than usual costs more. One whose circuit is not closed has no usual load: there the requests above
+    ``fair_load`` count, which is its part of what is in flight in the group.
     """
     health = deployment.health
     in_flight = health.in_flight

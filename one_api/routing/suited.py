@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from one_api.contract import DOORS, Kind
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest
-from one_api.routing.selection import Route
+from one_api.routing.route import Route
 
 logger = logging.getLogger(__name__)
 

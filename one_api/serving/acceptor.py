@@ -13,8 +13,8 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
 
+from one_api.bounded import once_a_minute
 from one_api.serving.fairness import scheduler
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ _PAUSE_S = 0.1
 #: How much of what a refused client has sent is taken, so that closing does not destroy the answer, in bytes.
 _MAX_TAKEN_BYTES = 64 * 1024
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_DESCRIPTOR = "no file descriptor is left for new clients, which get the answer 503: raise the limit (ulimit -n)"
 
 
 class Acceptor:
@@ -102,7 +103,7 @@ class Acceptor:
 
     def _refuse(self) -> bool:
         """Answer one client with the descriptor that is kept back; False, and a pause, when there is none."""
-        _log_exhausted(int(self._loop.time() // 60))
+        once_a_minute(logger.error, _NO_DESCRIPTOR)
         if self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None
@@ -139,9 +140,3 @@ class Acceptor:
         """Wait until all that were accepted have a connection object of ours."""
         if self._opening:
             await asyncio.wait(self._opening, timeout=_OPENING_S)
-
-
-@lru_cache(maxsize=1)
-def _log_exhausted(minute: int) -> None:
-    """Log it once in each minute."""
-    logger.error("no file descriptor is left for new clients, which get the answer 503: raise the limit (ulimit -n)")

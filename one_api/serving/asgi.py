@@ -22,10 +22,10 @@ from one_api.settings.sections import ServerConfig
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-#: How long requests may take to say goodbye when the process ends, in seconds.
+#: How long requests that are cut may take to end when the process ends, in seconds.
 _END_S = 5.0
 #: How long the last piece of a cut stream may wait for a slow reader, in seconds.
-_LAST_WORD_S = 1.0
+_LAST_EVENT_S = 1.0
 #: How long a body that is not wanted is taken before the connection is closed, in seconds.
 _DISCARD_S = 2.0
 #: A body that is not wanted is waited for before its answer, so that the connection stays, if it has no more bytes than
@@ -35,23 +35,6 @@ _SMALL_BODY_BYTES, _SMALL_BODY_S = 64 * 1024, 0.5
 _BURST_BYTES = 8 * 1024
 
 
-class _NoService:
-    """Stands in for applications that have no service."""
-
-    draining = False
-    server = ServerConfig()
-    connections: Callable[[], int | None] = staticmethod(lambda: None)
-
-    def begin_reload(self, by: str) -> None:
-        """Nothing to load."""
-
-    async def start(self) -> None:
-        """Nothing to start."""
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
-
-
 class FlaskASGI:
     """Serves a Flask application on the running event loop."""
 
@@ -59,7 +42,7 @@ class FlaskASGI:
         """``root_path`` is where the server says that it is mounted; requests may come with or without it."""
         self._app = app
         self._root_path = root_path
-        self._service: Service = app.extensions.get("one_api") or _NoService()
+        self._service: Service = app.extensions["one_api"]
         self._bridge = Bridge()
         self._exchanges: set[asyncio.Task[Any] | None] = set()
 
@@ -148,7 +131,7 @@ class _Exchange:
             pass  # its body has begun, and stays without its end: the connection is closed, and the client can see it
         except asyncio.CancelledError:
             if not self._client_left and self._body is not None:
-                await self._say_goodbye(self._body)
+                await self._interrupt(self._body)
         finally:
             self._stop_watching()
             self._input.forget()
@@ -222,12 +205,12 @@ class _Exchange:
             return asyncio.CancelledError()
         return ShuttingDown("The gateway is shutting down: send the request again.", retry_after_s=1)
 
-    async def _say_goodbye(self, body: EventBody) -> None:
-        """Send the client of a stream an event that the process ends: the stream must not look complete."""
+    async def _interrupt(self, body: EventBody) -> None:
+        """Send the last event of a stream that the end of the process cuts: it must not look complete."""
         self._stop_watching()
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_WORD_S):
+                async with asyncio.timeout(_LAST_EVENT_S):
                     await self._emit(body.interrupted(), more=False)
         except AnswerCut:
             self._cut()

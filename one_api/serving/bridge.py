@@ -126,7 +126,7 @@ def await_(awaitable: Coroutine[Any, Any, T], client: socket.socket | None = Non
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # A thread of a WSGI server. Greenlet must not hear of it: what it keeps for a thread has crashed the process
+        # A thread of a WSGI server. Greenlet must not be used there: what it keeps for a thread has crashed the process
         # when the thread ended (greenlet 3.5.6 under `flask run`).
         return background().run(awaitable, client)
     current = getcurrent()

@@ -108,9 +108,9 @@ class BackgroundLoop:
                 raise asyncio.CancelledError("the client left") from None
             raise
 
-    def adopt(self, service: Service | None) -> None:
+    def adopt(self, service: Service) -> None:
         """Start what an application needs, once, and close it when the process ends."""
-        if service is None or any(service is known for known in self._services):
+        if any(service is known for known in self._services):
             return
         self._services.append(service)
         self.run(service.start())

@@ -312,7 +312,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         speaking = any(each.response_started and not each.response_complete for each in self._waiting)
         for each in self._waiting:
-            _dismiss(each)  # whatever it was going to say is not heard any more
+            _dismiss(each)  # their answers cannot be sent any more
         if not speaking and not self.transport.is_closing():
             dated = {name.decode(): value.decode() for name, value in self.server_state.default_headers}
             self.transport.write(whole_answer(error, dated, self.url))

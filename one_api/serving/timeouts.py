@@ -83,8 +83,9 @@ class ReusableTimeout:
 
         It and all waits since ``reset`` together may take ``limit_s`` seconds; it ends at ``until`` in the loop's time.
         """
-        self._loop = loop = asyncio.get_running_loop()
-        self._began = loop.time()
+        if not self._began:  # once: to look it up takes a system call
+            self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._until = min(self._began + limit_s - self._waited_s, until)
         return self
 

@@ -189,7 +189,7 @@ def _key(entry: str, problems: Problems) -> dict[str, str]:
 
 
 def _adapters(variables: Mapping[str, str], problems: Problems) -> dict[str, Any]:
-    """Return the adapters that the article's variables ask for."""
+    """Return the adapters that the variables of providers and of local models ask for."""
     adapters: dict[str, Any] = {}
     for name, (key_variable, url_variable, default_url) in _PROVIDERS.items():
         key, url = variables.get(key_variable, ""), variables.get(url_variable, "")

@@ -3,14 +3,13 @@
 import asyncio
 import io
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import aiohttp
 
+from one_api.bounded import once_a_minute
 from one_api.contract import ByteStream, ChunkStream
 from one_api.dialects import json
 from one_api.dialects.frames import Translator
@@ -32,6 +31,7 @@ from one_api.upstream.stream import UpstreamStream
 
 logger = logging.getLogger(__name__)
 
+_ODD_CODING = "adapter %s: its upstream encodes answers with %s, which is not asked for"
 #: The largest answer that is not streamed, in bytes.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 #: An answer that is larger takes long to decode; and one that is larger takes long to try, in bytes.
@@ -238,7 +238,7 @@ class Upstream:
         """Return why an answer cannot be read that is in a coding which was not asked for, and tell the operator."""
         if (coding := undecoded(response.headers)) is None:
             return ""
-        _log_coding(self._reports.name, coding, int(time.monotonic() // 60))
+        once_a_minute(logger.warning, _ODD_CODING, self._reports.name, coding)
         return (
             f"The upstream's answer is encoded with `{coding}`, which it was not asked for and which cannot be read "
             f"here: have it, or the proxy before it, heed `Accept-Encoding: {ACCEPTED}`."
@@ -287,12 +287,6 @@ async def decode_large(answer: bytes, *, as_written: bool = False) -> Any:
         if len(answer) <= _HUGE_ANSWER_BYTES:
             return None
         raise UpstreamBroken(f"The upstream's answer is not JSON: {refused}.") from None
-
-
-@lru_cache(maxsize=64)
-def _log_coding(adapter: str, coding: str, minute: int) -> None:
-    """Log it once in each minute."""
-    logger.warning("adapter %s: its upstream encodes answers with %s, which is not asked for", adapter, coding)
 
 
 def _connector_for(proxy: Proxy | None) -> KeepingConnector:

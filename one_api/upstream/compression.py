@@ -9,6 +9,8 @@ from typing import Protocol
 
 import aiohttp
 
+from one_api.serving.fairness import scheduler
+
 #: What upstreams are asked for: what is always decoded here.
 ACCEPTED = "gzip, deflate"
 #: Codings in the header of an answer; what else stands there (a charset, say) is no coding, and says nothing.
@@ -68,6 +70,8 @@ class _Inflated:
     async def read(self, n: int, /) -> bytes:
         """See ``Body``."""
         while True:
+            if scheduler().is_late():  # a few bytes may be many, and none of them need be waited for
+                await scheduler().wait_turn()
             ended = not self._rest and not await self._receive()
             try:
                 piece = self._decode(n)

@@ -1,13 +1,12 @@
 """What aiohttp and the clock raise, as our errors."""
 
 import logging
-import time
-from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple
 
 import aiohttp
 
+from one_api.bounded import once_a_minute
 from one_api.errors import (
     OutOfDescriptors,
     UpstreamBroken,
@@ -21,6 +20,7 @@ from one_api.errors import (
 logger = logging.getLogger(__name__)
 
 _TRUNCATED = "The upstream's stream stopped before the answer was complete."
+_EXHAUSTED = "no file descriptor is left for connections to upstreams: raise the limit (ulimit -n)"
 #: What one of ours is made of.
 _FOREIGN = (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError)
 
@@ -59,18 +59,12 @@ def truncated() -> UpstreamBroken:
     return UpstreamTruncated(_TRUNCATED)
 
 
-@lru_cache(maxsize=1)
-def _log_exhausted(minute: int) -> None:
-    """Log it once in each minute."""
-    logger.error("no file descriptor is left for connections to upstreams: raise the limit (ulimit -n)")
-
-
 def error_for(error: Exception, awaited: str, timeout_s: float) -> UpstreamError:
     """Return what an exception of aiohttp or of the clock means, where ``awaited`` was waited for so long."""
     exhausted = OutOfDescriptors.is_cause(error)
     through_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
     if exhausted and isinstance(error, aiohttp.ClientConnectorError) and not through_proxy:
-        _log_exhausted(int(time.monotonic() // 60))
+        once_a_minute(logger.error, _EXHAUSTED)
         return OutOfDescriptors.default()
     row = next(row for row in _TABLE if isinstance(error, row.raised))
     return row.error(row.message.format(awaited=awaited, timeout_s=timeout_s), code=row.code)

@@ -1,4 +1,4 @@
-"""Adapters written as the article writes one: what their ``generate_completion`` is given, and what it returns."""
+"""Adapters of others (docs/adapters.md): what their ``generate_completion`` is given, and what it returns."""
 
 import asyncio
 import inspect
@@ -165,7 +165,7 @@ async def generated(generate: Callable[..., Any], body: JSONObject) -> Any:
 def arguments_for(generate: Callable[..., Any], body: JSONObject) -> JSONObject:
     """Return what of ``body`` goes to an adapter's own ``generate_completion``.
 
-    Only the article's parameters are set by name, and ``kwargs`` takes what is left: a key of a client's JSON never
+    Only the parameters of ``_NAMED`` are set by name, and ``kwargs`` takes what is left: a key of a client's JSON never
     reaches another parameter of that signature.
     """
     # Of the function, not of the method: ``self`` is a parameter that a key may not reach either.

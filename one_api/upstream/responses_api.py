@@ -1,5 +1,6 @@
 """A server that speaks Responses: for clients that do, as they wrote it; for all others, in chat's words."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,25 +45,27 @@ class ResponsesAPI:
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """Return the answer to a chat request as a stream of chat chunks; raises UpstreamError."""
-        body = self._translated(request, context)
+        body = await self._translated(request, context)
         keep = partial(self.replay.keep_output, context.scope, request.model)
         translator = ResponsesStream(new_identity(request.model), include_usage=request.include_usage, on_output=keep)
         return await self.upstream.post_stream(_PATH, context, body, translator)
 
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """Return the answer to a chat request as a completion; raises UpstreamError."""
-        response = await self._whole(self._translated(request, context), context)
+        response = await self._whole(await self._translated(request, context), context)
         keep = partial(self.replay.keep_output, context.scope, request.model)
         return completion_of(response, new_identity(request.model), keep)
 
-    def _translated(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
+    async def _translated(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """Return a chat request in this dialect, and note what is dropped of it."""
 
         def find(message: JSONObject) -> list[JSONObject] | None:
             return self.replay.find(key_of_message(context.scope, request.model, message))
 
         reasons = self.config.takes_effort(request.model)
-        body, dropped = to_responses(request.body, reasons=reasons, replay=find)
+        work = partial(to_responses, request.body, reasons=reasons, replay=find)
+        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
+        body, dropped = work() if context.is_short else await asyncio.to_thread(work)
         context.warnings += dropped
         context.counts_otherwise = True
         return body

@@ -1,6 +1,5 @@
 """``verify_api_key``: which clients may call."""
 
-import hashlib
 import hmac
 import ipaddress
 import re
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from flask import g, request
 from werkzeug.datastructures import Headers
 
+from one_api.accounts.keys import digest_of
 from one_api.contract import Caller
 from one_api.errors import AccountsUnavailable, Forbidden, Unauthorized
 from one_api.serving.bridge import await_
@@ -96,11 +96,6 @@ class KeyRing:
         if caller is None:
             raise Unauthorized("This API key is not known here: use one that this gateway's operator gave out.")
         return caller
-
-
-def digest_of(key: str) -> bytes:
-    """Return what stands for a key: its SHA-256."""
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _not_a_bearer() -> Unauthorized:

@@ -35,12 +35,14 @@ def own_disk() -> Iterator[Path]:
 def nearly_full(disk: Path, left_kib: int) -> Iterator[None]:
     """A disk with room for so much, and for files."""
     large = disk / "large"
-    with large.open("wb", buffering=0) as written, contextlib.suppress(OSError):
-        while written.write(bytes(1024)):
-            pass
-    os.truncate(large, large.stat().st_size - left_kib * 1024)
-    yield
-    large.unlink()
+    try:
+        with large.open("wb", buffering=0) as written, contextlib.suppress(OSError):
+            while written.write(bytes(1024)):
+                pass
+        os.truncate(large, large.stat().st_size - left_kib * 1024)
+        yield
+    finally:
+        large.unlink()
 
 
 @contextlib.contextmanager

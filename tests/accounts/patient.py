@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from one_api.accounts.leases import PATIENCE_S
+from one_api.accounts.leases import MAX_WAIT_S
 from tests.api.bed import KEY, Answer, Bed, Begun
 
 #: On a busy machine the database, or a process that has to give back what is idle, may take longer. Seconds.
@@ -25,7 +25,7 @@ class PatientBed(Bed):
         while True:
             began = time.monotonic()
             answer = super().send(request)
-            has_waited = answer.status == 429 and time.monotonic() - began >= PATIENCE_S
+            has_waited = answer.status == 429 and time.monotonic() - began >= MAX_WAIT_S
             is_away = answer.status in _UNAVAILABLE and _TRY_AGAIN.search(answer.body)
             if not (has_waited or is_away) or time.monotonic() > deadline:
                 return answer

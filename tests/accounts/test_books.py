@@ -16,7 +16,7 @@ from one_api.accounts.books import Books
 from one_api.accounts.database import Database, DatabaseUnavailable, transact
 from one_api.accounts.journal import Journal
 from one_api.accounts.ledger import Refusal
-from one_api.accounts.tables import AUDIT, LEDGER, USAGE
+from one_api.accounts.tables import AUDIT, LEDGER, USAGE, WINDOWS
 from tests.accounts.rows import row
 from tests.support.running_time import RunningTime
 
@@ -56,7 +56,7 @@ def ids(engine: Engine) -> list[str]:
 
 def requests(engine: Engine) -> Any:
     """How many requests the sums by hour tell of."""
-    return transact(engine, lambda c: c.scalar(select(func.sum(USAGE.c.requests)).where(USAGE.c.span == 3600)))
+    return transact(engine, lambda c: c.scalar(select(func.sum(USAGE.c.requests)).where(USAGE.c.span == 900)))
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
@@ -130,6 +130,22 @@ async def test_rows_that_come_while_a_batch_is_written_wait_for_others(engine: E
     await database.aclose()
 
     assert database.batches == 2
+
+
+async def test_a_window_that_goes_on_is_kept_however_short_a_time_sums_are(
+    database: FlakyDatabase, engine: Engine, tmp_path: Path
+) -> None:
+    now = int(time.time())
+    starts = {"of now": now - 31 * 86400, "of before": now - 100 * 86400}
+    windows = [{"budget": "all:month", "start": start, "spent": 7} for start in starts.values()]
+    transact(engine, lambda c: c.execute(WINDOWS.insert().values(wanted=0, alerted=0), windows))
+    own = Books(database, tmp_path, (1, 1, 1))
+    await own.start()
+
+    await until(lambda: starts["of before"] not in transact(engine, lambda c: c.scalars(select(WINDOWS.c.start)).all()))
+    await own.aclose()
+
+    assert transact(engine, lambda c: c.scalars(select(WINDOWS.c.start)).all()) == [starts["of now"]]
 
 
 async def test_what_is_queued_at_the_end_is_written(database: FlakyDatabase, engine: Engine, tmp_path: Path) -> None:

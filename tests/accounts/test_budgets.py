@@ -1,6 +1,7 @@
 """Budgets behind the real gateway: never overspent, and everything that was spent is a row of the ledger."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -460,19 +461,28 @@ REPORTED: dict[str, tuple[Any, tuple[int, int] | None]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def absurd(bed: Bed, engine: Engine) -> dict[tuple[str, bool], Account]:
+    """Accounts that each have asked for one of them, whole or as a stream: rows are written once a second."""
+    asked = {}
+    for number, (reported, stream) in enumerate(itertools.product(REPORTED, (False, True))):
+        account, model, usage = Account(engine, 1_000_000), f"mixed-{20 + number}", REPORTED[reported][0]
+        whole = json_reply({**completion("abcdef"), "usage": usage})
+        bed.a.on(model, sse(*text_chunks("abc", "def", usage=usage)) if stream else whole)
+        assert bed.ask(model, key=account.key, stream=stream, max_tokens=9).status == 200
+        asked[reported, stream] = account
+    return asked
+
+
 @pytest.mark.parametrize("reported", REPORTED)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_absurd_usage_is_clamped_and_missing_usage_is_estimated(
-    bed: Bed, engine: Engine, reported: str, stream: bool
+    engine: Engine, absurd: dict[tuple[str, bool], Account], reported: str, stream: bool
 ) -> None:
-    account, model = Account(engine, 1_000_000), f"mixed-{20 + 2 * list(REPORTED).index(reported) + stream}"
-    usage, booked = REPORTED[reported]
-    whole = json_reply({**completion("abcdef"), "usage": usage})
-    bed.a.on(model, sse(*text_chunks("abc", "def", usage=usage)) if stream else whole)
-
-    assert bed.ask(model, key=account.key, stream=stream, max_tokens=9).status == 200
+    account, booked = absurd[reported, stream], REPORTED[reported][1]
 
     row = row_of(account)
+
     assert row["estimated"] is (None if booked else True)
     assert (row["prompt"], row["completion"]) == (booked or (row["prompt"], 2))
     assert row["prompt"] > 0 or booked
@@ -562,13 +572,15 @@ def kill_under_load(bed: Bed, engine: Engine, model: str, times: int) -> None:
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    for _ in range(times):
-        before = len(answered)
-        until(lambda before=before: len(answered) >= before + random.randrange(20, 200), 60.0)  # type: ignore[misc]
-        os.kill(random.choice(bed.gateway.worker_pids(1, 30.0)), signal.SIGKILL)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for _ in range(times):
+            before = len(answered)
+            until(lambda before=before: len(answered) >= before + random.randrange(20, 200), 60.0)  # type: ignore[misc]
+            os.kill(random.choice(bed.gateway.worker_pids(1, 30.0)), signal.SIGKILL)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     until(lambda: len(bed.gateway.worker_pids(4, 60.0)) == 4, 60.0)
 
     def missing() -> set[str]:

@@ -25,7 +25,7 @@ from one_api.settings.sections import DatabaseConfig
 from tests.accounts.own_disk import filled, nearly_full, own_disk
 from tests.accounts.own_server import OwnServer, binary
 from tests.accounts.test_budgets import Account, check_books, gateway_on, unit_model, until, warm_up
-from tests.accounts.test_outages import PATIENCE_S, SLACK_S, serves, timed
+from tests.accounts.test_outages import MAX_WAIT_S, SLACK_S, serves, timed
 from tests.api.bed import Answer, Bed
 from tests.support import WaitFor, sse, text_chunks, tokens
 from tests.support.launcher import REPOSITORY
@@ -85,9 +85,11 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 def frozen(place: Place) -> Iterator[None]:
     """Every process of the server is stopped."""
     assert place.server is not None
-    place.server.freeze()
-    yield
-    place.server.thaw()
+    try:
+        place.server.freeze()
+        yield
+    finally:
+        place.server.thaw()
 
 
 @contextlib.contextmanager
@@ -95,36 +97,40 @@ def gone(place: Place) -> Iterator[None]:
     """The server has crashed, and is started again."""
     assert place.server is not None
     place.server.stop()
-    yield
-    place.server.start()
+    try:
+        yield
+    finally:
+        place.server.start()
 
 
 @contextlib.contextmanager
 def read_only(place: Place) -> Iterator[None]:
     """The server takes no changes, as one that stands by."""
     assert place.server is not None
-    place.server.read_only(True)
-    yield
-    place.server.read_only(False)
+    try:
+        place.server.read_only(True)
+        yield
+    finally:
+        place.server.read_only(False)
 
 
 @contextlib.contextmanager
 def locked(place: Place) -> Iterator[None]:
     """Another program writes to SQLite's file."""
-    other = sqlite3.connect(place.disk / "one_api.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    yield
-    other.rollback()
-    other.close()
+    with contextlib.closing(sqlite3.connect(place.disk / "one_api.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield  # what is not committed goes with the connection
 
 
 @contextlib.contextmanager
 def immutable(place: Place) -> Iterator[None]:
     """SQLite's files can be read and not written, by those that have them open either."""
     files = [place.disk, place.disk / "one_api.db", place.disk / "one_api.db-wal"]
-    subprocess.run(["chattr", "+i", *files], check=True)
-    yield
-    subprocess.run(["chattr", "-i", *files], check=True)
+    try:
+        subprocess.run(["chattr", "+i", *files], check=True)
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", *files], check=True)
 
 
 @contextlib.contextmanager
@@ -177,10 +183,13 @@ def test_a_disaster_costs_nobody_more_than_a_moment(place: Place, disaster: Disa
         under_way.next()
         with disaster(place):
             asked = [clients.submit(keep_asking, bed, model, each, stop) for each in (rich, poor, None)]
-            gate.set()
-            assert under_way.rest()[-1] == "data: [DONE]"
-            stop.wait(LASTS_S)
-            stop.set()
+            try:
+                gate.set()
+                assert under_way.rest()[-1] == "data: [DONE]"
+                stop.wait(LASTS_S)
+            finally:
+                gate.set()
+                stop.set()
             of_rich, of_poor, of_none = [each.result() for each in asked]
         until(lambda: timed(bed, model, poor)[1].status == 200, 2 + 2 * SLACK_S)
 
@@ -189,7 +198,7 @@ def test_a_disaster_costs_nobody_more_than_a_moment(place: Place, disaster: Disa
     for each in (of_rich, of_poor):
         refused = [answer for _, answer in each if answer.status != 200]
         assert {(answer.status, answer.error["code"]) for answer in refused} <= {(503, "accounts_unavailable")}
-        assert max(took_s for took_s, _ in each) < PATIENCE_S + SLACK_S
+        assert max(took_s for took_s, _ in each) < MAX_WAIT_S + SLACK_S
     if disaster is not full:
         assert {answer.status for _, answer in of_rich} == {200}
     assert 503 in {answer.status for _, answer in of_poor}

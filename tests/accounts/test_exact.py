@@ -121,7 +121,7 @@ async def test_all_of_it_adds_up(engine: Engine, address: str, tmp_path: Path, t
     assert sums(LEDGER.c.cost) == sums(WINDOWS.c.spent, WINDOWS.c.budget == "all:total") == owed.total()
     assert sums(WINDOWS.c.spent, WINDOWS.c.budget == "key:key-0:total") == owed["key-0"]
     for key, cost in owed.items():
-        assert sums(USAGE.c.cost, USAGE.c.span == 3600, USAGE.c.key == key) == cost
-    assert sums(USAGE.c.requests, USAGE.c.span == 3600) == times
+        assert sums(USAGE.c.cost, USAGE.c.span == 900, USAGE.c.key == key) == cost
+    assert sums(USAGE.c.requests, USAGE.c.span == 900) == times
     assert sums(LEASES.c.amount) == 0
     assert transact(engine, lambda c: reports.wrong_windows(c, 0)) == []

@@ -306,12 +306,14 @@ def test_a_revoked_key_opens_nothing_once_that_is_answered(bed: Bed, make: Calla
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    assert admin(bed, "DELETE", f"/keys/{name}").status == 200
-    revoked.set()
-    until(lambda: len(later) > 10)
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        assert admin(bed, "DELETE", f"/keys/{name}").status == 200
+        revoked.set()
+        until(lambda: len(later) > 10)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
     assert set(later) == {401}
     assert bed.ask(model, key=key).error["code"] == "key_disabled"

@@ -3,20 +3,24 @@
 import asyncio
 import re
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, event, select, text
 
-from one_api.accounts import changes
+from one_api.accounts import changes, reports
 from one_api.accounts.changes import NotThere
 from one_api.accounts.database import Database, transact
 from one_api.accounts.keyring import POLL_S, KeyCopy, Loaded, load
 from one_api.accounts.keys import ChangeRefused, VirtualKey, check_name, digest_of, is_ours, make_key, networks
-from one_api.accounts.tables import AUDIT, KEYS, META
+from one_api.accounts.opening import open_database
+from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, META, TEAMS
 from one_api.admin.accounts import until_in_force
 from one_api.contract import Caller
+from one_api.settings.kinds import Storage
+from one_api.settings.sections import DatabaseConfig
 from tests.support.running_time import RunningTime
 
 FOREIGN = "sk-" + "f" * 48
@@ -224,6 +228,15 @@ def test_a_disabled_team_shuts_out_its_keys(engine: Engine) -> None:
     assert (shut_out.is_disabled, let_in.is_disabled) == (True, False)
 
 
+@pytest.fixture(scope="module")
+def unchanged(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A database with a key, which all that is refused leaves as it was."""
+    opened = open_database(DatabaseConfig(url=Storage(database)), tmp_path_factory.mktemp("unchanged"))
+    created(opened)
+    yield opened
+    opened.dispose()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -244,14 +257,13 @@ def test_a_disabled_team_shuts_out_its_keys(engine: Engine) -> None:
         {"note": "\0"},
     ],
 )
-def test_what_cannot_be_is_refused_and_changes_nothing(engine: Engine, fields: dict[str, object]) -> None:
-    created(engine)
-    before = version(engine)
+def test_what_cannot_be_is_refused_and_changes_nothing(unchanged: Engine, fields: dict[str, object]) -> None:
+    before = version(unchanged)
 
     with pytest.raises(ChangeRefused):
-        transact(engine, lambda c: changes.update_key(c, "tester", "alice", fields))
+        transact(unchanged, lambda c: changes.update_key(c, "tester", "alice", fields))
 
-    assert version(engine) == before
+    assert version(unchanged) == before
 
 
 def test_every_change_is_in_the_audit_and_has_a_version(engine: Engine) -> None:
@@ -320,6 +332,40 @@ async def test_what_changes_keys_is_answered_after_all_have_looked_although_the_
     await waiting
 
     assert time.monotonic() - began > POLL_S
+
+
+async def test_thousands_of_keys_with_a_budget_each_are_read_and_listed_in_one_transaction(engine: Engine) -> None:
+    names = [f"user-{number}" for number in range(5000)]
+    key = {"role": "client", "created_at": 1, "prefix": "sk", "team": "many"}
+    budget = {"period": "month", "zone": "UTC", "limit_nano": 5, "alert_percent": 0}
+
+    def make(connection: Connection) -> None:
+        connection.execute(TEAMS.insert().values(name="many"))
+        connection.execute(KEYS.insert(), [{**key, "name": name, "digest": digest_of(name)} for name in names])
+        owned = [{**budget, "name": f"key:{name}:month", "key": name, "team": None} for name in names]
+        common = [
+            {**budget, "name": "team:many:month", "key": None, "team": "many"},
+            {**budget, "name": "all:month", "key": None, "team": None},
+        ]
+        connection.execute(BUDGETS.insert(), owned + common)
+
+    transact(engine, make)
+    database = Database(engine, "test")
+    copy = KeyCopy(database)
+    try:
+        await copy.start()
+        assert copy.is_loaded
+        found = [each.name for each in copy.budgets_of("user-17")]
+        assert found == ["key:user-17:month", "team:many:month", "all:month"]
+    finally:
+        await copy.aclose()
+        await database.aclose()
+
+    statements: list[Any] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    shown = transact(engine, lambda c: reports.budgets(c, time.time()))
+    assert (len(shown), {each["spent_usd"] for each in shown}) == (5002, {"0"})
+    assert len(statements) < 50, "none for each of them"
 
 
 async def test_keys_outlive_a_database_that_is_away(engine: Engine) -> None:

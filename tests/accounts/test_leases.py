@@ -83,7 +83,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets how long requests wait: for longer than any machine stands still, unless a test wants less."""
 
     def set_s(seconds: float) -> None:
-        monkeypatch.setattr("one_api.accounts.leases.PATIENCE_S", seconds)
+        monkeypatch.setattr("one_api.accounts.leases.MAX_WAIT_S", seconds)
 
     set_s(60.0)
     return set_s

@@ -1,7 +1,9 @@
 """Rows and their sums agree, whatever is written again."""
 
 import random
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +17,7 @@ from one_api.accounts.ledger import LedgerRow, Refusal
 from one_api.accounts.opening import open_database
 from one_api.accounts.percentiles import FIRST, WHOLE
 from one_api.accounts.rates import Rates
-from one_api.accounts.tables import LEDGER, USAGE
+from one_api.accounts.tables import LEDGER, USAGE, WINDOWS
 from one_api.contract import Unit, Units, Usage
 from one_api.dialects import json
 from one_api.records import AttemptRecord, CallRecord
@@ -37,7 +39,7 @@ def book(engine: Engine, *rows: LedgerRow, refused: Counter[Refusal] | None = No
     transact(engine, lambda connection: ledger.book(connection, list(rows), refused or Counter(), again=again))
 
 
-def sums(engine: Engine, span: int = 3600) -> list[dict[str, Any]]:
+def sums(engine: Engine, span: int = 900) -> list[dict[str, Any]]:
     """The sums of one span, in order."""
     query = select(USAGE).where(USAGE.c.span == span).order_by(USAGE.c.start, USAGE.c.key)
     return transact(engine, lambda connection: [dict(each) for each in connection.execute(query).mappings()])
@@ -103,7 +105,7 @@ def test_sums_are_those_of_the_rows(engine: Engine) -> None:
     assert {
         name: sum(each[name] for each in alice) for name in alice[0] if name not in ("key", "model", "deployment")
     } == {
-        **{"span": 7200, "start": 2 * HOUR, "requests": 3, "errors": 0, "refused": 7, "cancelled": 0},
+        **{"span": 1800, "start": 2 * HOUR, "requests": 3, "errors": 0, "refused": 7, "cancelled": 0},
         **{"cached_answers": 1, "unpriced": 0, "prompt": 300, "cached": 120, "completion": 30, "cost": 3000},
         **{"upstream_cost": 3000, "ms": 1500, "first_ms": 20, "firsts": 1},
         **dict.fromkeys((*FIRST.columns, *WHOLE.columns), 0),
@@ -153,6 +155,36 @@ def test_the_oldest_rows_are_forgotten_first(engine: Engine) -> None:
     assert counts == [3, 2, 0]
     left = transact(engine, lambda connection: connection.scalars(select(LEDGER.c.at).order_by(LEDGER.c.id)).all())
     assert left == [(HOUR + number) * 1000 for number in range(5, 10)]
+
+
+def test_while_rows_are_written_only_the_old_ones_are_forgotten(engine: Engine) -> None:
+    window = ("all:total", 0)
+    charged = ledger.charged_text((window,))
+    rows = [row(number, HOUR + number % 7200, cost=number, charged=charged) for number in range(3000)]
+    before_s, is_over = HOUR + 1800, threading.Event()
+
+    def forget() -> None:
+        while not is_over.is_set() or transact(engine, lambda c: ledger.forget(c, before_s * 1000, 500)):
+            transact(engine, lambda c: ledger.forget(c, before_s * 1000, 50))
+            transact(engine, lambda c: ledger.forget_sums(c, by_minute=True, before_s=before_s))
+            is_over.wait(0.01)
+
+    with ThreadPoolExecutor(4) as threads:
+        forgetting = threads.submit(forget)
+        try:
+            batches = [rows[begin : begin + 50] for begin in range(0, len(rows), 50)]
+            list(threads.map(lambda batch: book(engine, *batch), batches))
+        finally:
+            is_over.set()
+        forgetting.result()
+
+    left = transact(engine, lambda c: c.scalars(select(LEDGER.c.id).order_by(LEDGER.c.id)).all())
+    assert left == sorted(each.id for each in rows if each.at >= before_s * 1000)
+    total = sum(each.cost or 0 for each in rows)
+    assert sum(each["cost"] for each in sums(engine)) == total
+    assert transact(engine, lambda c: c.scalar(select(WINDOWS.c.spent))) == total
+    minutes = [each for each in sums(engine, 60) if each["start"] >= before_s]
+    assert sum(each["cost"] for each in minutes) == sum(each.cost or 0 for each in rows if each.at >= before_s * 1000)
 
 
 def test_the_sums_have_the_order_of_their_columns() -> None:

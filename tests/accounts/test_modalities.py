@@ -14,7 +14,7 @@ from one_api.accounts.money import dollars
 from tests.accounts.patient import PatientBed
 from tests.accounts.test_budgets import Account, row_of
 from tests.accounts.test_doors import DOORS, Door, ask
-from tests.api.bed import Bed, adapter, user, yaml
+from tests.api.bed import Answer, Bed, adapter, user, yaml
 from tests.support import (
     Gateway,
     ScriptedUpstream,
@@ -57,7 +57,7 @@ def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
             yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(bed: Bed) -> Engine:
     """The gateway's database, from outside."""
     return bed.engine  # type: ignore[attr-defined,no-any-return]
@@ -199,12 +199,20 @@ def answer_at(door: Door, usage: dict[str, Any]) -> Any:
     return json_reply(whole | {"usage": usage})
 
 
-@pytest.mark.parametrize("name", COUNTED)
-def test_tokens_of_each_modality_have_their_price(bed: Bed, engine: Engine, model: str, name: str) -> None:
-    counted, door, account = COUNTED[name], DOORS[COUNTED[name].door], Account(engine, 1000)
-    bed.a.on(model, answer_at(door, counted.usage))
+@pytest.fixture(scope="module")
+def asked(bed: Bed, engine: Engine) -> dict[str, tuple[Account, Answer]]:
+    """Accounts that each have asked for one of them, with the answer: rows are written once a second."""
+    found = {}
+    for name, counted in COUNTED.items():
+        account, model, door = Account(engine, 1000), next(_models), DOORS[counted.door]
+        bed.a.on(model, answer_at(door, counted.usage))
+        found[name] = account, ask(bed, door, model, account.key)
+    return found
 
-    answer = ask(bed, door, model, account.key)
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_tokens_of_each_modality_have_their_price(asked: dict[str, tuple[Account, Answer]], name: str) -> None:
+    counted, (account, answer) = COUNTED[name], asked[name]
     assert answer.status == 200, answer.body
     row = row_of(account)
 
@@ -260,31 +268,38 @@ WATCHED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("fields", "output", "prompt"),
-    [
-        ({"modalities": ["text"]}, 7_000, 5_000),
-        ({"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, 64_000, 5_000),
-        ({"modalities": ["image", "text"]}, 30_000, 5_000),
-        ({}, 30_000, 5_000),  # some models draw without being asked to
-        ({"modalities": ["text"], "messages": [{"role": "user", "content": [HEARD]}]}, 7_000, 32_000),
-        ({"modalities": ["text"], "messages": [{"role": "user", "content": [SEEN]}]}, 7_000, 8_000),
-        ({"modalities": ["text"], "messages": [{"role": "user", "content": [WATCHED]}]}, 7_000, 11_000),
-        (
-            {"modalities": ["text"], "messages": [*user(), {"role": "assistant", "audio": {"id": "x"}}, *user()]},
-            7_000,
-            32_000,
-        ),
-    ],
-)
-def test_what_may_be_dear_is_reserved_at_that_price(
-    bed: Bed, engine: Engine, model: str, fields: dict[str, Any], output: int, prompt: int
-) -> None:
-    short, long = Account(engine, 100_000), Account(engine, 100_000)
-    bed.a.on(model, json_reply(completion("x", usage=older(1, 1, {}, {}))))
+#: What is asked for, and what a token of the answer, and of the prompt, may cost at most.
+DEAR: dict[str, tuple[dict[str, Any], int, int]] = {
+    "text": ({"modalities": ["text"]}, 7_000, 5_000),
+    "speech": ({"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}, 64_000, 5_000),
+    "an image": ({"modalities": ["image", "text"]}, 30_000, 5_000),
+    "nothing": ({}, 30_000, 5_000),  # some models draw without being asked to
+    "of a recording": ({"modalities": ["text"], "messages": [{"role": "user", "content": [HEARD]}]}, 7_000, 32_000),
+    "of an image": ({"modalities": ["text"], "messages": [{"role": "user", "content": [SEEN]}]}, 7_000, 8_000),
+    "of a video": ({"modalities": ["text"], "messages": [{"role": "user", "content": [WATCHED]}]}, 7_000, 11_000),
+    "of speech before": (
+        {"modalities": ["text"], "messages": [*user(), {"role": "assistant", "audio": {"id": "x"}}, *user()]},
+        7_000,
+        32_000,
+    ),
+}
 
-    for account, tokens in ((short, 10), (long, 1010)):
-        assert bed.ask(model, key=account.key, max_tokens=tokens, **fields).status == 200
+
+@pytest.fixture(scope="module")
+def reserved(bed: Bed, engine: Engine) -> dict[str, list[Account]]:
+    """Two accounts for each of them: one has asked for ten tokens, the other for a thousand more."""
+    found = {}
+    for name, (fields, _, _) in DEAR.items():
+        found[name], model = [Account(engine, 100_000), Account(engine, 100_000)], next(_models)
+        bed.a.on(model, json_reply(completion("x", usage=older(1, 1, {}, {}))))
+        for account, tokens in zip(found[name], (10, 1010), strict=True):
+            assert bed.ask(model, key=account.key, max_tokens=tokens, **fields).status == 200
+    return found
+
+
+@pytest.mark.parametrize("name", DEAR)
+def test_what_may_be_dear_is_reserved_at_that_price(reserved: dict[str, list[Account]], name: str) -> None:
+    (short, long), (_, output, prompt) = reserved[name], DEAR[name]
     least, most = (row_of(account)["reserve"] for account in (short, long))
 
     assert most - least == 1000 * output

@@ -1,9 +1,11 @@
-"""A budget keeps what was spent when its time zone is changed: the window of now has the rows since it began."""
+"""Time zones: days of usage are exact in each, and a budget keeps what was spent when its zone is changed."""
 
 import random
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,16 +15,23 @@ from one_api.accounts import changes, ledger, reports
 from one_api.accounts.budgets import Budget, budget_in
 from one_api.accounts.database import transact
 from one_api.accounts.ledger import LedgerRow, charged_text
+from one_api.accounts.money import nano
 from one_api.accounts.periods import zone_named
-from one_api.accounts.tables import BUDGETS
-from one_api.accounts.windows import state
-from tests.accounts.rows import row
+from one_api.accounts.tables import BUDGETS, USAGE
+from one_api.accounts.windows import states
+from tests.accounts.rows import HOUR, row
 
 #: Far to the east and to the west, at a half and at a quarter of an hour, with summer time, and of no place.
 ZONES = ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago", "Asia/Kathmandu", "Asia/Kolkata", "America/New_York",
          "Europe/Berlin", "Australia/Lord_Howe", "Etc/GMT+12", "Etc/GMT-12")  # fmt: skip
 #: Nobody waits for it.
 LIMIT = {"limit_usd": "1000000"}
+
+
+def spent_of(engine: Engine, budget: Budget, second: float) -> int:
+    """What is spent of the window of a moment."""
+    ((spent, _),) = transact(engine, lambda c: list(states(c, [budget], second)))
+    return spent
 
 
 class Books:
@@ -62,9 +71,46 @@ class Books:
         """Compare what is spent of the window of now with the rows since it began, and all windows with theirs."""
         budget, now = self.budget(), time.time()
         start = budget.window(now).start
-        spent, _ = transact(self.engine, lambda c: state(c, budget, now))
-        assert spent == sum(each.cost or 0 for each in self.rows if each.at >= start * 1000), budget
+        assert spent_of(self.engine, budget, now) == sum(
+            each.cost or 0 for each in self.rows if each.at >= start * 1000
+        ), budget
         assert transact(self.engine, lambda c: reports.wrong_windows(c, 0)) == []
+
+
+@pytest.mark.parametrize("name", [*ZONES, "Asia/Tehran", "Pacific/Chatham", "Australia/Eucla", "America/St_Johns"])
+def test_days_and_hours_of_usage_are_exact_in_every_zone(engine: Engine, name: str) -> None:
+    zone, expected = zone_named(name), Counter[tuple[str, str]]()
+    # Sixteen days at each thirteen minutes; clocks change on some of them in Europe and Australia.
+    rows = []
+    for number in range(16 * 111):
+        second = 1_774_000_800 + number * 780
+        rows.append(row(number, second, cost=number))
+        local = datetime.fromtimestamp(second, zone)
+        expected["day", local.date().isoformat()] += number
+        expected["hour", local.replace(minute=0).isoformat()] += number
+    for begin in range(0, len(rows), 1000):
+        transact(engine, lambda c, b=begin: ledger.book(c, rows[b : b + 1000], Counter(), again=False))  # type: ignore[misc]
+
+    for by in ("day", "hour"):
+        found = transact(engine, lambda c, by=by: reports.usage(c, [by], 0, 2 * 10**9, zone))  # type: ignore[misc]
+        costs = {each[by]: nano(Decimal(each["cost_usd"])) for each in found.rows}
+        assert costs == {moment: cost for (kind, moment), cost in expected.items() if kind == by}
+
+
+def test_sums_by_the_hour_of_a_program_of_before_count_and_go(engine: Engine) -> None:
+    transact(
+        engine, lambda c: ledger.book(c, [row(1, HOUR, cost=5), row(2, HOUR + 3600, cost=6)], Counter(), again=False)
+    )
+    of_before = USAGE.update().where(USAGE.c.span == 900, USAGE.c.start == HOUR).values(span=3600)
+    transact(engine, lambda c: c.execute(of_before))
+
+    def cost() -> str:
+        found = transact(engine, lambda c: reports.usage(c, ["key"], HOUR, HOUR + 7200, zone_named("UTC")))
+        return str(found.total["cost_usd"])
+
+    assert cost() == "0.000000011"
+    transact(engine, lambda c: ledger.forget_sums(c, by_minute=False, before_s=HOUR + 1))
+    assert cost() == "0.000000006"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -97,7 +143,7 @@ def test_what_was_deleted_of_the_ledger_stays_spent(engine: Engine) -> None:
         books.set_zone(zone)
         budget = books.budget()
         if abs(budget.window(now).start - start) < 2 * 86400:  # else another month has begun there, or not yet
-            assert transact(engine, lambda c, b=budget: state(c, b, now))[0] == 18, zone  # type: ignore[misc]
+            assert spent_of(engine, budget, now) == 18, zone
 
 
 def test_the_corrections_are_in_no_sum_of_usage(engine: Engine) -> None:

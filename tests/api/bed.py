@@ -40,7 +40,7 @@ SERVING = {"solo": "a", "pair": "ab", "trio": "abc"}
 #: How many models of each kind there are.
 POOL = {"solo": 900, "pair": 250, "trio": 20}
 #: How long an exchange may take to end after its test, in seconds.
-SETTLE_S = 3.0
+SETTLE_S = 15.0
 
 
 def adapter(upstream: ScriptedUpstream | str, models: list[str] | None, **settings: Any) -> Body:

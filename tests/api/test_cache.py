@@ -290,7 +290,7 @@ def test_a_client_that_leaves_alone_closes_the_upstream_and_nothing_is_kept(cach
     cached.a.on(model, sse(*text_chunks("a")[:2], Hang(), done=False), sse(*text_chunks("well")))
     with cached.begin(model) as leaving:
         leaving.next()
-    assert cached.last(model).ended.wait(3)
+    assert cached.last(model).ended.wait(SETTLE_S)
 
     assert where_from(cached.ask(model, stream=True)) == "miss"
 
@@ -422,7 +422,7 @@ def test_when_all_leave_the_upstream_is_closed(cached: Bed) -> None:
     cached.a.on(model, sse(*text_chunks("a", model=model)[:2], Hang(), done=False))
     with cached.begin(model) as one, cached.begin(model) as other:
         one.next(), other.next()
-    assert cached.last(model).ended.wait(3)
+    assert cached.last(model).ended.wait(SETTLE_S)
     assert cached.asked(model) == {"a": 1}
 
 

@@ -104,16 +104,25 @@ def test_an_error_has_its_class_and_an_id(
     [
         (lambda sdk: sdk.messages.create(model="nobody", max_tokens=5, messages=HI), anthropic.NotFoundError),
         (lambda sdk: sdk.messages.batches.list(), anthropic.NotFoundError),
+        (lambda sdk: sdk.beta.files.list(), anthropic.NotFoundError),
         (lambda sdk: sdk.with_options(api_key="wrong").models.list(), anthropic.AuthenticationError),
         (lambda sdk: sdk.messages.create(model="chat-0", max_tokens=-1, messages=HI), anthropic.BadRequestError),
     ],
-    ids=["a model", "an address", "a key", "a field"],
+    ids=["a model", "batches", "files", "a key", "a field"],
 )
 def test_what_the_gateway_refuses_has_its_class(sdk: Anthropic, ask: Any, expected: Any) -> None:
     with pytest.raises(expected) as caught:
         ask(sdk)
 
     assert caught.value.request_id
+    assert caught.value.body["type"] == "error"
+
+
+def test_what_is_not_served_is_named(sdk: Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="no batches here: send each request to /v1/messages"):
+        sdk.messages.batches.retrieve("msgbatch_1")
+    with pytest.raises(anthropic.NotFoundError, match="no files here"):
+        sdk.beta.files.retrieve_metadata("file_1")
 
 
 @KINDS

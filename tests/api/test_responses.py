@@ -23,7 +23,7 @@ from tests.support import (
 )
 from tests.support.raw import build_request
 
-from .bed import KEY, Answer, Bed, Begun, adapter, running_bed, yaml
+from .bed import KEY, SETTLE_S, Answer, Bed, Begun, adapter, running_bed, yaml
 
 CUSTOM = {"type": "custom", "name": "apply_patch", "description": "Edits."}
 NAMESPACE = {"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "spawn"}]}
@@ -268,7 +268,7 @@ def test_a_client_that_leaves_ends_the_upstream(bed: Bed) -> None:
     with bed.connect() as client:
         client.send(build_request("POST", "/v1/responses", *where, headers=list(headers.items()), body=raw))
         client.read_head()
-    ended = bed.a.requests[-1].ended.wait(3)
+    ended = bed.a.requests[-1].ended.wait(SETTLE_S)
     gate.set()
 
     assert ended
@@ -659,3 +659,15 @@ def test_an_empty_account_is_nothing_to_ask_again_for(bed: Bed, stream: bool, st
     assert (answer.status, answer.error["type"], answer.error["code"]) == (429, *["insufficient_quota"] * 2)
     assert answer.header("x-should-retry") == "false"
     assert bed.ask(model).error["code"] == "upstream_quota_exhausted"
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", '{"input": ""}'])
+def test_a_custom_tool_that_is_called_with_nothing_gets_nothing(bed: Bed, stream: bool, arguments: str) -> None:
+    model = bed.model()
+    calls: list[tuple[str, *tuple[str, ...]]] = [("apply_patch", *filter(None, [arguments]))]
+    bed.a.on(model, sse(*tool_chunks(*calls)) if stream else json_reply(_called(calls)))
+
+    answer = respond(bed, model, tools=[CUSTOM], stream=stream)
+
+    (item,) = (final(answer) if stream else answer.json)["output"]
+    assert (item["type"], item["input"]) == ("custom_tool_call", "")

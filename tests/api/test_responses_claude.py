@@ -152,6 +152,7 @@ def test_input_tokens_are_counted_by_claude(claude: Bed, sdk: OpenAI) -> None:
         ({"input": "hi", "max_output_tokens": 0}, "max_output_tokens", "integer_below_min_value"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "ftp://x/a.png"}]}]}, "input",
          "invalid_image_url"),
+        ({"input": [{"role": "system", "content": "Be brief."}]}, "input", "invalid_value"),
     ],
 )  # fmt: skip
 def test_what_claude_cannot_be_asked_is_named_in_the_words_of_the_door(

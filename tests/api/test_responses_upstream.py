@@ -199,6 +199,26 @@ def test_names_and_numbers_that_are_missing_are_filled_in(bed: NativeBed) -> Non
     assert [each["sequence_number"] for each in found] == list(range(len(payloads)))
 
 
+@pytest.mark.parametrize("left_out", ["in the end", "all items", "the call"])
+def test_what_an_upstream_says_in_one_place_is_in_both(bed: NativeBed, left_out: str) -> None:
+    said, called = api.message("Hello"), api.call("f", "{}", 1)
+    done = [
+        {"type": "response.output_item.done", "output_index": i, "item": each} for i, each in enumerate((said, called))
+    ]
+    ended = api.completed(said, called)
+    if left_out == "in the end":
+        ended["response"] = {name: value for name, value in api.response().items() if name != "output"}
+    sent = {"in the end": done, "all items": [], "the call": done[:1]}[left_out]
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hello")[:-1], *sent, ended))
+
+    *_, answered = found = events(bed.respond(NATIVE, stream=True))
+
+    items = [(each["output_index"], each["item"]) for each in found if each["type"] == "response.output_item.done"]
+    assert items == [(0, said), (1, called)]
+    assert answered["response"]["output"] == [said, called]
+    assert [each["sequence_number"] for each in found] == list(range(len(found)))
+
+
 def test_a_failure_after_created_goes_elsewhere(bed: NativeBed) -> None:
     quota = {"type": "error", "code": "insufficient_quota", "message": "no credit", "param": None}
     bed.answers(api.stream(*api.opening(), quota))

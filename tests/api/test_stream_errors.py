@@ -32,7 +32,7 @@ from tests.support import (
     tool_chunks,
 )
 
-from .bed import Answer, Bed, Body, running_bed
+from .bed import SETTLE_S, Answer, Bed, Body, running_bed
 
 WORDS = [f"word{number} " for number in range(60)]
 
@@ -337,7 +337,7 @@ def test_m10_bytes_after_an_answer_are_never_the_answer_to_the_next_request(bed:
     bed.ask(model, stream=stream)
     poisoned = bed.last(model)
     gate.set()
-    assert poisoned.ended.wait(2)
+    assert poisoned.ended.wait(SETTLE_S)
 
     assert bed.ask(model).json["choices"][0]["message"]["content"] == "next"
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask, Response
 
+from one_api.api.bodies import read_body
 from one_api.api.request_log import call_context
 from one_api.api.snapshot import snapshot
-from one_api.api.streaming import read_body, stream_response
+from one_api.api.streaming import stream_response
 from one_api.app import create_app
 from one_api.config import Config
 from one_api.dialects.event_writer import EventWriter

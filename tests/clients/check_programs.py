@@ -1,4 +1,4 @@
-"""Libraries that programs are written with, and `llm`: text, a stream of it, and a tool."""
+"""Libraries that programs are written with, and `llm`: text, a stream of it, and a tool; and one that ranks."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from tests.api.bed import KEY, adapter, yaml
 from tests.support import Gateway, Script, ScriptedUpstream, Seen, completion, json_reply, sse, text_chunks, tool_chunks
 
 MODELS = ["whole", "streamed", "tool"]
+#: Asked for by Cohere's client, at the addresses of both versions.
+RANKED = "ranked"
 
 LANGCHAIN = """
 import json
@@ -85,6 +87,75 @@ for (const provider of providers) {
 console.log(JSON.stringify(found));
 """
 
+PYDANTIC_AI = """
+import asyncio, json
+from pydantic_ai import Agent, ToolDefinition
+from pydantic_ai.direct import model_request_sync
+from pydantic_ai.messages import ModelRequest
+from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models.anthropic import AnthropicModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+
+schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+tools = ModelRequestParameters(function_tools=[ToolDefinition(name="add", parameters_json_schema=schema)])
+
+async def streamed(model):
+    async with Agent(model).run_stream("hi") as answer:
+        return "".join([piece async for piece in answer.stream_text(delta=True)])
+
+found = []
+for make in (OpenAIChatModel, OpenAIResponsesModel, AnthropicModel):
+    found.append(Agent(make("whole")).run_sync("hi").output)
+    found.append(asyncio.run(streamed(make("streamed"))))
+    hi = [ModelRequest.user_text_prompt("hi")]
+    called = model_request_sync(make("tool"), hi, model_request_parameters=tools)
+    found.append([[call.tool_name, call.args_as_dict()] for call in called.tool_calls])
+print(json.dumps(found))
+"""
+
+LITELLM = """
+import json, os
+import litellm
+
+schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+tools = [{"type": "function", "function": {"name": "add", "parameters": schema}}]
+hi = [{"role": "user", "content": "hi"}]
+found = []
+for provider, base in (("openai", os.environ["OPENAI_BASE_URL"]), ("anthropic", os.environ["ANTHROPIC_BASE_URL"])):
+    def ask(model, **more):
+        return litellm.completion(f"{provider}/{model}", hi, api_base=base, max_tokens=99, **more)
+    found.append(ask("whole").choices[0].message.content)
+    found.append("".join(piece.choices[0].delta.content or "" for piece in ask("streamed", stream=True)))
+    calls = ask("tool", tools=tools).choices[0].message.tool_calls
+    found.append([[call.function.name, json.loads(call.function.arguments)] for call in calls])
+print(json.dumps(found))
+"""
+
+ANTHROPIC_NODE = """
+import Anthropic from "@anthropic-ai/sdk";
+
+const client = new Anthropic({ maxRetries: 0 });
+const given = { max_tokens: 99, messages: [{ role: "user", content: "hi" }] };
+const properties = { a: { type: "number" }, b: { type: "number" } };
+const tools = [{ name: "add", input_schema: { type: "object", properties } }];
+const whole = await client.messages.create({ ...given, model: "whole" });
+const streamed = await client.messages.stream({ ...given, model: "streamed" }).finalText();
+const called = await client.messages.stream({ ...given, model: "tool", tools }).finalMessage();
+console.log(JSON.stringify([whole.content[0].text, streamed, called.content.map((call) => [call.name, call.input])]));
+"""
+
+COHERE = """
+import json, os
+import cohere
+
+found = []
+for make in (cohere.Client, cohere.ClientV2):
+    client = make(api_key=os.environ["OPENAI_API_KEY"], base_url=os.environ["ANTHROPIC_BASE_URL"])
+    ranked = client.rerank(model="ranked", query="q", documents=["a", "b"], top_n=1)
+    found.append([[each.index, each.relevance_score] for each in ranked.results])
+print(json.dumps(found))
+"""
+
 LLM_MODEL = """
 - {{model_id: {model}, model_name: {model}, api_base: "{url}", api_key_name: gateway}}
 """
@@ -106,6 +177,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
         running.on("whole", json_reply(completion("Hello")))
         running.on("streamed", sse(*text_chunks("Hel", "lo")))
         running.on("tool", call)
+        running.on(RANKED, json_reply({"id": "r", "results": [{"index": 1, "relevance_score": 0.9}], "meta": {}}))
         yield running
 
 
@@ -113,7 +185,8 @@ def upstream() -> Iterator[ScriptedUpstream]:
 def gateway(upstream: ScriptedUpstream) -> Iterator[Gateway]:
     gateway = Gateway(env={"RATE_LIMIT_ENABLED": "false"})
     gateway.config_yaml = yaml(
-        adapters={"a": adapter(upstream, MODELS)}, server={"host": gateway.host, "port": gateway.port}
+        adapters={"a": adapter(upstream, [*MODELS, RANKED])},
+        server={"host": gateway.host, "port": gateway.port, "rerank_paths": ["/v2/rerank"]},
     )
     with gateway:
         yield gateway
@@ -156,6 +229,39 @@ def test_the_ai_sdk(npm_install: Callable[..., Path], gateway: Gateway) -> None:
     found = json.loads(printed([node, "program.mjs"], gateway, modules).splitlines()[-1])
 
     assert found == ["Hello", "Hello", [["add", {"a": 1, "b": 2}]]] * 4
+
+
+def test_pydantic_ai(pip_install: Callable[..., Path], gateway: Gateway, tmp_path: Path) -> None:
+    python = pip_install("pydantic-ai-slim", "openai", "anthropic")
+
+    found = json.loads(printed([str(python), "-c", PYDANTIC_AI], gateway, tmp_path))
+
+    assert found == ["Hello", "Hello", [["add", {"a": 1, "b": 2}]]] * 3
+
+
+def test_litellm_as_a_client(pip_install: Callable[..., Path], gateway: Gateway, tmp_path: Path) -> None:
+    python = pip_install("litellm")
+
+    told = printed([str(python), "-c", LITELLM], gateway, tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True")
+
+    assert json.loads(told.splitlines()[-1]) == ["Hello", "Hello", [["add", {"a": 1, "b": 2}]]] * 2
+
+
+def test_anthropics_sdk_for_node(npm_install: Callable[..., Path], gateway: Gateway) -> None:
+    modules = npm_install("@anthropic-ai/sdk").parent.parent
+    node = shutil.which("node")
+    assert node, "npm comes with it"
+    (modules / "program.mjs").write_text(ANTHROPIC_NODE)
+
+    found = json.loads(printed([node, "program.mjs"], gateway, modules))
+
+    assert found == ["Hello", "Hello", [["add", {"a": 1, "b": 2}]]]
+
+
+def test_coheres_sdk_ranks(pip_install: Callable[..., Path], gateway: Gateway, tmp_path: Path) -> None:
+    python = pip_install("cohere")
+
+    assert json.loads(printed([str(python), "-c", COHERE], gateway, tmp_path)) == [[[1, 0.9]]] * 2
 
 
 def test_llm(pip_install: Callable[..., Path], gateway: Gateway, tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from one_api import errors
 from one_api.observability.metrics import STATES
-from one_api.outcomes import OUTCOMES
+from one_api.outcomes import Outcome
 
 from .tools import DEPLOY, INSTALLED, ROOT, run, skip
 
@@ -132,7 +132,10 @@ def test_rules_and_dashboard_select_by_labels_that_there_are() -> None:
 def test_the_closed_lists_that_are_selected_by_are_those_that_are_counted() -> None:
     """A state or an outcome that is misspelt would select nothing, and say so nowhere."""
     texts = [*queries(), *(rule["expr"] for rule in rules())]
-    lists = {"state": set(STATES), "outcome": {*OUTCOMES, *(name for name in vars(errors) if name[:1].isupper())}}
+    lists = {
+        "state": set(STATES),
+        "outcome": {*get_args(Outcome), *(name for name in vars(errors) if name[:1].isupper())},
+    }
     lists["outcome"] |= {"ok", "cancelled", "hedge_lost", "diverged"}
     for label, values in lists.items():
         given = [text for each in texts for text in re.findall(rf'\b{label} *(?:=~|!~|!=|=) *"([^"]*)"', each)]

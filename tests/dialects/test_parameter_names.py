@@ -1,9 +1,20 @@
 """What parameters are called in each dialect."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from one_api.dialects.llama.request import Model, read_request
-from one_api.dialects.parameter_names import in_messages, in_responses, with_own_names, without_positions
+from one_api.dialects.parameter_names import (
+    IN_MESSAGES,
+    IN_RESPONSES,
+    find_foreign,
+    in_messages,
+    in_responses,
+    with_own_names,
+    without_positions,
+)
 from one_api.errors import InvalidRequest
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -22,6 +33,8 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         ("tools.function.parameters", "tools.parameters", "tools.input_schema"),
         ("max_tokens_of_ours", "max_tokens_of_ours", "max_tokens_of_ours"),
         ("temperature", "temperature", "temperature"),
+        ("stop", "stop", "stop_sequences"),
+        ("stop[1]", "stop[1]", "stop_sequences[1]"),
     ],
 )
 def test_paths_are_those_of_the_door(path: str, responses: str, messages: str) -> None:
@@ -49,6 +62,24 @@ def test_paths_in_a_message_stand_in_backticks() -> None:
 )
 def test_positions_are_taken_out_of_paths_alone(text: str, without: str) -> None:
     assert without_positions(text) == without
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "asks"),
+    [
+        ("web_search_options", {}, True),
+        ("web_search_options", None, False),
+        ("response_format", {}, False),
+        ("stop", [], False),
+        ("parallel_tool_calls", True, False),
+        ("n", 1, False),
+    ],
+)
+@pytest.mark.parametrize("words", [IN_RESPONSES, IN_MESSAGES])
+def test_a_word_of_another_dialect_that_asks_for_nothing_is_none(
+    words: Mapping[str, str], name: str, value: Any, asks: bool
+) -> None:
+    assert (find_foreign({name: value}, words) is not None) == asks
 
 
 @pytest.mark.parametrize("name", ["system", "stop_sequences", "max_output_tokens", "instructions", "output_format"])

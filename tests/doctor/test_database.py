@@ -22,7 +22,7 @@ from one_api.doctor.machine import of_database
 from one_api.settings.kinds import Storage
 from one_api.settings.sections import DatabaseConfig
 from tests.accounts.conftest import SERVER, address, postgres_schema, server
-from tests.commands.test_cli import config, run
+from tests.commands.test_cli import ROOT, config, run, run_in
 from tests.support.gateway import free_port
 
 __all__ = ["address", "server"]
@@ -247,8 +247,11 @@ def test_the_command_says_it_and_keeps_the_password(tmp_path: Path) -> None:
 def test_a_driver_that_is_not_installed_is_one_line_with_its_cure(tmp_path: Path) -> None:
     (tmp_path / "psycopg").mkdir()
     (tmp_path / "psycopg" / "__init__.py").write_text("raise ModuleNotFoundError('no psycopg', name='psycopg')")
-    variables = {"PYTHONPATH": str(tmp_path), "DATABASE_URL": f"postgresql://me:{PASSWORD}@127.0.0.1/x"}
-    done = run("doctor", env={**config(tmp_path, "{}"), "API_KEYS": "sk-x-y-z", **variables})
+    variables = {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "DATABASE_URL": f"postgresql://me:{PASSWORD}@127.0.0.1/x",
+        "ONE_API_ENV_FILE": os.devnull,
+    }  # fmt: skip
+    done = run_in(tmp_path, "doctor", **config(tmp_path, "{}"), API_KEYS="sk-x-y-z", **variables)
 
     (line,) = [line for line in done.stdout.splitlines() if "database.url" in line]
     assert line.startswith("problem  database.url: the database needs the package psycopg. pip install")

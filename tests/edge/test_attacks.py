@@ -29,7 +29,10 @@ from tests.support import (
 from tests.support.actions import Flood
 
 CONFIG = """
-adapters: {{a: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [m, flood]}}}}
+adapters:
+  a: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [m, flood, large]}}
+  r: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [responds], apis: [responses]}}
+  c: {{type: claude, base_url: '{url}', api_key: upstream-key, models: [claude]}}
 rate_limit: {{requests_per_minute: 10000000}}
 server: {{head_timeout_s: 0.5, keep_alive_s: 1, write_timeout_s: 30, max_connections: 6000}}
 """
@@ -113,6 +116,7 @@ ATTACKS = {
     ),
     "pipelined expectations": ((HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}") * 1500, 8),
     "long addresses": (b"GET /v1/%b HTTP/1.1\r\nHost:a\r\n\r\n" % (b"%41/?&;" * 2300) * 100, 8),
+    "lists of kinds": (b"GET / HTTP/1.1\r\nHost:a\r\nAccept: %b\r\n\r\n" % (b"a/b," * 15_000) * 8, 24),
     "full heads": (b"GET /health HTTP/1.1\r\nHost:a\r\n%b\r\n" % (b"X-A: %b\r\n" % (b"b" * 600) * 99) * 100, 8),
     "bodies that grow": (
         HEAD
@@ -135,6 +139,12 @@ def test_the_loop_is_held_by_no_read(gateway: Gateway, name: str) -> None:
             assert get(gateway, "/health").status == 200
         assert resident_bytes(pid) - before < MAX_BYTES + len(data) * count
     assert worked_ms(gateway) < MAX_WORK_MS
+
+
+def test_the_first_description_of_the_api_holds_nobody(gateway: Gateway) -> None:
+    worked_ms(gateway)
+    assert get(gateway, "/openapi.json").status == 200
+    assert worked_ms(gateway) < MAX_WORK_MS / 2
 
 
 def test_all_pipelined_requests_are_answered_in_order(gateway: Gateway) -> None:
@@ -320,6 +330,64 @@ def test_answers_at_the_bound_hold_nobody(gateway: Gateway, upstream: ScriptedUp
     assert worked_ms(gateway) < MAX_WORK_MS
 
 
+def function(number: int) -> dict[str, Any]:
+    return {"name": f"f{number}", "parameters": {"type": "object", "properties": {}}}
+
+
+def calls(count: int) -> list[dict[str, Any]]:
+    """As many calls in one turn of a model, each with arguments that are a text of JSON."""
+    arguments = '{"a":[' + "[]," * 100 + "1]}"
+    made = [
+        {"id": f"c{n}", "type": "function", "function": {"name": "f", "arguments": arguments}} for n in range(count)
+    ]
+    results = [{"role": "tool", "tool_call_id": each["id"], "content": "x"} for each in made]
+    return [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": made}, *results]
+
+
+#: As much of one thing as a body may hold, and where it is asked.
+LISTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "messages": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}] * 49_000}),
+    "calls": ("/v1/chat/completions", {"messages": calls(9_900)}),
+    "tools": (
+        "/v1/chat/completions",
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [{"type": "function", "function": function(n)} for n in range(16_000)],
+        },
+    ),
+    "tools of responses": (
+        "/v1/responses",
+        {"input": "x", "tools": [{"type": "function", **function(n)} for n in range(19_000)]},
+    ),
+    "items of responses": ("/v1/responses", {"input": [{"role": "user", "content": "x"}] * 49_000}),
+    "blocks of messages": (
+        "/v1/messages",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 49_000}]},
+    ),
+    "tools of messages": (
+        "/v1/messages",
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "tools": [{"name": f"f{n}", "input_schema": {"type": "object"}} for n in range(30_000)],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("model", ["m", "responds", "claude"])
+@pytest.mark.parametrize("name", LISTS)
+def test_long_lists_hold_nobody_whatever_they_are_translated_into(gateway: Gateway, name: str, model: str) -> None:
+    path, fields = LISTS[name]
+    limit = {"max_output_tokens" if path == "/v1/responses" else "max_tokens": 9}
+    body = json.dumps({"model": model, **limit, **fields}).encode()
+    head = HEAD.replace(b"/v1/chat/completions", path.encode())
+    data = head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    worked_ms(gateway)
+    (status,) = answered(gateway, data, 1)
+    assert status in (200, 502), "it got as far as to its upstream"
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
 #: What a long string may be made of.
 ESCAPES = {
     "letters": rb"\u0041",
@@ -415,6 +483,39 @@ def test_long_strings_hold_nobody_at_any_door(caching: Gateway, path: str) -> No
     (status,) = answered(caching, data, 1)
     assert status in (200, 404, 502), caching.log[-1000:]
     assert worked_ms(caching) < MAX_WORK_MS
+
+
+#: What stands in a compressed stream before its end: a hundred megabytes in a few kilobytes, and none of it an answer.
+NOTHING = {"blank lines": b"\n" * 100_000_000, "events": b'data: {"choices":[]}\n\n' * 1_000_000}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_compressed_streams_of_nothing_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    first, *rest = (event(each) for each in text_chunks("x"))
+    stream = b"".join([first, NOTHING[name], *rest, b"data: [DONE]\n\n"])
+    headers = {"Content-Encoding": "gzip", "Content-Type": "text/event-stream"}
+    upstream.on("flood", reply(gzip.compress(stream), headers=headers))
+    body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    worked_ms(gateway)
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(post_chat(gateway.host, gateway.port, body))
+        assert b"[DONE]" in client.read_response().body
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
+#: Events with more than is read, by what they have too much of.
+TOO_MUCH_IN_EVENTS = {"keys": b'{"a":[],"b":1,"c":2},' * 40_000, "values": b'{"a":[],"b":"","c":1},' * 90_000}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH_IN_EVENTS)
+def test_events_that_hold_too_much_are_looked_at_once(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    large = b'data: {"choices":[{"index":0,"delta":{"content":"y"},"logprobs":{"content":[%b{}]}}]}\n\n'
+    first = event(text_chunks("x")[0])
+    upstream.on("large", reply(first + large % TOO_MUCH_IN_EVENTS[name], headers={"Content-Type": "text/event-stream"}))
+    body = {"model": "large", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    worked_ms(gateway)
+    assert answered(gateway, post_chat(gateway.host, gateway.port, body), 1) == {502}
+    assert worked_ms(gateway) < MAX_WORK_MS
 
 
 #: Answers that are no JSON by the letter, which take long to read and longer to repair.

@@ -37,10 +37,15 @@ KINDS: dict[str, Body] = {
     "even": {"targets": "abc", "strategy": "weighted"},
     "spread": {"targets": "abc", "strategy": "adaptive"},
 }
+#: Of a group whose upstreams are silent until they are given up, and of all others, which nobody waits for.
+_SHORT = {"first_event_s": 0.5, "total_s": 0.5, "idle_s": 0.5}
+_LONG = {"first_event_s": 20.0, "total_s": 20.0, "idle_s": 20.0}
 #: How many groups of each kind there are, for the whole matrix and for a few tests.
 _NONE = {"bench": 0, "bench-prefill": 0}
-_MANY = dict.fromkeys(KINDS, 60) | {"twins": 460, "spare": 400, "only": 100, "resume": 100} | _NONE
+_MANY = dict.fromkeys(KINDS, 20) | {"twins": 340, "spare": 400, "only": 40, "resume": 100} | _NONE
 FEW = dict.fromkeys(KINDS, 12) | _NONE
+#: How many more there are of each kind whose upstreams may be silent.
+_SILENT = dict.fromkeys(KINDS, 8) | {"resume": 20, "bench": 12, "bench-prefill": 12}
 #: Adapters that are other views of an upstream: b goes on from a prefill, under the name p.
 _VIEWS = {"p": "b"}
 
@@ -50,11 +55,15 @@ class FaultBed(Bed):
 
     pool = _MANY
 
-    def model(self, kind: str = "only") -> str:
-        """A group that no other test has used, so its deployments are in good health."""
-        number = next(self._numbers.setdefault(kind, itertools.count()))
-        assert number < self.pool[kind], "every group is used"
-        return f"{kind}-{number}"
+    def model(self, kind: str = "only", silent: bool = False) -> str:
+        """A group that no other test has used, so its deployments are in good health.
+
+        One that is ``silent`` waits for an upstream only half a second.
+        """
+        name = f"{kind}-silent" if silent else kind
+        number = next(self._numbers.setdefault(name, itertools.count()))
+        assert number < (_SILENT if silent else self.pool)[kind], "every group is used"
+        return f"{name}-{number}"
 
     @property
     def arrived(self) -> int:
@@ -72,38 +81,40 @@ class FaultBed(Bed):
             yield clients
 
 
-def _group(kind: str, number: int, patience: float) -> Body:
+def _groups(pool: dict[str, int]) -> dict[str, Body]:
+    """The settings of all groups, by name."""
+    found: dict[str, Body] = {}
+    for kind, count in pool.items():
+        found |= {name: _group(kind, name, _LONG) for name in (f"{kind}-{number}" for number in range(count))}
+        silent = (f"{kind}-silent-{number}" for number in range(_SILENT[kind] if count else 0))
+        found |= {name: _group(kind, name, _SHORT) for name in silent}
+    return found
+
+
+def _group(kind: str, name: str, timeouts: dict[str, float]) -> Body:
     """The settings of one group."""
     settings: dict[str, Any] = {"strategy": "ordered", **KINDS[kind]}
     for places in ("targets", "fallbacks"):
-        settings[places] = [f"{each}/{kind}-{number}" for each in settings.get(places, "")]
-    timeouts = {"first_event_s": 0.5 * patience, "total_s": 0.5 * patience, **settings.get("timeouts", {})}
-    return settings | {"timeouts": timeouts}
+        settings[places] = [f"{each}/{name}" for each in settings.get(places, "")]
+    return settings | {"timeouts": timeouts | settings.get("timeouts", {})}
 
 
 @contextlib.contextmanager
-def running_faults(pool: dict[str, int] = _MANY, patience: float = 1.0, **sections: Any) -> Iterator[FaultBed]:
-    """A gateway with all deadlines scaled down to half a second, and a second for one that is left alone.
-
-    ``pool`` says how many groups there are of each kind; ``patience`` multiplies the deadlines, so that a crowd on a
-    busy machine keeps them.
-    """
+def running_faults(pool: dict[str, int] = _MANY, alone_s: float = 3.0, **sections: Any) -> Iterator[FaultBed]:
+    """A gateway with so many groups of each kind; an upstream that is left alone in one has ``alone_s``."""
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
-        models = [f"{kind}-{number}" for kind in KINDS for number in range(pool[kind])]
+        groups = _groups(pool)
         urls = {name: upstream.base_url for name, upstream in upstreams.items()}
         urls |= {name: urls[known] for name, known in _VIEWS.items()}
         urls |= {"r": f"http://127.0.0.1:{free_port()}/v1", "n": "http://nowhere.invalid/v1"}
-        timeouts = {"connect_s": 0.5, "first_event_s": 1.0, "total_s": 1.0, "idle_s": 0.5}
-        timeouts = {name: seconds * patience for name, seconds in timeouts.items()}
+        timeouts = {"connect_s": 0.5, **dict.fromkeys(_LONG, alone_s)}
         config: Body = {
             "adapters": {
-                name: adapter(url, models, api_key=f"sk-upstream-{name}", timeouts=timeouts, prefill=name in _VIEWS)
+                name: adapter(url, [*groups], api_key=f"sk-upstream-{name}", timeouts=timeouts, prefill=name in _VIEWS)
                 for name, url in urls.items()
             },
-            "model_groups": {
-                f"{kind}-{number}": _group(kind, number, patience) for kind in KINDS for number in range(pool[kind])
-            },
+            "model_groups": groups,
         }
         gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "1000000"}, start_timeout_s=60)
         server = {"host": gateway.host, "port": gateway.port, **sections.pop("server", {})}

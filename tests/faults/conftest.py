@@ -7,14 +7,14 @@ import pytest
 from .bed import FEW, FaultBed, running_faults
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def faults() -> Iterator[FaultBed]:
     """The gateway and its upstreams."""
     with running_faults() as running:
         yield running
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def eager() -> Iterator[FaultBed]:
     """One that sends heartbeats early, and so the status line of a stream that has no content yet."""
     with running_faults(FEW, server={"heartbeat_s": 0.1, "commit_s": 0.2}) as running:

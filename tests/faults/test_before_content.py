@@ -181,7 +181,7 @@ def test_u03_another_deployment_answers_instead(over_tls: FaultBed, certificate:
 
 @pytest.mark.parametrize("count", [0, 1], ids=["headers", "role"])
 def test_u08_silence_after_the_head_is_filled_by_another_deployment(eager: FaultBed, count: int) -> None:
-    model = eager.model("twins")
+    model = eager.model("twins", silent=True)
     eager.a.on(model, sse(b": hello\n\n", *text_chunks(finish=None)[:count], Hang(), done=False))
 
     answer = eager.ask(model, stream=True)
@@ -204,7 +204,7 @@ def test_u08_a_role_and_then_a_failure_is_before_content(faults: FaultBed, endin
 
 
 def test_u07_when_all_are_silent_it_is_504_after_two(faults: FaultBed, stream: bool) -> None:
-    model = faults.model("three")
+    model = faults.model("three", silent=True)
     for upstream in faults.upstreams.values():
         upstream.on(model, [Hang()])
 
@@ -217,7 +217,7 @@ def test_u07_when_all_are_silent_it_is_504_after_two(faults: FaultBed, stream: b
 
 
 def test_u07_a_silent_deployment_is_not_asked_again_before_a_fallback(faults: FaultBed, stream: bool) -> None:
-    model = faults.model("spare")
+    model = faults.model("spare", silent=True)
     faults.a.on(model, [Hang()])
 
     assert said(faults.ask(model, stream=stream), stream) == "Hello"

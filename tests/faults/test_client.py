@@ -72,7 +72,7 @@ def test_c04_a_client_that_leaves_after_the_last_token_is_settled_in_full(faults
 @pytest.mark.parametrize("script", [error(500), error(503), error(429)], ids=["500", "503", "429"])
 def test_c16_clients_that_retry_do_not_multiply_with_ours(script: Script) -> None:
     with running_faults(FEW) as bed:
-        model, clients = bed.model("three"), 30
+        model, clients = bed.model("three", silent=True), 30
         for upstream in bed.upstreams.values():
             upstream.on(model, script)
         with bed.sdk(max_retries=2) as client, ThreadPoolExecutor(10) as crowd:

@@ -82,7 +82,7 @@ def test_what_is_wrong_in_the_request_has_its_own_status(
 
 
 def test_when_all_are_silent_it_is_504(faults: FaultBed, door: Door, stream: bool) -> None:
-    model = faults.model("three")
+    model = faults.model("three", silent=True)
     for upstream in (faults.a, faults.b, faults.c):
         upstream.on(model, [Hang()])
 
@@ -104,7 +104,7 @@ def test_when_none_can_be_reached_it_is_529_in_anthropics_words(faults: FaultBed
 
 @BROKEN
 def test_m02_an_equal_answer_goes_on_without_a_seam(faults: FaultBed, door: Door, ending: list[Any], code: str) -> None:
-    model, gate = faults.model("resume"), threading.Event()
+    model, gate = faults.model("resume", silent=code == "upstream_timeout"), threading.Event()
     faults.a.on(model, breaking(gate, ending))
     faults.b.on(model, sse(*text_chunks(*WORDS, usage=tokens(3, 60))))
 
@@ -117,7 +117,7 @@ def test_m02_an_equal_answer_goes_on_without_a_seam(faults: FaultBed, door: Door
 def test_m01_the_first_error_is_told_when_nobody_goes_on(
     faults: FaultBed, door: Door, ending: list[Any], code: str
 ) -> None:
-    model, gate = faults.model("resume"), threading.Event()
+    model, gate = faults.model("resume", silent=code == "upstream_timeout"), threading.Event()
     faults.a.on(model, breaking(gate, ending))
     faults.b.on(model, sse(*text_chunks("Something else")))
     faults.c.on(model, error(500))
@@ -129,7 +129,7 @@ def test_m01_the_first_error_is_told_when_nobody_goes_on(
 
 @pytest.mark.parametrize("ending", [Close(), Hang()], ids=["cut", "silent"])
 def test_half_a_call_is_never_handed_over(faults: FaultBed, door: Door, ending: Action) -> None:
-    model = faults.model("only")
+    model = faults.model("only", silent=isinstance(ending, Hang))
     faults.a.on(model, sse(*tool_chunks(("weather", '{"a"'), finish=None), ending, done=False))
 
     answer = faults.send(door.request(faults, model, stream=True, tools=[door.tool]))
@@ -225,7 +225,7 @@ def test_m02_a_tool_call_is_never_resumed(faults: FaultBed, door: Door) -> None:
 def test_m01_an_early_death_is_invisible_while_the_answer_is_held_back(
     faults: FaultBed, door: Door, ending: list[Action]
 ) -> None:
-    model = faults.model("hold")
+    model = faults.model("hold", silent=isinstance(ending[0], Hang))
     faults.a.on(model, sse(*text_chunks(*WORDS[:2], finish=None), *ending, done=False))
     faults.b.on(model, sse(*text_chunks("Another ", "whole ", "answer")))
 

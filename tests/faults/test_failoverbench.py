@@ -78,6 +78,11 @@ class Scenario:
     #: The shortest time that the client waits, in seconds.
     least_s: float = 0.0
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the target stops to say anything."""
+        return any(isinstance(action, Hang) for script in (*self.streamed, *self.whole) for action in script)
+
 
 def both(
     name: str, faults: list[Script], target: int, fallback: int, *, recovers: bool = False, least_s: float = 0.0
@@ -157,7 +162,7 @@ def is_alive(bench: FaultBed, stream: bool) -> bool:
 @pytest.mark.parametrize("kind", ["bench", "bench-prefill"])
 @pytest.mark.parametrize(("scenario", "stream"), CASES)
 def test_the_client_has_the_whole_text(bench: FaultBed, scenario: Scenario, stream: bool, kind: str) -> None:
-    model = bench.model(kind)
+    model = bench.model(kind, silent=scenario.is_silent)
     bench.a.on(model, *(scenario.streamed if stream else scenario.whole))
     bench.b.on(model, refuses_prefill)
     began = time.monotonic()
@@ -208,7 +213,7 @@ def test_s15_one_that_flaps_is_left_probed_and_used_again(bench: FaultBed, strea
 @pytest.mark.parametrize("ending", [Close(), Reset(), Hang()], ids=["cut", "reset", "stall"])
 @pytest.mark.parametrize("kind", ["bench", "bench-prefill"])
 def test_when_nobody_can_go_on_the_client_has_a_clear_error(bench: FaultBed, kind: str, ending: Any) -> None:
-    model = bench.model(kind)
+    model = bench.model(kind, silent=isinstance(ending, Hang))
 
     def differs(seen: Seen) -> Script:
         if seen.json["messages"][-1]["role"] == "assistant":

@@ -12,6 +12,8 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from multiprocessing.pool import Pool
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.support import freeze
 from tests.support.busy import busy_machine
 from tests.support.gateway import free_port
 from tests.support.loop_time import LoopTime
+from tests.support.running_time import PATIENCE_S
 
 from .conftest import OwnRedis, odd_redis
 
@@ -41,13 +44,29 @@ def _make(where: str, keys: list[str]) -> LimitStore:
     return RedisStore(where, 4, PATIENT_S) if where.startswith("redis") else SharedStore(Path(where), "test")
 
 
-def _race(where: str, key: str, start: float) -> int:
+@contextlib.contextmanager
+def _racers() -> Iterator[Pool]:
+    """Four processes that begin each race together."""
+    spawning = multiprocessing.get_context("spawn")
+    with spawning.Pool(4, _meet_at, [spawning.Barrier(4)]) as pool:
+        yield pool
+
+
+def _meet_at(start: Barrier) -> None:
+    """Let this process begin its races when the others do."""
+    global _start
+    _start = start
+
+
+_start: Barrier
+
+
+def _race(where: str, key: str) -> int:
     """Ask 50 times from a process of its own; returns how often it was let in."""
 
     async def ask() -> int:
         store = _make(where, [key])
-        while time.time() < start:
-            await asyncio.sleep(0.001)
+        _start.wait(PATIENCE_S)
         answers = await asyncio.gather(*(store.take(key, Limits(50), 5, random.getrandbits(60)) for _ in range(50)))
         await store.aclose()
         return sum(verdict.refused_by is None for verdict, _ in answers)
@@ -59,18 +78,17 @@ def _race(where: str, key: str, start: float) -> int:
 def test_four_processes_share_one_limit_exactly(kind: str, tmp_path: Path) -> None:
     key = uuid.uuid4().hex
     where = str(tmp_path) if kind == "file" else REDIS
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        start = time.time() + 1.5
-        admitted = pool.starmap(_race, [(where, key, start)] * 4)
+    with _racers() as racers:
+        admitted = racers.starmap(_race, [(where, key)] * 4)
     assert sum(admitted) == 50, admitted
 
 
 @pytest.mark.parametrize("kind", ["file", "redis"])
 def test_a_limit_is_exact_on_a_busy_machine(kind: str, tmp_path: Path) -> None:
     where = str(tmp_path) if kind == "file" else REDIS
-    with busy_machine(), multiprocessing.get_context("spawn").Pool(4) as pool:
+    with _racers() as racers, busy_machine():
         for _ in range(3):
-            admitted = pool.starmap(_race, [(where, uuid.uuid4().hex, time.time() + 1)] * 4)
+            admitted = racers.starmap(_race, [(where, uuid.uuid4().hex)] * 4)
             assert sum(admitted) == 50, admitted
 
 

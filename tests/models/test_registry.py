@@ -1,4 +1,4 @@
-"""The registry: which ids there are, where they lead, and the article's verbs."""
+"""The registry: which ids there are, where they lead, and what callers in Python use."""
 
 import asyncio
 from typing import Any
@@ -9,8 +9,9 @@ from one_api.config import Config
 from one_api.contract import ChunkStream, ModelInfo
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import NoDeployment, UnknownModel, UpstreamFailed
+from one_api.models.adapters.base import RequestAdapter
 from one_api.models.registry import ModelRegistry
-from one_api.records import CallContext
+from one_api.records import AttemptContext, CallContext
 from one_api.settings.adapters import OpenAIConfig
 from one_api.settings.sections import GroupConfig, RetryConfig, TargetConfig
 from tests.utils.fake_adapter import FakeAdapter
@@ -122,6 +123,50 @@ async def test_every_id_that_is_listed_is_served_and_no_other() -> None:
     for entry in await found.list_all_models():
         assert (await found.get_model(entry["id"]))["id"] == entry["id"]
         assert await answer(found, entry["id"])
+
+
+class ListingAdapter(RequestAdapter):
+    """One of ours that only lists; ``asked`` counts how often it was asked for one model."""
+
+    def __init__(self, *models: str) -> None:
+        self.models = {model: ModelInfo(model, "org") for model in models}
+        self.asked = 0
+
+    def list_models(self) -> list[ModelInfo]:
+        """See ``BaseModelAdapter``."""
+        return list(self.models.values())
+
+    def get_model_info(self, model_id: str) -> ModelInfo | None:
+        """See ``BaseModelAdapter``."""
+        self.asked += 1
+        return self.models.get(model_id)
+
+    async def complete(self, request: ChatRequest, context: AttemptContext) -> dict[str, Any]:
+        """Nobody asks."""
+        raise NotImplementedError
+
+    async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
+        """Nobody asks."""
+        raise NotImplementedError
+
+
+async def test_the_list_is_made_anew_only_when_an_adapter_lists_something_else() -> None:
+    adapter, found = ListingAdapter("x", "y"), registry()
+    found.register_adapter("a", adapter)
+    before = await found.list_all_models()
+    adapter.asked = 0
+
+    assert await found.list_all_models() == before
+    assert adapter.asked == 0
+
+    adapter.models["x"] = ModelInfo("x", "org", context_window=4096)
+    adapter.models["z"] = ModelInfo("z", "org")
+    after = await found.list_all_models()
+    assert [entry["id"] for entry in after] == ["x", "y", "z"]
+    assert after[0]["context_window"] == 4096
+
+    found.register_adapter("b", ListingAdapter("w"))
+    assert [entry["id"] for entry in await found.list_all_models()] == ["x", "y", "z", "w"]
 
 
 async def test_entries_say_what_the_adapter_knows() -> None:

@@ -32,10 +32,9 @@ from one_api.errors import (
 from one_api.records import CallContext, CallRecord
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
-from one_api.routing.policy import Policy
 from one_api.routing.retries import wait_before_again
 from one_api.routing.retry_limit import RetryLimit
-from one_api.routing.selection import Route
+from one_api.routing.route import Policy, Route
 from one_api.settings.sections import HoldBackConfig
 from tests.utils.fake_adapter import END, ROLE, FakeAdapter, FakeStream, Scripted, say
 

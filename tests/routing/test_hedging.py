@@ -14,9 +14,8 @@ from one_api.records import CallContext
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
 from one_api.routing.hedging import Hedging
-from one_api.routing.policy import Policy
 from one_api.routing.retry_limit import RetryLimit
-from one_api.routing.selection import Route
+from one_api.routing.route import Policy, Route
 from one_api.settings.sections import HedgeConfig
 from tests.utils.fake_adapter import FakeAdapter, FakeStream, Scripted, say
 

@@ -14,10 +14,9 @@ from one_api.errors import InvalidRequest, UpstreamError, UpstreamFailed, Upstre
 from one_api.records import CallContext, CallRecord
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
-from one_api.routing.policy import Policy
 from one_api.routing.resume import Sent, after_the_same, resumable
 from one_api.routing.retry_limit import RetryLimit
-from one_api.routing.selection import Route
+from one_api.routing.route import Policy, Route
 from tests.utils.fake_adapter import END, ROLE, FakeAdapter, Piece, Scripted, say
 
 CUT = UpstreamTruncated("cut")

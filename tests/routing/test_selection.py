@@ -10,7 +10,8 @@ import pytest
 from one_api.errors import UpstreamFailed
 from one_api.routing.circuit import State
 from one_api.routing.deployment import Deployment
-from one_api.routing.selection import Candidate, Route, candidates, choose, probe_others_now, shares
+from one_api.routing.route import Route
+from one_api.routing.selection import Candidate, candidates, choose, probe_others_now, shares
 from tests.utils.fake_adapter import FakeAdapter
 
 NOW = 1000.0

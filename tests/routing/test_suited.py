@@ -8,8 +8,7 @@ from one_api.contract import DOORS, Kind, ModelInfo
 from one_api.errors import InvalidRequest
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.routing.deployment import Deployment
-from one_api.routing.policy import Policy
-from one_api.routing.selection import Route
+from one_api.routing.route import Policy, Route
 from one_api.routing.suited import SuitedRoutes, suited
 
 

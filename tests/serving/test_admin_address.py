@@ -3,15 +3,12 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Literal
 
 import pytest
 
-from tests.support import Gateway, RawClient, free_port
-from tests.support.launcher import REPOSITORY
+from tests.support import Gateway, RawClient, free_port, run_program
 
 from .clients import ask, request, wait_until
 
@@ -75,8 +72,7 @@ def test_its_own_address_answers_with_the_key_to_names_that_nobody_else_can_have
 
 
 def test_commands_find_it(gateway: Apart) -> None:
-    arguments = [sys.executable, "-m", "flask", "--app", "wsgi", "config", "reload"]
-    done = subprocess.run(arguments, cwd=REPOSITORY, env=gateway.environment, capture_output=True, text=True)
+    done = run_program("flask", "--app", "wsgi", "config", "reload", env=gateway.environment)
     assert (done.returncode, "every process uses" in done.stdout) == (0, True), done.stderr
 
 
@@ -96,8 +92,7 @@ def test_an_address_that_is_taken_is_one_sentence_that_names_the_setting() -> No
     with socket.create_server(("127.0.0.1", free_port())) as holder:
         port = holder.getsockname()[1]
         env = {"ONE_API_ENV_FILE": os.devnull, "PORT": str(free_port()), "ADMIN_LISTEN": f"127.0.0.1:{port}"}
-        arguments = [sys.executable, "-m", "gunicorn", "wsgi:app"]
-        done = subprocess.run(arguments, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+        done = run_program("gunicorn", "wsgi:app", env=env)
     assert done.returncode == 1
     assert f"Port {port} is in use" in done.stderr
     assert "set ADMIN_LISTEN to another" in done.stderr

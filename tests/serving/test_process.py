@@ -1,15 +1,20 @@
 """The process and the system around it: a master that is killed, and file descriptors that run out."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from uvicorn.config import Config
 
+from one_api.serving.worker import GatewayServer
 from tests.support import Gateway, ScriptedUpstream, WaitFor, sse, text_chunks
+from tests.support.loop_time import LoopTime
 
 from .clients import ask, chat, connect, request, wait_until
 
@@ -44,6 +49,23 @@ def test_a_worker_whose_master_was_killed_finishes_its_requests_and_ends(upstrea
         gate.set()
         assert list(events)[-1] == "data: [DONE]"
         wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker to end")
+
+
+async def nothing(scope: Any, receive: Any, send: Any) -> None:
+    """An application that nobody asks."""
+
+
+async def test_a_worker_that_has_nothing_under_way_ends_at_once() -> None:
+    server = GatewayServer(Config(nothing, lifespan="off", log_config=None), drain_s=10.0)
+    serving = asyncio.create_task(server.serve(sockets=[]))
+    while not server.started:
+        await asyncio.sleep(0)
+
+    async with LoopTime() as clock:
+        server.handle_exit(signal.SIGTERM, None)
+        await serving
+
+    assert clock.now_s < 0.05
 
 
 def is_answered(gateway: Gateway, data: bytes) -> bool:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, sse, text_chunks
-from tests.support.launcher import REPOSITORY
+from tests.support import Gateway, Response, ScriptedUpstream, WaitFor, error, run_program, sse, text_chunks
 
 from .clients import ask, chat, connect, request, wait_until
 
@@ -342,9 +340,8 @@ def test_files_are_watched_if_wanted(bed: Reloadable) -> None:
 
 def command(bed: Reloadable, *options: str, **env: str) -> "subprocess.CompletedProcess[str]":
     """Run ``flask config reload`` with the gateway's own environment, and what is different."""
-    arguments = [sys.executable, "-m", "flask", "--app", "wsgi", "config", "reload", *options]
-    env = bed.gateway.environment | env
-    return subprocess.run(arguments, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60)
+    arguments = ["--app", "wsgi", "config", "reload", *options]
+    return run_program("flask", *arguments, env=bed.gateway.environment | env)
 
 
 def test_the_command_waits_until_every_process_has_it(bed: Reloadable) -> None:

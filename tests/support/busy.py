@@ -4,10 +4,12 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.synchronize import Semaphore
 
 
-def burn() -> None:
+def burn(begun: Semaphore) -> None:
     """Compute for ever."""
+    begun.release()
     while True:
         sum(range(10_000))
 
@@ -15,10 +17,14 @@ def burn() -> None:
 @contextmanager
 def busy_machine() -> Iterator[None]:
     """Keep every core busy twice."""
-    burners = [multiprocessing.get_context("spawn").Process(target=burn) for _ in range(2 * (os.cpu_count() or 1))]
+    spawning = multiprocessing.get_context("spawn")
+    begun = spawning.Semaphore(0)
+    burners = [spawning.Process(target=burn, args=[begun]) for _ in range(2 * (os.cpu_count() or 1))]
     for burner in burners:
         burner.start()
     try:
+        for _ in burners:
+            begun.acquire()
         yield
     finally:
         for burner in burners:

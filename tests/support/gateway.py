@@ -20,11 +20,11 @@ from typing import Literal, Self, TypeAlias
 from .http1 import Json
 from .launcher import LAUNCHER, REPOSITORY, Program, start_program
 from .processes import group_of, is_alive
+from .running_time import PATIENCE_S
 
 Record: TypeAlias = dict[str, Json]
 
 POLL_S = 0.02
-KILL_TIMEOUT_S = 5.0
 LOG_TAIL = 8000
 
 
@@ -103,16 +103,16 @@ class Gateway:
         new = self._raw_log(start)
         return new.decode(errors="replace"), start + len(new)
 
-    def wait_for_log(self, text: str, timeout_s: float = 5.0) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = PATIENCE_S) -> None:
         """Return once the log holds the text; raises AssertionError if it does not in time."""
         self._wait_until(lambda: text in self.log, timeout_s, f"{text!r} in the log")
 
-    def call_records(self, at_least: int = 0, timeout_s: float = 5.0) -> list[Record]:
+    def call_records(self, at_least: int = 0, timeout_s: float = PATIENCE_S) -> list[Record]:
         """The log lines that are JSON objects with a `request_id`, in order, once there are so many of them."""
         self._wait_until(lambda: len(self._records()) >= at_least, timeout_s, f"{at_least} call records")
         return self._records()
 
-    def record_of(self, request_id: str, timeout_s: float = 5.0) -> Record:
+    def record_of(self, request_id: str, timeout_s: float = PATIENCE_S) -> Record:
         """The log line of the only request with this id, once it is written."""
 
         def found() -> list[Record]:
@@ -122,7 +122,7 @@ class Gateway:
         (record,) = found()
         return record
 
-    def worker_pids(self, at_least: int = 1, timeout_s: float = 5.0) -> list[int]:
+    def worker_pids(self, at_least: int = 1, timeout_s: float = PATIENCE_S) -> list[int]:
         """The processes that gunicorn's master has forked, once there are so many of them."""
         self._wait_until(lambda: len(self._children()) >= at_least, timeout_s, f"{at_least} workers")
         return self._children()
@@ -232,8 +232,8 @@ class Gateway:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.wait(self.stop_timeout_s)
             self.kill()
-            self.wait(KILL_TIMEOUT_S)
-            self._wait_until(self._all_gone, KILL_TIMEOUT_S, "every process to end")
+            self.wait(PATIENCE_S)
+            self._wait_until(self._all_gone, PATIENCE_S, "every process to end")
 
     def _all_gone(self) -> bool:
         try:

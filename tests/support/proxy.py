@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-STOP_TIMEOUT_S = 5.0
+from .running_time import PATIENCE_S
 
 
 class Passage(NamedTuple):
@@ -36,12 +36,12 @@ class ScriptedProxy:
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="scripted-proxy", daemon=True)
         self._thread.start()
-        assert self._started.wait(STOP_TIMEOUT_S), "the proxy did not start"
+        assert self._started.wait(PATIENCE_S), "the proxy did not start"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(STOP_TIMEOUT_S)
+        self._thread.join(PATIENCE_S)
 
     def url(self, scheme: str, credentials: str | None = None) -> str:
         """The proxy's address."""

@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+#: How long what should happen at once is waited for, in seconds: nobody promises anything of it.
+PATIENCE_S = 30.0
 _TICK_S = 0.01
 #: What is longer between two ticks is not counted: somebody else had the machine.
 _MAX_TICK_S = 2 * _TICK_S

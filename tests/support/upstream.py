@@ -11,11 +11,10 @@ from typing import Self, TypeAlias
 from .actions import Script
 from .connection import Connection, Signals
 from .replies import completion, error, json_reply, sse, text_chunks, tokens
+from .running_time import PATIENCE_S
 from .seen import Seen
 
 Answer: TypeAlias = Script | Callable[[Seen], Script]
-
-STOP_TIMEOUT_S = 5.0
 
 
 class ScriptedUpstream:
@@ -89,7 +88,7 @@ class ScriptedUpstream:
         """How many connections are open now, idle ones included."""
         return len(self._serving)
 
-    def wait_for(self, n: int, timeout_s: float = 5.0) -> Seen:
+    def wait_for(self, n: int, timeout_s: float = PATIENCE_S) -> Seen:
         """The n-th request (from 1), once it has arrived whole; raises AssertionError after the time-out."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.requests) >= n, timeout_s):
@@ -100,7 +99,7 @@ class ScriptedUpstream:
         self._listener = _listening_socket(self._send_buffer_bytes)
         self.port: int = self._listener.getsockname()[1]
         self._thread.start()
-        if not self._started.wait(STOP_TIMEOUT_S):
+        if not self._started.wait(PATIENCE_S):
             raise AssertionError("the scripted upstream did not start")
         return self
 
@@ -108,7 +107,7 @@ class ScriptedUpstream:
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(STOP_TIMEOUT_S)
+        self._thread.join(PATIENCE_S)
         if self._thread.is_alive():
             raise AssertionError("the scripted upstream did not stop")
         if not self.errors:

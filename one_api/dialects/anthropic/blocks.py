@@ -44,6 +44,11 @@ class Block:
         return str(self.start["type"])
 
     @property
+    def length(self) -> int:
+        """How many characters its pieces have."""
+        return sum(map(len, self.pieces))
+
+    @property
     def input(self) -> JSONObject | str:
         """The input of a call: an object, or a text that holds none."""
         text = "".join(self.pieces)
@@ -131,10 +136,3 @@ def whole(block: Block) -> JSONObject | None:
     if not block.kind.endswith("tool_use") or (block.kind != "tool_use" and not text):
         return block.start
     return {**block.start, "input": block.input} if isinstance(block.input, dict) else None
-
-
-def custom_input(arguments: str) -> str:
-    """Return the text in a custom tool's input; what is no such input is passed on as it is."""
-    value = opened(arguments)
-    found = value.get("input") if isinstance(value, dict) else None
-    return found if isinstance(found, str) else arguments

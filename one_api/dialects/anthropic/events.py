@@ -196,6 +196,12 @@ def stop_of(payload: JSONObject) -> str | None:
     return None
 
 
+def stop_details_of(payload: JSONObject) -> Any:
+    """Return what is said of a stop beside its reason, or None: in a whole message there is no delta."""
+    delta = payload.get("delta")
+    return (isinstance(delta, dict) and delta.get("stop_details")) or payload.get("stop_details")
+
+
 def check_inner(payload: JSONObject) -> None:
     """Raise ErrorPayload when the inner object of an event reports an error."""
     for inner in (payload.get("delta"), payload.get("message")):

@@ -7,7 +7,7 @@ from typing import Any
 
 from one_api.dialects.anthropic.content import Content, thinking_block
 from one_api.dialects.anthropic.history import Entry
-from one_api.dialects.anthropic.policy import Notes, RequestOptions
+from one_api.dialects.anthropic.options import Notes, RequestOptions
 from one_api.dialects.checks import refused
 from one_api.dialects.json import JSONObject
 

@@ -5,7 +5,7 @@ import hmac
 from typing import Any
 
 from one_api.dialects.anthropic.models import ModelTraits
-from one_api.dialects.anthropic.policy import Notes, RequestOptions
+from one_api.dialects.anthropic.options import Notes, RequestOptions
 from one_api.dialects.checks import refused, wrong_type
 from one_api.dialects.json import JSONObject
 from one_api.dialects.parameter_names import IN_CHAT, refuse_foreign

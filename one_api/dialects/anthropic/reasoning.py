@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from one_api.dialects.anthropic.models import EFFORTS, ModelTraits
-from one_api.dialects.anthropic.policy import Notes
+from one_api.dialects.anthropic.options import Notes
 from one_api.dialects.checks import refused, wrong_type
 from one_api.dialects.json import JSONObject
 

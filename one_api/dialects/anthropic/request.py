@@ -13,8 +13,8 @@ from one_api.dialects.anthropic.history import read_history
 from one_api.dialects.anthropic.messages import Conversation, Replay, Translator, limit_marks
 from one_api.dialects.anthropic.models import ModelTraits
 from one_api.dialects.anthropic.names import tool_names
+from one_api.dialects.anthropic.options import Notes, RequestOptions
 from one_api.dialects.anthropic.parameters import check_unsupported, max_tokens, service_tier, stops, user_id
-from one_api.dialects.anthropic.policy import Notes, RequestOptions
 from one_api.dialects.anthropic.reasoning import reasoning, sampling
 from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.anthropic.search import search_tool

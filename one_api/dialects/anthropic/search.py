@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from one_api.dialects.anthropic.policy import Notes, RequestOptions
+from one_api.dialects.anthropic.options import Notes, RequestOptions
 from one_api.dialects.checks import refused, wrong_type
 from one_api.dialects.json import JSONObject
 

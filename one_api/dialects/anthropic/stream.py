@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.answer_text import AnswerText, Extras
-from one_api.dialects.anthropic.blocks import Block, OpenBlocks, custom_input, whole
+from one_api.dialects.anthropic.blocks import Block, OpenBlocks, whole
 from one_api.dialects.anthropic.chunks import ChunkWriter
 from one_api.dialects.anthropic.events import (
     Delta,
@@ -19,6 +19,7 @@ from one_api.dialects.anthropic.events import (
     deltas_of,
     kind_of,
     number_of,
+    stop_details_of,
     stop_of,
     usages_of,
 )
@@ -36,6 +37,7 @@ from one_api.dialects.anthropic.response import (
 )
 from one_api.dialects.anthropic.text import is_json_object
 from one_api.dialects.characters import TextJoiner, all_whole
+from one_api.dialects.custom_input import input_of
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import own_call_id
 from one_api.dialects.openai.response import Identity
@@ -269,11 +271,11 @@ class ClaudeStream:
 
     def _read_stop(self, payload: JSONObject) -> bool:
         """Take over the stop reason in an event, and return whether there is one."""
-        reason, delta = stop_of(payload), payload.get("delta")
+        reason = stop_of(payload)
         if reason is not None:
             check_stop(reason)
         self.stop_reason = reason or self.stop_reason
-        self._stop_details = (isinstance(delta, dict) and delta.get("stop_details")) or self._stop_details
+        self._stop_details = stop_details_of(payload) or self._stop_details
         return reason is not None
 
     def _on_stop(self, payload: JSONObject) -> list[JSONObject]:
@@ -362,7 +364,7 @@ class ClaudeStream:
         if block.kind != "text" and kept is not None and self._options.provider_blocks:
             self._extras.provider_blocks.append(kept)
         for citation in block.citations:
-            self._extras.cite(citation, block.at, self._writer.length)
+            self._extras.cite(citation, block.at, min(self._writer.length, block.at + block.length))
         return []
 
     def _close_call(self, block: Block) -> list[JSONObject]:
@@ -371,7 +373,7 @@ class ClaudeStream:
             self._text.drop()
             return [] if block.is_plain or said else self._writer.content(block.arguments)
         if block.call.kind == "custom":
-            return self._writer.arguments(block.call, custom_input(block.arguments))
+            return self._writer.arguments(block.call, input_of(block.arguments))
         return [] if block.is_plain else self._writer.arguments(block.call, block.arguments)
 
     def _finish(self) -> list[JSONObject]:

@@ -7,7 +7,7 @@ from typing import Any
 from one_api.dialects import json
 from one_api.dialects.anthropic.content import CacheMarks
 from one_api.dialects.anthropic.models import ModelTraits
-from one_api.dialects.anthropic.policy import Notes
+from one_api.dialects.anthropic.options import Notes
 from one_api.dialects.anthropic.schema import Inexpressible, express, flattened, strict_form
 from one_api.dialects.checks import refused, wrong_type
 from one_api.dialects.json import JSONObject

@@ -13,7 +13,7 @@ from typing import Any
 from one_api.dialects.json import JSONObject
 from one_api.dialects.llama.parameters import DECIMALS, SAMPLING, check_values, given_in, stop_strings, wrong_type
 from one_api.dialects.llama.schema import constrained
-from one_api.dialects.parameter_names import IN_CHAT, refuse_foreign
+from one_api.dialects.parameter_names import IN_CHAT, asks_for, refuse_foreign
 from one_api.errors import InvalidRequest
 
 #: Parameter -> its bounds, as OpenAI has them.
@@ -119,7 +119,7 @@ def read_request(body: JSONObject, model: Model) -> LocalRequest:
 
 def _check_parameters(given: JSONObject) -> None:
     for key, help_text in _IMPOSSIBLE.items():
-        if given.get(key):
+        if key in given and asks_for(key, given[key]):
             raise InvalidRequest(
                 f"`{key}` cannot be used with a local model. {help_text}", param=key, code="unsupported_parameter"
             )

@@ -24,7 +24,7 @@ class Snapshots:
         #: What came of each text, and was sent.
         self._sent: dict[str, str] = {}
         #: What came after it, and waits until it is known what it is.
-        self._held: dict[str, str] = {}
+        self.held: dict[str, str] = {}
 
     def leave_new(self, holder: JSONObject, names: tuple[str, ...]) -> None:
         """Leave in the texts of a message or delta what has not come before, in place; ``names`` are the texts' names.
@@ -37,29 +37,29 @@ class Snapshots:
             if self.repeats is None:
                 self._compare(name, text, is_blank=not any(texts.values()))
         if self.repeats is False:
-            holder |= {name: held + texts.get(name, "") for name, held in self._held.items()}
-            self._sent, self._held = {}, {}
+            holder |= {name: held + texts.get(name, "") for name, held in self.held.items()}
+            self._sent, self.held = {}, {}
             return
         for name, text in texts.items():
-            if name not in self._held:
+            if name not in self.held:
                 holder[name] = self._new_in(name, text)
             else:
                 holder[name] = ""
         if self.repeats:
-            self._held = {}
+            self.held = {}
 
     def _compare(self, name: str, text: str, *, is_blank: bool) -> None:
         """Note whether a text holds all so far; one that does not show it yet is held back."""
-        sent, held = self._sent.get(name, ""), self._held.get(name, "")
+        sent, held = self._sent.get(name, ""), self.held.get(name, "")
         if not sent or (not text and not (is_blank and self.in_messages)):
             return
         if not text.startswith(held.rstrip(_UNKNOWN) or sent) or (text == sent and not self.in_messages):
             self.repeats = False
         elif len(text) > len(sent) and (self.in_messages or held or len(sent) >= _MIN_DELTA):
             self.repeats = True
-            self._held.pop(name, None)
+            self.held.pop(name, None)
         else:
-            self._held[name] = held + text if self.in_messages else text
+            self.held[name] = held + text if self.in_messages else text
 
     def _new_in(self, name: str, text: str) -> str:
         sent = self._sent.get(name, "")
@@ -74,4 +74,4 @@ class Snapshots:
 
     def rest(self, name: str) -> str:
         """Return what still waits of a text at the end: a message that came twice is one, a delta may be a piece."""
-        return "" if self.in_messages else self._held.get(name, "")
+        return "" if self.in_messages else self.held.get(name, "")

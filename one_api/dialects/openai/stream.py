@@ -164,7 +164,7 @@ class OpenAIStream:
 
     @property
     def _all_finished(self) -> bool:
-        return len(self._choices) >= self._asked_for and all(choice.finished for choice in self._choices.values())
+        return len(self._choices) >= self._asked_for and False not in [each.finished for each in self._choices.values()]
 
     def _check_calls(self) -> None:
         """Raise InvalidAnswer when a choice ends in the middle of a call without a reason for it, or calls nothing."""

@@ -151,7 +151,7 @@ class StreamChoice:
                 opened_here[call.index]["function"]["arguments"] = "{}"
             else:
                 pieces.append({"index": call.index, "function": {"arguments": "{}"}})
-        for name in TEXTS:
+        for name in TEXTS if self.snapshots.held or joiner.begun else ():
             if rest := self.snapshots.rest(name) + joiner.rest((index, name)):
                 delta[name] = (delta.get(name) or "") + rest
         return self._told(pieces) if pieces else {}

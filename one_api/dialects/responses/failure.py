@@ -58,7 +58,8 @@ def error_of(error: GatewayError) -> JSONObject:
     if param is None:
         return body
     found["param"] = in_responses(param)
-    root = re.match(r"\w*", param)
-    if root is not None and root[0] == "messages" and (root[0] != param or isinstance(error, UpstreamError)):
+    # The door itself refuses `messages` as such a word, without a code.
+    is_clients_own = param == "messages" and error.code is None and not isinstance(error, UpstreamError)
+    if re.match(r"messages\b", param) and not is_clients_own:
         found["param"] = "input"
     return body

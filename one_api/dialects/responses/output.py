@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 from one_api.dialects import json
+from one_api.dialects.custom_input import CustomInput
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import ValueScanner
-from one_api.dialects.responses.custom_input import CustomInput
 from one_api.dialects.responses.request import Shown
 from one_api.dialects.responses.response import (
     Identity,
@@ -103,8 +103,17 @@ class ReasoningItem(OutputItem):
         return {"id": identity.item("rs", index), "type": "reasoning", "summary": [], "status": "in_progress"}
 
     @property
-    def _part(self) -> str:
+    def _kind(self) -> str:
+        """What the events of the text are called."""
         return "response.reasoning_summary_text" if self._is_summary else "response.reasoning_text"
+
+    @property
+    def _part_kind(self) -> str:
+        """What the events of the part are called that holds the text."""
+        return "response.reasoning_summary_part" if self._is_summary else "response.content_part"
+
+    def _part(self, text: str) -> JSONObject:
+        return {"type": "summary_text" if self._is_summary else "reasoning_text", "text": text}
 
     def _place(self, at: JSONObject) -> JSONObject:
         return at | {"summary_index" if self._is_summary else "content_index": 0}
@@ -113,21 +122,18 @@ class ReasoningItem(OutputItem):
         if self._shown == "nothing":
             self._told += self._new
             self._new.clear()
-        if self._is_summary and self._new and not self._told:
-            part = {"type": "summary_text", "text": ""}
-            yield "response.reasoning_summary_part.added", self._place(at) | {"part": part}
+        if self._new and not self._told:
+            yield f"{self._part_kind}.added", self._place(at) | {"part": self._part("")}
         while self._new:
             self._told.append(self._new.popleft())
-            yield f"{self._part}.delta", self._place(at) | {"delta": self._told[-1]}
+            yield f"{self._kind}.delta", self._place(at) | {"delta": self._told[-1]}
 
     def _closing(self, at: JSONObject) -> Iterator[Event]:
         if not self._told or self._shown == "nothing":
             return
         text = "".join(self._told)
-        yield f"{self._part}.done", self._place(at) | {"text": text}
-        if self._is_summary:
-            part = {"type": "summary_text", "text": text}
-            yield "response.reasoning_summary_part.done", self._place(at) | {"part": part}
+        yield f"{self._kind}.done", self._place(at) | {"text": text}
+        yield f"{self._part_kind}.done", self._place(at) | {"part": self._part(text)}
 
     def _whole(self, status: str) -> JSONObject:
         text = "".join(self._told)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from one_api.dialects import json
+from one_api.dialects.custom_input import CustomInput
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.shapes import text_of
-from one_api.dialects.responses.custom_input import CustomInput
 from one_api.dialects.responses.request import Shown, Translated
 from one_api.dialects.responses.tools import Tool
 

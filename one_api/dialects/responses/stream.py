@@ -6,6 +6,8 @@ its turn: clients know one item at a time.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
@@ -59,6 +61,8 @@ class ResponseWriter(EventWriter):
         self._begun = False
         #: The upstream's own last event has been passed on.
         self._ended = False
+        #: Numbers and ids of items of the upstream that had an event of their own.
+        self._done: set[Any] = set()
 
     def begin(self) -> bytes:
         """See ``EventWriter``: nothing yet, for an upstream that speaks this dialect begins by itself."""
@@ -66,14 +70,19 @@ class ResponseWriter(EventWriter):
 
     def heartbeat(self) -> bytes:
         """See ``EventWriter``: an event, because for Codex a comment is silence."""
-        return self._opening() or self._about("in_progress")
+        return self._opening() or self._event("response.in_progress", self._beginning())
 
     def _opening(self) -> bytes:
         """Return the first two events, once."""
         if self._begun:
             return b""
         self._begun = True
-        return self._about("created") + self._about("in_progress")
+        beginning = self._beginning()
+        return self._event("response.created", beginning) + self._event("response.in_progress", beginning)
+
+    def _beginning(self) -> JSONObject:
+        """Return what events say of the response before there is anything of it."""
+        return {"response": self._response(Outcome(), stored=self._keep, empty=True)}
 
     def write(self, chunks: list[JSONObject]) -> bytes:
         """See ``EventWriter``."""
@@ -129,7 +138,7 @@ class ResponseWriter(EventWriter):
             self._begun = True
         before = b"" if self._begun else self._opening()
         if kind == "response.output_item.done":
-            self._output.append(event.get("item") or {})
+            self._note_item(event)
         fields = {key: value for key, value in event.items() if key not in ("type", "sequence_number")}
         response = event.get("response")
         if not isinstance(response, dict):
@@ -138,9 +147,32 @@ class ResponseWriter(EventWriter):
         if kind not in ENDINGS:
             return before + self._event(kind, fields | {"response": found})
         self._ended = True
-        return before + self._at_the_end(
-            found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}})
+        missing = self._missing_items(found)
+        if not found.get("output"):
+            found |= {"output": self._output}
+        return (
+            before
+            + missing
+            + self._at_the_end(
+                lambda: found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}})
+            )
         )
+
+    def _note_item(self, event: JSONObject) -> None:
+        """Note an item of the upstream that is whole."""
+        item = event.get("item")
+        item = item if isinstance(item, dict) else {}
+        self._done |= {event.get("output_index", len(self._output)), item.get("id")}
+        self._output.append(item)
+
+    def _missing_items(self, response: JSONObject) -> bytes:
+        """Return the events of items that only the last event holds: Codex reads them nowhere else."""
+        missing = [
+            self._event("response.output_item.done", {"output_index": index, "item": item})
+            for index, item in enumerate(response.get("output") or ())
+            if isinstance(item, dict) and index not in self._done and (item.get("id") or index) not in self._done
+        ]
+        return b"".join(missing)
 
     def _text_only(self, chunk: JSONObject) -> bytes | None:
         """Return the event of a chunk that only goes on with the text, as most do; None for any other."""
@@ -227,11 +259,11 @@ class ResponseWriter(EventWriter):
         waiting, self._waiting, self.to_keep = self._waiting, None, None
         return waiting(kept) if waiting is not None else b""
 
-    def _at_the_end(self, response: JSONObject, write: Callable[[bool], bytes]) -> bytes:
+    def _at_the_end(self, response: Callable[[], JSONObject], write: Callable[[bool], bytes]) -> bytes:
         """Return the event of the end; nothing if it has to wait until the response is kept: clients go on at once."""
         if not self._keep:
             return write(False)
-        self.to_keep, self._waiting = response, write
+        self.to_keep, self._waiting = response(), write
         return b""
 
     def _final(self, outcome: Outcome, after: bytes = b"") -> bytes:
@@ -241,11 +273,7 @@ class ResponseWriter(EventWriter):
             event = self._event(f"response.{outcome.status}", {"response": self._response(outcome, stored=kept)})
             return event + after
 
-        return self._at_the_end(self._response(outcome, stored=True, short=False), write)
-
-    def _about(self, what: str) -> bytes:
-        response = self._response(Outcome(), stored=self._keep, empty=True)
-        return self._event(f"response.{what}", {"response": response})
+        return self._at_the_end(partial(self._response, outcome, stored=True, short=False), write)
 
     def _response(
         self, outcome: Outcome, *, stored: bool = False, short: bool = True, empty: bool = False

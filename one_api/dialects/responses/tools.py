@@ -54,6 +54,8 @@ class ToolTable:
     _functions: dict[tuple[str | None, str], JSONObject] = field(default_factory=dict)
     #: By namespace and name, what the function is called.
     _names: dict[tuple[str | None, str], str] = field(default_factory=dict)
+    #: What functions are called.
+    _taken: set[str] = field(default_factory=set)
     #: By what the function is called.
     _tools: dict[str, Tool] = field(default_factory=dict)
 
@@ -71,7 +73,8 @@ class ToolTable:
         key = (namespace, name)
         known = self._names.get(key)
         if known is None:
-            known = self._names[key] = _free_name(key, set(self._names.values()))
+            known = self._names[key] = _free_name(key, self._taken)
+            self._taken.add(known)
         return known
 
     def add(self, tools: list[Any], where: str, *, namespace: str | None = None, deferred: bool = False) -> None:

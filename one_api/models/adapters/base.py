@@ -173,7 +173,7 @@ class BaseModelAdapter(ABC):
         raise _not_spoken(request)
 
     async def _generate(self, request: ChatRequest) -> Generated:
-        """Call the article's verb with what its signature takes of the request."""
+        """Call ``generate_completion`` with what its signature takes of the request."""
         with failures_named():
             answer: Generated = await generated(self.generate_completion, request.body)
             return answer

@@ -38,8 +38,8 @@ from one_api.upstream.thinking_store import ReplayCache, key_of_message
 
 #: Models that one page of the list holds.
 _PAGE = 1000
-#: A conversation with more messages, or an image or file of more characters, is translated beside the loop.
-_SHORT_MESSAGES, _SHORT_DATA = 100, 256 * 1024
+#: A conversation with more messages is translated beside the loop, also where its bytes are few.
+_SHORT_MESSAGES = 100
 #: What of a request counts as its input.
 _COUNTED = frozenset({"model", "messages", "system", "tools", "tool_choice", "thinking", "output_config"})
 #: The most choices that are emulated.
@@ -151,7 +151,8 @@ class ClaudeAdapter(RemoteAdapter):
         find = partial(self._find, context.scope, request.model)
         work = partial(translate, body, self._traits(request.model), self._options, find)
         # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-        return await asyncio.to_thread(work) if _is_long(body["messages"]) else work()
+        is_short = context.is_short and len(body["messages"]) <= _SHORT_MESSAGES
+        return work() if is_short else await asyncio.to_thread(work)
 
     def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
         """Return the blocks that an assistant message was made from, when they are still known."""
@@ -210,16 +211,6 @@ def _options(name: str, config: ClaudeConfig) -> RequestOptions:
         web_search=config.web_search,
         file_ids=config.file_ids,
     )
-
-
-def _is_long(messages: list[JSONObject]) -> bool:
-    """Return whether translating these takes more than a moment."""
-    if len(messages) > _SHORT_MESSAGES:
-        return True
-    parts = [part for each in messages if isinstance(each.get("content"), list) for part in each["content"]]
-    holders = [part.get(kind) for part in parts for kind in ("image_url", "file")]
-    data = [each.get(key) for each in holders if isinstance(each, dict) for key in ("url", "file_data")]
-    return any(isinstance(each, str) and len(each) > _SHORT_DATA for each in data)
 
 
 def _choices(body: JSONObject) -> int:

@@ -37,8 +37,8 @@ from one_api.models.adapters.base import RequestAdapter
 from one_api.records import AttemptContext
 from one_api.serving.tasks import stop
 from one_api.settings.adapters import LocalConfig
-from one_api.upstream.batches import embed_in_parts
 from one_api.upstream.choices import ChoicesStream, OpenedLater
+from one_api.upstream.embeddings import embed_in_parts
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.foreign import whole
 from one_api.upstream.identity import new_identity

@@ -26,9 +26,9 @@ from one_api.serving.fairness import in_turns
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
-from one_api.upstream.batches import MAX_VECTORS_BYTES, embed_in_parts
 from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.discovery import DISCOVERY_TIMEOUT_S, entries_of
+from one_api.upstream.embeddings import MAX_VECTORS_BYTES, embed_in_parts
 from one_api.upstream.errors import Reports
 from one_api.upstream.identity import new_identity
 from one_api.upstream.responses_api import ResponsesAPI

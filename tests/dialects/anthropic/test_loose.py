@@ -7,7 +7,7 @@ import pytest
 from one_api.dialects import json
 from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.payloads import ErrorPayload, InvalidAnswer
-from tests.dialects.anthropic.test_stream import SEVERAL, Told, call, tell
+from tests.dialects.anthropic.test_stream import CITATION, SEVERAL, Told, call, tell
 from tests.dialects.recorded import every_cut
 from tests.support import claude_bytes, claude_events, text_block, thinking_block, tool_block
 
@@ -120,6 +120,19 @@ def test_a_text_in_any_shape(name: str) -> None:
     assert told.message["content"] == "Hi"
     assert "".join(block["text"] for block in told.stream.blocks or ()) == "Hi"
     assert told.completion["choices"][0]["native_finish_reason"] == "end_turn"
+
+
+def test_a_whole_message_says_what_its_stream_would() -> None:
+    cited = [{"type": "text", "text": "Sky."}, {"type": "text", "text": "Blue", "citations": [CITATION]}]
+    told = assert_same_however_cut(
+        raw({"type": "message", "content": [*cited, {"type": "text", "text": "!"}], "stop_reason": "end_turn"})
+    )
+    (annotation,) = told.message["annotations"]
+    assert (annotation["url_citation"]["start_index"], annotation["url_citation"]["end_index"]) == (4, 8)
+
+    details = {"type": "refusal", "category": None, "explanation": "I will not."}
+    refused = {"type": "message", "content": [], "stop_reason": "refusal", "stop_details": details}
+    assert assert_same_however_cut(raw(refused)).message["refusal"] == "I will not."
 
 
 ARGUMENTS = '{"a":1}'

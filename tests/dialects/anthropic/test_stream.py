@@ -394,7 +394,16 @@ def test_names_are_the_clients_own() -> None:
     assert told.message["tool_calls"][0]["function"]["name"] == "a.b"
 
 
-@pytest.mark.parametrize(("pieces", "expected"), [(('{"inp', 'ut":"x"}'), "x"), (('{"input":"x',), '{"input":"x')])
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (('{"inp', 'ut":"x"}'), "x"),
+        (('{"input":"x',), '{"input":"x'),
+        (('{"patch":"x"}',), "x"),
+        ((), ""),
+        (("{}",), ""),
+    ],
+)
 def test_a_custom_call(pieces: tuple[str, ...], expected: str) -> None:
     told = of(tool_block("t", "f", *pieces), stop="tool_use", options=ResponseOptions(custom_tools=frozenset({"f"})))
 

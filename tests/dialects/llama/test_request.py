@@ -102,6 +102,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_value"),
         ({"web_search_options": {"a": 1}}, "web_search_options", "unsupported_parameter"),
+        ({"web_search_options": {}}, "web_search_options", "unsupported_parameter"),
         ({"function_call": "auto"}, "function_call", "unsupported_parameter"),
         ({"parallel_tool_calls": True}, "parallel_tool_calls", None),
         ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),

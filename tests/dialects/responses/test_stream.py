@@ -109,9 +109,13 @@ def test_reasoning_comes_as_a_summary_if_one_was_asked_for() -> None:
 def test_reasoning_comes_as_it_is_otherwise() -> None:
     found = written(asked(reasoning={"effort": "low"}), [chunk(reasoning_content="2+2"), *text_chunks("4")])
 
-    assert kinds(found)[2:6] == [
-        "output_item.added", "reasoning_text.delta", "reasoning_text.done", "output_item.done"
+    assert kinds(found)[2:8] == [
+        "output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done", "content_part.done",
+        "output_item.done",
     ]  # fmt: skip
+    assert [each["part"] for each in found[3:7] if "part" in each] == [
+        {"type": "reasoning_text", "text": text} for text in ("", "2+2")
+    ]
 
 
 def test_thinking_that_comes_again_is_an_item_at_its_place() -> None:

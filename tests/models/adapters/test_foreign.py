@@ -1,4 +1,4 @@
-"""Adapters that others write as the article does: only ``generate_completion``, with a dict or an iterator."""
+"""Adapters that others write: only ``generate_completion``, with a dict or an iterator."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,7 +1,7 @@
 """An application of ordinary Flask parts, each of which the bridge must serve as Flask itself would."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 from flask import Flask, Response, abort, g, request, stream_with_context
@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from one_api.app import GatewayFlask
 from one_api.serving.bridge import await_
+from one_api.settings.sections import ServerConfig
 
 LARGE_BYTES = 8 * 1024 * 1024
 MANY_PIECES = 5000
@@ -40,9 +41,27 @@ class Pieces:
         print(f"closed {self._name}", flush=True)
 
 
+class NoService:
+    """What lives with the process: this application has nothing of it."""
+
+    draining = False
+    server = ServerConfig()
+    connections: Callable[[], int | None] = staticmethod(lambda: None)
+
+    def begin_reload(self, by: str) -> None:
+        """Nothing to load."""
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
 def create_app() -> Flask:
     """Return the application."""
     app = GatewayFlask(__name__)
+    app.extensions["one_api"] = NoService()
     _register_hooks(app)
     _register_errors(app)
     _register_views(app)

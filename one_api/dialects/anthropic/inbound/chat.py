@@ -10,7 +10,7 @@ from one_api.dialects.anthropic.inbound.carrier import Carrier
 from one_api.dialects.anthropic.inbound.history import OpenCarrier, read_history
 from one_api.dialects.anthropic.inbound.request import MessagesRequest, wrong
 from one_api.dialects.anthropic.inbound.tools import read_tools, shortened_names
-from one_api.dialects.anthropic.policy import Notes
+from one_api.dialects.anthropic.options import Notes
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest

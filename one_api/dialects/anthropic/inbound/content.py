@@ -4,7 +4,7 @@ from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.inbound.request import wrong
-from one_api.dialects.anthropic.policy import Notes
+from one_api.dialects.anthropic.options import Notes
 from one_api.dialects.json import JSONObject
 
 #: What a document is called that has no title.

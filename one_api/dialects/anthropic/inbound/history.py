@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from one_api.dialects.anthropic.inbound.content import arguments_of, blocks_of, content_of, parts_of, text_in
 from one_api.dialects.anthropic.inbound.request import wrong
 from one_api.dialects.anthropic.inbound.tools import chat_name
-from one_api.dialects.anthropic.policy import Notes
+from one_api.dialects.anthropic.options import Notes
 from one_api.dialects.json import JSONObject
 from one_api.errors import InvalidRequest
 

@@ -30,6 +30,8 @@ _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 #: Beginnings of arguments that may turn out to be empty, for which no delta is sent.
 _EMPTY_INPUTS = ("", "{", "{}")
 _BLANK = ("",)
+#: The types of deltas, and the fields that hold them, by the types of blocks; all others are of a call.
+_DELTAS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
 
 
 def encode(payload: JSONObject) -> bytes:
@@ -92,6 +94,7 @@ class MessageWriter(EventWriter):
         self._form = form
         self._count_input = count_input
         self._seal = seal
+        self._looks_for_stops = form.cuts and bool(form.stops)
         self._scanner = StopScanner(form.stops if form.cuts else ())
         self._started = False
         #: The events are the upstream's own.
@@ -156,6 +159,10 @@ class MessageWriter(EventWriter):
     def _take(self, choice: JSONObject, found: list[bytes]) -> None:
         """Add what one choice of a chunk holds, in the order in which a model writes it."""
         delta = choice.get("delta") or {}
+        if self._goes_on(choice, delta):
+            self._written += len(delta["content"])
+            found.append(self._delta(self._blocks[0], delta["content"]))
+            return
         self._written += size_of(delta)
         if text := delta.get("reasoning_content"):
             self._think(text, found)
@@ -176,6 +183,13 @@ class MessageWriter(EventWriter):
                 self._call(entry, found)
         if choice.get("finish_reason") is not None:
             self._finish = choice
+
+    def _goes_on(self, choice: JSONObject, delta: JSONObject) -> bool:
+        """Return whether a choice holds nothing but more of the text of the open block, as most do."""
+        if len(delta) != 1 or not isinstance(text := delta.get("content"), str) or not text or self._looks_for_stops:
+            return False
+        is_all = choice.get("finish_reason") is None and self._is_open and len(self._blocks) == 1
+        return is_all and self._blocks[0].kind == "text"
 
     def _think(self, text: str, found: list[bytes]) -> None:
         if self._form.thinking == "none" or not isinstance(text, str):
@@ -252,8 +266,7 @@ class MessageWriter(EventWriter):
             found.append(self._delta(block, text))
 
     def _delta(self, block: _Block, text: str) -> bytes:
-        names = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
-        kind, key = names.get(block.kind, ("input_json_delta", "partial_json"))
+        kind, key = _DELTAS.get(block.kind, ("input_json_delta", "partial_json"))
         return encode({"type": "content_block_delta", "index": self._index, "delta": {"type": kind, key: text}})
 
     def _open(self, block: _Block, found: list[bytes]) -> None:

@@ -5,7 +5,7 @@ from itertools import takewhile
 from typing import Any, TypeAlias
 
 from one_api.dialects.json import JSONObject
-from one_api.dialects.parameter_names import IN_CHAT, find_foreign
+from one_api.dialects.parameter_names import IN_CHAT, asks_for, find_foreign
 from one_api.errors import UpstreamUnsuitable
 
 #: Finds the items behind an assistant's message.
@@ -40,7 +40,7 @@ def to_responses(body: JSONObject, *, reasons: bool = False, replay: Replay = _n
         UpstreamUnsuitable: naming what cannot be said; another deployment may be able to.
     """
     for name in _REFUSED:
-        if body.get(name):
+        if name in body and asks_for(name, body[name]):
             raise _unsuitable(f"This upstream knows no `{name}`.", name)
     if body.get("n") not in (None, 1):
         raise _unsuitable("This upstream gives one choice only.", "n")
@@ -87,11 +87,14 @@ def _items(messages: list[JSONObject], offset: int, replay: Replay) -> list[JSON
     custom: set[str] = set()
     for i, message in enumerate(messages, offset):
         role, where = message["role"], f"messages[{i}]"
+        if role == "assistant" and message.get("audio"):
+            raise _unsuitable("This upstream cannot be reminded of audio.", f"{where}.audio")
         if role == "assistant":
             items += _assistant(message, custom, replay)
         elif role == "tool":
             kind = "custom_tool_call_output" if message["tool_call_id"] in custom else "function_call_output"
-            items.append({"type": kind, "call_id": message["tool_call_id"], "output": _text(message.get("content"))})
+            output = _output(message.get("content"), f"{where}.content")
+            items.append({"type": kind, "call_id": message["tool_call_id"], "output": output})
         elif role == "function":
             raise _unsuitable("This upstream knows tools only: `functions` is their old form.", f"{where}.role")
         else:
@@ -126,6 +129,12 @@ def _assistant(message: JSONObject, custom: set[str], replay: Replay) -> list[JS
     return items
 
 
+def _output(content: Any, where: str) -> Any:
+    """Return the result of a tool: a text, unless there is more to it."""
+    is_text = not isinstance(content, list) or all(part["type"] == "text" for part in content)
+    return _text(content) if is_text else _content(content, where)
+
+
 def _content(content: Any, where: str) -> Any:
     if not isinstance(content, list):
         return content
@@ -142,7 +151,9 @@ def _part(part: JSONObject, where: str) -> JSONObject:
         detail = {"detail": image["detail"]} if image.get("detail") is not None else {}
         return {"type": "input_image", "image_url": image.get("url"), **detail}
     if kind == "file" and isinstance(held, dict):
-        return {"type": "input_file", **held}
+        data = held.get("file_data")
+        is_address = isinstance(data, str) and data.startswith(("https://", "http://"))
+        return {"type": "input_file", "file_url": data} if is_address else {"type": "input_file", **held}
     raise _unsuitable(f"This upstream takes no part of the type `{kind}`.", f"{where}.type")
 
 
@@ -190,6 +201,6 @@ def _tool(tool: JSONObject) -> JSONObject:
 
 def _named(choice: Any) -> Any:
     if not isinstance(choice, dict):
-        return choice
+        return "required" if choice == "any" else choice
     kind = choice.get("type")
     return {"type": kind, "name": (choice.get(str(kind)) or {}).get("name")}

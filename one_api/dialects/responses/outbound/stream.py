@@ -35,6 +35,9 @@ class ResponsesStream(Translator):
         #: The items by their number: what of each was sent.
         self._calls: dict[Any, Call] = {}
         self._told: set[Any] = set()
+        self._cited: dict[Any, int] = {}
+        #: Of an item that thinks, the part that was told last.
+        self._parts: dict[Any, Any] = {}
         self._on_output = on_output
         #: The whole items so far, where they are wanted.
         self._output: list[JSONObject] = []
@@ -66,7 +69,9 @@ class ResponsesStream(Translator):
         if kind == "response.refusal.delta":
             return self._say(index, "refusal", delta)
         if kind in _REASONING:
-            return self._say(index, "reasoning_content", delta)
+            return self._think(index, payload.get("summary_index", payload.get("content_index")), delta)
+        if kind == "response.output_text.annotation.added":
+            return self._cite(index, [payload.get("annotation")])
         if kind == "response.output_item.added":
             return self._call(index, payload.get("item"))
         if kind in _ARGUMENTS and index in self._calls:
@@ -85,6 +90,18 @@ class ResponsesStream(Translator):
         if logprobs:
             chunks[-1]["choices"][0]["logprobs"] = {"content": logprobs, "refusal": None}
         return chunks
+
+    def _think(self, index: Any, part: Any, text: Any) -> list[JSONObject]:
+        """Tell reasoning, whose parts are paragraphs."""
+        is_next = index in self._told and self._parts.get(index) != part
+        self._parts[index] = part
+        return self._say(index, "reasoning_content", f"\n\n{text}" if is_next and isinstance(text, str) else text)
+
+    def _cite(self, index: Any, annotations: list[Any]) -> list[JSONObject]:
+        """Tell of annotations those that are chat's, too: citations."""
+        self._cited[index] = self._cited.get(index, 0) + len(annotations)
+        found = [_nested(each) for each in annotations if _is_citation(each)]
+        return [*self._writer.open(""), *self._writer.delta({"annotations": found})] if found else []
 
     def _call(self, index: Any, item: Any) -> list[JSONObject]:
         """Open a call; nothing for items of other kinds."""
@@ -110,14 +127,17 @@ class ResponsesStream(Translator):
             call, whole = self._calls[index], item.get(_KINDS[item["type"]][1])
             missing = not call.pieces and isinstance(whole, str)
             return [*chunks, *self._writer.arguments(call, str(whole))] if missing else chunks
-        if index in self._told:
-            return []
         parts = [*(item.get("summary") or ()), *(item.get("content") or ())]
-        name = "reasoning_content" if item.get("type") == "reasoning" else "content"
         found: list[JSONObject] = []
-        for part in parts:
-            found += self._say(index, name, part.get("text")) + self._say(index, "refusal", part.get("refusal"))
-        return found
+        if index not in self._told:
+            for number, part in enumerate(parts):
+                if item.get("type") == "reasoning":
+                    found += self._think(index, number, part.get("text"))
+                else:
+                    found += self._say(index, "content", part.get("text"), part.get("logprobs"))
+                    found += self._say(index, "refusal", part.get("refusal"))
+        annotations = [each for part in parts for each in part.get("annotations") or ()]
+        return found + self._cite(index, annotations[self._cited.get(index, 0) :])
 
     def _finish(self, response: JSONObject) -> list[JSONObject]:
         chunks = [chunk for i, item in enumerate(response.get("output") or ()) for chunk in self._rest(i, item)]
@@ -134,6 +154,17 @@ class ResponsesStream(Translator):
         del last["choices"][0]["native_finish_reason"]
         opening = [] if chunks else self._writer.open("")
         return [*opening, *chunks, last, *(usage if self.usage is not None else ())]
+
+
+def _is_citation(annotation: Any) -> bool:
+    """Return whether an annotation is one that chat has, too."""
+    return isinstance(annotation, dict) and annotation.get("type") == "url_citation"
+
+
+def _nested(annotation: JSONObject) -> JSONObject:
+    """Return a citation in chat's form."""
+    cited = {name: value for name, value in annotation.items() if name != "type"}
+    return {"type": "url_citation", "url_citation": cited}
 
 
 def completion_of(

@@ -88,6 +88,8 @@ def test_what_has_no_counterpart_is_named() -> None:
         ({"stop": "x"}, "stop"),
         ({"n": 2}, "n"),
         ({"audio": {"voice": "v"}}, "audio"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"messages": [USER, {"role": "assistant", "audio": {"id": "a"}}, USER]}, "messages[1].audio"),
         ({"messages": [USER, {"role": "function", "name": "f", "content": "x"}]}, "messages[1].role"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
          "messages[0].content[0].type"),
@@ -98,6 +100,29 @@ def test_what_would_change_the_answer_is_refused(fields: JSONObject, param: str)
         to_responses({"model": "m", "messages": [USER], **fields})
 
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("file", "sent_as"),
+    [
+        ({"filename": "a.pdf", "file_data": "https://example.org/a.pdf"}, {"file_url": "https://example.org/a.pdf"}),
+        (
+            {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+            {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+        ),
+        ({"file_id": "file-1"}, {"file_id": "file-1"}),
+    ],
+)
+def test_a_file_is_named_by_what_is_known_of_it(file: JSONObject, sent_as: JSONObject) -> None:
+    body = sent({"role": "user", "content": [{"type": "file", "file": file}]})
+
+    assert body["input"][0]["content"] == [{"type": "input_file", **sent_as}]
+
+
+def test_any_tool_is_required() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+
+    assert sent(USER, tools=tools, tool_choice="any")["tool_choice"] == "required"
 
 
 STREAM = raw(*api.opening(), *api.text_events("Hé", "llo 😀"), api.completed(api.message("Héllo 😀")))
@@ -126,6 +151,67 @@ def test_reasoning_refusals_and_calls_are_told() -> None:
     assert (message["reasoning_content"], message["refusal"]) == ("hm", "No.")
     assert message["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
     assert found["choices"][0]["finish_reason"] == "tool_calls"
+
+
+CITED = {"type": "url_citation", "start_index": 0, "end_index": 2, "url": "https://example.org", "title": "E"}
+PROBABLE = [{"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []}]
+
+
+def cited() -> tuple[JSONObject, JSONObject]:
+    """What thinks in two parts, and a message with a citation, a file that chat cannot name, and probabilities."""
+    thought = {"id": "rs_0", "type": "reasoning", "summary": [{"type": "summary_text", "text": each} for each in "ab"]}
+    message = api.message("Hi")
+    annotations = [CITED, {"type": "file_citation", "file_id": "f", "index": 0, "filename": "x"}]
+    message["content"][0] |= {"annotations": annotations, "logprobs": PROBABLE}
+    return thought, message
+
+
+def cited_events(*, in_pieces: bool) -> list[JSONObject]:
+    """The stream of it: each piece by itself, or items that come as a whole."""
+    thought, message = cited()
+    items = [{"type": "response.output_item.done", "output_index": i, "item": each} for i, each in enumerate(cited())]
+    at: JSONObject = {"output_index": 1, "content_index": 0}
+    pieces = [
+        *(
+            {"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": i, "delta": each}
+            for i, each in enumerate("ab")
+        ),
+        items[0],
+        {"type": "response.output_text.delta", **at, "delta": "Hi", "logprobs": PROBABLE},
+        {"type": "response.output_text.annotation.added", **at, "annotation_index": 0, "annotation": CITED},
+        items[1],
+    ]
+    return [*api.opening(), *(pieces if in_pieces else items), api.completed(thought, message)]
+
+
+@pytest.mark.parametrize("how", ["whole", "in items", "in pieces"])
+def test_citations_probabilities_and_parts_of_reasoning_are_told_once(how: str) -> None:
+    if how == "whole":
+        answer = completion_of(api.response(*cited()), OURS)
+    else:
+        answer = answered(raw(*cited_events(in_pieces=how == "in pieces")))
+
+    (choice,) = answer["choices"]
+    assert choice["message"]["reasoning_content"] == "a\n\nb"
+    citation = {name: value for name, value in CITED.items() if name != "type"}
+    assert choice["message"]["annotations"] == [{"type": "url_citation", "url_citation": citation}]
+    assert choice["logprobs"] == {"content": PROBABLE, "refusal": None}
+
+
+def test_images_of_a_tools_result_are_sent() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
+
+    body = sent(
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": parts},
+    )
+
+    assert body["input"][-1]["output"] == [
+        {"type": "input_text", "text": "see"},
+        {"type": "input_image", "image_url": "data:image/png;base64,AA=="},
+    ]
 
 
 def test_a_call_waits_for_its_name_and_gets_an_id() -> None:

@@ -48,7 +48,7 @@ class CustomInput:
         if self._state in ("text", "closed"):
             self._pieces.append(self._joiner.rest(""))
             return self._pieces[-1]
-        return self._take(_of_odd("".join(self._all)))
+        return self._take(input_of("".join(self._all)))
 
     @property
     def text(self) -> str:
@@ -84,8 +84,8 @@ class CustomInput:
         return "".join(found)
 
 
-def _of_odd(arguments: str) -> str:
-    """Return the input that arguments of another form mean."""
+def input_of(arguments: str) -> str:
+    """Return the input that whole arguments mean: none where nothing is given, and what is no object as it is."""
     try:
         value = json.decode(arguments.encode("utf-8", "replace"))
     except json.InvalidJSON:
@@ -96,4 +96,6 @@ def _of_odd(arguments: str) -> str:
         texts = [each for each in value.values() if isinstance(each, str)]
         if len(texts) == 1:
             return texts[0]
+        if all(each is None for each in value.values()):
+            return ""
     return arguments

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_api.dialects.responses.custom_input import CustomInput
+from one_api.dialects.custom_input import CustomInput
 
 
 def read(arguments: str, cuts: tuple[int, ...] = ()) -> tuple[list[str], str]:
@@ -53,7 +53,10 @@ def test_a_text_is_passed_on_while_it_comes() -> None:
         ('{"input": "lone \\ud83d"}', "lone \ufffd"),
         ('{"input": "a", "input2": "b"}', "a"),
         ("", ""),
-        ("{}", "{}"),
+        ("{}", ""),
+        (" { } ", ""),
+        ('{"input": null}', ""),
+        ('{"input": {}}', '{"input": {}}'),
     ],
 )
 def test_arguments_as_models_write_them(arguments: str, text: str) -> None:

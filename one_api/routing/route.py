@@ -1,8 +1,11 @@
-"""What a group asks of the attempts that are made for it."""
+"""Where one model id leads, and what its group asks of the attempts there."""
 
 from dataclasses import dataclass
 from typing import Self
 
+from msgspec import Struct, field
+
+from one_api.routing.deployment import Deployment
 from one_api.settings.sections import GroupConfig, HedgeConfig, HoldBackConfig
 
 
@@ -38,3 +41,15 @@ class Policy:
             group.embedding_space,
             group.rerank_space,
         )
+
+
+class Route(Struct):
+    """Where one model id leads. ``targets`` serve that model; ``fallbacks`` are other models, in order."""
+
+    model: str
+    targets: list[Deployment]
+    fallbacks: list[Deployment] = field(default_factory=list)
+    strategy: str = "adaptive"
+    policy: Policy = Policy()
+    #: How often a target was chosen here; round robin counts on.
+    turn: int = 0
