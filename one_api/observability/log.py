@@ -239,12 +239,16 @@ class NonBlockingHandler(logging.Handler):
 
 
 def write_at_once(lines: str, descriptor: int) -> None:
-    """Write lines as far as that needs no waiting: a log that is not read must not hold up its writers."""
+    """Write lines as far as that needs no waiting.
+
+    A log that is not read must not hold up its writers, and one that cannot be written, on a full disk, not end them.
+    """
     data = f"{lines}\n".encode(errors="replace")
-    for begin in range(0, len(data), select.PIPE_BUF):
-        if not select.select([], [descriptor], [], 0)[1]:
-            return
-        os.write(descriptor, data[begin : begin + select.PIPE_BUF])  # never waits: there is room for so much
+    with suppress(OSError):
+        for begin in range(0, len(data), select.PIPE_BUF):
+            if not select.select([], [descriptor], [], 0)[1]:
+                return
+            os.write(descriptor, data[begin : begin + select.PIPE_BUF])  # never waits: there is room for so much
 
 
 class LogStream(io.TextIOBase):

@@ -181,6 +181,11 @@ class GatewayWorker(UvicornWorker):
         "proxy_headers": False,
     }
 
+    def init_signals(self) -> None:
+        """Leave SIGHUP to the master, which asks for a reload: ``pkill -HUP gunicorn`` sends it to all processes."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, lambda *_: None)
+
     async def _serve(self) -> None:
         route_all_logs()
         app = FlaskASGI(self.wsgi, self.cfg.settings["root_path"].get() if "root_path" in self.cfg.settings else "")

@@ -38,12 +38,7 @@ class UnreadGateway(Gateway):
     def _start(self) -> None:
         self._log_path = self._directory / "log"
         self._log_path.touch()
-        self._read_end, write_end = os.pipe()
-        os.set_blocking(write_end, False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.write(write_end, b"x" * 4096)
-        os.set_blocking(write_end, True)
+        write_end = self._open_log()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", self.wsgi_app],
             cwd=REPOSITORY,
@@ -54,6 +49,22 @@ class UnreadGateway(Gateway):
             start_new_session=True,
         )
         os.close(write_end)
+
+    def _open_log(self) -> int:
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write_end, b"x" * 4096)
+        os.set_blocking(write_end, True)
+        return write_end
+
+
+class FullDiskGateway(UnreadGateway):
+    """A gateway whose log is a file on a disk without room."""
+
+    def _open_log(self) -> int:
+        return os.open("/dev/full", os.O_WRONLY)
 
 
 class StuckSink:
@@ -141,9 +152,10 @@ def test_requests_go_on_when_nobody_reads_the_log() -> None:
         assert gateway.wait() == 0
 
 
-def test_the_master_looks_after_its_workers_when_nobody_reads_the_log() -> None:
-    """It logs each worker that was killed; a pipe that is full would stop it."""
-    with UnreadGateway() as gateway:
+@pytest.mark.parametrize("kind", [UnreadGateway, FullDiskGateway])
+def test_the_master_looks_after_its_workers_when_nobody_reads_the_log(kind: type[UnreadGateway]) -> None:
+    """It logs each worker that was killed; a pipe that is full would stop it, and a disk that is full end it."""
+    with kind() as gateway:
         for _ in range(2):
             (pid,) = gateway.worker_pids()
             os.kill(pid, signal.SIGKILL)

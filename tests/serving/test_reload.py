@@ -178,6 +178,19 @@ def test_a_bad_file_changes_nothing(bed: Reloadable, text: str | None) -> None:
     assert bed.gateway.worker_pids() == pids
 
 
+def test_a_signal_to_all_of_its_processes_cuts_nothing(bed: Reloadable, gate: threading.Event) -> None:
+    """As `pkill -HUP gunicorn` and `systemctl kill --signal=HUP` send it."""
+    pids = bed.gateway.worker_pids(at_least=WORKERS)
+    with ExitStack() as stack:
+        streams = [open_stream(stack, bed) for _ in range(4)]
+        bed.write(adapters={"a": bed.adapter(["m", "gated", "by-all"])})
+        os.killpg(bed.gateway.pid, signal.SIGHUP)
+        wait_until(lambda: all(bed.ask("by-all").status == 200 for _ in range(5)), "the edit to be applied")
+        gate.set()
+        assert [list(events)[-1] for events in streams] == [DONE] * 4
+    assert bed.gateway.worker_pids() == pids
+
+
 @pytest.mark.parametrize(
     ("text", "is_requested"),
     [("adapters: [", True), ("adapters: [", False), (json.dumps({"adapters": {}}), False)],
