@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from one_api.dialects.anthropic.inbound.carrier import Carrier
@@ -65,14 +65,14 @@ def as_chat_request(request: MessagesRequest, data: bytes, headers: Mapping[str,
 
     What only an upstream that speaks Messages can serve is refused where another is asked.
     """
-    native = NativeRequest("messages", data, request.body, headers)
     try:
         translated = to_chat(request, carrier.secret, carrier.open)
-        body = translated.body
-        native = replace(native, warnings=translated.warnings, effort=translated.effort)
     except InvalidRequest as error:
         # The body is never sent: it stands for the request where such are compared.
-        native, body = replace(native, refusal=error), request.body
+        native, body = NativeRequest("messages", data, request.body, headers, refusal=error), request.body
+    else:
+        warnings, effort, body = translated.warnings, translated.effort, translated.body
+        native = NativeRequest("messages", data, request.body, headers, warnings=warnings, effort=effort)
     return ChatRequest(request.model, request.stream, request.stream, body, native)
 
 
