@@ -232,6 +232,8 @@ class Upstream:
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
                     raise
+                if isinstance(session.connector, KeepingConnector):
+                    session.connector.distrust_kept()
         raise AssertionError("unreachable")
 
     def _why_unread(self, response: aiohttp.ClientResponse) -> str:

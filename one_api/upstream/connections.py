@@ -6,6 +6,7 @@ answer to the next request, and that may be another client's.
 """
 
 import asyncio
+import math
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -55,8 +56,8 @@ class BoundedHandler(ResponseHandler):
     requests that wait for their start.
     """
 
-    #: It has served a request.
-    is_kept = False
+    #: When it was last given to a request, by the loop's clock; None before its first.
+    given_at: float | None = None
     _interim = 0
     #: How often something of the body under way has come.
     _reads = 0
@@ -150,6 +151,9 @@ class BoundedHandler(ResponseHandler):
 class KeepingConnector(aiohttp.TCPConnector):
     """aiohttp's connector, which closes a kept connection on which bytes have come that no request asked for."""
 
+    #: A connection that was last given out before is not given out again, by the loop's clock.
+    _trusted_after = -math.inf
+
     def __init__(self, resolver: AbstractResolver | None = None) -> None:
         # How many requests may be in flight is decided where deployments are chosen, not here (limit=0).
         super().__init__(limit=0, keepalive_timeout=30, ttl_dns_cache=30, resolver=resolver or BoundedResolver())
@@ -160,13 +164,23 @@ class KeepingConnector(aiohttp.TCPConnector):
 
     async def connect(self, req: "ClientRequest", traces: "list[Trace]", timeout: aiohttp.ClientTimeout) -> Connection:
         """Return a connection, kept or new, with nothing left over on it."""
-        for _ in range(_MAX_SPOILT):
+        spoilt = 0
+        while spoilt < _MAX_SPOILT:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
-                assert isinstance(protocol, BoundedHandler)  # noqa: S101 - our factory makes no other
-                _kept.set(protocol.is_kept)
-                protocol.is_kept = True
-                return connection
-            connection.close()
+            if protocol is None or protocol.should_close:
+                spoilt += 1
+                connection.close()
+                continue
+            assert isinstance(protocol, BoundedHandler)  # noqa: S101 - our factory makes no other
+            if protocol.given_at is not None and protocol.given_at <= self._trusted_after:
+                connection.close()  # one less of those that are kept
+                continue
+            _kept.set(protocol.given_at is not None)
+            protocol.given_at = self._loop.time()
+            return connection
         raise aiohttp.ServerDisconnectedError("the upstream speaks before it is asked")
+
+    def distrust_kept(self) -> None:
+        """Give out none of the connections that are kept now: one of them was dead, and may not be the only one."""
+        self._trusted_after = self._loop.time()

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.support import (
     Script,
     ScriptedUpstream,
     Send,
+    WaitFor,
     completion,
     error,
     error_body,
@@ -124,6 +127,24 @@ def test_u30_a_kept_connection_that_dies_as_it_is_used(bed: Bed, stream: bool) -
 
     assert [answer.status for answer in answers] == [200] * 20
     assert {answer.header("x-gateway-attempts") for answer in answers} == {"1"}
+
+
+def test_u30_an_upstream_whose_kept_connections_have_all_died(bed: Bed, stream: bool) -> None:
+    """It was started anew, say: the first request after that finds one after the other dead."""
+    model, gate, count = bed.model(), threading.Event(), 8
+    script = sse(*text_chunks("Hello")) if stream else json_reply(completion("Hello"))
+    bed.a.on(model, [WaitFor(gate), *script, Receive(1), Reset()])
+    bed.waived.add(model)  # the last exchange waits for a request that never comes
+    before = len(bed.a.requests)
+    with ThreadPoolExecutor(count) as crowd:
+        kept = [crowd.submit(bed.ask, model, stream=stream) for _ in range(count)]
+        bed.a.wait_for(before + count)
+        gate.set()
+    assert [each.result().status for each in kept] == [200] * count
+
+    answer = bed.ask(model, stream=stream)
+
+    assert (answer.status, answer.header("x-gateway-attempts")) == (200, "1")
 
 
 # Encodings that were not asked for
