@@ -30,7 +30,7 @@ from tests.support.actions import Flood
 
 CONFIG = """
 adapters:
-  a: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [m, flood, large]}}
+  a: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [m, flood, large, l1, l2, l3, l4, l5, l6]}}
   r: {{type: openai, base_url: '{url}', api_key: upstream-key, models: [responds], apis: [responses]}}
   c: {{type: claude, base_url: '{url}', api_key: upstream-key, models: [claude]}}
 rate_limit: {{requests_per_minute: 10000000}}
@@ -500,6 +500,37 @@ def test_compressed_streams_of_nothing_hold_nobody(gateway: Gateway, upstream: S
     with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
         client.send(post_chat(gateway.host, gateway.port, body))
         assert b"[DONE]" in client.read_response().body
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "apart"),
+    [
+        ("l1", "/v1/chat/completions", False),
+        ("l2", "/v1/messages", False),
+        ("l3", "/v1/responses", False),
+        ("l4", "/v1/chat/completions", True),
+        ("l5", "/v1/messages", True),
+        ("l6", "/v1/responses", True),
+    ],
+)
+def test_thousands_of_calls_in_a_stream_hold_nobody(
+    gateway: Gateway, upstream: ScriptedUpstream, model: str, path: str, apart: bool
+) -> None:
+    def delta(calls: list[Any]) -> bytes:
+        return event({"id": "x", "choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
+
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"index": n, "id": f"c{n}", "type": "function", "function": function} for n in range(14_000)]
+    stream = b"".join(delta([each]) for each in calls) if apart else delta(calls)
+    upstream.on(model, reply(event(text_chunks("x")[0]) + stream, headers={"Content-Type": "text/event-stream"}))
+    asked = {"input": "x"} if path == "/v1/responses" else {"messages": [{"role": "user", "content": "x"}]}
+    limit = {"max_tokens": 9} if path == "/v1/messages" else {}
+    body = json.dumps({"model": model, "stream": True, **asked, **limit}).encode()
+    head = HEAD.replace(b"/v1/chat/completions", path.encode())
+    data = head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    worked_ms(gateway)
+    assert answered(gateway, data, 1) <= {200, 502}
     assert worked_ms(gateway) < MAX_WORK_MS
 
 

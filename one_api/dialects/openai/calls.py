@@ -13,6 +13,8 @@ from one_api.dialects.payloads import InvalidAnswer
 
 #: More of the arguments of a call that has no name yet is not kept, in characters.
 _MAX_HELD = 1024 * 1024
+#: More calls no answer has: each of them is kept to its end.
+_MAX_CALLS = 1000
 _NO_IDS = frozenset({"", "null", "None", "undefined"})
 #: What an entry of our own making holds; all else in it is the upstream's.
 _OWN_KEYS = frozenset({"index", "id", "type", "function", "custom", "name", "arguments", "parameters", "input", "args"})
@@ -126,6 +128,8 @@ class CallReader:
     def _open(self, entry: JSONObject, number: int | None, kind: str, answer_id: str) -> _Call:
         """Return a new call, with its id and type as the client is to see them."""
         call_id, position = call_id_of(entry), len(self._calls)
+        if position == _MAX_CALLS:
+            raise InvalidAnswer(f"it has more than {_MAX_CALLS} tool calls")
         if call_id is None or call_id in self._by_id:
             call_id = own_call_id(answer_id, position)
         call = _Call(position, kind, {"id": call_id, "type": kind})
