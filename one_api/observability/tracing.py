@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.util.re import parse_env_headers
 
 from one_api import __version__
 from one_api.contract import Usage
@@ -263,6 +264,15 @@ class _OnceAMinute(logging.Filter):
 
 
 logging.getLogger(OTLPSpanExporter.__module__).addFilter(_OnceAMinute())
+
+
+def _hide_header(record: logging.LogRecord) -> bool:
+    """Name the variable that the library cannot read, not the text of it, which the library repeats: it is a secret."""
+    record.msg, record.args = "a part of OTEL_EXPORTER_OTLP_HEADERS is not NAME=VALUE, and is not sent", ()
+    return True
+
+
+logging.getLogger(parse_env_headers.__module__).addFilter(_hide_header)
 
 
 def _named_outside() -> set[str]:

@@ -274,6 +274,18 @@ def test_what_is_left_is_sent_at_the_end(worker: Literal["one_api", "gthread"]) 
             assert "Traceback" not in gateway.log
 
 
+def test_a_header_for_the_collector_that_is_written_wrongly_is_named_and_not_repeated() -> None:
+    """With a colon, as headers are written elsewhere. What is in it is a secret."""
+    with collecting() as collector:
+        headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization: Bearer {PROMPT}"}
+        with Gateway(config_yaml=yaml(telemetry={"endpoint": collector.url, "ratio": 1.0}), env=headers) as gateway:
+            answer = Bed(gateway, {}).ask("no-such-model")
+            collector.of_request(answer.header("x-request-id") or "")
+
+            gateway.wait_for_log("OTEL_EXPORTER_OTLP_HEADERS")
+            assert PROMPT not in gateway.log
+
+
 def spans_dropped(bed: Bed) -> float:
     """What the metrics say."""
     text = bed.get("/metrics", key=None).body.decode()
