@@ -38,11 +38,11 @@ NOT_JSON: dict[str, list[bytes]] = {
 
 
 @pytest.mark.parametrize("kind", NOT_JSON)
-def test_what_is_not_json_is_refused_with_one_error(kind: str) -> None:
+def test_what_is_not_json_is_refused_with_one_error_and_what_is_too_much_with_its_own(kind: str) -> None:
     for raw in NOT_JSON[kind]:
         with pytest.raises(InvalidJSON) as caught:
             json.decode(raw)
-        assert type(caught.value) is InvalidJSON
+        assert type(caught.value) is (json.TooMuchJSON if kind == "deep" else InvalidJSON)
         assert str(caught.value)
 
 
