@@ -1,4 +1,4 @@
-"""The official SDKs over the local model: a real engine, whose words nobody foresees, so their form and end count."""
+"""The official SDKs and Codex over the local model: nobody foresees its words, so their form and end count."""
 
 import json
 import os
@@ -85,7 +85,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     model_file = fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
     folder = tmp_path_factory.mktemp("models")
     (folder / f"{MODEL}.gguf").symlink_to(model_file)
-    config = json.dumps({"adapters": {"local": {"type": "local", "models_dir": str(folder)}}})
+    local = {"type": "local", "models_dir": str(folder), "default_max_tokens": 64}
+    config = json.dumps({"adapters": {"local": local}})
     with Gateway(config_yaml=config, env={"RATE_LIMIT_ENABLED": "false"}, ready_path="/ready") as running:
         yield running
 
@@ -133,3 +134,24 @@ def test_the_agents_sdk(pip_install: Callable[[str], Path], gateway: Gateway) ->
     assert whole.strip()
     assert streamed.strip()
     assert events
+
+
+def test_codex(npm_install: Callable[[str], Path], gateway: Gateway, tmp_path: Path) -> None:
+    """Its prompt of some thousand tokens takes the engine a minute or more, in which the gateway keeps it waiting."""
+    codex = npm_install("@openai/codex") / "codex"
+    (tmp_path / "config.toml").write_text(
+        f'model = "{MODEL}"\nmodel_provider = "gw"\ncheck_for_update_on_startup = false\n'
+        "[analytics]\nenabled = false\n"
+        f'[model_providers.gw]\nname = "gw"\nbase_url = "{gateway.base_url}"\nenv_key = "GW_KEY"\n'
+        'wire_api = "responses"\nrequest_max_retries = 1\nstream_max_retries = 2\n'
+    )
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CODEX_HOME": str(tmp_path), "GW_KEY": "test-key"}
+    command = [str(codex), "exec", "--skip-git-repo-check", "--sandbox", "read-only", "-C", str(tmp_path), "Say hello."]
+
+    done = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+
+    assert done.returncode == 0 or "reason: max_output_tokens" in done.stderr, done.stderr[-3000:]
+    assert gateway.call_records()[-1]["completion_tokens"]
+    assert gateway.call_records()[-1]["outcome"] == "ok"
