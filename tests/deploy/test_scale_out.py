@@ -108,10 +108,10 @@ class Cluster:
         assert status == 201, made
         return str(made["key"])
 
-    def ask(self, number: int, key: str, content: str, model: str = "m") -> int:
+    def ask(self, number: int, key: str, content: str, model: str = "m", **fields: Any) -> int:
         """The status of a chat request to one of the gateways."""
         gateway = self.gateways[number]
-        body = {"model": model, "messages": [{"role": "user", "content": content}]}
+        body = {"model": model, "messages": [{"role": "user", "content": content}], **fields}
         with RawClient(gateway.host, gateway.port, timeout_s=20) as client:
             client.send(post_chat(gateway.host, gateway.port, body, key))
             return client.read_response().status
@@ -121,14 +121,15 @@ class Cluster:
         assert self.proxy is not None
         return HTTPSConnection("127.0.0.1", self.proxy.port, timeout=60, context=self.trust)
 
-    def race(self, key: str) -> Counter[int]:
+    def race(self, key: str, **fields: Any) -> Counter[int]:
         """Send requests through nginx, many at once, and count the answers by their status."""
 
         def client(racer: int) -> Counter[int]:
             found: Counter[int] = Counter()
             with contextlib.closing(self.connect()) as connection:
                 for turn in range(REQUESTS // RACERS):
-                    body = {"model": "m", "messages": [{"role": "user", "content": f"{key} {racer} {turn}"}]}
+                    words = [{"role": "user", "content": f"{key} {racer} {turn}"}]
+                    body = {"model": "m", "messages": words, **fields}
                     connection.request("POST", "/v1/chat/completions", json.dumps(body), headers(key))
                     with connection.getresponse() as answer:
                         answer.read()
@@ -171,6 +172,7 @@ def cluster(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
             },
             "rate_limit": {"requests_per_minute": 100_000, "storage": redis[0], "storage_timeout_s": 0.1},
             "cache": {"enabled": True, "storage": redis[0]},
+            "prices": {"models": {"*": {"input": 0, "output": 1}}},
         }
         settings = {
             "config": config,
@@ -190,6 +192,24 @@ def test_a_limit_is_one_limit_for_both(cluster: Cluster) -> None:
     assert cluster.race(key) == {200: LIMIT, 429: REQUESTS - LIMIT}
     for gateway in cluster.gateways:
         assert any(record["caller"] == "race" for record in gateway.call_records(1))
+
+
+def test_a_budget_is_one_budget_for_both(cluster: Cluster) -> None:
+    key = cluster.make_key("spender")
+    # An answer has two tokens, for a dollar a million.
+    budget = {"limit_usd": f"{LIMIT * 2 / 1_000_000:.6f}"}
+    status, made = cluster.administer(0, "PUT", "/admin/api/budgets/key:spender:month", budget)
+    assert status in (200, 201), made
+
+    found = cluster.race(key, max_tokens=2)
+    for turn in range(2 * REQUESTS):
+        if found[503]:  # on a busy machine a client may be told to try again
+            found[503] -= 1
+            found[cluster.ask(turn % 2, key, f"again {turn}", max_tokens=2)] += 1
+
+    assert +found == {200: LIMIT, 429: REQUESTS - LIMIT}
+    for gateway in cluster.gateways:
+        assert any(record["caller"] == "spender" for record in gateway.call_records(1))
 
 
 def test_a_key_that_is_revoked_at_one_is_refused_at_the_other(cluster: Cluster) -> None:
