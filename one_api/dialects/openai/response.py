@@ -66,9 +66,11 @@ def fill(payload: JSONObject, identity: Identity, kind: str) -> None:
 CUTS = frozenset({"length", "content_filter"})
 
 
-def natural_end(has_tool_calls: bool) -> str:
-    """Return the finish reason of an answer that is complete and gives none."""
-    return "tool_calls" if has_tool_calls else "stop"
+def natural_end(called: bool | None) -> str:
+    """Return the finish reason of an answer that is complete and gives none; ``called`` as for ``read_finish``."""
+    if called is None:
+        return "function_call"
+    return "tool_calls" if called else "stop"
 
 
 def check_choice(choice: JSONObject) -> None:
@@ -94,10 +96,11 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
         message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
         legacy = not has_tools
     _mend_message(message, answer_id)
-    called = "tool_calls" in message
-    read_finish(choice, called=None if legacy else called)
-    choice["finish_reason"] = choice["finish_reason"] or ("function_call" if legacy else natural_end(called))
-    if called and choice["finish_reason"] not in CUTS and not all(map(_has_name, message["tool_calls"])):
+    has_calls = "tool_calls" in message
+    called = None if legacy else has_calls
+    read_finish(choice, called=called)
+    choice["finish_reason"] = choice["finish_reason"] or natural_end(called)
+    if has_calls and choice["finish_reason"] not in CUTS and not all(map(_has_name, message["tool_calls"])):
         raise InvalidAnswer("a tool call has no name")
     if legacy:
         message["function_call"] = message.pop("tool_calls")[0]["function"]

@@ -13,7 +13,7 @@ from one_api.dialects import usage
 from one_api.dialects.characters import TextJoiner
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import USUAL
-from one_api.dialects.openai.response import Identity, fill
+from one_api.dialects.openai.response import Identity, fill, natural_end
 from one_api.dialects.openai.shapes import (
     bring_choices,
     has_words,
@@ -179,7 +179,7 @@ class OpenAIStream:
         self._check_calls()
         chunks: list[JSONObject] = []
         for index, choice in sorted(self._choices.items()):
-            ending = choice.ending or self._chunk([_piece(index, {}, choice.natural_end)])
+            ending = choice.ending or self._chunk([_piece(index, {}, natural_end(choice.called))])
             if owed := choice.close(index, ending["choices"][0]["delta"], self._joiner):
                 chunks.append(self._chunk([_piece(index, owed)]))
             chunks.append(ending)

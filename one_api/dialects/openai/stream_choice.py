@@ -7,7 +7,7 @@ from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import CallReader
 from one_api.dialects.openai.reasoning_names import name_in
-from one_api.dialects.openai.response import CUTS, check_choice, natural_end
+from one_api.dialects.openai.response import CUTS, check_choice
 from one_api.dialects.openai.shapes import has_words, message_in, shape_texts
 from one_api.dialects.openai.snapshots import Snapshots
 from one_api.dialects.payloads import ErrorPayload
@@ -96,7 +96,7 @@ class StreamChoice:
         """Read the finish reason of a choice, or its error."""
         try:
             check_choice(choice)
-            read_finish(choice, called=None if self._legacy else bool(self.calls.count))
+            read_finish(choice, called=self.called)
         except ErrorPayload:
             choice["finish_reason"] = None
             raise
@@ -130,9 +130,9 @@ class StreamChoice:
         return {"function_call": pieces[0]} if pieces else {}
 
     @property
-    def natural_end(self) -> str:
-        """The finish reason where the upstream gives none."""
-        return "function_call" if self._legacy else natural_end(bool(self.calls.count))
+    def called(self) -> bool | None:
+        """Whether it calls tools, as ``read_finish`` takes it: None is a call in the deprecated form."""
+        return None if self._legacy else bool(self.calls.count)
 
     @property
     def is_cut(self) -> bool:
