@@ -56,8 +56,7 @@ _SPENT_SINCE = (
 _SPENT = select(WINDOWS).where(
     WINDOWS.c.budget.in_(bindparam("names", expanding=True)), WINDOWS.c.start.in_(bindparam("starts", expanding=True))
 )
-_LEASES_OF = select(LEASES).where(LEASES.c.budget.in_(bindparam("names", expanding=True)))
-_LEASES = select(LEASES).where(LEASES.c.budget == bindparam("of_budget"))
+_LEASES = select(LEASES).where(LEASES.c.budget.in_(bindparam("names", expanding=True)))
 _OWN = select(LEASES).where(_OF_HOLDER).order_by(*LEASES.primary_key)
 _WANTED = (
     select(WINDOWS.c.budget, WINDOWS.c.start, WINDOWS.c.wanted)
@@ -166,7 +165,7 @@ def acquire(connection: Connection, holder: str, window: WindowKey, need: Need) 
     def counted(start: int) -> WindowKey:
         return (name, start) if budget is None else budget.counted((name, start), now / 1000)
 
-    leases = connection.execute(_LEASES, {"of_budget": name}).all()
+    leases = connection.execute(_LEASES, {"names": [name]}).all()
     found = [each for each in leases if counted(each.start) == counted(start)]
     rows = [_locked(connection, each) for each in sorted({counted(start), *((name, each.start) for each in found)})]
     spent = next(row.spent for row in rows if (name, row.start) == counted(start))
@@ -308,7 +307,7 @@ def states(connection: Connection, budgets: Sequence[Budget], second: float) -> 
         spent = {(row.budget, row.start): row.spent for row in connection.execute(_SPENT, given)}
         held: Counter[WindowKey] = Counter()
         known = {each.name: each for each in part}
-        for row in connection.execute(_LEASES_OF, given):
+        for row in connection.execute(_LEASES, given):
             held[known[row.budget].counted((row.budget, row.start), second)] += max(0, row.amount)
         yield from ((spent.get(window, 0), held[window]) for window in own.values())
 
