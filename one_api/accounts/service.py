@@ -77,9 +77,11 @@ class Accounts:
     @property
     def degraded(self) -> str | None:
         """Return what works less well than it should; None when all is well."""
-        if self._off is None and self._closed is not None:
+        if self._off is not None:
+            return self._off
+        if self._closed is not None:
             return f"the database cannot be used: {self._closed}"
-        return self._off or (self._books.degraded if self._books is not None else None)
+        return self._books.degraded if self._books is not None else None
 
     def book(self, record: CallRecord, prices: Prices | None) -> None:
         """Book a request that has ended, at the prices that it was served with."""

@@ -149,16 +149,14 @@ class ResponseWriter(EventWriter):
         if kind not in ENDINGS:
             return before + self._event(kind, fields | {"response": found})
         self._ended = True
-        missing = self._missing_items(found)
+        before += self._missing_items(found)
         if not found.get("output"):
             found |= {"output": self._output}
-        return (
-            before
-            + missing
-            + self._at_the_end(
-                lambda: found, lambda kept: self._event(kind, fields | {"response": found | {"store": kept}})
-            )
-        )
+
+        def write(kept: bool) -> bytes:
+            return self._event(kind, fields | {"response": found | {"store": kept}})
+
+        return before + self._at_the_end(lambda: found, write)
 
     def _note_item(self, event: JSONObject) -> None:
         """Note an item of the upstream that is whole."""
