@@ -1,7 +1,6 @@
 """Codex CLI, headless, over an upstream that speaks Chat Completions only: it writes a file and says so."""
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.bed import KEY, adapter, yaml
+from tests.api.bed import adapter, yaml
 from tests.support import (
     Close,
     Gateway,
@@ -23,6 +22,8 @@ from tests.support import (
     tokens,
     tool_chunks,
 )
+
+from .codex import run_codex
 
 TEXT = "Hello from the model\n"
 PATCH = f"*** Begin Patch\n*** Add File: hello.txt\n+{TEXT}*** End Patch\n"
@@ -50,19 +51,10 @@ class Bench:
 
     def run(self, model: str, *more: str, provider: str = "") -> "subprocess.CompletedProcess[str]":
         """Have Codex write a file."""
-        self.work.mkdir()
-        (self._home / "config.toml").write_text(
-            f'model = "{model}"\nmodel_provider = "gw"\ncheck_for_update_on_startup = false\n'
-            "[analytics]\nenabled = false\n"
-            f'[model_providers.gw]\nname = "gw"\nbase_url = "{self._gateway.base_url}"\nenv_key = "GW_KEY"\n'
-            f'wire_api = "responses"\nrequest_max_retries = 1\nstream_max_retries = 2\n{provider}'
+        arguments = "--dangerously-bypass-approvals-and-sandbox", *more, "Write hello.txt"
+        return run_codex(
+            self._command, self._home, self._gateway, model, *arguments, provider=provider, timeout_s=TIMEOUT_S
         )
-        options = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "-C", str(self.work), *more]
-        return subprocess.run(
-            [str(self._command), "exec", *options, "Write hello.txt"],
-            env={"PATH": os.environ["PATH"], "HOME": str(self._home), "CODEX_HOME": str(self._home), "GW_KEY": KEY},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-        )  # fmt: skip
 
     @property
     def paths(self) -> list[tuple[str, str]]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from one_api.engine.download import fetch_default_model
 from tests.support import Gateway
 
-ROOT = Path(__file__).parents[2]
+from .codex import run_codex
+
 MODEL = "small"
 TIMEOUT_S = 300.0
 #: A schema binds the engine's words, and a tool that has to be called its choice.
@@ -81,8 +81,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    model_file = fetch_default_model(Path(os.environ.get("ONE_API_TEST_MODELS") or ROOT / "models"), print)
+def gateway(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("models")
     (folder / f"{MODEL}.gguf").symlink_to(model_file)
     local = {"type": "local", "models_dir": str(folder), "default_max_tokens": 64}
@@ -138,19 +137,9 @@ def test_the_agents_sdk(pip_install: Callable[[str], Path], gateway: Gateway) ->
 
 def test_codex(npm_install: Callable[[str], Path], gateway: Gateway, tmp_path: Path) -> None:
     """Its prompt of some thousand tokens takes the engine a minute or more, in which the gateway keeps it waiting."""
-    codex = npm_install("@openai/codex") / "codex"
-    (tmp_path / "config.toml").write_text(
-        f'model = "{MODEL}"\nmodel_provider = "gw"\ncheck_for_update_on_startup = false\n'
-        "[analytics]\nenabled = false\n"
-        f'[model_providers.gw]\nname = "gw"\nbase_url = "{gateway.base_url}"\nenv_key = "GW_KEY"\n'
-        'wire_api = "responses"\nrequest_max_retries = 1\nstream_max_retries = 2\n'
-    )
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CODEX_HOME": str(tmp_path), "GW_KEY": "test-key"}
-    command = [str(codex), "exec", "--skip-git-repo-check", "--sandbox", "read-only", "-C", str(tmp_path), "Say hello."]
+    command = npm_install("@openai/codex") / "codex"
 
-    done = subprocess.run(
-        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    done = run_codex(command, tmp_path, gateway, MODEL, "--sandbox", "read-only", "Say hello.", timeout_s=TIMEOUT_S)
 
     assert done.returncode == 0 or "reason: max_output_tokens" in done.stderr, done.stderr[-3000:]
     assert gateway.call_records()[-1]["completion_tokens"]
