@@ -170,18 +170,20 @@ def test_kept_and_shared_answers_are_counted_and_cost_once(pair: Bed) -> None:
                 gate.set()
                 leader.rest()
                 joiner.rest()
-        hit = pair.ask(model, stream=True)
+        hit, late = pair.ask(model, stream=True), 0
+        while hit.header("x-gateway-cache") == "joined" and late < 100:  # the call has not let go of its upstream yet
+            hit, late = pair.ask(model, stream=True), late + 1
     finally:
         os.kill(other, signal.SIGCONT)
     bypass = pair.ask(model, stream=True, headers={"Cache-Control": "no-store"})
 
     assert (hit.header("x-gateway-cache"), bypass.header("x-gateway-cache")) == ("hit", "bypass")
-    wait_for_total(pair, 4, "one_api_requests_total", model=model)
+    wait_for_total(pair, 4 + late, "one_api_requests_total", model=model)
     assert total(pair, "one_api_requests_total", model=model, outcome="cached") == 1
-    assert total(pair, "one_api_requests_total", model=model, outcome="ok") == 3
+    assert total(pair, "one_api_requests_total", model=model, outcome="ok") == 3 + late
     assert total(pair, "one_api_attempts_total", deployment=f"a/{model}") == 2
     results = {each: total(pair, "one_api_cache_requests_total", result=each) for each in ("hit", "joined")}
-    assert results == {"hit": 1, "joined": 1}
+    assert results == {"hit": 1, "joined": 1 + late}
     assert total(pair, "one_api_tokens_total", model=model, type="output") == 10  # of the two that were asked for
 
 
