@@ -109,16 +109,18 @@ class Account:
     #: The database has changes of keys wait for one another, and one of many busy threads may be slow to end its own.
     _changing = threading.Lock()
 
-    def __init__(self, engine: Engine, units: float, period: str = "total", **fields: Any) -> None:
+    def __init__(
+        self, engine: Engine, units: float, period: str = "total", team: str | None = None, **fields: Any
+    ) -> None:
         self.engine = engine
         self.name = f"key-{secrets.token_hex(4)}"
         self.budget = f"key:{self.name}:{period}"
         with self._changing:
-            self.key = transact(engine, lambda c: self._made(c, units, fields))
+            self.key = transact(engine, lambda c: self._made(c, units, team, fields))
 
-    def _made(self, connection: Connection, units: float, fields: dict[str, Any]) -> str:
+    def _made(self, connection: Connection, units: float, team: str | None, fields: dict[str, Any]) -> str:
         """Make both at once: no process shall know the key without its budget."""
-        text, _ = changes.create_key(connection, "tester", self.name, {})
+        text, _ = changes.create_key(connection, "tester", self.name, {} if team is None else {"team": team})
         self._set(connection, units, fields)
         return text
 
@@ -286,17 +288,14 @@ def test_a_model_without_a_price_is_refused_where_a_budget_binds(bed: Bed, engin
 
 
 def test_budgets_of_a_team_and_of_all_bind_too(bed: Bed, engine: Engine, unit: str) -> None:
-    account, other = Account(engine, 100), Account(engine, 100)
     team = f"team-{secrets.token_hex(4)}"
 
-    def change(c: Connection) -> None:
+    def set_up(c: Connection) -> None:
         changes.create_team(c, "tester", team, {})
-        for each in (account, other):
-            changes.update_key(c, "tester", each.name, {"team": team})
         changes.set_budget(c, "tester", f"team:{team}:month", {"limit_usd": "0.005"})
 
-    transact(engine, change)
-    until(lambda: {bed.ask(unit, key=account.key, max_tokens=6).status for _ in range(20)} == {429})
+    transact(engine, set_up)
+    account, other = Account(engine, 100, team=team), Account(engine, 100, team=team)
     assert ask_statuses(bed, unit, [account, other] * 10) == {200: 5, 429: 15}
 
     transact(engine, lambda c: changes.remove_budget(c, "tester", f"team:{team}:month"))
