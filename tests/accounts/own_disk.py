@@ -21,7 +21,7 @@ def own_disk() -> Iterator[Path]:
         folder.mkdir()
         make = ("mkfs.ext4", "-q", "-F", "-b", "1024", "-m", "0", "-N", "256", "-O", "^has_journal")
         try:
-            subprocess.run([*make, image, "16m"], check=True, capture_output=True)
+            subprocess.run([*make, image, "24m"], check=True, capture_output=True)
             subprocess.run(["mount", "-o", "loop", image, folder], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"no disk can be mounted here, for which root, mkfs.ext4 and a loop device are needed: {error}")

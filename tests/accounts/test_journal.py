@@ -76,7 +76,7 @@ def test_the_journal_of_a_killed_process_is_found(tmp_path: Path) -> None:
 
 def test_of_a_journal_that_is_cut_anywhere_all_whole_records_count(tmp_path: Path) -> None:
     path = written(tmp_path)
-    whole = path.read_bytes()
+    whole = path.read_bytes().rstrip(b"\0")
     ends = [len(whole) * part // len(RECORDS) for part in range(len(RECORDS) + 1)]
     found = []
     for size in range(len(whole) + 1):
@@ -93,7 +93,7 @@ def test_of_a_journal_that_is_cut_anywhere_all_whole_records_count(tmp_path: Pat
 
 def test_a_record_that_was_changed_ends_the_journal(tmp_path: Path) -> None:
     path = written(tmp_path)
-    data = bytearray(path.read_bytes())
+    data = bytearray(path.read_bytes().rstrip(b"\0"))
     data[-1] ^= 1
     path.write_bytes(data)
 
@@ -104,12 +104,28 @@ def test_a_record_that_was_changed_ends_the_journal(tmp_path: Path) -> None:
 
 def test_a_cleared_journal_is_empty(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path)
-    journal.append(RECORDS[0])
+    for record in RECORDS:
+        journal.append(record)
     journal.clear()
+    assert journal.records() == []
     journal.append(RECORDS[1])
 
     assert journal.records() == [RECORDS[1]]
     journal.remove()
+
+
+def test_a_journal_that_was_long_takes_no_more_room_than_another_once_it_is_empty(tmp_path: Path) -> None:
+    journal, other = Journal.create(tmp_path), Journal.create(tmp_path)
+    records = [["req", "x" * 1000, number] for number in range(2000)]
+    for record in records:
+        journal.append(record)
+    assert journal.records() == records
+
+    journal.clear()
+
+    assert journal.path.stat().st_blocks == other.path.stat().st_blocks > 0
+    for each in (journal, other):
+        each.remove()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
@@ -119,5 +135,5 @@ def test_a_full_disk_is_an_error_and_leaves_no_part_of_the_record() -> None:
 
     with pytest.raises(OSError, match="No space left"):
         journal.append(RECORDS[0])
-    assert journal.size == 0
+    assert (journal.size, journal.records()) == (0, [])
     journal.close()
