@@ -42,7 +42,7 @@ LADDER: list[list[str]] = [
     ["config"],
     ["settings", "dialects", "redis"],
     ["records"],
-    ["contract", "outcomes", "bounded"],
+    ["contract", "outcomes", "bounded", "breaker"],
     ["errors", "models", ""],
 ]
 ROW = {room: row for row, rooms in enumerate(LADDER) for room in rooms}
