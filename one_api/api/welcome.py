@@ -9,6 +9,7 @@ from one_api.api.health import why_unready
 from one_api.api.snapshot import Snapshot, snapshot
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_request
+from one_api.serving.host import name_in
 from one_api.utils.auth import is_from_this_machine
 
 #: Where people look first.
@@ -17,7 +18,6 @@ _PATHS = frozenset({"", "/v1", "/docs"})
 _MAX_ACCEPT = 1024
 #: No script, no frame, nothing from elsewhere.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_HOST = re.compile(r"[A-Za-z0-9._~\[\]:-]+")
 #: What can stand in the lines that people copy.
 _MODEL = re.compile(r"[A-Za-z0-9._:@/+-]+")
 
@@ -52,7 +52,7 @@ def _welcome() -> Response | None:
 def _root(used: Snapshot) -> str:
     """Return the address that the browser has used, without a path of ours."""
     host = request.headers.get("Host", "")
-    if not _HOST.fullmatch(host):
+    if name_in(host) is None:
         return used.config.server.url + request.root_path
     return f"{request.scheme}://{host}{request.root_path}"
 

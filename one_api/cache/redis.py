@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from one_api.breaker import Breaker
 from one_api.cache.lease import (
     KEPT_AFTER_END_S,
     LEASE_S,
@@ -60,9 +61,9 @@ return 1
 class RedisAnswers(AnswerStore, LeaseKeeper):
     """Answers that all processes share. Their size is limited by Redis itself (``maxmemory``)."""
 
-    def __init__(self, url: str, call_s: float = 0.05) -> None:
+    def __init__(self, url: str, call_s: float = 0.05, breaker: Breaker | None = None) -> None:
         super().__init__()
-        self._link = RedisLink(url, logger, call_s, without=_WITHOUT, forgiving=True, patient=True)
+        self._link = RedisLink(url, logger, call_s, without=_WITHOUT, forgiving=True, patient=True, breaker=breaker)
 
     @property
     def degraded(self) -> str | None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from one_api.breaker import Breaker
 from one_api.limits.scripts import BEAT, MERGE, RENEW, SETTLE, STATS, TAKE
 from one_api.limits.stores import ByKey, LimitStore, Stats, Ticket
 from one_api.limits.usage import Counts, KeyUsage, LateTake
@@ -62,7 +63,9 @@ class _Answer:
 class RedisStore(LimitStore):
     """Windows in Redis, or, while it is unhealthy, in this process with ``1/processes`` of each limit."""
 
-    def __init__(self, url: str, processes: int | Callable[[], int], call_s: float = 0.05) -> None:
+    def __init__(
+        self, url: str, processes: int | Callable[[], int], call_s: float = 0.05, breaker: Breaker | None = None
+    ) -> None:
         """``processes`` share the limits while Redis is unhealthy: their number, or what returns it now.
 
         Redis knows of those on other machines, too: the larger number counts.
@@ -75,6 +78,7 @@ class RedisStore(LimitStore):
             forgiving=False,
             recovered=self._recover,
             scripts=(BEAT, MERGE, RENEW, SETTLE, STATS, TAKE),
+            breaker=breaker,
         )
         self._processes = processes
         self._usage = ByKey(lambda _: KeyUsage())

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from one_api.breaker import Breaker
 from one_api.limits import table
 from one_api.limits.shared_file import SharedFile
 from one_api.limits.stores import ByKey, LocalStore, Stats, Ticket, settle_here
 from one_api.limits.window import WINDOW_S, Limits, Verdict, Window
-from one_api.redis.breaker import Breaker
 from one_api.settings.private_files import check_owned_folder, private_folder
 
 logger = logging.getLogger(__name__)
@@ -64,10 +64,12 @@ class SharedStore(LocalStore):
         scope: str,
         spare: Path | None = None,
         processes: Callable[[], int] = lambda: 1,
+        breaker: Breaker | None = None,
     ) -> None:
         """Processes with the same ``scope`` share a file in ``folder``, or else in ``spare``.
 
-        ``spare`` may lie where others can write. ``processes`` returns how many processes there are.
+        ``spare`` may lie where others can write. ``processes`` returns how many processes there are. A
+        ``breaker`` is given for a clock other than the usual one.
         """
         form = f"{scope}\0{table.FORM}"
         name = f"limits-{hashlib.sha256(form.encode()).hexdigest()[:16]}.bin"
@@ -80,7 +82,7 @@ class SharedStore(LocalStore):
         self._owes_counts = False
         #: By the digests of keys, which are all that the file has of them.
         self._keys = ByKey(_Key)
-        self._breaker = Breaker()
+        self._breaker = breaker or Breaker()
         self._problem: str | None = None
         self._full_until = 0.0
         try:

@@ -14,7 +14,7 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, ResponseError
 
 from one_api.bounded import once_a_minute
-from one_api.redis.breaker import Breaker
+from one_api.breaker import Breaker
 from one_api.redis.script import Script
 
 T = TypeVar("T")
@@ -60,6 +60,7 @@ class RedisLink:
         recovered: called at the first contact, and at the first one after any failure, before anything else is sent.
         scripts: those that are run.
         patient: trips have all their time although Redis owes an answer: a short stumble is to lose nothing.
+        breaker: the one to use, for a clock other than the usual one.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RedisLink:
         recovered: Callable[[SendPipeline], Awaitable[None]] | None = None,
         scripts: Sequence[Script] = (),
         patient: bool = False,
+        breaker: Breaker | None = None,
     ) -> None:
         self._call_s = call_s
         self._connect_s = max(call_s, _CONNECT_S)
@@ -89,7 +91,7 @@ class RedisLink:
         self._scripts = {script.digest: script for script in scripts}
         #: A connection was used before: no time for making one need be allowed.
         self._connected = False
-        self._breaker = Breaker()
+        self._breaker = breaker or Breaker()
         #: Commands that wait for the next trip; each trip takes all that are there.
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._pump: asyncio.Task[None] | None = None

@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from one_api.serving.host import name_in
 from one_api.settings.origins import is_within
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-_HOST = re.compile(r"[A-Za-z0-9._~%\[\]:-]{1,255}")
 
 
 class Mount:
@@ -43,7 +43,7 @@ def _read_forwarded(environ: "WSGIEnvironment") -> str:
     scheme, host = _last(environ, "PROTO").lower(), _last(environ, "HOST")
     if scheme in ("http", "https"):
         environ["wsgi.url_scheme"] = scheme
-    if _HOST.fullmatch(host):
+    if name_in(host) is not None:
         environ["HTTP_HOST"] = host
     prefix = _last(environ, "PREFIX").rstrip("/")
     return prefix if _PREFIX.fullmatch(prefix) else ""

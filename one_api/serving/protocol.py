@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from one_api.errors import GatewayError, InvalidRequest, OutOfDescriptors, RequestTimeout
 from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.fairness import FairScheduler
+from one_api.serving.host import name_in
 from one_api.serving.reads import BoundedReads
 from one_api.serving.transport import ANSWER, AnswerWriter, Flow, whole_answer
 from one_api.settings.sections import ServerConfig
@@ -22,7 +23,6 @@ from one_api.settings.sections import ServerConfig
 #: What may wait for the kernel before the application has to wait, in bytes.
 _PENDING_BYTES = 16 * 1024
 _BLANK_LINES = re.compile(rb"[\r\n]+")
-_HOST = re.compile(rb"[A-Za-z0-9._~%\[\]:-]{1,255}")
 #: How many requests of one connection may wait for their turn before no more of them are read.
 _MAX_PIPELINED = 4
 #: What makes an offer of another protocol of `Upgrade`, which alone is none: a view may read that.
@@ -227,7 +227,7 @@ class GatewayProtocol(HttpToolsProtocol):
                 framing[name] = value
         if len(hosts) > 1 or (not hosts and version == "1.1"):
             raise self._remember(400, "A request has one Host header.")
-        if hosts and not _HOST.fullmatch(hosts[0]):
+        if hosts and name_in(hosts[0].decode("latin-1")) is None:
             raise self._remember(400, "The Host header is not a host name.")
         if framing.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise self._remember(400, "The only transfer encoding is chunked.")

@@ -2,11 +2,9 @@
 
 import hmac
 import ipaddress
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from flask import g, request
 from werkzeug.datastructures import Headers
@@ -16,6 +14,7 @@ from one_api.contract import Caller
 from one_api.errors import AccountsUnavailable, Forbidden, Unauthorized
 from one_api.serving.bridge import await_
 from one_api.serving.current import current_application, current_globals, current_request
+from one_api.serving.host import name_in
 from one_api.settings.kinds import Secret
 from one_api.settings.origins import is_within
 from one_api.settings.sections import AdminConfig, KeyConfig, key_names
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1"))
-_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?")
 #: Where a key may stand, beside ``Authorization``.
 KEY_HEADERS = ("x-api-key", "api-key")
 #: Where WSGI has these headers.
@@ -149,8 +147,7 @@ class AdminAccess:
         return is_direct and is_within(request.remote_addr, self._networks) and self._is_own_name()
 
     def _is_own_name(self) -> bool:
-        host = request.headers.get("Host", "")
-        name = urlsplit(f"//{host}").hostname if _HOST.fullmatch(host) else None
+        name = name_in(request.headers.get("Host", ""))
         if name is None:
             return False
         if self._host is None:

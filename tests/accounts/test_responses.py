@@ -14,19 +14,10 @@ from one_api.accounts.responses import DatabaseResponses
 from one_api.accounts.tables import RESPONSES
 from one_api.dialects.responses.kept import ChainTooLong
 from one_api.errors import AccountsUnavailable
+from tests.support.clock import Clock
 from tests.support.running_time import RunningTime
 
 LIMITS: Any = {"ttl_s": 100.0, "max_bytes": 100_000}
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def name(number: int) -> str:
@@ -43,7 +34,7 @@ def response(number: int, previous: int | None = None, status: str = "completed"
 @pytest.fixture
 def clock() -> Clock:
     """The clock of the responses."""
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture

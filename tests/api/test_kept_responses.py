@@ -6,17 +6,7 @@ import pytest
 
 from one_api.api.kept_responses import KeptResponses, find_items, history
 from one_api.dialects.responses.kept import ChainTooLong
-
-
-class Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
+from tests.support.clock import Clock
 
 LIMITS: Any = {"ttl_s": 100.0, "max_bytes": 100_000}
 

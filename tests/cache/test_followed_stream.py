@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from .conftest import OwnRedis
 
 @asynccontextmanager
 async def processes(
-    url: str, *upstreams: Upstreams, redis: type[RedisAnswers] = RedisAnswers, **settings: Any
+    url: str, *upstreams: Upstreams, redis: Callable[[str], RedisAnswers] = RedisAnswers, **settings: Any
 ) -> AsyncIterator[list[Caching]]:
     """Caches that share a Redis, as of several processes; each has its own way to upstreams."""
     stores = [redis(url) for _ in upstreams]
@@ -387,10 +388,8 @@ async def test_a_long_stream_is_bounded_in_redis_and_whole_for_all(own_redis: Ow
 async def test_one_who_comes_late_from_another_process_is_not_behind_for_what_had_come(own_redis: OwnRedis) -> None:
     end = asyncio.Event()
     asked, never = Upstreams(stream(*["x" * 50_000] * 40, end, "tail")), Upstreams(stream("never"))
-    async with processes(own_redis[0], asked, never, max_answer_bytes=8_000_000) as (one, two):
-        for store in (one.answers.leases, two.answers.leases):
-            assert isinstance(store, RedisAnswers)
-            store._link._call_s = 5.0  # two megabytes are on their way
+    patient = partial(RedisAnswers, call_s=5.0)  # two megabytes are on their way
+    async with processes(own_redis[0], asked, never, redis=patient, max_answer_bytes=8_000_000) as (one, two):
         leader = await one.open()
         found = 0
         while found < 2_000_000:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from one_api.breaker import OPEN_S, Breaker
 from one_api.cache.keys import CacheRoute, key_of
 from one_api.cache.lease import CallKey, LeaseResult, LeaseStatus
 from one_api.cache.redis import RedisAnswers
 from one_api.errors import UpstreamFailed
 from tests.support import freeze
+from tests.support.clock import Clock
 from tests.support.gateway import free_port
 from tests.support.running_time import RunningTime
 
@@ -223,7 +225,8 @@ async def test_an_answer_that_makes_no_sense_is_as_good_as_none(says: bytes) -> 
 async def test_a_frozen_redis_costs_a_few_requests_a_moment_and_then_nothing(own_redis: OwnRedis) -> None:
     url, process = own_redis
     upstreams = Upstreams(whole())
-    store = RedisAnswers(url)
+    clock = Clock()
+    store = RedisAnswers(url, breaker=Breaker(clock))
     cache = Caching(upstreams, store, store)
     assert await cache.ask() == whole()
     freeze(process.pid)
@@ -236,9 +239,9 @@ async def test_a_frozen_redis_costs_a_few_requests_a_moment_and_then_nothing(own
     assert max(waits) < 1, waits
 
     process.send_signal(signal.SIGCONT)
-    store._link._breaker._open_until = 0.0  # it is probed now, not in five seconds
     async with asyncio.timeout(20):
         while cache.where_from()[-1] != "hit":
+            clock.now += OPEN_S
             await cache.ask(seed=99)
             await asyncio.sleep(0.05)
     await cache.answers.aclose()

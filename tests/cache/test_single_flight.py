@@ -300,7 +300,7 @@ async def test_the_upstream_is_not_read_faster_than_the_fastest_client() -> None
     cache = Caching(upstreams)
     only = await cache.open()
     await turns(2000)
-    read = 503 - len(upstreams.streams[0]._pieces)
+    read = 503 - len(upstreams.streams[0].unread)
     assert 20 < read < 40
     assert len(text(await read_all(only))) == 5_000_000
 

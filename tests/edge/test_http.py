@@ -47,6 +47,7 @@ REFUSED: dict[str, tuple[bytes, int, str | None]] = {
     "two Hosts": (get(b"/health", b"Host: y"), 400, None),
     "a Host with spaces": (b"GET /health HTTP/1.1\r\nHost: a b/\\@:x\r\n\r\n", 400, None),
     "a Host with a path": (b"GET /health HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, None),
+    "a Host with a word for its port": (b"GET /health HTTP/1.1\r\nHost: localhost:x\r\n\r\n", 400, None),
     "a folded header": (get(b"/health", b"X: a\r\n b"), 400, None),
     "a header without colon": (get(b"/health", b"X"), 400, None),
     "NUL in a header": (get(b"/health", b"X: a\x00b"), 400, None),

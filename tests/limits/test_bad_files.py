@@ -12,17 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from one_api.breaker import OPEN_S, Breaker
 from one_api.limits.shared import SharedStore
 from one_api.limits.stores import LimitStore
 from one_api.limits.window import Limits
+from tests.support.clock import Clock
 from tests.support.loop_time import LoopTime
 
 LIMITS = Limits(30, tokens_per_minute=3000)
 _LEASES = itertools.count(1)
 
 
-def shared(folder: Path, spare: Path | None = None, processes: int = 2) -> SharedStore:
-    return SharedStore(folder, "test", spare, lambda: processes)
+def shared(folder: Path, spare: Path | None = None, processes: int = 2, breaker: Breaker | None = None) -> SharedStore:
+    return SharedStore(folder, "test", spare, lambda: processes, breaker)
 
 
 async def let_in(store: LimitStore, count: int, limits: Limits = LIMITS) -> int:
@@ -149,7 +151,8 @@ async def test_a_full_file_system_means_the_spare_folder_or_the_process(tmp_path
 
 
 async def test_a_file_system_that_becomes_full_after_a_truncation_stops_nobody(tmp_path: Path) -> None:
-    store = shared(tmp_path)
+    clock = Clock()
+    store = shared(tmp_path, breaker=Breaker(clock))
     assert await let_in(store, 10) == 10
     os.truncate(the_file(tmp_path), 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -160,7 +163,7 @@ async def test_a_file_system_that_becomes_full_after_a_truncation_stops_nobody(t
         assert store.degraded
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    store._breaker._open_until = 0.0  # it is probed now, not in five seconds
+    clock.now += OPEN_S
     admitted += await let_in(store, 40)
     assert admitted == 20
     assert not store.degraded
@@ -168,7 +171,8 @@ async def test_a_file_system_that_becomes_full_after_a_truncation_stops_nobody(t
 
 
 async def test_a_held_lock_is_waited_for_with_a_deadline_and_off_the_loop(tmp_path: Path) -> None:
-    store = shared(tmp_path)
+    clock = Clock()
+    store = shared(tmp_path, breaker=Breaker(clock))
     holder = os.open(the_file(tmp_path), os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_EX)
     turns = 0
@@ -180,14 +184,14 @@ async def test_a_held_lock_is_waited_for_with_a_deadline_and_off_the_loop(tmp_pa
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count_turns())
-    async with LoopTime() as clock:
+    async with LoopTime() as took:
         assert await let_in(store, 40) == 15
-        assert clock.now_s < 5
+        assert took.now_s < 5
     assert turns > 40
     assert "lock" in str(store.degraded)
     counting.cancel()
     os.close(holder)
-    store._breaker._open_until = 0.0
+    clock.now += OPEN_S
     assert await let_in(store, 40) == 15
     assert store.degraded is None
     await store.aclose()

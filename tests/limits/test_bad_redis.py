@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from one_api.breaker import Breaker
 from one_api.limits.redis import RedisStore
 from one_api.limits.stores import Ticket
 from one_api.limits.window import Limits
 from tests.support import freeze
+from tests.support.clock import Clock
 from tests.support.gateway import free_port
 
 from .conftest import OwnRedis, redis_at
@@ -48,6 +50,11 @@ def is_late(store: RedisStore) -> bool:
     return usage is not None and bool(usage.late)
 
 
+def is_down(store: RedisStore) -> bool:
+    """Whether Redis has failed several times in a row."""
+    return "does not answer" in str(store.degraded)
+
+
 async def test_a_request_that_redis_counted_late_counts_once(own_redis: OwnRedis) -> None:
     async with slow_way(own_redis[0], *[0.0] * 9, 1.5 * CALL_S, *[0.0] * 20) as slow_url:
         store, exact = RedisStore(slow_url, 1, CALL_S), RedisStore(own_redis[0], 1, PATIENT_S)
@@ -76,7 +83,7 @@ async def test_some_late_answers_are_degraded_though_others_come_in_time(own_red
             while is_late(store):
                 await asyncio.sleep(0.01)
     assert "late" in str(store.degraded)
-    assert not store._link.is_down
+    assert not is_down(store)
     await store.aclose()
 
 
@@ -129,9 +136,9 @@ async def test_a_lost_redis_lets_in_one_share_more_at_most(
     processes: int, history: str, asked_meanwhile: int, order: str, tmp_path: Path
 ) -> None:
     """However many processes there are, whoever has let in what before, and whoever asks first afterwards."""
-    port, limits, admitted = free_port(), Limits(60), 0
+    port, limits, admitted, clock = free_port(), Limits(60), 0, Clock()
     with redis_at(port, tmp_path) as (url, _):
-        stores = {name: RedisStore(url, processes, PATIENT_S) for name in "abcdef"[:processes]}
+        stores = {name: RedisStore(url, processes, PATIENT_S, Breaker(clock)) for name in "abcdef"[:processes]}
         for store in stores.values():
             await store.look_after()
         for name in HISTORIES[processes][history]:
@@ -144,8 +151,8 @@ async def test_a_lost_redis_lets_in_one_share_more_at_most(
         assert not asked_meanwhile or "per process" in str(store.degraded)
     with redis_at(port, tmp_path):
         for store in (*asking, *asking):
-            if store._link.is_down:
-                await until_well(store, "other", limits)
+            if is_down(store):
+                await until_well(store, clock, "other", limits)
             admitted += len(await let_in(store, limits, 70))
         for store in stores.values():
             await store.aclose()
@@ -172,9 +179,9 @@ async def test_a_flushed_redis_is_noticed_by_processes_that_are_idle(own_redis: 
 
 async def test_an_older_copy_in_the_place_of_redis_lets_in_one_share_more_at_most(tmp_path: Path) -> None:
     """As after a restart from a snapshot, or a failover to a replica that was behind."""
-    port, limits = free_port(), Limits(60)
+    port, limits, clock = free_port(), Limits(60), Clock()
     with redis_at(port, tmp_path) as (url, _):
-        stores = [RedisStore(url, 3, PATIENT_S) for _ in range(3)]
+        stores = [RedisStore(url, 3, PATIENT_S, Breaker(clock)) for _ in range(3)]
         for store in stores:
             await store.look_after()
         admitted = [len(await let_in(stores[0], limits, 5))]
@@ -187,7 +194,7 @@ async def test_an_older_copy_in_the_place_of_redis_lets_in_one_share_more_at_mos
 
     with redis_at(port, tmp_path):
         for store in stores:
-            await until_well(store, "other", limits)
+            await until_well(store, clock, "other", limits)
             admitted.append(len(await let_in(store, limits, 70)))
             await store.aclose()
 

@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 import redis.asyncio
 
+from one_api.breaker import OPEN_S, Breaker
 from one_api.limits.redis import RedisStore
 from one_api.limits.shared import SharedStore
 from one_api.limits.stores import LimitStore, MemoryStore
 from one_api.limits.window import UNLIMITED, Limits
-from one_api.redis.breaker import Breaker
 from tests.support import freeze
 from tests.support.busy import busy_machine
+from tests.support.clock import Clock
 from tests.support.gateway import free_port
 from tests.support.loop_time import LoopTime
 from tests.support.running_time import PATIENCE_S
@@ -207,7 +208,8 @@ async def test_an_answer_that_makes_no_sense_is_as_good_as_none(says: bytes) -> 
 async def test_what_was_counted_while_redis_was_away_is_added_to_what_it_knows(own_redis: OwnRedis) -> None:
     """R10: neither is forgotten."""
     url, process = own_redis
-    store = RedisStore(url, processes=1)
+    clock = Clock()
+    store = RedisStore(url, processes=1, breaker=Breaker(clock))
     limits = Limits(20, tokens_per_minute=1000)
     for _ in range(4):
         await store.take("k", limits, 10, 1)
@@ -217,7 +219,7 @@ async def test_what_was_counted_while_redis_was_away_is_added_to_what_it_knows(o
     for _ in range(5):
         await store.take("k", limits, 10, 1)
     process.send_signal(signal.SIGCONT)
-    await until_well(store, "other", limits)
+    await until_well(store, clock, "other", limits)
 
     verdict, _ = await store.take("k", limits, 10, 1)
 
@@ -287,11 +289,11 @@ async def slow_way(url: str, *delays_s: float) -> AsyncIterator[str]:
         await asyncio.gather(*flows, return_exceptions=True)
 
 
-async def until_well(store: RedisStore, key: str, limits: Limits) -> None:
-    """Have Redis probed now, not in five seconds, until it is well."""
-    store._link._breaker._open_until = 0.0
+async def until_well(store: RedisStore, clock: Clock, key: str, limits: Limits) -> None:
+    """Have Redis probed, on the clock of its breaker, until it is well."""
     async with asyncio.timeout(15):
         while store.degraded:
+            clock.now += OPEN_S
             await store.take(key, limits, 0, 1)
             await asyncio.sleep(0.05)
 
@@ -309,7 +311,8 @@ async def test_a_redis_that_refuses_is_as_good_as_none_until_it_is_well(name: st
     url, _ = own_redis
     broken, healed = BROKEN[name]
     operator: Any = redis.asyncio.Redis.from_url(url)
-    store = RedisStore(url, processes=1)
+    clock = Clock()
+    store = RedisStore(url, processes=1, breaker=Breaker(clock))
     assert (await store.take("k", Limits(1000), 0, 1))[0].refused_by is None
 
     await operator.execute_command(*shlex.split(broken))
@@ -319,7 +322,7 @@ async def test_a_redis_that_refuses_is_as_good_as_none_until_it_is_well(name: st
     assert store.degraded
 
     await operator.execute_command(*shlex.split(healed))
-    await until_well(store, "k", Limits(1000))
+    await until_well(store, clock, "k", Limits(1000))
     await store.aclose()
     await operator.aclose()
 

@@ -42,7 +42,7 @@ def test_the_page_has_the_bounds_of_histograms() -> None:
     """In the order of the page: seconds, seconds for each token, and those of the gateway itself."""
     text = METRICS.partition("Histograms have the buckets")[2].partition("\n\n")[0].replace("\n", " ")
     bounds = {
-        family.name: family.at(*family.labels)._bounds for family in Metrics().families if family.kind == "histogram"
+        family.name: family.at(*family.labels).bounds for family in Metrics().families if family.kind == "histogram"
     }
 
     tokens = re.search(r"per token ([\d., and]+?) s;", text)

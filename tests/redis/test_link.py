@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from one_api.breaker import OPEN_S, Breaker
 from one_api.redis.link import RedisLink, RedisUnavailable
 from tests.limits.conftest import OwnRedis, odd_redis, own_redis
 from tests.support import freeze
+from tests.support.clock import Clock
 from tests.support.loop_time import LoopTime
 
 __all__ = ["own_redis"]
@@ -25,7 +27,10 @@ NONSENSE = [
 @pytest.mark.parametrize("says", NONSENSE)
 async def test_nonsense_is_an_illness_and_nobody_waits_for_ever(says: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with odd_redis() as server, asyncio.timeout(10):
-        link = RedisLink(server.url, logging.getLogger("test"), 1.0, without="without", forgiving=False)
+        clock = Clock()
+        link = RedisLink(
+            server.url, logging.getLogger("test"), 1.0, without="without", forgiving=False, breaker=Breaker(clock)
+        )
         assert await link.ask("GET", "x") == b"OK"
         server.says = says
         asked = [asyncio.create_task(link.ask("GET", "x")) for _ in range(3)]
@@ -38,7 +43,7 @@ async def test_nonsense_is_an_illness_and_nobody_waits_for_ever(says: bytes, cap
         assert "Redis does not answer" in caplog.text
 
         server.says = None
-        link._breaker._open_until = 0.0  # it is probed now, not in five seconds
+        clock.now += OPEN_S
         assert await link.ask("GET", "x") == b"OK"
         assert not link.is_down
         await link.aclose()
@@ -48,10 +53,16 @@ CALL_S = 1.0
 
 
 @pytest.fixture
-async def frozen(own_redis: OwnRedis) -> AsyncIterator[tuple[RedisLink, "subprocess.Popen[bytes]"]]:
+def clock() -> Clock:
+    """The clock of the link's breaker."""
+    return Clock()
+
+
+@pytest.fixture
+async def frozen(own_redis: OwnRedis, clock: Clock) -> AsyncIterator[tuple[RedisLink, "subprocess.Popen[bytes]"]]:
     """Return a link to a Redis that answered once, and is frozen since."""
     url, process = own_redis
-    link = RedisLink(url, logging.getLogger("test"), CALL_S, without="without", forgiving=False)
+    link = RedisLink(url, logging.getLogger("test"), CALL_S, without="without", forgiving=False, breaker=Breaker(clock))
     assert await link.ask("INCR", "x") == 1
     freeze(process.pid)
     yield link, process
@@ -76,19 +87,19 @@ async def test_after_a_failure_nobody_waits_for_long(frozen: tuple[RedisLink, "s
 
 
 async def test_whoever_is_behind_a_trip_that_fails_waits_little_longer(
-    frozen: tuple[RedisLink, "subprocess.Popen[bytes]"],
+    frozen: tuple[RedisLink, "subprocess.Popen[bytes]"], clock: Clock
 ) -> None:
     link, process = frozen
-    async with LoopTime() as clock:
+    async with LoopTime() as took:
         found = await asyncio.gather(*(unanswered(link) for _ in range(200)))
-        assert clock.now_s < 2.5 * CALL_S
+        assert took.now_s < 2.5 * CALL_S
     process.send_signal(signal.SIGCONT)
     late = [each.late for each in found if each.late is not None]
     async with asyncio.timeout(10):
         assert sorted(await asyncio.gather(*late)) == list(range(2, 2 + len(late)))
         while link.is_down:
             await asyncio.sleep(0.01)
-            link._breaker._open_until = 0.0
+            clock.now += OPEN_S
             with contextlib.suppress(RedisUnavailable):
                 await link.ask("PING")
     assert await link.ask("GET", "x") == str(1 + len(late)).encode()

@@ -4,18 +4,8 @@ from one_api.contract import Usage
 from one_api.errors import UpstreamTimeout
 from one_api.routing.attempt import Attempt
 from one_api.routing.deployment import Deployment
+from tests.support.clock import Clock
 from tests.utils.fake_adapter import FakeAdapter
-
-
-class Clock:
-    """A clock that a test puts forward."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        """The time."""
-        return self.now
 
 
 def started(clock: Clock) -> Attempt:

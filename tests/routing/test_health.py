@@ -18,26 +18,16 @@ from one_api.routing.attempt import Attempt
 from one_api.routing.circuit import State
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import CREDIT, HALF_LIFE_S, TYPICAL_TOKENS, Health, Timing
+from tests.support.clock import Clock
 from tests.utils.fake_adapter import FakeAdapter
 
 NOW = 1000.0
 BLAMED = [UpstreamUnreachable, UpstreamFailed, UpstreamTimeout, UpstreamBroken, UpstreamOverloaded]
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        """The time."""
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

@@ -1,17 +1,9 @@
 """The memory of thinking: what it finds, for whom, and how little it keeps."""
 
 from one_api.upstream.thinking_store import ReplayCache, key_of_message, turn_key
+from tests.support.clock import Clock
 
 BLOCKS = [{"type": "thinking", "thinking": "Hm", "signature": "s"}]
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_what_is_kept_is_found() -> None:

@@ -28,18 +28,18 @@ END: JSONObject = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"
 
 
 class FakeStream(ChunkStream):
-    """A stream of scripted pieces; ``closed`` counts the calls of ``aclose``."""
+    """A stream of scripted pieces; ``unread`` are those to come, ``closed`` counts the calls of ``aclose``."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._pieces = list(pieces)
+        self.unread = list(pieces)
         self.closed = 0
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
-        if not self._pieces:
+        if not self.unread:
             self.ended = True
             return []
-        piece = self._pieces.pop(0)
+        piece = self.unread.pop(0)
         if isinstance(piece, Exception):
             raise piece
         if isinstance(piece, asyncio.Event):
@@ -49,7 +49,7 @@ class FakeStream(ChunkStream):
             except TimeoutError:
                 raise UpstreamTimeout("The upstream did not send the next event.") from None
             return await self.read()
-        self.ended, self.usage = not self._pieces, Usage(1, 2)
+        self.ended, self.usage = not self.unread, Usage(1, 2)
         return [piece]
 
     async def aclose(self) -> None:

@@ -4,14 +4,14 @@ One object per answer, fed one event at a time. It knows whether the message end
 keeps the message's own blocks: the next request of a tool loop must hold them as they were.
 """
 
-import logging
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.answer_text import AnswerText, Extras
 from one_api.dialects.anthropic.blocks import Block, OpenBlocks, whole
 from one_api.dialects.anthropic.chunks import ChunkWriter
+from one_api.dialects.anthropic.ending import Ending
 from one_api.dialects.anthropic.events import (
     Delta,
     blocks_of,
@@ -19,20 +19,12 @@ from one_api.dialects.anthropic.events import (
     deltas_of,
     kind_of,
     number_of,
-    stop_details_of,
-    stop_of,
     usages_of,
 )
 from one_api.dialects.anthropic.response import (
     ResponseOptions,
     answer_id,
-    check_stop,
-    ends_of_itself,
-    finish_reason,
-    known_stop,
-    merge_usage,
     service_tier,
-    sum_usage,
     usage_of,
 )
 from one_api.dialects.anthropic.text import is_json_object
@@ -43,8 +35,6 @@ from one_api.dialects.openai.calls import own_call_id
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.payloads import DONE, InvalidAnswer, RepairedObject, UnfitAnswer, feed_all, read_event
 from one_api.dialects.sse import Event
-
-logger = logging.getLogger(__name__)
 
 #: More blocks than this no answer has.
 _MAX_BLOCKS = 4096
@@ -71,7 +61,6 @@ class ClaudeStream:
         self.finished = False
         self.paused = False
         self.usage: JSONObject | None = None
-        self.stop_reason: str | None = None
         self._options = options or ResponseOptions()
         self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=self._options.legacy_functions)
         self._resumes = resumes
@@ -86,9 +75,7 @@ class ClaudeStream:
         self._snapshot: list[JSONObject] = []
         self._joiner = TextJoiner()
         self._kept = 0
-        self._said_usage: JSONObject = {}
-        self._earlier_usage: JSONObject | None = None
-        self._stop_details: Any = None
+        self._ending = Ending()
         self._text = AnswerText(self._writer, self._options)
         #: The block whose text the events of the present frame add to.
         self._framed: Block | None = None
@@ -156,7 +143,7 @@ class ClaudeStream:
             payload = all_whole(payload)
         check_inner(payload)
         for usage in usages_of(payload):
-            self._count(usage)
+            self.usage = self._ending.count(usage)
         if kind == "message":
             return self._on_message(payload, is_all=event.bare)
         handler = _HANDLERS.get(kind)
@@ -165,21 +152,20 @@ class ClaudeStream:
     @property
     def is_complete(self) -> bool:
         """Return whether the message has its stop reason: only its end may follow."""
-        return self.stop_reason is not None
+        return self._ending.stop_reason is not None
 
     def end(self) -> list[JSONObject]:
         """Note that the upstream's bytes have ended; return the chunks that are still missing.
 
         ``finished`` stays False when the upstream never said that the message is complete.
         """
-        return [] if self.finished or self.stop_reason is None else self._on_stop({})
+        return [] if self.finished or not self.is_complete else self._on_stop({})
 
     def resume(self) -> None:
         """Get ready for the message that continues a paused one."""
-        self._earlier_usage, self._said_usage = self.usage, {}
+        self._ending.resume()
         self._resumes -= 1
         self.finished = self.paused = False
-        self.stop_reason, self._stop_details = None, None
 
     # Events
 
@@ -200,7 +186,7 @@ class ClaudeStream:
     def _on_message(self, payload: JSONObject, *, is_all: bool) -> list[JSONObject]:
         """Take a whole message, or what has come of one so far."""
         self._on_start({"message": payload})
-        if self._read_stop(payload) or is_all:
+        if self._ending.read_stop(payload) or is_all:
             return self._on_stop({})
         return self._add_snapshot()
 
@@ -266,27 +252,18 @@ class ClaudeStream:
         return [] if block is None else self._close(block)
 
     def _on_message_delta(self, payload: JSONObject) -> list[JSONObject]:
-        self._read_stop(payload)
+        self._ending.read_stop(payload)
         return []
 
-    def _read_stop(self, payload: JSONObject) -> bool:
-        """Take over the stop reason in an event, and return whether there is one."""
-        reason = stop_of(payload)
-        if reason is not None:
-            check_stop(reason)
-        self.stop_reason = reason or self.stop_reason
-        self._stop_details = stop_details_of(payload) or self._stop_details
-        return reason is not None
-
     def _on_stop(self, payload: JSONObject) -> list[JSONObject]:
-        self._read_stop(payload)
-        if not self._started and not self._seen and self.stop_reason is None:
+        self._ending.read_stop(payload)
+        if not self._started and not self._seen and not self.is_complete:
             raise InvalidAnswer("it ends before an answer has begun")
         chunks = [] if self._seen else self._add_snapshot()
         for block in self._open.all():
             chunks += self._close(block)
         self.finished = True
-        if self.stop_reason == "pause_turn" and self._resumes > 0 and self.blocks:
+        if self._ending.stop_reason == "pause_turn" and self._resumes > 0 and self.blocks:
             self.paused = True
             return chunks
         return chunks + self._finish()
@@ -377,30 +354,21 @@ class ClaudeStream:
         return [] if block.is_plain else self._writer.arguments(block.call, block.arguments)
 
     def _finish(self) -> list[JSONObject]:
-        chunks = self._writer.open("") + self._text.end()
-        asked = self._options.json_object and not self._writer.calls and ends_of_itself(self.stop_reason)
+        chunks, ending = self._writer.open("") + self._text.end(), self._ending
+        asked = self._options.json_object and not self._writer.calls and ending.is_natural
         if asked and not is_json_object(self._writer.text):
             raise UnfitAnswer("the model has not answered with a JSON object; give a JSON schema to hold it to one")
         chunks += self._extras.chunks(self._writer)
-        if self.stop_reason is None or not known_stop(self.stop_reason):
-            logger.warning("an upstream ended a message with the stop reason %r: sent on as `stop`", self.stop_reason)
-        reason = finish_reason(self.stop_reason, self._writer.called)
-        details = self._stop_details
-        if reason == "content_filter" and isinstance(details, dict) and isinstance(details.get("explanation"), str):
-            chunks += self._writer.delta({"refusal": details["explanation"]})
-        return chunks + self._writer.finish(reason, self.stop_reason, self.usage or usage_of({}))
+        reason = ending.finish_reason(self._writer.called)
+        if reason == "content_filter" and ending.explanation is not None:
+            chunks += self._writer.delta({"refusal": ending.explanation})
+        return chunks + self._writer.finish(reason, ending.stop_reason, self.usage or usage_of({}))
 
     def _cut_short(self) -> list[JSONObject]:
-        """End the answer at a stop string of ours; the upstream's count of it will never be known."""
-        self.finished, self._blocks, self.stop_reason = True, None, "stop_sequence"
-        self._count({"output_tokens": self._kept // _TOKEN_CHARACTERS})
-        self.usage = {**(self.usage or {}), "estimated": True}
+        """End the answer at a stop string of ours."""
+        self.finished, self._blocks = True, None
+        self.usage = self._ending.cut(self._kept // _TOKEN_CHARACTERS)
         return self._finish()
-
-    def _count(self, said: Any) -> None:
-        merge_usage(self._said_usage, said)
-        usage = usage_of(self._said_usage)
-        self.usage = sum_usage(self._earlier_usage, usage) if self._earlier_usage else usage
 
     def _keep(self, characters: int) -> None:
         self._kept += characters

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 #: Failures in a row that open it, and how long it stays open, in seconds.
 _FAILURES = 3
-_OPEN_S = 5.0
+OPEN_S = 5.0
 
 
 class Breaker:
@@ -32,7 +32,7 @@ class Breaker:
             return True
         if self._clock() < self._open_until:
             return False
-        self._open_until = self._clock() + _OPEN_S
+        self._open_until = self._clock() + OPEN_S
         return True
 
     def succeeded(self) -> None:
@@ -43,4 +43,4 @@ class Breaker:
         """Count a failure; the third in a row opens."""
         self._failures += 1
         if self.is_open:
-            self._open_until = self._clock() + _OPEN_S
+            self._open_until = self._clock() + OPEN_S
