@@ -288,10 +288,10 @@ async def slow_way(url: str, *delays_s: float) -> AsyncIterator[str]:
 
 
 async def until_well(store: RedisStore, key: str, limits: Limits) -> None:
-    """Have Redis probed now, not in five seconds, until it is well."""
+    """Have Redis probed now, not in five seconds, until it is well; it may have lost counts."""
     store._link._breaker._open_until = 0.0
     async with asyncio.timeout(15):
-        while store.degraded:
+        while store._link.is_down or store._link.unreliable:
             await store.take(key, limits, 0, 1)
             await asyncio.sleep(0.05)
 
