@@ -68,7 +68,7 @@ class RedisAnswers(AnswerStore, LeaseKeeper):
     @property
     def degraded(self) -> str | None:
         """See ``AnswerStore``."""
-        return f"Redis does not answer: {_WITHOUT}" if self._link.is_down else None
+        return f"{problem}: {_WITHOUT}" if (problem := self._link.problem) else None
 
     async def get(self, key: bytes) -> bytes | None:
         """See ``AnswerStore``."""

@@ -99,8 +99,10 @@ class RedisStore(LimitStore):
     @property
     def degraded(self) -> str | None:
         """See ``LimitStore``."""
-        if self._link.is_down:
-            return "Redis does not answer: limits are kept per process"
+        if problem := self._link.problem:
+            return f"{problem}: limits are kept per process"
+        if time.monotonic() < self._doubtful_until:
+            return "Redis has lost counts: for a minute, each process keeps to its bounds, too"
         if time.monotonic() - self._evicted_at < BUCKETS:
             return "Redis throws counts away to save memory: give it more, and the policy noeviction"
         return "Redis often answers late: then, limits are kept per process" if self._link.unreliable else None
@@ -268,6 +270,7 @@ class RedisStore(LimitStore):
                 has_evicted, self._evicted = self._evicted is not None and evicted > self._evicted, evicted
                 self._processes_heard_of, self._heard = processes, True
                 if lost:
+                    logger.warning("Redis has lost counts of limits: each process adds what it let in")
                     self._lost_at = time.monotonic()
                     self._doubtful_until = self._lost_at + BUCKETS
                 if has_evicted:

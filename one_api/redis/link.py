@@ -5,6 +5,7 @@ A Redis that is dead, slow or frozen delays a few requests by its deadline, and 
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +16,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from one_api.bounded import once_a_minute
 from one_api.breaker import Breaker
+from one_api.redis.problems import Problem, concerns_one_key, problem_of
 from one_api.redis.script import Script
 
 T = TypeVar("T")
@@ -31,6 +33,8 @@ _LAST_LOOKS = 5
 _MAX_LATE_S = 2.0
 #: So many failures within so many seconds are too many, also when others succeed between them.
 _UNRELIABLE_FAILURES, _UNRELIABLE_S = 3, 60.0
+#: How long after it has refused a command something counts as wrong with Redis, in seconds.
+_REFUSING_S = 60.0
 
 
 class RedisUnavailable(Exception):
@@ -95,6 +99,10 @@ class RedisLink:
         #: Commands that wait for the next trip; each trip takes all that are there.
         self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._pump: asyncio.Task[None] | None = None
+        #: What was wrong at the last failure; at the last refusal, and when that was.
+        self._problem: Problem | None = None
+        self._refusal: Problem | None = None
+        self._refused_at = -math.inf
         #: When calls failed lately, and those whose answers are still waited for.
         self._failed_at: deque[float] = deque(maxlen=_UNRELIABLE_FAILURES)
         self._late: set[asyncio.Task[None]] = set()
@@ -103,6 +111,13 @@ class RedisLink:
     def is_down(self) -> bool:
         """Return whether Redis failed several times in a row, up to the last time."""
         return self._breaker.is_open
+
+    @property
+    def problem(self) -> str | None:
+        """Return what is wrong with Redis while it is down, or refuses commands; None when nothing is."""
+        refusing = self._refusal if time.monotonic() - self._refused_at < _REFUSING_S else None
+        wrong = self._problem if self.is_down else refusing
+        return None if wrong is None else wrong.what
 
     @property
     def unreliable(self) -> bool:
@@ -125,13 +140,18 @@ class RedisLink:
             self._pump = asyncio.create_task(self._travel())
         found = await answer
         if isinstance(found, ResponseError):
-            # Only the error's class: its text may hold what was sent.
-            refusal = type(found).__name__
-            once_a_minute(self._logger.warning, "Redis refuses a command (%s): %s", refusal, self._without)
+            self._note_refusal(found)
             raise RedisRefusal
         if isinstance(found, Exception):
             raise found if isinstance(found, RedisUnavailable) else RedisUnavailable
         return found
+
+    def _note_refusal(self, error: ResponseError) -> None:
+        """Note that a command was refused; of the error only its class is logged: its text may hold what was sent."""
+        refusal, kind = problem_of(error), type(error).__name__
+        if not concerns_one_key(error):
+            self._refusal, self._refused_at = refusal, time.monotonic()
+        once_a_minute(self._logger.warning, "%s (%s): %s", refusal.what, kind, self._without)
 
     async def ask_all(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Return what Redis answers to several commands; an exception stands for a missing answer."""
@@ -203,11 +223,13 @@ class RedisLink:
         """Note a failure, and log when it is one too many."""
         was_open, was_unreliable = self._breaker.is_open, self.unreliable
         self._breaker.failed()
+        before, self._problem = self._problem, problem_of(error)
         self._failed_at.append(time.monotonic())
         self._connected = False
         self._suspect = self._recovered is not None
-        if self._breaker.is_open and not was_open:
-            self._logger.warning("Redis does not answer (%s): %s", type(error).__name__, self._without)
+        if self._breaker.is_open and not (was_open and self._problem == before):
+            what, fix, kind = self._problem.what, self._problem.fix, type(error).__name__
+            self._logger.warning("%s (%s): %s. %s", what, kind, self._without, fix)
         elif self.unreliable and not was_unreliable and not was_open:
             self._logger.warning("Redis often answers late (%s): then, %s", type(error).__name__, self._without)
 

@@ -4,14 +4,9 @@ import time
 from dataclasses import dataclass
 
 from redis import Redis
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import RedisError, ResponseError
+
+from one_api.redis.problems import problem_of
 
 #: Writes a key, as all that is kept there is written.
 _WRITE, _KEY = "return redis.call('SET', KEYS[1], '', 'PX', 1)", "one_api:probe"
@@ -49,22 +44,9 @@ def probe(url: str, timeout_s: float) -> Probe:
             taken_s = min(_ping_s(client) for _ in range(3))
             client.eval(_WRITE, 1, _KEY)
             return Probe(taken_s, _evicts(client))
-    except AuthenticationError:
-        raise ProbeFailed("Redis refuses the password", "Write it into the address: redis://:PASSWORD@HOST") from None
-    except NoPermissionError:
-        fix = "Give it a password in the address, or allow `+@all ~one_api:*` with ACL SETUSER"
-        raise ProbeFailed("Redis does not let this user do what is needed", fix) from None
-    except ReadOnlyError:
-        raise ProbeFailed("Redis takes no writes, as a replica does", "Name its primary in the address") from None
-    except OutOfMemoryError:
-        raise ProbeFailed("Redis has no memory left", "Raise its `maxmemory`, or empty it") from None
-    except ResponseError as error:
-        fix = "Look at its log, and at the number of the database at the end of the address"
-        raise ProbeFailed(f"Redis refuses to answer ({type(error).__name__})", fix) from None
     except (RedisError, OSError, ValueError) as error:
-        tls = " (rediss:// only if it uses TLS)" if url.startswith("rediss:") else ""
-        fix = f"Start it, or correct the address{tls}; until then each process counts and caches by itself"
-        raise ProbeFailed(f"Redis does not answer ({type(error).__name__})", fix) from None
+        problem = problem_of(error)
+        raise ProbeFailed(f"{problem.what} ({type(error).__name__})", problem.fix) from None
 
 
 def _evicts(client: Redis) -> bool:

@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,12 @@ OwnRedis = tuple[str, "subprocess.Popen[bytes]"]
 
 
 @contextlib.contextmanager
-def redis_at(port: int, folder: Path, host: str = "127.0.0.1") -> Iterator[OwnRedis]:
+def redis_at(port: int, folder: Path, host: str = "127.0.0.1", options: Sequence[str] = ()) -> Iterator[OwnRedis]:
     """Start a Redis that knows nothing, for anybody who reaches the host; gives its URL and its process."""
     binary = shutil.which("redis-server")
     assert binary, "the tests need a redis-server to freeze: install Debian's package redis-server"
     command = [binary, "--port", str(port), "--bind", host, "--protected-mode", "no"]
-    command += ["--save", "", "--dir", str(folder)]
+    command += ["--save", "", "--dir", str(folder), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
