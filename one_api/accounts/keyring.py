@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Row, Select, func, select
@@ -13,7 +16,7 @@ from sqlalchemy import Column, Connection, Row, Select, func, select
 from one_api.accounts.budgets import Budget, budget_in, owner_in
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable
 from one_api.accounts.keys import VirtualKey, networks
-from one_api.accounts.periods import PERIODS
+from one_api.accounts.periods import PERIODS, zone_named
 from one_api.accounts.tables import AUDIT, BUDGETS, FORMER_KEYS, KEYS, TEAMS
 from one_api.contract import Caller
 from one_api.dialects import json
@@ -27,6 +30,8 @@ POLL_S = 0.25
 _LOOKS_PER_S = 10
 #: Rows that are read in one transaction: those of tens of thousands of keys take longer than one may.
 _PAGE = 1000
+#: The file of the budgets of all keys together, beside the journals.
+_SHARED = "shared.json"
 #: After more changes than this all is read again.
 _MAX_CHANGES = 500
 #: How often all is read again because too much has changed meanwhile.
@@ -216,12 +221,41 @@ def _list(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(json.decode(text.encode()))
 
 
+# What a later process shall know
+
+
+def _remember(file: Path, shared: Sequence[Budget]) -> None:
+    """Keep the budgets of all keys together in a file, if that is possible."""
+    fields = [(each.name, each.period, each.zone.key, each.limit) for each in shared]
+    with suppress(OSError):
+        text = json.encode(fields)
+        if file.exists() and file.read_bytes() == text:
+            return
+        new = file.with_suffix(f".{os.getpid()}")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new.write_bytes(text)
+        new.replace(file)
+
+
+def _remembered(file: Path) -> tuple[Budget, ...]:
+    """Return what the last process that has reached the database has kept; nothing where none has."""
+    try:
+        fields = json.decode(file.read_bytes())
+        return tuple(Budget(name, None, None, period, zone_named(zone), limit) for name, period, zone, limit in fields)
+    except (OSError, ValueError, TypeError):
+        return ()
+
+
 class KeyCopy:
     """This process's copy of the keys; a new mapping replaces the old one as a whole."""
 
-    def __init__(self, database: Database, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, database: Database, on_change: Callable[[], None] = lambda: None, folder: Path | None = None
+    ) -> None:
+        """``folder`` is for what a later process shall know that starts while the database is away."""
         self._database = database
         self._on_change = on_change
+        self._file = None if folder is None else folder / _SHARED
         self._loaded = NOTHING
         #: The look that has not begun yet.
         self._next: asyncio.Task[bool] | None = None
@@ -266,8 +300,13 @@ class KeyCopy:
         return await self._look()
 
     async def start(self) -> None:
-        """Read all keys, and go on looking for changes."""
-        await self._look()
+        """Read all keys, and go on looking for changes.
+
+        Where the database is away, the budgets of all keys together are those that a process before this one has seen:
+        they bind the keys of the configuration, too, which count without a database.
+        """
+        if not await self._look() and self._file is not None:
+            self._loaded = NOTHING._replace(shared=await asyncio.to_thread(_remembered, self._file))
         self._looks.add(asyncio.get_running_loop().create_task(self._keep_looking()))
 
     async def aclose(self) -> None:
@@ -287,6 +326,8 @@ class KeyCopy:
                 if found is not self._loaded:
                     self._loaded = found
                     self._on_change()
+                    if self._file is not None:
+                        await asyncio.to_thread(_remember, self._file, found.shared)
         except DatabaseUnavailable:
             return False  # the copy goes on; the books report that the database is away
         except Exception:  # whatever one row holds, later changes are to be seen
