@@ -2,18 +2,22 @@
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from types import MappingProxyType
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, Row, Select, func, select
 
-from one_api.accounts.budgets import Budget, budget_in
+from one_api.accounts.budgets import Budget, budget_in, owner_in
 from one_api.accounts.database import TRANSACTION_S, Database, DatabaseUnavailable
 from one_api.accounts.keys import VirtualKey, networks
-from one_api.accounts.tables import BUDGETS, FORMER_KEYS, KEYS, TEAMS
+from one_api.accounts.periods import PERIODS, zone_named
+from one_api.accounts.tables import AUDIT, BUDGETS, FORMER_KEYS, KEYS, TEAMS
 from one_api.contract import Caller
 from one_api.dialects import json
 from one_api.serving.tasks import stop
@@ -24,89 +28,240 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.25
 #: How often an unknown key makes it look at once, at most: so many times a second.
 _LOOKS_PER_S = 10
+#: Rows that are read in one transaction: those of tens of thousands of keys take longer than one may.
+_PAGE = 1000
+#: The file of the budgets of all keys together, beside the journals.
+_SHARED = "shared.json"
+#: After more changes than this all is read again.
+_MAX_CHANGES = 500
+#: How often all is read again because too much has changed meanwhile.
+_MAX_READS = 3
 
-Keys = Mapping[bytes, VirtualKey]
+#: What is read, with the column that it is read in the order of.
+QUERIES: dict[str, tuple[Select[Any], Column[Any]]] = {
+    "teams": (select(TEAMS), TEAMS.c.name),
+    "budgets": (select(BUDGETS), BUDGETS.c.name),
+    # Texts that may still count.
+    "texts": (select(FORMER_KEYS).where(FORMER_KEYS.c.counts_until > 0), FORMER_KEYS.c.digest),
+    "keys": (select(*(each for each in KEYS.c if each.name not in ("owner", "tags", "note"))), KEYS.c.name),
+}
+#: The rows of these queries, by their names.
+Rows = Mapping[str, Sequence[Row[Any]]]
+
+
+class _Team(NamedTuple):
+    """What binds all keys of a team."""
+
+    models: tuple[str, ...] | None = None
+    is_disabled: bool = False
+    budgets: tuple[Budget, ...] = ()
+
+
+class _Named(NamedTuple):
+    """What goes by the name of a key."""
+
+    #: Of its texts.
+    digests: tuple[bytes, ...]
+    team: str | None
+    #: Its own.
+    budgets: tuple[Budget, ...]
 
 
 class Loaded(NamedTuple):
-    """What the database has of keys and budgets; it never changes."""
+    """What the database has of keys, teams and budgets; it never changes once it is in use."""
 
-    version: int = -1
-    #: By their digests.
-    keys: Keys = MappingProxyType({})
-    #: By the names of keys: their own budgets, those of their teams, and those of all keys together.
-    budgets: Mapping[str, tuple[Budget, ...]] = MappingProxyType({})
+    version: int
+    #: The last line of the audit whose change is in it.
+    line: int
+    #: By their digests; what their teams add is not in them.
+    keys: dict[bytes, VirtualKey]
+    names: dict[str, _Named]
+    teams: dict[str, _Team]
     #: Those of all keys together.
-    shared: tuple[Budget, ...] = ()
+    shared: tuple[Budget, ...]
+
+    def find(self, digest: bytes) -> VirtualKey | None:
+        """Return the key with this digest, as its team lets it be used."""
+        key = self.keys.get(digest)
+        named = None if key is None else self.names.get(key.caller.name)
+        if key is None or named is None or named.team is None:
+            return key
+        team = self.teams.get(named.team, _NO_TEAM)
+        if team.models is not None:
+            key = replace(key, caller=replace(key.caller, models=(*key.caller.models, team.models)))
+        return replace(key, is_disabled=True) if team.is_disabled else key
+
+    def budgets_of(self, name: str) -> tuple[Budget, ...]:
+        """Return the budgets that bind the key of this name: its own, those of its team, those of all keys."""
+        named = self.names.get(name)
+        if named is None:
+            return self.shared
+        of_team = () if named.team is None else self.teams.get(named.team, _NO_TEAM).budgets
+        return named.budgets + of_team + self.shared
 
 
-def load(connection: Connection, known: int) -> Loaded | None:
-    """Return all there is; None when the version is still ``known``."""
+_NO_TEAM = _Team()
+#: What is known before anything was read.
+NOTHING = Loaded(-1, 0, {}, {}, {}, ())
+
+# Statements
+
+
+def state(connection: Connection) -> tuple[int, int]:
+    """Return the version, and the last line of the audit."""
+    return _version(connection), connection.scalar(select(func.max(AUDIT.c.id))) or 0
+
+
+def _version(connection: Connection) -> int:
     # In the driver's words: it is asked four times a second in every process.
-    version = connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'version'").scalar() or 0
-    if version == known:
+    return int(connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'version'").scalar() or 0)
+
+
+def _page(connection: Connection, name: str, after: Any) -> Sequence[Row[Any]]:
+    """Return the next rows of a query; None is before the first one."""
+    query, column = QUERIES[name]
+    return connection.execute(
+        (query if after is None else query.where(column > after)).order_by(column).limit(_PAGE)
+    ).all()
+
+
+def changed(connection: Connection, known: Loaded) -> Loaded | None:
+    """Return what there is now, ``known`` itself where nothing has changed; None where all has to be read again.
+
+    Every change takes a version and writes a line of the audit, which names what was changed.
+    """
+    version = _version(connection)
+    if version == known.version:
+        return known
+    if known.version < 0:
         return None
-    teams = {row.name: row for row in connection.execute(select(TEAMS))}
-    budgets = [budget_in(row) for row in connection.execute(select(BUDGETS).order_by(BUDGETS.c.name))]
-    by_owner: dict[tuple[str | None, str | None], list[Budget]] = {}
-    for budget in budgets:
-        by_owner.setdefault((budget.key, budget.team), []).append(budget)
-    shared = tuple(by_owner.get((None, None), ()))
-    old = _old_texts(connection)
-    found: dict[bytes, VirtualKey] = {}
-    bound: dict[str, tuple[Budget, ...]] = {}
-    for row in connection.execute(select(KEYS)):
-        team = teams.get(row.team)
-        if budgets:
-            of_team = by_owner.get((None, row.team), ()) if row.team is not None else ()
-            bound[row.name] = (*by_owner.get((row.name, None), ()), *of_team, *shared)
-        lists = (_list(row.models), None if team is None else _list(team.models))
-        own = VirtualKey(
-            Caller(
-                row.name,
-                tuple(tuple(each) for each in lists if each is not None),
-                row.digest,
-                requests_per_minute=row.rpm,
-                tokens_per_minute=row.tpm,
-                concurrent=row.concurrent,
-            ),
-            row.prefix,
-            row.role,
-            networks(_list(row.networks)),
-            row.expires_at,
-            row.disabled_at is not None or (team is not None and team.disabled_at is not None),
-        )
-        found[row.digest] = own
-        for digest, until in old.get(row.name, ()):
-            ends = until if row.expires_at is None else min(until, row.expires_at)
-            found[digest] = replace(own, caller=replace(own.caller, secret=digest), expires_at=ends)
-    return Loaded(version, MappingProxyType(found), MappingProxyType(bound), shared)
+    query = select(AUDIT.c.id, AUDIT.c.action, AUDIT.c.target).where(AUDIT.c.id > known.line).order_by(AUDIT.c.id)
+    lines = connection.execute(query.limit(_MAX_CHANGES + 1)).all()
+    if len(lines) != version - known.version or len(lines) > _MAX_CHANGES:
+        return None
+    return merged(known, (version, lines[-1].id), _rows_of(connection, *_changed_in(lines)))
 
 
-def _old_texts(connection: Connection) -> Mapping[str, list[tuple[bytes, int]]]:
-    """Return the digests that may still count beside those of their keys, and until when, by the names of the keys."""
-    last = select(KEYS.c.name, KEYS.c.old_digest, KEYS.c.old_until).where(KEYS.c.old_digest.is_not(None))
-    former = select(FORMER_KEYS.c.key, FORMER_KEYS.c.digest, FORMER_KEYS.c.counts_until)
-    found: dict[str, list[tuple[bytes, int]]] = {}
-    for name, digest, until in connection.execute(last.union_all(former.where(FORMER_KEYS.c.counts_until > 0))):
-        found.setdefault(name, []).append((digest, until))
-    return found
+def _changed_in(lines: Iterable[Any]) -> tuple[set[str], set[str]]:
+    """Return the names of the keys and of the teams that lines of the audit are about."""
+    names, teams = set[str](), set[str]()
+    for line in lines:
+        owner = owner_in(line.target)
+        if line.action.endswith(" key"):
+            names.add(line.target)
+        elif line.action.endswith(" team"):
+            teams.add(line.target)
+        elif owner is not None and owner.key is not None:
+            names.add(owner.key)
+        elif owner is not None and owner.team is not None:
+            teams.add(owner.team)
+    return names, teams
 
 
-def _list(text: str | None) -> list[str] | None:
-    return None if text is None else list(json.decode(text.encode()))
+def _rows_of(connection: Connection, names: set[str], teams: set[str]) -> Rows:
+    """Return what there is of these keys and teams, and the budgets of all keys."""
+    owners = ["all", *(f"key:{name}" for name in names), *(f"team:{name}" for name in teams)]
+    wanted = {
+        "teams": TEAMS.c.name.in_(teams),
+        "budgets": BUDGETS.c.name.in_([f"{owner}:{period}" for owner in owners for period in PERIODS]),
+        "texts": FORMER_KEYS.c.key.in_(names),
+        "keys": KEYS.c.name.in_(names),
+    }
+    return {name: connection.execute(QUERIES[name][0].where(each)).all() for name, each in wanted.items()}
+
+
+def merged(known: Loaded, state: tuple[int, int], rows: Rows) -> Loaded:
+    """Return what is known when these rows stand in the place of those of the same keys and teams. Pure."""
+    budgets: dict[tuple[str | None, str | None], tuple[Budget, ...]] = {}
+    for row in sorted(rows["budgets"], key=lambda row: row.name):
+        owner = row.key, row.team
+        budgets[owner] = (*budgets.get(owner, ()), budget_in(row))
+    former: dict[str, list[tuple[bytes, int]]] = {}
+    for row in rows["texts"]:
+        former.setdefault(row.key, []).append((row.digest, row.counts_until))
+    keys, names, teams = known.keys.copy(), known.names.copy(), known.teams.copy()
+    for row in rows["teams"]:
+        own = budgets.get((None, row.name), ())
+        teams[row.name] = _Team(_list(row.models), row.disabled_at is not None, own)
+    for row in rows["keys"]:
+        for digest in () if row.name not in names else names[row.name].digests:
+            keys.pop(digest, None)
+        found = dict(_texts_in(row, former.get(row.name, ())))
+        keys.update(found)
+        names[row.name] = _Named(tuple(found), row.team, budgets.get((row.name, None), ()))
+    return Loaded(*state, keys, names, teams, budgets.get((None, None), ()))
+
+
+def _texts_in(row: Row[Any], former: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, VirtualKey]]:
+    """Yield what requests meet for each text of a key, by its digest."""
+    models = _list(row.models)
+    own = VirtualKey(
+        Caller(
+            row.name,
+            () if models is None else (models,),
+            row.digest,
+            requests_per_minute=row.rpm,
+            tokens_per_minute=row.tpm,
+            concurrent=row.concurrent,
+        ),
+        row.prefix,
+        row.role,
+        networks(_list(row.networks)),
+        row.expires_at,
+        row.disabled_at is not None,
+    )
+    last = () if row.old_digest is None else ((row.old_digest, row.old_until),)
+    for digest, until in (*last, *former):
+        ends = until if row.expires_at is None else min(until, row.expires_at)
+        yield digest, replace(own, caller=replace(own.caller, secret=digest), expires_at=ends)
+    yield row.digest, own
+
+
+def _list(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(json.decode(text.encode()))
+
+
+# What a later process shall know
+
+
+def _remember(file: Path, shared: Sequence[Budget]) -> None:
+    """Keep the budgets of all keys together in a file, if that is possible."""
+    fields = [(each.name, each.period, each.zone.key, each.limit) for each in shared]
+    with suppress(OSError):
+        text = json.encode(fields)
+        if file.exists() and file.read_bytes() == text:
+            return
+        new = file.with_suffix(f".{os.getpid()}")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new.write_bytes(text)
+        new.replace(file)
+
+
+def _remembered(file: Path) -> tuple[Budget, ...]:
+    """Return what the last process that has reached the database has kept; nothing where none has."""
+    try:
+        fields = json.decode(file.read_bytes())
+        return tuple(Budget(name, None, None, period, zone_named(zone), limit) for name, period, zone, limit in fields)
+    except (OSError, ValueError, TypeError):
+        return ()
 
 
 class KeyCopy:
     """This process's copy of the keys; a new mapping replaces the old one as a whole."""
 
-    def __init__(self, database: Database, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, database: Database, on_change: Callable[[], None] = lambda: None, folder: Path | None = None
+    ) -> None:
+        """``folder`` is for what a later process shall know that starts while the database is away."""
         self._database = database
         self._on_change = on_change
-        self._loaded = Loaded()
+        self._file = None if folder is None else folder / _SHARED
+        self._loaded = NOTHING
         #: The look that has not begun yet.
         self._next: asyncio.Task[bool] | None = None
         self._allowed_at = 0.0
+        #: Held by the look under way.
+        self._turn = asyncio.Lock()
         self._looks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -116,11 +271,11 @@ class KeyCopy:
 
     def find(self, digest: bytes) -> VirtualKey | None:
         """Return the key with this digest."""
-        return self._loaded.keys.get(digest)
+        return self._loaded.find(digest)
 
     def budgets_of(self, name: str) -> tuple[Budget, ...]:
         """Return the budgets that bind the key of this name, wherever the key is kept."""
-        return self._loaded.budgets.get(name, self._loaded.shared)
+        return self._loaded.budgets_of(name)
 
     async def look_again(self) -> bool:
         """Wait until what was changed before now has been read: an unknown key has come, and it may be new.
@@ -145,8 +300,13 @@ class KeyCopy:
         return await self._look()
 
     async def start(self) -> None:
-        """Read all keys, and go on looking for changes."""
-        await self._look()
+        """Read all keys, and go on looking for changes.
+
+        Where the database is away, the budgets of all keys together are those that a process before this one has seen:
+        they bind the keys of the configuration, too, which count without a database.
+        """
+        if not await self._look() and self._file is not None:
+            self._loaded = NOTHING._replace(shared=await asyncio.to_thread(_remembered, self._file))
         self._looks.add(asyncio.get_running_loop().create_task(self._keep_looking()))
 
     async def aclose(self) -> None:
@@ -161,13 +321,39 @@ class KeyCopy:
     async def _look(self) -> bool:
         """Read what has changed; returns whether that has worked."""
         try:
-            found = await self._database.read(lambda connection: load(connection, self._loaded.version))
+            async with self._turn:
+                found = await self._read()
+                if found is not self._loaded:
+                    self._loaded = found
+                    self._on_change()
+                    if self._file is not None:
+                        await asyncio.to_thread(_remember, self._file, found.shared)
         except DatabaseUnavailable:
             return False  # the copy goes on; the books report that the database is away
         except Exception:  # whatever one row holds, later changes are to be seen
             logger.exception("the keys of the database cannot be read")
             return False
-        if found is not None:
-            self._loaded = found
-            self._on_change()
         return True
+
+    async def _read(self) -> Loaded:
+        """Return what there is now; raises DatabaseUnavailable."""
+        found = await self._database.read(partial(changed, known=self._loaded))
+        for _ in range(_MAX_READS):
+            if found is not None:
+                return found
+            # In parts, and then what was changed between them.
+            now = await self._database.read(state)
+            rows = {name: await self._all(name) for name in QUERIES}
+            new = await asyncio.to_thread(merged, NOTHING, now, rows)
+            found = await self._database.read(partial(changed, known=new))
+        raise DatabaseUnavailable("its keys change faster than they can be read")
+
+    async def _all(self, name: str) -> list[Row[Any]]:
+        """Return all rows of a query; raises DatabaseUnavailable."""
+        rows: list[Row[Any]] = []
+        while len(rows) % _PAGE == 0:
+            after = getattr(rows[-1], QUERIES[name][1].name) if rows else None
+            if not (page := await self._database.read(partial(_page, name=name, after=after))):
+                break
+            rows += page
+        return rows

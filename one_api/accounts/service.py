@@ -183,11 +183,12 @@ class Accounts:
         names = ("books", "keys", "reports", "responses")
         self._databases = [Database(engine, name, lambda: self._closed) for name in names]
         books, keys, self._reports, kept = self._databases
-        self._keys = KeyCopy(keys, self._on_keys)
+        journals = journals_of(self._folder, engine)
+        self._keys = KeyCopy(keys, self._on_keys, journals)
         await self._keys.start()
         self._books = Books(
             books,
-            journals_of(self._folder, engine),
+            journals,
             (self._settings.ledger_days, self._settings.usage_days, self._settings.audit_days),
         )
         await self._books.start()

@@ -42,7 +42,7 @@ _SHEET_HEADERS = {"content-type": "text/csv; charset=utf-8"}
 @for_the_operator
 async def list_keys() -> Response:
     """List what is kept of all keys; ``tag`` and ``team`` choose some."""
-    return _listed(await _read(changes.keys, tag=_argument("tag"), team=_argument("team")))
+    return await _listed(await _read(changes.keys, tag=_argument("tag"), team=_argument("team")))
 
 
 @accounts_api.post("/keys")
@@ -101,7 +101,7 @@ async def rotate_key(name: str) -> Response:
 @for_the_operator
 async def list_teams() -> Response:
     """List all teams."""
-    return _listed(await _read(changes.teams))
+    return await _listed(await _read(changes.teams))
 
 
 @accounts_api.post("/teams")
@@ -131,7 +131,7 @@ async def update_team(name: str) -> Response:
 @for_the_operator
 async def list_budgets() -> Response:
     """List all budgets, with what is spent of them."""
-    return _listed(await _read(reports.budgets, now=time.time()))
+    return await _listed(await _read(reports.budgets, now=time.time()))
 
 
 @accounts_api.put("/budgets/<name>")
@@ -167,7 +167,7 @@ async def credit_budget(name: str) -> Response:
 async def list_changes() -> Response:
     """List the last changes of keys, teams and budgets, newest first; ``after`` is the id of the last one before."""
     after = _number("after", 0) or None
-    return _listed(await _read(changes.audit, limit=_limit(reports.MAX_ROWS), before=after))
+    return await _listed(await _read(changes.audit, limit=_limit(reports.MAX_ROWS), before=after))
 
 
 @accounts_api.get("/usage")
@@ -187,7 +187,7 @@ async def show_usage() -> Response:
     begin, end = _number("from", now - _DEFAULT_S), _number("to", now + 1)
     report = await _read(reports.usage, by=by, begin=begin, end=end, zone=zone, key=_argument("key"))
     if _wants_csv():
-        return _sheet(report.with_total(by))
+        return await sheet_of(report.with_total(by))
     return JSONResponse({"object": "list", "data": report.rows, "total": report.total})
 
 
@@ -211,8 +211,8 @@ async def list_requests() -> Response:
 # What all share
 
 
-def _listed(rows: list[JSONObject]) -> Response:
-    return _sheet(rows) if _wants_csv() else JSONResponse({"object": "list", "data": rows})
+async def _listed(rows: list[JSONObject]) -> Response:
+    return await sheet_of(rows) if _wants_csv() else JSONResponse({"object": "list", "data": rows})
 
 
 def _wants_csv() -> bool:
@@ -220,8 +220,9 @@ def _wants_csv() -> bool:
     return request.args.get("format") == "csv" or request.accept_mimetypes.best == "text/csv"
 
 
-def _sheet(rows: list[JSONObject]) -> Response:
-    return PlainResponse(lines(rows), headers=_SHEET_HEADERS)
+async def sheet_of(rows: list[JSONObject]) -> Response:
+    """Return rows as a spreadsheet, written in a thread: of thousands that takes a while."""
+    return PlainResponse(await asyncio.to_thread(lines, rows), headers=_SHEET_HEADERS)
 
 
 def _accounts() -> Accounts:

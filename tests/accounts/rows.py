@@ -1,7 +1,10 @@
-"""Rows of the ledger for the tests."""
+"""Rows of the ledger for the tests, and all keys as a process reads them."""
 
 from typing import Any
 
+from sqlalchemy import Connection
+
+from one_api.accounts import keyring
 from one_api.accounts.ledger import LedgerRow
 
 #: A moment in 2026, in UTC seconds, at the start of an hour.
@@ -28,3 +31,9 @@ def row(number: int, second: int = HOUR, **fields: Any) -> LedgerRow:
     moment_ms = second * 1000
     made = f"req_{moment_ms:012x}{number:020x}"
     return LedgerRow(**{**_ROW, "id": made, "at": moment_ms, **fields})
+
+
+def load(connection: Connection) -> keyring.Loaded:
+    """All keys and budgets, read in one transaction."""
+    rows = {name: connection.execute(query).all() for name, (query, _) in keyring.QUERIES.items()}
+    return keyring.merged(keyring.NOTHING, keyring.state(connection), rows)

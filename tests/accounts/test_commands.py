@@ -19,7 +19,6 @@ from sqlalchemy import Connection, Engine, select
 from one_api.accounts import changes, ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.journal import Journal, journals_of
-from one_api.accounts.keyring import load
 from one_api.accounts.keys import digest_of, is_ours
 from one_api.accounts.opening import open_database
 from one_api.accounts.tables import AUDIT, LEASES, METADATA, RESPONSES, WINDOWS
@@ -27,7 +26,7 @@ from one_api.app import create_app
 from one_api.config import Config
 from one_api.settings.kinds import Storage
 from one_api.settings.sections import DatabaseConfig
-from tests.accounts.rows import row
+from tests.accounts.rows import load, row
 
 NOW = int(time.time())
 
@@ -171,9 +170,9 @@ def test_a_key_is_printed_once_and_counts(app: Flask, engine: Engine) -> None:
 
     key = done.stdout.strip()
     assert is_ours(key)
-    loaded = transact(engine, lambda connection: load(connection, -1))
-    assert loaded is not None
-    met = loaded[1][digest_of(key)]
+    loaded = transact(engine, load)
+    met = loaded.find(digest_of(key))
+    assert met is not None
     assert met.caller.may_use("gpt-5")
     assert not met.caller.may_use("claude")
     assert met.is_expired((NOW + 31 * 86400) * 1000)
@@ -190,10 +189,9 @@ def test_a_key_is_changed_rotated_and_revoked(app: Flask, engine: Engine) -> Non
     (kept,) = json.loads(run(app, "keys", "list", "--as", "json").stdout)
     assert (kept["models"], kept["owner"]) == (None, "bob")
     assert kept["disabled_at"] is not None
-    loaded = transact(engine, lambda connection: load(connection, -1))
-    assert loaded is not None
-    assert digest_of(first) not in loaded[1]
-    assert loaded[1][digest_of(second)].is_disabled
+    loaded = transact(engine, load)
+    assert digest_of(first) not in loaded.keys
+    assert loaded.keys[digest_of(second)].is_disabled
 
 
 def test_limits_of_a_key_are_set_and_taken_back(app: Flask) -> None:
@@ -209,9 +207,8 @@ def test_a_key_of_elsewhere_is_read_from_standard_input(app: Flask, engine: Engi
     done = app.test_cli_runner().invoke(args=["keys", "import", "alice"], input="sk-" + "x" * 48 + "\n")
 
     assert done.exit_code == 0
-    loaded = transact(engine, lambda connection: load(connection, -1))
-    assert loaded is not None
-    assert digest_of("sk-" + "x" * 48) in loaded[1]
+    loaded = transact(engine, load)
+    assert digest_of("sk-" + "x" * 48) in loaded.keys
 
 
 def test_a_team_is_listed_and_shut_out(app: Flask) -> None:

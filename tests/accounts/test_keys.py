@@ -3,17 +3,18 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import Connection, Engine, event, select, text
 
 from one_api.accounts import changes, reports
 from one_api.accounts.changes import NotThere
 from one_api.accounts.database import Database, transact
-from one_api.accounts.keyring import POLL_S, KeyCopy, Loaded, load
+from one_api.accounts.keyring import POLL_S, KeyCopy, Loaded, changed
 from one_api.accounts.keys import ChangeRefused, VirtualKey, check_name, digest_of, is_ours, make_key, networks
 from one_api.accounts.opening import open_database
 from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, META, TEAMS
@@ -21,6 +22,7 @@ from one_api.admin.accounts import until_in_force
 from one_api.contract import Caller
 from one_api.settings.kinds import Storage
 from one_api.settings.sections import DatabaseConfig
+from tests.accounts.rows import load
 from tests.support.running_time import RunningTime
 
 FOREIGN = "sk-" + "f" * 48
@@ -33,9 +35,8 @@ def created(engine: Engine, name: str = "alice", key: str | None = None, **field
 
 def found(engine: Engine, key: str) -> VirtualKey | None:
     """The key as requests meet it."""
-    loaded = transact(engine, lambda c: load(c, -1))
-    assert loaded is not None
-    return loaded[1].get(digest_of(key))
+    loaded = transact(engine, load)
+    return loaded.find(digest_of(key))
 
 
 def version(engine: Engine) -> int:
@@ -334,33 +335,73 @@ async def test_what_changes_keys_is_answered_after_all_have_looked_although_the_
     assert time.monotonic() - began > POLL_S
 
 
-async def test_thousands_of_keys_with_a_budget_each_are_read_and_listed_in_one_transaction(engine: Engine) -> None:
-    names = [f"user-{number}" for number in range(5000)]
+class Watched(Database):
+    """Counts transactions, and does something between two of them."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine, "test")
+        self.transactions = 0
+        #: By how many transactions have ended.
+        self.between: dict[int, Callable[[], Any]] = {}
+
+    async def read(self, work: Callable[[Connection], Any]) -> Any:
+        found = await super().read(work)
+        self.transactions += 1
+        if (change := self.between.pop(self.transactions, None)) is not None:
+            await asyncio.to_thread(change)
+        return found
+
+
+@pytest_asyncio.fixture
+async def watched(engine: Engine) -> AsyncIterator[Watched]:
+    """A database that is closed after the test."""
+    database = Watched(engine)
+    yield database
+    await database.aclose()
+
+
+def make_many(connection: Connection, count: int) -> None:
+    """Make a team of so many keys, all with budgets."""
+    names = [f"user-{number}" for number in range(count)]
     key = {"role": "client", "created_at": 1, "prefix": "sk", "team": "many"}
     budget = {"period": "month", "zone": "UTC", "limit_nano": 5, "alert_percent": 0}
+    connection.execute(TEAMS.insert().values(name="many"))
+    connection.execute(KEYS.insert(), [{**key, "name": name, "digest": digest_of(name)} for name in names])
+    owned = [{**budget, "name": f"key:{name}:month", "key": name, "team": None} for name in names]
+    common = [
+        {**budget, "name": "team:many:month", "key": None, "team": "many"},
+        {**budget, "name": "all:month", "key": None, "team": None},
+    ]
+    connection.execute(BUDGETS.insert(), owned + common)
 
-    def make(connection: Connection) -> None:
-        connection.execute(TEAMS.insert().values(name="many"))
-        connection.execute(KEYS.insert(), [{**key, "name": name, "digest": digest_of(name)} for name in names])
-        owned = [{**budget, "name": f"key:{name}:month", "key": name, "team": None} for name in names]
-        common = [
-            {**budget, "name": "team:many:month", "key": None, "team": "many"},
-            {**budget, "name": "all:month", "key": None, "team": None},
-        ]
-        connection.execute(BUDGETS.insert(), owned + common)
 
-    transact(engine, make)
-    database = Database(engine, "test")
-    copy = KeyCopy(database)
-    try:
-        await copy.start()
-        assert copy.is_loaded
-        found = [each.name for each in copy.budgets_of("user-17")]
-        assert found == ["key:user-17:month", "team:many:month", "all:month"]
-    finally:
-        await copy.aclose()
-        await database.aclose()
+async def test_of_thousands_of_keys_each_transaction_reads_a_few_and_a_change_only_what_it_is_of(
+    engine: Engine, watched: Watched
+) -> None:
+    transact(engine, lambda c: make_many(c, 5000))
+    copy = KeyCopy(watched)
 
+    await copy.look_again()
+
+    found = [each.name for each in copy.budgets_of("user-17")]
+    assert found == ["key:user-17:month", "team:many:month", "all:month"]
+    assert watched.transactions > 10
+    for change in (
+        lambda c: changes.revoke_key(c, "tester", "user-17"),
+        lambda c: changes.update_team(c, "tester", "many", {"models": ["gpt"]}),
+        lambda c: changes.set_budget(c, "tester", "all:month", {"limit_usd": "7"}),
+    ):
+        transact(engine, change)
+        watched.transactions = 0
+        await copy.look_again()
+        assert watched.transactions == 1
+    key = copy.find(digest_of("user-17"))
+    assert key is not None
+    assert (key.is_disabled, key.caller.models, str(copy.budgets_of("nobody")[0])[:5]) == (True, (("gpt",),), "7 USD")
+
+
+def test_thousands_of_budgets_are_listed_by_a_few_statements(engine: Engine) -> None:
+    transact(engine, lambda c: make_many(c, 5000))
     statements: list[Any] = []
     event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     shown = transact(engine, lambda c: reports.budgets(c, time.time()))
@@ -382,21 +423,91 @@ async def test_keys_outlive_a_database_that_is_away(engine: Engine) -> None:
     await database.aclose()
 
 
-async def test_a_key_that_is_made_while_keys_are_read_is_not_seen_without_its_budget(engine: Engine) -> None:
-    made = list[str]()
+def make_with_budget(connection: Connection, name: str) -> None:
+    """Make a key with a budget of its own."""
+    changes.create_key(connection, "tester", name, {"team": "many"})
+    changes.set_budget(connection, "tester", f"key:{name}:day", {"limit_usd": "1"})
 
-    def make(connection: Connection) -> str:
-        text, _ = changes.create_key(connection, "tester", "alice", {})
-        changes.set_budget(connection, "tester", "key:alice:day", {"limit_usd": "1"})
-        return text
+
+#: All that can be changed of keys that ``make_many`` has made; the first ones and the last ones of those.
+CHANGES: list[Callable[[Connection], Any]] = [
+    lambda c: make_with_budget(c, "a-first"),
+    lambda c: make_with_budget(c, "z-last"),
+    lambda c: changes.rotate_key(c, "tester", "user-1", 60, "second-" + "-" * 40),
+    lambda c: changes.rotate_key(c, "tester", "user-1", 60, "third-" + "-" * 40),
+    lambda c: changes.rotate_key(c, "tester", "user-1", 60, "third-" + "-" * 40),  # which changes nothing
+    lambda c: changes.rotate_key(c, "tester", "user-999", 0, "other-" + "-" * 40),
+    lambda c: changes.revoke_key(c, "tester", "user-2"),
+    lambda c: changes.update_key(c, "tester", "user-3", {"models": ["gpt"], "team": None}),
+    lambda c: changes.set_budget(c, "tester", "key:user-4:week", {"limit_usd": "1"}),
+    lambda c: changes.set_budget(c, "tester", "key:user-998:month", {"limit_usd": "1", "zone": "Asia/Shanghai"}),
+    lambda c: changes.remove_budget(c, "tester", "key:user-5:month"),
+    lambda c: changes.credit_budget(c, "tester", "key:user-6:month", "1"),
+    lambda c: changes.create_team(c, "tester", "red", {"models": ["gpt"]}),
+    lambda c: changes.update_key(c, "tester", "user-7", {"team": "red"}),
+    lambda c: changes.set_budget(c, "tester", "team:many:day", {"limit_usd": "1"}),
+    lambda c: changes.set_budget(c, "tester", "all:day", {"limit_usd": "1"}),
+    lambda c: changes.remove_budget(c, "tester", "all:month"),
+    lambda c: changes.remove_budget(c, "tester", "team:many:month"),
+    lambda c: changes.disable_team(c, "tester", "many", disabled=True),
+    lambda c: changes.disable_team(c, "tester", "many", disabled=False),
+]
+
+
+def check_as_read_at_once(copy: KeyCopy, engine: Engine) -> None:
+    """Compare what a process knows with all that there is."""
+    at_once = transact(engine, load)
+    gone = [digest_of("user-999"), digest_of("user-1")]
+    assert {each: copy.find(each) for each in (*at_once.keys, *gone)} == {
+        each: at_once.find(each) for each in (*at_once.keys, *gone)
+    }
+    assert {each: copy.budgets_of(each) for each in (*at_once.names, "nobody")} == {
+        each: at_once.budgets_of(each) for each in (*at_once.names, "nobody")
+    }
+
+
+#: After so many transactions of a look: before the version is read, before teams, before budgets, between two pages of
+#: these, between two pages of keys, and after the last one.
+@pytest.mark.parametrize("when", [1, 2, 3, 4, 7, 8])
+async def test_what_changes_while_keys_are_read_is_seen_as_if_they_were_read_at_once(
+    engine: Engine, watched: Watched, when: int
+) -> None:
+    transact(engine, lambda c: make_many(c, 1500))
+    watched.between[when] = lambda: [transact(engine, change) for change in CHANGES]
+    copy = KeyCopy(watched)
+
+    await copy.look_again()
+
+    assert not watched.between
+    check_as_read_at_once(copy, engine)
+
+
+async def test_each_change_is_seen_as_if_all_keys_were_read_again(engine: Engine, watched: Watched) -> None:
+    transact(engine, lambda c: make_many(c, 1500))
+    copy = KeyCopy(watched)
+    await copy.look_again()
+
+    for change in CHANGES:
+        transact(engine, change)
+        await copy.look_again()
+        check_as_read_at_once(copy, engine)
+
+
+async def test_a_key_that_is_made_while_keys_are_looked_for_is_not_seen_without_its_budget(engine: Engine) -> None:
+    """In one transaction all is as of one moment."""
+    made = list[str]()
+    transact(engine, lambda c: changes.create_team(c, "tester", "many", {}))
+    before = transact(engine, load)
+    transact(engine, lambda c: make_with_budget(c, "first"))
 
     def read(connection: Connection) -> Loaded | None:
         def meanwhile(_: Any, __: Any, statement: str, *___: Any) -> None:
-            if f"FROM {KEYS.name}" in statement and not made:
-                made.append(transact(engine, make))
+            if f"FROM {AUDIT.name}" in statement and not made:
+                made.append("second")
+                transact(engine, lambda c: make_with_budget(c, "second"))
 
         event.listen(connection, "before_cursor_execute", meanwhile)
-        return load(connection, -1)
+        return changed(connection, before)
 
     database = Database(engine, "test")
     loaded = await database.read(read)
@@ -404,4 +515,4 @@ async def test_a_key_that_is_made_while_keys_are_read_is_not_seen_without_its_bu
 
     assert made
     assert loaded is not None
-    assert len(loaded.keys) == len(loaded.budgets.get("alice", ()))
+    assert [len(loaded.budgets_of(name)) for name in loaded.names] == [1] * len(loaded.names)

@@ -19,7 +19,6 @@ from one_api.accounts import changes, ledger
 from one_api.accounts.books import Books
 from one_api.accounts.budgets import Budget, owner_in
 from one_api.accounts.database import DatabaseUnavailable, transact
-from one_api.accounts.keyring import load
 from one_api.accounts.lease import Lease
 from one_api.accounts.leases import Leases
 from one_api.accounts.periods import PERIODS, end_of, start_of, zone_named
@@ -30,7 +29,7 @@ from one_api.errors import AccountsUnavailable, BudgetExceeded
 from one_api.records import CallRecord
 from one_api.settings.prices import PricesConfig
 from one_api.settings.sections import BudgetConfig
-from tests.accounts.rows import row
+from tests.accounts.rows import load, row
 from tests.accounts.test_books import FlakyDatabase
 
 UNIT = 1_000_000_000
@@ -98,8 +97,7 @@ def budget(engine: Engine) -> Budget:
 def limited(engine: Engine, units: float, name: str = NAME, zone: str = "UTC") -> Budget:
     """A budget of so many units."""
     transact(engine, lambda c: changes.set_budget(c, "tester", name, {"limit_usd": str(units), "zone": zone}))
-    loaded = transact(engine, lambda c: load(c, -1))
-    assert loaded is not None
+    loaded = transact(engine, load)
     return loaded.shared[0]
 
 

@@ -5,13 +5,15 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 from sqlalchemy.engine import make_url
 
-from one_api.accounts.database import open_engine
+from one_api.accounts import changes
+from one_api.accounts.database import open_engine, transact
+from one_api.accounts.tables import WINDOWS
 from tests.accounts.conftest import postgres_schema
 from tests.accounts.relay import Switch
-from tests.accounts.test_budgets import Account, check_books, gateway_on, unit_model, until, warm_up
+from tests.accounts.test_budgets import UNIT, Account, check_books, gateway_on, unit_model, until, warm_up
 from tests.api.bed import Answer, Bed
 from tests.support.running_time import RunningTime
 
@@ -152,9 +154,47 @@ def test_a_process_that_starts_without_the_database_refuses_no_key_for_good(
     check_books(engine, account)
 
 
-def serves(bed: Bed, model: str) -> bool:
-    """Whether a new process answers."""
+@pytest.fixture
+def shared(engine: Engine) -> Iterator[str]:
+    """A budget of all keys together, which is gone after the test."""
+    name = "all:total"
+    transact(engine, lambda c: changes.set_budget(c, "tester", name, {"limit_usd": "0.1"}))
+    yield name
+    transact(engine, lambda c: changes.remove_budget(c, "tester", name))
+
+
+def test_in_a_process_that_starts_without_the_database_the_budgets_of_all_keys_bind(
+    bed: Bed, engine: Engine, outage: tuple[Callable[[], None], Callable[[], None]], shared: str
+) -> None:
+    begin, end = outage
+    model, account = unit_model(bed), Account(engine, 100)
+    assert bed.get("/v1/models", key=account.key).status == 200  # the process knows what there is now
+    assert bed.ask(model, max_tokens=101).error["code"] == "budget_exceeded"
+    before = spent_of(engine, shared)
+    let_in = 5 if bed.mode == "allow" else 0  # type: ignore[attr-defined]
+
+    begin()
+    (pid,) = bed.gateway.worker_pids(1)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: serves(bed, None), 30.0)
+    answers = [bed.ask(model, max_tokens=1) for _ in range(8)]
+
+    assert [answer.status for answer in answers] == [200] * let_in + [503] * (8 - let_in)
+    assert {answer.error["code"] for answer in answers[let_in:]} == {"accounts_unavailable"}
+    end()
+    until(lambda: bed.ask(model, max_tokens=1).status == 200, 10.0)
+    until(lambda: spent_of(engine, shared) == before + let_in + 1)
+
+
+def spent_of(engine: Engine, budget: str) -> float:
+    """What is spent of a budget, in units."""
+    query = select(WINDOWS.c.spent).where(WINDOWS.c.budget == budget)
+    return (transact(engine, lambda c: c.scalar(query)) or 0) / UNIT
+
+
+def serves(bed: Bed, model: str | None) -> bool:
+    """Whether a new process answers: a question for a model, or without one for all of them."""
     try:
-        return bed.ask(model).status == 200
+        return (bed.get("/v1/models") if model is None else bed.ask(model)).status == 200
     except (OSError, EOFError, AssertionError):
         return False

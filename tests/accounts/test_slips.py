@@ -1,6 +1,7 @@
 """What people write that cannot be: each is told what to change, the same with both databases, and changes nothing."""
 
 import secrets
+import threading
 import time
 import urllib.parse
 from collections import Counter
@@ -14,6 +15,7 @@ from sqlalchemy import Engine, select
 from one_api.accounts import ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import AUDIT, USAGE
+from one_api.admin.accounts import sheet_of
 from tests.accounts.rows import row
 from tests.accounts.test_budgets import admin, gateway_on
 from tests.api.bed import Answer, Bed
@@ -229,6 +231,21 @@ def test_an_empty_export_has_its_head_and_its_totals(bed: Bed) -> None:
 
     assert head.startswith("id,at,key,model")
     assert total.startswith("total,")
+
+
+async def test_a_spreadsheet_is_not_written_on_the_loop() -> None:
+    written_by = set[int]()
+
+    class Rows(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            written_by.add(threading.get_ident())
+            return super().__iter__()
+
+    answer = await sheet_of(Rows([{"name": "alice"}]))
+
+    assert answer.get_data(as_text=True) == "name\r\nalice\r\n"
+    assert written_by
+    assert threading.get_ident() not in written_by
 
 
 def test_each_page_names_the_next(bed: Bed, engine: Engine) -> None:
