@@ -1,7 +1,8 @@
 """Characters that came in halves: half of a surrogate pair, or some of the bytes of a UTF-8 sequence.
 
 ``json.decode_generously`` returns such text with a lone surrogate for each half (U+D800 to U+DFFF), and with U+DC80 to
-U+DCFF for a byte that is no UTF-8 (PEP 383). Neither can be sent. Halves that meet are joined, others become U+FFFD.
+U+DCFF for a byte that is no UTF-8 (PEP 383); also halves that were encoded by themselves come as such bytes (CESU-8).
+None of these can be sent. Halves that meet are joined, others become U+FFFD.
 """
 
 import re
@@ -13,6 +14,8 @@ REPLACEMENT = "\ufffd"
 
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _BYTES = re.compile("[\udc80-\udcff]+")
+#: The three bytes of a half that was encoded by itself.
+_ENCODED_HALF = re.compile("\udced([\udca0-\udcbf])([\udc80-\udcbf])")
 _HALF = re.compile("[\ud800-\udfff]")
 #: The beginning of a character at the end of a text: a first surrogate, or the first bytes of a UTF-8 sequence.
 _BEGUN = re.compile(
@@ -57,6 +60,8 @@ def all_whole(value: Any) -> Any:
 
 
 def _pairs_joined(text: str) -> str:
+    if "\udced" in text:
+        text = _ENCODED_HALF.sub(lambda half: chr(0xD000 | (ord(half[1]) & 0x3F) << 6 | ord(half[2]) & 0x3F), text)
     return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
 
 

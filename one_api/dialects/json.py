@@ -8,6 +8,7 @@ upstream sent may be read more generously.
 import gc
 import json
 import math
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -160,10 +161,23 @@ def _decode_piece_generously(piece: bytes) -> str:
 
 
 def _decode_all_generously(data: bytes | bytearray) -> Any:
+    text = data.decode("utf-8-sig", "surrogateescape")
     try:
-        return _generous.decode(data.decode("utf-8-sig", "surrogateescape"))
+        return _generous.decode(text)
+    except ValueError:
+        pass
+    try:
+        return _generous.decode(_TEXT_OR_NO_NUMBER.sub(_null_for_number, text))
     except ValueError:
         raise InvalidJSON("it is malformed") from None
+
+
+#: A text, or a number that is none as C writes it: ``nan``, ``-inf``.
+_TEXT_OR_NO_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|[+-]?\b(?:nan|inf(?:inity)?)\b', re.DOTALL | re.IGNORECASE)
+
+
+def _null_for_number(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith('"') else "null"
 
 
 def split(data: bytes) -> list[bytes]:

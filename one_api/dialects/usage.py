@@ -32,6 +32,7 @@ _NAMES = {
 #: Claude's, Gemini's.
 _PARTS = {
     "cache_tokens_details": ("prompt_tokens_details", "cached_tokens_details"),
+    "num_cached_tokens": ("prompt_tokens_details", "cached_tokens"),
     "prompt_cache_hit_tokens": ("prompt_tokens_details", "cached_tokens"),
     "cached_tokens": ("prompt_tokens_details", "cached_tokens"),
     "cache_read_input_tokens": ("prompt_tokens_details", "cached_tokens"),
@@ -64,12 +65,14 @@ def merge(known: JSONObject | None, reported: JSONObject) -> JSONObject:
 
 
 def reported_in(payload: JSONObject) -> list[JSONObject]:
-    """Return the reports in an answer or chunk: its own, those of its choices (Moonshot), Groq's, Gemini's.
+    """Return the reports in an answer or chunk: its own, those of its choices (Moonshot) and their messages, Groq's,
+    Gemini's.
 
     What llama.cpp counts in ``timings`` is one where there is no other.
     """
-    choices = payload.get("choices")
-    holders = [payload, payload.get("x_groq"), *(choices if isinstance(choices, list) else ())]
+    given_choices = payload.get("choices")
+    choices = [each for each in given_choices if isinstance(each, dict)] if isinstance(given_choices, list) else []
+    holders = [payload, payload.get("x_groq"), *choices, *(each.get("message") for each in choices)]
     given = [each.get("usage") for each in holders if isinstance(each, dict)] + [payload.get(key) for key in _HOLDERS]
     found = [report for each in given if each for report in _reports_of(each)]
     timings = payload.get("timings")

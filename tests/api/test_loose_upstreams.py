@@ -84,6 +84,20 @@ def all_so_far(*texts: str) -> bytes:
     return b"".join(event({"output": {"choices": [each]}, "usage": counts, "request_id": "r"}) for each in choices)
 
 
+def under(where: str, holder: str, *texts: Any) -> bytes:
+    """A stream, or of one text a whole answer, whose texts stand in another place, as their counts do."""
+    pieces: list[Any] = [
+        {"index": 0, holder: {where: text} if where else text, "finish_reason": "stop" if i == len(texts) else None}
+        for i, text in enumerate(texts, 1)
+    ]
+    counted = pieces[-1][holder] if isinstance(pieces[-1][holder], dict) else pieces[-1]
+    counted["usage"] = tokens(9, 2)
+    if len(pieces) == 1:
+        return json.dumps({"id": "c", "choices": pieces}).encode()
+    return b"".join(event({"id": "c", "choices": [each]}) for each in pieces) + DONE
+
+
+MESSAGE: Body = {"role": "assistant", "content": "Hello"}
 #: Answers that say "Hello", in other forms than OpenAI's.
 FORMS: dict[str, bytes] = {
     "all so far": all_so_far("Hel", "Hello", "Hello"),
@@ -94,6 +108,14 @@ FORMS: dict[str, bytes] = {
     "result": json.dumps({"result": completion("Hello"), "success": True, "errors": [], "messages": []}).encode(),
     "response": json.dumps({"result": {"response": "Hello", "usage": tokens(9, 2)}, "success": True}).encode(),
     "body": json.dumps({"statusCode": 200, "body": BODY.decode()}).encode(),
+    "text in deltas": under("text", "delta", "Hel", "lo", ""),
+    "text in a message": under("text", "message", "Hello"),
+    "text beside an empty content": under("text", "delta", "Hel", "lo", "").replace(b'"text"', b'"content":"","text"'),
+    "content of a choice": under("", "content", "Hello"),
+    "contents of choices": under("", "content", "Hel", "lo", ""),
+    "messages": under("", "messages", [MESSAGE]),
+    "messages in pieces": under("", "message", [{"sender_type": "BOT", "text": "Hel"}, {"text": "lo"}]),
+    "a list for a message": under("", "message", [MESSAGE]),
 }
 
 

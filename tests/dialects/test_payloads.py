@@ -198,6 +198,9 @@ def raw_text(*contents: bytes) -> bytes:
         ([b"\xff a"], "\ufffd a"),
         ([b"caf\xe9"], "caf\ufffd"),
         ([b"\xf0\x9f", b"\x98\x80!"], "😀!"),
+        ([b"a\xed\xa0\xbd", b"\xed\xb8\x80b"], "a😀b"),
+        ([b"\xed\xa0\xbd\xed\xb8\x80", b"\xed\xa0", b"\xbd\\ude00"], "😀😀"),
+        ([b"a\xed\xa0\xbd"], "a\ufffd"),
         ([b"a\tb", b"c\x01d"], "a\tbc\x01d"),
     ],
 )
@@ -217,7 +220,7 @@ def test_a_half_in_the_arguments_of_a_call_is_joined() -> None:
     assert choice["message"]["tool_calls"] == [called("a", "f", '{"x":"😀"}')]
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "nan", "-nan", "-inf", "-INF"])
 def test_a_number_that_is_none_is_null(number: str) -> None:
     entry = f'{{"token":"a","logprob":{number},"bytes":null,"top_logprobs":[]}}'
     event = f'data: {{"choices":[{{"index":0,"delta":{{"content":"a"}},"logprobs":{{"content":[{entry}]}}}}]}}\n\n'
@@ -226,6 +229,12 @@ def test_a_number_that_is_none_is_null(number: str) -> None:
     for (choice,) in (choices_of(stream(event, FINISH)), choices_of(body.encode())):
         assert choice["message"]["content"] == "a"
         assert choice["logprobs"]["content"][0]["logprob"] is None
+
+
+def test_words_that_look_like_such_numbers_stay() -> None:
+    (choice,) = choices_of(raw_text(b'[nan, -inf] \\"nan\\"').replace(b'"index":0', b'"index":0,"score":nan'))
+
+    assert choice["message"]["content"] == '[nan, -inf] "nan"'
 
 
 @pytest.mark.parametrize(("raw", "expected"), [(b"\\ud83d", "\ufffd"), (b"\xff", "\ufffd"), (b"a\nb", "a\nb")])

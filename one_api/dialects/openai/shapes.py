@@ -20,6 +20,8 @@ _DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
 _PART_TEXTS = ("text", "content", "value", "thinking", "reasoning", "summary")
 #: Where Gemini says that it refuses a prompt, and for what reason.
 _FEEDBACK, _BLOCK_REASONS = ("promptFeedback", "prompt_feedback"), ("blockReason", "block_reason")
+#: Where a choice has its message, or its text, beside ``delta``.
+MESSAGES = ("message", "text", "content", "messages")
 _MAX_PARTS_DEPTH = 8
 _MAX_CHOICES = 1024
 
@@ -166,7 +168,7 @@ def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | 
 
     ``with_delta`` says that deltas have had words: a whole message beside or after them repeats these.
     """
-    found = [choice.pop(key, None) for key in ("delta", "message", "text")]
+    found = [_only_message(choice.pop(key, None)) for key in ("delta", *MESSAGES)]
     delta = next((each for each in found[:1] if isinstance(each, dict)), None)
     if delta is not None and (with_delta or has_words(delta)):
         return delta
@@ -176,6 +178,13 @@ def message_in(choice: JSONObject, *, with_delta: bool = False) -> JSONObject | 
         if isinstance(each, dict) and each is not delta and not with_delta:
             return {**(delta or {}), **each}
     return delta
+
+
+def _only_message(value: Any) -> Any:
+    """Return the message in a list of messages (MiniMax); the texts of several are one content."""
+    if not isinstance(value, list):
+        return value
+    return {"content": value} if len(value) > 1 else next(iter(value), None)
 
 
 def is_whole_answer(payload: JSONObject) -> bool:
@@ -212,7 +221,8 @@ def shape_texts(holder: JSONObject, *, with_details: bool = True) -> bool:
     ``with_details`` says that reasoning which stands in parts only is read, too; the parts stay. Returns whether there
     is reasoning as a text of its own.
     """
-    content = holder.get("content")
+    if not (content := holder.get("content")) and "text" in holder and isinstance(holder["text"], str):
+        content = holder["content"] = holder.pop("text")
     if content is not None and not isinstance(content, str):
         _spread(holder, content)
     if not _OTHER_NAMES.isdisjoint(holder):

@@ -8,14 +8,14 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.calls import CallReader
 from one_api.dialects.openai.reasoning_names import name_in
 from one_api.dialects.openai.response import CUTS, check_choice
-from one_api.dialects.openai.shapes import has_words, message_in, shape_texts
+from one_api.dialects.openai.shapes import MESSAGES, has_words, message_in, shape_texts
 from one_api.dialects.openai.snapshots import Snapshots
 from one_api.dialects.payloads import ErrorPayload
 
 #: Texts of a delta that may hold halves of characters.
 TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 #: Keys of a choice for which more has to be done than for a delta.
-OTHER_SHAPES = frozenset({"message", "text", "error", "usage"})
+OTHER_SHAPES = frozenset({*MESSAGES, "error", "usage"})
 #: Fields of a delta that are no content of an answer.
 _NO_CONTENT = frozenset({"role", "reasoning_content", "reasoning_details", "thinking_blocks"})
 
@@ -66,6 +66,8 @@ class StreamChoice:
             delta = self._in_another_shape(choice)
         elif not self.by_delta:
             self.by_delta = has_words(delta)
+        if isinstance(reported := delta.pop("usage", None), dict):
+            self.reported = reported
         if self._role_said:
             delta.pop("role", None)
         else:
