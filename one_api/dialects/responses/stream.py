@@ -13,7 +13,7 @@ from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.shapes import text_of
-from one_api.dialects.responses.failure import failure_of
+from one_api.dialects.responses.failure import error_of, failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
 from one_api.dialects.responses.output import CallItem, Event, ImageItem, MessageItem, OutputItem, ReasoningItem
 from one_api.dialects.responses.request import Translated
@@ -125,7 +125,7 @@ class ResponseWriter(EventWriter):
         The second event has the form of chat's error: OpenAI's own clients raise an exception on nothing else.
         """
         outcome = Outcome("failed", error=failure_of(error))
-        return self._opening() + self._final(outcome, encode_event(error.to_openai()) if self._error_frame else b"")
+        return self._opening() + self._final(outcome, encode_event(error_of(error)) if self._error_frame else b"")
 
     # What an upstream of this dialect says itself
 

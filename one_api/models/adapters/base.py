@@ -138,7 +138,7 @@ class BaseModelAdapter(ABC):
         body = request.body
         if "reasoning_effort" in body and self.may_refuse_effort(request.model):
             body = {key: value for key, value in body.items() if key != "reasoning_effort"}
-            context.warnings.append("reasoning.effort")
+            context.warnings.append("reasoning_effort")
         most, limit = self._longest_answer(request.model), request.body.get("max_completion_tokens")
         if most is not None and isinstance(limit, int) and limit > most:
             changes["max_completion_tokens"] = most
