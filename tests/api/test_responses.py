@@ -14,6 +14,7 @@ from tests.support import (
     Wait,
     WaitFor,
     completion,
+    custom_call,
     error,
     json_reply,
     sse,
@@ -688,3 +689,14 @@ def test_a_custom_tool_that_is_called_with_nothing_gets_nothing(bed: Bed, stream
 
     (item,) = (final(answer) if stream else answer.json)["output"]
     assert (item["type"], item["input"]) == ("custom_tool_call", "")
+
+
+@pytest.mark.parametrize("tools", [[], [CUSTOM]], ids=["made up", "declared"])
+def test_a_call_that_chat_has_as_custom_is_custom_here(bed: Bed, stream: bool, tools: Any) -> None:
+    model = bed.model()
+    bed.a.on(model, custom_call("apply_patch", "*** Begin", " Patch", stream=stream))
+
+    answer = respond(bed, model, tools=tools, stream=stream)
+
+    (item,) = (final(answer) if stream else answer.json)["output"]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "apply_patch", "*** Begin Patch")

@@ -17,7 +17,15 @@ from one_api.dialects.responses.failure import error_of, failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
 from one_api.dialects.responses.output import CallItem, Event, ImageItem, MessageItem, OutputItem, ReasoningItem
 from one_api.dialects.responses.request import Translated
-from one_api.dialects.responses.response import Identity, Outcome, images_in, outcome_of, own_response, response_object
+from one_api.dialects.responses.response import (
+    Identity,
+    Outcome,
+    images_in,
+    kind_of_call,
+    outcome_of,
+    own_response,
+    response_object,
+)
 from one_api.dialects.sse import encode_event
 from one_api.errors import GatewayError
 
@@ -228,7 +236,9 @@ class ResponseWriter(EventWriter):
         body = entry.get("function") or entry.get("custom") or {}
         call = self._calls.get(entry["index"])
         if call is None:
-            call = self._calls[entry["index"]] = CallItem(entry["id"], self._request.tools.find)
+            call = self._calls[entry["index"]] = CallItem(
+                entry["id"], partial(self._request.tools.find, kind=kind_of_call(entry))
+            )
             self._items.append(call)
         call.add(body.get("name") or "", body.get("arguments") or body.get("input") or "")
 
