@@ -237,7 +237,7 @@ class MessageWriter(EventWriter):
         block.start["name"] += body.get("name") or ""
         piece = body.get("arguments")
         if block.is_custom:
-            piece = json.encode(body.get("input") or "").decode()[1:-1]
+            piece = json.encode([body.get("input") or ""]).decode()[2:-2]
             piece = piece if block.has_arguments else _TEXT_OPENING + piece
         if piece:
             block.pieces.append(piece)
