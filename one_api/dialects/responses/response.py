@@ -80,14 +80,6 @@ def response_object(
     }
 
 
-def own_response(request: Translated, identity: Identity, response: JSONObject, *, stored: bool) -> JSONObject:
-    """Return a response of an upstream that speaks this dialect under our id and the names that the client used."""
-    echo = {name: request.echo[name] for name in ("model", "previous_response_id")}
-    usage = response.get("usage")
-    counted = {"usage": usage_of(usage)} if isinstance(usage, dict) and "prompt_tokens" in usage else {}
-    return response | {"id": identity.id, **echo, "store": stored} | counted
-
-
 #: Counts of tokens that are no text, and of those that are beside such.
 _BY_MODALITY = ("text_tokens", "audio_tokens", "image_tokens", "video_tokens")
 

@@ -17,13 +17,13 @@ from one_api.dialects.responses.failure import error_of, failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
 from one_api.dialects.responses.output import CallItem, Event, ImageItem, MessageItem, OutputItem, ReasoningItem
 from one_api.dialects.responses.request import Translated
+from one_api.dialects.responses.required import RequiredFields, own_response
 from one_api.dialects.responses.response import (
     Identity,
     Outcome,
     images_in,
     kind_of_call,
     outcome_of,
-    own_response,
     response_object,
 )
 from one_api.dialects.sse import encode_event
@@ -69,6 +69,7 @@ class ResponseWriter(EventWriter):
         self._begun = False
         #: The upstream's own last event has been passed on.
         self._ended = False
+        self._required = RequiredFields(identity, request.echo | {"tools": []})
         #: Numbers and ids of items of the upstream that had an event of their own.
         self._done: set[Any] = set()
 
@@ -145,15 +146,17 @@ class ResponseWriter(EventWriter):
         if kind == "response.created":
             self._begun = True
         before = b"" if self._begun else self._opening()
-        if kind == "response.output_item.done":
-            self._note_item(event)
         fields = {key: value for key, value in event.items() if key not in ("type", "sequence_number")}
+        fields = self._required.of_event(kind, fields)
+        if kind == "response.output_item.done":
+            self._note_item(fields)
         response = event.get("response")
         if not isinstance(response, dict):
             if kind not in ENDINGS:
                 return before + self._event(kind, fields)
             response = self._response(Outcome(kind.removeprefix("response.")))
-        found = own_response(self._request, self._identity, response, stored=self._keep)
+        status = kind.removeprefix("response.") if kind in ENDINGS else "in_progress"
+        found = own_response(self._request, self._identity, response, self._required, status=status, stored=self._keep)
         if kind not in ENDINGS:
             return before + self._event(kind, fields | {"response": found})
         self._ended = True
