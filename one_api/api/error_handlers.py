@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 from flask_limiter import RateLimitExceeded
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
-from one_api.api.response_headers import is_anthropic
+from one_api.api.response_headers import is_anthropic, is_responses
 from one_api.contract import JSONObject
 from one_api.dialects.anthropic.inbound import errors as anthropic
 from one_api.dialects.responses.failure import error_of, status_of
@@ -62,7 +62,7 @@ def envelope() -> Envelope:
     """
     if is_anthropic():
         return _ANTHROPIC
-    return _RESPONSES if request.path.startswith("/v1/responses") else _OPENAI
+    return _RESPONSES if is_responses() else _OPENAI
 
 
 def register(app: Flask) -> None:

@@ -3,6 +3,7 @@
 import math
 import string
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from flask import Response
 
 from one_api.accounts.money import dollars
 from one_api.dialects import durations
+from one_api.dialects.parameter_names import in_messages, in_responses
 from one_api.records import CallRecord
 from one_api.serving.current import current_globals, current_request
 from one_api.serving.request_body import RequestBody
@@ -19,7 +21,7 @@ from one_api.serving.responses import add_headers, has_header
 #: What a model's name may bring into a header as it is; all else is percent-encoded.
 _HEADER_SAFE = string.punctuation
 #: Below it are the addresses of Anthropic's API.
-_ANTHROPIC_PATH, _MODELS_PATH = "/v1/messages", "/v1/models"
+_ANTHROPIC_PATH, _RESPONSES_PATH, _MODELS_PATH = "/v1/messages", "/v1/responses", "/v1/models"
 #: Anthropic's clients send it with each request.
 _ANTHROPIC_HEADER = "anthropic-version"
 _ANTHROPIC_LIMITS = "anthropic-ratelimit-"
@@ -57,7 +59,7 @@ def add_to(response: Response) -> Response:
         record.cost = cost
         headers["x-gateway-cost"] = dollars(cost)
     if record.warnings:
-        headers["x-gateway-warnings"] = _warnings(record.warnings)
+        headers["x-gateway-warnings"] = _warnings(map(_own_name(), record.warnings))
     if is_anthropic():
         headers = _for_anthropic(headers, record.request_id)
     if not has_header(response.headers, "cache-control"):
@@ -100,7 +102,19 @@ def is_anthropic() -> bool:
     return of_all and _ANTHROPIC_HEADER in asked.headers
 
 
-def _warnings(found: list[str]) -> str:
+def is_responses() -> bool:
+    """Return whether the current request's client expects the words of the Responses dialect."""
+    return bool(current_request().path.startswith(_RESPONSES_PATH))
+
+
+def _own_name() -> Callable[[str], str]:
+    """Return what gives one of chat's parameters the name that it has at the door of the current request."""
+    if is_anthropic():
+        return in_messages
+    return in_responses if is_responses() else str
+
+
+def _warnings(found: Iterable[str]) -> str:
     """Return warnings for a header: each once, without a character that is not safe there, and not too much of it."""
     text = ", ".join(dict.fromkeys(found))
     return quote(text if len(text) <= _MAX_WARNINGS else f"{text[:_MAX_WARNINGS]}...", safe=_HEADER_SAFE + " ")

@@ -23,7 +23,8 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.responses.kept import ChainTooLong, KeptResponse, page_of
 from one_api.dialects.responses.outbound.native import client_headers, counts_otherwise, native_body
 from one_api.dialects.responses.request import Translated, own_items, referred, translate, untranslated
-from one_api.dialects.responses.response import Identity, own_response, whole_response
+from one_api.dialects.responses.required import RequiredFields, own_response
+from one_api.dialects.responses.response import Identity, whole_response
 from one_api.dialects.responses.stream import ResponseWriter
 from one_api.dialects.sealing import Sealer
 from one_api.dialects.tokens import estimate_tokens
@@ -64,7 +65,8 @@ async def create_response() -> Response:
             return PlainResponse(writer.fail(error) + writer.last(kept=False), headers=STREAM_HEADERS)
     completion = await registry.complete(wanted.chat, context)
     if (native := completion.get("native")) is not None:
-        answer = own_response(wanted, identity, native, stored=keep is not None)
+        required = RequiredFields(identity, wanted.echo)
+        answer = own_response(wanted, identity, native, required, stored=keep is not None)
     else:
         answer = whole_response(wanted, identity, completion, _now(), seal=seal, stored=keep is not None)
     if keep is not None and not await keep(answer):

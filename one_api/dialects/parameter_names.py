@@ -14,11 +14,15 @@ from one_api.errors import GatewayError, InvalidRequest
 
 #: Chat's paths in the words of Responses. Here and below the longer of two that begin alike comes first.
 _RESPONSES_PATHS = {
+    "logprobs": "include",
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning.effort",
     "response_format.json_schema": "text.format",
     "response_format": "text.format",
+    "stream_options": "stream",
+    "tool_choice.allowed_tools": "tool_choice",
+    "tool_choice.function": "tool_choice",
     "verbosity": "text.verbosity",
 }
 #: Chat's paths in the words of Messages.
@@ -28,6 +32,9 @@ _MESSAGES_PATHS = {
     "response_format.json_schema": "output_config.format",
     "response_format": "output_config.format",
     "stop": "stop_sequences",
+    "stream_options": "stream",
+    "tool_choice.function": "tool_choice",
+    "user": "metadata.user_id",
 }
 _QUOTED = re.compile(r"`([a-z_]+[^`\s]{0,200})`")
 _FUNCTION = re.compile(r"tools(?:\[(\d+)\])?\.function\b")

@@ -372,6 +372,8 @@ def test_a_key_has_its_models_and_no_others(bed: Bed, make: Callable[..., str]) 
     message = {"model": other, "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
     told = bed.send(post_to(bed.gateway, "/v1/messages", message, key))
     assert (told.status, told.json["error"]["type"]) == (404, "not_found_error"), "Claude Code explains no other status"
+    told = bed.send(post_to(bed.gateway, "/v1/responses", {"model": other, "input": "Hi"}, key))
+    assert (told.status, told.error["code"]) == (403, "model_not_found"), "Codex repeats any other code"
 
 
 def test_a_key_has_its_networks(bed: Bed, make: Callable[..., str], name: str) -> None:

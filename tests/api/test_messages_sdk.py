@@ -14,6 +14,7 @@ from tests.support import (
     claude_events,
     claude_sse,
     completion,
+    custom_call,
     error,
     json_reply,
     sse,
@@ -246,6 +247,32 @@ def test_the_words_of_a_spoken_answer_are_its_text(doors: MessagesBed, sdk: Anth
 
     assert block.type == "text"
     assert block.text == "Hello"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("text", ['*** "Begin"\n', ""])
+def test_a_call_of_a_custom_tool_has_its_text_in_an_object(
+    doors: MessagesBed, sdk: Anthropic, text: str, stream: bool
+) -> None:
+    model = doors.model()
+    doors.o.on(model, custom_call("patch", text[:5], text[5:], stream=stream))
+
+    message = final_of(sdk, model, stream=stream)
+
+    (block,) = message.content
+    assert block.type == "tool_use"
+    assert (block.id, block.name, block.input) == ("call_0", "patch", {"input": text})
+    assert message.stop_reason == "tool_use"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_a_custom_tool_that_was_cut_is_not_to_be_run(
+    doors: MessagesBed, sdk: Anthropic, stream: bool
+) -> None:
+    model = doors.model()
+    doors.o.on(model, custom_call("patch", "*** Be", stream=stream, finish="length"))
+
+    assert final_of(sdk, model, stream=stream).stop_reason == "max_tokens"
 
 
 @pytest.mark.parametrize("stream", [False, True])

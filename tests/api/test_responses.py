@@ -14,6 +14,7 @@ from tests.support import (
     Wait,
     WaitFor,
     completion,
+    custom_call,
     error,
     json_reply,
     sse,
@@ -204,6 +205,23 @@ def test_a_stream_that_is_cut_fails_and_never_completes(bed: Bed) -> None:
     assert final(answer)["error"]["code"] == "server_error"
     assert events(answer)[-1]["error"]["code"] == "upstream_stream_truncated"
     assert bed.record_of(answer)["error"] == "upstream_stream_truncated"
+
+
+def test_a_failure_in_a_stream_has_the_names_of_the_door_in_both_events(bed: Bed) -> None:
+    gate, model = threading.Event(), bed.model()
+    failure = {"error": {"message": "`max_tokens` is too large.", "param": "max_tokens", "code": "x", "status": 400}}
+    bed.a.on(model, sse(*text_chunks("Hel", finish=None), WaitFor(gate), failure, done=False))
+    raw = json.dumps({"model": model, "input": "hi", "stream": True}).encode()
+    where = (bed.gateway.host, bed.gateway.port)
+    with Begun.opened(bed, build_request("POST", "/v1/responses", *where, headers=HEADERS, body=raw)) as begun:
+        first = [begun.next() for _ in range(5)]
+        gate.set()
+        answer = begun.answer([*first, *begun.rest()])
+
+    told, frame = final(answer)["error"], events(answer)[-1]["error"]
+    assert told["message"] == frame["message"]
+    assert "`max_output_tokens` is too large." in told["message"]
+    assert frame["param"] == "max_output_tokens"
 
 
 def test_a_clean_end_without_a_finish_is_no_completion(bed: Bed) -> None:
@@ -671,3 +689,14 @@ def test_a_custom_tool_that_is_called_with_nothing_gets_nothing(bed: Bed, stream
 
     (item,) = (final(answer) if stream else answer.json)["output"]
     assert (item["type"], item["input"]) == ("custom_tool_call", "")
+
+
+@pytest.mark.parametrize("tools", [[], [CUSTOM]], ids=["made up", "declared"])
+def test_a_call_that_chat_has_as_custom_is_custom_here(bed: Bed, stream: bool, tools: Any) -> None:
+    model = bed.model()
+    bed.a.on(model, custom_call("apply_patch", "*** Begin", " Patch", stream=stream))
+
+    answer = respond(bed, model, tools=tools, stream=stream)
+
+    (item,) = (final(answer) if stream else answer.json)["output"]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "apply_patch", "*** Begin Patch")

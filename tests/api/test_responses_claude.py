@@ -153,6 +153,10 @@ def test_input_tokens_are_counted_by_claude(claude: Bed, sdk: OpenAI) -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "ftp://x/a.png"}]}]}, "input",
          "invalid_image_url"),
         ({"input": [{"role": "system", "content": "Be brief."}]}, "input", "invalid_value"),
+        ({"input": "hi", "include": ["message.output_text.logprobs"]}, "include", "unsupported_parameter"),
+        ({"input": "hi", "top_logprobs": 2}, "top_logprobs", "unsupported_parameter"),
+        ({"input": "hi", "tools": [F], "tool_choice": {"type": "allowed_tools", "mode": "x", "tools": [F]}},
+         "tool_choice.mode", "invalid_value"),
     ],
 )  # fmt: skip
 def test_what_claude_cannot_be_asked_is_named_in_the_words_of_the_door(
@@ -162,6 +166,16 @@ def test_what_claude_cannot_be_asked_is_named_in_the_words_of_the_door(
 
     assert (answer.status, answer.error["param"], answer.error["code"]) == (400, param, code)
     assert "max_completion_tokens" not in answer.error["message"]
+    assert "`logprobs`" not in answer.error["message"]
+
+
+def test_what_claude_is_not_told_is_named_in_the_words_of_the_door(claude: Bed) -> None:
+    claude.a.on(CLAUDE, claude_sse(*claude_events(text_block('{"a":1}'))))
+    text = {"verbosity": "low", "format": {"type": "json_schema", "name": "n", "schema": {"$ref": "#/$defs/a"}}}
+
+    answer = claude.send(claude_request(claude, {"model": CLAUDE, "input": "hi", "text": text}))
+
+    assert answer.header("x-gateway-warnings") == "text.verbosity, text.format"
 
 
 def claude_request(claude: Bed, body: Any) -> bytes:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
 
 from tests.support import Close, Gateway, ScriptedUpstream, Wait, WaitFor, error, json_reply, sse, text_chunks
@@ -19,7 +20,7 @@ NATIVE, BOTH, GROUP, RESUMED = "native", "both", "group", "resumed"
 #: The upstream knows functions only, and is told who its client is.
 FEW = "few"
 #: At most so many tests there are.
-TESTS = 80
+TESTS = 180
 
 
 class NativeBed(Bed):
@@ -217,6 +218,79 @@ def test_what_an_upstream_says_in_one_place_is_in_both(bed: NativeBed, left_out:
     assert items == [(0, said), (1, called)]
     assert answered["response"]["output"] == [said, called]
     assert [each["sequence_number"] for each in found] == list(range(len(found)))
+
+
+def without(value: Any, name: str, *, null: bool) -> Any:
+    """A payload in which no object has this field, or has null there."""
+    if isinstance(value, list):
+        return [without(each, name, null=null) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: without(each, name, null=null) for key, each in value.items() if key != name}
+    return {**kept, name: None} if null and name in value else kept
+
+
+def with_call(*, index: int = 1) -> list[Body]:
+    """The events of a text and of a call, with all that OpenAI's own have."""
+    said, called = api.message("Hello"), api.call("f", '{"a":1}', index)
+    at = {"item_id": called["id"], "output_index": index}
+    text = [each | {"logprobs": []} if "output_text" in each["type"] else each for each in api.text_events("Hel", "lo")]
+    begun = called | {"arguments": "", "status": "in_progress"}
+    return [
+        *api.opening(), *text,
+        {"type": "response.output_item.added", "output_index": index, "item": begun},
+        {"type": "response.function_call_arguments.delta", **at, "delta": '{"a":1}'},
+        {"type": "response.function_call_arguments.done", **at, "name": "f", "arguments": '{"a":1}'},
+        {"type": "response.output_item.done", "output_index": index, "item": called},
+        api.completed(said, called),
+    ]  # fmt: skip
+
+
+LEFT_OUT = [
+    "nothing", "id", "item_id", "output_index", "content_index", "call_id", "status", "role", "annotations", "logprobs",
+    "object", "created_at", "tools", "tool_choice", "parallel_tool_calls", "input_tokens_details", "total_tokens",
+    "reasoning_tokens", "content",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("left_out", LEFT_OUT)
+@pytest.mark.parametrize("null", [False, True], ids=["missing", "null"])
+def test_a_strict_client_reads_a_stream_that_lacks_what_it_relies_on(bed: NativeBed, left_out: str, null: bool) -> None:
+    bed.answers(api.stream(*without(with_call(), left_out, null=null)))
+
+    client = openai.OpenAI(base_url=bed.gateway.base_url, api_key=KEY, max_retries=0, _strict_response_validation=True)
+    with client, client.responses.stream(model=bed.name(NATIVE), input="hi") as stream:
+        final = stream.get_final_response()
+
+    assert final.output_text == ("" if left_out == "content" else "Hello")
+    (called,) = [item for item in final.output if item.type == "function_call"]
+    assert (called.name, called.arguments) == ("f", '{"a":1}')
+    assert called.call_id
+
+
+@pytest.mark.parametrize("left_out", LEFT_OUT)
+@pytest.mark.parametrize("null", [False, True], ids=["missing", "null"])
+def test_a_strict_client_reads_an_answer_that_lacks_what_it_relies_on(
+    bed: NativeBed, left_out: str, null: bool
+) -> None:
+    bed.answers(json_reply(without(with_call()[-1]["response"], left_out, null=null)))
+
+    client = openai.OpenAI(base_url=bed.gateway.base_url, api_key=KEY, max_retries=0, _strict_response_validation=True)
+    with client:
+        answer = client.responses.create(model=bed.name(NATIVE), input="hi")
+
+    assert answer.status == "completed"
+    assert [item.type for item in answer.output] == ["message", "function_call"]
+
+
+def test_what_came_with_an_item_is_in_the_end_too(bed: NativeBed) -> None:
+    payloads = with_call()
+    payloads[-1]["response"]["output"] = without(payloads[-1]["response"]["output"], "content", null=False)
+    bed.answers(api.stream(*payloads))
+
+    *_, answered = events(bed.respond(NATIVE, stream=True))
+
+    assert answered["response"]["output"][0]["content"][0]["text"] == "Hello"
 
 
 def test_an_end_without_a_response_is_filled_in(bed: NativeBed) -> None:

@@ -35,6 +35,11 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         ("temperature", "temperature", "temperature"),
         ("stop", "stop", "stop_sequences"),
         ("stop[1]", "stop[1]", "stop_sequences[1]"),
+        ("logprobs", "include", "logprobs"),
+        ("tool_choice.function.name", "tool_choice.name", "tool_choice.name"),
+        ("tool_choice.allowed_tools.mode", "tool_choice.mode", "tool_choice.allowed_tools.mode"),
+        ("stream_options.include_usage", "stream.include_usage", "stream.include_usage"),
+        ("user", "user", "metadata.user_id"),
     ],
 )
 def test_paths_are_those_of_the_door(path: str, responses: str, messages: str) -> None:

@@ -143,6 +143,17 @@ def tool_chunks(
     return _chunks(deltas, finish, model, usage)
 
 
+def custom_call(name: str, *pieces: str, stream: bool, finish: str = "tool_calls") -> list[Action]:
+    """An answer that calls a custom tool, with its input in pieces; "call_0" is its id."""
+    head: Payload = {"id": "call_0", "type": "custom"}
+    if not stream:
+        call = {**head, "custom": {"name": name, "input": "".join(pieces)}}
+        return json_reply(completion(None, finish=finish, tool_calls=[call]))
+    opening: Payload = {"index": 0, **head, "custom": {"name": name, "input": ""}}
+    calls: list[Payload] = [opening, *({"index": 0, "custom": {"input": piece}} for piece in pieces)]
+    return sse(*_chunks(({"tool_calls": [call]} for call in calls), finish, MODEL, None))
+
+
 def _chunks(deltas: Iterable[Payload], finish: str | None, model: str, usage: Payload | None) -> list[Payload]:
     common = {"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": CREATED, "model": model}
     choices = [_choice(delta, None) for delta in deltas] + ([_choice({}, finish)] if finish else [])

@@ -21,8 +21,8 @@ _DROPPED: dict[str, tuple[Any, ...]] = {
 }
 #: Parameter -> the values that ask for nothing beside null, and why any other is refused.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "logprobs": ((False,), "This model does not return probabilities."),
     "top_logprobs": ((0,), "This model does not return probabilities."),
+    "logprobs": ((False,), "This model does not return probabilities."),
     "modalities": ((["text"], []), "This model answers in text only."),
     "audio": ((), "This model answers in text only."),
 }

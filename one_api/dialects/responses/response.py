@@ -9,7 +9,7 @@ from one_api.dialects.custom_input import CustomInput
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.responses.request import Shown, Translated
-from one_api.dialects.responses.tools import Tool
+from one_api.dialects.responses.tools import Kind, Tool
 
 #: What a response holds of the request that a stream leaves out: prompts and tools are long, and events many.
 _LONG: JSONObject = {"instructions": None, "tools": []}
@@ -78,14 +78,6 @@ def response_object(
         "store": stored,
         "usage": usage_of(usage) if usage is not None else None,
     }
-
-
-def own_response(request: Translated, identity: Identity, response: JSONObject, *, stored: bool) -> JSONObject:
-    """Return a response of an upstream that speaks this dialect under our id and the names that the client used."""
-    echo = {name: request.echo[name] for name in ("model", "previous_response_id")}
-    usage = response.get("usage")
-    counted = {"usage": usage_of(usage)} if isinstance(usage, dict) and "prompt_tokens" in usage else {}
-    return response | {"id": identity.id, **echo, "store": stored} | counted
 
 
 #: Counts of tokens that are no text, and of those that are beside such.
@@ -170,6 +162,11 @@ def call_prefix(tool: Tool) -> str:
     return _TOOL_PREFIXES[tool.kind]
 
 
+def kind_of_call(call: JSONObject) -> Kind:
+    """Return the kind of a call in chat, or of its first delta."""
+    return "custom" if "custom" in call else "function"
+
+
 def call_item(item_id: str, call_id: str, tool: Tool, text: str, status: str) -> JSONObject:
     """Return the call of a tool; ``text`` is the arguments, or a custom tool's input."""
     item: JSONObject = {"id": item_id, "status": status, "call_id": call_id}
@@ -235,7 +232,7 @@ def _output(
     output += [image_item(identity.item("ig", at), "completed", each) for at, each in enumerate(images, len(output))]
     for call in calls:
         body = call.get("function") or call.get("custom") or {}
-        tool = request.tools.find(body.get("name") or "")
+        tool = request.tools.find(body.get("name") or "", kind_of_call(call))
         item_id = identity.item(call_prefix(tool), len(output))
         output.append(call_item(item_id, call["id"], tool, _called_with(tool, body), "completed"))
     if status == "incomplete" and "status" in output[-1]:

@@ -13,11 +13,19 @@ from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.shapes import text_of
-from one_api.dialects.responses.failure import failure_of
+from one_api.dialects.responses.failure import error_of, failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
 from one_api.dialects.responses.output import CallItem, Event, ImageItem, MessageItem, OutputItem, ReasoningItem
 from one_api.dialects.responses.request import Translated
-from one_api.dialects.responses.response import Identity, Outcome, images_in, outcome_of, own_response, response_object
+from one_api.dialects.responses.required import RequiredFields, own_response
+from one_api.dialects.responses.response import (
+    Identity,
+    Outcome,
+    images_in,
+    kind_of_call,
+    outcome_of,
+    response_object,
+)
 from one_api.dialects.sse import encode_event
 from one_api.errors import GatewayError
 
@@ -61,6 +69,7 @@ class ResponseWriter(EventWriter):
         self._begun = False
         #: The upstream's own last event has been passed on.
         self._ended = False
+        self._required = RequiredFields(identity, request.echo | {"tools": []})
         #: Numbers and ids of items of the upstream that had an event of their own.
         self._done: set[Any] = set()
 
@@ -125,7 +134,7 @@ class ResponseWriter(EventWriter):
         The second event has the form of chat's error: OpenAI's own clients raise an exception on nothing else.
         """
         outcome = Outcome("failed", error=failure_of(error))
-        return self._opening() + self._final(outcome, encode_event(error.to_openai()) if self._error_frame else b"")
+        return self._opening() + self._final(outcome, encode_event(error_of(error)) if self._error_frame else b"")
 
     # What an upstream of this dialect says itself
 
@@ -137,15 +146,17 @@ class ResponseWriter(EventWriter):
         if kind == "response.created":
             self._begun = True
         before = b"" if self._begun else self._opening()
-        if kind == "response.output_item.done":
-            self._note_item(event)
         fields = {key: value for key, value in event.items() if key not in ("type", "sequence_number")}
+        fields = self._required.of_event(kind, fields)
+        if kind == "response.output_item.done":
+            self._note_item(fields)
         response = event.get("response")
         if not isinstance(response, dict):
             if kind not in ENDINGS:
                 return before + self._event(kind, fields)
             response = self._response(Outcome(kind.removeprefix("response.")))
-        found = own_response(self._request, self._identity, response, stored=self._keep)
+        status = kind.removeprefix("response.") if kind in ENDINGS else "in_progress"
+        found = own_response(self._request, self._identity, response, self._required, status=status, stored=self._keep)
         if kind not in ENDINGS:
             return before + self._event(kind, fields | {"response": found})
         self._ended = True
@@ -228,7 +239,9 @@ class ResponseWriter(EventWriter):
         body = entry.get("function") or entry.get("custom") or {}
         call = self._calls.get(entry["index"])
         if call is None:
-            call = self._calls[entry["index"]] = CallItem(entry["id"], self._request.tools.find)
+            call = self._calls[entry["index"]] = CallItem(
+                entry["id"], partial(self._request.tools.find, kind=kind_of_call(entry))
+            )
             self._items.append(call)
         call.add(body.get("name") or "", body.get("arguments") or body.get("input") or "")
 

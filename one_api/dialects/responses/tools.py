@@ -64,9 +64,9 @@ class ToolTable:
         """Return the value of chat's ``tools``."""
         return [{"type": "function", "function": function} for function in self._functions.values()]
 
-    def find(self, chat_name: str) -> Tool:
-        """Return the tool that a function stands for; one that the model made up is a function of that name."""
-        return self._tools.get(chat_name) or Tool("function", chat_name)
+    def find(self, chat_name: str, kind: Kind = "function") -> Tool:
+        """Return the tool that is called so in chat; one that the model made up is of the ``kind`` of its call."""
+        return self._tools.get(chat_name) or Tool(kind, chat_name)
 
     def chat_name(self, name: str, namespace: str | None) -> str:
         """Return what the function for a tool is called: legal everywhere, and never that of another tool."""

@@ -15,7 +15,7 @@ from one_api.dialects.openai.embeddings import EmbeddingRequest
 from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.text_completion import TextRequest
 from one_api.dialects.parameter_names import without_positions
-from one_api.errors import GatewayError, InvalidRequest
+from one_api.errors import GatewayError, UnknownModel
 from one_api.records import AttemptContext
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import Discovery
@@ -138,7 +138,7 @@ class BaseModelAdapter(ABC):
         body = request.body
         if "reasoning_effort" in body and self.may_refuse_effort(request.model):
             body = {key: value for key, value in body.items() if key != "reasoning_effort"}
-            context.warnings.append("reasoning.effort")
+            context.warnings.append("reasoning_effort")
         most, limit = self._longest_answer(request.model), request.body.get("max_completion_tokens")
         if most is not None and isinstance(limit, int) and limit > most:
             changes["max_completion_tokens"] = most
@@ -267,10 +267,8 @@ def _uncounted(error: GatewayError) -> GatewayError:
     return found
 
 
-def _not_spoken(request: Call) -> InvalidRequest:
-    return InvalidRequest(
-        f"`{request.model[:256]}` does not serve {DOORS[request.kind]}.", param="model", code="model_not_supported"
-    )
+def _not_spoken(request: Call) -> UnknownModel:
+    return UnknownModel(f"`{request.model[:256]}` does not serve {DOORS[request.kind]}.", param="model")
 
 
 class RequestAdapter(BaseModelAdapter):

@@ -15,7 +15,8 @@ from one_api.dialects.tokens import BYTES_PER_TOKEN
 #: Returns the signature that carries reasoning to the client and back; "" when no client wants it back.
 Seal: TypeAlias = Callable[[str], str]
 
-_STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
+#: Anthropic's words for answers that ended before their time.
+STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 #: What a model writes beside its text and calls.
 _WRITTEN = ("reasoning_content", "refusal")
 _LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
@@ -33,7 +34,8 @@ def to_message(
     text, refusal = _text(text_of(said)), _text(said.get("refusal"))
     scanner = StopScanner(form.stops if form.cuts else ())
     text = scanner.feed(text) + scanner.end() if text else ""
-    calls = [] if scanner.hit else [_call(call, form) for call in said.get("tool_calls") or () if "function" in call]
+    made = [] if scanner.hit else [call for call in said.get("tool_calls") or () if body_of(call)]
+    calls = [_call(call, form) for call in made]
     content = _thought(said, form, seal)
     if text.strip():
         cited = citations_of(said)
@@ -41,7 +43,8 @@ def to_message(
     if refusal.strip():
         content.append({"type": "text", "text": refusal})
     usage = completion.get("usage")
-    whole = all(isinstance(call["input"], dict) and "_raw_arguments" not in call["input"] for call in calls)
+    # The text of a custom tool shows no end of its own.
+    whole = not any("custom" in call for call in made) and not any("_raw_arguments" in call["input"] for call in calls)
     stop = Stop.of(choice, form, called=bool(calls), whole=whole, cut=scanner.stop)
     return {
         "id": message_id,
@@ -68,7 +71,7 @@ class Stop:
         ``called``: it holds calls, and ``whole``: all of their arguments have come. ``cut`` is the stop string at which
         the gateway has ended it.
         """
-        reason = _STOP_REASONS.get(choice.get("finish_reason") or "")
+        reason = STOP_REASONS.get(choice.get("finish_reason") or "")
         if cut is not None:
             return cls("stop_sequence", cut)
         # A call whose arguments were cut is not to be run.
@@ -154,21 +157,24 @@ def citations_of(said: JSONObject) -> list[JSONObject]:
     ]
 
 
+def body_of(call: JSONObject) -> JSONObject:
+    """Return what a call, or a delta of one, holds: of a function, or of a custom tool, whose input is a text."""
+    return call.get("function") or call.get("custom") or {}
+
+
 def _call(call: JSONObject, form: AnswerForm) -> JSONObject:
-    function = call["function"]
-    name = str(function.get("name") or "")
-    return {
-        "type": "tool_use",
-        "id": call_id(call.get("id")),
-        "name": form.names.get(name, name),
-        "input": tool_input(function.get("arguments")),
-    }
+    body = body_of(call)
+    name = str(body.get("name") or "")
+    # Anthropic's clients know no tool whose input is no object.
+    given = {"input": _text(body.get("input"))} if "custom" in call else tool_input(body.get("arguments"))
+    return {"type": "tool_use", "id": call_id(call.get("id")), "name": form.names.get(name, name), "input": given}
 
 
 def size_of(said: JSONObject) -> int:
     """Return how many characters the model has written in a message, or in a delta of one."""
     calls = said.get("tool_calls")
-    arguments = [(call.get("function") or {}).get("arguments") for call in calls] if calls else ()
+    bodies = [body_of(call) for call in calls] if calls else ()
+    arguments = [body.get("arguments") or body.get("input") for body in bodies]
     return sum(len(_text(each)) for each in (text_of(said), *map(said.get, _WRITTEN), *arguments))
 
 

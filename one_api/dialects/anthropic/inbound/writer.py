@@ -8,8 +8,10 @@ from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.anthropic.inbound.answer import (
+    STOP_REASONS,
     Seal,
     Stop,
+    body_of,
     call_id,
     citations_of,
     estimated_usage,
@@ -30,6 +32,8 @@ _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 #: Beginnings of arguments that may turn out to be empty, for which no delta is sent.
 _EMPTY_INPUTS = ("", "{", "{}")
 _BLANK = ("",)
+#: What makes an object of a custom tool's text.
+_TEXT_OPENING, _TEXT_CLOSING = '{"input":"', '"}'
 #: The types of deltas, and the fields that hold them, by the types of blocks; all others are of a call.
 _DELTAS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
 
@@ -57,6 +61,8 @@ class _Block:
     arguments: ValueScanner = field(default_factory=ValueScanner)
     #: Something but white space has come of the arguments.
     has_arguments: bool = False
+    #: Of a custom tool: its text, which is the one member of an object here.
+    is_custom: bool = False
 
     @property
     def kind(self) -> str:
@@ -223,13 +229,17 @@ class MessageWriter(EventWriter):
         self._advance(found)
 
     def _call(self, entry: JSONObject, found: list[bytes]) -> None:
-        index, function = entry.get("index", 0), entry.get("function") or {}
+        index, body = entry.get("index", 0), body_of(entry)
         block = self._calls.get(index)
         if block is None:
             start = {"type": "tool_use", "id": call_id(entry.get("id")), "name": "", "input": {}}
-            block = self._calls[index] = self._add(_Block(start, call=index), found)
-        block.start["name"] += function.get("name") or ""
-        if piece := function.get("arguments"):
+            block = self._calls[index] = self._add(_Block(start, call=index, is_custom="custom" in entry), found)
+        block.start["name"] += body.get("name") or ""
+        piece = body.get("arguments")
+        if block.is_custom:
+            piece = json.encode([body.get("input") or ""]).decode()[2:-2]
+            piece = piece if block.has_arguments else _TEXT_OPENING + piece
+        if piece:
             block.pieces.append(piece)
             block.arguments.add(piece)
             block.has_arguments = block.has_arguments or not piece.isspace()
@@ -279,8 +289,11 @@ class MessageWriter(EventWriter):
 
     def _close(self, found: list[bytes]) -> None:
         """End the first block; the next one takes its place."""
-        self._flush(found, closing=True)
         block = self._blocks[0]
+        is_cut = len(self._blocks) == 1 and self._finish.get("finish_reason") in STOP_REASONS
+        if block.is_custom and not is_cut:
+            block.pieces.append(_TEXT_CLOSING)
+        self._flush(found, closing=True)
         signature = block.signature
         if block.kind == "thinking" and not signature:
             signature = self._seal("".join(block.thought))

@@ -173,6 +173,8 @@ def read_response(data: bytes, decoded: Any = None) -> JSONObject:
         raise InvalidAnswer(str(error)) from None
     if response.get("status") == "failed" or response.get("error"):
         raise ErrorPayload(_failure_in({"response": response}))
+    if response.get("status") is None and response.get("output"):  # it has come whole, and names no failure
+        response["status"] = "incomplete" if response.get("incomplete_details") else "completed"
     if not isinstance(response.get("output"), list) or response.get("status") not in ("completed", "incomplete"):
         check_error(response)
         raise InvalidAnswer("it is not a whole response")
