@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from one_api.contract import DOORS, Kind
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.errors import UnknownModel
+from one_api.errors import InvalidRequest
 from one_api.routing.route import Route
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def suited(route: Route, kind: Kind) -> Route:
     model, those of a group whose space is set, else those that call their model as the first one does.
 
     Raises:
-        UnknownModel: when no target serves it; names where to ask this model.
+        InvalidRequest: when no target serves it; names where to ask this model.
     """
     targets = [each for each in route.targets if each.adapter.serves(each.model, kind)]
     if not targets:
@@ -81,10 +81,14 @@ def _warn(route: Route, narrowed: Route, space: str) -> None:
     )
 
 
-def _wrong_door(route: Route, kind: Kind) -> UnknownModel:
+def _wrong_door(route: Route, kind: Kind) -> InvalidRequest:
     known = {each for target in route.targets for each in target.adapter.kinds_of(target.model) or ()}
     doors = [path for each, path in DOORS.items() if each in known and each != kind]
     advice = f"ask it at POST {' or '.join(doors)}" if doors else "choose another one"
     # The doors of chats are several, with words of their own.
     wanted = "is not for chats" if kind == "chat" else f"does not serve {DOORS[kind]}"
-    return UnknownModel(f"The model `{route.model[:256]}` {wanted}: {advice}.", param="model")
+    return InvalidRequest(
+        f"The model `{route.model[:256]}` {wanted}: {advice}.",
+        param="model",
+        code="model_not_supported",
+    )

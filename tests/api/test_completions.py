@@ -212,4 +212,4 @@ def test_messages_lead_to_the_other_door(doors: DoorBed) -> None:
 def test_a_model_for_chats_is_not_asked(doors: DoorBed) -> None:
     answer = complete(doors, doors.model("talk"))
 
-    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert (answer.status, answer.error["code"]) == (400, "model_not_supported")

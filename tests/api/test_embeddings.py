@@ -411,7 +411,7 @@ def test_a_model_for_chats_is_not_asked_for_vectors(doors: DoorBed) -> None:
 
     answer = embed(doors, model)
 
-    assert (answer.status, answer.error["param"], answer.error["code"]) == (404, "model", "model_not_found")
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, "model", "model_not_supported")
     assert "/v1/chat/completions" in answer.error["message"]
     assert doors.asked(model) == {}
 
@@ -421,7 +421,7 @@ def test_a_model_for_vectors_is_not_asked_to_chat(doors: DoorBed) -> None:
 
     answer = doors.ask(model)
 
-    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert (answer.status, answer.error["code"]) == (400, "model_not_supported")
     assert "/v1/embeddings" in answer.error["message"]
     assert doors.asked(model) == {}
 

@@ -197,7 +197,7 @@ def test_the_alias_goes_up_as_the_upstreams_own_name() -> None:
 def test_a_model_of_another_kind_is_not_asked(doors: DoorBed, door: str) -> None:
     got = doors.call(door, {"model": "talk-0", "input": "x"})
 
-    assert (got.status, got.error["code"]) == (404, "model_not_found")
+    assert (got.status, got.error["code"]) == (400, "model_not_supported")
     assert "/v1/chat/completions" in got.error["message"]
 
 
@@ -542,7 +542,7 @@ def test_a_form_may_come_in_chunks(doors: DoorBed) -> None:
         (b'{"model":"any-0"}', "application/json", 415),
         (b"model=any-0", "application/x-www-form-urlencoded", 415),
         (form(("model", b"nothing-of-this-name")), "multipart/form-data; boundary=xYz", 404),
-        (form(("model", b"talk-0")), "multipart/form-data; boundary=xYz", 404),
+        (form(("model", b"talk-0")), "multipart/form-data; boundary=xYz", 400),
     ],
 )
 def test_what_is_no_form_for_this_door(doors: DoorBed, data: bytes, kind: str, status: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from one_api.contract import DOORS, Kind, ModelInfo
-from one_api.errors import UnknownModel
+from one_api.errors import InvalidRequest
 from one_api.models.adapters.base import BaseModelAdapter
 from one_api.routing.deployment import Deployment
 from one_api.routing.route import Policy, Route
@@ -64,10 +64,10 @@ def test_an_adapter_without_words_for_it_is_left_out_whatever_its_model_is_for()
 
 
 def test_the_right_addresses_are_named() -> None:
-    with pytest.raises(UnknownModel, match=r"/v1/embeddings or /v1/rerank") as caught:
+    with pytest.raises(InvalidRequest, match=r"/v1/embeddings or /v1/rerank") as caught:
         suited(route(at(Server("embedding")), at(Server("rerank"))), "chat")
 
-    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_supported")
 
 
 def test_vectors_come_from_models_of_one_name() -> None:

@@ -15,7 +15,7 @@ from one_api.dialects.openai.embeddings import EmbeddingRequest
 from one_api.dialects.openai.passthrough import PassthroughRequest
 from one_api.dialects.openai.text_completion import TextRequest
 from one_api.dialects.parameter_names import without_positions
-from one_api.errors import GatewayError, UnknownModel
+from one_api.errors import GatewayError, InvalidRequest
 from one_api.records import AttemptContext
 from one_api.upstream.client import Upstream
 from one_api.upstream.discovery import Discovery
@@ -267,8 +267,10 @@ def _uncounted(error: GatewayError) -> GatewayError:
     return found
 
 
-def _not_spoken(request: Call) -> UnknownModel:
-    return UnknownModel(f"`{request.model[:256]}` does not serve {DOORS[request.kind]}.", param="model")
+def _not_spoken(request: Call) -> InvalidRequest:
+    return InvalidRequest(
+        f"`{request.model[:256]}` does not serve {DOORS[request.kind]}.", param="model", code="model_not_supported"
+    )
 
 
 class RequestAdapter(BaseModelAdapter):

@@ -354,5 +354,5 @@ def test_what_cannot_be_ranked_is_refused(gateway: Gateway, fields: dict[str, An
 def test_a_model_that_answers_does_not_rank(gateway: Gateway, model: str) -> None:
     status, answer = rank(gateway, model=model)
 
-    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+    assert (status, answer["error"]["code"]) == (400, "model_not_supported")
     assert "/v1/chat/completions" in answer["error"]["message"]
