@@ -5,23 +5,38 @@ import sys
 from pathlib import Path
 
 import click
+from flask import Flask
 from flask.cli import FlaskGroup
 
 from one_api import __version__, quickstart
-from one_api.app import create_app
 from one_api.commands.cli import doctor_command, key_command
 from one_api.config import ConfigError, load
 
-cli = FlaskGroup(
+
+def _create_app() -> Flask:
+    # Only here, so that a command that needs no application imports none.
+    from one_api.app import create_app
+
+    return create_app()
+
+
+class _Commands(FlaskGroup):
+    """Finds the commands below before it imports what extensions of Flask add."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return self.commands.get(name) or super().get_command(ctx, name)
+
+
+cli = _Commands(
     name="one_api",
-    create_app=create_app,
+    create_app=_create_app,
     add_version_option=False,
     load_dotenv=False,  # our own configuration reads the files
     help="The one_api gateway.",
 )
 
 
-@cli.command("serve", context_settings={"ignore_unknown_options": True})
+@cli.command("serve", with_appcontext=False, context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def serve(options: tuple[str, ...]) -> None:
     """Serve with gunicorn, as the configuration says; OPTIONS are gunicorn's own.

@@ -103,6 +103,7 @@ GATES: dict[str, list[str]] = {
 }
 #: Imports that stand inside a function, each with its reason.
 LATE_IMPORTS = {
+    ("__main__", "one_api.app"): "a command that needs no application imports none",
     ("cache.answers", "one_api.cache.redis"): "a gateway without Redis imports nothing of its client",
     ("limits.storage", "one_api.limits.redis"): "a gateway without Redis imports nothing of its client",
     ("commands.cli", "one_api.commands.conversation"): "a gateway that serves imports nothing of requests",

@@ -5,13 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 from flask import Flask, current_app
 
-from one_api.api.service import Service
 from one_api.commands.accounts import register_account_commands
 from one_api.config import Config, ConfigError, Loaded, load, masked
 from one_api.dialects import json
@@ -20,6 +19,9 @@ from one_api.settings.adapters import DEFAULT_MODELS_DIR, LocalConfig
 from one_api.settings.files import as_yaml
 from one_api.settings.kinds import Secret
 from one_api.settings.sections import KeyConfig, key_names
+
+if TYPE_CHECKING:
+    from one_api.api.service import Service
 
 #: Exit codes of ``config reload``, beside 0 and click's own 1.
 _RESTART_NEEDED, _TIMED_OUT = 3, 4

@@ -151,6 +151,32 @@ def test_the_version_does_not_need_a_configuration() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+#: Says what is imported where a command ends, or becomes gunicorn.
+AUDITED = """
+import atexit, sys
+
+def loaded(how):
+    print(how, *(name for name in ("one_api.app", "flask_limiter", "aiohttp") if name in sys.modules), flush=True)
+
+sys.addaudithook(lambda event, _: loaded("becomes gunicorn") if event == "os.exec" else None)
+atexit.register(loaded, "ends")
+from one_api.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "end"), [(["--version"], "ends"), (["key"], "ends"), (["serve", "--version"], "becomes gunicorn")]
+)
+def test_a_command_that_needs_no_application_imports_none(arguments: list[str], end: str) -> None:
+    env = {"PATH": os.environ.get("PATH", os.defpath), "ONE_API_ENV_FILE": os.devnull, "API_KEYS": "k"}
+    command = [sys.executable, "-c", AUDITED, *arguments]
+
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+
+    assert end in done.stdout.splitlines(), done.stdout + done.stderr
+
+
 def test_the_commands_are_listed() -> None:
     done = run("--help", env={})
 
