@@ -9,7 +9,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from one_api import __version__, quickstart
-from one_api.commands.cli import doctor_command, key_command
+from one_api.commands.cli import WITHOUT_APPLICATION, key_command
 from one_api.config import ConfigError, load
 
 
@@ -53,8 +53,8 @@ def serve(options: tuple[str, ...]) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, *settings])  # noqa: S606 - no shell
 
 
-cli.add_command(key_command)
-cli.add_command(doctor_command)
+for command in (key_command, *WITHOUT_APPLICATION):
+    cli.add_command(command)
 cli = click.version_option(__version__, prog_name="one_api")(cli)
 
 

@@ -186,7 +186,7 @@ def create_app(config: Config | Mapping[str, Any] | None = None) -> Flask:
     app.extensions["one_api"] = parts = Service(reload, observers, accounts, counts, log, tracing, siblings=siblings)
     siblings.answer = partial(answer_sibling, parts)
     _add_routes(app, accounts)
-    register_commands(app)
+    register_commands(app.cli)
     return app
 
 

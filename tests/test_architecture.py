@@ -304,7 +304,6 @@ IN_USE = {
     ("admin.routes", "parts.snapshot"): "another process asks, there is no request",
     ("api.metrics", "parts.snapshot"): "a scrape shows what is in use",
     ("app", "parts.snapshot"): "what requests took is booked after their end, by the prices of that time",
-    ("commands.cli", "service.snapshot"): "a command is no request",
     ("serving.asgi", "self._service.server"): "connections are no requests",
     ("serving.asgi", "service.server"): "the time that a body may take counts from before the request begins",
 }

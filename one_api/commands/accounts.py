@@ -25,12 +25,6 @@ _NUMBERS = ("rpm", "tpm", "concurrent")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-def register_account_commands(app: Flask) -> None:
-    """Add them to ``app``."""
-    for command in (_keys, _teams, _budgets, _usage, _prices, _db):
-        app.cli.add_command(command)
-
-
 @contextmanager
 def administration() -> "Iterator[Administration]":
     """Open what commands work on; everything that goes wrong becomes a sentence."""
@@ -381,3 +375,7 @@ def _export(target: Path) -> None:
     with administration() as opened:
         opened.export(target)
         click.echo(f"{target} holds a copy of the database. Danger: it is as confidential as the database itself.")
+
+
+#: The commands of this module.
+ACCOUNT_COMMANDS = (_keys, _teams, _budgets, _usage, _prices, _db)

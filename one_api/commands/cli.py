@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import click
-from flask import Flask, current_app
+from flask import Flask
 
-from one_api.commands.accounts import register_account_commands
+from one_api.commands.accounts import ACCOUNT_COMMANDS
 from one_api.config import Config, ConfigError, Loaded, load, masked
 from one_api.dialects import json
 from one_api.engine.download import FetchFailed, fetch_default_model
@@ -19,9 +19,6 @@ from one_api.settings.adapters import DEFAULT_MODELS_DIR, LocalConfig
 from one_api.settings.files import as_yaml
 from one_api.settings.kinds import Secret
 from one_api.settings.sections import KeyConfig, key_names
-
-if TYPE_CHECKING:
-    from one_api.api.service import Service
 
 #: Exit codes of ``config reload``, beside 0 and click's own 1.
 _RESTART_NEEDED, _TIMED_OUT = 3, 4
@@ -32,17 +29,6 @@ _POLL_S = 0.1
 _url_option = click.option(
     "--url", help="Where the gateway is, such as http://127.0.0.1:8000; by default where it is configured."
 )
-
-
-def register_commands(app: Flask) -> None:
-    """Add our commands to ``app``."""
-    app.cli.add_command(_config)
-    app.cli.add_command(_check)
-    app.cli.add_command(_chat)
-    app.cli.add_command(_route)
-    app.cli.add_command(_models)
-    app.cli.add_command(doctor_command)
-    register_account_commands(app)
 
 
 @click.group("config")
@@ -157,11 +143,12 @@ def _load() -> Loaded:
         raise click.ClickException(str(error)) from None
 
 
-def _say_sources() -> None:
-    """Write to standard error which files the configuration comes from, if any."""
-    loaded = load()
+def _load_and_say() -> Config:
+    """Read the configuration, and write to standard error which files it comes from, if any."""
+    loaded = _load()
     if loaded.files:
         click.echo(f"configuration: {loaded.sources}", err=True)
+    return loaded.config
 
 
 @click.group("route")
@@ -179,9 +166,7 @@ def _explain(model: str, url: str | None, recent: int) -> None:
     Asks the gateway that this configuration describes, or the one at --url; it must run on this machine. Every process
     of it has counts of its own, so each is shown.
     """
-    _say_sources()
-    service: Service = current_app.extensions["one_api"]
-    found = _ask_gateway(service.snapshot.config, url, f"/admin/routes/{quote(model)}")
+    found = _ask_gateway(_load_and_say(), url, f"/admin/routes/{quote(model)}")
     views = [found, *found["others"]]
     for view in views:
         click.echo(f"process {view['process']}, one of {found['processes']}: each has counts of its own")
@@ -285,7 +270,7 @@ def _models() -> None:
 def _fetch(folder: Path | None) -> None:
     """Put the small default model into FOLDER, or into that of the first local adapter."""
     try:
-        fetch_default_model(folder or next(iter(_local_adapters()), Path(DEFAULT_MODELS_DIR)), click.echo)
+        fetch_default_model(folder or next(iter(_local_adapters(_load().config)), Path(DEFAULT_MODELS_DIR)), click.echo)
     except FetchFailed as error:
         raise click.ClickException(str(error)) from None
 
@@ -296,19 +281,27 @@ def _list() -> None:
     # Only here, so that a gateway without local models imports nothing of the engine.
     from one_api.engine.inventory import table
 
-    _say_sources()
-    configs = _local_adapters()
+    configs = _local_adapters(_load_and_say())
     if not configs:
         raise click.ClickException("no local adapter is configured: set LOCAL_MODELS_ENABLED=true")
     for line in table(configs, configs=configs):
         click.echo(line)
 
 
-def _local_adapters() -> dict[Path, LocalConfig]:
+def _local_adapters(config: Config) -> dict[Path, LocalConfig]:
     """Return the local adapters by their folders; of several with one folder the first."""
-    service: Service = current_app.extensions["one_api"]
     found: dict[Path, LocalConfig] = {}
-    for adapter in service.snapshot.config.adapters.values():
+    for adapter in config.adapters.values():
         if isinstance(adapter, LocalConfig):
             found.setdefault(Path(adapter.models_dir), adapter)
     return found
+
+
+#: Those that work on the configuration as it is read: no application has to be made for them.
+WITHOUT_APPLICATION = (_chat, _route, _models, doctor_command, *ACCOUNT_COMMANDS)
+
+
+def register_commands(group: click.Group) -> None:
+    """Add the commands to Flask's: in front of these an application is made, which an adapter may refuse."""
+    for command in (_config, _check, *WITHOUT_APPLICATION):
+        group.add_command(command)

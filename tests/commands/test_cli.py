@@ -166,7 +166,14 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "end"), [(["--version"], "ends"), (["key"], "ends"), (["serve", "--version"], "becomes gunicorn")]
+    ("arguments", "end"),
+    [
+        (["--version"], "ends"),
+        (["key"], "ends"),
+        (["chat", "Hi"], "ends"),
+        (["models", "list"], "ends"),
+        (["serve", "--version"], "becomes gunicorn"),
+    ],
 )
 def test_a_command_that_needs_no_application_imports_none(arguments: list[str], end: str) -> None:
     env = {"PATH": os.environ.get("PATH", os.defpath), "ONE_API_ENV_FILE": os.devnull, "API_KEYS": "k"}
