@@ -14,7 +14,7 @@ import pytest
 from tests.serving.clients import wait_until
 from tests.serving.test_start import answers
 from tests.support import ScriptedUpstream, free_port, sse, text_chunks
-from tests.support.launcher import REPOSITORY
+from tests.support.launcher import REPOSITORY, run_program
 
 
 def environment(folder: Path, port: int, **more: str) -> dict[str, str]:
@@ -33,10 +33,7 @@ class Installed:
 
     def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run a command to its end."""
-        command = [sys.executable, "-m", "one_api", *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env=self._env, input=stdin, capture_output=True, text=True, timeout=60
-        )
+        return run_program("one_api", *arguments, env=self._env, folder=self.folder, stdin=stdin)
 
     @contextlib.contextmanager
     def serving(self, *arguments: str) -> Iterator[Path]:

@@ -1,8 +1,6 @@
 """A gateway's database is backed up while it serves and put back, and moved to PostgreSQL, as docs/accounts.md says."""
 
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +12,12 @@ from one_api.accounts.database import open_engine
 from tests.accounts.conftest import postgres_schema
 from tests.accounts.test_budgets import Account, admin, ask_at_once, check_books, gateway_on, unit_model, until
 from tests.api.bed import Bed
-from tests.support.launcher import REPOSITORY
+from tests.support import run_program
 
 
 def flask(bed: Bed, *arguments: str, **env: str) -> str:
     """What a command prints."""
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
-    given = {**bed.gateway.environment, **env}
-    done = subprocess.run(command, cwd=REPOSITORY, env=given, capture_output=True, text=True)
+    done = run_program("flask", "--app", "wsgi", *arguments, env={**bed.gateway.environment, **env})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -96,11 +96,12 @@ class Launcher:
         env: Mapping[str, str],
         stdout: Path,
         stderr: Path | None = None,
+        stdin: Path | None = None,
         max_files: int | None = None,
     ) -> Program:
         """Run ``python -m module arguments``, which writes to files; without ``stderr`` all goes into one.
 
-        ``max_files`` is how many files it may have open.
+        Without ``stdin`` it reads nothing. ``max_files`` is how many files it may have open.
         """
         asked = {
             "module": module,
@@ -109,6 +110,7 @@ class Launcher:
             "env": dict(env),
             "stdout": str(stdout),
             "stderr": str(stderr or stdout),
+            "stdin": str(stdin or os.devnull),
             "max_files": max_files,
         }
         with self._lock:
@@ -171,12 +173,18 @@ def start_program(
 
 
 def run_program(
-    module: str, *arguments: str, env: Mapping[str, str], folder: Path = REPOSITORY, timeout_s: float = 60.0
+    module: str,
+    *arguments: str,
+    env: Mapping[str, str],
+    folder: Path = REPOSITORY,
+    stdin: str = "",
+    timeout_s: float = 60.0,
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``python -m module arguments`` to its end; raises subprocess.TimeoutExpired."""
-    with tempfile.TemporaryDirectory(prefix="program-") as outputs:
-        out, err = Path(outputs, "out"), Path(outputs, "err")
-        program = LAUNCHER.start(module, *arguments, folder=folder, env=env, stdout=out, stderr=err)
+    with tempfile.TemporaryDirectory(prefix="program-") as files:
+        out, err, given = Path(files, "out"), Path(files, "err"), Path(files, "in")
+        given.write_text(stdin)
+        program = LAUNCHER.start(module, *arguments, folder=folder, env=env, stdout=out, stderr=err, stdin=given)
         try:
             status = program.wait(timeout_s)
         finally:
@@ -212,7 +220,7 @@ def become(asked: dict[str, Any]) -> None:
     """Make this process what the program's would be, had it been started by a shell."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for descriptor, path in enumerate((os.devnull, asked["stdout"], asked["stderr"])):
+    for descriptor, path in enumerate((asked["stdin"], asked["stdout"], asked["stderr"])):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if descriptor else os.O_RDONLY
         opened = os.open(path, flags, 0o600)
         os.dup2(opened, descriptor)
