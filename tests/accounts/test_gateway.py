@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
 from sqlalchemy import Engine, func, select
 
 from one_api.accounts import ledger
@@ -40,6 +39,7 @@ from tests.support import (
     text_chunks,
     tokens,
 )
+from tests.support.description import described_operations
 
 PRICES: Any = {"models": {"a/*": {"input": 1, "output": 10}, "b/*": {"input": 2, "output": 20}}}
 
@@ -606,9 +606,7 @@ def test_what_a_key_sees_is_as_described(bed: Bed, engine: Engine, make: Callabl
     model, key = bed.model(), make(rpm=0)
     bed.a.on(model, json_reply(completion("Hi", usage=tokens(1000, 100))))
     row_of(engine, bed.ask(model, key=key))
-    described = schemathesis.openapi.from_url(f"{bed.gateway.url}/openapi.json")
-    operations: list[Any] = list(described.get_all_operations())
-    found = {operation.ok().path: operation.ok() for operation in operations}
+    found = {operation.ok().path: operation.ok() for operation in described_operations(bed.gateway.url)}
 
     assert found.keys() >= ACCOUNT_PATHS
     for path in ACCOUNT_PATHS:
