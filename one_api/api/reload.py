@@ -196,7 +196,7 @@ class Reload:
         assert self._sources is not None  # noqa: S101 - there is nothing to load without
         new = await asyncio.to_thread(self._sources.build, config, restart_needed, old)
         try:
-            await new.registry.settle()
+            await new.registry.wait_discovered()
         except BaseException:
             await new.registry.let_go(self._unshared(new, [old, *self._old]))
             raise

@@ -35,7 +35,7 @@ from one_api.settings.sections import GroupConfig
 from one_api.upstream.scrubbing import Scrubber
 
 #: How long an unknown id, or the model list, waits for the first answers of upstreams after the start, in seconds.
-_SETTLE_S = 2.5
+_DISCOVERY_S = 2.5
 
 
 class ModelRegistry:
@@ -94,7 +94,7 @@ class ModelRegistry:
 
     async def list_all_models(self) -> list[JSONObject]:
         """Return the entries of the ids that are listed; requests may name all of ``model_mapping``."""
-        await self.settle()
+        await self.wait_discovered()
         return self.routes.entries()
 
     async def get_model(self, model: str) -> JSONObject:
@@ -161,8 +161,8 @@ class ModelRegistry:
         ask = partial(self._ask, route)
         if self._answers is None or not isinstance(request, ChatRequest) or is_passed_through(route, request):
             return await ask(request, context)
-        known = CacheRoute.of(route, self._config.adapters)
-        return await self._answers.run(known, request, context, ask, encoded=encoded)
+        cache_route = CacheRoute.of(route, self._config.adapters)
+        return await self._answers.run(cache_route, request, context, ask, encoded=encoded)
 
     async def embed(self, request: EmbeddingRequest, context: CallContext) -> JSONObject:
         """Return the vectors that ``request`` asks for, see ``embeddings.answer_of``; raises as ``complete``."""
@@ -179,8 +179,8 @@ class ModelRegistry:
         route = await self._route_for(request, context)
         if self._answers is None:
             return await self._ask(route, request, context)
-        known = CacheRoute.of(route, self._config.adapters)
-        return await keeper(self._answers).run(known, request, context, partial(self._ask, route))
+        cache_route = CacheRoute.of(route, self._config.adapters)
+        return await keeper(self._answers).run(cache_route, request, context, partial(self._ask, route))
 
     async def _ask(self, route: Route, call: Call, context: CallContext) -> Any:
         """Return the answer of a deployment of ``route``: what ``call`` asks for is what it is."""
@@ -219,7 +219,7 @@ class ModelRegistry:
         """Return where ``model`` leads; right after the start it waits for upstreams to say what they have."""
         route = self.routes.resolve(model)
         if route is None:
-            await self.settle()
+            await self.wait_discovered()
             route = self.routes.resolve(model)
         if route is None and (waiting := self.pending):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in waiting.items())
@@ -272,11 +272,11 @@ class ModelRegistry:
             await self._answers.let_go()
         await asyncio.gather(*(adapter.aclose() for adapter in adapters))
 
-    async def settle(self) -> None:
+    async def wait_discovered(self) -> None:
         """Start, and wait for a short time until every upstream has been asked once."""
         await self.start()
         if self.pending:
-            await self._each(lambda adapter: adapter.settled(_SETTLE_S))
+            await self._each(lambda adapter: adapter.wait_discovered(_DISCOVERY_S))
 
     async def aclose(self) -> None:
         """End the calls that requests share, and close every adapter."""

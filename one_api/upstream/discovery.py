@@ -102,7 +102,7 @@ class Discovery:
         if self._asks and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep_asking())
 
-    async def settled(self, timeout_s: float) -> None:
+    async def wait_discovered(self, timeout_s: float) -> None:
         """Wait for the end of the first question that the models depend on, at most ``timeout_s``."""
         if self._wanted and self._task is not None:
             with suppress(TimeoutError):

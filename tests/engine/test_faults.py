@@ -86,7 +86,7 @@ async def serve(run_dir: Path) -> AsyncIterator[Callable[..., Any]]:
         adapter = LocalModelAdapter("local", LocalConfig(models_dir=str(folder), **small | settings), run_dir, 0.1)
         made.append(adapter)
         await adapter.start()
-        await adapter.settled(30)
+        await adapter.wait_discovered(30)
         return adapter
 
     yield start

@@ -221,7 +221,7 @@ class BaseModelAdapter(ABC):
     async def start(self) -> None:  # noqa: B027 - many have none
         """Begin work in the background; called once per process, on its loop."""
 
-    async def settled(self, timeout_s: float) -> None:  # noqa: B027 - as above
+    async def wait_discovered(self, timeout_s: float) -> None:  # noqa: B027 - as above
         """Wait until the first attempt to learn the models has ended, at most ``timeout_s``."""
 
     def inherit(self, before: "BaseModelAdapter") -> None:  # noqa: B027 - as above
@@ -380,9 +380,9 @@ class RemoteAdapter(RequestAdapter):
         """Begin to ask for the model list, now and then, unless it is configured."""
         self._discovery.start()
 
-    async def settled(self, timeout_s: float) -> None:
+    async def wait_discovered(self, timeout_s: float) -> None:
         """Wait for the end of the first question."""
-        await self._discovery.settled(timeout_s)
+        await self._discovery.wait_discovered(timeout_s)
 
     def inherit(self, before: BaseModelAdapter) -> None:
         """See ``BaseModelAdapter``: the models are known at once."""

@@ -114,7 +114,7 @@ class LocalModelAdapter(RequestAdapter):
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_task(self._keep_looking())
 
-    async def settled(self, timeout_s: float) -> None:
+    async def wait_discovered(self, timeout_s: float) -> None:
         """Wait until the folder has been read once."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):

@@ -446,7 +446,7 @@ async def test_all_pages_of_the_list(make: Make, upstream: ScriptedUpstream) -> 
     )
     adapter = make(models=None)
     await adapter.start()
-    await adapter.settled(5)
+    await adapter.wait_discovered(5)
 
     assert adapter.pending is None
     assert [info.id for info in adapter.list_models()] == ["claude-a", "claude-c"]
@@ -466,7 +466,7 @@ async def test_a_list_that_never_ends_is_left(make: Make, upstream: ScriptedUpst
     upstream.on_models(model_page(claude_model("claude-a"), more=True))
     adapter = make(models=None)
     await adapter.start()
-    await adapter.settled(5)
+    await adapter.wait_discovered(5)
 
     assert [info.id for info in adapter.list_models()] == ["claude-a"]
     assert len(upstream.model_requests) == 2
@@ -506,7 +506,7 @@ async def test_nobody_waits_for_a_list_that_only_corrects(make: Make, upstream: 
     await adapter.start()
 
     async with asyncio.timeout(2):
-        await adapter.settled(60)
+        await adapter.wait_discovered(60)
 
 
 async def sent_limit(adapter: ClaudeAdapter, upstream: ScriptedUpstream) -> int:
@@ -519,7 +519,7 @@ async def test_what_the_list_says_of_a_model_counts(make: Make, upstream: Script
     upstream.on_models(model_page(claude_model(OPUS, max_tokens=777)))
     adapter = make(models=None)
     await adapter.start()
-    await adapter.settled(5)
+    await adapter.wait_discovered(5)
 
     await ask(adapter)
 
@@ -530,7 +530,7 @@ async def test_a_refused_credential(make: Make, upstream: ScriptedUpstream) -> N
     upstream.on_models(claude_error(401, "authentication_error", "invalid x-api-key sk-ant-api03-secret"))
     adapter = make(models=None)
     await adapter.start()
-    await adapter.settled(5)
+    await adapter.wait_discovered(5)
 
     assert adapter.pending == "The upstream refused this gateway's credential. It said: invalid x-api-key [removed]"
     upstream.on(OPUS, claude_error(401, "authentication_error", "invalid x-api-key"))

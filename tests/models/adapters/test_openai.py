@@ -369,7 +369,7 @@ async def test_configured_models_are_not_asked_for(make: Make, upstream: Scripte
     adapter, before = make(models=("x", "y")), len(upstream.model_requests)
 
     await adapter.start()
-    await adapter.settled(1)
+    await adapter.wait_discovered(1)
 
     assert [model.id for model in adapter.list_models()] == ["x", "y"]
     assert adapter.pending is None
@@ -384,7 +384,7 @@ async def test_models_are_discovered(make: Make) -> None:
 
     await adapter.start()
     await adapter.start()
-    await adapter.settled(2)
+    await adapter.wait_discovered(2)
 
     assert [(model.id, model.owned_by) for model in adapter.list_models()] == [
         ("first", "scripted"), ("second", "scripted")
@@ -396,7 +396,7 @@ async def test_an_upstream_that_cannot_be_asked_is_pending(make: Make) -> None:
     adapter = make(models=None, base_url=f"http://127.0.0.1:{free_port()}/v1")
 
     await adapter.start()
-    await adapter.settled(2)
+    await adapter.wait_discovered(2)
 
     assert (adapter.list_models(), adapter.pending) == ([], "The upstream could not be reached.")
 
@@ -404,7 +404,7 @@ async def test_an_upstream_that_cannot_be_asked_is_pending(make: Make) -> None:
 async def test_closing_twice_does_no_harm(make: Make) -> None:
     adapter = make(models=None)
     await adapter.start()
-    await adapter.settled(2)
+    await adapter.wait_discovered(2)
 
     for _ in range(2):
         await adapter.aclose()
