@@ -33,12 +33,37 @@ _MAX_DEBT_S, _MAX_CREDIT_S = 0.01, 0.001
 _LOOK_S = 0.001
 
 
-class FairScheduler:
-    """Decides what may go on in this pass of the running loop, and runs the rest later, in its order."""
+class TurnQueue:
+    """What is submitted is called in its order, one in each pass of the running loop."""
 
     def __init__(self) -> None:
         self._queue: deque[Callable[[], None]] = deque()
         self._is_scheduled = False
+
+    def submit(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, after all that were submitted before, and never within this call."""
+        self._queue.append(callback)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    async def wait_turn(self) -> None:
+        """Wait for what is submitted here to be called."""
+        await _turn(self.submit)
+
+    def _run(self) -> None:
+        callback = self._queue.popleft()
+        self._is_scheduled = bool(self._queue)
+        if self._is_scheduled:
+            asyncio.get_running_loop().call_soon(self._run)
+        callback()
+
+
+class FairScheduler(TurnQueue):
+    """Decides what may go on in this pass of the running loop, and runs the rest later, in its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
         #: When the first burst of this pass asked; None before.
         self._pass_began: float | None = None
         self._starts: deque[Callable[[], None]] = deque()
@@ -58,17 +83,6 @@ class FairScheduler:
             self._pass_began = now
             asyncio.get_running_loop().call_soon(self._end_pass)
         return now - self._pass_began > _PASS_S
-
-    def submit(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, in a later pass of the loop, after all that were submitted before."""
-        self._queue.append(callback)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._run)
-
-    async def wait_turn(self) -> None:
-        """Wait for the next share."""
-        await _turn(self.submit)
 
     def start(self, callback: Callable[[], None]) -> None:
         """Call ``callback``, which starts a request: at once, or in its turn when many start in one moment."""
@@ -127,15 +141,8 @@ class FairScheduler:
     def _end_pass(self) -> None:
         self._pass_began = None
 
-    def _run(self) -> None:
-        callback = self._queue.popleft()
-        self._is_scheduled = bool(self._queue)
-        if self._is_scheduled:
-            asyncio.get_running_loop().call_soon(self._run)
-        callback()
 
-
-class SpareTimeQueue:
+class SpareTimeQueue(TurnQueue):
     """Work of which one peer may ask for much, and hardly one does: it goes on while the loop has time for it.
 
     One read may hold hundreds of pipelined requests, and a crowd may send long bodies without a pause. One of them goes
@@ -145,35 +152,18 @@ class SpareTimeQueue:
 
     def __init__(self, part: float, max_wait_s: float) -> None:
         """``part`` is that part; ``max_wait_s``, of the thread's own time, is how long the first in the queue waits."""
+        super().__init__()
         self._part, self._max_wait_s = part, max_wait_s
-        self._queue: deque[Callable[[], None]] = deque()
-        self._is_scheduled = False
         self._debt_s = 0.0
         self._clock = OwnTime()
         self._now = self._cpu = self._started_at = 0.0
 
-    def submit(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, after all that were submitted before, and never within this call."""
-        self._queue.append(callback)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._run)
-
-    async def wait_turn(self) -> None:
-        """Wait for what is submitted here to be called."""
-        await _turn(self.submit)
-
     def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         if self._must_wait():
-            loop.call_later(_LOOK_S, self._run)
+            asyncio.get_running_loop().call_later(_LOOK_S, self._run)
             return
         self._started_at = self._now
-        callback = self._queue.popleft()
-        self._is_scheduled = bool(self._queue)
-        if self._is_scheduled:
-            loop.call_soon(self._run)
-        callback()
+        super()._run()
 
     def _must_wait(self) -> bool:
         """Return whether this thread has used more CPU time than it should have by now."""
