@@ -185,6 +185,8 @@ class CallRecord(Struct):
     cache_age_s: int | None = None
     #: No upstream was asked for this request: the answer was kept, or another request stands for its cost.
     free: bool = False
+    #: Observers have been given it.
+    reported: bool = False
     #: In the order of their start.
     attempts: list[AttemptRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -282,6 +284,9 @@ class Observer(Protocol):
     def on_call(self, record: CallRecord) -> None:
         """Take note of ``record``; must not block."""
 
+    def on_late_attempt(self, record: CallRecord, attempt: AttemptRecord) -> None:
+        """Take note of an attempt that begins after ``record`` was given, for requests that share its call."""
+
 
 class WithinBudgets(Protocol):
     """The budgets of one request."""
@@ -309,6 +314,14 @@ class CallContext(Struct, frozen=True):
     within_budgets: "WithinBudgets | None" = None
     #: The request is known to be short: no time need be spent on finding that out.
     is_short: bool = False
+    #: Gives observers an attempt that begins when they have been given the record already.
+    on_late_attempt: Callable[[CallRecord, AttemptRecord], None] | None = None
+
+    def begins(self, attempt: AttemptRecord) -> None:
+        """Note an attempt that begins."""
+        self.record.attempts.append(attempt)
+        if self.record.reported and self.on_late_attempt is not None:
+            self.on_late_attempt(self.record, attempt)
 
     def for_attempt(self) -> "AttemptContext":
         """Return what one attempt's adapter may know."""

@@ -90,8 +90,10 @@ class OpenCall:
                     self.record.cost = self.snapshot.cost_of(self.record)
                 if self._parts.accounts is not None:
                     self._parts.accounts.book(self.record, self.snapshot.prices)
-                for observer in (self._parts.recent, *self._parts.observers):
+                self._parts.recent.on_call(self.record)
+                for observer in self._parts.observers:
                     observer.on_call(self.record)
+                self.record.reported = True
         finally:
             self.snapshot.requests.discard(self)
             self._parts.calls.discard(self)
@@ -112,7 +114,8 @@ def call_context(model: str, *, stream: bool) -> CallContext:
         accounts.within_budgets(known.caller, record, used.config.budget, used.prices) if accounts is not None else None
     )
     cache_control = current_request().environ.get("HTTP_CACHE_CONTROL")
-    return CallContext(record, known.caller, cache_control, within, known.get("is_short", False))
+    is_short, on_late_attempt = known.get("is_short", False), service().on_late_attempt
+    return CallContext(record, known.caller, cache_control, within, is_short, on_late_attempt)
 
 
 def register(app: Flask) -> None:

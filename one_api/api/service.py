@@ -15,7 +15,7 @@ from one_api.observability.log import LineWriter
 from one_api.observability.metrics import Metrics
 from one_api.observability.process import watch_loop
 from one_api.observability.recent import RecentCalls
-from one_api.records import Observer
+from one_api.records import AttemptRecord, CallRecord, Observer
 from one_api.serving.current import current_application
 from one_api.serving.siblings import Siblings
 from one_api.serving.tasks import stop
@@ -71,6 +71,11 @@ class Service:
     def registry(self) -> ModelRegistry:
         """Return the models of new requests, for code that registers adapters of its own at the start."""
         return self.snapshot.registry
+
+    def on_late_attempt(self, record: CallRecord, attempt: AttemptRecord) -> None:
+        """Give every observer an attempt that begins after it was given the record."""
+        for observer in self.observers:
+            observer.on_late_attempt(record, attempt)
 
     def begin_reload(self, by: str) -> None:
         """Reload the configuration, on the running loop; ``by`` names what asked for it, for the log."""

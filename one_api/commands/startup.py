@@ -17,7 +17,7 @@ from one_api.contract import JSONObject
 from one_api.dialects import json
 from one_api.engine.download import DEFAULT_MODEL
 from one_api.engine.gguf import discover
-from one_api.observability.log import head_of, write_at_once
+from one_api.observability.log import bounded_line, head_of, write_at_once
 from one_api.settings.adapters import AdapterConfig, LocalConfig, OutsideConfig
 from one_api.settings.kinds import without_secrets
 from one_api.settings.outside import type_name
@@ -71,12 +71,12 @@ def announcement(loaded: Loaded, listening: Listening) -> str:
 
 def announcement_as_json(loaded: Loaded, listening: Listening) -> str:
     """Return the same table as one line of the log."""
-    return json.encode(head_of("start") | {"version": __version__} | table(loaded, listening)).decode()
+    return bounded_line(head_of("start") | {"version": __version__} | table(loaded, listening))
 
 
 def warning_as_json(warning: Problem) -> str:
     """Return a warning as one line of the log."""
-    return json.encode(head_of("log", "warning") | {"logger": "one_api", "message": str(warning)}).decode()
+    return bounded_line(head_of("log", "warning") | {"logger": "one_api", "message": str(warning)})
 
 
 def _rows(name: str, values: list[str]) -> Iterator[tuple[str, str]]:

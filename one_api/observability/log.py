@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from one_api.dialects import json
-from one_api.records import CallRecord
+from one_api.records import AttemptRecord, CallRecord
 
 try:
     import fcntl
@@ -76,6 +76,9 @@ class LogObserver:
         else:
             line = f"{_local_second(int(time.time()))} {_shown(fields)}"
         self._writer.write(line)
+
+    def on_late_attempt(self, record: CallRecord, attempt: AttemptRecord) -> None:
+        """See ``Observer``: the line is written already."""
 
 
 def json_line(value: Mapping[str, Any] | list[Any]) -> str:
@@ -310,11 +313,16 @@ class JSONFormatter(logging.Formatter):
         fields |= {"logger": record.name, "message": record.getMessage(), **getattr(record, "facts", {})}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        line, characters = json_line(fields), MAX_LINE_CHARACTERS
-        while characters and len(line) > MAX_LINE_CHARACTERS:
-            characters //= 2
-            line = json_line({name: _shortened(value, characters) for name, value in fields.items()})
-        return line
+        return bounded_line(fields)
+
+
+def bounded_line(fields: Mapping[str, object]) -> str:
+    """Return a line in JSON of MAX_LINE_CHARACTERS at most; what is too long in it is shortened."""
+    line, characters = json_line(fields), MAX_LINE_CHARACTERS
+    while characters and len(line) > MAX_LINE_CHARACTERS:
+        characters //= 2
+        line = json_line({name: _shortened(value, characters) for name, value in fields.items()})
+    return line
 
 
 def _shortened(value: object, characters: int) -> object:

@@ -212,17 +212,25 @@ class Metrics:
 
     def _count_attempts(self, record: CallRecord, model: str, stream: str, ended: float) -> None:
         for attempt in record.attempts:
-            if attempt.kind != "first":
-                self.failovers.at(model, attempt.kind).value += 1
-            if attempt.seconds is not None:
-                self._count_attempt(attempt, is_streamed=record.stream)
-                continue
-            if len(self._unsettled) >= _MAX_UNSETTLED:
-                self._count_settled()
-            if len(self._unsettled) < _MAX_UNSETTLED:
-                self._unsettled.append((attempt, record.stream))
+            self._count_or_wait(attempt, model, is_streamed=record.stream)
         if record.outcome == "ok":
             self._count_overhead(record, stream, ended)
+
+    def on_late_attempt(self, record: CallRecord, attempt: AttemptRecord) -> None:
+        """See ``Observer``."""
+        self._count_or_wait(attempt, record.known_model or "unknown", is_streamed=record.stream)
+
+    def _count_or_wait(self, attempt: AttemptRecord, model: str, *, is_streamed: bool) -> None:
+        """Count an attempt, now or when it has ended."""
+        if attempt.kind != "first":
+            self.failovers.at(model, attempt.kind).value += 1
+        if attempt.seconds is not None:
+            self._count_attempt(attempt, is_streamed=is_streamed)
+            return
+        if len(self._unsettled) >= _MAX_UNSETTLED:
+            self._count_settled()
+        if len(self._unsettled) < _MAX_UNSETTLED:
+            self._unsettled.append((attempt, is_streamed))
 
     def _count_attempt(self, attempt: AttemptRecord, *, is_streamed: bool) -> None:
         self.attempts.at(attempt.deployment, attempt.outcome).value += 1

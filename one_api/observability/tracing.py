@@ -104,6 +104,11 @@ class Tracing:
                 spans.append(self._attempt_span(attempt, record, trace, offset_ns))
         self._keep(spans)
 
+    def on_late_attempt(self, record: CallRecord, attempt: AttemptRecord) -> None:
+        """See ``Observer``: the trace of a request whose client has left is kept."""
+        if record.trace is not None and self._has_room(1):
+            self._unsettled.append((attempt, record, record.trace, time.time_ns() - time.monotonic_ns()))
+
     def _keep_settled(self) -> None:
         """Keep the spans of those attempts which went on for others that have ended since."""
         going_on = self._unsettled

@@ -217,7 +217,7 @@ class RequestState(Struct):
         kind = kind or self._kind_of_next(deployment)
         attempt = Attempt(deployment, self.stream, candidates=candidates, context=context, kind=kind)
         self.attempts.append(attempt)
-        self.context.record.attempts.append(attempt.record)
+        self.context.begins(attempt.record)
         if self.context.record.trace is not None:
             self._trace(self.context.record.trace, attempt)
         return attempt

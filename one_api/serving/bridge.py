@@ -17,6 +17,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from one_api.serving.current import current_request
 from one_api.serving.loop import background, client_of
+from one_api.serving.timeouts import Deadline
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,7 +109,7 @@ async def within(limit_s: float, coroutine: Coroutine[Any, Any, T]) -> T:
     if rest is None:
         found: T = result
         return found
-    async with asyncio.timeout(limit_s):
+    with Deadline(limit_s):
         return await rest
 
 

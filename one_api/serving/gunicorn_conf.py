@@ -8,6 +8,8 @@ import logging
 import queue
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ loglevel = "warning"
 control_socket_disable = True
 
 
+#: A master that has not looked for so long stood still; and how long workers then have to report, in seconds.
+_PAUSE_S, _AFTER_PAUSE_S = 3.0, 10.0
 #: What asks a worker to end.
 _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -104,10 +108,31 @@ def post_fork(server: Any, worker: Any) -> None:
 def when_ready(server: Any) -> None:
     """Report what is served and where, once, when connections are accepted."""
     server.handle_hup = lambda: _reload(server)
+    server.murder_workers = _sparing_the_paused(server.murder_workers)
     addresses = [name[:2] for each in server.LISTENERS if isinstance(name := each.sock.getsockname(), tuple)]
     url = next((url_of(*each) for each in addresses if each != _admin.address), None)
     has_admin = _admin.address is not None and _admin.address[1] in (port for _, port in addresses)
     report(_loaded, Listening(url, server.cfg.workers, has_admin))
+
+
+def _sparing_the_paused(kill_silent: Callable[[], None]) -> Callable[[], None]:
+    """Return what ends workers that have not reported, but not while they may have been paused, as the master was.
+
+    A container or a machine that is paused stops all of them. The master looks every second; when it could not, the
+    workers get some seconds to report.
+    """
+    looked_at, patient_until = time.monotonic(), 0.0
+
+    def kill_silent_unless_paused() -> None:
+        nonlocal looked_at, patient_until
+        now = time.monotonic()
+        if now - looked_at > _PAUSE_S:
+            patient_until = now + _AFTER_PAUSE_S
+        looked_at = now
+        if now >= patient_until:
+            kill_silent()
+
+    return kill_silent_unless_paused
 
 
 def _reload(server: Any) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from asyncio import TimerHandle
 from collections import deque
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from one_api.serving.disconnect import EXTENSION, DisconnectSignal
 from one_api.serving.fairness import FairScheduler
 from one_api.serving.host import name_in
 from one_api.serving.reads import BoundedReads
+from one_api.serving.timeouts import Expiry
 from one_api.serving.transport import ANSWER, AnswerWriter, Flow, whole_answer
 from one_api.settings.sections import ServerConfig
 
@@ -48,9 +48,9 @@ class GatewayProtocol(HttpToolsProtocol):
     _read_buffer = bytearray(_READ_BYTES)
     #: The address of the request that is parsed, as far as it has come.
     url = b""
-    _head_timer: TimerHandle | None = None
-    _write_timer: TimerHandle | None = None
-    _abort_timer: TimerHandle | None = None
+    _head_timer: Expiry | None = None
+    _write_timer: Expiry | None = None
+    _abort_timer: Expiry | None = None
     _header_bytes = _header_count = 0
     #: The parser is between the first byte of a head and its end.
     _in_head = False
@@ -252,7 +252,9 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _wait_for_request(self) -> None:
         """Give the next request its deadline: nothing but the begin of a head moves it."""
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.timeout_keep_alive_task = Expiry(  # type: ignore[assignment]  # uvicorn only cancels it
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection."""
@@ -262,7 +264,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _set_head_timer(self) -> None:
         """Give a head that has begun its deadline; one that came whole needs none, one behind others waits for them."""
         if self._in_head and self._head_timer is None and not self._waiting:
-            self._head_timer = self.loop.call_later(self.settings.head_timeout_s, self._cut_head)
+            self._head_timer = Expiry(self.settings.head_timeout_s, self._cut_head)
 
     def _cut_head(self) -> None:
         self._head_timer = None
@@ -335,7 +337,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _watch_progress(self, unsent: int) -> None:
-        self._write_timer = self.loop.call_later(self.settings.write_timeout_s, self._check_progress, unsent)
+        self._write_timer = Expiry(self.settings.write_timeout_s, partial(self._check_progress, unsent))
 
     def _check_progress(self, before: int) -> None:
         unsent = self.transport.get_write_buffer_size()
@@ -346,7 +348,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _abort_later(self) -> None:
         if self._abort_timer is None:
-            self._abort_timer = self.loop.call_later(self.settings.write_timeout_s, self.transport.abort)
+            self._abort_timer = Expiry(self.settings.write_timeout_s, self.transport.abort)
 
     # The end
 

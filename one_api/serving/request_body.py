@@ -12,12 +12,15 @@ from werkzeug.exceptions import ClientDisconnected
 from one_api.errors import RequestTimeout
 from one_api.serving.bridge import await_, within
 from one_api.serving.fairness import scheduler
+from one_api.serving.timeouts import MAX_LATE_WAITS
 
 Receive = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
 #: A body slower than this many bytes a second, after a first grace, is not worth the wait.
 _SLOWEST_BODY = 1024
 _SLOW_GRACE_S = 5.0
+#: A wait that ends so long after its end was none of the client's doing, in seconds.
+_STOOD_STILL_S = 0.5
 #: How much of a body that is not wanted is taken before the connection is closed, in bytes.
 _DISCARD_BYTES = 64 * 1024 * 1024
 #: A body that has more bytes than this is read in turns with others of its kind, so that many at once hold nobody up.
@@ -38,6 +41,8 @@ class RequestBody(io.RawIOBase):
         #: How long the client was waited for, in seconds.
         self.waited_s = 0.0
         self.complete = False
+        #: Reads of what had come when there was no time left.
+        self._late_reads = 0
 
     def readable(self) -> bool:
         """Return that this can be read."""
@@ -79,14 +84,18 @@ class RequestBody(io.RawIOBase):
         if self.taken > _LONG_BODY_BYTES:
             await scheduler().long_bodies.wait_turn()
         slowest = _SLOW_GRACE_S + self.taken / _SLOWEST_BODY
+        # The client has time for as long as it is waited for: not while its body waits for a turn.
+        left_s = max(0.0, min(self._timeout_s, slowest) - self.waited_s)
+        self._late_reads += not left_s
         began = time.monotonic()
         try:
-            # The client has time for as long as it is waited for: not while its body waits for a turn.
-            message = await within(min(self._timeout_s, slowest) - self.waited_s, self._receive())
+            if self._late_reads > MAX_LATE_WAITS:
+                raise TimeoutError
+            message = await within(left_s, self._receive())
         except TimeoutError:
             raise RequestTimeout("The request's body arrived too slowly: send it at once.") from None
         finally:
-            self.waited_s += time.monotonic() - began
+            self._count_wait(time.monotonic() - began, left_s)
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         piece: bytes = message.get("body", b"")
@@ -97,6 +106,12 @@ class RequestBody(io.RawIOBase):
                 self._on_complete()
                 self.forget()
         return piece
+
+    def _count_wait(self, waited_s: float, left_s: float) -> None:
+        """Count a wait; long after its end the process stood still, and the client has that time again."""
+        late_s = waited_s - left_s
+        self.waited_s += left_s - late_s if late_s > _STOOD_STILL_S else waited_s
+        self.waited_s = max(0.0, self.waited_s)
 
     def forget(self) -> None:
         """Drop the reference to the reader."""

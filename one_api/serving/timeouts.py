@@ -1,9 +1,45 @@
-"""Deadlines: for one wait, and for many in a row (the events of a stream, for example) with one timer for all."""
+"""Deadlines: for one wait, and for many in a row (the events of a stream, for example) with one timer for all.
+
+None of them counts against a peer what has arrived: after a process, or its machine, has stood still, timers expire
+before sockets are read.
+"""
 
 import asyncio
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
+
+#: So many turns the loop has after a deadline to read what has arrived, and to hand it to the task that waits for it.
+_LAST_LOOKS = 10
+#: So many waits in a row may be ended by such a look: a trickle of bytes is to end, too.
+MAX_LATE_WAITS = 128
+
+
+class Expiry:
+    """Calls ``callback`` after a time, unless it is cancelled before, or by what the loop reads in its last looks."""
+
+    __slots__ = ("_callback", "_handle", "_looks", "_loop")
+
+    def __init__(self, delay_s: float, callback: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        #: None once it is of no use any more: it leads back to the owner of this.
+        self._callback: Callable[[], object] | None = callback
+        self._looks = 0
+        self._handle: asyncio.Handle = self._loop.call_later(delay_s, self._look)
+
+    def _look(self) -> None:
+        if self._looks < _LAST_LOOKS:
+            self._looks += 1
+            self._handle = self._loop.call_soon(self._look)
+        elif (callback := self._callback) is not None:
+            self.cancel()
+            callback()
+
+    def cancel(self) -> None:
+        """Call nothing."""
+        self._handle.cancel()
+        self._callback = None
 
 
 class Deadline:
@@ -15,7 +51,7 @@ class Deadline:
     __slots__ = ("_cancellations", "_expired", "_limit_s", "_task", "_timer")
 
     _task: asyncio.Task[Any]
-    _timer: asyncio.TimerHandle
+    _timer: Expiry
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -27,7 +63,7 @@ class Deadline:
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._task, self._cancellations = task, task.cancelling()
-        self._timer = loop.call_later(self._limit_s, self._expire)
+        self._timer = Expiry(self._limit_s, self._expire)
         return self
 
     def lift(self) -> None:
@@ -59,6 +95,8 @@ class ReusableTimeout:
         "_cancellations",
         "_expired",
         "_expires_at",
+        "_late_waits",
+        "_looks",
         "_loop",
         "_task",
         "_timer",
@@ -69,7 +107,9 @@ class ReusableTimeout:
     _loop: asyncio.AbstractEventLoop
 
     def __init__(self) -> None:
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        #: Last looks of this wait; and waits since ``reset`` that had some.
+        self._looks = self._late_waits = 0
         #: When the timer expires, in the loop's time (not every handle of uvloop has ``when()``).
         self._expires_at = 0.0
         self._task: asyncio.Task[Any] | None = None
@@ -92,10 +132,12 @@ class ReusableTimeout:
     def reset(self) -> None:
         """Count the time of waits from zero again: the awaited event has arrived."""
         self._waited_s = 0.0
+        self._late_waits = 0
 
     def __enter__(self) -> Self:
         self._task = task = asyncio.current_task(self._loop)
         self._expired = False
+        self._looks = 0
         self._cancellations = task.cancelling() if task is not None else 0
         if self._timer is None or self._until < self._expires_at:
             self._start_timer()
@@ -104,6 +146,7 @@ class ReusableTimeout:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._waited_s += self._loop.time() - self._began
         task, self._task = self._task, None
+        self._late_waits += self._looks > 0
         if not self._expired or task is None:
             return
         # Cancelled from outside as well, it stays cancelled.
@@ -121,6 +164,9 @@ class ReusableTimeout:
             return
         if self._loop.time() < self._until:
             self._start_timer()
+        elif self._looks < _LAST_LOOKS and self._late_waits < MAX_LATE_WAITS:
+            self._looks += 1
+            self._timer = self._loop.call_soon(self._on_timer)
         else:
             self._expired = True
             self._task.cancel()

@@ -126,10 +126,15 @@ def _telemetry(variables: Mapping[str, str], raw: dict[str, Any], problems: Prob
     if (sampler := given.get("OTEL_TRACES_SAMPLER")) is not None:
         ratio = _ratio(sampler.removeprefix("parentbased_"), given.get("OTEL_TRACES_SAMPLER_ARG", "1"), problems)
         found |= {} if ratio is None else {"ratio": ratio}
+    is_sent = not found.get("disabled") and found.keys() & {"endpoint", "traces_endpoint"}
     for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
-        if given.get(name, _PROTOCOL) != _PROTOCOL and found.keys() & {"endpoint", "traces_endpoint"}:
+        if given.get(name, _PROTOCOL) != _PROTOCOL and is_sent:
             fix = f"Set it to {_PROTOCOL}, and the endpoint to a port for that: usually 4318, not 4317"
             problems.warn(name, f"is ignored: traces are sent by {_PROTOCOL}", fix)
+    if is_sent and not (variables.get("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "").strip() or "0").isdecimal():
+        problems.add(  # its library, which reads it when it is imported, would end the start
+            "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "is no whole number from 0 on", "Correct it, or leave it out"
+        )
     if found:
         raw["telemetry"] = found
 

@@ -1,5 +1,6 @@
 """Traces of a real gateway, at a real collector: which are kept, what is in them, and what a dead collector costs."""
 
+import contextlib
 import secrets
 import threading
 import time
@@ -43,7 +44,7 @@ class TraceBed:
 def traced() -> Iterator[TraceBed]:
     with collecting() as collector:
         telemetry = {"endpoint": collector.url, "ratio": 0.0}
-        with running_bed(telemetry=telemetry, cache={"enabled": True}) as bed:
+        with running_bed({"commit_s": 0.1}, telemetry=telemetry, cache={"enabled": True}) as bed:
             yield TraceBed(bed, collector)
 
 
@@ -338,3 +339,25 @@ def test_a_collector_that_never_answers_costs_nothing() -> None:
             bed.gateway.wait()
 
         assert took.seconds < 5
+
+
+def test_an_attempt_that_begins_for_others_when_their_leader_has_left_is_counted_and_has_its_span(
+    traced: TraceBed,
+) -> None:
+    bed, model, gate = traced.bed, traced.bed.model("pair"), threading.Event()
+    bed.a.on(model, [WaitFor(gate), *error(500)])
+    bed.b.on(model, sse(*text_chunks("a")))
+    with contextlib.ExitStack() as follower:
+        with bed.begin(model) as leader:
+            joined = follower.enter_context(bed.begin(model))
+        leading = str(leader.head.headers.first("x-request-id"))
+        bed.gateway.wait_for_log(leading)
+        gate.set()
+        whole = joined.answer(joined.rest())
+
+    assert (whole.text, whole.stream_error) == ("a", None)
+    _, attempts = traced.wait_for_attempts(leading, 2)
+    assert [span.attributes["one_api.outcome"] for span in attempts] == ["UpstreamFailed", "ok"]
+    counted = bed.get("/metrics", key=None).body.decode()
+    assert f'one_api_attempts_total{{deployment="b/{model}",outcome="ok",worker="0"}} 1\n' in counted
+    assert f'one_api_failovers_total{{model="{model}",kind="retry",worker="0"}} 1\n' in counted

@@ -19,6 +19,7 @@ from one_api.commands.startup import (
     first_request,
 )
 from one_api.config import Loaded, load
+from one_api.observability.log import MAX_LINE_CHARACTERS
 from one_api.settings.private_files import machine_warnings
 from tests.support import Gateway, free_port, run_program
 from tests.support.launcher import REPOSITORY
@@ -270,3 +271,17 @@ def test_the_table_shows_which_database_and_no_password(tmp_path: Path, url: str
     for said in (announcement(loaded, Listening(URL, 1)), announcement_as_json(loaded, Listening(URL, 1))):
         assert "db.example/one_api" in said
         assert "s3cret" not in said
+
+
+def test_the_line_of_the_start_is_bounded_however_much_is_served(tmp_path: Path) -> None:
+    entry = "{type: openai, base_url: 'http://127.0.0.1:9/v1', models: [m]}"
+    adapters = "\n".join(f"  adapter-{number}: {entry}" for number in range(1500))
+    loaded = read(
+        tmp_path, f"API_KEYS={KEY}\n", f"adapters:\n{adapters}", ONE_API_CONFIG=str(tmp_path / "one_api.yaml")
+    )
+
+    line = announcement_as_json(loaded, Listening(URL, 1))
+
+    assert MAX_LINE_CHARACTERS / 4 < len(line) <= MAX_LINE_CHARACTERS
+    assert json.loads(line)["address"] == [URL]
+    assert re.fullmatch(r"and \d+ more", json.loads(line)["adapters"][-1])

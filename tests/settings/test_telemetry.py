@@ -94,6 +94,15 @@ def test_a_secret_has_its_place_in_the_headers_and_not_in_the_address(name: str,
     assert "s3cr3t" not in str(refused.value)
 
 
+@pytest.mark.parametrize("limit", ["x", "-1", "1.5"])
+def test_a_limit_that_would_end_the_start_is_a_problem(limit: str) -> None:
+    with pytest.raises(ConfigError, match="OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT: is no whole number"):
+        loaded(OTEL_EXPORTER_OTLP_ENDPOINT=ENDPOINT, OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT=limit)
+
+    assert warned(loaded(OTEL_EXPORTER_OTLP_ENDPOINT=ENDPOINT, OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT="8")) == []
+    assert warned(loaded(OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT=limit)) == []
+
+
 def test_without_traces_another_protocol_is_nobodys_mistake() -> None:
     assert warned(loaded(OTEL_EXPORTER_OTLP_PROTOCOL="grpc")) == []
 
