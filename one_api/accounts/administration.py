@@ -3,14 +3,14 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from one_api.accounts import changes, reports
+from one_api.accounts import changes, importing, reports
 from one_api.accounts.copying import CopyRefused, copy
 from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, open_engine, transact
 from one_api.accounts.journal import Journal, journals_of
@@ -90,6 +90,14 @@ class Administration:
             return made
 
         return self.change(create)
+
+    def import_keys(self, table: Iterable[str], common: Mapping[str, Any]) -> int:
+        """Take over all keys in a table, see ``importing.keys_in``, or none; returns how many. Raises Refused."""
+        try:
+            keys = importing.keys_in(table, common, key_names(self._config.api_keys))
+        except ChangeRefused as error:
+            raise Refused(str(error)) from None
+        return self.change(importing.take_over, keys)
 
     def _opened(self) -> Engine:
         if self._config.database.url == "none":
