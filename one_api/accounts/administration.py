@@ -177,6 +177,12 @@ class Administration:
         since_ms = int((time.time() - self._config.database.ledger_days * 86400) * 1000)
         return self.read(lambda connection: reports.wrong_windows(connection, since_ms))
 
+    def wrong_sums(self) -> list[JSONObject]:
+        """Return where the sums of usage are not those of the rows, as far as both are kept; raises Refused."""
+        days = min(self._config.database.ledger_days, self._config.database.usage_days)
+        since_ms = int((time.time() - days * 86400) * 1000)
+        return self.read(lambda connection: reports.wrong_sums(connection, since_ms))
+
     def prices(self) -> Prices:
         """Return what models cost; raises Refused."""
         try:

@@ -361,12 +361,14 @@ def _upgrade() -> None:
 
 @_db.command("check")
 def _check() -> None:
-    """Compare what is spent of each budget with the rows of the ledger; fails where they differ."""
+    """Compare what is spent of each budget, and usage, with the rows of the ledger; fails where they differ."""
     with administration() as opened:
-        if wrong := opened.wrong_windows():
-            show(wrong, "table")
-            raise click.ClickException("what is spent is not the sum of the rows: please report this")
-        click.echo("what is spent of each budget is the sum of its rows")
+        wrong = [each for each in (opened.wrong_windows(), opened.wrong_sums()) if each]
+        for each in wrong:
+            show(each, "table")
+        if wrong:
+            raise click.ClickException("these are not the sums of the rows: please report this")
+        click.echo("what is spent of each budget, and usage by key and hour, are the sums of their rows")
 
 
 @_db.command("copy")

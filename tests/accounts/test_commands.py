@@ -21,8 +21,9 @@ from one_api.accounts import changes, ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.journal import Journal, journals_of
 from one_api.accounts.keys import digest_of, is_ours
+from one_api.accounts.ledger import Refusal
 from one_api.accounts.opening import open_database
-from one_api.accounts.tables import AUDIT, LEASES, META, METADATA, RESPONSES, WINDOWS
+from one_api.accounts.tables import AUDIT, LEASES, META, METADATA, RESPONSES, USAGE, WINDOWS
 from one_api.app import create_app
 from one_api.config import Config
 from one_api.settings.kinds import Storage
@@ -392,6 +393,41 @@ def test_what_is_spent_of_a_prepaid_budget_is_compared_too(app: Flask, engine: E
     assert run(app, "db", "check").exit_code == 1
     # Where the budget is older than the rows that are kept, not all of them are there.
     transact(engine, lambda c: c.execute(AUDIT.update().values(at=(NOW - 31 * 86400) * 1000)))
+    assert run(app, "db", "check").exit_code == 0
+
+
+@pytest.mark.parametrize(("name", "start"), [("all:total", 0), ("all:day", NOW - NOW % 86400)])
+def test_a_window_that_is_gone_is_missed(app: Flask, engine: Engine, name: str, start: int) -> None:
+    assert run(app, "budgets", "set", name, "5").exit_code == 0
+    booked(engine, row(1, NOW, charged=json.dumps([[name, start]])))
+    assert run(app, "db", "check").exit_code == 0
+
+    transact(engine, lambda c: c.execute(WINDOWS.delete()))
+
+    done = run(app, "db", "check")
+    assert (done.exit_code, name in done.output) == (1, True)
+    assert run(app, "budgets", "remove", name).exit_code == 0  # what was spent of it counts no more
+    assert run(app, "db", "check").exit_code == 0
+
+
+@pytest.mark.parametrize("column", ["requests", "prompt", "cost", "upstream_cost"])
+def test_usage_is_compared_with_the_rows(app: Flask, engine: Engine, column: str) -> None:
+    booked(engine, row(1, NOW), row(2, NOW, key="bob"), row(3, NOW - 7200, status="failed", cost=None))
+    transact(engine, lambda c: ledger.book(c, [], Counter({Refusal(NOW - NOW % 60, "bob"): 5}), again=False))
+    transact(engine, lambda c: ledger.credit(c, "bob", 300, ("key:bob:total", 0)))
+    assert run(app, "db", "check").exit_code == 0
+
+    wrong = USAGE.update().where(USAGE.c.key == "bob", USAGE.c.cost > 0, USAGE.c.span == 900)
+    transact(engine, lambda c: c.execute(wrong.values({column: USAGE.c[column] + 1})))
+
+    done = run(app, "db", "check")
+    assert done.exit_code == 1
+    assert len([line for line in done.output.splitlines() if line.startswith("bob ")]) == 1
+    assert ", rows " in done.output
+    # Those of a program of before are by the hour.
+    transact(engine, lambda c: c.execute(wrong.values({column: USAGE.c[column] - 1})))
+    by_hour = USAGE.update().where(USAGE.c.span == 900, USAGE.c.key == "alice")
+    transact(engine, lambda c: c.execute(by_hour.values(span=3600, start=USAGE.c.start - USAGE.c.start % 3600)))
     assert run(app, "db", "check").exit_code == 0
 
 
