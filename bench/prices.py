@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from genai_prices.data import providers
-from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, StartDateConstraint, Tier, TieredPrices
+from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, Tier, TieredPrices, TimeOfDateConstraint
 
 from bench.console import progress
 
@@ -37,6 +37,7 @@ _MODALITY_FIELDS = {
 _UNITS = {
     "seconds": (("input_audio_hours", "audio_hours"), 3600),
     "characters": (("input_mchars",), 1_000_000),
+    "requests": (("requests_kcount",), 1000),
 }
 _LEAST = Decimal("1e-15")
 _CLAUSES = {"equals": "equals", "starts_with": "starts_with", "ends_with": "ends_with", "contains": "contains"}
@@ -81,11 +82,13 @@ def current(prices: ModelPrice | list[ConditionalPrice], today: datetime.date) -
     """What holds today, at the dearest hour."""
     if isinstance(prices, ModelPrice):
         return prices
-    dated = [each for each in prices if isinstance(each.constraint, StartDateConstraint)]
-    begun = [each for each in dated if each.constraint.start_date <= today]  # type: ignore[union-attr]
-    rest = [each for each in prices if each not in dated]
-    held = begun[-1:] or rest
-    return max((each.prices for each in held), key=lambda price: amount(price.input_mtok))
+    held: list[ModelPrice] = []
+    for each in prices:  # a later one counts before those above it
+        if isinstance(each.constraint, TimeOfDateConstraint):
+            held.append(each.prices)
+        elif each.constraint is None or each.constraint.start_date <= today:
+            held = [each.prices]
+    return max(held, key=lambda price: amount(price.input_mtok))
 
 
 def amount(value: Decimal | TieredPrices | None) -> Decimal:
@@ -99,7 +102,7 @@ def base_prices(amounts: dict[str, Any]) -> Entry:
 
 
 def unit_prices(price: ModelPrice) -> Entry:
-    """The prices of one second or character, as text; rounded up to the digits that the gateway counts with."""
+    """The prices of one second, character or request, as text; rounded up to the digits that are counted with."""
     found = {}
     for unit, (names, size) in _UNITS.items():
         known = (getattr(price, name, None) for name in names)

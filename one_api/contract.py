@@ -149,6 +149,8 @@ _MODALITY_COUNTS = tuple(f"{each}_tokens" for each in get_args(Modality))
 
 #: What is paid for otherwise than by tokens.
 Unit: TypeAlias = Literal["images", "seconds", "characters", "search_units", "documents"]
+#: What has prices beside tokens; each answer is one request.
+PricedUnit: TypeAlias = Literal[Unit, "requests"]
 
 
 class Units(Struct, frozen=True):

@@ -3,14 +3,14 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from one_api.accounts import changes, reports
+from one_api.accounts import changes, importing, reports
 from one_api.accounts.copying import CopyRefused, copy
 from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, open_engine, transact
 from one_api.accounts.journal import Journal, journals_of
@@ -91,6 +91,14 @@ class Administration:
 
         return self.change(create)
 
+    def import_keys(self, table: Iterable[str], common: Mapping[str, Any]) -> int:
+        """Take over all keys in a table, see ``importing.keys_in``, or none; returns how many. Raises Refused."""
+        try:
+            keys = importing.keys_in(table, common, key_names(self._config.api_keys))
+        except ChangeRefused as error:
+            raise Refused(str(error)) from None
+        return self.change(importing.take_over, keys)
+
     def _opened(self) -> Engine:
         if self._config.database.url == "none":
             raise Refused("there is no database: set DATABASE_URL, or database.url, to sqlite or an address")
@@ -168,6 +176,12 @@ class Administration:
         """Return where what is spent is not the sum of the ledger's rows, as far as these are kept; raises Refused."""
         since_ms = int((time.time() - self._config.database.ledger_days * 86400) * 1000)
         return self.read(lambda connection: reports.wrong_windows(connection, since_ms))
+
+    def wrong_sums(self) -> list[JSONObject]:
+        """Return where the sums of usage are not those of the rows, as far as both are kept; raises Refused."""
+        days = min(self._config.database.ledger_days, self._config.database.usage_days)
+        since_ms = int((time.time() - days * 86400) * 1000)
+        return self.read(lambda connection: reports.wrong_sums(connection, since_ms))
 
     def prices(self) -> Prices:
         """Return what models cost; raises Refused."""

@@ -30,7 +30,7 @@ from one_api.dialects import json
 _MAX_CREDIT_NANO = 10**18
 _SECRET = ("digest", "old_digest")
 #: Keys in the database: all are in the memory of every process.
-_MAX_KEYS = 50_000
+MAX_KEYS = 50_000
 
 
 class NotThere(ChangeRefused):
@@ -57,14 +57,14 @@ def create_key(
     """
     check_name(name)
     text = make_key() if key is None else check_foreign(key)
-    _lock(connection)
+    lock(connection)
     if _row(connection, KEYS, name) is not None:
         raise ChangeRefused(f"there is a key named {name!r} already")
-    if (connection.scalar(select(func.count()).select_from(KEYS)) or 0) >= _MAX_KEYS:
-        raise ChangeRefused(f"there are {_MAX_KEYS} keys already, and no more fit into the memory of each process")
+    if (connection.scalar(select(func.count()).select_from(KEYS)) or 0) >= MAX_KEYS:
+        raise ChangeRefused(f"there are {MAX_KEYS} keys already, and no more fit into the memory of each process")
     _check_unused(connection, text)
     values = {"role": "client"} | _checked(connection, fields, KEY_FIELDS)
-    values |= {"name": name, "digest": digest_of(text), "prefix": shown(text), "created_at": _now()}
+    values |= {"name": name, "digest": digest_of(text), "prefix": shown(text), "created_at": now_ms()}
     connection.execute(KEYS.insert().values(values))
     return text, _audited(connection, actor, "create key", KEYS, name, None)
 
@@ -76,10 +76,10 @@ def update_key(connection: Connection, actor: str, name: str, fields: Mapping[st
 
 def revoke_key(connection: Connection, actor: str, name: str) -> JSONObject:
     """End a key for ever; again is harmless. Raises ChangeRefused."""
-    _lock(connection)
+    lock(connection)
     before = _existing(connection, KEYS, name)
     if before["disabled_at"] is None:
-        connection.execute(KEYS.update().where(KEYS.c.name == name).values(disabled_at=_now()))
+        connection.execute(KEYS.update().where(KEYS.c.name == name).values(disabled_at=now_ms()))
     return _audited(connection, actor, "revoke key", KEYS, name, before)
 
 
@@ -93,7 +93,7 @@ def rotate_key(
     """
     check_grace(grace_s)
     text = make_key() if key is None else check_foreign(key)
-    _lock(connection)
+    lock(connection)
     before = _existing(connection, KEYS, name)
     if before["disabled_at"] is not None:
         raise ChangeRefused(f"the key {name!r} was revoked: make another one")
@@ -116,7 +116,7 @@ def _retire(connection: Connection, row: Row[Any], grace_s: int) -> JSONObject:
     if not grace_s:
         connection.execute(FORMER_KEYS.update().where(FORMER_KEYS.c.key == row.name).values(counts_until=0))
         return {"old_digest": None, "old_until": None}
-    return {"old_digest": row.digest, "old_until": _now() + grace_s * 1000}
+    return {"old_digest": row.digest, "old_until": now_ms() + grace_s * 1000}
 
 
 def keys(connection: Connection, tag: str | None = None, team: str | None = None) -> list[JSONObject]:
@@ -139,7 +139,7 @@ def key(connection: Connection, name: str) -> JSONObject:
 def create_team(connection: Connection, actor: str, name: str, fields: Mapping[str, Any]) -> JSONObject:
     """Make a team; raises ChangeRefused."""
     check_name(name)
-    _lock(connection)
+    lock(connection)
     if _row(connection, TEAMS, name) is not None:
         raise ChangeRefused(f"there is a team named {name!r} already")
     connection.execute(TEAMS.insert().values({"name": name, **_checked(connection, fields, TEAM_FIELDS)}))
@@ -153,9 +153,9 @@ def update_team(connection: Connection, actor: str, name: str, fields: Mapping[s
 
 def disable_team(connection: Connection, actor: str, name: str, *, disabled: bool) -> JSONObject:
     """Shut out all keys of a team, or let them in again; raises ChangeRefused."""
-    _lock(connection)
+    lock(connection)
     before = _existing(connection, TEAMS, name)
-    connection.execute(TEAMS.update().where(TEAMS.c.name == name).values(disabled_at=_now() if disabled else None))
+    connection.execute(TEAMS.update().where(TEAMS.c.name == name).values(disabled_at=now_ms() if disabled else None))
     return _audited(connection, actor, "disable team" if disabled else "enable team", TEAMS, name, before)
 
 
@@ -179,7 +179,7 @@ def set_budget(connection: Connection, actor: str, name: str, fields: Mapping[st
             f"{name[:128]!r} names no budget: write key:NAME:PERIOD, team:NAME:PERIOD or all:PERIOD; periods are "
             f"{', '.join(PERIODS)}"
         )
-    _lock(connection)
+    lock(connection)
     for table, whose in ((KEYS, owner.key), (TEAMS, owner.team)):
         if whose is not None:
             _existing(connection, table, whose)
@@ -204,11 +204,11 @@ def credit_budget(connection: Connection, actor: str, name: str, usd: Any, note:
     """Take something off what is spent of a budget now, by a row of the ledger; raises ChangeRefused."""
     amount = amount_in("usd", usd)
     check_note(note)
-    _lock(connection)
+    lock(connection)
     row = _row(connection, BUDGETS, name)
     if row is None:
         raise NotThere(f"there is no budget named {name[:128]!r}")
-    budget, now = budget_in(row), _now() / 1000
+    budget, now = budget_in(row), now_ms() / 1000
     ((spent, _),) = windows.states(connection, [budget], now)
     if spent - amount < -_MAX_CREDIT_NANO:
         raise ChangeRefused("this is more than a billion dollars beyond what is spent", "usd")
@@ -219,7 +219,7 @@ def credit_budget(connection: Connection, actor: str, name: str, usd: Any, note:
 
 def remove_budget(connection: Connection, actor: str, name: str) -> None:
     """End a budget; should it come back, what was spent in the same window counts. Raises ChangeRefused."""
-    _lock(connection)
+    lock(connection)
     before = _existing(connection, BUDGETS, name)
     connection.execute(BUDGETS.delete().where(BUDGETS.c.name == name))
     _note(connection, actor, "remove budget", name, before, {})
@@ -243,13 +243,17 @@ def forget_audit(connection: Connection, before_ms: int, limit: int) -> int:
 # What all share
 
 
-def _now() -> int:
+def now_ms() -> int:
+    """Return the time in UTC milliseconds."""
     return time.time_ns() // 1_000_000
 
 
-def _lock(connection: Connection) -> None:
-    """Take the next version: changes follow each other, and a process that sees a version sees what came with it."""
-    connection.execute(META.update().where(META.c.name == "version").values(value=META.c.value + 1))
+def lock(connection: Connection, count: int = 1) -> None:
+    """Take the next version: changes follow each other, and a process that sees a version sees what came with it.
+
+    ``count`` is how many changes there are, each with a line of the audit: processes read what these lines name.
+    """
+    connection.execute(META.update().where(META.c.name == "version").values(value=META.c.value + count))
 
 
 def _row(connection: Connection, table: Table, name: str) -> Row[Any] | None:
@@ -282,7 +286,7 @@ def _change(
     fields: Mapping[str, Any],
     known: Sequence[str],
 ) -> JSONObject:
-    _lock(connection)
+    lock(connection)
     before = _existing(connection, table, name)
     if values := _checked(connection, fields, known):
         connection.execute(table.update().where(table.c.name == name).values(values))
@@ -312,14 +316,28 @@ def _note(
     connection: Connection, actor: str, action: str, target: str, before: JSONObject | None, after: JSONObject
 ) -> None:
     """Write a line of the audit."""
-    values = {"at": _now(), "actor": actor[:256], "action": action, "target": target[:256]}
-    texts = {"before": None if before is None else json.encode(before).decode(), "after": json.encode(after).decode()}
-    connection.execute(AUDIT.insert().values(values | texts))
+    old = None if before is None else json.encode(before).decode()
+    connection.execute(AUDIT.insert().values(_line(actor, action, target, after) | {"before": old}))
+
+
+def audit_line(actor: str, action: str, target: str, values: Mapping[str, Any]) -> JSONObject:
+    """Return the values of a line of the audit for a new row of a key or a budget."""
+    return _line(actor, action, target, _visible(values))
+
+
+def _line(actor: str, action: str, target: str, after: JSONObject) -> JSONObject:
+    values = {"at": now_ms(), "actor": actor[:256], "action": action, "target": target[:256]}
+    return values | {"before": None, "after": json.encode(after).decode()}
 
 
 def _shown(row: Row[Any]) -> JSONObject:
-    """Return a row as people may see it: without digests, lists as lists."""
-    found = {name: value for name, value in row._mapping.items() if name not in _SECRET}
+    """Return a row as people may see it."""
+    return _visible(row._asdict())
+
+
+def _visible(values: Mapping[str, Any]) -> JSONObject:
+    """Return the values of a row without digests, lists as lists."""
+    found = {name: value for name, value in values.items() if name not in _SECRET}
     for name in (*LISTS, "before", "after"):
         if found.get(name) is not None:
             found[name] = json.decode(found[name].encode())

@@ -136,7 +136,7 @@ def _rates_text(rates: Rates | None, unit: Unit | None) -> str | None:
     """Return the prices that a cost was made with; those of all units together would be longer than the column."""
     if rates is None:
         return None
-    priced = ("documents", "search_units") if unit == "documents" else (unit,)
+    priced = ("documents", "search_units", "requests") if unit == "documents" else (unit, "requests")
     units = tuple(each for each in rates.units if each[0] in priced)
     return json.encode(replace(rates, above=(), units=units, modalities=()).as_dict()).decode()
 

@@ -16,6 +16,7 @@ KEY_FIELDS = (
 TEAM_FIELDS = ("models", "note")
 BUDGET_FIELDS = ("limit_usd", "zone", "alert_percent")
 LISTS = ("models", "networks", "tags")
+NUMBERS = ("rpm", "tpm", "concurrent", "expires_at")
 #: The most that each limit may be; those of requests at a time have room for no more in the file of the limits.
 _MAX_VALUES = {"rpm": 1_000_000_000, "tpm": 1_000_000_000, "concurrent": 1024}
 #: What is kept of a text at most, in characters, and of a list: all keys are in the memory of every process.

@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 
 from one_api.accounts.money import nano
 from one_api.accounts.rates import FREE, PER, ModalityRates, Rates
-from one_api.contract import JSONObject, Modality, Unit
+from one_api.contract import JSONObject, Modality, PricedUnit
 from one_api.dialects import json
 from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
 from one_api.settings.prices import ModalityPriceConfig, PriceConfig, PricesConfig, TokenPricesConfig
@@ -23,7 +23,7 @@ IMPORTED = "catalogue.json"
 _FIELDS = ("input", "cached_input", "cache_write", "output")
 _MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _MODALITY_FIELDS = ("input", "cached_input", "output")
-_UNITS = frozenset(get_args(Unit))
+_UNITS = frozenset(get_args(PricedUnit))
 _MAX_KEPT = 4096
 
 
@@ -151,10 +151,10 @@ def _amounts(prices: JSONObject) -> dict[str, int | None]:
     return {name: None if value is None else nano(value) for name, value in prices.items()}
 
 
-def _unit(name: str) -> Unit:
+def _unit(name: str) -> PricedUnit:
     if name not in _UNITS:
         raise KeyError(name)
-    return cast(Unit, name)
+    return cast(PricedUnit, name)
 
 
 def open_catalogue(folder: Path) -> Catalogue:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 
 from one_api.accounts.money import NANO, dollars
-from one_api.contract import JSONObject, Modalities, Modality, ModalityUsage, Unit, Units, Usage
+from one_api.contract import JSONObject, Modalities, Modality, ModalityUsage, PricedUnit, Units, Usage
 
 #: Rates are for so many tokens, or so many of another unit.
 PER = 1_000_000
@@ -19,6 +19,7 @@ _MODALITY_NAMES: dict[Modality, tuple[str, ...]] = {
     "image": ("image_token", "image_output"),
     "video": ("video", "video_output"),
 }
+_UNIT_NAMES: dict[PricedUnit, str] = {"requests": "request"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Rates:
     cached: int
     cache_write: int
     above: tuple[tuple[int, "Rates"], ...] = ()
-    units: tuple[tuple[Unit, int], ...] = ()
+    units: tuple[tuple[PricedUnit, int], ...] = ()
     modalities: tuple[tuple[Modality, ModalityRates], ...] = ()
 
     def cost(self, usage: Usage | None, units: Units | None = None) -> int | None:
@@ -64,8 +65,8 @@ class Rates:
         Counts that contradict each other are clamped: cached and written tokens are part of the prompt. Where it is not
         known of which modality these are, they are text as far as there is so much of it.
         """
-        if usage == NOTHING and units is None:
-            return 0
+        if units is None and (usage is None or usage == NOTHING):
+            return None if usage is None else 0
         return self._rounded(self._of_tokens(usage), units)
 
     def _of_tokens(self, usage: Usage | None) -> int | None:
@@ -128,15 +129,19 @@ class Rates:
         return -(-(tokens + (of_units or 0)) // PER)
 
     def _of_units(self, units: Units | None) -> int | None:
-        """Return the millionfold of what units cost, rounded up; None where they have no price."""
-        if units is None or not self.units:
+        """Return the millionfold of what units and the request cost, rounded up; None where these have no price."""
+        if not self.units:
             return None
-        prices, amount = dict(self.units), Decimal(str(units.amount))
+        prices = dict(self.units)
+        of_request = prices.get("requests")
+        if units is None:
+            return of_request
+        amount = Decimal(str(units.amount))
         if (price := prices.get(units.unit)) is not None:
-            return int((amount * price).to_integral_value(ROUND_CEILING))
+            return int((amount * price).to_integral_value(ROUND_CEILING)) + (of_request or 0)
         if units.unit == "documents" and (price := prices.get("search_units")) is not None:
-            return -(-int(amount) // _DOCUMENTS_PER_SEARCH) * price
-        return None
+            return -(-int(amount) // _DOCUMENTS_PER_SEARCH) * price + (of_request or 0)
+        return of_request
 
     def _for_size(self, prompt_tokens: int) -> "Rates":
         rates = self
@@ -173,7 +178,7 @@ class Rates:
         for modality, own in self.modalities:
             names = _MODALITY_NAMES[modality]
             tokens |= zip(names, map(_dollars_each, (own.input, own.output or 0, own.cached)), strict=False)
-        return tokens | {unit: _dollars_each(price) for unit, price in self.units}
+        return tokens | {_UNIT_NAMES.get(unit, unit): _dollars_each(price) for unit, price in self.units}
 
     def at_most(self, other: "Rates") -> "Rates":
         """Return what neither of two ever exceeds, for requests of ordinary size."""

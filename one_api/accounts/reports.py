@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Table, case, func, select
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import Budget, WindowKey, budget_in
@@ -23,6 +23,8 @@ PLACES = ("key", "model", "deployment", "team", "owner")
 TIMES = ("minute", "hour", "day")
 _OF_KEY = ("team", "owner")
 _MONEY = ("cost", "upstream_cost")
+#: Sums that are compared with the rows, beside the number of requests.
+_CHECKED = ("prompt", "cached", "completion", *_MONEY)
 _SUMS = tuple(column.name for column in USAGE.columns if not column.primary_key)
 _STEPS = (FIRST, WHOLE)
 _SHOWN = tuple(name for name in _SUMS if name not in (*_MONEY, *FIRST.columns, *WHOLE.columns))
@@ -164,17 +166,76 @@ def wrong_windows(connection: Connection, since_ms: int) -> list[JSONObject]:
             sums[name, start] += cost
     made = select(AUDIT.c.target).where(AUDIT.c.action == "set budget").group_by(AUDIT.c.target)
     is_new = WINDOWS.c.budget.in_(made.having(func.min(AUDIT.c.at) >= since_ms))
-    query = select(WINDOWS).where(is_new | (WINDOWS.c.start * 1000 >= since_ms)).order_by(*WINDOWS.primary_key)
+    query = select(WINDOWS).where(is_new | (WINDOWS.c.start * 1000 >= since_ms))
+    spent: Counter[WindowKey] = Counter({(row.budget, row.start): row.spent for row in connection.execute(query)})
+    # One that is gone although its budget is there, and counts.
+    now = windows.now_ms(connection) / 1000
+    for row in connection.execute(select(BUDGETS)):
+        window = row.name, budget_in(row).window(now).start
+        if (window[1] * 1000 >= since_ms or not window[1]) and window in sums and not _is_there(connection, window):
+            spent[window] = 0
     return [
         {
-            "budget": row.budget,
-            "start": row.start,
-            "spent_usd": dollars(row.spent),
-            "rows_usd": dollars(sums[row.budget, row.start]),
+            "budget": name,
+            "start": start,
+            "spent_usd": dollars(spent[name, start]),
+            "rows_usd": dollars(sums[name, start]),
         }
-        for row in connection.execute(query)
-        if row.spent != sums[row.budget, row.start]
+        for name, start in sorted(spent)
+        if spent[name, start] != sums[name, start]
     ]
+
+
+def _is_there(connection: Connection, window: WindowKey) -> bool:
+    query = select(WINDOWS.c.spent).where(WINDOWS.c.budget == window[0], WINDOWS.c.start == window[1])
+    return connection.scalar(query) is not None
+
+
+def wrong_sums(connection: Connection, since_ms: int) -> list[JSONObject]:
+    """Return the keys and hours whose sums of usage are not those of their rows, from a moment on."""
+    begin = -(-since_ms // 3_600_000) * 3600
+    hour, of_usage = LEDGER.c.at // 3_600_000, USAGE.c.start // 3600
+    is_request = LEDGER.c.status != "credit"
+    counted = (
+        select(hour, LEDGER.c.key, func.sum(case((is_request, 1), else_=0)), *_sums_of(LEDGER))
+        .where(LEDGER.c.id >= id_at(begin * 1000), is_request | (LEDGER.c.key != ""))
+        .group_by(hour, LEDGER.c.key)
+    )
+    kept = (
+        select(of_usage, USAGE.c.key, func.sum(USAGE.c.requests), *_sums_of(USAGE))
+        .where(in_span(False), USAGE.c.start >= begin)
+        .group_by(of_usage, USAGE.c.key)
+    )
+    # Sums are decimal numbers in PostgreSQL, and null without any row.
+    rows, sums = (
+        {
+            (int(start), key): tuple(int(each or 0) for each in counts)
+            for start, key, *counts in connection.execute(each)
+        }
+        for each in (counted, kept)
+    )
+    none = (0,) * (1 + len(_CHECKED))
+    return [
+        {"key": key, "hour": datetime.fromtimestamp(start * 3600, UTC).isoformat()}
+        | _compared(sums.get((start, key), none), rows.get((start, key), none))
+        for start, key in sorted({*rows, *sums})
+        if sums.get((start, key), none) != rows.get((start, key), none)
+    ]
+
+
+def _sums_of(table: Table) -> list[Any]:
+    return [func.sum(table.c[name]) for name in _CHECKED]
+
+
+def _compared(sums: Sequence[int], rows: Sequence[int]) -> JSONObject:
+    """Return the sums of usage and those of the rows, each with its name."""
+    names = ("requests", *_CHECKED)
+    shown = (
+        [dollars(each) if name in _MONEY else each for name, each in zip(names, part, strict=True)]
+        for part in (sums, rows)
+    )
+    pairs = zip(names, *shown, strict=True)
+    return {name: str(one) if one == other else f"{one}, rows {other}" for name, one, other in pairs}
 
 
 class Page(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from flask import Flask
@@ -123,14 +123,23 @@ def _create(name: str, role: str | None, expires: str | None, budgets: tuple[str
 
 
 @_keys.command("import")
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--table", type=click.File(encoding="utf-8-sig"), help="Many keys: a file of CSV, or - for the input.")
 @_key_options
-def _import_key(name: str, expires: str | None, **given: Any) -> None:
-    """Take over a key that was made elsewhere, so that its owner needs no new one; it is read from standard input."""
+def _import_key(name: str | None, table: TextIO | None, expires: str | None, **given: Any) -> None:
+    """Take over a key that was made elsewhere, so that its owner needs no new one; it is read from standard input.
+
+    Or many at once, all of them or none: the first line of the TABLE names its columns, `name`, `key`, and any of
+    `budget` (such as 50/month) and the fields of a key. For what is left empty the options count.
+    """
+    if (name is None) == (table is None):
+        raise click.UsageError("give the NAME of one key, or the --table of many")
     with administration() as opened:
-        text = sys.stdin.readline().strip()
-        opened.create_key(name, _fields(expires, **given), text)
-        click.echo(f"{name} may be used")
+        fields = _fields(expires, **given)
+        if name is not None:
+            opened.create_key(name, fields, sys.stdin.readline().strip())
+        made = name if table is None else f"{opened.import_keys(table, fields)} keys"
+        click.echo(f"{made} may be used")
 
 
 @_keys.command("list")
@@ -346,12 +355,14 @@ def _upgrade() -> None:
 
 @_db.command("check")
 def _check() -> None:
-    """Compare what is spent of each budget with the rows of the ledger; fails where they differ."""
+    """Compare what is spent of each budget, and usage, with the rows of the ledger; fails where they differ."""
     with administration() as opened:
-        if wrong := opened.wrong_windows():
-            show(wrong, "table")
-            raise click.ClickException("what is spent is not the sum of the rows: please report this")
-        click.echo("what is spent of each budget is the sum of its rows")
+        wrong = [each for each in (opened.wrong_windows(), opened.wrong_sums()) if each]
+        for each in wrong:
+            show(each, "table")
+        if wrong:
+            raise click.ClickException("these are not the sums of the rows: please report this")
+        click.echo("what is spent of each budget, and usage by key and hour, are the sums of their rows")
 
 
 @_db.command("copy")

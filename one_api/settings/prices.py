@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from one_api.contract import Unit
+from one_api.contract import PricedUnit
 from one_api.settings.kinds import Count, Price
 
 
@@ -43,9 +43,9 @@ class PriceConfig(TokenPricesConfig, frozen=True, kw_only=True, forbid_unknown_f
     """What a model costs, in US dollars per million tokens, and for one of each other unit."""
 
     above: tuple[HigherPriceConfig, ...] = ()
-    #: What one image, second, character, search or document costs, on top of tokens; without ``input`` and ``output``
-    #: these cost nothing.
-    units: dict[Unit, Price] = {}
+    #: What one image, second, character, search, document or request costs, on top of tokens; without ``input`` and
+    #: ``output`` these cost nothing.
+    units: dict[PricedUnit, Price] = {}
     #: Instead of prices: a model of the catalogue, as provider/model.
     same_as: str | None = None
     #: What part of that price is paid, 0.9 for a discount of a tenth.

@@ -7,9 +7,10 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from click.testing import Result
@@ -20,8 +21,9 @@ from one_api.accounts import changes, ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.journal import Journal, journals_of
 from one_api.accounts.keys import digest_of, is_ours
+from one_api.accounts.ledger import Refusal
 from one_api.accounts.opening import open_database
-from one_api.accounts.tables import AUDIT, LEASES, METADATA, RESPONSES, WINDOWS
+from one_api.accounts.tables import AUDIT, LEASES, META, METADATA, RESPONSES, USAGE, WINDOWS
 from one_api.app import create_app
 from one_api.config import Config
 from one_api.settings.kinds import Storage
@@ -211,6 +213,94 @@ def test_a_key_of_elsewhere_is_read_from_standard_input(app: Flask, engine: Engi
     assert digest_of("sk-" + "x" * 48) in loaded.keys
 
 
+HEAD = "name,key,budget,team,models,rpm,note"
+
+
+def imported(app: Flask, *table: str, options: Sequence[str] = ()) -> Result:
+    """Take over the keys of a table in standard input."""
+    arguments = ["keys", "import", "--table", "-", *options]
+    return app.test_cli_runner().invoke(args=arguments, input="\ufeff" + "\r\n".join([*table, ""]))
+
+
+def test_many_keys_of_elsewhere_are_taken_over_at_once(app: Flask, engine: Engine) -> None:
+    run(app, "teams", "create", "red")
+    names = [f"user-{number}" for number in range(1500)]
+    table = [f'{name},{name:x<40},2/day 50/month,red,gpt-5* m,60,"one, two"' for name in names]
+
+    done = imported(app, HEAD, *table, "", f"last,{'last':x<40},,,,,", options=["--rpm", "7", "--owner", "bob"])
+
+    assert (done.output, done.exit_code) == ("1501 keys may be used\n", 0)
+    loaded = transact(engine, load)
+    first, last = (loaded.find(digest_of(f"{name:x<40}")) for name in ("user-0", "last"))
+    assert first is not None
+    assert last is not None
+    assert (first.caller.models, first.caller.requests_per_minute) == ((("gpt-5*", "m"),), 60)
+    assert (last.caller.models, last.caller.requests_per_minute) == ((), 7)
+    shown = [str(each) for each in loaded.budgets_of("user-1499")]
+    assert shown == ["2 USD of each day for the key user-1499", "50 USD of each month for the key user-1499"]
+    (kept,) = [each for each in json.loads(run(app, "keys", "list", "--as", "json").stdout) if each["name"] == "user-7"]
+    assert (kept["team"], kept["owner"], kept["note"], kept["prefix"]) == (
+        "red",
+        "bob",
+        "one, two",
+        "user-7xxxx...xxxx",
+    )
+    lines = transact(engine, lambda c: changes.audit(c, limit=10_000))
+    # Each change has its line and its version, so that processes which know all keys read these alone.
+    version = transact(engine, lambda c: c.scalar(select(META.c.value).where(META.c.name == "version")))
+    assert len(lines) == version == 1 + 1501 + 2 * 1500
+    assert next(each["after"] for each in lines if each["target"] == "user-7") == kept | {"created_at": ANY}
+
+
+FINE = f"fine,{'fine':x<40},,,,,"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ([], "line 1: it must name the columns"),
+        ([f"alice,{'alice':x<40}"], "line 1: 2 of its cells name no column"),
+        (["name,note"], "and key among them"),
+        (["name,key,key"], "line 1: a column is named twice"),
+        ([HEAD, FINE, "alice,short,,,,,"], "line 3: a key that is brought along has at least 32 characters"),
+        ([HEAD, f"a b,{'a':x<40},,,,,", FINE], "line 2: 'a b' is no usable name"),
+        ([HEAD, "", f"alice,{'a':x<40}"], "line 3: it has 2 cells, and the first line 7"),
+        ([HEAD, FINE, f"fine,{'other':x<40},,,,,"], "line 3: this name is in line 2, too"),
+        ([HEAD, FINE, f"other,{'fine':x<40},,,,,"], "line 3: this key is in line 2, too"),
+        ([HEAD, FINE, f"there,{'other':x<40},,,,,"], "line 3: there is a key named 'there' already"),
+        ([HEAD, FINE, f"other,{'there':x<40},,,,,"], "line 3: this key is, or was, in use"),
+        ([HEAD, FINE, f"other,{'before':x<40},,,,,"], "line 3: this key is, or was, in use"),
+        ([HEAD, FINE, f"other,{'other':x<40},,blue,,,"], "line 3: there is no team named 'blue'"),
+        ([HEAD, FINE, f"other,{'other':x<40},,,,many,"], "line 3: rpm: give a whole number"),
+        ([HEAD, FINE, f"other,{'other':x<40},5,,,,"], "line 3: budget: write it like 50/month"),
+        ([HEAD, FINE, f"other,{'other':x<40},-5/day,,,,"], "line 3: limit_usd: give US dollars"),
+        ([HEAD, FINE, f"other,{'other':x<40},1/day 2/day,,,,"], "line 3: budget: write it like 50/month, once"),
+        ([HEAD, FINE, f'other,"{"other":x<40}" x,,,,,'], "line 3: this is no CSV"),
+        ([HEAD, FINE, *["bad,bad,,,,,"] * 30], "and 10 more"),
+    ],
+)
+def test_of_a_table_with_a_slip_no_key_is_taken_over(app: Flask, engine: Engine, table: list[str], said: str) -> None:
+    transact(engine, lambda c: changes.create_key(c, "tester", "there", {}, f"{'before':x<40}"))
+    transact(engine, lambda c: changes.rotate_key(c, "tester", "there", 60, f"{'there':x<40}"))
+    before = transact(engine, load)
+
+    done = imported(app, *table)
+
+    assert done.exit_code == 1
+    assert said in done.output
+    assert "xxxxx" not in done.output, "no key is shown"
+    assert transact(engine, load) == before
+
+
+def test_a_table_that_is_not_utf_8_is_refused(app: Flask, tmp_path: Path) -> None:
+    (tmp_path / "keys.csv").write_bytes(HEAD.encode() + b"\n\xff\xfe")
+
+    done = run(app, "keys", "import", "--table", str(tmp_path / "keys.csv"))
+
+    assert (done.exit_code, done.output) == (1, "Error: the table is not written in UTF-8\n")
+    assert run(app, "keys", "import").exit_code == 2
+
+
 def test_a_team_is_listed_and_shut_out(app: Flask) -> None:
     run(app, "teams", "create", "red", "--note", "the first")
     run(app, "teams", "update", "red", "--disable", "--model", "gpt")
@@ -303,6 +393,41 @@ def test_what_is_spent_of_a_prepaid_budget_is_compared_too(app: Flask, engine: E
     assert run(app, "db", "check").exit_code == 1
     # Where the budget is older than the rows that are kept, not all of them are there.
     transact(engine, lambda c: c.execute(AUDIT.update().values(at=(NOW - 31 * 86400) * 1000)))
+    assert run(app, "db", "check").exit_code == 0
+
+
+@pytest.mark.parametrize(("name", "start"), [("all:total", 0), ("all:day", NOW - NOW % 86400)])
+def test_a_window_that_is_gone_is_missed(app: Flask, engine: Engine, name: str, start: int) -> None:
+    assert run(app, "budgets", "set", name, "5").exit_code == 0
+    booked(engine, row(1, NOW, charged=json.dumps([[name, start]])))
+    assert run(app, "db", "check").exit_code == 0
+
+    transact(engine, lambda c: c.execute(WINDOWS.delete()))
+
+    done = run(app, "db", "check")
+    assert (done.exit_code, name in done.output) == (1, True)
+    assert run(app, "budgets", "remove", name).exit_code == 0  # what was spent of it counts no more
+    assert run(app, "db", "check").exit_code == 0
+
+
+@pytest.mark.parametrize("column", ["requests", "prompt", "cost", "upstream_cost"])
+def test_usage_is_compared_with_the_rows(app: Flask, engine: Engine, column: str) -> None:
+    booked(engine, row(1, NOW), row(2, NOW, key="bob"), row(3, NOW - 7200, status="failed", cost=None))
+    transact(engine, lambda c: ledger.book(c, [], Counter({Refusal(NOW - NOW % 60, "bob"): 5}), again=False))
+    transact(engine, lambda c: ledger.credit(c, "bob", 300, ("key:bob:total", 0)))
+    assert run(app, "db", "check").exit_code == 0
+
+    wrong = USAGE.update().where(USAGE.c.key == "bob", USAGE.c.cost > 0, USAGE.c.span == 900)
+    transact(engine, lambda c: c.execute(wrong.values({column: USAGE.c[column] + 1})))
+
+    done = run(app, "db", "check")
+    assert done.exit_code == 1
+    assert len([line for line in done.output.splitlines() if line.startswith("bob ")]) == 1
+    assert ", rows " in done.output
+    # Those of a program of before are by the hour.
+    transact(engine, lambda c: c.execute(wrong.values({column: USAGE.c[column] - 1})))
+    by_hour = USAGE.update().where(USAGE.c.span == 900, USAGE.c.key == "alice")
+    transact(engine, lambda c: c.execute(by_hour.values(span=3600, start=USAGE.c.start - USAGE.c.start % 3600)))
     assert run(app, "db", "check").exit_code == 0
 
 

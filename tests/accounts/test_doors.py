@@ -36,6 +36,7 @@ from tests.support import (
 #: A token of the prompt costs a unit, whatever comes of it.
 PRICES: Any = {
     "models": {
+        "a/fee-*": {"input": 0, "output": 1000, "units": {"requests": 0.003}},
         "a/unit-*": {"units": dict.fromkeys(("images", "seconds", "characters", "search_units"), 0.001)},
         "a/*": {"input": 1000, "output": 0},
     }
@@ -102,7 +103,7 @@ def bed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         else postgres_schema(request.getfixturevalue("server"))
     )
     with ScriptedUpstream() as a, contextlib.ExitStack() as held:
-        models = [f"{kind}-{number}" for kind in ("door", "unit") for number in range(60)]
+        models = [f"{kind}-{number}" for kind in ("door", "unit", "fee") for number in range(60)]
         adapters = {"a": adapter(a, ["door-warm", *models])}
         gateway = Gateway(
             env={"DATABASE_URL": database, "RATE_LIMIT_ENABLED": "false"},
@@ -259,6 +260,21 @@ def test_what_is_paid_for_otherwise_than_by_tokens_counts_for_budgets(bed: Bed, 
     if not counted.estimated and counted.door != "speech":  # sound is a stream
         assert answer.header("x-gateway-cost") == f"{counted.cost / 1000:g}"
     until(lambda: rich.spent() == counted.cost)
+
+
+@at_once(["whole", "stream"])
+def test_a_fee_for_each_request_comes_on_top(bed: Bed, engine: Engine, name: str) -> None:
+    model, door = f"fee-{next(_numbers) % 60}", DOORS["chat"]
+    took = tokens(5, 2)
+    bed.a.on(model, json_reply(completion("x", usage=took)) if name == "whole" else sse(*text_chunks("hi", usage=took)))
+    poor, rich = Account(engine, 4.5), Account(engine, 1000)
+
+    refused, answer = (ask(bed, door, model, each.key, max_tokens=2, stream=name == "stream") for each in (poor, rich))
+
+    assert (refused.status, answer.status) == (429, 200), (refused.body, answer.body)
+    row = row_of(rich)
+    assert (row["reserve"], row["cost"], row["upstream_cost"]) == (5 * UNIT, 5 * UNIT, 5 * UNIT)
+    assert json.loads(row["rates"])["units"] == {"requests": "0.003"}
 
 
 def test_a_unit_without_a_price_is_refused_where_a_budget_binds(bed: Bed, engine: Engine) -> None:

@@ -1,11 +1,18 @@
 """Where a price comes from, and that an unknown one is none."""
 
+import datetime
 import json
+import math
 from pathlib import Path
 
+import genai_prices
 import pytest
+from genai_prices.data import providers
 
+from bench.prices import model_entry
+from one_api.accounts.money import NANO
 from one_api.accounts.prices import IMPORTED, SHIPPED, Catalogue, InvalidCatalogue, Prices, open_catalogue
+from one_api.contract import ModalityUsage, Usage
 from one_api.settings.adapters import AdapterConfig, ClaudeConfig, LocalConfig, OpenAIConfig
 from one_api.settings.prices import HigherPriceConfig, ModalityPriceConfig, PriceConfig, PricesConfig
 
@@ -205,6 +212,60 @@ def test_the_shipped_catalogue_knows_the_common_models() -> None:
         assert found is not None, deployment
         assert found.rates.input
         assert found.rates.output
+
+
+#: What an answer takes: in our words, and in those of the package that the catalogue is made of.
+TAKEN = {
+    "a small one": (Usage(1000, 500), {"input_tokens": 1000, "output_tokens": 500}),
+    "one that was cached and written": (
+        Usage(1000, 500, 300, 200),
+        {"input_tokens": 1000, "output_tokens": 500, "cache_read_tokens": 300, "cache_write_tokens": 200},
+    ),
+    "a large one": (
+        Usage(300_000, 500, 1000),
+        {"input_tokens": 300_000, "output_tokens": 500, "cache_read_tokens": 1000},
+    ),
+    "one with sound": (
+        Usage(1000, 500, 0, 0, 0, ModalityUsage(400, 100)),
+        {"input_tokens": 1000, "output_tokens": 500, "input_audio_tokens": 400, "output_audio_tokens": 100},
+    ),
+}
+ASKED = (
+    "anthropic",
+    "cohere",
+    "deepseek",
+    "google",
+    "groq",
+    "mistral",
+    "moonshotai",
+    "openai",
+    "perplexity",
+    "x-ai",
+    "zai",
+)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_costs_are_what_the_source_of_the_catalogue_computes_at_the_dearest_hour(name: str) -> None:
+    usage, taken = TAKEN[name]
+    now = datetime.datetime(2026, 11, 30, 0, 30, tzinfo=datetime.UTC)
+    compared = 0
+    for provider in (each for each in providers if each.id in ASKED):
+        for model in provider.models:
+            entry = model_entry(model, now.date())
+            if entry is None or "output" not in entry:
+                continue
+            models = [entry | {"match": {"equals": model.id}}]
+            price = Catalogue({"date": "", "providers": {"p": {"models": models}}}).price("p", model.id)
+            hours = [now + datetime.timedelta(hours=hour) for hour in range(24)]
+            found = [
+                model.calc_price(genai_prices.Usage(**taken), provider, genai_request_timestamp=hour).total_price
+                for hour in (hours if isinstance(model.prices, list) else hours[:1])
+            ]
+            compared += 1
+            assert price is not None
+            assert price.rates.cost(usage) == math.ceil(max(found) * NANO), (provider.id, model.id)
+    assert compared > 300
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from one_api.accounts.money import dollars, nano
 from one_api.accounts.rates import ModalityRates, Rates, by_modality
-from one_api.contract import Modalities, ModalityUsage, Units, Usage
+from one_api.contract import Modalities, ModalityUsage, PricedUnit, Units, Usage
 
 COUNTS = st.integers(0, 1_000_000_000)
 
@@ -92,6 +92,34 @@ def test_units_come_on_top_of_tokens() -> None:
     assert both.cost(Usage(1, 1), Units(2, "images")) == 80_002_000
     assert both.cost(Usage(1, 1), Units(2, "seconds")) == both.cost(Usage(1, 1)) == 2_000
     assert both.cost(None, Units(2, "images")) is None  # its tokens are not known
+
+
+PER_REQUEST: tuple[tuple[PricedUnit, int], ...] = (("requests", nano(5000)),)
+
+
+@pytest.mark.parametrize(
+    ("rates", "usage", "units", "cost"),
+    [
+        (Rates(nano(1), nano(2), 0, 0, units=PER_REQUEST), Usage(10, 20), None, 5_050_000),
+        (Rates(nano(1), nano(2), 0, 0, units=PER_REQUEST), Usage(10, 20), Units(3, "images"), 5_050_000),
+        (Rates(nano(1), nano(2), 0, 0, units=PER_REQUEST), None, None, None),  # its tokens are not known
+        (Rates(None, None, 0, 0, units=PER_REQUEST), Usage(10, 20), None, 5_000_000),
+        (Rates(None, None, 0, 0, units=PER_REQUEST), None, None, None),  # nothing is known of it
+        (Rates(None, None, 0, 0, units=PER_REQUEST), Usage(0, 0), None, 0),
+        (
+            Rates(None, None, 0, 0, units=(*PER_REQUEST, ("images", nano(1)))),
+            None,
+            Units(3, "images"),
+            5_000_000 + 3000,
+        ),
+    ],
+)
+def test_a_request_may_have_a_price_of_its_own(
+    rates: Rates, usage: Usage | None, units: Units | None, cost: int | None
+) -> None:
+    assert rates.cost(usage, units) == cost
+    if cost:
+        assert rates.most(10, 20, units) == cost
 
 
 @pytest.mark.parametrize(("documents", "searches"), [(1, 1), (100, 1), (101, 2)])
