@@ -255,6 +255,7 @@ class OpenAIStream:
             said = self._identity
             chunk["id"], chunk["created"], chunk["model"] = said.id, said.created, said.model
             chunk["object"] = "chat.completion.chunk"
+            chunk.pop("error", None)
         if self._include_usage:
             chunk["usage"] = None
         else:
