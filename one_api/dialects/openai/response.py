@@ -9,6 +9,7 @@ from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import whole_arguments
 from one_api.dialects.openai.calls import body_of, call_id_of, own_call_id
+from one_api.dialects.openai.citations import annotations_of, sources_in
 from one_api.dialects.openai.shapes import bring_choices, message_in, shape_texts
 from one_api.dialects.payloads import ErrorPayload as ErrorPayload
 from one_api.dialects.payloads import InvalidAnswer as InvalidAnswer
@@ -38,9 +39,12 @@ def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False
     if not choices:
         raise InvalidAnswer("it holds no choices")
     fill(answer, identity, "chat.completion")
-    reported = usage.reported_in(answer)
+    reported, sources = usage.reported_in(answer), sources_in(answer)
     for position, choice in enumerate(choices):
         _mend_choice(choice, position, answer["id"], has_tools=has_tools)
+        message = choice["message"]
+        if sources and not message.get("annotations"):
+            message["annotations"] = annotations_of(sources, message["content"] or "")
     counts: JSONObject | None = None
     for each in reported:
         counts = usage.merge(counts, each)
