@@ -33,6 +33,23 @@ CLEAR_WORDS = (
     "detail", "error_description", "details", "faultstring",
 )  # fmt: skip
 _WORDS = (*CLEAR_WORDS, "title", "reason", "error", "Error")
+#: What words are called where a report has its own shape, in small letters.
+_ANY_WORDS = frozenset(
+    (
+        "message",
+        "messages",
+        "msg",
+        "detail",
+        "details",
+        "description",
+        "reason",
+        "err",
+        "error",
+        "text",
+        "title",
+        "cause",
+    )
+)
 #: Where reports lie in reports.
 _INNER = ("error", "Error", "errors", "fault", "base_resp", "response")
 #: Fields that are called like an error, and are no names of one. Azure: innererror.
@@ -76,6 +93,7 @@ def read_value(value: Any) -> ErrorReport:
     """Return what a decoded body, or an event of a stream, says."""
     report = ErrorReport()
     _Reader(report).read(value, 0)
+    report.message = report.message or next(_words_anywhere(value), "")[:_MAX_WORDS]
     if report.retry_after_s is None and (match := _TRY_AGAIN.search(report.message)):
         report.retry_after_s = durations.seconds_in(match)
     return report
@@ -86,6 +104,21 @@ def named_reports(payload: JSONObject) -> Iterator[tuple[str, JSONObject]]:
     for name, inner in payload.items():
         if isinstance(inner, dict) and name not in _NO_NAMES and name.lower().endswith(("exception", "error")):
             yield name, inner
+
+
+def _words_anywhere(value: Any, depth: int = 0) -> Iterator[str]:
+    """Give the words of a report in a shape that is new to us, wherever they stand."""
+    if depth > _MAX_DEPTH:
+        return
+    if isinstance(value, list):
+        for each in value[:_MAX_ERRORS]:
+            yield from _words_anywhere(each, depth + 1)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            texts = inner if isinstance(inner, list) else [inner]
+            if name.lower() in _ANY_WORDS:
+                yield from (text for each in texts if isinstance(each, str) and (text := _printable(each)))
+            yield from _words_anywhere(inner, depth + 1)
 
 
 class _Reader:

@@ -74,8 +74,8 @@ class Translator(Protocol):
 class PassingTranslator(Translator):
     """A translator that passes some events on as they came, whatever they say."""
 
-    #: What such an event looks like, whole.
-    verbatim: ClassVar[re.Pattern[bytes]]
+    #: What such an event begins with, and what follows on that to its end, as things are now; None while there is none.
+    verbatim: tuple[bytes, re.Pattern[bytes]] | None
 
     @abstractmethod
     def pass_on(self, event: bytes) -> JSONObject:
@@ -290,12 +290,16 @@ class FramedReader:
     def _pass_verbatim(self, received: bytes, position: int, found: list[Item]) -> int:
         """Add the events from ``position`` on that are passed on as they came, and return where they end."""
         passing = self._passing
-        if passing is None or passing.finished or not self._reader.is_between_events:
+        if passing is None or passing.verbatim is None or not self._reader.is_between_events:
             return position
-        while (event := passing.verbatim.match(received, position)) is not None:
-            found.append(passing.pass_on(event[0]))
+        head, tail = passing.verbatim
+        while received.startswith(head, position) and (rest := tail.match(received, position + len(head))) is not None:
+            event = received[position : rest.end()]
+            if not _is_utf8(event):
+                break
+            found.append(passing.pass_on(event))
             self._reader.blocks += 1
-            position = event.end()
+            position = rest.end()
         return position
 
     def _note(self, run: TextRun, found: list[Item]) -> None:

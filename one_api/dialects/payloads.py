@@ -192,7 +192,7 @@ def _has_error(payload: JSONObject) -> bool:
     """Return whether an object has an error where nothing else stands, so that it counts beside an answer, too."""
     status, error = payload.get("base_resp"), payload.get("error")
     return (
-        (error is not None and not _is_blank(error))
+        (error is not None and not is_blank(error))
         or bool(payload.get("errors"))
         or (isinstance(status, dict) and status.get("status_code") not in (None, 0, "0", ""))
         or "error" in (payload.get("object"), payload.get("type"))
@@ -208,7 +208,7 @@ def _wrapped_error(payload: JSONObject) -> JSONObject | None:
     """Return the object in an envelope that has an error; None when there is none."""
     for name in _WRAPPERS:
         inner = payload.get(name) if name != "body" else _opened(payload.get(name))
-        if isinstance(inner, dict) and not _is_blank(inner.get("error")):
+        if isinstance(inner, dict) and not is_blank(inner.get("error")):
             return inner
     return None
 
@@ -249,12 +249,13 @@ def says_nothing(payload: JSONObject) -> bool:
     """Return whether an object holds nothing, or only says that the server is alive."""
     if any(str(payload.get(key)).lower() in _SILENT_NAMES for key in ("type", "object", "event")):
         return True
-    return _is_blank(payload)
+    return is_blank(payload)
 
 
-def _is_blank(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
+    """Return whether a value is null, empty or zero, or holds nothing else."""
     if isinstance(value, dict):
-        return all(map(_is_blank, value.values()))
+        return all(map(is_blank, value.values()))
     return value in (None, "", 0, False) or value == []
 
 

@@ -135,6 +135,8 @@ TABLE: tuple[Row, ...] = (
             account.{0,20} overdue
             in arrears
             billing hard limit
+            (?:n.t|not) have any credits
+            key limit exceeded
             check your billing
             欠费|余额不足|额度不足|余额已用完
         """),
@@ -183,6 +185,7 @@ TABLE: tuple[Row, ...] = (
             content (?:management )?(?:policy|policies|filter)
             inappropriate content
             considered high risk
+            content exists risk
             usage polic(?:y|ies)
             guardrail
             safety (?:system|filter|policy|reasons)
@@ -192,8 +195,8 @@ TABLE: tuple[Row, ...] = (
     # The same with status 200, where a number is all that says it.
     Row(Fault.REFUSED, {502}, _names("content_filter minimax:1026 minimax:1027 baidu:336104 baidu:336105 1301")),
     # OpenAI, vLLM, Mistral, DeepSeek ("maximum context length"), Anthropic ("prompt is too long"), Gemini ("input token
-    # count"), llama.cpp, LM Studio, DashScope ("Range of input length"), Zhipu (1261), Baidu, vLLM ("max_tokens must be
-    # at least 1, got -186").
+    # count"), llama.cpp, LM Studio, SGLang, DashScope ("Range of input length"), Zhipu (1261), Baidu, vLLM ("max_tokens
+    # must be at least 1, got -186"), text-generation-inference (what it quotes is left out).
     Row(
         Fault.TOO_LONG,
         {400, 413, 422, 500},
@@ -216,19 +219,25 @@ TABLE: tuple[Row, ...] = (
             trying to keep the first \d+ tokens
             max_tokens must be at least 1, got -
             input is too long for requested model
+            longer than the model'?s context
+            input validation error: ``(?: tokens)?$
+            `` must have less than \d+ tokens
         """),
     ),
-    # OpenRouter (404), Ollama (400 "does not support tools"), Bedrock, vLLM ("requires --enable-auto-tool-choice").
+    # OpenRouter (404), Ollama (400 "does not support tools"), Bedrock, vLLM ("requires --enable-auto-tool-choice"). And
+    # what the model has not done well, this time: Groq.
     Row(
         Fault.UNSUITABLE,
         {400, 401, 403, 404, 422, 501},
-        words=_words(r"""
-            no endpoints? found that (?:support|can)
+        _names("tool_use_failed json_validate_failed"),
+        _words(r"""
+            no endpoints? found (?:that (?:support|can)|matching)
             no (?:allowed )?(?:providers?|endpoints?)\b.{0,40}(?:support|requested param)
             not (?:currently )?support(?:ed|ing)? (?:for |the )?(?:\w+ )?(?:tools?|function|image|vision|audio|video)
             n.t support(?:ed|ing)? (?:for |the )?(?:\w+ )?(?:tools?|function|image|vision|audio|video)
             not (?:currently )?support(?:ed|ing)? (?:the )?(?:pdf|document|multi-?modal|structured|json|response_format)
-            not (?:currently )?support(?:ed|ing)? (?:streaming|system (?:messages?|prompts?|role)|parallel|reasoning)
+            not (?:currently )?support(?:ed|ing)? (?:streaming|system (?:messages?|prompts?|role)|parallel)
+            not (?:currently )?support(?:ed|ing)? (?:reasoning|thinking)
             \b(?:tool|function|image|vision|audio|video)s?(?: \w+)? (?:is|are) not supported
             not a multimodal model
             requires --enable-auto-tool-choice

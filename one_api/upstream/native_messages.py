@@ -1,5 +1,6 @@
 """Requests of Messages clients to a server that speaks Messages: passed on as they came, and their answers back."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ class NativeMessages:
 
     async def _stream(self, data: bytes | JSONObject, native: NativeRequest, context: AttemptContext) -> ChunkStream:
         headers = self._headers(native)
-        return await self.upstream.post_stream(_PATH, context, data, NativeMessage(), headers, NativeStream)
+        return await self.upstream.post_stream(_PATH, context, data, NativeMessage(_new_id()), headers, NativeStream)
 
     async def complete(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
         """Return an answer whose ``native`` is the whole message; raises UpstreamError.
@@ -118,6 +119,11 @@ class NativeMessages:
         betas = dict.fromkeys([*own, *self.config.beta])
         found["anthropic-beta"] = ",".join(beta for beta in betas if beta not in self.config.deny_betas)
         return found if found["anthropic-beta"] else {key: found[key] for key in found if key != "anthropic-beta"}
+
+
+def _new_id() -> str:
+    """Return the id of a message whose upstream gives it none."""
+    return f"msg_{os.urandom(12).hex()}"
 
 
 def _betas(header: str) -> list[str]:

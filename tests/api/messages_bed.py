@@ -14,7 +14,7 @@ from tests.support import Gateway, ScriptedUpstream, build_request, claude_upstr
 from .bed import KEY, Answer, Bed, Body, adapter, user, yaml
 
 UPSTREAM_KEY = "sk-ant-api03-0123456789"
-_COUNT = 120
+_COUNT = 240
 #: By kind of model, its targets in order. ``mixed`` and ``reverse`` are groups.
 KINDS = ("chat", "claude", "mixed", "reverse", "alias")
 

@@ -175,3 +175,68 @@ def test_an_answer_in_geminis_own_form_is_read(doors: MessagesBed, path: str, st
     assert '\\"a\\":1' in text or '"a":1' in text
     record = doors.record_of(found)
     assert (record["error"], record["prompt_tokens"], record["finish_reason"]) == (None, 5, "tool_calls")
+
+
+NOTHING: dict[str, Body] = {
+    "an empty call": {"function_call": {}},
+    "a call of null": {"function_call": {"name": None, "arguments": None}},
+    "a call of no letters": {"function_call": {"name": "", "arguments": ""}},
+    "null for a call": {"tool_calls": [None]},
+    "an entry of nulls": {"tool_calls": [{"index": 0, "id": None, "type": None, "function": {"name": None}}]},
+    "an object without calls": {"tool_calls": {}},
+}
+
+
+@pytest.mark.parametrize("path", DOORS)
+@pytest.mark.parametrize("fields", list(NOTHING.values()), ids=list(NOTHING))
+def test_what_says_that_nothing_is_called_is_left_out(
+    doors: MessagesBed, path: str, fields: Body, stream: bool
+) -> None:
+    answered = completion("Hello", **fields)
+    script = sse(chunk({"content": "Hello", **fields}), chunk(fields, "stop")) if stream else json_reply(answered)
+
+    answer = ask(doors, path, script, stream=stream)
+
+    assert answer.status == 200, answer.body
+    assert b"Hello" in answer.body
+    assert not any(word in answer.body for word in (b"function_call", b"tool_use", b'"tool_calls":'))
+    assert doors.record_of(answer)["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("error", [None, {}, "", False, {"code": 0, "message": ""}])
+def test_an_error_that_is_none_is_left_out(doors: MessagesBed, error: Any, stream: bool) -> None:
+    whole, piece = completion("Hello") | {"error": error}, chunk({"content": "Hel"}) | {"error": error}
+    rest, last = chunk({"content": "lo"}) | {"error": error}, chunk({}, "stop") | {"error": error}
+    for choice in (*whole["choices"], *last["choices"]):
+        choice["error"] = error
+
+    answer = ask(doors, DOORS[0], sse(piece, rest, last) if stream else json_reply(whole), stream=stream)
+
+    assert answer.status == 200, answer.body
+    assert b'"error"' not in answer.body
+    assert (answer.text if stream else answer.json["choices"][0]["message"]["content"]) == "Hello"
+
+
+PARTS: dict[str, list[Body]] = {
+    "a kind of their own": [{"type": "markdown", "text": "Hel"}, {"type": "markdown", "text": "lo"}],
+    "parts in a part": [{"type": "paragraph", "content": [{"type": "text", "text": "Hello"}]}],
+    "calls": [{"type": "text", "text": "Hello"}, {"type": "tool_use", "id": "c1", "name": "f", "input": {"a": 1}}],
+    "calls as OpenAI's": [{"type": "text", "text": "Hello"}, {"type": "function", "id": "c1", "function": {
+        "name": "f", "arguments": '{"a":1}'}}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_words_and_calls_of_parts_have_their_place(doors: MessagesBed, name: str, stream: bool) -> None:
+    parts, reason = PARTS[name], "tool_use" if name.startswith("calls") else "stop"
+    whole = json_reply(
+        completion(None, finish=reason) | {"choices": [{"message": {"content": parts}, "finish_reason": reason}]}
+    )
+    script = sse(chunk({"content": parts}), chunk({}, reason)) if stream else whole
+
+    answer = ask(doors, "/v1/messages", script, stream=stream)
+
+    assert answer.status == 200, answer.body
+    body = answer.body.decode().replace('\\"', '"')
+    assert body.count("Hel") == 1
+    assert ('"name":"f"' in body, '"a":1' in body) == (reason == "tool_use",) * 2

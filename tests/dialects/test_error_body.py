@@ -88,6 +88,22 @@ def test_a_body_that_is_no_json_gives_its_words(body: bytes, words: str) -> None
     assert read(body).message == words
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"Response": {"Error": {"Code": "InvalidParameter", "Message": "No."}, "RequestId": "x"}}, "No."),
+        ({"ResponseMetadata": {"RequestId": "x", "Error": {"Code": "C", "Message": "No."}}}, "No."),
+        ({"code": "c", "description": "No."}, "No."),
+        ({"result": {"error": "No."}}, "No."),
+        ({"errors": {"messages": ["No.", "Never."]}}, "No."),
+        ({"error": {"message": {"text": "No."}}}, "No."),
+        ({"ok": False, "failures": [{"id": 1, "cause": {"Text": "No."}}]}, "No."),
+    ],
+)
+def test_words_are_found_in_a_shape_that_is_new_to_us(body: Any, words: str) -> None:
+    assert read_value(body).message == words
+
+
 def test_codes_are_found_wherever_they_stand() -> None:
     azure = {"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
     cloudflare = {"success": False, "errors": [{"code": 10000, "message": "no"}]}

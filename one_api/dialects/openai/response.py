@@ -9,11 +9,12 @@ from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import whole_arguments
 from one_api.dialects.openai.calls import body_of, call_id_of, own_call_id
+from one_api.dialects.openai.citations import annotations_of, sources_in
 from one_api.dialects.openai.shapes import bring_choices, message_in, shape_texts
 from one_api.dialects.payloads import ErrorPayload as ErrorPayload
 from one_api.dialects.payloads import InvalidAnswer as InvalidAnswer
 from one_api.dialects.payloads import UnfitAnswer as UnfitAnswer
-from one_api.dialects.payloads import check_error
+from one_api.dialects.payloads import check_error, is_blank
 
 
 class Identity(Struct, frozen=True):
@@ -38,9 +39,12 @@ def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False
     if not choices:
         raise InvalidAnswer("it holds no choices")
     fill(answer, identity, "chat.completion")
-    reported = usage.reported_in(answer)
+    reported, sources = usage.reported_in(answer), sources_in(answer)
     for position, choice in enumerate(choices):
         _mend_choice(choice, position, answer["id"], has_tools=has_tools)
+        message = choice["message"]
+        if sources and not message.get("annotations"):
+            message["annotations"] = annotations_of(sources, message["content"] or "")
     counts: JSONObject | None = None
     for each in reported:
         counts = usage.merge(counts, each)
@@ -60,6 +64,7 @@ def fill(payload: JSONObject, identity: Identity, kind: str) -> None:
     if not isinstance(payload.get("model"), str) or not payload["model"]:
         payload["model"] = identity.model
     payload["object"] = kind
+    payload.pop("error", None)  # it says that there is none: SDKs raise for some ways to say so
 
 
 #: Finish reasons of an answer that ends in the middle.
@@ -74,9 +79,9 @@ def natural_end(called: bool | None) -> str:
 
 
 def check_choice(choice: JSONObject) -> None:
-    """Raise ErrorPayload when a choice reports an error (OpenRouter)."""
-    if choice.get("error"):
-        raise ErrorPayload({"error": choice["error"]})
+    """Raise ErrorPayload when a choice reports an error (OpenRouter); one that says nothing is taken out."""
+    if (error := choice.pop("error", None)) is not None and not is_blank(error):
+        raise ErrorPayload({"error": error})
 
 
 def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools: bool) -> None:
@@ -91,7 +96,8 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
             raise InvalidAnswer("a choice holds no message")
         choice["message"] = message = message or {}
     choice.setdefault("logprobs", None)
-    legacy = not message.get("tool_calls") and isinstance(message.get("function_call"), dict)
+    called_so = message.get("function_call")
+    legacy = not message.get("tool_calls") and isinstance(called_so, dict) and not is_blank(called_so)
     if legacy:
         message["tool_calls"] = [{"type": "function", "function": message.pop("function_call")}]
         legacy = not has_tools
@@ -106,6 +112,11 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
         message["function_call"] = message.pop("tool_calls")[0]["function"]
 
 
+def _is_nothing(call: Any) -> bool:
+    """Return whether an entry has no name, no arguments and no id: it says that nothing is called."""
+    return is_blank({key: value for key, value in call.items() if key != "type"} if isinstance(call, dict) else call)
+
+
 def _has_name(call: JSONObject) -> bool:
     """Return whether a call says what is called; only functions need to have it in that place."""
     function = call.get("function")
@@ -117,10 +128,14 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
     message.setdefault("content", None)
     message.setdefault("refusal", None)
     shape_texts(message)
-    calls = message.get("tool_calls")
-    if not calls or not isinstance(calls, list):
-        message.pop("tool_calls", None)
+    given = message.pop("tool_calls", None)
+    entries = given if isinstance(given, list) else [given]
+    calls = [call for call in entries if not _is_nothing(call)]
+    if not calls:
+        if is_blank(message.get("function_call")):
+            message.pop("function_call", None)
         return
+    message["tool_calls"] = calls
     message.pop("function_call", None)
     seen: set[Any] = set()
     for position, call in enumerate(calls):

@@ -16,6 +16,8 @@ _REASONING = ("reasoning", "reasoning_text", "thinking")
 _OTHER_NAMES = frozenset(_REASONING)
 #: Where the reasoning stands in parts, often beside a text: OpenRouter's and MiniMax's; LiteLLM's.
 _DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
+#: Kinds of parts that call a tool. Claude's, and others'.
+_CALLS = frozenset({"tool_use", "tool_call", "function_call", "function"})
 #: Where a part of a content holds its text.
 _PART_TEXTS = ("text", "content", "value", "thinking", "reasoning", "summary")
 #: Where Gemini says that it refuses a prompt, and for what reason.
@@ -249,13 +251,17 @@ def _rename_reasoning(holder: JSONObject) -> None:
 
 
 def _spread(holder: JSONObject, content: Any) -> None:
-    """Turn a list of parts (Mistral's) into one text, its thinking into reasoning; other parts stay, as they came."""
+    """Turn a list of parts (Mistral's) into one text, its thinking into reasoning and its calls into calls.
+
+    Parts that hold none of these stay, as they came.
+    """
     if not isinstance(content, (list, dict)):
         holder["content"] = json.encode([content]).decode()[1:-1]
         return
     parts = content if isinstance(content, list) else [content]
     texts: list[str] = []
     thoughts: list[str] = []
+    calls: list[JSONObject] = []
     others: list[Any] = []
     for part in parts:
         kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
@@ -264,15 +270,26 @@ def _spread(holder: JSONObject, content: Any) -> None:
             thoughts.append(text)
         elif kind == "refusal" and isinstance(part, dict):
             holder["refusal"] = (holder.get("refusal") or "") + str(part.get("refusal") or text)
-        elif text and (kind in ("text", "output_text") or not isinstance(part, dict)):
+        elif text and (kind in ("text", "output_text") or _is_worded(part)):
             texts.append(text)
+        elif isinstance(part, dict) and kind in _CALLS and not holder.get("tool_calls"):
+            calls.append(part)
         elif part:
             others.append(part)
     holder["content"] = "".join(texts) if texts else None
+    if calls:
+        holder["tool_calls"] = calls
     if thoughts and not holder.get("reasoning_content"):
         holder["reasoning_content"] = "".join(thoughts)
     if others:
         holder["content_parts"] = others
+
+
+def _is_worded(part: Any) -> bool:
+    """Return whether a part of a kind that is new to us has a text, as those of known kinds have it."""
+    return (
+        not isinstance(part, dict) or isinstance(part.get("text"), (str, dict)) or isinstance(part.get("content"), list)
+    )
 
 
 def _text_in(value: Any, depth: int = 0) -> str:

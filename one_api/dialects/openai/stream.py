@@ -13,6 +13,7 @@ from one_api.dialects import usage
 from one_api.dialects.characters import TextJoiner
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import USUAL
+from one_api.dialects.openai.citations import NAMES, annotations_of, sources_in
 from one_api.dialects.openai.response import Identity, fill, natural_end
 from one_api.dialects.openai.shapes import (
     bring_choices,
@@ -69,6 +70,9 @@ class OpenAIStream:
         self._joiner = TextJoiner()
         #: What came beside the usage, for the last chunk.
         self._beside: JSONObject = {}
+        #: Sources beside the answer, and its text, if that has come whole.
+        self._sources: list[JSONObject] = []
+        self._cited_text = ""
         #: The answer came as one JSON text, without events.
         self._in_one = False
 
@@ -182,6 +186,9 @@ class OpenAIStream:
             ending = choice.ending or self._chunk([_piece(index, {}, natural_end(choice.called))])
             if owed := choice.close(index, ending["choices"][0]["delta"], self._joiner):
                 chunks.append(self._chunk([_piece(index, owed)]))
+            if self._sources and not index and not choice.is_annotated:
+                found = annotations_of(self._sources, self._cited_text)
+                chunks.append(self._chunk([_piece(index, {"annotations": found})]))
             chunks.append(ending)
         if self._include_usage and self.usage:
             chunks.append(self._chunk([]) | {"usage": self.usage})
@@ -194,6 +201,8 @@ class OpenAIStream:
         if not choices or not isinstance(choices, list):
             choices = bring_choices(chunk)
         reported = self._note_usage(chunk) if chunk.get("usage") or usage.stands_elsewhere(chunk) else False
+        if not NAMES.isdisjoint(chunk):
+            self._note_sources(chunk, choices)
         for key in self._drop:
             chunk.pop(key, None)
         if not choices and (reported or is_envelope(chunk)):
@@ -226,6 +235,13 @@ class OpenAIStream:
             raise ErrorPayload(failure.payload, chunks)
         return chunks
 
+    def _note_sources(self, chunk: JSONObject, choices: list[JSONObject]) -> None:
+        """Note which sources stand beside the answer, and its text where a message has all of it."""
+        self._sources = sources_in(chunk) or self._sources
+        message = choices[0].get("message") if choices and isinstance(choices[0], dict) else None
+        if isinstance(message, dict) and isinstance(message.get("content"), str):
+            self._cited_text = message["content"]
+
     def _keep(self, endings: list[JSONObject], chunk: JSONObject) -> bool:
         """Keep the ends of choices until the stream ends, and return whether ``chunk`` holds more than these.
 
@@ -255,6 +271,7 @@ class OpenAIStream:
             said = self._identity
             chunk["id"], chunk["created"], chunk["model"] = said.id, said.created, said.model
             chunk["object"] = "chat.completion.chunk"
+            chunk.pop("error", None)
         if self._include_usage:
             chunk["usage"] = None
         else:

@@ -29,7 +29,7 @@ class StreamChoice:
 
     __slots__ = (
         "_legacy", "_on_reasoning_name", "_reasoned", "_role_said", "_tools", "by_delta", "calls", "ending", "finished",
-        "reported", "said", "snapshots",
+        "is_annotated", "reported", "said", "snapshots",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +41,8 @@ class StreamChoice:
         self.by_delta = False
         #: It holds more than a role and reasoning.
         self.said = False
+        #: The upstream has annotated its text.
+        self.is_annotated = False
         #: The chunk with its finish reason, kept until the end of the stream: words may follow.
         self.ending: JSONObject | None = None
         #: The usage that its last piece has reported.
@@ -68,6 +70,8 @@ class StreamChoice:
             self.by_delta = has_words(delta)
         if isinstance(reported := delta.pop("usage", None), dict):
             self.reported = reported
+        if delta.get("annotations"):
+            self.is_annotated = True
         if self._role_said:
             delta.pop("role", None)
         else:

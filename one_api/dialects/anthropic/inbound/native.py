@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from one_api.dialects import json
+from one_api.dialects.anthropic.events import kind_of, stop_of
 from one_api.dialects.anthropic.history import tool_input
+from one_api.dialects.anthropic.inbound.native_events import MessageEvents, mended_message
 from one_api.dialects.anthropic.inbound.split import events_of
 from one_api.dialects.anthropic.response import merge_usage, usage_of
+from one_api.dialects.characters import all_whole
 from one_api.dialects.frames import PassingTranslator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.model_name import renamed
 from one_api.dialects.native import NativeRequest
-from one_api.dialects.payloads import InvalidAnswer, check_error, read_event
+from one_api.dialects.payloads import DONE, InvalidAnswer, RepairedObject, check_error, feed_all, read_event
 from one_api.dialects.sealing import PREFIX
 from one_api.dialects.sse import Event, EventReader
 
@@ -107,25 +110,31 @@ def _without_ours(block: JSONObject) -> JSONObject | None:
 
 
 class NativeMessage(PassingTranslator):
-    """Passes the events of one message on as they came, and reads beside that what it took and whether it has ended.
+    """Passes the events of one message on, and reads beside that what it took and whether it has ended.
 
     What it returns has the bytes of an event under ``native``, and says under ``content`` whether they hold something
-    of the answer; the first event is whole, under ``native_start``.
+    of the answer; the first event is whole, under ``native_start``. Events that are as they should be pass as they
+    came, see ``MessageEvents``. ``message_id`` is for a message without one.
     """
 
-    #: By far the most events, and nothing in them has to be read.
-    verbatim = re.compile(rb"event: content_block_delta\ndata: [^\r\n]+\n\n")
+    def __init__(self, message_id: str = "msg_0") -> None:
+        self._events = MessageEvents(message_id)
+        self.verbatim: tuple[bytes, re.Pattern[bytes]] | None = None
 
-    def __init__(self) -> None:
-        self.finished = False
-        self._has_stop_reason = False
-        self.usage: JSONObject | None = None
-        self._counts: JSONObject = {}
+    @property
+    def finished(self) -> bool:  # type: ignore[override]
+        """Return whether the end of the message has come."""
+        return self._events.finished
+
+    @property
+    def usage(self) -> JSONObject | None:  # type: ignore[override]
+        """Return what was reported so far."""
+        return self._events.usage
 
     @property
     def is_complete(self) -> bool:
         """Return whether the message has its stop reason: only its end may follow."""
-        return self._has_stop_reason
+        return self._events.is_complete
 
     def feed(self, event: Event) -> list[JSONObject]:
         """Return the chunks that ``event`` amounts to.
@@ -134,60 +143,68 @@ class NativeMessage(PassingTranslator):
             ErrorPayload: when the event reports an error.
             InvalidAnswer: when it is none of a message.
         """
-        if self.finished or not event.data:
+        if self.finished:
             return []
-        if event.name == "content_block_delta":  # by far the most; nothing in them has to be read
-            return [_chunk(event.name, event.data)]
         if event.name == "ping":
             return [_chunk(event.name, event.data if event.data.startswith(b"{") else b'{"type":"ping"}')]
-        payload = read_event(event, by_name=True)
+        try:
+            payload = read_event(event, by_name=True)
+        except InvalidAnswer as error:
+            return feed_all(self.feed, event, error)
+        if payload is DONE or (payload is None and event.name == "message_stop"):
+            return self._take({"type": "message_stop"}, "message_stop")
         if payload is None:
             return []
-        kind = payload.get("type") if isinstance(payload.get("type"), str) else event.name
+        kind = kind_of(payload, event.name)
         if not kind:
             raise InvalidAnswer("an event has no type")
-        if kind == "message" and event.bare:
-            return [chunk for each in events_of(_whole(payload)) for chunk in self._take(each, str(each["type"]))]
-        return self._take(payload, kind, event.data)
+        if kind == "message" and (event.bare or stop_of(payload) is not None):
+            return [
+                chunk for each in events_of(mended_message(payload)) for chunk in self._take(each, str(each["type"]))
+            ]
+        return self._take(payload, "message_start" if kind == "message" else kind, event.data)
 
     def _take(self, payload: JSONObject, kind: str, data: bytes = b"") -> list[JSONObject]:
-        """Return the chunk of an event; ``data`` is how it came."""
-        if kind == "message_start":
-            return self._start(payload)
-        if kind == "message_delta":
-            self._count(payload.get("usage"))
-            if not isinstance(payload.get("usage"), dict):  # clients rely on it
-                payload, data = payload | {"usage": {"output_tokens": self._counts.get("output_tokens") or 0}}, b""
-            delta = payload.get("delta")
-            if isinstance(delta, dict) and delta.get("stop_reason"):
-                self._has_stop_reason = True
-        self.finished = kind == "message_stop"
-        return [_chunk(kind, data or json.encode(payload))]
+        """Return the chunks of an event; ``data`` is how it came."""
+        is_repaired = isinstance(payload, RepairedObject)
+        if is_repaired and kind != "content_block_delta":
+            payload = all_whole(payload)
+        events = self._events.take(payload, kind)
+        self.verbatim = None
+        if events == [payload] and kind == "content_block_delta" and self._events.is_between_characters:
+            self.verbatim = _like(data)
+        if is_repaired:
+            return [_chunk_of(all_whole(each)) for each in events]
+        return [_chunk_of(each, data if each is payload else b"") for each in events]
 
     def pass_on(self, event: bytes) -> JSONObject:
         """See ``PassingTranslator``."""
         return {"native": event, "content": True}
 
-    def _start(self, payload: JSONObject) -> list[JSONObject]:
-        message = payload.get("message")
-        if not isinstance(message, dict):
-            raise InvalidAnswer("a message begins without a message")
-        self._count(message.get("usage"))
-        if not isinstance(message.get("usage"), dict):  # clients rely on it
-            message["usage"] = {"input_tokens": 0, "output_tokens": 0}
-        return [{"native_start": payload, "content": False}]
-
-    def _count(self, usage: Any) -> None:
-        if isinstance(usage, dict):
-            merge_usage(self._counts, usage)
-            self.usage = usage_of(self._counts)
-
     def end(self) -> list[JSONObject]:
         """Return what is owed when the bytes have ended: the end of a message that has its stop reason."""
-        if self.finished or not self.is_complete:
-            return []
-        self.finished = True
-        return [_chunk("message_stop", b'{"type":"message_stop"}')]
+        return [_chunk_of(each) for each in self._events.end()]
+
+
+#: The inside of a string without halves of characters.
+_PLAIN = rb'[^"\\\x00-\x1f]*(?:\\(?:[bfnrt"/\\]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
+#: What follows in an event on the text that it ends with.
+_TAIL = _PLAIN + rb'" *\} *\} *'
+_piece_of_text = re.compile(rb'(\{.*"(?:text|thinking)" *: *")' + _TAIL).fullmatch
+_ending = re.compile(_TAIL + rb"\n\n")
+
+
+def _like(data: bytes) -> tuple[bytes, re.Pattern[bytes]] | None:
+    """Return what the next pieces of a text begin and end with, after the one in ``data``; None if it is no such."""
+    found = _piece_of_text(data)
+    return None if found is None else (b"event: content_block_delta\ndata: " + found[1], _ending)
+
+
+def _chunk_of(payload: JSONObject, data: bytes = b"") -> JSONObject:
+    """Return the chunk of an event that is written as ``data``, or anew."""
+    if payload.get("type") == "message_start":
+        return {"native_start": payload, "content": False}
+    return _chunk(str(payload["type"]), data or json.encode(payload))
 
 
 def _chunk(kind: str, data: bytes) -> JSONObject:
@@ -211,19 +228,8 @@ def read_message(data: bytes, decoded: Any = None) -> JSONObject:
             return _assembled(events)
         raise InvalidAnswer(str(error)) from None
     check_error(message, is_named=True)
-    message = _whole(message)
+    message = mended_message(message)
     return {"native": message, "usage": usage_of(message["usage"])}
-
-
-def _whole(message: JSONObject) -> JSONObject:
-    """Return a whole message with its content as blocks and with its usage; raises InvalidAnswer when it is not one."""
-    content, usage = message.get("content"), message.get("usage")
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}] if content else []
-    if not isinstance(content, list) or message.get("stop_reason") is None:
-        raise InvalidAnswer("it is not a whole message")
-    counts = usage if isinstance(usage, dict) else {"input_tokens": 0, "output_tokens": 0}
-    return message | {"content": content, "usage": counts}
 
 
 def _assembled(events: list[Event]) -> JSONObject:

@@ -193,7 +193,8 @@ def test_a_server_with_other_habits_gets_what_it_takes() -> None:
 
 
 def test_a_whole_message_is_read_for_its_usage() -> None:
-    message = {"type": "message", "content": [], "stop_reason": "end_turn", "usage": {"input_tokens": 3}}
+    message: JSONObject = {"type": "message", "role": "assistant", "content": [], "stop_reason": "end_turn"}
+    message["usage"] = {"input_tokens": 3}
 
     found = read_message(json.encode(message))
 
