@@ -9,11 +9,11 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support import Close, Gateway, ScriptedUpstream, Wait, WaitFor, error, json_reply, sse, text_chunks
+from tests.support import Close, Gateway, Hang, ScriptedUpstream, Wait, WaitFor, error, json_reply, sse, text_chunks
 from tests.support import responses_api as api
 from tests.support.raw import build_request
 
-from .bed import KEY, Answer, Bed, Begun, Body, adapter, user, yaml
+from .bed import KEY, SETTLE_S, Answer, Bed, Begun, Body, adapter, user, yaml
 
 #: The upstream speaks Responses only; "both" speaks chat, too; groups go on to one that speaks chat only.
 NATIVE, BOTH, GROUP, RESUMED = "native", "both", "group", "resumed"
@@ -553,7 +553,51 @@ def test_an_error_in_the_stream_is_one(bed: NativeBed) -> None:
     assert "It broke." in answer.error["message"]
 
 
-@pytest.mark.parametrize("fields", [{"stop": ["x"]}, {"n": 2}])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [(("one S", "TO", "P two"), "one "), (("one S", "TO"), "one STO"), (("STOP",), ""), (("one", " END"), "one ")],
+)
+def test_an_answer_ends_at_a_stop_string_that_the_upstream_does_not_know(
+    bed: NativeBed, pieces: tuple[str, ...], text: str, stream: bool
+) -> None:
+    bed.answers(api.text_stream(*pieces) if stream else api.whole(api.message("".join(pieces))))
+
+    answer = ask(bed, stop=["STOP", None, "END"], stream=stream)
+
+    assert "stop" not in bed.sent
+    choice = (answer.chunks[-1] if stream else answer.json)["choices"][0]
+    assert (answer.text if stream else choice["message"]["content"]) == text
+    assert choice["finish_reason"] == "stop"
+    assert not stream or answer.stream_error is None
+
+
+def test_the_upstream_is_let_go_at_a_stop_string(bed: NativeBed) -> None:
+    bed.answers(api.stream(*api.opening(), *api.text_events("one STOP")[:3], Hang()))
+
+    answer = ask(bed, stop="STOP", stream=True, stream_options={"include_usage": True})
+
+    assert (answer.text, answer.stream_error) == ("one ", None)
+    assert bed.a.requests[-1].closes_within(SETTLE_S)
+    assert bed.record_of(answer)["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_of_messages_is_told_which_stop_string_it_was(bed: NativeBed, stream: bool) -> None:
+    bed.answers(api.text_stream("one ST", "OP") if stream else api.whole(api.message("one STOP")))
+    body = {"model": bed.name(NATIVE), "max_tokens": 9, "messages": user(), "stop_sequences": ["STOP"]}
+    raw = json.dumps(body | {"stream": stream}).encode()
+    headers = [("Content-Type", "application/json"), ("Authorization", f"Bearer {KEY}")]
+
+    answer = bed.send(
+        build_request("POST", "/v1/messages", bed.gateway.host, bed.gateway.port, headers=headers, body=raw)
+    )
+
+    ended = events(answer)[-2]["delta"] if stream else answer.json
+    assert (ended["stop_reason"], ended["stop_sequence"]) == ("stop_sequence", "STOP")
+
+
+@pytest.mark.parametrize("fields", [{"stop": [1]}, {"n": 2}])
 def test_what_cannot_be_said_is_refused(bed: NativeBed, fields: Any) -> None:
     answer = ask(bed, **fields)
 
