@@ -24,6 +24,7 @@ from one_api.dialects.responses.response import (
     images_in,
     kind_of_call,
     outcome_of,
+    probabilities_of,
     response_object,
 )
 from one_api.dialects.sse import encode_event
@@ -208,8 +209,7 @@ class ResponseWriter(EventWriter):
         if self._seal is not None and (blocks := delta.get("thinking_blocks")):
             self._reasoning().blocks += blocks
         if text := text_of(delta):
-            logprobs = choice.get("logprobs")
-            self._message().add_text(text, (logprobs or {}).get("content") or [])
+            self._message().add_text(text, probabilities_of(choice.get("logprobs")))
         if text := delta.get("refusal"):
             self._refused = True
             self._message().add_refusal(text)
