@@ -283,6 +283,57 @@ def test_a_strict_client_reads_an_answer_that_lacks_what_it_relies_on(
     assert [item.type for item in answer.output] == ["message", "function_call"]
 
 
+def test_a_whole_answer_to_a_request_for_events_is_given_in_events(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello"), api.call("f", '{"a":1}', 1)))
+
+    client = openai.OpenAI(base_url=bed.gateway.base_url, api_key=KEY, max_retries=0, _strict_response_validation=True)
+    with client, client.responses.stream(model=bed.name(NATIVE), input="hi") as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+
+    assert deltas == ["Hello"]
+    assert [item.type for item in final.output] == ["message", "function_call"]
+
+
+@pytest.mark.parametrize("in_the_end", [True, False])
+def test_events_for_a_whole_answer_are_given_whole(bed: NativeBed, in_the_end: bool) -> None:
+    said = api.message("Hello")
+    bed.answers(
+        api.stream(*api.opening(), *api.text_events("Hel", "lo"), api.completed(*([said] if in_the_end else [])))
+    )
+
+    answer = bed.respond(NATIVE)
+
+    assert (answer.json["status"], answer.json["output"]) == ("completed", [said])
+    assert bed.record_of(answer)["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_events_that_stop_are_no_answer(bed: NativeBed, stream: bool) -> None:
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hel", "lo")))
+
+    answer = bed.respond(NATIVE, stream=stream)
+
+    assert answer.status == 502 or events(answer)[-2]["type"] == "response.failed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_client_gets_an_answer_in_whichever_form_it_comes(bed: NativeBed, stream: bool) -> None:
+    bed.answers(api.whole(api.message("Hello")) if stream else api.text_stream("Hel", "lo"))
+
+    answer = ask(bed, stream=stream)
+
+    assert (answer.text if stream else answer.json["choices"][0]["message"]["content"]) == "Hello"
+
+
+def test_what_a_response_says_of_its_end_counts(bed: NativeBed) -> None:
+    cut = api.response(api.message("Hel"), status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    ending: Body = {"type": "response.completed", "response": cut}
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hel"), ending))
+
+    assert events(bed.respond(NATIVE, stream=True))[-1]["type"] == "response.incomplete"
+
+
 def test_what_came_with_an_item_is_in_the_end_too(bed: NativeBed) -> None:
     payloads = with_call()
     payloads[-1]["response"]["output"] = without(payloads[-1]["response"]["output"], "content", null=False)
