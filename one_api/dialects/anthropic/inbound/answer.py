@@ -59,6 +59,19 @@ def to_message(
     }
 
 
+def with_head(message: JSONObject, message_id: str, model: str) -> JSONObject:
+    """Return a message of an upstream's own, whole or as it begins, with what clients rely on to be in each.
+
+    Servers that imitate Anthropic's leave some of it out, or null.
+    """
+    head: JSONObject = {"id": message_id, "type": "message", "role": "assistant", "model": model, "content": []}
+    usage = message.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    missing = {name: 0 for name in ("input_tokens", "output_tokens") if not isinstance(counts.get(name), int)}
+    given = {name: value for name, value in head.items() if message.get(name) is None}
+    return {**message, **given, "usage": {**counts, **missing}}
+
+
 class Stop:
     """Why an answer ended, in Anthropic's words."""
 

@@ -19,6 +19,7 @@ from one_api.dialects.anthropic.inbound.answer import (
     estimated_usage,
     size_of,
     usage_of,
+    with_head,
 )
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
 from one_api.dialects.anthropic.inbound.errors import error_of
@@ -143,7 +144,12 @@ class MessageWriter(EventWriter):
     def _pass(self, chunk: JSONObject, found: list[bytes]) -> None:
         """Pass an event of the upstream's own on."""
         self._is_native = self._started = True
-        found.append(chunk["native"] if "native" in chunk else encode(chunk["native_start"]))
+        if "native" in chunk:
+            found.append(chunk["native"])
+            return
+        start = chunk["native_start"]
+        message = with_head(start["message"], self._message_id, self._form.model)
+        found.append(encode({**start, "type": "message_start", "message": message}))
 
     def _start(self, found: list[bytes]) -> None:
         if self._started:
