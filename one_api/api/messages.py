@@ -10,7 +10,7 @@ from one_api.api.bodies import read_bytes
 from one_api.api.request_log import call_context
 from one_api.api.snapshot import snapshot
 from one_api.api.streaming import stream_response
-from one_api.dialects.anthropic.inbound.answer import to_message
+from one_api.dialects.anthropic.inbound.answer import to_message, with_head
 from one_api.dialects.anthropic.inbound.carrier import Carrier
 from one_api.dialects.anthropic.inbound.chat import as_chat_request, form_of
 from one_api.dialects.anthropic.inbound.native import HEADERS
@@ -47,7 +47,8 @@ async def create_message() -> Response:
     native: JSONObject | None = answer.get("native")
     if native is None:
         return await json_response(to_message(answer, message_id, form, partial(estimate_tokens, body), carrier.seal))
-    return await json_response(native | {"model": answer["model"]} if "model" in answer else native)
+    named = native | {"model": answer["model"]} if "model" in answer else native
+    return await json_response(with_head(named, message_id, form.model))
 
 
 @messages.post("/v1/messages/count_tokens")

@@ -10,7 +10,7 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.responses.outbound.native import NativeResponse, read_response, usage_in, with_tools_of
-from one_api.dialects.responses.outbound.request import to_responses
+from one_api.dialects.responses.outbound.request import stops_of, to_responses
 from one_api.dialects.responses.outbound.stream import ResponsesStream, completion_of
 from one_api.records import AttemptContext
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
@@ -47,14 +47,19 @@ class ResponsesAPI:
         """Return the answer to a chat request as a stream of chat chunks; raises UpstreamError."""
         body = await self._translated(request, context)
         keep = partial(self.replay.keep_output, context.scope, request.model)
-        translator = ResponsesStream(new_identity(request.model), include_usage=request.include_usage, on_output=keep)
+        translator = ResponsesStream(
+            new_identity(request.model),
+            include_usage=request.include_usage,
+            stops=stops_of(request.body),
+            on_output=keep,
+        )
         return await self.upstream.post_stream(_PATH, context, body, translator)
 
     async def complete(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """Return the answer to a chat request as a completion; raises UpstreamError."""
         response = await self._whole(await self._translated(request, context), context)
         keep = partial(self.replay.keep_output, context.scope, request.model)
-        return completion_of(response, new_identity(request.model), keep)
+        return completion_of(response, new_identity(request.model), stops=stops_of(request.body), on_output=keep)
 
     async def _translated(self, request: ChatRequest, context: AttemptContext) -> JSONObject:
         """Return a chat request in this dialect, and note what is dropped of it."""

@@ -188,6 +188,34 @@ def test_a_whole_message_passes_as_it_came(doors: MessagesBed) -> None:
     assert (record["prompt_tokens"], record["completion_tokens"]) == (8, 2)
 
 
+@pytest.mark.parametrize("name", ["id", "type", "role", "model", "content", "input_tokens", "output_tokens", "usage"])
+@pytest.mark.parametrize("null", [False, True], ids=["missing", "null"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_strict_client_reads_a_message_that_lacks_a_part_of_its_head(
+    doors: MessagesBed, name: str, null: bool, stream: bool
+) -> None:
+    model = doors.model("claude")
+    payloads = claude_events(text_block("Hello"), model=model)
+    head: Any = payloads[0]["message"]
+    holder = head["usage"] if name.endswith("tokens") else head
+    del holder[name]
+    if null:
+        holder[name] = None
+    said = {"content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn"}
+    doors.a.on(model, claude_sse(*payloads) if stream else json_reply(head | said))
+
+    with anthropic.Anthropic(base_url=doors.gateway.url, api_key=KEY, _strict_response_validation=True) as strict:
+        if stream:
+            with strict.messages.stream(model=model, max_tokens=9, messages=HI) as events:
+                message: Any = events.get_final_message()
+        else:
+            message = strict.messages.create(model=model, max_tokens=9, messages=HI)
+
+    assert (message.type, message.role, message.model) == ("message", "assistant", model)
+    assert message.id.startswith("msg_")
+    assert message.content[0].text == "Hello"
+
+
 def test_a_long_whole_message_is_streamed_by_the_upstream(doors: MessagesBed) -> None:
     model = doors.model("claude")
     doors.a.on(model, claude_sse(*claude_events(*BLOCKS, stop="tool_use", model=model)))

@@ -266,6 +266,20 @@ def test_a_call_of_a_custom_tool_has_its_text_in_an_object(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_arguments_that_are_no_json_are_handed_on_whole(doors: MessagesBed, sdk: Anthropic, stream: bool) -> None:
+    model, text = doors.model(), 'in "Berlin"'
+    call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": text}}
+    whole = completion(None, finish="tool_calls", tool_calls=[call])
+    doors.o.on(model, sse(*tool_chunks(("f", text[:2], text[2:]))) if stream else json_reply(whole))
+
+    message = final_of(sdk, model, stream=stream)
+
+    (block,) = message.content
+    assert block.type == "tool_use"
+    assert (block.name, block.input, message.stop_reason) == ("f", {"_raw_arguments": text}, "tool_use")
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_call_of_a_custom_tool_that_was_cut_is_not_to_be_run(
     doors: MessagesBed, sdk: Anthropic, stream: bool
 ) -> None:

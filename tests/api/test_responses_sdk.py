@@ -175,3 +175,27 @@ def test_images_of_a_chat_answer_are_items(bed: Bed, client: OpenAI, stream: boo
         ("image_generation_call", "completed", "AAAA"),
         ("image_generation_call", "completed", "BBBB"),
     ]
+
+
+def test_citations_and_probabilities_are_as_a_strict_client_reads_them(bed: Bed, stream: bool) -> None:
+    """Chat upstreams leave out where a citation stands, its title, and the bytes of a token."""
+    model = bed.model()
+    cited = [{"type": "url_citation", "url_citation": {"url": "https://example.org", "title": None}}]
+    measured = {"content": [{"token": "é", "logprob": -0.1, "top_logprobs": [{"token": "é", "logprob": -0.1}]}]}
+    chunks, whole = text_chunks("é", ""), completion("é", annotations=cited)
+    chunks[1]["choices"][0]["logprobs"] = whole["choices"][0]["logprobs"] = measured
+    chunks[2]["choices"][0]["delta"] = {"annotations": cited}
+    bed.a.on(model, sse(*chunks) if stream else json_reply(whole))
+    asked: Any = {"model": model, "input": "hi", "include": ["message.output_text.logprobs"]}
+
+    with OpenAI(base_url=bed.gateway.base_url, api_key=KEY, _strict_response_validation=True) as strict:
+        if stream:
+            with strict.responses.stream(**asked) as events:
+                answer: Any = events.get_final_response()
+        else:
+            answer = strict.responses.create(**asked)
+
+    (part,) = answer.output[0].content
+    (citation,), (token,) = part.annotations, part.logprobs
+    assert (citation.type, citation.url, citation.title) == ("url_citation", "https://example.org", "")
+    assert (token.bytes, token.top_logprobs[0].bytes) == ([0xC3, 0xA9], [0xC3, 0xA9])

@@ -9,11 +9,11 @@ from typing import Any
 import openai
 import pytest
 
-from tests.support import Close, Gateway, ScriptedUpstream, Wait, WaitFor, error, json_reply, sse, text_chunks
+from tests.support import Close, Gateway, Hang, ScriptedUpstream, Wait, WaitFor, error, json_reply, sse, text_chunks
 from tests.support import responses_api as api
 from tests.support.raw import build_request
 
-from .bed import KEY, Answer, Bed, Begun, Body, adapter, user, yaml
+from .bed import KEY, SETTLE_S, Answer, Bed, Begun, Body, adapter, user, yaml
 
 #: The upstream speaks Responses only; "both" speaks chat, too; groups go on to one that speaks chat only.
 NATIVE, BOTH, GROUP, RESUMED = "native", "both", "group", "resumed"
@@ -281,6 +281,57 @@ def test_a_strict_client_reads_an_answer_that_lacks_what_it_relies_on(
 
     assert answer.status == "completed"
     assert [item.type for item in answer.output] == ["message", "function_call"]
+
+
+def test_a_whole_answer_to_a_request_for_events_is_given_in_events(bed: NativeBed) -> None:
+    bed.answers(api.whole(api.message("Hello"), api.call("f", '{"a":1}', 1)))
+
+    client = openai.OpenAI(base_url=bed.gateway.base_url, api_key=KEY, max_retries=0, _strict_response_validation=True)
+    with client, client.responses.stream(model=bed.name(NATIVE), input="hi") as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+
+    assert deltas == ["Hello"]
+    assert [item.type for item in final.output] == ["message", "function_call"]
+
+
+@pytest.mark.parametrize("in_the_end", [True, False])
+def test_events_for_a_whole_answer_are_given_whole(bed: NativeBed, in_the_end: bool) -> None:
+    said = api.message("Hello")
+    bed.answers(
+        api.stream(*api.opening(), *api.text_events("Hel", "lo"), api.completed(*([said] if in_the_end else [])))
+    )
+
+    answer = bed.respond(NATIVE)
+
+    assert (answer.json["status"], answer.json["output"]) == ("completed", [said])
+    assert bed.record_of(answer)["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_events_that_stop_are_no_answer(bed: NativeBed, stream: bool) -> None:
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hel", "lo")))
+
+    answer = bed.respond(NATIVE, stream=stream)
+
+    assert answer.status == 502 or events(answer)[-2]["type"] == "response.failed"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_client_gets_an_answer_in_whichever_form_it_comes(bed: NativeBed, stream: bool) -> None:
+    bed.answers(api.whole(api.message("Hello")) if stream else api.text_stream("Hel", "lo"))
+
+    answer = ask(bed, stream=stream)
+
+    assert (answer.text if stream else answer.json["choices"][0]["message"]["content"]) == "Hello"
+
+
+def test_what_a_response_says_of_its_end_counts(bed: NativeBed) -> None:
+    cut = api.response(api.message("Hel"), status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    ending: Body = {"type": "response.completed", "response": cut}
+    bed.answers(api.stream(*api.opening(), *api.text_events("Hel"), ending))
+
+    assert events(bed.respond(NATIVE, stream=True))[-1]["type"] == "response.incomplete"
 
 
 def test_what_came_with_an_item_is_in_the_end_too(bed: NativeBed) -> None:
@@ -553,7 +604,51 @@ def test_an_error_in_the_stream_is_one(bed: NativeBed) -> None:
     assert "It broke." in answer.error["message"]
 
 
-@pytest.mark.parametrize("fields", [{"stop": ["x"]}, {"n": 2}])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [(("one S", "TO", "P two"), "one "), (("one S", "TO"), "one STO"), (("STOP",), ""), (("one", " END"), "one ")],
+)
+def test_an_answer_ends_at_a_stop_string_that_the_upstream_does_not_know(
+    bed: NativeBed, pieces: tuple[str, ...], text: str, stream: bool
+) -> None:
+    bed.answers(api.text_stream(*pieces) if stream else api.whole(api.message("".join(pieces))))
+
+    answer = ask(bed, stop=["STOP", None, "END"], stream=stream)
+
+    assert "stop" not in bed.sent
+    choice = (answer.chunks[-1] if stream else answer.json)["choices"][0]
+    assert (answer.text if stream else choice["message"]["content"]) == text
+    assert choice["finish_reason"] == "stop"
+    assert not stream or answer.stream_error is None
+
+
+def test_the_upstream_is_let_go_at_a_stop_string(bed: NativeBed) -> None:
+    bed.answers(api.stream(*api.opening(), *api.text_events("one STOP")[:3], Hang()))
+
+    answer = ask(bed, stop="STOP", stream=True, stream_options={"include_usage": True})
+
+    assert (answer.text, answer.stream_error) == ("one ", None)
+    assert bed.a.requests[-1].closes_within(SETTLE_S)
+    assert bed.record_of(answer)["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_of_messages_is_told_which_stop_string_it_was(bed: NativeBed, stream: bool) -> None:
+    bed.answers(api.text_stream("one ST", "OP") if stream else api.whole(api.message("one STOP")))
+    body = {"model": bed.name(NATIVE), "max_tokens": 9, "messages": user(), "stop_sequences": ["STOP"]}
+    raw = json.dumps(body | {"stream": stream}).encode()
+    headers = [("Content-Type", "application/json"), ("Authorization", f"Bearer {KEY}")]
+
+    answer = bed.send(
+        build_request("POST", "/v1/messages", bed.gateway.host, bed.gateway.port, headers=headers, body=raw)
+    )
+
+    ended = events(answer)[-2]["delta"] if stream else answer.json
+    assert (ended["stop_reason"], ended["stop_sequence"]) == ("stop_sequence", "STOP")
+
+
+@pytest.mark.parametrize("fields", [{"stop": [1]}, {"n": 2}])
 def test_what_cannot_be_said_is_refused(bed: NativeBed, fields: Any) -> None:
     answer = ask(bed, **fields)
 

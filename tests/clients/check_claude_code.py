@@ -1,7 +1,6 @@
 """Claude Code, headless, over an upstream that knows chat only and over Claude: it writes a file and says so."""
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.api.bed import KEY
 from tests.api.messages_bed import MessagesBed, running_messages_bed
 from tests.support import (
     Close,
@@ -30,6 +28,8 @@ from tests.support import (
     tool_block,
     tool_chunks,
 )
+
+from .claude_code import run_claude_code
 
 TEXT = "Hello from the model\n"
 SAID = "I have written it."
@@ -56,20 +56,10 @@ class Bench:
         """What it is to write."""
         return self.work / "hello.txt"
 
-    def run(self, model: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, model: str) -> "subprocess.CompletedProcess[str]":
         """Have Claude Code write a file."""
-        self.work.mkdir()
-        settings = {
-            "PATH": os.environ["PATH"], "HOME": str(self._home), "ANTHROPIC_BASE_URL": self.doors.gateway.url,
-            "ANTHROPIC_AUTH_TOKEN": KEY, "ANTHROPIC_MODEL": model, "ANTHROPIC_DEFAULT_HAIKU_MODEL": model,
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1", "DISABLE_AUTOUPDATER": "1",
-            **environment,
-        }  # fmt: skip
-        return subprocess.run(
-            [str(self._command), "-p", f"Write {self.file}", "--allowedTools", "Write", "--output-format", "json"],
-            cwd=self.work, env=settings, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S,
-            check=False,
-        )  # fmt: skip
+        asked = f"Write {self.file}", "--allowedTools", "Write"
+        return run_claude_code(self._command, self._home, self.doors.gateway, model, *asked, timeout_s=TIMEOUT_S)
 
     def write(self) -> str:
         """The input of the call that writes the file."""

@@ -1,4 +1,4 @@
-"""The official SDKs and Codex over the local model: nobody foresees its words, so their form and end count."""
+"""Official SDKs, Codex and Claude Code over the local model: nobody foresees its words, so their form and end count."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import Gateway
 
+from .claude_code import run_claude_code
 from .codex import run_codex
 
 MODEL = "small"
@@ -87,6 +88,8 @@ def gateway(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("models")
     (folder / f"{MODEL}.gguf").symlink_to(model_file)
     local = {"type": "local", "models_dir": str(folder), "default_max_tokens": 64}
+    # The prompts of Codex and Claude Code have thousands of tokens, and the machine may have other work.
+    local["timeouts"] = {"first_event_s": TIMEOUT_S}
     config = json.dumps({"adapters": {"local": local}})
     with Gateway(config_yaml=config, env={"RATE_LIMIT_ENABLED": "false"}, ready_path="/ready") as running:
         yield running
@@ -146,3 +149,16 @@ def test_codex(npm_install: Callable[[str], Path], gateway: Gateway, tmp_path: P
     assert done.returncode == 0 or "reason: max_output_tokens" in done.stderr, done.stderr[-3000:]
     assert gateway.call_records()[-1]["completion_tokens"]
     assert gateway.call_records()[-1]["outcome"] == "ok"
+
+
+def test_claude_code(npm_install: Callable[[str], Path], gateway: Gateway, tmp_path: Path) -> None:
+    """It asks four times for an answer that is cut at its limit, and then says so: the small model ends none."""
+    command = npm_install("@anthropic-ai/claude-code") / "claude"
+    limit = {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "64"}
+
+    done = run_claude_code(command, tmp_path, gateway, MODEL, "Say hello.", timeout_s=TIMEOUT_S, **limit)
+
+    assert done.returncode == 0 or "output token maximum" in done.stdout, done.stdout + done.stderr
+    asked = [each for each in gateway.call_records() if each["path"] == "/v1/messages" and each["stream"]]
+    assert asked[-1]["completion_tokens"]
+    assert {each["outcome"] for each in asked} == {"ok"}

@@ -24,6 +24,9 @@ _KNOWN_KEYS = frozenset({
     "provider_specific",
 })  # fmt: skip
 
+#: What arguments that are no JSON are called in the input of a call.
+RAW_ARGUMENTS = "_raw_arguments"
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -192,5 +195,5 @@ def tool_input(arguments: Any) -> JSONObject:
         try:
             value = json.decode(arguments.encode())
         except json.InvalidJSON:
-            return {"_raw_arguments": arguments}
+            return {RAW_ARGUMENTS: arguments}
     return value if isinstance(value, dict) else {"_value": value}

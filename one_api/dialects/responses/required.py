@@ -10,7 +10,7 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.responses.request import Translated
 from one_api.dialects.responses.response import Identity, usage_of
 
-_ADDED, _DONE = "response.output_item.added", "response.output_item.done"
+_ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"
 #: By how the types of events that belong to an item begin: what numbers their place in it.
 _PLACES: Mapping[str, str | None] = {
     "response.content_part.": "content_index",
@@ -57,6 +57,8 @@ class RequiredFields:
         self._names: dict[int, JSONObject] = {}
         #: By each id that the upstream gave an item, its number.
         self._numbers: dict[str, int] = {}
+        #: The numbers of the items that have begun with an event of their own.
+        self._begun: set[int] = set()
         #: By the number of an item, what its own last event held.
         self._items: dict[int, JSONObject] = {}
         #: The item that began last, and the part of it.
@@ -64,7 +66,7 @@ class RequiredFields:
 
     def of_event(self, kind: str, fields: JSONObject) -> JSONObject:
         """Return the fields of an event of the type ``kind``; not those of its response."""
-        if kind in (_ADDED, _DONE):
+        if kind in (_ADDED, ITEM_DONE):
             return self._of_item_event(fields, begins=kind == _ADDED)
         start = next((start for start in _PLACES if kind.startswith(start)), None)
         if start is None:
@@ -83,6 +85,10 @@ class RequiredFields:
         part = fields.get("part")
         return _filled(fields | {"part": _part(part)} if part is not None else fields, missing)
 
+    def has_begun(self, index: int) -> bool:
+        """Return whether the item of this number has begun with an event of its own."""
+        return index in self._begun
+
     def of_response(self, response: JSONObject, status: str) -> JSONObject:
         """Return a response; ``status`` is what its event says of it."""
         found = _filled(response, self._defaults | {"status": status})
@@ -99,6 +105,8 @@ class RequiredFields:
         if begins:
             self._index, self._part = _number(fields.get("output_index"), self._index + 1), -1
         index = self._index_in(fields, item.get("id"))
+        if begins:
+            self._begun.add(index)
         found = fields | {"item": self._item(item, index, "in_progress" if begins else "completed")}
         if not begins:
             self._items[index] = found["item"]

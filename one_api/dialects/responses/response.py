@@ -111,10 +111,27 @@ def _count(holder: Any, name: str) -> int:
 def annotations_of(annotations: Any) -> list[JSONObject]:
     """Return chat's annotations in this dialect, where a citation is flat."""
     found = [each for each in annotations if isinstance(each, dict)] if isinstance(annotations, list) else []
-    return [
-        {"type": "url_citation", **each["url_citation"]} if isinstance(each.get("url_citation"), dict) else each
-        for each in found
-    ]
+    return [_flat(each["url_citation"]) if isinstance(each.get("url_citation"), dict) else each for each in found]
+
+
+def _flat(citation: JSONObject) -> JSONObject:
+    """Return a citation with what clients rely on; servers that search the web themselves leave out its place."""
+    known = {name: value for name, value in citation.items() if value is not None}
+    return {"type": "url_citation", "start_index": 0, "end_index": 0, "title": "", **known}
+
+
+def probabilities_of(logprobs: Any) -> list[JSONObject]:
+    """Return chat's probabilities of a text, with what clients rely on."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    found = [each for each in content if isinstance(each, dict)] if isinstance(content, list) else []
+    return [_measured(each) | {"top_logprobs": list(map(_measured, each.get("top_logprobs") or ()))} for each in found]
+
+
+def _measured(token: JSONObject) -> JSONObject:
+    """Return the probability of a token with its bytes, which chat may leave out."""
+    if isinstance(token.get("bytes"), list):
+        return token
+    return token | {"bytes": list(str(token.get("token", "")).encode("utf-8", "replace"))}
 
 
 def images_in(said: JSONObject) -> list[str]:
@@ -243,8 +260,7 @@ def _output(
 def _content(message: JSONObject, logprobs: Any) -> list[JSONObject]:
     found: list[JSONObject] = []
     if text := text_of(message):
-        measured = logprobs.get("content") if isinstance(logprobs, dict) else None
-        found.append(text_part(text, annotations_of(message.get("annotations")), measured or []))
+        found.append(text_part(text, annotations_of(message.get("annotations")), probabilities_of(logprobs)))
     if message.get("refusal"):
         found.append({"type": "refusal", "refusal": message["refusal"]})
     return found

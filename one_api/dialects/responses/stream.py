@@ -17,15 +17,17 @@ from one_api.dialects.responses.failure import error_of, failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
 from one_api.dialects.responses.output import CallItem, Event, ImageItem, MessageItem, OutputItem, ReasoningItem
 from one_api.dialects.responses.request import Translated
-from one_api.dialects.responses.required import RequiredFields, own_response
+from one_api.dialects.responses.required import ITEM_DONE, RequiredFields, own_response
 from one_api.dialects.responses.response import (
     Identity,
     Outcome,
     images_in,
     kind_of_call,
     outcome_of,
+    probabilities_of,
     response_object,
 )
+from one_api.dialects.responses.split import events_of
 from one_api.dialects.sse import encode_event
 from one_api.errors import GatewayError
 
@@ -148,7 +150,7 @@ class ResponseWriter(EventWriter):
         before = b"" if self._begun else self._opening()
         fields = {key: value for key, value in event.items() if key not in ("type", "sequence_number")}
         fields = self._required.of_event(kind, fields)
-        if kind == "response.output_item.done":
+        if kind == ITEM_DONE:
             self._note_item(fields)
         response = event.get("response")
         if not isinstance(response, dict):
@@ -177,12 +179,16 @@ class ResponseWriter(EventWriter):
         self._output.append(item)
 
     def _missing_items(self, response: JSONObject) -> bytes:
-        """Return the events of items that only the last event holds: Codex reads them nowhere else."""
-        missing = [
-            self._event("response.output_item.done", {"output_index": index, "item": item})
-            for index, item in enumerate(response.get("output") or ())
-            if isinstance(item, dict) and index not in self._done and (item.get("id") or index) not in self._done
-        ]
+        """Return the events of items that only the last event holds: Codex reads them nowhere else.
+
+        One that has begun lacks its end alone.
+        """
+        missing: list[bytes] = []
+        for index, item in enumerate(response.get("output") or ()):
+            if isinstance(item, dict) and index not in self._done and (item.get("id") or index) not in self._done:
+                begun = self._required.has_begun(index)
+                found = (event for event in events_of(item, index) if not begun or event[0] == ITEM_DONE)
+                missing += map(self._encoded, found)
         return b"".join(missing)
 
     def _text_only(self, chunk: JSONObject) -> bytes | None:
@@ -208,8 +214,7 @@ class ResponseWriter(EventWriter):
         if self._seal is not None and (blocks := delta.get("thinking_blocks")):
             self._reasoning().blocks += blocks
         if text := text_of(delta):
-            logprobs = choice.get("logprobs")
-            self._message().add_text(text, (logprobs or {}).get("content") or [])
+            self._message().add_text(text, probabilities_of(choice.get("logprobs")))
         if text := delta.get("refusal"):
             self._refused = True
             self._message().add_refusal(text)
@@ -265,7 +270,7 @@ class ResponseWriter(EventWriter):
         closing = [self._encoded(event) for event in item.end(self._identity, index, status)]
         self._output.append(item.item)
         done = {"output_index": index, "item": item.item}
-        return b"".join(closing) + self._event("response.output_item.done", done)
+        return b"".join(closing) + self._event(ITEM_DONE, done)
 
     def last(self, *, kept: bool) -> bytes:
         """See ``EventWriter``."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from one_api.dialects.anthropic.history import tool_input
+from one_api.dialects.anthropic.history import RAW_ARGUMENTS, tool_input
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.json import JSONObject
@@ -17,6 +17,8 @@ Seal: TypeAlias = Callable[[str], str]
 
 #: Anthropic's words for answers that ended before their time.
 STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
+#: What the text of a custom tool is called in the input of a call.
+CUSTOM_INPUT = "input"
 #: What a model writes beside its text and calls.
 _WRITTEN = ("reasoning_content", "refusal")
 _LEGAL_ID = re.compile(r"[a-zA-Z0-9_-]+")
@@ -44,7 +46,7 @@ def to_message(
         content.append({"type": "text", "text": refusal})
     usage = completion.get("usage")
     # The text of a custom tool shows no end of its own.
-    whole = not any("custom" in call for call in made) and not any("_raw_arguments" in call["input"] for call in calls)
+    whole = not any("custom" in call for call in made) and not any(RAW_ARGUMENTS in call["input"] for call in calls)
     stop = Stop.of(choice, form, called=bool(calls), whole=whole, cut=scanner.stop)
     return {
         "id": message_id,
@@ -55,6 +57,19 @@ def to_message(
         **stop.fields(refusal),
         "usage": usage_of(usage) if usage is not None else estimated_usage(count_input(), size_of(said)),
     }
+
+
+def with_head(message: JSONObject, message_id: str, model: str) -> JSONObject:
+    """Return a message of an upstream's own, whole or as it begins, with what clients rely on to be in each.
+
+    Servers that imitate Anthropic's leave some of it out, or null.
+    """
+    head: JSONObject = {"id": message_id, "type": "message", "role": "assistant", "model": model, "content": []}
+    usage = message.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    missing = {name: 0 for name in ("input_tokens", "output_tokens") if not isinstance(counts.get(name), int)}
+    given = {name: value for name, value in head.items() if message.get(name) is None}
+    return {**message, **given, "usage": {**counts, **missing}}
 
 
 class Stop:
@@ -166,7 +181,7 @@ def _call(call: JSONObject, form: AnswerForm) -> JSONObject:
     body = body_of(call)
     name = str(body.get("name") or "")
     # Anthropic's clients know no tool whose input is no object.
-    given = {"input": _text(body.get("input"))} if "custom" in call else tool_input(body.get("arguments"))
+    given = {CUSTOM_INPUT: _text(body.get("input"))} if "custom" in call else tool_input(body.get("arguments"))
     return {"type": "tool_use", "id": call_id(call.get("id")), "name": form.names.get(name, name), "input": given}
 
 

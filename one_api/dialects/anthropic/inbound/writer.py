@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from one_api.dialects import json
+from one_api.dialects.anthropic.history import RAW_ARGUMENTS
 from one_api.dialects.anthropic.inbound.answer import (
+    CUSTOM_INPUT,
     STOP_REASONS,
     Seal,
     Stop,
@@ -17,6 +19,7 @@ from one_api.dialects.anthropic.inbound.answer import (
     estimated_usage,
     size_of,
     usage_of,
+    with_head,
 )
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
 from one_api.dialects.anthropic.inbound.errors import error_of
@@ -32,8 +35,6 @@ _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 #: Beginnings of arguments that may turn out to be empty, for which no delta is sent.
 _EMPTY_INPUTS = ("", "{", "{}")
 _BLANK = ("",)
-#: What makes an object of a custom tool's text.
-_TEXT_OPENING, _TEXT_CLOSING = '{"input":"', '"}'
 #: The types of deltas, and the fields that hold them, by the types of blocks; all others are of a call.
 _DELTAS = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
 
@@ -61,8 +62,8 @@ class _Block:
     arguments: ValueScanner = field(default_factory=ValueScanner)
     #: Something but white space has come of the arguments.
     has_arguments: bool = False
-    #: Of a custom tool: its text, which is the one member of an object here.
-    is_custom: bool = False
+    #: Of a call whose arguments are a text and no object: what the text is called, in an object that it alone is in.
+    member: str = ""
 
     @property
     def kind(self) -> str:
@@ -143,7 +144,12 @@ class MessageWriter(EventWriter):
     def _pass(self, chunk: JSONObject, found: list[bytes]) -> None:
         """Pass an event of the upstream's own on."""
         self._is_native = self._started = True
-        found.append(chunk["native"] if "native" in chunk else encode(chunk["native_start"]))
+        if "native" in chunk:
+            found.append(chunk["native"])
+            return
+        start = chunk["native_start"]
+        message = with_head(start["message"], self._message_id, self._form.model)
+        found.append(encode({**start, "type": "message_start", "message": message}))
 
     def _start(self, found: list[bytes]) -> None:
         if self._started:
@@ -233,12 +239,15 @@ class MessageWriter(EventWriter):
         block = self._calls.get(index)
         if block is None:
             start = {"type": "tool_use", "id": call_id(entry.get("id")), "name": "", "input": {}}
-            block = self._calls[index] = self._add(_Block(start, call=index, is_custom="custom" in entry), found)
+            member = CUSTOM_INPUT if "custom" in entry else ""
+            block = self._calls[index] = self._add(_Block(start, call=index, member=member), found)
         block.start["name"] += body.get("name") or ""
-        piece = body.get("arguments")
-        if block.is_custom:
-            piece = json.encode([body.get("input") or ""]).decode()[2:-2]
-            piece = piece if block.has_arguments else _TEXT_OPENING + piece
+        piece = body.get("arguments") or body.get("input") or ""
+        if not block.has_arguments and piece.strip() and not piece.lstrip().startswith("{"):
+            block.member = block.member or RAW_ARGUMENTS
+        if block.member:
+            opening = "" if block.has_arguments else f'{{"{block.member}":"'
+            piece = opening + json.encode([piece]).decode()[2:-2]
         if piece:
             block.pieces.append(piece)
             block.arguments.add(piece)
@@ -291,8 +300,8 @@ class MessageWriter(EventWriter):
         """End the first block; the next one takes its place."""
         block = self._blocks[0]
         is_cut = len(self._blocks) == 1 and self._finish.get("finish_reason") in STOP_REASONS
-        if block.is_custom and not is_cut:
-            block.pieces.append(_TEXT_CLOSING)
+        if block.member and not is_cut:
+            block.pieces.append('"}')
         self._flush(found, closing=True)
         signature = block.signature
         if block.kind == "thinking" and not signature:

@@ -8,7 +8,7 @@ from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, check_error, read_event
 from one_api.dialects.sealing import PREFIX
-from one_api.dialects.sse import Event
+from one_api.dialects.sse import Event, EventReader
 
 #: Events that come before anything of the answer.
 OPENINGS = ("response.created", "response.queued", "response.in_progress")
@@ -133,12 +133,26 @@ def payload_of(event: Event) -> JSONObject | None:
     if payload is None or payload is DONE:
         return None
     kind = payload.get("type") or event.name
+    if not kind and payload.get("object") == "response":  # it has come whole, where events were asked for
+        response = _checked(payload)
+        return {"type": f"response.{response['status']}", "response": response}
     if kind in _FAILURES:
         raise ErrorPayload(_failure_in(payload))
     if not isinstance(kind, str) or not kind:
         check_error(payload)
         raise InvalidAnswer("an event has no type")
+    if kind in ENDINGS:
+        kind = _ending_of(payload, kind)
     return None if kind == _SILENT else payload | {"type": kind}
+
+
+def _ending_of(payload: JSONObject, kind: str) -> str:
+    """Return the type of a last event: what its response says of itself counts."""
+    response = payload.get("response")
+    status = response.get("status") if isinstance(response, dict) else None
+    if status == "failed":
+        raise ErrorPayload(_failure_in(payload))
+    return f"response.{status}" if f"response.{status}" in ENDINGS else kind
 
 
 def _failure_in(payload: JSONObject) -> JSONObject:
@@ -170,7 +184,29 @@ def read_response(data: bytes, decoded: Any = None) -> JSONObject:
     try:
         response = json.decode_object(data, as_written=True) if decoded is None else json.only_object(decoded)
     except json.InvalidJSON as error:
+        if events := EventReader().feed(data):
+            return _assembled(events)
         raise InvalidAnswer(str(error)) from None
+    return _checked(response)
+
+
+def _assembled(events: list[Event]) -> JSONObject:
+    """Return the response that events amount to, which came where a whole one was asked for."""
+    items: list[Any] = []
+    for event in events:
+        payload = payload_of(event) or {}
+        if payload.get("type") == "response.output_item.done":
+            items.append(payload.get("item"))
+        if payload.get("type") in ENDINGS:
+            response = payload.get("response")
+            found = response if isinstance(response, dict) else {}
+            status = payload["type"].removeprefix("response.")
+            return _checked({"status": status} | found | {"output": found.get("output") or items})
+    raise InvalidAnswer("its events stop before the response is complete")
+
+
+def _checked(response: JSONObject) -> JSONObject:
+    """Return a response that has ended well; raises as ``read_response`` does."""
     if response.get("status") == "failed" or response.get("error"):
         raise ErrorPayload(_failure_in({"response": response}))
     if response.get("status") is None and response.get("output"):  # it has come whole, and names no failure

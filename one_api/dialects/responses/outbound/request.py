@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any, TypeAlias
 
+from one_api.dialects.checks import wrong_type
 from one_api.dialects.json import JSONObject
 from one_api.dialects.parameter_names import IN_CHAT, asks_for, find_foreign
 from one_api.errors import UpstreamUnsuitable
@@ -20,14 +21,28 @@ _SAME = (
 #: Parameters that are said in another way below, or that say nothing there.
 _READ = (
     "model", "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "verbosity", "logprobs",
-    "reasoning_effort", "max_tokens", "max_completion_tokens", "stream_options", "store", "n", "modalities",
+    "reasoning_effort", "max_tokens", "max_completion_tokens", "stream_options", "store", "n", "modalities", "stop",
 )  # fmt: skip
 #: Parameters without which the answer would be another one.
-_REFUSED = ("stop", "audio", "functions", "function_call", "web_search_options")
+_REFUSED = ("audio", "functions", "function_call", "web_search_options")
 
 
 def _never(_: JSONObject) -> list[JSONObject] | None:
     return None
+
+
+def stops_of(body: JSONObject) -> tuple[str, ...]:
+    """Return the strings at which the answer ends: the dialect has none, so they are looked for in the answer.
+
+    Raises:
+        InvalidRequest: for what is no string.
+    """
+    stop = body.get("stop")
+    given = stop if isinstance(stop, list) else [stop]
+    for value in given:
+        if value is not None and not isinstance(value, str):
+            raise wrong_type("stop", "a string or an array of strings", value)
+    return tuple(value for value in given if value)
 
 
 def to_responses(body: JSONObject, *, reasons: bool = False, replay: Replay = _never) -> tuple[JSONObject, list[str]]:
@@ -38,12 +53,14 @@ def to_responses(body: JSONObject, *, reasons: bool = False, replay: Replay = _n
 
     Raises:
         UpstreamUnsuitable: naming what cannot be said; another deployment may be able to.
+        InvalidRequest: for stop strings that are none.
     """
     for name in _REFUSED:
         if name in body and asks_for(name, body[name]):
             raise _unsuitable(f"This upstream knows no `{name}`.", name)
     if body.get("n") not in (None, 1):
         raise _unsuitable("This upstream gives one choice only.", "n")
+    stops_of(body)
     messages = body["messages"]
     leading = list(takewhile(lambda message: message["role"] in _SYSTEM, messages))
     items = _items(messages[len(leading) :], len(leading), replay)

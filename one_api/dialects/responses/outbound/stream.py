@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from one_api.dialects.anthropic.chunks import Call, ChunkWriter
+from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import arguments_text
@@ -27,10 +28,21 @@ class ResponsesStream(Translator):
     """
 
     def __init__(
-        self, identity: Identity, *, include_usage: bool, on_output: Callable[[list[JSONObject]], None] | None = None
+        self,
+        identity: Identity,
+        *,
+        include_usage: bool,
+        stops: tuple[str, ...] = (),
+        on_output: Callable[[list[JSONObject]], None] | None = None,
     ) -> None:
-        """``on_output`` is given the items of an answer that is complete, as the upstream made them."""
+        """The answer ends at the first of ``stops``, which the upstream does not know.
+
+        ``on_output`` is given the items of an answer that is complete, as the upstream made them.
+        """
         self.finished = False
+        self._scanner = StopScanner(stops)
+        #: The probabilities of a text that is held back.
+        self._measured: list[Any] = []
         self.usage: JSONObject | None = None
         self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=False)
         #: The items by their number: what of each was sent.
@@ -62,8 +74,20 @@ class ResponsesStream(Translator):
         """Return what is owed when the bytes have ended: nothing."""
         return []
 
+    @property
+    def stop(self) -> str | None:
+        """Return the string at which the answer was ended; None if it was not."""
+        return self._scanner.stop
+
     def take(self, payload: JSONObject) -> list[JSONObject]:
         """Return the chunks that one event amounts to."""
+        chunks = self._take(payload)
+        if self._scanner.hit and not self.finished:
+            self.finished = True
+            chunks += self._end("stop")
+        return chunks
+
+    def _take(self, payload: JSONObject) -> list[JSONObject]:
         kind, index, delta = payload["type"], _number_of(payload), payload.get("delta")
         if kind == "response.output_text.delta":
             return self._say(index, "content", delta, payload.get("logprobs"))
@@ -84,12 +108,19 @@ class ResponsesStream(Translator):
         return self._finish(payload.get("response") or {}) if kind in ENDINGS else []
 
     def _say(self, index: Any, name: str, text: Any, logprobs: Any = None) -> list[JSONObject]:
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str) or not text or self._scanner.hit:
             return []
         self._told.add(index)
+        self._measured += logprobs or ()
+        if name == "content":
+            text = self._scanner.feed(text)
+        return self._written(name, text) if text else []
+
+    def _written(self, name: str, text: str) -> list[JSONObject]:
         chunks = [*self._writer.open(""), *self._writer.delta({name: text})]
-        if logprobs:
-            chunks[-1]["choices"][0]["logprobs"] = {"content": logprobs, "refusal": None}
+        if self._measured:
+            chunks[-1]["choices"][0]["logprobs"] = {"content": self._measured, "refusal": None}
+            self._measured = []
         return chunks
 
     def _think(self, index: Any, part: Any, text: Any) -> list[JSONObject]:
@@ -112,7 +143,7 @@ class ResponsesStream(Translator):
         if not isinstance(name, str) or not name:  # the whole item may have one
             return []
         kind, _ = _KINDS[item["type"]]
-        opening = self._writer.open(None)
+        opening = [*self._held_back(), *self._writer.open(None)]
         call_id = call_id or own_call_id(self._writer.identity.id, len(self._writer.calls))
         self._calls[index], chunks = self._writer.call(call_id, name, kind)
         return [*opening, *chunks]
@@ -142,6 +173,8 @@ class ResponsesStream(Translator):
     def _finish(self, response: JSONObject) -> list[JSONObject]:
         chunks: list[JSONObject] = []
         for i, item in enumerate(response.get("output") or ()):
+            if self._scanner.hit:
+                break
             by_id = _number_of({"item": item})
             chunks += self._rest(by_id if by_id in self._calls or by_id in self._told else i, item)
         for call in self._calls.values():
@@ -153,10 +186,21 @@ class ResponsesStream(Translator):
         details = response.get("incomplete_details")
         given = details.get("reason") if isinstance(details, dict) else None
         reason = _REASONS.get(str(given)) or self._writer.called or "stop"
+        return chunks + self._end("stop" if self._scanner.hit else reason)
+
+    def _held_back(self) -> list[JSONObject]:
+        """Return the chunk of a text that was held back, because a stop string might have begun in it."""
+        held = self._scanner.end()
+        return self._written("content", held) if held else []
+
+    def _end(self, reason: str) -> list[JSONObject]:
+        """Return the chunks of the end."""
+        held = self._held_back()
         last, *usage = self._writer.finish(reason, None, self.usage or {})
         del last["choices"][0]["native_finish_reason"]
-        opening = [] if chunks else self._writer.open("")
-        return [*opening, *chunks, last, *(usage if self.usage is not None else ())]
+        if self.stop is not None:
+            last["choices"][0]["matched_stop"] = self.stop
+        return [*held, *self._writer.open(""), last, *(usage if self.usage is not None else ())]
 
 
 def _number_of(payload: JSONObject) -> Any:
@@ -179,11 +223,18 @@ def _nested(annotation: JSONObject) -> JSONObject:
 
 
 def completion_of(
-    response: JSONObject, identity: Identity, on_output: Callable[[list[JSONObject]], None] | None = None
+    response: JSONObject,
+    identity: Identity,
+    *,
+    stops: tuple[str, ...] = (),
+    on_output: Callable[[list[JSONObject]], None] | None = None,
 ) -> JSONObject:
-    """Return the completion that a whole response amounts to; ``on_output`` as above."""
+    """Return the completion that a whole response amounts to; ``stops`` and ``on_output`` as above."""
     assembler = Assembler()
-    stream = ResponsesStream(identity, include_usage=True, on_output=on_output)
+    stream = ResponsesStream(identity, include_usage=True, stops=stops, on_output=on_output)
     for chunk in stream.take({"type": "response.completed", "response": response}):
         assembler.add(chunk)
-    return assembler.completion()
+    completion = assembler.completion()
+    if stream.stop is not None:
+        completion["choices"][0]["matched_stop"] = stream.stop
+    return completion

@@ -85,7 +85,6 @@ def test_what_has_no_counterpart_is_named() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stop": "x"}, "stop"),
         ({"n": 2}, "n"),
         ({"audio": {"voice": "v"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),
