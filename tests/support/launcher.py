@@ -2,6 +2,9 @@
 
 Hundreds of gateways and commands are started by the tests, and each would else spend most of its start on importing the
 same modules. What is run is the same: ``python -m MODULE``, in a session, folder and environment of its own.
+
+Three things are not: ``sys.modules`` holds more from the start, ``/proc/self/environ`` is that of the holding process,
+and a program that has ended by itself leaves its memory as it is (``End``). ``start_program`` is for tests of these.
 """
 
 import atexit
