@@ -33,6 +33,8 @@ _plain = re.compile(_PLAIN).fullmatch
 _MAX_FRAMES = 32
 #: The beginning of an event that is longer than this takes the usual way, in bytes.
 _MAX_HELD_BYTES = 64 * 1024
+#: How many lines the beginning of an event has at most: what has more may be many events, to be looked at as they come.
+_MAX_HELD_LINES = 8
 
 
 class Translator(Protocol):
@@ -282,7 +284,8 @@ class FramedReader:
                 position = event_end
         rest = received[position:]
         self._ends_with_blank_lines = self._ends_with_blank_lines or position > 0
-        if self._ends_with_blank_lines and self._reader.is_between_events and len(rest) < _MAX_HELD_BYTES:
+        may_hold = self._ends_with_blank_lines and self._reader.is_between_events and len(rest) < _MAX_HELD_BYTES
+        if may_hold and rest.count(b"\n") <= _MAX_HELD_LINES:
             self._held = rest
         elif rest:
             self._take(rest, found)

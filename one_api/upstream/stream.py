@@ -17,6 +17,7 @@ from one_api.errors import (
     UpstreamError,
     UpstreamUnfit,
 )
+from one_api.serving.fairness import scheduler
 from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.compression import body_of
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
@@ -26,6 +27,9 @@ from one_api.upstream.exceptions import NamedErrors, truncated
 _RECEIVE_BYTES = 64 * 1024
 #: How much of a stream is taken at once, in bytes.
 _PIECE_BYTES = 8 * 1024
+#: A piece with more line ends than this is taken in parts of so many bytes, with turns for others between: each line
+#: may be an event, which takes long for its few bytes.
+_MANY_LINES, _PART_BYTES = 512, 512
 #: How long a stream may go on after its answer is complete: for usage and the end mark, in seconds.
 _MAX_TAIL_S = 2.0
 #: How long usage and the framing may lag behind the end mark of a stream, in seconds.
@@ -65,7 +69,7 @@ class UpstreamStream(ChunkStream):
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
         while not self._ready and not self.ended:
-            self._take(await self._body.read(_PIECE_BYTES))
+            await self._take_fairly(await self._body.read(_PIECE_BYTES))
         if self._failure is not None:  # nothing of it has been passed on: another deployment may do better
             raise self._failure
 
@@ -111,7 +115,7 @@ class UpstreamStream(ChunkStream):
             try:
                 with self._timeout.limit(idle_s, until):
                     received = await self._body.read(_PIECE_BYTES)
-                if self._take(received):
+                if await self._take_fairly(received):
                     self._timeout.reset()
             except Exception as error:
                 if self._translator.is_complete and not isinstance(error, UpstreamError):
@@ -125,6 +129,19 @@ class UpstreamStream(ChunkStream):
         tail_s = _FRAMING_END_S if self._translator.is_over else _MAX_TAIL_S
         self._tail_ends = min(self._tail_ends, asyncio.get_running_loop().time() + tail_s)
         return self._tail_ends
+
+    async def _take_fairly(self, received: bytes) -> bool:
+        """Translate as ``_take`` does; others have the loop meanwhile where that may take long."""
+        if received.count(b"\n") + received.count(b"\r") <= _MANY_LINES:
+            return self._take(received)
+        held_event = False
+        for begin in range(0, len(received), _PART_BYTES):
+            if scheduler().is_late():
+                await scheduler().wait_turn()
+            held_event |= self._take(received[begin : begin + _PART_BYTES])
+            if self.ended or self._failure is not None:
+                break
+        return held_event
 
     def _take(self, received: bytes) -> bool:
         """Translate what has arrived, and return whether it held an event; no bytes are the end of the response.

@@ -503,6 +503,27 @@ def test_compressed_streams_of_nothing_hold_nobody(gateway: Gateway, upstream: S
     assert worked_ms(gateway) < MAX_WORK_MS
 
 
+#: Lines of a few bytes that stand between the first and the last chunk, each of which is looked at by itself.
+TINY = {
+    "items of a list": b"[\n" + b"{},\n" * 100_000 + b"{}]\n",
+    "comments": b":\n" * 200_000,
+    "events": b"data: {}\n\n" * 40_000,
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_lines_of_a_stream_hold_nobody(gateway: Gateway, upstream: ScriptedUpstream, name: str) -> None:
+    first, *rest = (event(each) for each in text_chunks("x"))
+    stream = b"".join([first, TINY[name], *rest, b"data: [DONE]\n\n"])
+    upstream.on("flood", reply(stream, headers={"Content-Type": "text/event-stream"}))
+    body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    worked_ms(gateway)
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(post_chat(gateway.host, gateway.port, body))
+        assert b"[DONE]" in client.read_response().body
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
 @pytest.mark.parametrize(
     ("model", "path", "apart"),
     [
