@@ -22,6 +22,7 @@ _FIELDS = {
     "input": "input_mtok",
     "cached_input": "cache_read_mtok",
     "cache_write": "cache_write_mtok",
+    "cache_write_1h": "cache_write_1h_mtok",
     "output": "output_mtok",
 }
 #: Those of tokens of audio, images and video, by our names.

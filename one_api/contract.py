@@ -98,6 +98,8 @@ class Usage(Struct, frozen=True):
     audio: ModalityUsage = ModalityUsage()
     image: ModalityUsage = ModalityUsage()
     video: ModalityUsage = ModalityUsage()
+    #: Those of ``cache_write_tokens`` that stay for an hour, not for minutes.
+    cache_write_1h_tokens: int = 0
 
     @classmethod
     def read(cls, usage: Any) -> "Usage | None":
@@ -124,7 +126,9 @@ class Usage(Struct, frozen=True):
             left = left if part is _NO_TOKENS else left.without(part)
             parts.append(part)
         written, reasoning = _count(of_prompt, "cache_write_tokens"), _count(of_completion, "reasoning_tokens")
-        return cls(prompt, completion, cached, written, reasoning, *parts)
+        audio, image, video = parts
+        for_an_hour = _count(of_prompt, "cache_write_1h_tokens")
+        return cls(prompt, completion, cached, written, reasoning, audio, image, video, for_an_hour)
 
 
 def _of_modality(name: str, prompt: JSONObject, completion: JSONObject, left: ModalityUsage) -> ModalityUsage:

@@ -228,13 +228,14 @@ def _leaves(value: Any) -> Iterator[str | int]:
 def estimated(bound: Bound, output: Output | None) -> Estimate:
     """Return what an uncounted answer took; ``output`` is None where nothing is known of it."""
     if output is not None:
-        parts = (ModalityUsage(completion_tokens=each) for each in (output.audio, output.image))
-        usage = Usage(bound.prompt, output.tokens(bound._replace(is_limited=False)), 0, 0, 0, *parts)
+        audio, image = (ModalityUsage(completion_tokens=each) for each in (output.audio, output.image))
+        tokens = output.tokens(bound._replace(is_limited=False))
+        usage = Usage(bound.prompt, tokens, audio=audio, image=image)
         return Estimate(usage, bound.units)
     usage = Usage(bound.prompt, bound.completion)
     if bound.has_no_text:
-        parts = (_part(usage, bound.modalities, each) for each in _MODALITIES)
-        usage = Usage(bound.prompt, bound.completion, 0, 0, 0, *parts)
+        audio, image, video = (_part(usage, bound.modalities, each) for each in _MODALITIES)
+        usage = Usage(bound.prompt, bound.completion, audio=audio, image=image, video=video)
     return Estimate(usage, bound.units)
 
 

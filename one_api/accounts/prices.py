@@ -20,7 +20,7 @@ from one_api.settings.prices import ModalityPriceConfig, PriceConfig, PricesConf
 SHIPPED = Path(__file__).parent / "catalogue.json"
 #: What ``flask prices import`` puts into the instance folder; it counts where it is newer.
 IMPORTED = "catalogue.json"
-_FIELDS = ("input", "cached_input", "cache_write", "output")
+_FIELDS = ("input", "cached_input", "cache_write", "cache_write_1h", "output")
 _MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _MODALITY_FIELDS = ("input", "cached_input", "output")
 _UNITS = frozenset(get_args(PricedUnit))
@@ -123,6 +123,7 @@ def _rates(prices: Mapping[str, Any], below: Mapping[str, Any] | None = None) ->
         (own or 0) if written is None else written,
         tuple((int(each["tokens"]), _rates(each, whole | own_of)) for each in prices.get("above", ())),
         units,
+        cache_write_1h=amounts["cache_write_1h"],
     )
     return replace(
         rates,
@@ -266,4 +267,5 @@ def _times(rates: Rates, times: float) -> Rates:
             )
             for name, own in rates.modalities
         ),
+        None if rates.cache_write_1h is None else scaled(rates.cache_write_1h),
     )

@@ -58,6 +58,8 @@ class Rates:
     above: tuple[tuple[int, "Rates"], ...] = ()
     units: tuple[tuple[PricedUnit, int], ...] = ()
     modalities: tuple[tuple[Modality, ModalityRates], ...] = ()
+    #: Of tokens that are put into a cache for an hour; None is as for others.
+    cache_write_1h: int | None = None
 
     def cost(self, usage: Usage | None, units: Units | None = None) -> int | None:
         """Return what an answer costs in nano-dollars, rounded up once; None when a price or a count is missing.
@@ -89,6 +91,8 @@ class Rates:
         if rates.output is None and completion:
             return None
         written = min(usage.cache_write_tokens, prompt - cached)
+        if usage.cache_write_1h_tokens and rates.cache_write_1h is not None:
+            total += min(usage.cache_write_1h_tokens, written) * (rates.cache_write_1h - rates.cache_write)
         return (
             total
             + (prompt - cached - written) * (rates.input or 0)
@@ -104,7 +108,7 @@ class Rates:
         rates = self._for_size(prompt_tokens)
         if rates.output is None and completion_tokens:
             return None
-        dearest = max(rates.input or 0, rates.cache_write)
+        dearest = max(rates.input or 0, rates.cache_write, rates.cache_write_1h or 0)
         return self._rounded(prompt_tokens * dearest + completion_tokens * (rates.output or 0), units)
 
     def dearest(self, modalities: Modalities) -> "Rates":
@@ -160,6 +164,8 @@ class Rates:
                 "cache_write": dollars(self.cache_write),
                 "output": None if self.output is None else dollars(self.output),
             }
+        if self.cache_write_1h is not None:
+            shown["cache_write_1h"] = dollars(self.cache_write_1h)
         shown |= {modality: own.as_dict() for modality, own in self.modalities}
         if self.units:
             shown["units"] = {unit: _dollars_each(price) for unit, price in self.units}

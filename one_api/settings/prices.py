@@ -25,6 +25,8 @@ class TokenPricesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cached_input: Price | None = None
     #: Prompt tokens that it put there; left out: as ``input``.
     cache_write: Price | None = None
+    #: Those of them that stay there for an hour; left out: as ``cache_write``.
+    cache_write_1h: Price | None = None
     output: Price | None = None
     #: Tokens of audio, of images and of video in prompts and answers; left out: as those of text.
     audio: ModalityPriceConfig = ModalityPriceConfig()

@@ -225,6 +225,16 @@ TAKEN = {
         Usage(300_000, 500, 1000),
         {"input_tokens": 300_000, "output_tokens": 500, "cache_read_tokens": 1000},
     ),
+    "one that was written for an hour": (
+        Usage(1000, 500, 300, 200, cache_write_1h_tokens=150),
+        {
+            "input_tokens": 1000,
+            "output_tokens": 500,
+            "cache_read_tokens": 300,
+            "cache_write_tokens": 200,
+            "cache_write_1h_tokens": 150,
+        },
+    ),
     "one with sound": (
         Usage(1000, 500, 0, 0, 0, ModalityUsage(400, 100)),
         {"input_tokens": 1000, "output_tokens": 500, "input_audio_tokens": 400, "output_audio_tokens": 100},

@@ -38,6 +38,18 @@ def test_cached_and_written_tokens_have_prices_of_their_own() -> None:
     assert dollars(rates(3, 15, 0.3, 3.75).cost(usage) or 0) == "0.054399"
 
 
+def test_tokens_that_are_written_for_an_hour_have_a_price_of_their_own() -> None:
+    claude = Rates(nano(3), nano(15), nano("0.3"), nano("3.75"), cache_write_1h=nano(6))
+    without = Rates(nano(3), nano(15), nano("0.3"), nano("3.75"))
+    usage = Usage(3 + 12_304, 550, 0, 12_304, cache_write_1h_tokens=2_304)
+
+    assert claude.cost(usage) == (3 * 3000 + 10_000 * 3750 + 2_304 * 6000 + 550 * 15_000)
+    assert without.cost(usage) == (3 * 3000 + 12_304 * 3750 + 550 * 15_000)
+    # Counts that contradict each other are clamped.
+    assert claude.cost(Usage(10, 0, 8, 5, cache_write_1h_tokens=99)) == 8 * 300 + 2 * 6000
+    assert claude.most(10, 0) == 10 * 6000
+
+
 def test_a_few_cheap_tokens_cost_something() -> None:
     assert rates(0.02, 0, 0, 0).cost(Usage(3, 0)) == 60
 
@@ -219,7 +231,7 @@ def test_costs_are_the_sum_of_each_tokens_price(kinds: list[str], data: st.DataO
         for kind in ("audio", "image", "video")
     }
 
-    usage = Usage(len(kinds), len(said), sum(hits), 0, 0, *parts.values())
+    usage = Usage(len(kinds), len(said), sum(hits), audio=parts["audio"], image=parts["image"], video=parts["video"])
     cost = MANIFOLD.cost(usage)
 
     asked = sum(prices[kind][1 if hit else 0] for kind, hit in zip(kinds, hits, strict=True))

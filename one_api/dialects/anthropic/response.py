@@ -104,6 +104,10 @@ def merge_usage(known: JSONObject, said: JSONObject) -> None:
 def usage_of(said: JSONObject) -> JSONObject:
     """Return OpenAI's usage object for Anthropic's, which counts cached tokens apart."""
     read, written = _count(said.get("cache_read_input_tokens")), _count(said.get("cache_creation_input_tokens"))
+    of_prompt = {"cached_tokens": read, "cache_write_tokens": written}
+    by_time = said.get("cache_creation")
+    if isinstance(by_time, dict) and (long := _count(by_time.get("ephemeral_1h_input_tokens"))):
+        of_prompt["cache_write_1h_tokens"] = min(long, written)
     details = said.get("output_tokens_details")
     thinking = _count(details.get("thinking_tokens")) if isinstance(details, dict) else 0
     prompt, completion = _count(said.get("input_tokens")) + read + written, _count(said.get("output_tokens"))
@@ -111,7 +115,7 @@ def usage_of(said: JSONObject) -> JSONObject:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": written},
+        "prompt_tokens_details": of_prompt,
         "completion_tokens_details": {"reasoning_tokens": thinking},
     }
 
