@@ -251,7 +251,7 @@ class Upstream:
 
         One that was read to its end has let go of its connection by itself.
         """
-        whole, size, body = io.BytesIO(), 0, body_of(response)
+        whole, size, body = io.BytesIO(), 0, body_of(response, is_text=True)
         try:
             while piece := await body.read(_TAKEN_BYTES):
                 size += whole.write(piece)
