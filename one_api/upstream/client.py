@@ -12,6 +12,7 @@ import aiohttp
 from one_api.bounded import once_a_minute
 from one_api.contract import ByteStream, ChunkStream
 from one_api.dialects import json
+from one_api.dialects.characters import all_whole
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.passthrough import Body, JSONBody, PassthroughRequest
@@ -251,7 +252,7 @@ class Upstream:
 
         One that was read to its end has let go of its connection by itself.
         """
-        whole, size, body = io.BytesIO(), 0, body_of(response)
+        whole, size, body = io.BytesIO(), 0, body_of(response, is_text=True)
         try:
             while piece := await body.read(_TAKEN_BYTES):
                 size += whole.write(piece)
@@ -302,11 +303,18 @@ def _connector_for(proxy: Proxy | None) -> KeepingConnector:
 
 
 def _value(data: bytes) -> Any:
-    """Return the JSON value in an answer."""
+    """Return the JSON value in an answer; of one object a line their list."""
     try:
         return json.decode(data)
+    except json.TooMuchJSON as error:
+        raise UpstreamBroken(f"The upstream's answer cannot be read: {error}.") from None
     except json.InvalidJSON as error:
-        raise UpstreamBroken(f"The upstream's answer is not JSON: {error}.") from None
+        refused = error
+    with suppress(json.InvalidJSON):
+        if len(several := json.split(data)) > 1:
+            return [all_whole(json.decode_generously(each)) for each in several]
+        return all_whole(json.decode_generously(data))
+    raise UpstreamBroken(f"The upstream's answer is not JSON: {refused}.")
 
 
 class _Pieces:

@@ -23,7 +23,7 @@ _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "def
 _PIECE_BYTES = 8 * 1024
 #: The method of all zlib headers, in the lower half of the first byte; without it deflate has none.
 _DEFLATE_METHOD = 8
-#: What a further member of gzip begins with.
+#: What gzip, and a further member of it, begins with; no JSON and no event does.
 _GZIP_MAGIC = b"\x1f"
 
 
@@ -43,9 +43,14 @@ def undecoded(headers: Mapping[str, str]) -> str | None:
     return ", ".join(codings) if len(codings) > 1 or not set(codings) <= _WINDOW_BITS.keys() else None
 
 
-def body_of(response: aiohttp.ClientResponse) -> Body:
-    """Return the body of an answer whose codings are decoded here, see ``undecoded``."""
+def body_of(response: aiohttp.ClientResponse, *, is_text: bool = False) -> Body:
+    """Return the body of an answer whose codings are decoded here, see ``undecoded``.
+
+    One that ``is_text`` is gzip where it begins so, whatever its label is: proxies drop the label, or leave it there.
+    """
     codings = _codings_in(response.headers)
+    if is_text and codings[:1] in ([], ["gzip"], ["x-gzip"]):
+        return _MaybeInflated(response.content)
     return _Inflated(response.content, codings[0]) if codings else response.content
 
 
@@ -56,16 +61,41 @@ def _codings_in(headers: Mapping[str, str]) -> list[str]:
     return [each for each in named if each in _CODINGS]
 
 
+class _MaybeInflated:
+    """A body in gzip or in none, which its first byte shows."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+        #: The body, once it has begun; from then on it is read directly.
+        self._inner: Body | None = None
+
+    async def read(self, n: int, /) -> bytes:
+        """See ``Body``."""
+        if self._inner is not None:
+            return await self._inner.read(n)
+        start = await self._content.read(n)
+        if not start.startswith(_GZIP_MAGIC):
+            self._inner = self._content
+            return start
+        self._inner = _Inflated(self._content, "gzip", start)
+        return await self._inner.read(n)
+
+    def at_eof(self) -> bool:
+        """See ``Body``."""
+        return (self._inner or self._content).at_eof()
+
+
 class _Inflated:
     """A body in gzip or deflate; it raises at the end of what came, if that is not the end of the data."""
 
-    def __init__(self, content: aiohttp.StreamReader, coding: str) -> None:
+    def __init__(self, content: aiohttp.StreamReader, coding: str, start: bytes = b"") -> None:
+        """``start`` has been read of ``content`` already."""
         self._content = content
         self._bits = _WINDOW_BITS[coding]
         #: Made with the first byte.
         self._inner: zlib._Decompress | None = None
         #: What has come and was not decoded.
-        self._rest = b""
+        self._rest = start
 
     async def read(self, n: int, /) -> bytes:
         """See ``Body``."""

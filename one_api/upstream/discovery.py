@@ -20,15 +20,17 @@ MAX_MODELS = 10_000
 #: Pause after a failed question: doubles from the first to the last, in seconds.
 _RETRY_S = (0.5, 10.0)
 #: Where servers keep their list, and what they call the id of an entry; the first that is there counts.
-_LISTS = ("data", "models", "items", "results")
-_IDS = ("id", "name", "model", "model_name")
+_LISTS = ("data", "models", "items", "results", "result", "body")
+_IDS = ("id", "name", "model", "model_name", "modelId", "model_id", "slug", "key")
+#: Lists in which no models are.
+_NO_LISTS = frozenset({"errors", "error", "messages", "warnings"})
 
 
 def entries_of(listing: Any) -> list[JSONObject]:
     """Return the entries of a model list in any of the shapes that servers use, each with a text as its ``id``.
 
-    A bare array; an array under one of several names (Ollama: ``models``), null for an empty one (Go's servers), or one
-    level deeper; an object with the ids as its keys. Entries are objects, or the ids themselves.
+    A bare array; an array under any name (Ollama: ``models``; AWS: ``modelSummaries``), null for an empty one (Go's
+    servers), or one level deeper; an object with the ids as its keys. Entries are objects, or the ids themselves.
 
     Raises:
         UpstreamBroken: when it is none of these, or holds entries and no id.
@@ -54,7 +56,10 @@ def _listed(value: Any, levels: int = 2) -> list[Any] | None:
             return found
         if isinstance(inner, dict) and all(isinstance(each, dict) for each in inner.values()):
             return [{"id": key} | each for key, each in inner.items()]
-    return [] if any(name in value and value[name] is None for name in _LISTS) else None
+    if any(name in value and value[name] is None for name in _LISTS):
+        return []
+    others = (inner for name, inner in value.items() if name not in _NO_LISTS and isinstance(inner, list))
+    return next((inner for inner in others if any(map(_entry, inner))), None)
 
 
 def _entry(value: Any) -> JSONObject | None:

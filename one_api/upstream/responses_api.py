@@ -9,7 +9,8 @@ from one_api.contract import ChunkStream
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.dialects.responses.outbound.native import NativeResponse, read_response, usage_in, with_tools_of
+from one_api.dialects.responses.outbound.loose import ResponseEvents, read_whole
+from one_api.dialects.responses.outbound.native import NativeResponse, usage_in, with_tools_of
 from one_api.dialects.responses.outbound.request import stops_of, to_responses
 from one_api.dialects.responses.outbound.stream import ResponsesStream, completion_of
 from one_api.records import AttemptContext
@@ -35,7 +36,9 @@ class ResponsesAPI:
     async def stream_native(self, native: NativeRequest, model: str, context: AttemptContext) -> ChunkStream:
         """Return the stream of an answer, whose chunks hold the upstream's own events; raises UpstreamError."""
         body = self._native_body(native, model, context)
-        return await self.upstream.post_stream(_PATH, context, body, NativeResponse(), self._headers(native))
+        return await self.upstream.post_stream(
+            _PATH, context, body, NativeResponse(ResponseEvents().read), self._headers(native)
+        )
 
     async def complete_native(self, native: NativeRequest, model: str, context: AttemptContext) -> JSONObject:
         """Return an answer whose ``native`` is the whole response; raises UpstreamError."""
@@ -98,4 +101,4 @@ class ResponsesAPI:
         answer = await self.upstream.post(_PATH, context, body, headers)
         decoded = await decode_large(answer, as_written=True)
         with self.reports.for_attempt(context).faults_named():
-            return read_response(answer, decoded)
+            return read_whole(answer, decoded)

@@ -48,7 +48,7 @@ class UpstreamStream(ChunkStream):
         reports: Reports = OPENAI_REPORTS,
     ) -> None:
         self._response = response
-        self._body = body_of(response)
+        self._body = body_of(response, is_text=True)
         self._translator = translator
         self._own_idle_s = idle_s
         self._reports = reports

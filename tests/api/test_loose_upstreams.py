@@ -1,5 +1,6 @@
 """Upstreams that write loosely, over the wire: wrong labels, errors in other words, ends without an end mark."""
 
+import gzip
 import json
 import time
 from typing import Any
@@ -55,6 +56,18 @@ def words_of(bed: Bed, script: Script, *, stream: bool) -> tuple[str, Any]:
 @pytest.mark.parametrize("body", [EVENTS, BODY, b"\n\n" + BODY + b"\n"], ids=["events", "whole", "padded"])
 def test_the_bytes_decide_and_not_the_label(bed: Bed, body: bytes, label: str | None, stream: bool) -> None:
     assert words_of(bed, labelled(body, label), stream=stream) == ("Hello", tokens(9, 2))
+
+
+@pytest.mark.parametrize("body", [EVENTS, BODY, json.dumps(completion("Hello"), indent=1).encode()])
+@pytest.mark.parametrize("coding", [None, "gzip", "x-gzip", "identity"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_bytes_decide_whether_they_are_compressed(
+    bed: Bed, body: bytes, coding: str | None, packed: bool, stream: bool
+) -> None:
+    headers = {"Content-Encoding": coding} if coding else {}
+    script = reply(gzip.compress(body) if packed else body, headers=headers)
+
+    assert words_of(bed, script, stream=stream) == ("Hello", tokens(9, 2))
 
 
 @pytest.mark.parametrize("status", [201, 202, 203])
@@ -144,6 +157,7 @@ REPORTS = {
     "words": b"upstream connect error or disconnect/reset before headers\n\n",
     "finish reason": event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}),
     "choice": event({"choices": [{"index": 0, "delta": {}, "error": {"message": "oom"}}]}),
+    "delta": event({"choices": [{"index": 0, "delta": {"error": "oom"}, "finish_reason": None}]}),
 }
 
 
@@ -171,9 +185,10 @@ def test_an_error_before_content_is_a_reason_to_ask_another(bed: Bed, report: by
     [
         {"choices": [{"message": {"content": "half"}, "finish_reason": "abort"}]},
         {"choices": [{"message": {"content": ""}, "error": {"message": "oom"}}]},
+        {"choices": [{"message": {"content": "", "error": "oom"}, "finish_reason": "stop"}]},
         {"code": 500, "msg": "oom", "success": False},
     ],
-    ids=["finish reason", "choice", "body"],
+    ids=["finish reason", "choice", "message", "body"],
 )
 def test_a_whole_answer_that_failed_is_a_reason_to_ask_another(bed: Bed, body: Any) -> None:
     model = bed.model("pair")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.serving.clients import wait_until
-from tests.support import Close, Gateway, Hang, Receive, Reset, ScriptedUpstream, build_request, json_reply
+from tests.support import Close, Gateway, Hang, Receive, Reset, ScriptedUpstream, build_request, json_reply, reply
 
 from .bed import KEY, Bed, Body, adapter, yaml
 
@@ -293,6 +293,10 @@ LISTINGS: list[Any] = [
     {"data": {"models": ["a/x", {"id": None, "name": "b:latest"}]}},
     {"models": {"a/x": {}, "b:latest": {"context_length": 8}}},
     [{"id": ""}, 7, None, {"model_name": "a/x"}, "b:latest", "b:latest"],
+    {"modelSummaries": [{"modelId": "a/x"}, {"modelId": "b:latest"}]},
+    {"errors": ["none"], "result": {"list": [{"slug": "a/x"}, {"slug": "b:latest"}]}},
+    b'\xef\xbb\xbf{"data":[{"id":"a/x"},{"id":"b:latest","score":NaN}]}',
+    b'{"id":"a/x"}\n{"id":"b:latest"}\n',
 ]
 
 
@@ -301,7 +305,8 @@ def test_a_list_is_read_in_every_shape(kind: str) -> None:
     with contextlib.ExitStack() as held:
         upstreams = [held.enter_context(ScriptedUpstream()) for _ in LISTINGS]
         for upstream, listing in zip(upstreams, LISTINGS, strict=True):
-            upstream.on_connect([Receive(1), *json_reply(listing), Close()])
+            script = reply(listing) if isinstance(listing, bytes) else json_reply(listing)
+            upstream.on_connect([Receive(1), *script, Close()])
         adapters = {f"a{i}": adapter(upstream, None) | {"type": kind} for i, upstream in enumerate(upstreams)}
         bed = Bed(held.enter_context(Gateway(config_yaml=yaml(adapters=adapters, models={"list": "all"}))), {})
 

@@ -79,7 +79,7 @@ def natural_end(called: bool | None) -> str:
 
 
 def check_choice(choice: JSONObject) -> None:
-    """Raise ErrorPayload when a choice reports an error (OpenRouter); one that says nothing is taken out."""
+    """Raise ErrorPayload when a choice or message reports an error (OpenRouter); one that says nothing is taken out."""
     if (error := choice.pop("error", None)) is not None and not is_blank(error):
         raise ErrorPayload({"error": error})
 
@@ -95,6 +95,7 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
         if (message is None or cut) and not choice.get("finish_reason"):
             raise InvalidAnswer("a choice holds no message")
         choice["message"] = message = message or {}
+    check_choice(message)
     choice.setdefault("logprobs", None)
     called_so = message.get("function_call")
     legacy = not message.get("tool_calls") and isinstance(called_so, dict) and not is_blank(called_so)

@@ -70,6 +70,8 @@ class StreamChoice:
             self.by_delta = has_words(delta)
         if isinstance(reported := delta.pop("usage", None), dict):
             self.reported = reported
+        if "error" in delta:
+            choice["error"] = delta.pop("error")
         if delta.get("annotations"):
             self.is_annotated = True
         if self._role_said:

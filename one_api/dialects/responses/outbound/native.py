@@ -1,6 +1,6 @@
 """A Responses request on its way to an upstream that speaks Responses, and its answer: little is touched."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from one_api.dialects import json, usage
@@ -86,8 +86,10 @@ class NativeResponse(Translator):
     What it returns are chunks whose ``native`` is an event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[[Event], JSONObject | None] | None = None) -> None:
+        """``read`` reads an event, as ``payload_of`` does."""
         self.finished = False
+        self._read = read or payload_of
         self.usage: JSONObject | None = None
 
     @property
@@ -102,7 +104,7 @@ class NativeResponse(Translator):
             ErrorPayload: when the event reports an error.
             InvalidAnswer: when it is none of a response.
         """
-        payload = None if self.finished else payload_of(event)
+        payload = None if self.finished else self._read(event)
         if payload is None:
             return []
         kind = payload["type"]

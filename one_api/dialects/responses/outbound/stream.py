@@ -12,7 +12,8 @@ from one_api.dialects.openai.assemble import Assembler
 from one_api.dialects.openai.calls import call_id_of, own_call_id
 from one_api.dialects.openai.response import Identity
 from one_api.dialects.payloads import InvalidAnswer
-from one_api.dialects.responses.outbound.native import ENDINGS, payload_of, usage_in
+from one_api.dialects.responses.outbound.loose import ResponseEvents
+from one_api.dialects.responses.outbound.native import ENDINGS, usage_in
 from one_api.dialects.sse import Event
 
 _KINDS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
@@ -43,6 +44,7 @@ class ResponsesStream(Translator):
         self._scanner = StopScanner(stops)
         #: The probabilities of a text that is held back.
         self._measured: list[Any] = []
+        self._events = ResponseEvents()
         self.usage: JSONObject | None = None
         self._writer = ChunkWriter(identity, include_usage=include_usage, legacy=False)
         #: The items by their number: what of each was sent.
@@ -67,7 +69,7 @@ class ResponsesStream(Translator):
             ErrorPayload: when it reports a failure.
             InvalidAnswer: when it cannot be read.
         """
-        payload = None if self.finished else payload_of(event)
+        payload = None if self.finished else self._events.read(event)
         return self.take(payload) if payload is not None else []
 
     def end(self) -> list[JSONObject]:
