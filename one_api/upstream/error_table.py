@@ -305,7 +305,10 @@ TABLE: tuple[Row, ...] = (
     Row(
         Fault.OVERLOADED,
         {400, 500, 502},
-        _names("overloaded_error engine_overloaded_error server_overloaded serviceunavailableexception minimax:1000"),
+        _names("""
+            overloaded_error engine_overloaded_error server_overloaded server_is_overloaded serviceunavailableexception
+            minimax:1000
+        """),
     ),
     Row(Fault.TIMEOUT, {400, 500, 502}, _names("deadline_exceeded timeout_error modeltimeoutexception minimax:1001")),
     Row(Fault.LIMIT, {429}),
@@ -329,6 +332,7 @@ STATUS_OF_NAME = {
     "request_too_large": 413, "rate_limit_error": 429, "rate_limit_exceeded": 429, "requests": 429, "tokens": 429,
     "insufficient_quota": 429, "resource_exhausted": 429, "api_error": 500, "timeout_error": 504,
     "deadline_exceeded": 504, "unavailable": 503, "overloaded_error": 529, "overloaded": 529,
+    "server_is_overloaded": 503,
     # A failed response of OpenAI's has a code alone.
     "context_length_exceeded": 400, "invalid_prompt": 400, "content_policy_violation": 400, "invalid_image": 400,
     "invalid_image_format": 400, "invalid_base64_image": 400, "invalid_image_url": 400, "image_too_large": 400,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import anthropic
@@ -214,6 +215,30 @@ def test_a_strict_client_reads_a_message_that_lacks_a_part_of_its_head(
     assert (message.type, message.role, message.model) == ("message", "assistant", model)
     assert message.id.startswith("msg_")
     assert message.content[0].text == "Hello"
+
+
+@pytest.mark.parametrize("null", [False, True], ids=["missing", "null"])
+def test_a_strict_client_reads_blocks_and_counts_that_lack_a_part(doors: MessagesBed, null: bool) -> None:
+    model = doors.model("claude")
+    payloads: list[Any] = deepcopy(claude_events(*BLOCKS, stop="tool_use", model=model))
+    starts = [each["content_block"] for each in payloads if each["type"] == "content_block_start"]
+    thinking, call, said = starts[0], starts[-1], payloads[-2]["usage"]
+    for holder, name in ((thinking, "signature"), (call, "id"), (said, "output_tokens")):
+        del holder[name]
+        if null:
+            holder[name] = None
+    lacking = [thinking, {"type": "text", "text": "Hello"}, call]
+    doors.a.on(model, claude_sse(*payloads), whole(model, content=lacking, stop_reason="tool_use"))
+
+    with anthropic.Anthropic(base_url=doors.gateway.url, api_key=KEY, _strict_response_validation=True) as strict:
+        with strict.messages.stream(model=model, max_tokens=9, messages=HI) as events:
+            streamed: Any = events.get_final_message()
+        found: Any = strict.messages.create(model=model, max_tokens=9, messages=HI)
+
+    for message in (streamed, found):
+        assert (message.content[0].type, message.content[-1].type) == ("thinking", "tool_use")
+        assert message.content[-1].id
+        assert isinstance(message.usage.output_tokens, int)
 
 
 def test_a_long_whole_message_is_streamed_by_the_upstream(doors: MessagesBed) -> None:

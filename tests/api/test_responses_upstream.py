@@ -415,6 +415,7 @@ def test_a_failed_response_is_a_failure(bed: NativeBed) -> None:
         ("image_too_large", 400, "image_too_large"),
         ("failed_to_download_image", 400, "failed_to_download_image"),
         ("rate_limit_exceeded", 429, "rate_limit_exceeded"),
+        ("server_is_overloaded", 503, "overloaded"),
         ("server_error", 502, "upstream_error"),
     ],
 )

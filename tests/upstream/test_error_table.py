@@ -172,6 +172,7 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (529, claude("overloaded_error"), F.OVERLOADED),
     (None, openai("busy", None, "overloaded_error"), F.OVERLOADED),
     (500, openai("x", None, "engine_overloaded_error"), F.OVERLOADED),
+    (500, openai("x", "server_is_overloaded", "server_error"), F.OVERLOADED),
     (504, {}, F.TIMEOUT),
     (None, minimax(1001, "timeout"), F.TIMEOUT),
     (500, claude("timeout_error"), F.TIMEOUT),

@@ -140,6 +140,7 @@ class MessageEvents:
         self._ending = {**self._ending, **{name: value for name, value in delta.items() if value is not None}}
         said: JSONObject = {"output_tokens": 0, **_counts(_object(payload.get("usage")))}
         counts = {**said, **self._more_than(said)}
+        counts["output_tokens"] = counts["output_tokens"] or 0
         self._sent = {**self._sent, **{name: value for name, value in counts.items() if value is not None}}
         return [*before, _or_itself(payload, {**payload, "delta": delta, "usage": counts})]
 
@@ -188,7 +189,7 @@ class MessageEvents:
         events = [] if ended is None else self._close(ended)
         self._numbers[block], self._begun = index, index + 1
         emptied: JSONObject = {"tool_use": {"input": {}}, "text": {"text": ""}, "thinking": {"thinking": ""}}
-        shown = start | emptied.get(kind, {})
+        shown = _signed(start | emptied.get(kind, {}))
         events.append({"type": "content_block_start", "index": index, "content_block": shown})
         return [*events, self._delta(block, kind, start[kind])] if kind in _WORDS and start[kind] else events
 
@@ -269,7 +270,10 @@ def mended_message(message: JSONObject) -> JSONObject:
     if not isinstance(message.get("content"), (list, str)) or not isinstance(reason := stop_of(message), str):
         raise InvalidAnswer("it is not a whole message")
     check_stop(reason)
-    content = [_with_object(block) for block in blocks_of(message["content"])]
+    content = [_signed(_with_object(block)) for block in blocks_of(message["content"])]
+    for position, block in enumerate(content):
+        if block["type"] == "tool_use" and not block["id"]:
+            block["id"] = own_call_id(str(message.get("id")), position)
     called = any(block["type"] == "tool_use" for block in content)
     said = message.get("usage")
     counts = _counts(said) if isinstance(said, dict) else {"input_tokens": 0, "output_tokens": 0}
@@ -282,6 +286,11 @@ def _with_object(block: JSONObject) -> JSONObject:
     if block["type"] == "tool_use" and not block["name"]:
         raise InvalidAnswer("a tool call has no name")
     return {**block, "input": {"_raw_arguments": block["input"]}} if isinstance(block.get("input"), str) else block
+
+
+def _signed(block: JSONObject) -> JSONObject:
+    """Return a block; one of thinking has a signature, be it empty."""
+    return {**block, "signature": ""} if block["type"] == "thinking" and block.get("signature") is None else block
 
 
 def _stop_word(reason: str, *, called: bool) -> str:

@@ -7,6 +7,7 @@ from one_api.dialects import json, usage
 from one_api.dialects.frames import Translator
 from one_api.dialects.json import JSONObject
 from one_api.dialects.payloads import DONE, ErrorPayload, InvalidAnswer, check_error, read_event
+from one_api.dialects.responses.outbound.shapes import shaped_event, shaped_response
 from one_api.dialects.sealing import PREFIX
 from one_api.dialects.sse import Event, EventReader
 
@@ -145,7 +146,7 @@ def payload_of(event: Event) -> JSONObject | None:
         raise InvalidAnswer("an event has no type")
     if kind in ENDINGS:
         kind = _ending_of(payload, kind)
-    return None if kind == _SILENT else payload | {"type": kind}
+    return None if kind == _SILENT else shaped_event(payload | {"type": kind}, kind)
 
 
 def _ending_of(payload: JSONObject, kind: str) -> str:
@@ -211,6 +212,7 @@ def _checked(response: JSONObject) -> JSONObject:
     """Return a response that has ended well; raises as ``read_response`` does."""
     if response.get("status") == "failed" or response.get("error"):
         raise ErrorPayload(_failure_in({"response": response}))
+    response = shaped_response(response)
     if response.get("status") is None and response.get("output"):  # it has come whole, and names no failure
         response["status"] = "incomplete" if response.get("incomplete_details") else "completed"
     if not isinstance(response.get("output"), list) or response.get("status") not in ("completed", "incomplete"):

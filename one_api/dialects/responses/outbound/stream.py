@@ -17,6 +17,8 @@ from one_api.dialects.responses.outbound.native import ENDINGS, usage_in
 from one_api.dialects.sse import Event
 
 _KINDS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
+#: Items of words, by their types; without one an item is what it looks like.
+_SAID = ("message", "reasoning", None)
 _REASONING = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 _ARGUMENTS = ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta")
 _REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
@@ -160,6 +162,8 @@ class ResponsesStream(Translator):
                 raise InvalidAnswer("a tool call has no name")
             call, whole = self._calls[index], arguments_text(item.get(_KINDS[item["type"]][1]))
             return chunks if call.pieces else [*chunks, *self._writer.arguments(call, whole)]
+        if item.get("type") not in _SAID:  # work of the upstream's own
+            return []
         parts = [*(item.get("summary") or ()), *(item.get("content") or ())]
         found: list[JSONObject] = []
         if index not in self._told:
