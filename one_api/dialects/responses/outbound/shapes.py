@@ -1,4 +1,4 @@
-"""Events and responses of an upstream without values of other types than the dialect has there.
+"""Events and responses of an upstream in the shapes of the dialect: words in other shapes are read, the rest left out.
 
 What comes after relies on it. Events and items that are new to us stay as they are.
 """
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.arguments import arguments_text
 
 _KNOWN_EVENTS = tuple(
     f"response.{name}"
@@ -25,6 +26,8 @@ _ITEM: Mapping[str, type] = {
 }  # fmt: skip
 #: Without a type an item is what it looks like.
 _KNOWN_ITEMS = ("message", "function_call", "custom_tool_call", "reasoning", None)
+#: By the type of a call, what holds its text.
+_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 _PART: Mapping[str, type] = {"type": str, "text": str, "refusal": str, "annotations": list, "logprobs": list}
 
 
@@ -41,21 +44,46 @@ def shaped_event(payload: JSONObject, kind: str) -> JSONObject:
 
 def shaped_response(response: JSONObject) -> JSONObject:
     """Return a response."""
-    found = _typed(response, _RESPONSE)
+    found = _typed(_with_output(response), _RESPONSE)
     return found if found.get("output") is None else found | {"output": list(map(_item, _objects(found["output"])))}
 
 
+def _with_output(response: JSONObject) -> JSONObject:
+    """Return a response whose output is a list of items, where it is a text."""
+    given = response.get("output")
+    text = given if isinstance(given, str) else response.get("output_text")
+    if (isinstance(given, list) and given) or not isinstance(text, str):
+        return response
+    return {**response, "output": [{"role": "assistant", "content": text}]}
+
+
 def _item(item: JSONObject) -> JSONObject:
+    """Return an item with a type, its content as parts, and the arguments of a call as text."""
     item = _typed(item, {"type": str, "id": str})
-    if item.get("type") not in _KNOWN_ITEMS:
+    kind, content = item.get("type"), item.get("content")
+    if not kind and ("role" in item or content is not None):
+        item = item | {"type": (kind := "message"), "role": "assistant"}
+    if kind not in _KNOWN_ITEMS:
         return item
+    if isinstance(content, str) and kind == "message":
+        item = item | {"content": [content]}
+    elif kind in _CALLS and not isinstance(item.get(text := _CALLS[kind]), str | None):
+        item = item | {text: arguments_text(item[text])}
     found = _typed(item, _ITEM)
-    parts = {name: list(map(_part, _objects(found[name]))) for name in ("content", "summary") if found.get(name)}
+    readable = (dict, str) if kind == "message" else dict
+    parts = {
+        name: [_part(each) for each in found[name] if isinstance(each, readable)]
+        for name in ("content", "summary")
+        if found.get(name)
+    }
     return found | parts if parts else found
 
 
-def _part(part: JSONObject) -> JSONObject:
-    found = _typed(part, _PART)
+def _part(part: JSONObject | str) -> JSONObject:
+    """Return a part, one of a message's words under this dialect's name for it."""
+    found = _typed({"text": part} if isinstance(part, str) else part, _PART)
+    if found.get("type") in (None, "text") and found.get("text") is not None:
+        found = {"annotations": [], **found, "type": "output_text"}
     lists = {name: _objects(found[name]) for name in ("annotations", "logprobs") if found.get(name)}
     return found | lists if lists else found
 
