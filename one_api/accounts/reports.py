@@ -129,8 +129,8 @@ def spent(connection: Connection, key: str, begin: int, end: int) -> int:
 
 def budgets(connection: Connection, now: float, names: Collection[str] | None = None) -> list[JSONObject]:
     """Return all budgets, or those of these names, with what is spent of them in the window of ``now``."""
-    found = connection.execute(select(BUDGETS).order_by(BUDGETS.c.name)).all()
-    rows = [row for row in found if names is None or row.name in names]
+    query = select(BUDGETS).order_by(BUDGETS.c.name)
+    rows = connection.execute(query if names is None else query.where(BUDGETS.c.name.in_(names))).all()
     known = [budget_in(row) for row in rows]
     states = windows.states(connection, known, now)
     return [_budget(row, budget, state, now) for row, budget, state in zip(rows, known, states, strict=True)]

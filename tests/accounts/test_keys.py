@@ -409,6 +409,19 @@ def test_thousands_of_budgets_are_listed_by_a_few_statements(engine: Engine) -> 
     assert len(statements) < 50, "none for each of them"
 
 
+def test_who_asks_for_its_own_budget_has_no_other_read(engine: Engine) -> None:
+    transact(engine, lambda c: make_many(c, 3))
+    given: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *each: given.append(f"{each[2]} {each[3]}"))
+
+    (shown,) = transact(engine, lambda c: reports.budgets(c, time.time(), ["key:user-1:month"]))
+
+    assert shown["name"] == "key:user-1:month"
+    asked = [each for each in given if "SELECT" in each]
+    assert asked
+    assert all("key:user-1:month" in each for each in asked), asked
+
+
 async def test_keys_outlive_a_database_that_is_away(engine: Engine) -> None:
     database = Database(engine, "test")
     copy = KeyCopy(database)
