@@ -91,6 +91,11 @@ def _log_without_waiting(server: Any) -> None:
             error_log.addHandler(NonBlockingHandler(handler.formatter))
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Count the silence of a new worker from now on: gunicorn does so from its first report on only."""
+    worker.tmp.notify()
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """Let a new worker end when it is asked to, from its first moment on.
 

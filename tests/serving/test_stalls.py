@@ -135,9 +135,14 @@ def test_a_gateway_that_was_paused_as_a_whole_keeps_its_workers() -> None:
         assert "WORKER TIMEOUT" not in gateway.log
 
 
-def test_a_worker_that_alone_stands_still_is_replaced() -> None:
+@pytest.mark.parametrize("when", ["while it serves", "while it starts"])
+def test_a_worker_that_alone_stands_still_is_replaced(when: str) -> None:
     with Gateway(env={"WEB_CONCURRENCY": "2", "GUNICORN_CMD_ARGS": "--timeout 2"}) as gateway:
         frozen, other = gateway.worker_pids(2)
+        if when == "while it starts":
+            os.kill(frozen, signal.SIGKILL)
+            wait_until(lambda: {frozen, other} < {*gateway.worker_pids(), frozen}, "another one", 20)
+            (frozen,) = {*gateway.worker_pids()} - {frozen, other}
         freeze(frozen)
-        wait_until(lambda: frozen not in gateway.worker_pids(), "it to be ended", 20)
+        wait_until(lambda: frozen not in gateway.worker_pids(), "it to be ended", 40)
         assert other in gateway.worker_pids(2)
