@@ -1,8 +1,9 @@
 """Time in which a loop could run: bounds on waiting mean the same on a machine that is busy, or stands still."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 TICK_S = 0.01
 
@@ -35,3 +36,19 @@ class LoopTime:
         while True:
             await asyncio.sleep(TICK_S)
             self._ticks += 1
+
+
+async def passes_beside(work: Callable[[], Awaitable[Any]]) -> tuple[Any, int]:
+    """What the work returns, and how often another task had its turn meanwhile."""
+    passes = 0
+
+    async def be_another() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(be_another())
+    result = await work()
+    other.cancel()
+    return result, passes

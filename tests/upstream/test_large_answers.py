@@ -1,9 +1,5 @@
 """Answers that take long to decode: others have the loop meanwhile."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
-
 import pytest
 
 from one_api.dialects import json
@@ -12,22 +8,7 @@ from one_api.dialects.openai.answer import read_in_steps
 from one_api.serving.fairness import in_turns
 from one_api.upstream.client import decode_large
 from tests.dialects.recorded import OURS, chunk, said, stream, usage
-
-
-async def passes_beside(work: Callable[[], Awaitable[Any]]) -> tuple[Any, int]:
-    """What the work returns, and how often another task had its turn meanwhile."""
-    passes = 0
-
-    async def be_another() -> None:
-        nonlocal passes
-        while True:
-            passes += 1
-            await asyncio.sleep(0)
-
-    other = asyncio.create_task(be_another())
-    result = await work()
-    other.cancel()
-    return result, passes
+from tests.support.loop_time import passes_beside
 
 
 async def test_a_large_answer_is_decoded_in_turns_with_others() -> None:
