@@ -1,13 +1,17 @@
 """Events and responses of an upstream without values of other types than the dialect has there.
 
-What comes after relies on it. Events and items that are new to us stay as they are.
+What comes after relies on it. Texts in another shape are brought into this dialect's first. Events and items that are
+new to us stay as they are.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.arguments import arguments_text
 
+#: By the type of a call, what holds its text.
+_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
 _KNOWN_EVENTS = tuple(
     f"response.{name}"
     for name in (
@@ -41,12 +45,13 @@ def shaped_event(payload: JSONObject, kind: str) -> JSONObject:
 
 def shaped_response(response: JSONObject) -> JSONObject:
     """Return a response."""
+    response = _with_output(response)
     found = _typed(response, _RESPONSE)
     return found if found.get("output") is None else found | {"output": list(map(_item, _objects(found["output"])))}
 
 
 def _item(item: JSONObject) -> JSONObject:
-    item = _typed(item, {"type": str, "id": str})
+    item = _typed(_in_form(item), {"type": str, "id": str})
     if item.get("type") not in _KNOWN_ITEMS:
         return item
     found = _typed(item, _ITEM)
@@ -68,3 +73,36 @@ def _typed(holder: JSONObject, types: Mapping[str, type]) -> JSONObject:
 
 def _objects(values: list[Any]) -> list[JSONObject]:
     return [each for each in values if isinstance(each, dict)]
+
+
+def _with_output(response: JSONObject) -> JSONObject:
+    """Return a response whose output is a list of items, where it is a text."""
+    given = response.get("output")
+    text = given if isinstance(given, str) else response.get("output_text")
+    if (isinstance(given, list) and given) or not isinstance(text, str):
+        return response
+    return {**response, "output": [{"role": "assistant", "content": text}]}
+
+
+def _in_form(item: JSONObject) -> JSONObject:
+    """Return an item with a type, its content as parts, and the arguments of a call as text."""
+    kind, content = item.get("type"), item.get("content")
+    if not kind and ("role" in item or content is not None):
+        item = item | {"type": "message", "role": "assistant"}
+    if isinstance(content, str):
+        item = item | {"content": [_part_in_form({"text": content})]}
+    elif item.get("type") == "message" and isinstance(content, list):
+        item = item | {"content": [_part_in_form(each) for each in content if isinstance(each, (dict, str))]}
+    text = _CALLS.get(kind) if isinstance(kind, str) else None
+    if text is not None and not isinstance(item.get(text), str | None):
+        item = item | {text: arguments_text(item[text])}
+    return item
+
+
+def _part_in_form(part: JSONObject | str) -> JSONObject:
+    """Return a part of a message under this dialect's name for it."""
+    if isinstance(part, str):
+        part = {"text": part}
+    if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
+        return {"annotations": [], **part, "type": "output_text"}
+    return part
