@@ -29,6 +29,7 @@ from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.passthrough import UpstreamBytes
 from one_api.upstream.stream import UpstreamStream
+from one_api.upstream.whole import Watch, WholeBody
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ _ODD_CODING = "adapter %s: its upstream encodes answers with %s, which is not as
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 #: An answer that is larger takes long to decode; and one that is larger takes long to try, in bytes.
 _LARGE_ANSWER_BYTES, _HUGE_ANSWER_BYTES = 64 * 1024, 1024 * 1024
-#: How much of an answer is taken at once, after decompression, in bytes.
-_TAKEN_BYTES = 64 * 1024
 #: What may stand before JSON.
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 #: The largest error body that is read, in bytes.
@@ -116,15 +115,17 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         *,
         max_bytes: int = MAX_ANSWER_BYTES,
+        watch: Watch | None = None,
     ) -> bytes:
         """Return the whole body that a POST of ``body`` answers with, whatever its label; raises UpstreamError.
 
-        Bytes are sent as they are; ``headers`` go beside those of every request, or in their place.
+        Bytes are sent as they are; ``headers`` go beside those of every request, or in their place. ``watch`` makes
+        what reads the events of an answer that comes as such: its end is not waited for once it is complete.
         """
         timeout_s = self._timeouts.total_s
         with NamedErrors("the answer", timeout_s), Deadline(timeout_s):
             response = await self._request("POST", path, body, context, headers)
-            return await self._whole(response, max_bytes)
+            return await self._whole(response, max_bytes, watch)
 
     async def forward(self, request: PassthroughRequest, context: AttemptContext) -> ByteStream:
         """POST a request in its own bytes and return the answer, once its first bytes are there; raises UpstreamError.
@@ -247,20 +248,24 @@ class Upstream:
             f"here: have it, or the proxy before it, heed `Accept-Encoding: {ACCEPTED}`."
         )
 
-    async def _whole(self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES) -> bytes:
+    async def _whole(
+        self, response: aiohttp.ClientResponse, limit: int = MAX_ANSWER_BYTES, watch: Watch | None = None
+    ) -> bytes:
         """Return the whole body, which may hold ``limit`` bytes after decompression; else the response is closed.
 
         One that was read to its end has let go of its connection by itself.
         """
-        whole, size, body = io.BytesIO(), 0, body_of(response, is_text=True)
+        whole, size, body = io.BytesIO(), 0, WholeBody(body_of(response, is_text=True), watch)
         try:
-            while piece := await body.read(_TAKEN_BYTES):
+            while piece := await body.read():
                 size += whole.write(piece)
                 if size > limit:
                     raise UpstreamBroken(f"The upstream's answer is larger than {limit} bytes.")
         except BaseException:
             response.close()
             raise
+        if body.is_left:
+            response.close()
         if size > _LARGE_ANSWER_BYTES:
             await scheduler().wait_turn()  # what is done with it next takes long: not for several in one pass
         return whole.getvalue()

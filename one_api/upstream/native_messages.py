@@ -84,7 +84,7 @@ class NativeMessages:
         if is_long:
             return await self._assembled(native, model, context)
         data = self._body(native, model, context)
-        answer = await self.upstream.post(_PATH, context, data, self._headers(native))
+        answer = await self.upstream.post(_PATH, context, data, self._headers(native), watch=NativeMessage)
         decoded = await decode_large(answer, as_written=True)
         with self.reports.for_attempt(context).faults_named():
             return read_message(answer, decoded)

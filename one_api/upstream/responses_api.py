@@ -98,7 +98,7 @@ class ResponsesAPI:
     async def _whole(
         self, body: JSONObject, context: AttemptContext, headers: Mapping[str, str] | None = None
     ) -> JSONObject:
-        answer = await self.upstream.post(_PATH, context, body, headers)
+        answer = await self.upstream.post(_PATH, context, body, headers, watch=NativeResponse)
         decoded = await decode_large(answer, as_written=True)
         with self.reports.for_attempt(context).faults_named():
             return read_whole(answer, decoded)

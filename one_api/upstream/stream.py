@@ -22,6 +22,7 @@ from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.compression import body_of
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors, truncated
+from one_api.upstream.whole import FRAMING_END_S, MAX_TAIL_S
 
 #: How much of a stream the kernel may hold for us (it allows twice that, with its own bookkeeping), in bytes.
 _RECEIVE_BYTES = 64 * 1024
@@ -30,10 +31,6 @@ _PIECE_BYTES = 8 * 1024
 #: A piece with more line ends than this is taken in parts of so many bytes, with turns for others between: each line
 #: may be an event, which takes long for its few bytes.
 _MANY_LINES, _PART_BYTES = 512, 512
-#: How long a stream may go on after its answer is complete: for usage and the end mark, in seconds.
-_MAX_TAIL_S = 2.0
-#: How long usage and the framing may lag behind the end mark of a stream, in seconds.
-_FRAMING_END_S = 0.1
 
 
 class UpstreamStream(ChunkStream):
@@ -126,7 +123,7 @@ class UpstreamStream(ChunkStream):
 
     def _end_of_tail(self) -> float:
         """Return until when to wait for what may follow a complete answer, counted from the first wait for it."""
-        tail_s = _FRAMING_END_S if self._translator.is_over else _MAX_TAIL_S
+        tail_s = FRAMING_END_S if self._translator.is_over else MAX_TAIL_S
         self._tail_ends = min(self._tail_ends, asyncio.get_running_loop().time() + tail_s)
         return self._tail_ends
 
@@ -209,7 +206,7 @@ class UpstreamStream(ChunkStream):
     async def _at_end(self) -> bool:
         """Return whether nothing follows the stream's end; what is left of the framing may be on its way."""
         with suppress(TimeoutError, aiohttp.ClientError, OSError):
-            async with asyncio.timeout(_FRAMING_END_S):
+            async with asyncio.timeout(FRAMING_END_S):
                 return not await self._body.read(_PIECE_BYTES)
         return False
 

@@ -217,12 +217,16 @@ def test_an_event_that_says_nothing_is_skipped_anywhere(bed: Bed, silent: bytes)
     assert len(streamed.chunks) == len(chunks)
 
 
-@pytest.mark.parametrize(
-    "ending",
-    [[Hang()], [Reset()], [Close()], [each for _ in range(60) for each in (b": still here\n\n", Wait(0.1))],
-     [b"data: {junk\n\n", Hang()]],
-    ids=["silence", "reset", "close", "comments", "junk"],
-)  # fmt: skip
+ENDINGS: dict[str, list[Any]] = {
+    "silence": [Hang()],
+    "reset": [Reset()],
+    "close": [Close()],
+    "comments": [each for _ in range(60) for each in (b": still here\n\n", Wait(0.1))],
+    "junk": [b"data: {junk\n\n", Hang()],
+}
+
+
+@pytest.mark.parametrize("ending", list(ENDINGS.values()), ids=list(ENDINGS))
 def test_after_the_finish_reason_an_answer_is_complete(bed: Bed, ending: list[Any]) -> None:
     began = time.monotonic()
     answer = bed.stream(sse(*text_chunks("Hel", "lo"), *ending, done=False))
@@ -230,6 +234,19 @@ def test_after_the_finish_reason_an_answer_is_complete(bed: Bed, ending: list[An
     assert (answer.text, answer.stream_error) == ("Hello", None)
     assert answer.chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert time.monotonic() - began < 5.5, "idle_s is far longer"
+
+
+@pytest.mark.parametrize("ending", [ENDINGS["silence"], ENDINGS["comments"], ENDINGS["junk"]])
+def test_events_for_a_whole_answer_are_not_waited_for_either(bed: Bed, ending: list[Any]) -> None:
+    model, pause = bed.model(), Wait(0.05)
+    bed.a.on(model, sse(*text_chunks("Hel", "lo"), pause, *ending, done=False))
+
+    began = time.monotonic()
+    answer = bed.ask(model)
+
+    assert answer.status == 200, answer.body
+    assert answer.json["choices"][0]["message"]["content"] == "Hello"
+    assert time.monotonic() - began < 5.5, "total_s is far longer"
 
 
 def test_usage_that_comes_late_is_waited_for(bed: Bed) -> None:

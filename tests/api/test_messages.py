@@ -508,11 +508,13 @@ def test_counting_has_a_limit_of_its_own(path: str) -> None:
 
 
 def test_the_list_of_models(doors: MessagesBed, sdk: anthropic.Anthropic) -> None:
-    page = sdk.models.list(limit=1000)
+    pages = [*sdk.models.list(limit=1000).iter_pages()]
 
-    ids = [info.id for info in page]
+    ids = [info.id for page in pages for info in page.data]
     assert {"chat-0", "claude-0", "mixed-0"} <= set(ids)
-    assert (page.first_id, page.last_id, page.has_more) == (ids[0], ids[-1], False)
+    assert len(ids) == len(set(ids))
+    assert (pages[0].first_id, pages[-1].last_id) == (ids[0], ids[-1])
+    assert [page.has_more for page in pages] == [True] * (len(pages) - 1) + [False]
     found = sdk.models.retrieve("o/m-1")
     assert (found.id, found.type, found.display_name, found.lifecycle) == ("o/m-1", "model", "o/m-1", "active")
     with pytest.raises(anthropic.NotFoundError):

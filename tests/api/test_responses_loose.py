@@ -131,3 +131,16 @@ def test_arguments_are_a_text(doors: Loose, path: str, stream: bool) -> None:
     assert answer.status == 200, answer.body
     wanted = '"input":{"a":1}' if path == "/v1/messages" and not stream else '{\\"a\\":1}'
     assert wanted in answer.body.decode()
+
+
+@pytest.mark.parametrize("path", DOORS)
+def test_pieces_of_an_item_that_no_event_begins_come_once(doors: Loose, path: str) -> None:
+    pieces = [each for each in api.text_events("Hel", "lo") if each["type"] == "response.output_text.delta"]
+
+    answer = doors.answered(path, api.stream(*api.opening(), *pieces, api.completed(api.message("Hello"))), stream=True)
+
+    found = [json.loads(each.partition("data: ")[2]) for each in answer.events if "data: {" in each]
+    deltas = [each["delta"] for each in found if "delta" in each]
+    texts = [each if isinstance(each, str) else each.get("text", "") for each in deltas]
+    chat = [choice["delta"].get("content") or "" for each in found for choice in each.get("choices", ())]
+    assert "".join(texts or chat) == "Hello"

@@ -57,7 +57,7 @@ class RequiredFields:
         self._names: dict[int, JSONObject] = {}
         #: By each id that the upstream gave an item, its number.
         self._numbers: dict[str, int] = {}
-        #: The numbers of the items that have begun with an event of their own.
+        #: The numbers of the items that have begun: an event was of them.
         self._begun: set[int] = set()
         #: By the number of an item, what its own last event held.
         self._items: dict[int, JSONObject] = {}
@@ -72,6 +72,7 @@ class RequiredFields:
         if start is None:
             return fields
         index = self._index_in(fields, fields.get("item_id"))
+        self._begun.add(max(index, 0))
         fields = fields | {"item_id": self._names.get(index, fields).get("id") or fields.get("item_id") or ""}
         missing: JSONObject = {"output_index": max(index, 0)}
         if place := _PLACES[start]:
@@ -86,7 +87,7 @@ class RequiredFields:
         return _filled(fields | {"part": _part(part)} if part is not None else fields, missing)
 
     def has_begun(self, index: int) -> bool:
-        """Return whether the item of this number has begun with an event of its own."""
+        """Return whether an event was of the item of this number."""
         return index in self._begun
 
     def of_response(self, response: JSONObject, status: str) -> JSONObject:

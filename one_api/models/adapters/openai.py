@@ -94,12 +94,12 @@ class OpenAIAdapter(RemoteAdapter):
             return await self._responses.complete_native(request.native, request.model, context)
         if not self._speaks_chat:
             return await self._responses.complete(request, context)
-        answer = await self._send(request, partial(self._upstream.post, "/chat/completions", context))
+        identity, choices, tools = new_identity(request.model), _choices_of(request), _tools_of(request)
+        watch = partial(OpenAIStream, identity, include_usage=True, choices=choices, tools=tools)
+        answer = await self._send(request, partial(self._upstream.post, "/chat/completions", context, watch=watch))
         decoded = await decode_large(answer)
         self._reasoning.learn(request.model, name_in_body(answer, decoded))
-        reading = read_in_steps(
-            answer, new_identity(request.model), choices=_choices_of(request), tools=_tools_of(request), decoded=decoded
-        )
+        reading = read_in_steps(answer, identity, choices=choices, tools=tools, decoded=decoded)
         with self._reports.for_attempt(context).faults_named():
             return await in_turns(reading)
 
