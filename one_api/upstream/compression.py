@@ -46,10 +46,10 @@ def undecoded(headers: Mapping[str, str]) -> str | None:
 def body_of(response: aiohttp.ClientResponse, *, is_text: bool = False) -> Body:
     """Return the body of an answer whose codings are decoded here, see ``undecoded``.
 
-    One that ``is_text`` is gzip where it begins so, whatever its label is: proxies drop the label, or leave it there.
+    One that ``is_text`` is gzip where it begins so, also without a label, which proxies drop.
     """
     codings = _codings_in(response.headers)
-    if is_text and codings[:1] in ([], ["gzip"], ["x-gzip"]):
+    if is_text and not codings:
         return _MaybeInflated(response.content)
     return _Inflated(response.content, codings[0]) if codings else response.content
 

@@ -166,12 +166,16 @@ class NativeMessage(PassingTranslator):
 
     def _take(self, payload: JSONObject, kind: str, data: bytes = b"") -> list[JSONObject]:
         """Return the chunks of an event; ``data`` is how it came."""
+        self.verbatim = None
+        if self._events.has_taken(payload, kind):
+            if kind == "content_block_start" and (block := self._events.latest) is not None:
+                self.verbatim = _HEADS[block.kind] % block.number, _ending
+            return [_chunk_of(payload, data)]
         is_repaired = isinstance(payload, RepairedObject)
         if is_repaired and kind != "content_block_delta":
             payload = all_whole(payload)
         events = self._events.take(payload, kind)
-        self.verbatim = None
-        if events == [payload] and kind == "content_block_delta" and self._events.is_between_characters:
+        if kind == "content_block_delta" and events == [payload] and self._events.is_between_characters:
             self.verbatim = _like(data)
         if is_repaired:
             return [_chunk_of(all_whole(each)) for each in events]
@@ -179,6 +183,8 @@ class NativeMessage(PassingTranslator):
 
     def pass_on(self, event: bytes) -> JSONObject:
         """See ``PassingTranslator``."""
+        if self._events.latest is not None:
+            self._events.latest.is_numbered = True
         return {"native": event, "content": True}
 
     def end(self) -> list[JSONObject]:
@@ -192,6 +198,14 @@ _PLAIN = rb'[^"\\\x00-\x1f]*(?:\\(?:[bfnrt"/\\]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4
 _TAIL = _PLAIN + rb'" *\} *\} *'
 _piece_of_text = re.compile(rb'(\{.*"(?:text|thinking)" *: *")' + _TAIL).fullmatch
 _ending = re.compile(_TAIL + rb"\n\n")
+#: What pieces begin with, by the kinds of their blocks, as Anthropic's own server writes them.
+_HEADS = {
+    kind: (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%%d,'
+        b'"delta":{"type":"%b_delta","%b":"' % (kind.encode(), kind.encode())
+    )
+    for kind in ("text", "thinking")
+}
 
 
 def _like(data: bytes) -> tuple[bytes, re.Pattern[bytes]] | None:

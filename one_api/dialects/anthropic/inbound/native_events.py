@@ -37,8 +37,13 @@ _DELTAS = {
     "citation": ("citations_delta", "citation"),
 }
 _WORDS = ("text", "thinking")
+#: The blocks of words as they start, the fields of what is said of the end, and reasons for it without calls and with.
+_STARTS = ({"type": "text", "text": ""}, {"type": "thinking", "thinking": "", "signature": ""})
+_END = {"stop_reason", "stop_sequence"}
+_CALLED = (("end_turn", "max_tokens", "stop_sequence"), ("tool_use", "max_tokens"))
 #: What the start of every message says.
-_MESSAGE = {"type": "message", "role": "assistant", "stop_reason": None, "stop_sequence": None}
+_MESSAGE: JSONObject = {"type": "message", "role": "assistant", "stop_reason": None, "stop_sequence": None}
+_HEAD: JSONObject = {**_MESSAGE, "content": []}
 #: OpenAI's words for why an answer ended, in Anthropic's.
 _STOPS = {
     "stop": "end_turn",
@@ -59,6 +64,8 @@ class MessageEvents:
         self._message_id = message_id
         self._started = False
         self._open = OpenBlocks()
+        #: The block that began last, if it began just as Anthropic's own server writes it.
+        self.latest: Block | None = None
         #: The number of each open block as the client sees it.
         self._numbers: dict[Block, int] = {}
         self._begun = 0
@@ -103,6 +110,62 @@ class MessageEvents:
             return self._stop(payload)
         handler = _OF_BLOCKS.get(kind)
         return [payload] if handler is None else [*self._begin_message(), *handler(self, payload)]
+
+    def has_taken(self, payload: JSONObject, kind: str) -> bool:
+        """Take an event just as Anthropic's own server writes it, with nothing to be mended; False: it is not taken.
+
+        By far the most streams are made of such events, and a look at all that could be wrong costs more than they.
+        """
+        if type(payload) is not dict or payload.get("type") != kind or self._joiner.begun:
+            return False
+        index, fields = payload.get("index"), len(payload)
+        if not self._started:
+            return kind == "message_start" and fields == 2 and self._has_begun(payload.get("message"))
+        if kind == "content_block_start" and fields == 3 and payload.get("content_block") in _STARTS:
+            if type(index) is not int or index != self._begun or self._numbers or index >= _MAX_BLOCKS:
+                return False
+            self.latest = Block(payload["content_block"], 0, index)
+            self._open.add(self.latest)
+            self._numbers[self.latest], self._begun = index, index + 1
+            return True
+        if kind == "content_block_stop" and fields == 2 and type(index) is int:
+            block = self._open.at(index)
+            if block is None or block.kind not in _WORDS or self._numbers[block] != index:
+                return False
+            self._open.remove(block)
+            del self._numbers[block]
+            return True
+        if self._numbers or not self._begun:
+            return False
+        if kind == "message_stop" and fields == 1 and self.is_complete and not self._more_than({}):
+            self.finished = True
+            return True
+        return kind == "message_delta" and fields == 3 and self._has_ended(payload.get("delta"), payload.get("usage"))
+
+    def _has_begun(self, message: Any) -> bool:
+        """Take the head of a message that lacks nothing; False: it is not taken."""
+        if type(message) is not dict or type(counts := message.get("usage")) is not dict:
+            return False
+        if any(message.get(name, ...) != value for name, value in _HEAD.items()) or not message.get("id"):
+            return False
+        if "input_tokens" not in counts or any(type(each) is not int for each in counts.values()):
+            return False
+        merge_usage(self._counts, counts)
+        self._sent, self._started = counts, True
+        return True
+
+    def _has_ended(self, delta: Any, counts: Any) -> bool:
+        """Take what is said of the end, with counts that are numbers and have only grown; False: it is not taken."""
+        if type(delta) is not dict or type(counts) is not dict or delta.keys() != _END or "output_tokens" not in counts:
+            return False
+        if delta["stop_reason"] not in _CALLED[self._called] or any(type(each) is not int for each in counts.values()):
+            return False
+        if any(counts.get(name, value) < value for name, value in self._counts.items() if type(value) is int):
+            return False
+        merge_usage(self._counts, counts)
+        self._sent, self._ending = {**self._sent, **counts}, {**self._ending, "stop_reason": delta["stop_reason"]}
+        self.is_complete = True
+        return True
 
     def end(self) -> list[JSONObject]:
         """Return what is owed when the bytes have ended: the end of a message that has its stop reason."""
@@ -184,7 +247,7 @@ class MessageEvents:
             start = self._call(start)
         if self._begun == _MAX_BLOCKS:
             raise InvalidAnswer(f"it has more than {_MAX_BLOCKS} content blocks")
-        block, index = Block(start, 0, number), self._begun
+        self.latest, block, index = None, Block(start, 0, number), self._begun
         ended = self._open.add(block)
         events = [] if ended is None else self._close(ended)
         self._numbers[block], self._begun = index, index + 1
