@@ -126,8 +126,10 @@ def _native_stream() -> tuple[bytes, ...]:
     usage = {"input_tokens": 31, "output_tokens": 1}
     start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
     texts = [{"type": "text_delta", "text": f" word{i:02}"} for i in range(SHORT_CHUNKS)]
-    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": SHORT_CHUNKS}}
-    opening = _named({"type": "message_start", "message": message | {"stop_reason": None, "usage": usage}}, start)
+    stop = {"stop_reason": "end_turn", "stop_sequence": None}
+    end = {"type": "message_delta", "delta": stop, "usage": {"output_tokens": SHORT_CHUNKS}}
+    head = message | {"stop_reason": None, "stop_sequence": None, "usage": usage}
+    opening = _named({"type": "message_start", "message": head}, start)
     deltas = [_named({"type": "content_block_delta", "index": 0, "delta": text}) for text in texts]
     ending = _named({"type": "content_block_stop", "index": 0}, end, {"type": "message_stop"})
     half = SHORT_CHUNKS // 2
@@ -135,8 +137,9 @@ def _native_stream() -> tuple[bytes, ...]:
 
 
 def _named(*events: Mapping[str, object]) -> bytes:
-    """Events of Messages, which have names, each in an HTTP chunk of its own."""
-    frames = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in events]
+    """Events of Messages as Anthropic writes them, with names and without spaces, each in an HTTP chunk of its own."""
+    texts = [(each["type"], json.dumps(each, separators=(",", ":"))) for each in events]
+    frames = [f"event: {name}\ndata: {text}\n\n".encode() for name, text in texts]
     return b"".join(b"%x\r\n%b\r\n" % (len(frame), frame) for frame in frames)
 
 
