@@ -268,6 +268,10 @@ class Hasty(asyncio.SelectorEventLoop):
         self._ahead_s += seconds
 
 
+#: Of the loop, in which all ends that a deadline ends: it looks several times at what has arrived before.
+_TURNS = 20
+
+
 async def waits(failover: Failover, route: Route, body: dict[str, Any], seconds: int) -> Any:
     """What a request ends with that is cancelled after so many seconds of a hasty loop."""
     loop = asyncio.get_running_loop()
@@ -276,7 +280,7 @@ async def waits(failover: Failover, route: Route, body: dict[str, Any], seconds:
     await adapter(route.targets[0]).asked.wait()
     for _ in range(seconds):
         loop.jump(1)
-        for _ in range(3):
+        for _ in range(_TURNS):
             await asyncio.sleep(0)
     task.cancel()
     found = (await asyncio.gather(task, return_exceptions=True))[0]
