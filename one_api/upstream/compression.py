@@ -54,6 +54,11 @@ def body_of(response: aiohttp.ClientResponse, *, is_text: bool = False) -> Body:
     return _Inflated(response.content, codings[0]) if codings else response.content
 
 
+def begun(body: Body) -> Body:
+    """Return what goes on with a body whose first bytes have been read: itself, or what they have shown it to be."""
+    return body.inner or body if isinstance(body, _MaybeInflated) else body
+
+
 def _codings_in(headers: Mapping[str, str]) -> list[str]:
     if not (given := headers.get("content-encoding")):
         return []
@@ -67,22 +72,22 @@ class _MaybeInflated:
     def __init__(self, content: aiohttp.StreamReader) -> None:
         self._content = content
         #: The body, once it has begun; from then on it is read directly.
-        self._inner: Body | None = None
+        self.inner: Body | None = None
 
     async def read(self, n: int, /) -> bytes:
         """See ``Body``."""
-        if self._inner is not None:
-            return await self._inner.read(n)
+        if self.inner is not None:
+            return await self.inner.read(n)
         start = await self._content.read(n)
         if not start.startswith(_GZIP_MAGIC):
-            self._inner = self._content
+            self.inner = self._content
             return start
-        self._inner = _Inflated(self._content, "gzip", start)
-        return await self._inner.read(n)
+        self.inner = _Inflated(self._content, "gzip", start)
+        return await self.inner.read(n)
 
     def at_eof(self) -> bool:
         """See ``Body``."""
-        return (self._inner or self._content).at_eof()
+        return (self.inner or self._content).at_eof()
 
 
 class _Inflated:

@@ -19,7 +19,7 @@ from one_api.errors import (
 )
 from one_api.serving.fairness import scheduler
 from one_api.serving.timeouts import ReusableTimeout
-from one_api.upstream.compression import body_of
+from one_api.upstream.compression import begun, body_of
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors, truncated
 from one_api.upstream.whole import FRAMING_END_S, MAX_TAIL_S
@@ -66,7 +66,9 @@ class UpstreamStream(ChunkStream):
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
         while not self._ready and not self.ended:
-            await self._take_fairly(await self._body.read(_PIECE_BYTES))
+            received = await self._body.read(_PIECE_BYTES)
+            self._body = begun(self._body)
+            await self._take_fairly(received)
         if self._failure is not None:  # nothing of it has been passed on: another deployment may do better
             raise self._failure
 
@@ -112,7 +114,8 @@ class UpstreamStream(ChunkStream):
             try:
                 with self._timeout.limit(idle_s, until):
                     received = await self._body.read(_PIECE_BYTES)
-                if await self._take_fairly(received):
+                is_short = len(received) <= _MANY_LINES
+                if self._take(received) if is_short else await self._take_fairly(received):
                     self._timeout.reset()
             except Exception as error:
                 if self._translator.is_complete and not isinstance(error, UpstreamError):
