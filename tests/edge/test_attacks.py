@@ -485,6 +485,16 @@ def test_long_strings_hold_nobody_at_any_door(caching: Gateway, path: str) -> No
     assert worked_ms(caching) < MAX_WORK_MS
 
 
+def check_streamed(gateway: Gateway) -> None:
+    """Have the stream of the model `flood` answered to its end, and compare how long the loop has worked at a time."""
+    body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    worked_ms(gateway)
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(post_chat(gateway.host, gateway.port, body))
+        assert b"[DONE]" in client.read_response().body
+    assert worked_ms(gateway) < MAX_WORK_MS
+
+
 #: What stands in a compressed stream before its end: a hundred megabytes in a few kilobytes, and none of it an answer.
 NOTHING = {"blank lines": b"\n" * 100_000_000, "events": b'data: {"choices":[]}\n\n' * 1_000_000}
 
@@ -495,12 +505,7 @@ def test_compressed_streams_of_nothing_hold_nobody(gateway: Gateway, upstream: S
     stream = b"".join([first, NOTHING[name], *rest, b"data: [DONE]\n\n"])
     headers = {"Content-Encoding": "gzip", "Content-Type": "text/event-stream"}
     upstream.on("flood", reply(gzip.compress(stream), headers=headers))
-    body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-    worked_ms(gateway)
-    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
-        client.send(post_chat(gateway.host, gateway.port, body))
-        assert b"[DONE]" in client.read_response().body
-    assert worked_ms(gateway) < MAX_WORK_MS
+    check_streamed(gateway)
 
 
 #: Lines of a few bytes that stand between the first and the last chunk, each of which is looked at by itself.
@@ -516,12 +521,7 @@ def test_tiny_lines_of_a_stream_hold_nobody(gateway: Gateway, upstream: Scripted
     first, *rest = (event(each) for each in text_chunks("x"))
     stream = b"".join([first, TINY[name], *rest, b"data: [DONE]\n\n"])
     upstream.on("flood", reply(stream, headers={"Content-Type": "text/event-stream"}))
-    body = {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-    worked_ms(gateway)
-    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
-        client.send(post_chat(gateway.host, gateway.port, body))
-        assert b"[DONE]" in client.read_response().body
-    assert worked_ms(gateway) < MAX_WORK_MS
+    check_streamed(gateway)
 
 
 @pytest.mark.parametrize(
