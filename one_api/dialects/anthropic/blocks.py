@@ -7,6 +7,7 @@ from one_api.dialects.anthropic.chunks import Call
 from one_api.dialects.anthropic.events import opened
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import Arguments
+from one_api.dialects.payloads import InvalidAnswer
 
 #: More blocks than this are not under way at once: then the oldest is taken for one that was never closed.
 _MAX_OPEN = 64
@@ -96,13 +97,20 @@ class OpenBlocks:
         return next((each for each in reversed(self._blocks) if each.number == number and each is not before), None)
 
     def holder(self, number: int | None, kind: str) -> Block | None:
-        """Return the block that a delta of this kind belongs to: that of its number, else the latest that fits."""
+        """Return the block that a delta of this kind belongs to: that of its number, else the latest that fits.
+
+        Raises:
+            InvalidAnswer: when it is a piece of the input of a call that is not under way.
+        """
         named, wanted = self.at(number), _HOLDERS[kind]
         if named is not None and (_fits(named, wanted) or named.kind not in _HOLDERS.values()):
             named.is_numbered = True
             return named
         fitting = (each for each in reversed(self._blocks) if _fits(each, wanted))
-        return next((each for each in fitting if number is None or not each.is_numbered), None)
+        found = next((each for each in fitting if number is None or not each.is_numbered), None)
+        if found is None and kind == "input":
+            raise InvalidAnswer("a piece of input belongs to no open tool call")
+        return found
 
     def same_call(self, start: JSONObject) -> Block | None:
         """Return the call under way that ``start`` says again; one whose input is whole is another."""

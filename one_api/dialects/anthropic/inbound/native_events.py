@@ -281,8 +281,6 @@ class MessageEvents:
         """Add a piece to its block; text and thinking may come without a block's start."""
         block = self._open.holder(number, delta.kind)
         if block is None:
-            if delta.kind == "input":
-                raise InvalidAnswer("a piece of input belongs to no open tool call")
             if delta.kind not in _WORDS:
                 return []
             return self._begin(number, {"type": delta.kind, delta.kind: ""}) + self._add(number, delta)
