@@ -29,6 +29,7 @@ _MARKS = re.compile(rb"(<one_api:text>|<one_api:padding>)")
 #: 3.11.2 mistakes possessive quantifiers; there is only one way to match here, so nothing is tried twice without them.)
 _PLAIN = rb'[^"\\\x00-\x1f]*(?:\\[bfnrt"\\][^"\\\x00-\x1f]*)*'
 _plain = re.compile(_PLAIN).fullmatch
+_line_ends = re.compile(rb"\n*").match
 #: Where nearly every event needs another frame, none is looked for after so many.
 _MAX_FRAMES = 32
 #: The beginning of an event that is longer than this takes the usual way, in bytes.
@@ -251,6 +252,12 @@ def _mark(data: bytes, text: object, mark: str) -> tuple[bytes, JSONObject]:
     return marked, json.decode_object(marked)
 
 
+def _after_blank_lines(received: bytes, position: int) -> int:
+    """Return where the blank lines end that follow on one: they say nothing more, and there may be millions."""
+    found = _line_ends(received, position)
+    return position if found is None else found.end()
+
+
 class FramedReader:
     """Reads the events of one stream, the quick way where there is one."""
 
@@ -281,7 +288,7 @@ class FramedReader:
             else:
                 event_end = blank_line + len(_END)
                 self._take(received[position:event_end], found)
-                position = event_end
+                position = _after_blank_lines(received, event_end)
         rest = received[position:]
         self._ends_with_blank_lines = self._ends_with_blank_lines or position > 0
         may_hold = self._ends_with_blank_lines and self._reader.is_between_events and len(rest) < _MAX_HELD_BYTES

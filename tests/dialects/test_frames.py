@@ -319,3 +319,19 @@ def test_an_event_like_the_one_before_is_not_decoded(fields: dict[str, Any], siz
 
     assert encoded(found, ChatEventWriter().write).count(b"word") == 100
     assert translator.fed <= 5
+
+
+def test_blank_lines_are_looked_at_together() -> None:
+    class Counting(sse.EventReader):
+        fed = 0
+
+        def feed(self, received: bytes) -> list[sse.Event]:
+            self.fed += 1
+            return super().feed(received)
+
+    reader, found = Counting(), list[Item]()
+    stream = FramedReader(reader, OpenAIStream(OURS, include_usage=False))
+    for received in [raw(*plain("a", "b"), done=False), b"\n" * 10_000, b"\n" * 9_999 + raw(*plain("c"), done=False)]:
+        stream.feed(received, found)
+    assert [each["choices"][0]["delta"]["content"] for each in chunks_of(found)] == ["a", "b", "c"]
+    assert reader.fed < 10
