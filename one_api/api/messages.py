@@ -1,6 +1,5 @@
 """``/v1/messages``: Anthropic's dialect, in front of every model."""
 
-import asyncio
 import os
 from functools import partial
 
@@ -19,6 +18,7 @@ from one_api.dialects.anthropic.inbound.writer import MessageWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.dialects.tokens import estimate_tokens
+from one_api.serving.fairness import aside
 from one_api.serving.responses import JSONResponse, json_response
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit, limit_counts
@@ -76,6 +76,5 @@ async def _chat_request(wanted: MessagesRequest, data: bytes, carrier: Carrier) 
     """Return the current request for upstreams of any dialect."""
     headers = {name: request.headers[name] for name in HEADERS if name in request.headers}
     work = partial(as_chat_request, wanted, data, headers, carrier)
-    # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-    chat = await asyncio.to_thread(work) if len(data) > _LARGE_BYTES else work()
+    chat = await aside(work, is_short=len(data) <= _LARGE_BYTES)
     return chat.for_model(_model(wanted))

@@ -1,6 +1,5 @@
 """``/v1/responses``: OpenAI's newer dialect, in front of every model."""
 
-import asyncio
 import os
 import time
 from dataclasses import replace
@@ -30,6 +29,7 @@ from one_api.dialects.sealing import Sealer
 from one_api.dialects.tokens import estimate_tokens
 from one_api.errors import InvalidRequest, NoDeployment, UnknownPath, UpstreamOverloaded
 from one_api.records import CallRecord
+from one_api.serving.fairness import aside
 from one_api.serving.responses import JSONResponse, PlainResponse, json_response
 from one_api.utils.auth import verify_api_key
 from one_api.utils.rate_limit import check_rate_limit, limit_counts
@@ -166,16 +166,15 @@ async def _wanted(body: JSONObject, sealer: Sealer) -> Translated:
 async def _translated(body: JSONObject, own: list[Any], history: list[JSONObject], sealer: Sealer) -> Translated:
     """Return a request in chat's words; raises InvalidRequest for what it has none for."""
     work = partial(translate, body, own, history=history, unseal=sealer.open)
-    # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-    is_short = g.get("is_short", False) and not history and len(own) <= _SHORT_ITEMS
-    return work() if is_short else await asyncio.to_thread(work)
+    return await aside(work, is_short=g.get("is_short", False) and not history and len(own) <= _SHORT_ITEMS)
 
 
 async def _own_items(body: JSONObject) -> list[Any]:
     """Return the input of a request as items, with those that it refers to."""
-    store, ids = _store(), referred(body)
+    store, is_short = _store(), g.get("is_short", False)
+    ids = await aside(partial(referred, body), is_short=is_short)
     found = await find_items(store, g.caller.name, ids) if store is not None and ids else {}
-    return own_items(body, found.get)
+    return await aside(partial(own_items, body, found.get), is_short=is_short)
 
 
 async def _history(body: JSONObject) -> list[JSONObject]:

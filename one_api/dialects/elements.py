@@ -115,13 +115,6 @@ def _between_quotes(piece: bytes) -> list[bytes]:
     return piece.split(b'"')
 
 
-def count_keys(value: Any) -> int:
-    """Return how many keys all objects have together; no deeper than ``decode`` allows."""
-    if isinstance(value, dict):
-        return len(value) + sum(count_keys(child) for child in value.values() if isinstance(child, (dict, list)))
-    return sum(count_keys(child) for child in value if isinstance(child, (dict, list)))
-
-
 def is_deeper(value: Any, levels: int) -> bool:
     """Return whether containers nest deeper than ``levels``; looks at each container once."""
     layer = [value]

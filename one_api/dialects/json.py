@@ -18,7 +18,7 @@ import msgspec
 
 from one_api.contract import JSONObject as JSONObject
 from one_api.dialects.characters import all_whole, whole
-from one_api.dialects.elements import Elements, count_elements, count_in_steps, count_keys, is_deeper
+from one_api.dialects.elements import Elements, count_elements, count_in_steps, is_deeper
 from one_api.dialects.elements import InvalidJSON as InvalidJSON
 from one_api.dialects.elements import TooMuchJSON as TooMuchJSON
 from one_api.dialects.json_pieces import PieceWriter
@@ -111,7 +111,7 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
         raise InvalidJSON(str(error)) from None
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
     if held is not None:
-        _check_size(held, value, max_depth)
+        _check_held(held, value, max_depth)
     elif len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth:
         _check_depth(value, max_depth)
     return value
@@ -122,12 +122,10 @@ def _check_depth(value: Any, max_depth: int) -> None:
         raise TooMuchJSON(f"it nests deeper than {max_depth} levels")
 
 
-def _check_size(held: Elements, value: Any, max_depth: int) -> None:
-    """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep or has too many keys."""
+def _check_held(held: Elements, value: Any, max_depth: int) -> None:
+    """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep."""
     if held.containers > max_depth:
         _check_depth(value, max_depth)
-    if held.keys > _MAX_KEYS and count_keys(value) > _MAX_KEYS:
-        raise TooMuchJSON(f"it has more than {_MAX_KEYS} keys")
 
 
 def _finite(number: str) -> float | None:
@@ -152,7 +150,7 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
         value = _decode_all_generously(data)
     except RecursionError:
         raise TooMuchJSON(f"it nests deeper than {max_depth} levels") from None
-    _check_size(held, value, max_depth)
+    _check_held(held, value, max_depth)
     return value
 
 
@@ -256,7 +254,7 @@ def decode_large_value(
     except msgspec.MsgspecError:
         raise InvalidJSON("it is malformed") from None  # the place would be one in a slice
     yield
-    _check_size(held, value, max_depth)
+    _check_held(held, value, max_depth)
     return value
 
 
@@ -356,6 +354,8 @@ def _measure(data: bytes | bytearray) -> Elements:
 def _check_measure(held: Elements) -> None:
     if held.values > MAX_VALUES:
         raise TooMuchJSON(f"it holds more than {MAX_VALUES} values")
+    if held.keys > _MAX_KEYS:
+        raise TooMuchJSON(f"it has more than {_MAX_KEYS} keys")
 
 
 @contextmanager

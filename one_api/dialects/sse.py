@@ -72,6 +72,11 @@ class EventReader:
         #: No event has come in part, and events end with a blank line as they should.
         self.is_between_events = False
 
+    @property
+    def held_bytes(self) -> int:
+        """How much has come of an event that is not whole yet, in bytes."""
+        return self._size + self._rest_size
+
     def feed(self, received: bytes) -> list[Event]:
         """Return the events that ``received`` completes.
 

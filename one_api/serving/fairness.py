@@ -217,6 +217,14 @@ def scheduler() -> FairScheduler:
     return _of(asyncio.get_running_loop())
 
 
+async def aside(work: Callable[[], T], *, is_short: bool) -> T:
+    """Return what ``work`` returns, which is done in a thread unless it ``is_short``: it must not keep others waiting.
+
+    A body of many entries takes as long as a hundred short ones.
+    """
+    return work() if is_short else await asyncio.to_thread(work)
+
+
 async def in_turns(steps: Generator[None, None, T]) -> T:
     """Return what ``steps`` returns; others have the loop between two of them."""
     while True:

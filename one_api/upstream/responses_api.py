@@ -1,6 +1,5 @@
 """A server that speaks Responses: for clients that do, as they wrote it; for all others, in chat's words."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +13,7 @@ from one_api.dialects.responses.outbound.native import NativeResponse, usage_in,
 from one_api.dialects.responses.outbound.request import stops_of, to_responses
 from one_api.dialects.responses.outbound.stream import ResponsesStream, completion_of
 from one_api.records import AttemptContext
+from one_api.serving.fairness import aside
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.upstream.client import Upstream, decode_large
 from one_api.upstream.errors import Reports
@@ -72,8 +72,7 @@ class ResponsesAPI:
 
         reasons = self.config.takes_effort(request.model)
         work = partial(to_responses, request.body, reasons=reasons, replay=find)
-        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-        body, dropped = work() if context.is_short else await asyncio.to_thread(work)
+        body, dropped = await aside(work, is_short=context.is_short)
         context.warnings += dropped
         context.counts_otherwise = True
         return body

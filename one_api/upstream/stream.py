@@ -18,6 +18,7 @@ from one_api.errors import (
     UpstreamUnfit,
 )
 from one_api.serving.fairness import scheduler
+from one_api.serving.tasks import stop
 from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.compression import begun, body_of
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
@@ -31,6 +32,8 @@ _PIECE_BYTES = 8 * 1024
 #: A piece with more line ends than this is taken in parts of so many bytes, with turns for others between: each line
 #: may be an event, which takes long for its few bytes.
 _MANY_LINES, _PART_BYTES = 512, 512
+#: An event with more bytes than this takes long to read: that is done in a thread.
+_LARGE_EVENT_BYTES = 256 * 1024
 
 
 class UpstreamStream(ChunkStream):
@@ -55,6 +58,8 @@ class UpstreamStream(ChunkStream):
         self._events = sse.EventReader()
         self._framed = FramedReader(self._events, translator)
         self._ready: list[Item] = []
+        #: Takes bytes that have arrived, where that takes long; a read may be cancelled meanwhile, for a heartbeat.
+        self._taking: asyncio.Task[bool] | None = None
         #: How the stream broke; raised once everything that came before has been read.
         self._failure: UpstreamError | None = None
         #: Something of an answer has come.
@@ -105,17 +110,20 @@ class UpstreamStream(ChunkStream):
         # Not the time that the client takes in between. An event that is not for the client counts: a model that
         # thinks in silence sends pings.
         idle_s = self._own_idle_s if self.idle_s is None else min(self._own_idle_s, self.idle_s)
-        while not self._ready and not self.ended:
+        while self._taking is not None or (not self._ready and not self.ended):
             until = self._deadline
             if self._translator.is_complete:
                 until = min(until, self._end_of_tail())
             else:
                 self._tail_ends = math.inf
             try:
-                with self._timeout.limit(idle_s, until):
-                    received = await self._body.read(_PIECE_BYTES)
-                is_short = len(received) <= _MANY_LINES
-                if self._take(received) if is_short else await self._take_fairly(received):
+                if self._taking is not None:
+                    held_event = await self._taken_fairly(self._taking)
+                else:
+                    with self._timeout.limit(idle_s, until):
+                        received = await self._body.read(_PIECE_BYTES)
+                    held_event = self._take(received) if self._is_quick(received) else await self._take_fairly(received)
+                if held_event:
                     self._timeout.reset()
             except Exception as error:
                 if self._translator.is_complete and not isinstance(error, UpstreamError):
@@ -130,15 +138,36 @@ class UpstreamStream(ChunkStream):
         self._tail_ends = min(self._tail_ends, asyncio.get_running_loop().time() + tail_s)
         return self._tail_ends
 
+    def _is_quick(self, received: bytes) -> bool:
+        """Return whether it takes no time to translate what has arrived."""
+        if self._events.held_bytes > _LARGE_EVENT_BYTES and (not received or _line_ends(received)):
+            return False
+        return len(received) <= _MANY_LINES or _line_ends(received) <= _MANY_LINES
+
     async def _take_fairly(self, received: bytes) -> bool:
         """Translate as ``_take`` does; others have the loop meanwhile where that may take long."""
-        if received.count(b"\n") + received.count(b"\r") <= _MANY_LINES:
+        if self._is_quick(received):
             return self._take(received)
+        self._taking = asyncio.create_task(self._take_in_parts(received))
+        return await self._taken_fairly(self._taking)
+
+    async def _taken_fairly(self, taking: "asyncio.Task[bool]") -> bool:
+        """Wait until all has been taken; who is cancelled meanwhile waits again, and nothing is lost."""
+        try:
+            return await asyncio.shield(taking)
+        finally:
+            if taking.done():
+                self._taking = None
+
+    async def _take_in_parts(self, received: bytes) -> bool:
         held_event = False
-        for begin in range(0, len(received), _PART_BYTES):
+        part_bytes = _PART_BYTES if _line_ends(received) > _MANY_LINES else _PIECE_BYTES
+        for begin in range(0, len(received) or 1, part_bytes):
             if scheduler().is_late():
                 await scheduler().wait_turn()
-            held_event |= self._take(received[begin : begin + _PART_BYTES])
+            part = received[begin : begin + part_bytes]
+            is_large = self._events.held_bytes > _LARGE_EVENT_BYTES
+            held_event |= await asyncio.to_thread(self._take, part) if is_large else self._take(part)
             if self.ended or self._failure is not None:
                 break
         return held_event
@@ -199,6 +228,7 @@ class UpstreamStream(ChunkStream):
         self.ended = True
         self._failure = None  # its traceback holds this stream
         self._timeout.close()
+        await stop(self._taking)
         if self._response.closed:
             return
         if self._translator.finished and (self._body.at_eof() or await self._at_end()):
@@ -212,6 +242,10 @@ class UpstreamStream(ChunkStream):
             async with asyncio.timeout(FRAMING_END_S):
                 return not await self._body.read(_PIECE_BYTES)
         return False
+
+
+def _line_ends(received: bytes) -> int:
+    return received.count(b"\n") + received.count(b"\r")
 
 
 def _limit_kernel(response: aiohttp.ClientResponse) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from one_api.dialects.sse import HEARTBEAT
 from tests.serving.clients import get, resident_bytes, wait_until
 from tests.support import (
     Gateway,
@@ -603,3 +604,28 @@ def test_bodies_whose_clients_leave_are_let_go_at_once(gateway: Gateway) -> None
             client.send(HEAD + b"Content-Length: 10000000\r\n\r\n" + b"x" * 5_000_000)
         wait_until(lambda: resident_bytes(pid) - before > 60_000_000, "the bodies to arrive")
     wait_until(lambda: resident_bytes(pid) - before < 20_000_000, "the memory to come back")
+
+
+def test_nothing_of_a_stream_is_lost_for_heartbeats_while_it_is_taken(upstream: ScriptedUpstream) -> None:
+    """A heartbeat is due while others have their turn between the parts of what has arrived, or a thread takes it."""
+    texts = [f"{n}," for n in range(5)]
+    events = [event(each) + b":\n" * 4000 for each in text_chunks(*texts)]
+    large = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (rb"\"" * 300_000)
+    stream = b"".join([*events[:-1], large, events[-1], b"data: [DONE]\n\n"])
+    upstream.on("flood", *[reply(stream, headers={"Content-Type": "text/event-stream"})] * 10)
+    config = CONFIG.format(url=upstream.base_url).replace("head_timeout_s", "heartbeat_s: 0.01, head_timeout_s")
+    with Gateway(config_yaml=config) as hasty, ThreadPoolExecutor(10) as pool:
+        request = post_chat(
+            hasty.host, hasty.port, {"model": "flood", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        )
+        for body in pool.map(lambda _: answer_to(hasty, request), range(10)):
+            assert HEARTBEAT in body
+            chunks = [json.loads(each[6:]) for each in body.split(b"\n\n") if each.startswith(b"data: {")]
+            said = "".join(each["choices"][0]["delta"].get("content") or "" for each in chunks if each["choices"])
+            assert said == "".join(texts) + '"' * 300_000
+
+
+def answer_to(gateway: Gateway, request: bytes) -> bytes:
+    with RawClient(gateway.host, gateway.port, timeout_s=60) as client:
+        client.send(request)
+        return client.read_response().body

@@ -141,7 +141,8 @@ class JSONBody:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._encoded:
-            yield piece
+            for at in range(0, len(piece), _PIECE_BYTES):
+                yield piece[at : at + _PIECE_BYTES]
 
 
 @dataclass(frozen=True, slots=True)

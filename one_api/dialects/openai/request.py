@@ -11,8 +11,9 @@ from one_api.dialects.openai.reasoning_names import renamed
 _OURS = frozenset({"provider_specific", "native_finish_reason"})
 #: Where in a message it may stand. Elsewhere it is a client's own data, which is not touched.
 _HOLDERS = frozenset({"content", "tool_calls", "function_call", "function", "custom"})
+_MAY_HOLD = _OURS | _HOLDERS
 #: In a message whose content is a text these alone are to be looked at.
-_HELD = _OURS | _HOLDERS - {"content"}
+_HELD = _MAY_HOLD - {"content"}
 #: Keys that answers carry and that upstreams refuse when a client replays them with the value given here.
 _EMPTY_ECHOES: tuple[tuple[str, Any], ...] = (
     ("tool_calls", []), ("audio", None), ("function_call", None), ("refusal", None),
@@ -53,6 +54,8 @@ def _without_ours(value: Any) -> Any:
         return value
     if type(value.get("content")) is str and _HELD.isdisjoint(value):
         return value  # as nearly always
+    if _MAY_HOLD.isdisjoint(value):
+        return value  # nearly every part of a content
     kept = {key: _without_ours(each) if key in _HOLDERS else each for key, each in value.items() if key not in _OURS}
     same = len(kept) == len(value) and all(map(operator.is_, kept.values(), value.values()))
     return value if same else kept

@@ -18,6 +18,7 @@ from one_api.dialects.openai.chat_request import ChatRequest
 from one_api.errors import InvalidRequest
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
+from one_api.serving.fairness import aside
 from one_api.serving.tasks import abandon
 from one_api.serving.timeouts import Deadline
 from one_api.settings.adapters import ClaudeConfig
@@ -150,9 +151,7 @@ class ClaudeAdapter(RemoteAdapter):
         body = {key: value for key, value in request.body.items() if value is not None}
         find = partial(self._find, context.scope, request.model)
         work = partial(translate, body, self._traits(request.model), self._options, find)
-        # A long one takes as long as a hundred short ones: it must not keep all others waiting.
-        is_short = context.is_short and len(body["messages"]) <= _SHORT_MESSAGES
-        return work() if is_short else await asyncio.to_thread(work)
+        return await aside(work, is_short=context.is_short and len(body["messages"]) <= _SHORT_MESSAGES)
 
     def _find(self, scope: str, model: str, message: JSONObject) -> list[JSONObject] | None:
         """Return the blocks that an assistant message was made from, when they are still known."""

@@ -22,7 +22,7 @@ from one_api.dialects.responses.outbound.native import has_custom_tools
 from one_api.errors import UpstreamRejected, UpstreamUnsuitable
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
-from one_api.serving.fairness import in_turns
+from one_api.serving.fairness import aside, in_turns
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
@@ -96,7 +96,9 @@ class OpenAIAdapter(RemoteAdapter):
             return await self._responses.complete(request, context)
         identity, choices, tools = new_identity(request.model), _choices_of(request), _tools_of(request)
         watch = partial(OpenAIStream, identity, include_usage=True, choices=choices, tools=tools)
-        answer = await self._send(request, partial(self._upstream.post, "/chat/completions", context, watch=watch))
+        answer = await self._send(
+            request, context, partial(self._upstream.post, "/chat/completions", context, watch=watch)
+        )
         decoded = await decode_large(answer)
         self._reasoning.learn(request.model, name_in_body(answer, decoded))
         reading = read_in_steps(answer, identity, choices=choices, tools=tools, decoded=decoded)
@@ -120,7 +122,7 @@ class OpenAIAdapter(RemoteAdapter):
             )
             return await self._upstream.post_stream("/chat/completions", context, body, translator)
 
-        return await self._send(request, post)
+        return await self._send(request, context, post)
 
     def _takes(self, native: NativeRequest) -> bool:
         """See ``BaseModelAdapter``: chat has a function for a tool that this server's Responses do not know."""
@@ -170,9 +172,12 @@ class OpenAIAdapter(RemoteAdapter):
         """See ``BaseModelAdapter``."""
         return await self._upstream.forward(request, context)
 
-    async def _send(self, request: ChatRequest, post: Callable[[JSONObject], Awaitable[T]]) -> T:
+    async def _send(
+        self, request: ChatRequest, context: AttemptContext, post: Callable[[JSONObject], Awaitable[T]]
+    ) -> T:
         """Send ``request``; once more when the upstream refuses the client's word for reasoning, and has another."""
-        body = prepare(request.body, self._quirks, self._reasoning.get(request.model))
+        work = partial(prepare, request.body, self._quirks, self._reasoning.get(request.model))
+        body = await aside(work, is_short=context.is_short)
         try:
             return await post(body)
         except UpstreamRejected as error:
