@@ -1,5 +1,6 @@
 """``/openapi.json``: the routes, described for clients and tools."""
 
+import asyncio
 from functools import cache
 from pathlib import Path
 
@@ -18,9 +19,9 @@ _ACCOUNTS_ONLY = "x-accounts-only"
 
 
 @openapi.get("/openapi.json")
-def describe() -> Response:
-    """Return the description of this API, as OpenAPI 3.1."""
-    document = _document(accounts=service().accounts is not None)
+async def describe() -> Response:
+    """Return the description of this API, as OpenAPI 3.1; to read it for the first time takes long."""
+    document = await asyncio.to_thread(_document, accounts=service().accounts is not None)
     if request.root_path:
         document = document | {"servers": [{"url": request.root_path}]}
     return JSONResponse(document)

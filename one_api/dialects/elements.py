@@ -17,6 +17,11 @@ _ENDLESS = b"0" * 310
 #: Makes every digit a zero.
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
+#: Makes every bracket a round one, and drops the rest.
+_ROUND, _NO_BRACKETS = bytes.maketrans(b"[{]}", b"(())"), bytes(set(range(256)).difference(b"[{]}"))
+
+_CONTAINERS = frozenset((dict, list))
+
 
 class InvalidJSON(ValueError):
     """The bytes are not the JSON that was expected; the message says why, without quoting them."""
@@ -42,6 +47,17 @@ class Elements:
     is_cut: bool = False
     #: Where long strings stand, quotes included.
     long_strings: list[Span] = field(default_factory=list, compare=False)
+    #: All brackets in their order, as round ones.
+    brackets: bytes = field(default=b"", compare=False)
+
+    def is_deeper(self, levels: int) -> bool:
+        """Return whether containers nest deeper than that; of a text that is no JSON it may not be known."""
+        left = self.brackets
+        for _ in range(levels):
+            if not left:
+                return False
+            left = left.replace(b"()", b"")  # the innermost
+        return b"()" in left
 
 
 def count_elements(data: bytes | bytearray, max_values: int) -> Elements:
@@ -62,6 +78,7 @@ def count_in_steps(data: bytes | bytearray, max_values: int) -> Generator[None, 
     """Do as ``count_elements``, in steps none of which takes long."""
     found, inside = Elements(), False
     start, size, counted, opened = 0, len(data), 0, 0
+    brackets: list[bytes] = []
     while start < size and found.values <= max_values:
         end = min(start + _PIECE_BYTES, size)
         counted += 1
@@ -83,13 +100,14 @@ def count_in_steps(data: bytes | bytearray, max_values: int) -> Generator[None, 
         inside ^= len(parts) % 2 == 0
         if inside and len(parts) > 1:
             opened = end - len(parts[-1]) - 1
-        more = outside.count(b"[") + outside.count(b"{")
+        brackets.append(outside.translate(_ROUND, _NO_BRACKETS))
+        more = brackets[-1].count(b"(")
         found.containers += more
         found.values += more + outside.count(b",")
         found.keys += outside.count(b":")
         found.has_endless_number |= _ENDLESS in outside.translate(_ZEROS)
         start = end
-    found.is_cut = inside
+    found.is_cut, found.brackets = inside, b"".join(brackets)
     return found
 
 
@@ -116,14 +134,14 @@ def _between_quotes(piece: bytes) -> list[bytes]:
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Return whether containers nest deeper than ``levels``; looks at each container once."""
+    """Return whether the containers of a decoded text nest deeper than ``levels``; looks at each of them once."""
     layer = [value]
     for _ in range(levels):
         layer = [
             child
             for parent in layer
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) in _CONTAINERS
         ]
         if not layer:
             return False

@@ -95,7 +95,7 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
             than ``MAX_VALUES`` values.
     """
     # A short text holds at most as many values and keys as bytes.
-    held = None if len(data) <= _LONG_BYTES else _measure(data)
+    held = None if len(data) <= _LONG_BYTES else _measure(data, max_depth)
     decoder = _decode_as_written if as_written else _decode
     try:
         if held is None:
@@ -110,9 +110,7 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
     except msgspec.MsgspecError as error:
         raise InvalidJSON(str(error)) from None
     # As many levels need as many brackets: only a text with enough of them is looked at more closely.
-    if held is not None:
-        _check_held(held, value, max_depth)
-    elif len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth:
+    if held is None and len(data) > 2 * max_depth and data.count(b"{") + data.count(b"[") > max_depth:
         _check_depth(value, max_depth)
     return value
 
@@ -120,12 +118,6 @@ def decode(data: bytes | bytearray, *, max_depth: int = 64, as_written: bool = F
 def _check_depth(value: Any, max_depth: int) -> None:
     if is_deeper(value, max_depth):
         raise TooMuchJSON(f"it nests deeper than {max_depth} levels")
-
-
-def _check_held(held: Elements, value: Any, max_depth: int) -> None:
-    """Raise InvalidJSON when ``value``, of whose text ``held`` was counted, nests too deep."""
-    if held.containers > max_depth:
-        _check_depth(value, max_depth)
 
 
 def _finite(number: str) -> float | None:
@@ -145,12 +137,11 @@ def decode_generously(data: bytes | bytearray, *, max_depth: int = 64) -> Any:
     Raises:
         InvalidJSON: for anything else, as ``decode`` does.
     """
-    held = _measure(data)
+    _measure(data, max_depth)
     try:
         value = _decode_all_generously(data)
     except RecursionError:
         raise TooMuchJSON(f"it nests deeper than {max_depth} levels") from None
-    _check_held(held, value, max_depth)
     return value
 
 
@@ -224,7 +215,7 @@ def decode_large_value(
         InvalidJSON: as these do, and for integers beyond a double, whose digits take too long to read.
     """
     held = yield from count_in_steps(data, MAX_VALUES)
-    _check_measure(held)
+    _check_measure(held, max_depth)
     if held.has_endless_number:
         raise InvalidJSON("Number out of range")
     if held.is_cut:
@@ -254,7 +245,6 @@ def decode_large_value(
     except msgspec.MsgspecError:
         raise InvalidJSON("it is malformed") from None  # the place would be one in a slice
     yield
-    _check_held(held, value, max_depth)
     return value
 
 
@@ -342,20 +332,20 @@ def canonical_large(value: Mapping[str, Any] | list[Any]) -> Generator[None, Non
     return (yield from PieceWriter(_encode_in_order, in_order=True).write_all(value))
 
 
-def _measure(data: bytes | bytearray) -> Elements:
+def _measure(data: bytes | bytearray, max_depth: int) -> Elements:
     """Return what ``data`` may hold; raises InvalidJSON when that is too much to be decoded."""
-    if len(data) <= _LONG_BYTES:  # at most as many values as bytes
-        return Elements(0, data.count(b"{") + data.count(b"["), 0)
     held = count_elements(data, MAX_VALUES)
-    _check_measure(held)
+    _check_measure(held, max_depth)
     return held
 
 
-def _check_measure(held: Elements) -> None:
+def _check_measure(held: Elements, max_depth: int) -> None:
     if held.values > MAX_VALUES:
         raise TooMuchJSON(f"it holds more than {MAX_VALUES} values")
     if held.keys > _MAX_KEYS:
         raise TooMuchJSON(f"it has more than {_MAX_KEYS} keys")
+    if held.is_deeper(max_depth):
+        raise TooMuchJSON(f"it nests deeper than {max_depth} levels")
 
 
 @contextmanager
