@@ -12,6 +12,7 @@ from typing import Any
 from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import calls_in
 from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.responses.failure import error_of, failure_of
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
@@ -222,7 +223,7 @@ class ResponseWriter(EventWriter):
             self._message().add_annotations(found)
         if "images" in delta:
             self._items += map(ImageItem, images_in(delta))
-        for entry in delta.get("tool_calls") or ():
+        for entry in calls_in(delta, self._identity.id):
             self._call(entry)
         self._finish = choice.get("finish_reason") or self._finish
 
