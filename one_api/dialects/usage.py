@@ -43,7 +43,11 @@ _PARTS = {
 }
 #: Where an answer reports them beside ``usage``: Gemini and servers in front of it.
 _HOLDERS = ("usageMetadata", "usage_metadata", "token_usage")
-_ELSEWHERE = frozenset({"x_groq", "timings", *_HOLDERS})
+#: What holds them among other things: Groq's; Cohere's and others'; LM Studio's.
+_BESIDE = ("x_groq", "meta", "stats", "metadata", "response_metadata")
+#: Where an answer may report them, its choices left aside.
+PLACES = frozenset({"usage", "timings", *_HOLDERS, *_BESIDE})
+_ELSEWHERE = PLACES - {"usage"}
 #: Where a report holds the counts itself. Cohere: tokens, which are more than the billed_units beside them.
 _INNER = ("usage", "tokens", "token_usage", "billed_units")
 #: More tokens than this no answer takes.
@@ -65,21 +69,32 @@ def merge(known: JSONObject | None, reported: JSONObject) -> JSONObject:
 
 
 def reported_in(payload: JSONObject) -> list[JSONObject]:
-    """Return the reports in an answer or chunk: its own, those of its choices (Moonshot) and their messages, Groq's,
-    Gemini's.
+    """Return the reports in an answer or chunk: its own, those of its choices (Moonshot) and their messages, Gemini's,
+    and those that an object beside holds (Groq's).
 
-    What llama.cpp counts in ``timings`` is one where there is no other.
+    What such an object counts itself, and llama.cpp in ``timings``, is one where there is no other.
     """
     given_choices = payload.get("choices")
     choices = [each for each in given_choices if isinstance(each, dict)] if isinstance(given_choices, list) else []
-    holders = [payload, payload.get("x_groq"), *choices, *(each.get("message") for each in choices)]
-    given = [each.get("usage") for each in holders if isinstance(each, dict)] + [payload.get(key) for key in _HOLDERS]
+    beside = [each for name in _BESIDE if isinstance(each := payload.get(name), dict)]
+    holders = [payload, *beside, *choices, *(each.get("message") for each in choices)]
+    given = [each.get(key) for each in holders if isinstance(each, dict) for key in ("usage", *_HOLDERS)]
     found = [report for each in given if each for report in _reports_of(each)]
+    if not found:
+        found = [report for each in beside for report in _reports_of(each) if _has_counts(report)]
     timings = payload.get("timings")
     if not found and isinstance(timings, dict) and _is_number(timings.get("predicted_n")):
         processed = [count(timings.get(name)) for name in ("prompt_n", "cache_n")]
         found.append({"prompt_n": sum(filter(_is_number, processed)), "predicted_n": timings["predicted_n"]})
     return found
+
+
+def counts_in(payload: JSONObject) -> JSONObject | None:
+    """Return what the reports in an answer or chunk come to; None if there are none."""
+    counts: JSONObject | None = None
+    for each in reported_in(payload):
+        counts = merge(counts, each)
+    return counts
 
 
 def _reports_of(value: Any) -> Iterator[JSONObject]:

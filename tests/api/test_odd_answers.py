@@ -82,6 +82,37 @@ def test_a_name_that_is_repeated_with_its_id_opens_no_call(doors: MessagesBed) -
     assert "".join(entry["function"]["arguments"] for entry in entries) == '{"a":1}'
 
 
+ONE_CALL = {"name": "f", "arguments": '{"a":1}'}
+CALLS: dict[str, Body] = {
+    "the deprecated form": {"function_call": ONE_CALL},
+    "one call": {"tool_call": {"id": "c1", "type": "function", "function": ONE_CALL}},
+    "one bare call": {"tool_call": ONE_CALL},
+    "a list under the name of one": {"tool_call": [{"id": "c1", "function": ONE_CALL}]},
+    "calls": {"tool_calls": [{"id": "c1", "type": "function", "function": ONE_CALL}]},
+}
+
+
+@pytest.mark.parametrize("path", DOORS)
+@pytest.mark.parametrize("fields", list(CALLS.values()), ids=list(CALLS))
+def test_a_call_is_given_as_one_where_no_tools_were_sent(
+    doors: MessagesBed, path: str, fields: Body, stream: bool
+) -> None:
+    script = sse(chunk(fields), chunk({}, "function_call")) if stream else json_reply(
+        completion(None, finish="function_call", **fields)
+    )  # fmt: skip
+
+    answer = ask(doors, path, script, stream=stream)
+
+    assert answer.status == 200, answer.body
+    text = answer.body.decode()
+    assert '"f"' in text
+    assert '{\\"a\\":1}' in text or '"input":{"a":1}' in text
+    wanted = {DOORS[1]: '"type":"function_call"', DOORS[2]: '"stop_reason":"tool_use"'}.get(path, '"name":"f"')
+    assert wanted in text
+    assert '"output_text"' not in text
+    assert '"tool_call":' not in text
+
+
 @pytest.mark.parametrize("path", DOORS)
 @pytest.mark.parametrize("name", [None, ""])
 def test_a_call_of_nothing_is_no_answer(doors: MessagesBed, path: str, name: str | None, stream: bool) -> None:

@@ -4,9 +4,13 @@ from typing import Any
 
 import pytest
 
+from one_api.contract import Usage
 from one_api.dialects import json, usage
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.embeddings import RawAnswer
 from one_api.dialects.openai.stream import OpenAIStream
+from one_api.dialects.openai.text_completion import TextStream
+from one_api.dialects.openai.text_completion import read_answer as read_text
 from one_api.dialects.sse import Event
 from tests.dialects.recorded import OURS, chunk, read_answer, stream, translate
 from tests.dialects.recorded import usage as counts
@@ -19,6 +23,12 @@ REPORTS: dict[str, tuple[JSONObject, JSONObject]] = {
     "a list of several": ({"usage": [counts(9, 1), NINE]}, NINE),
     "usage in usage": ({"usage": {"usage": NINE}}, NINE),
     "Groq": ({"x_groq": {"id": "r", "usage": NINE}}, NINE),
+    "in meta": ({"meta": {"usage": NINE}}, NINE),
+    "in stats": ({"stats": {"usage": NINE, "tokens_per_second": 51.4}}, NINE),
+    "in metadata": ({"metadata": {"usage": {"inputTokens": 9, "outputTokens": 3}}}, NINE),
+    "Cohere's meta": ({"meta": {"billed_units": {}, "tokens": {"input_tokens": 9, "output_tokens": 3}}}, NINE),
+    "stats of tokens": ({"stats": {"prompt_tokens": 9, "completion_tokens": 3}}, NINE),
+    "another name in Groq's": ({"x_groq": {"token_usage": NINE}}, NINE),
     "timings": ({"timings": {"prompt_n": 9, "predicted_n": 3, "prompt_ms": 3.2}}, NINE),
     "timings with a cache": ({"timings": {"prompt_n": 5, "cache_n": 4, "predicted_n": 3}}, NINE),
     "timings beside usage": ({"usage": NINE, "timings": {"prompt_n": 1, "cache_n": 8, "predicted_n": 3}}, NINE),
@@ -96,6 +106,22 @@ def test_what_counts_nothing_is_no_usage(nothing: Any) -> None:
     assert not whole.get("usage")
     assert not streamed.usage
     assert len(streamed.chunks) == len(beside.chunks) == 2
+
+
+BESIDE: list[JSONObject] = [{"meta": {"usage": NINE}}, {"usage": None, "x_groq": {"usage": NINE}}, {"stats": NINE}]
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_counts_are_read_of_completions_and_embeddings_too(beside: JSONObject) -> None:
+    said: JSONObject = {"choices": [{"index": 0, "text": "Hi", "finish_reason": "stop"}]}
+    streamed = TextStream(OURS, include_usage=True)
+    streamed.feed(Event(json.encode(said)))
+    streamed.feed(Event(json.encode({"choices": [], **beside})))
+    vectors: JSONObject = {"data": [{"index": 0, "embedding": [1]}], **beside}
+
+    assert read_text(json.encode({**said, **beside}), OURS)["usage"] == NINE
+    assert streamed.usage == NINE
+    assert RawAnswer.read(json.encode(vectors), 1).usage == Usage(9, 3)
 
 
 def test_two_reports_that_complete_each_other_have_one_total() -> None:

@@ -59,6 +59,7 @@ def text_events(*pieces: str) -> list[Payload]:
         {"type": "response.content_part.added", **at, "part": {"type": "output_text", "text": ""}},
         *({"type": "response.output_text.delta", **at, "delta": piece} for piece in pieces),
         {"type": "response.output_text.done", **at, "text": "".join(pieces)},
+        {"type": "response.content_part.done", **at, "part": dict(done["content"][0])},
         {"type": "response.output_item.done", "output_index": 0, "item": done},
     ]
 

@@ -62,6 +62,15 @@ def call_id_of(entry: JSONObject) -> str | None:
     return call_id if isinstance(call_id, str) and call_id not in _NO_IDS else None
 
 
+def calls_in(said: JSONObject, answer_id: str) -> list[JSONObject]:
+    """Return the calls in a chat message, or in a delta of one; the only one of the deprecated form gets an id."""
+    calls = said.get("tool_calls")
+    function = said.get("function_call")
+    if calls or not isinstance(function, dict):
+        return calls or []
+    return [{"index": 0, "id": own_call_id(answer_id, 0), "type": "function", "function": function}]
+
+
 class CallReader:
     """Reads the entries of ``delta.tool_calls``; ``tools`` are the names of the tools that there are, if known."""
 

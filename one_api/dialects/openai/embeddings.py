@@ -19,6 +19,7 @@ from one_api.dialects.checks import missing, wrong_type
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.chat_request import model_in
 from one_api.dialects.payloads import InvalidAnswer, UnfitAnswer, check_error
+from one_api.dialects.usage import PLACES, counts_in
 from one_api.errors import InvalidRequest
 
 #: A text, or the ids of its tokens.
@@ -162,14 +163,14 @@ class RawAnswer:
             if "data" not in fields:
                 raise InvalidAnswer("it holds no embeddings")
             entries = [json.fields_in(raw) for raw in json.items_in(fields["data"])]
-            usage = Usage.read(json.decode(bytes(fields["usage"]))) if "usage" in fields else None
+            counts = counts_in({name: json.decode(bytes(raw)) for name, raw in fields.items() if name in PLACES})
         except json.InvalidJSON as error:
             raise InvalidAnswer(f"it is not JSON: {error}") from None
         if len(entries) != inputs:
             raise InvalidAnswer(f"it holds {len(entries)} embeddings for {inputs} inputs")
         if not all("embedding" in entry for entry in entries):
             raise InvalidAnswer("an entry holds no embedding")
-        return cls([entry["embedding"] for entry in _in_order(entries)], usage)
+        return cls([entry["embedding"] for entry in _in_order(entries)], Usage.read(counts))
 
     def vectors(self) -> Iterator[Vector]:
         """Yield the vectors in the order of the inputs; raises InvalidAnswer when one cannot be read."""

@@ -39,15 +39,12 @@ def normalise(answer: JSONObject, identity: Identity, *, has_tools: bool = False
     if not choices:
         raise InvalidAnswer("it holds no choices")
     fill(answer, identity, "chat.completion")
-    reported, sources = usage.reported_in(answer), sources_in(answer)
+    counts, sources = usage.counts_in(answer), sources_in(answer)
     for position, choice in enumerate(choices):
         _mend_choice(choice, position, answer["id"], has_tools=has_tools)
         message = choice["message"]
         if sources and not message.get("annotations"):
             message["annotations"] = annotations_of(sources, message["content"] or "")
-    counts: JSONObject | None = None
-    for each in reported:
-        counts = usage.merge(counts, each)
     if counts:
         answer["usage"] = counts
     else:

@@ -13,7 +13,9 @@ from one_api.dialects.payloads import InvalidAnswer, says_nothing, wrapped_answe
 _ENVELOPE = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider"})
 #: Other names of ``reasoning_content``: OpenRouter's, vLLM's, Groq's and Ollama's; Copilot's; Ollama's own dialect's.
 _REASONING = ("reasoning", "reasoning_text", "thinking")
-_OTHER_NAMES = frozenset(_REASONING)
+#: Where some servers put a call, or a list of them.
+_ONE_CALL = "tool_call"
+_OTHER_NAMES = frozenset({*_REASONING, _ONE_CALL})
 #: Where the reasoning stands in parts, often beside a text: OpenRouter's and MiniMax's; LiteLLM's.
 _DETAILS = frozenset({"reasoning_details", "thinking_blocks"})
 #: Kinds of parts that call a tool. Claude's, and others'.
@@ -229,6 +231,8 @@ def shape_texts(holder: JSONObject, *, with_details: bool = True) -> bool:
         _spread(holder, content)
     if not _OTHER_NAMES.isdisjoint(holder):
         _rename_reasoning(holder)
+        if (call := holder.pop(_ONE_CALL, None)) and not holder.get("tool_calls"):
+            holder["tool_calls"] = call
     if "reasoning_content" in holder and not isinstance(holder["reasoning_content"], str | None):
         holder["reasoning_content"] = _text_in(holder["reasoning_content"])
     if holder.get("reasoning_content"):

@@ -80,7 +80,9 @@ def read_answer(data: bytes, identity: Identity, decoded: Any = None) -> JSONObj
     for position, choice in enumerate(answer["choices"]):
         choice.setdefault("index", position)
     fill(answer, identity, OBJECT)
-    return answer
+    counts = usage.counts_in(answer)
+    answer.pop("usage", None)
+    return answer | ({"usage": counts} if counts else {})
 
 
 class TextStream(Translator):
@@ -123,7 +125,8 @@ class TextStream(Translator):
         return self._take(payload)
 
     def _take(self, payload: JSONObject) -> list[JSONObject]:
-        if isinstance(reported := payload.get("usage"), dict):
+        has_usage = payload.get("usage") is not None or usage.stands_elsewhere(payload)
+        if has_usage and (reported := usage.counts_in(payload)):
             self.usage = usage.merge(self.usage, reported)
         payload.setdefault("choices", [])
         _check_choices(payload)

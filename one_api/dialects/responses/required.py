@@ -10,16 +10,16 @@ from one_api.dialects.json import JSONObject
 from one_api.dialects.responses.request import Translated
 from one_api.dialects.responses.response import Identity, usage_of
 
-_ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"
-#: By how the types of events that belong to an item begin: what numbers their place in it.
-_PLACES: Mapping[str, str | None] = {
-    "response.content_part.": "content_index",
-    "response.output_text.": "content_index",
-    "response.refusal.": "content_index",
-    "response.reasoning_text.": "content_index",
-    "response.reasoning_summary_": "summary_index",
-    "response.function_call_arguments.": None,
-    "response.custom_tool_call_input.": None,
+ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"
+#: By how the types of events that belong to an item begin: what numbers their place in it, and how its id begins.
+_PLACES: Mapping[str, tuple[str | None, str]] = {
+    "response.content_part.": ("content_index", "msg"),
+    "response.output_text.": ("content_index", "msg"),
+    "response.refusal.": ("content_index", "msg"),
+    "response.reasoning_text.": ("content_index", "rs"),
+    "response.reasoning_summary_": ("summary_index", "rs"),
+    "response.function_call_arguments.": (None, "fc"),
+    "response.custom_tool_call_input.": (None, "ctc"),
 }
 #: By the type of an item: how its id begins, and what it holds at least.
 _ITEMS: Mapping[str, tuple[str, JSONObject]] = {
@@ -57,8 +57,6 @@ class RequiredFields:
         self._names: dict[int, JSONObject] = {}
         #: By each id that the upstream gave an item, its number.
         self._numbers: dict[str, int] = {}
-        #: The numbers of the items that have begun: an event was of them.
-        self._begun: set[int] = set()
         #: By the number of an item, what its own last event held.
         self._items: dict[int, JSONObject] = {}
         #: The item that began last, and the part of it.
@@ -66,16 +64,16 @@ class RequiredFields:
 
     def of_event(self, kind: str, fields: JSONObject) -> JSONObject:
         """Return the fields of an event of the type ``kind``; not those of its response."""
-        if kind in (_ADDED, ITEM_DONE):
-            return self._of_item_event(fields, begins=kind == _ADDED)
+        if kind in (ADDED, ITEM_DONE):
+            return self._of_item_event(fields, begins=kind == ADDED)
         start = next((start for start in _PLACES if kind.startswith(start)), None)
         if start is None:
             return fields
-        index = self._index_in(fields, fields.get("item_id"))
-        self._begun.add(max(index, 0))
-        fields = fields | {"item_id": self._names.get(index, fields).get("id") or fields.get("item_id") or ""}
-        missing: JSONObject = {"output_index": max(index, 0)}
-        if place := _PLACES[start]:
+        index = max(self._index_in(fields, fields.get("item_id")), 0)
+        place, prefix = _PLACES[start]
+        fields = fields | {"item_id": self._name(index, fields.get("item_id"), prefix)["id"]}
+        missing: JSONObject = {"output_index": index}
+        if place:
             if kind.endswith("part.added"):
                 self._part = _number(fields.get(place), self._part + 1)
             missing[place] = max(self._part, 0)
@@ -84,15 +82,19 @@ class RequiredFields:
         if start == "response.output_text." and not kind.endswith(".added"):
             missing["logprobs"] = []
         part = fields.get("part")
-        return _filled(fields | {"part": _part(part)} if part is not None else fields, missing)
+        return filled(fields | {"part": whole_part(part)} if part is not None else fields, missing)
 
-    def has_begun(self, index: int) -> bool:
-        """Return whether an event was of the item of this number."""
-        return index in self._begun
+    def number_of(self, item: Any, place: int) -> int:
+        """Return the number of an item that stands at ``place`` of a response's output."""
+        return self._numbers.get(str(item.get("id")), place) if isinstance(item, dict) else place
+
+    def note_item(self, number: int, item: JSONObject) -> None:
+        """Note an item as its own last event has it."""
+        self._items[number] = item
 
     def of_response(self, response: JSONObject, status: str) -> JSONObject:
         """Return a response; ``status`` is what its event says of it."""
-        found = _filled(response, self._defaults | {"status": status})
+        found = filled(response, self._defaults | {"status": status})
         ended = "in_progress" if found["status"] == "in_progress" else "completed"
         items = found["output"] if isinstance(found["output"], list) else []
         output = [self._whole_item(item, i, ended) for i, item in enumerate(items)]
@@ -106,12 +108,8 @@ class RequiredFields:
         if begins:
             self._index, self._part = _number(fields.get("output_index"), self._index + 1), -1
         index = self._index_in(fields, item.get("id"))
-        if begins:
-            self._begun.add(index)
         found = fields | {"item": self._item(item, index, "in_progress" if begins else "completed")}
-        if not begins:
-            self._items[index] = found["item"]
-        return _filled(found, {"output_index": index})
+        return filled(found, {"output_index": index})
 
     def _index_in(self, fields: JSONObject, item_id: Any) -> int:
         """Return the number of the item that an event is of: its own word, else by the id, else the latest."""
@@ -121,23 +119,27 @@ class RequiredFields:
         """Return an item of a response; what is not in it may have come before."""
         if not isinstance(item, dict):
             return item
-        index = self._numbers.get(str(item.get("id")), place)
+        index = self.number_of(item, place)
         is_other = item.get("id") is not None and str(item["id"]) not in self._numbers and index in self._names
-        return item if is_other else self._item(_filled(item, self._items.get(index, {})), index, status)
+        return item if is_other else self._item(filled(item, self._items.get(index, {})), index, status)
+
+    def _name(self, index: int, given: Any, prefix: str) -> JSONObject:
+        """Return what an item is known by; ``given`` is the id that the upstream gives it here."""
+        item_id = given or self._identity.item(prefix, index)
+        self._numbers.setdefault(str(item_id), index)
+        return self._names.setdefault(index, {"id": item_id})
 
     def _item(self, item: Any, index: int, status: str) -> Any:
         """Return an item; what it is known by is the same wherever it comes."""
         if not isinstance(item, dict) or item.get("type") not in _ITEMS:
             return item
         prefix, missing = _ITEMS[item["type"]]
-        item_id = item.get("id") or self._identity.item(prefix, index)
-        names = self._names.setdefault(index, {"id": item_id})
+        names = self._name(index, item.get("id"), prefix)
         if item["type"].endswith("_call"):
-            names.setdefault("call_id", item.get("call_id") or item_id)
-        self._numbers[str(item_id)] = index
-        found = _filled(item | names, missing | ({} if item["type"] == "reasoning" else {"status": status}))
+            names.setdefault("call_id", item.get("call_id") or item.get("id") or names["id"])
+        found = filled(item | names, missing | ({} if item["type"] == "reasoning" else {"status": status}))
         content = found.get("content")
-        return found | {"content": [_part(part) for part in content]} if isinstance(content, list) else found
+        return found | {"content": [whole_part(part) for part in content]} if isinstance(content, list) else found
 
 
 def own_response(
@@ -156,23 +158,23 @@ def own_response(
     return required.of_response(response | counted, status) | {"id": identity.id, **echo, "store": stored}
 
 
-def _part(part: Any) -> Any:
+def whole_part(part: Any) -> Any:
     """Return a part of a message."""
-    return _filled(part, _PARTS.get(str(part.get("type")), {})) if isinstance(part, dict) else part
+    return filled(part, _PARTS.get(str(part.get("type")), {})) if isinstance(part, dict) else part
 
 
 def _usage(usage: JSONObject) -> JSONObject:
-    found = _filled(usage, dict.fromkeys(_COUNTS[:2], 0))
-    found = _filled(found, {"total_tokens": sum(_number(found[name], 0) for name in _COUNTS[:2])})
+    found = filled(usage, dict.fromkeys(_COUNTS[:2], 0))
+    found = filled(found, {"total_tokens": sum(_number(found[name], 0) for name in _COUNTS[:2])})
     given = {name: found[name] if isinstance(found.get(name), dict) else {} for name in _DETAILS}
-    return found | {name: _filled(given[name], missing) for name, missing in _DETAILS.items()}
+    return found | {name: filled(given[name], missing) for name, missing in _DETAILS.items()}
 
 
 def _number(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def _filled(holder: JSONObject, missing: JSONObject) -> JSONObject:
+def filled(holder: JSONObject, missing: JSONObject) -> JSONObject:
     """Return an object with what is missing in it, or null."""
     added = {name: value for name, value in missing.items() if holder.get(name) is None}
     return holder | added if added else holder

@@ -7,6 +7,7 @@ from typing import Any
 from one_api.dialects import json
 from one_api.dialects.custom_input import CustomInput
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import calls_in
 from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.responses.request import Shown, Translated
 from one_api.dialects.responses.tools import Kind, Tool
@@ -240,7 +241,7 @@ def _output(
     sealed = seal(carried(request.chat.model, text, blocks)) if seal is not None and (text or blocks) else None
     if sealed or (text and request.reasoning != "nothing"):
         output.append(reasoning_item(identity.item("rs", 0), text, request.reasoning, sealed))
-    calls = message.get("tool_calls") or []
+    calls = calls_in(message, identity.id)
     content, images = _content(message, choice.get("logprobs")), images_in(message)
     # A model that has only thought has answered with nothing, unless it was cut before it could.
     if content or not (calls or images or (output and status == "incomplete")):

@@ -9,22 +9,30 @@ _CALLS = {
     "function_call": ("function_call_arguments", "arguments"),
     "custom_tool_call": ("custom_tool_call_input", "input"),
 }
-#: By the type of a part of a message, which its events are called as well: what holds its text.
-_PARTS = {"output_text": "text", "refusal": "refusal"}
+#: By the type of a part: what the events of its text are called, and what holds that.
+_PARTS = {
+    "output_text": ("output_text", "text"),
+    "refusal": ("refusal", "refusal"),
+    "reasoning_text": ("reasoning_text", "text"),
+    "summary_text": ("reasoning_summary_text", "text"),
+}
+#: By where the parts of an item stand: what numbers them.
+_HOLDERS = {"summary": "summary_index", "content": "content_index"}
 
 
 def events_of(item: JSONObject, index: int) -> Iterator[tuple[str, JSONObject]]:
     """Give the types and fields of the events that amount to ``item``, which is number ``index`` of the output."""
-    kind, content = item.get("type"), item.get("content")
+    kind = item.get("type")
     at = {"item_id": item.get("id"), "output_index": index}
-    parts = content if kind == "message" and isinstance(content, list) else []
-    bare: JSONObject = {"content": []} if parts else {}
+    holders = [name for name in _HOLDERS if kind in ("message", "reasoning") and isinstance(item.get(name), list)]
+    bare: JSONObject = {name: [] for name in holders if item[name]}
     if kind in _CALLS:
         bare = {_CALLS[kind][1]: ""}
     yield "response.output_item.added", {"output_index": index, "item": item | bare | {"status": "in_progress"}}
-    for number, part in enumerate(parts):
-        if isinstance(part, dict):
-            yield from _part_events(part, at | {"content_index": number})
+    for holder in holders:
+        for number, part in enumerate(item[holder]):
+            if isinstance(part, dict):
+                yield from part_events(part, at | {_HOLDERS[holder]: number})
     if kind in _CALLS:
         name, text = _CALLS[kind]
         if item.get(text):
@@ -34,16 +42,19 @@ def events_of(item: JSONObject, index: int) -> Iterator[tuple[str, JSONObject]]:
     yield "response.output_item.done", {"output_index": index, "item": item}
 
 
-def _part_events(part: JSONObject, at: JSONObject) -> Iterator[tuple[str, JSONObject]]:
+def part_events(part: JSONObject, at: JSONObject) -> Iterator[tuple[str, JSONObject]]:
+    """Give the types and fields of the events that amount to a part; ``at`` is its place."""
     kind = str(part.get("type"))
-    bare: JSONObject = {}
-    if kind in _PARTS:
-        bare = {_PARTS[kind]: ""} | ({"annotations": [], "logprobs": []} if kind == "output_text" else {})
-    yield "response.content_part.added", at | {"part": part | bare}
-    if kind in _PARTS:
-        text = part.get(_PARTS[kind])
+    in_summary = "summary_index" in at
+    events = "reasoning_summary_part" if in_summary else "content_part"
+    name, text_key = _PARTS.get(kind, ("", "")) if in_summary == (kind == "summary_text") else ("", "")
+    bare: JSONObject = {text_key: ""} if text_key else {}
+    bare |= {"annotations": [], "logprobs": []} if kind == "output_text" else {}
+    yield f"response.{events}.added", at | {"part": part | bare}
+    if name:
+        text = part.get(text_key)
         measured: JSONObject = {"logprobs": part.get("logprobs") or []} if kind == "output_text" else {}
         if text:
-            yield f"response.{kind}.delta", at | {"delta": text} | measured
-        yield f"response.{kind}.done", at | {_PARTS[kind]: text} | measured
-    yield "response.content_part.done", at | {"part": part}
+            yield f"response.{name}.delta", at | {"delta": text} | measured
+        yield f"response.{name}.done", at | {text_key: text} | measured
+    yield f"response.{events}.done", at | {"part": part}

@@ -7,13 +7,14 @@ its turn: clients know one item at a time.
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 from one_api.dialects import json
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import calls_in
 from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.responses.failure import error_of, failure_of
+from one_api.dialects.responses.grammar import EventGrammar
 from one_api.dialects.responses.outbound.native import ENDINGS, OPENINGS
 from one_api.dialects.responses.output import CallItem, Event, ImageItem, MessageItem, OutputItem, ReasoningItem
 from one_api.dialects.responses.request import Translated
@@ -27,7 +28,6 @@ from one_api.dialects.responses.response import (
     probabilities_of,
     response_object,
 )
-from one_api.dialects.responses.split import events_of
 from one_api.dialects.sse import encode_event
 from one_api.errors import GatewayError
 
@@ -72,8 +72,7 @@ class ResponseWriter(EventWriter):
         #: The upstream's own last event has been passed on.
         self._ended = False
         self._required = RequiredFields(identity, request.echo | {"tools": []})
-        #: Numbers and ids of items of the upstream that had an event of their own.
-        self._done: set[Any] = set()
+        self._grammar = EventGrammar(self._required)
 
     def begin(self) -> bytes:
         """See ``EventWriter``: nothing yet, for an upstream that speaks this dialect begins by itself."""
@@ -149,47 +148,29 @@ class ResponseWriter(EventWriter):
             self._begun = True
         before = b"" if self._begun else self._opening()
         fields = {key: value for key, value in event.items() if key not in ("type", "sequence_number")}
-        fields = self._required.of_event(kind, fields)
-        if kind == ITEM_DONE:
-            self._note_item(fields)
         response = event.get("response")
         if not isinstance(response, dict):
             if kind not in ENDINGS:
-                return before + self._event(kind, fields)
+                return before + self._told(self._grammar.of_event(kind, fields))
             response = self._response(Outcome(kind.removeprefix("response.")))
         status = kind.removeprefix("response.") if kind in ENDINGS else "in_progress"
         found = own_response(self._request, self._identity, response, self._required, status=status, stored=self._keep)
         if kind not in ENDINGS:
             return before + self._event(kind, fields | {"response": found})
         self._ended = True
-        before += self._missing_items(found)
-        if not found.get("output"):
-            found |= {"output": self._output}
+        missing, output = self._grammar.at_end(found["output"])
+        before += self._told(missing)
+        found |= {"output": output or self._output}
 
         def write(kept: bool) -> bytes:
             return self._event(kind, fields | {"response": found | {"store": kept}})
 
         return before + self._at_the_end(lambda: found, write)
 
-    def _note_item(self, event: JSONObject) -> None:
-        """Note an item of the upstream that is whole."""
-        item = event.get("item")
-        item = item if isinstance(item, dict) else {}
-        self._done |= {event.get("output_index", len(self._output)), item.get("id")}
-        self._output.append(item)
-
-    def _missing_items(self, response: JSONObject) -> bytes:
-        """Return the events of items that only the last event holds: Codex reads them nowhere else.
-
-        One that has begun lacks its end alone.
-        """
-        missing: list[bytes] = []
-        for index, item in enumerate(response.get("output") or ()):
-            if isinstance(item, dict) and index not in self._done and (item.get("id") or index) not in self._done:
-                begun = self._required.has_begun(index)
-                found = (event for event in events_of(item, index) if not begun or event[0] == ITEM_DONE)
-                missing += map(self._encoded, found)
-        return b"".join(missing)
+    def _told(self, events: list[Event]) -> bytes:
+        """Return events of the upstream's items; those that are whole are noted."""
+        self._output += [fields["item"] for kind, fields in events if kind == ITEM_DONE and fields.get("item")]
+        return b"".join(map(self._encoded, events))
 
     def _text_only(self, chunk: JSONObject) -> bytes | None:
         """Return the event of a chunk that only goes on with the text, as most do; None for any other."""
@@ -222,7 +203,7 @@ class ResponseWriter(EventWriter):
             self._message().add_annotations(found)
         if "images" in delta:
             self._items += map(ImageItem, images_in(delta))
-        for entry in delta.get("tool_calls") or ():
+        for entry in calls_in(delta, self._identity.id):
             self._call(entry)
         self._finish = choice.get("finish_reason") or self._finish
 

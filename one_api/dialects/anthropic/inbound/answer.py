@@ -9,6 +9,7 @@ from one_api.dialects.anthropic.history import RAW_ARGUMENTS, tool_input
 from one_api.dialects.anthropic.inbound.chat import AnswerForm
 from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.json import JSONObject
+from one_api.dialects.openai.calls import calls_in
 from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.tokens import BYTES_PER_TOKEN
 
@@ -36,7 +37,7 @@ def to_message(
     text, refusal = _text(text_of(said)), _text(said.get("refusal"))
     scanner = StopScanner(form.stops if form.cuts else ())
     text = scanner.feed(text) + scanner.end() if text else ""
-    made = [] if scanner.hit else [call for call in said.get("tool_calls") or () if body_of(call)]
+    made = [] if scanner.hit else [call for call in calls_in(said, message_id) if body_of(call)]
     calls = [_call(call, form) for call in made]
     content = _thought(said, form, seal)
     if text.strip():
@@ -187,8 +188,7 @@ def _call(call: JSONObject, form: AnswerForm) -> JSONObject:
 
 def size_of(said: JSONObject) -> int:
     """Return how many characters the model has written in a message, or in a delta of one."""
-    calls = said.get("tool_calls")
-    bodies = [body_of(call) for call in calls] if calls else ()
+    bodies = [body_of(call) for call in calls_in(said, "")]
     arguments = [body.get("arguments") or body.get("input") for body in bodies]
     return sum(len(_text(each)) for each in (text_of(said), *map(said.get, _WRITTEN), *arguments))
 

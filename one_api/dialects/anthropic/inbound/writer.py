@@ -27,6 +27,7 @@ from one_api.dialects.anthropic.text import StopScanner
 from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.arguments import ValueScanner
+from one_api.dialects.openai.calls import calls_in
 from one_api.dialects.openai.shapes import text_of
 from one_api.dialects.sse import HEARTBEAT
 from one_api.errors import GatewayError
@@ -189,7 +190,7 @@ class MessageWriter(EventWriter):
                 self._add(_Block({"type": "text", "text": ""}), found)
             self._refusal.append(text)
             self._say(text, found)
-        if (calls := delta.get("tool_calls")) and not self._scanner.hit:
+        if (calls := calls_in(delta, self._message_id)) and not self._scanner.hit:
             self._say(self._scanner.end(), found)
             for entry in calls:
                 self._call(entry, found)
