@@ -344,6 +344,15 @@ def test_a_limit_rests_as_long_as_headers_or_words_say(
         ({"retry-after": "1H"}, 300), ({"retry-after": "soon"}, 5), ({"ratelimit-reset": "9"}, 9),
         ({"x-ratelimit-reset": "12.5"}, 12.5), ({"x-ratelimit-reset": "1000000001"}, 1),
         ({"ratelimit-reset": "9", "retry-after": "7"}, 7), ({"ratelimit-reset": "?"}, 5),
+        ({"retry-after": "7, 3"}, 7), ({"retry-after": "2001-01-01T00:00:00Z"}, 1),
+        ({"x-ratelimit-reset-requests": "8s"}, 8), ({"X-RateLimit-Reset-Tokens-Minute": "11.5"}, 11.5),
+        ({"x-ratelimit-reset-requests": "12ms", "x-ratelimit-remaining-requests": "99",
+          "x-ratelimit-reset-tokens": "1m3s", "x-ratelimit-remaining-tokens": "0"}, 63),
+        ({"x-ratelimit-reset-requests": "12ms", "x-ratelimit-remaining-requests": "99"}, 5),
+        ({"x-ratelimit-reset-after": "6"}, 6), ({"ratelimit": "limit=10, remaining=0, reset=13"}, 13),
+        ({"ratelimit": '"default";r=0;t=14'}, 14), ({"anthropic-ratelimit-tokens-reset": "2001-01-01T00:00:00Z"}, 1),
+        ({"anthropic-ratelimit-requests-reset": "2001-01-01T00:00:00Z", "anthropic-ratelimit-requests-remaining": "5"},
+         5),
     ],
 )  # fmt: skip
 def test_a_wait_may_be_written_otherwise_than_in_seconds(headers: dict[str, str], seconds: float) -> None:
@@ -355,6 +364,22 @@ def test_the_moment_of_a_limits_end_is_a_wait(scale: int) -> None:
     headers = {"x-ratelimit-reset": str(int((time.time() + 60) * scale))}
 
     assert 50 < error(429, openai("slow down"), **headers).cooldown_s <= 60
+
+
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y", "%Y-%m-%dT%H:%M:%SZ"]
+)
+@pytest.mark.parametrize("header", ["retry-after", "x-ratelimit-reset"])
+def test_a_wait_may_be_a_moment_in_any_zone_of_ours(monkeypatch: pytest.MonkeyPatch, form: str, header: str) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    moment = time.strftime(form, time.gmtime(time.time() + 60))
+
+    try:
+        assert 50 < error(429, openai("slow down"), **{header: moment}).cooldown_s <= 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_limit_that_was_not_reached_is_no_wait() -> None:
