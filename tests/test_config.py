@@ -397,6 +397,21 @@ def test_what_looks_almost_like_a_variable_stays(load: Load) -> None:
     assert openai(load(text, A="x"), "up").models == ("$A", "${a b}", "$$", "${}", "{A}")
 
 
+@pytest.mark.parametrize(
+    ("text", "given", "port"),
+    [("${P:-8123}", "", 8123), ("${P:-8123}", "9", 9), ("${P-8123}", "", 8123), ("81${P:-}", "", 81)],
+)
+def test_a_variable_may_have_a_default(load: Load, text: str, given: str, port: int) -> None:
+    assert load(f"server:\n  port: {text}\n", P=given).server.port == port
+
+
+@pytest.mark.parametrize("text", ["${K:?needed}", "${K.x}", "${env:K}", "${K:+x}", "${K|x}"])
+def test_another_form_of_a_variable_is_never_taken_for_the_secret_itself(refuse: Refuse, text: str) -> None:
+    problems = refuse(f"api_keys: [{{key: '{text}'}}]", K="sk-0123456789")
+
+    assert any("${NAME:-default}" in problem.fix for problem in problems)
+
+
 def test_the_value_of_a_variable_is_not_looked_into(load: Load) -> None:
     text = "adapters: {up: {type: openai, models: ['${A}', '${B}']}}"
 

@@ -59,7 +59,10 @@ _NO_NAMES = frozenset({*_INNER, "innererror"})
 _WAITS = ("retryDelay", "retry_after", "retry_after_seconds", "retryAfter")
 #: "Please try again in 9m38.016s", "try again in 850ms" (Groq, OpenAI).
 _TRY_AGAIN = re.compile(
-    r"(?:try again|retry) (?:in|after) (?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?(ms|s(?:ec(?:ond)?s?)?\b))?", re.I
+    r"(?:(?:try again|retry) (?:in|after)|please wait(?: for)?) "
+    r"(?:(\d+) ?h(?:(?:ou)?rs?)?(?![a-z]),? ?)?(?:(\d+) ?m(?:in(?:ute)?s?)?(?![a-z]),? ?)?"
+    r"(?:(\d+(?:\.\d+)?) ?(ms|s(?:ec(?:ond)?s?)?\b))?",
+    re.IGNORECASE,
 )
 
 

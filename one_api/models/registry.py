@@ -82,7 +82,7 @@ class ModelRegistry:
     def select_adapter_with_load_balancing(self, model_group: str) -> BaseModelAdapter:
         """Choose among the deployments of a model id; raises UnknownModel, NoDeployment when all are full."""
         route = self.routes.known(model_group)
-        chosen = choose(candidates(route, (), time.monotonic()), route.strategy, route.turn, self._rng)
+        chosen = choose(candidates(route, (), time.monotonic(), kind="chat"), route.strategy, route.turn, self._rng)
         route.turn += 1
         if chosen is None:
             raise NoDeployment(f"Every deployment of `{model_group}` is busy: try again in a moment.", retry_after_s=1)

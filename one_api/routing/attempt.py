@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct, field
 
-from one_api.contract import ByteStream, Call, ChunkStream, Usage
+from one_api.contract import ByteStream, Call, ChunkStream, Kind, Usage
 from one_api.dialects.json import JSONObject
 from one_api.dialects.traces import traced_parameters
 from one_api.errors import UpstreamError
@@ -35,6 +35,7 @@ class Attempt:
         candidates: Sequence[Candidate] = (),
         context: AttemptContext | None = None,
         kind: AttemptKind = "first",
+        asked_for: Kind = "chat",
     ) -> None:
         self.deployment = deployment
         #: What its adapter knows of the call, and where it puts what clients are to know of the answer.
@@ -51,6 +52,7 @@ class Attempt:
         self._health = deployment.health
         self._timing = self._health.timing(stream)
         self._is_streamed = stream
+        self._asked_for = asked_for
         self._clock = clock
         self._began = self.record.began = clock()
         self._answered: float | None = None
@@ -74,7 +76,7 @@ class Attempt:
         self.record.first_s = now - self._began
         self._timing.end(self._began)
         was_out = self._health.circuit.open_until > 0
-        self._mark = self._health.succeeded(self._began, now)
+        self._mark = self._health.succeeded(self._began, now, self._asked_for)
         if self._is_streamed:
             self._timing.answered(now - self._began, self._load, now)
         return was_out and not self._health.circuit.open_until
@@ -103,7 +105,7 @@ class Attempt:
         if isinstance(outcome, UpstreamError):
             if outcome.counts_as_failure and self._answered is None:
                 self._timing.wasted(took_s, now)
-            self._health.failed(outcome, now, self._probe, self._mark, took_s)
+            self._health.failed(outcome, now, self._probe, self._mark, took_s, self._asked_for)
         elif outcome == "ok":
             self._finish(now, usage.completion_tokens if usage is not None else None)
         else:
@@ -215,7 +217,14 @@ class RequestState(Struct):
         """Begin an attempt; ``kind`` is left out where it is neither a hedge nor to resume a stream."""
         context = self.context.for_attempt()
         kind = kind or self._kind_of_next(deployment)
-        attempt = Attempt(deployment, self.stream, candidates=candidates, context=context, kind=kind)
+        attempt = Attempt(
+            deployment,
+            self.stream,
+            candidates=candidates,
+            context=context,
+            kind=kind,
+            asked_for=self.request.kind,
+        )
         self.attempts.append(attempt)
         self.context.begins(attempt.record)
         if self.context.record.trace is not None:

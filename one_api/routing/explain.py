@@ -51,4 +51,4 @@ def state_of(deployment: Deployment, now: float) -> str:
     health = deployment.health
     if health.in_flight >= deployment.max_concurrency:
         return "full"
-    return "cooling-down" if now < health.cooling_until else health.circuit.state(now)
+    return "cooling-down" if now < health.cools_until(None) else health.circuit.state(now)

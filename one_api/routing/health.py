@@ -6,7 +6,8 @@ Everything fades with a half-life of 30 s, and is faded only when it is looked a
 import math
 import random
 
-from one_api.errors import UpstreamError
+from one_api.contract import Kind
+from one_api.errors import UpstreamError, UpstreamMisconfigured
 from one_api.routing.circuit import Circuit
 
 HALF_LIFE_S = 30.0
@@ -150,12 +151,26 @@ class Timing:
 class Health:
     """How a deployment has been doing. Times are monotonic seconds."""
 
-    __slots__ = ("_at", "_bad", "_cooling_since", "_good", "circuit", "cooling_until", "in_flight", "streamed", "whole")
+    __slots__ = (
+        "_at",
+        "_bad",
+        "_cooling_since",
+        "_good",
+        "_unfit",
+        "circuit",
+        "cooling_until",
+        "in_flight",
+        "streamed",
+        "whole",
+    )
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self.in_flight = 0
-        #: Until when it cools down because it asked for it, or cannot serve us: no failure.
+        #: Until when it cools down because it asked for it, or has no credit: no failure.
         self.cooling_until = 0.0
+        #: The same where the operator's settings do not fit it, by what was asked for, and since when: one that chats
+        #: may have no embeddings, and no client may stop the chats of all by asking for these.
+        self._unfit: dict[Kind, tuple[float, float]] = {}
         self._cooling_since = 0.0
         self.circuit = Circuit(rng)
         self.streamed = Timing(streamed=True)
@@ -166,6 +181,13 @@ class Health:
     def failures(self) -> int:
         """Failures since the last success."""
         return self.circuit.failures
+
+    def cools_until(self, kind: Kind | None) -> float:
+        """Return until when it gets no request of a kind; with None, no request of any kind that it was asked for."""
+        if not self._unfit:
+            return self.cooling_until
+        unfit = [until for each, (until, _) in self._unfit.items() if kind in (None, each)]
+        return max(self.cooling_until, *unfit) if unfit else self.cooling_until
 
     def timing(self, stream: bool) -> Timing:
         """Return the times of answers of one kind."""
@@ -179,11 +201,13 @@ class Health:
         mean = good / total
         return mean - math.sqrt(mean * (1 - mean) / (total + 1))
 
-    def succeeded(self, began: float, now: float) -> tuple[int, int]:
+    def succeeded(self, began: float, now: float, kind: Kind = "chat") -> tuple[int, int]:
         """Note that an attempt of ``began`` answers; the mark returned lets ``failed`` take it back."""
         self._count(1, 0, now)
         if self.cooling_until and began >= self._cooling_since:
             self.cooling_until = 0.0
+        if self._unfit and began >= self._unfit.get(kind, (0.0, math.inf))[1]:
+            del self._unfit[kind]
         was_open = self.circuit.open_until > 0
         mark = self.circuit.succeeded(began, now)
         if was_open and not self.circuit.open_until:
@@ -200,13 +224,17 @@ class Health:
         probe: bool = False,
         mark: tuple[int, int] | None = None,
         took_s: float = 0.0,
+        kind: Kind = "chat",
     ) -> None:
         """Note an error: its class decides whether it counts as a failure, and how long the deployment cools down.
 
         ``mark`` is that of the success which the same attempt was taken for, until it broke; ``took_s`` is how long
-        the client had waited for nothing.
+        the client had waited for nothing; ``kind`` is what was asked for.
         """
-        self._cool_down(error.cooldown_s, now)
+        if isinstance(error, UpstreamMisconfigured):
+            self._unfit[kind] = (max(now + error.cooldown_s, self.cools_until(kind)), now)
+        else:
+            self._cool_down(error.cooldown_s, now)
         if error.counts_as_failure:
             self._count(-1 if mark is not None else 0, 1, now)
             # A stream that breaks after its content costs more than time: its client has half an answer.

@@ -110,7 +110,7 @@ def _choose(
 
 def look(state: RequestState) -> list[Candidate]:
     """Return how every deployment looks for the request now; one that is too small for it cannot be chosen."""
-    found = candidates(state.route, state.tried, time.monotonic(), state.stream)
+    found = candidates(state.route, state.tried, time.monotonic(), state.stream, state.request.kind)
     if state.overflowed is not None:
         for each in found:
             if not each.fallback or not has_room(each.deployment, state.overflowed):

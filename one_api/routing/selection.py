@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from one_api.contract import Kind
 from one_api.routing.circuit import State
 from one_api.routing.deployment import Deployment
 from one_api.routing.health import Timing
@@ -45,10 +46,17 @@ class Candidate(Struct):
     excluded: str | None = None
     #: The part of its traffic that it may have, while it comes back.
     ramp: float = 1.0
+    #: Until when it cools down, in monotonic seconds.
+    cooling_until: float = 0.0
 
 
-def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bool = False) -> list[Candidate]:
-    """Return every target and then every fallback of ``route`` with its state, cost, and why it is excluded."""
+def candidates(
+    route: Route, tried: Sequence[Deployment], now: float, stream: bool = False, kind: Kind | None = None
+) -> list[Candidate]:
+    """Return every target and then every fallback of ``route`` with its state, cost, and why it is excluded.
+
+    Without ``kind`` one that cools down for any kind of request does so.
+    """
     everyone = [*route.targets, *route.fallbacks] if route.fallbacks else route.targets
     timings = [each.health.streamed if stream else each.health.whole for each in everyone]
     median_s = _median([timing.answer_s for timing in timings if timing.answer_s])
@@ -64,9 +72,9 @@ def candidates(route: Route, tried: Sequence[Deployment], now: float, stream: bo
             candidate.state, candidate.excluded = _TRIED, "it was tried for this request"
         elif health.in_flight >= each.max_concurrency:
             candidate.state, candidate.excluded = _FULL, f"{health.in_flight} requests are in flight there"
-        elif now < health.cooling_until:
-            left_s = health.cooling_until - now
-            candidate.state, candidate.excluded = _COOLING_DOWN, f"it cools down for {left_s:.0f} s more"
+        elif now < (until := health.cools_until(kind)):
+            candidate.cooling_until = until
+            candidate.state, candidate.excluded = _COOLING_DOWN, f"it cools down for {until - now:.0f} s more"
         elif not health.circuit.is_closed:
             _look_at_circuit(candidate, now, short_cooldown=2 * len(_out(everyone)) > len(everyone))
         found.append(candidate)
@@ -152,7 +160,7 @@ def choose(
         targets = [each for each in out if not each.fallback]
         return _pick(targets, strategy, turn, rng) if targets else out[0]
     cooling = [each for each in found if each.state == _COOLING_DOWN]
-    return min(cooling, key=lambda each: each.deployment.health.cooling_until) if cooling else None
+    return min(cooling, key=lambda each: each.cooling_until) if cooling else None
 
 
 def _pick(usable: list[Candidate], strategy: str, turn: int, rng: random.Random) -> Candidate:

@@ -25,6 +25,8 @@ _PATHS = {
     "api.together.xyz": "/v1",
     "api.x.ai": "/v1",
 }
+#: One part of a name, as programs and containers use them: letters of any script, and `_`.
+_LABEL = re.compile(r"(?!-)[\w-]{1,63}(?<!-)")
 #: Stands for the proxy that the usual variables name.
 ENVIRONMENT = "environment"
 _OLLAMA_PORT = 11434
@@ -174,6 +176,8 @@ class AddressRules:
             )
         if parts is None or parts.query or parts.fragment:
             return "is not an http(s) address", f"Write it like {self._suggestion(url)}, without a query"
+        if "${" not in url and not _is_name(parts.hostname or ""):  # a variable that is not set is told already
+            return "names a host that cannot be one", "Write the name or the address of the upstream's host there"
         if any(url.rstrip("/").lower().endswith(each) for each in self.foreign):
             return "is an address of another dialect", self.instead
         return None
@@ -199,6 +203,17 @@ def _split(url: str) -> SplitResult | None:
     if not usable or parts.hostname in ("http", "https"):
         return None
     return parts
+
+
+def _is_name(host: str) -> bool:
+    """Return whether a host may be one: an IP address, or a name that a name server can be asked for."""
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(host.partition("%")[0]))
+    if host.replace(".", "").isdecimal():
+        with suppress(OSError):  # such as 127.1
+            return bool(socket.inet_aton(host))
+        return False
+    return len(host) < 254 and all(map(_LABEL.fullmatch, host.removesuffix(".").split(".")))
 
 
 def _with_path(url: str) -> str:

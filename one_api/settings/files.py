@@ -23,7 +23,9 @@ try:  # ten times as fast, where PyYAML was built with it
 except ImportError:
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*(?:[^}\w\s][^}]*)?)\}")
+#: What stands between the braces: a name, and perhaps what counts where it is not set, as shells and compose write it.
+_NAME = re.compile(r"(\w+)(?::?-(.*))?", re.DOTALL)
 #: How long a pipe in place of a file is read, in seconds.
 _PIPE_S = 5.0
 _PIPE_PIECE = 64 * 1024
@@ -224,9 +226,16 @@ def _lookup(variables: Mapping[str, str], problems: Problems, files: Files) -> "
 
     def find(name: str, where: str) -> str | None:
         if not name.startswith(_FILE):
-            value = variables.get(name)
-            if not value:
-                problems.add(where, f"the variable {name} is not set", f"Set {name} in the environment or in .env")
+            if (match := _NAME.fullmatch(name)) is None:
+                problems.add(
+                    where, "holds a ${...} that is not known", "Write ${NAME}, ${NAME:-default} or ${file:PATH}"
+                )
+                return None
+            variable, default = match.groups()
+            value = variables.get(variable) or default
+            if value is None:
+                fix = f"Set {variable} in the environment or in .env"
+                problems.add(where, f"the variable {variable} is not set", fix)
             return value
         path = name.removeprefix(_FILE).strip()
         try:
@@ -237,7 +246,7 @@ def _lookup(variables: Mapping[str, str], problems: Problems, files: Files) -> "
             return None
         if not value:
             problems.add(where, f"the file {path} is empty", "Write the value into it")
-        return value
+        return value or None
 
     return find
 
@@ -287,7 +296,8 @@ def _expand(value: Any, where: str, find: Lookup) -> Any:
     if not names:
         return value
     found = {name: find(name, where) for name in names}
-    text = _VARIABLE.sub(lambda match: found[match[1]] or match[0], value)
+    text = _VARIABLE.sub(lambda match: match[0] if (text := found[match[1]]) is None else text, value)
+    names = tuple(name if name.startswith(_FILE) else re.split(r"\W", name)[0] for name in names)
     return Substituted(text, names, not isinstance(value, _Unquoted), _scalar(text))
 
 

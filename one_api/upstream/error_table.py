@@ -60,11 +60,14 @@ class Row(NamedTuple):
             return True
         if self.words is None or (self.fault in _COOLING_DOWN and _is_about_a_parameter(status, report)):
             return False
-        return bool(self.words.search(_without_quotes(report.message)))
+        message = report.message if self.fault in _COOLING_DOWN else _PARAMETER.sub(r"\1", report.message)
+        return bool(self.words.search(_without_quotes(message)))
 
 
 #: What makes a deployment cool down for everybody: no client may bring it about by what it sends.
 _COOLING_DOWN = frozenset({Fault.CREDENTIAL, Fault.CLOSED, Fault.MODEL, Fault.NO_CREDIT, Fault.LIMIT})
+#: A parameter's name in quotes is the server's word. Anthropic: "input length and `max_tokens` exceed context limit".
+_PARAMETER = re.compile(r"['\"`](inputs?|prompt|messages|max_tokens|max_completion_tokens|max_new_tokens)['\"`]")
 
 
 def _is_about_a_parameter(status: int, report: ErrorReport) -> bool:
@@ -122,6 +125,7 @@ TABLE: tuple[Row, ...] = (
             billing_not_active billing_hard_limit_reached exceeded_current_quota_error arrearage 1113 minimax:1008
             accountoverdueerror accountoverdue insufficient_balance insufficient_credits insufficient_user_quota
             not_enough_balance allocationquota.freetieronly prepaidbilloverdue postpaidbilloverdue
+            personal-team-blocked:spending-limit
         """),
         _words(r"""
             credit balance
@@ -130,6 +134,10 @@ TABLE: tuple[Row, ...] = (
             (?:out of|no|used (?:up )?all) (?:your |available |remaining )*credits\b
             spend(?:ing)? (?:limit|cap)
             usage limits? (?:you|set|specified)
+            specified (?:api )?usage limits?
+            exceeded your (?:\w+ )*included credits
+            (?:monthly|billing cycle)\b.{0,30}\b(?:usage|quota|limit)\b.{0,20}(?:exceeded|reached|exhausted)
+            (?:exceeded|reached|exhausted)\b.{0,30}\b(?:usage|quota|limit)\b.{0,20}(?:monthly|month\b|billing cycle)
             account is in good standing
             overdue (?:payment|account|balance)
             account.{0,20} overdue
@@ -156,7 +164,9 @@ TABLE: tuple[Row, ...] = (
         _words(r"""
             throttlingexception
             \btoo many requests\b
-            rate limit (?:reached|exceeded)
+            rate limit (?:(?:is|was|has been) )?(?:reached|exceeded|hit)
+            exceed\w*\b.{0,40}\brate limit
+            out of call volume quota|\bquota exceeded\b
         """),
     ),
     # A closed account says so with words that also stand in refusals, so before them. OpenAI, Anthropic, Zhipu.
@@ -169,15 +179,15 @@ TABLE: tuple[Row, ...] = (
             \b(?:account|organi[sz]ation|project|api key)\b.{0,40}\b(?:locked|banned|terminated|revoked)\b
         """),
     ),
-    # Azure, OpenAI, Anthropic, DashScope, Moonshot (400), OpenRouter (403), Zhipu (1301), MiniMax (1026, 1027), Baidu
-    # (336104, 336105), Bedrock's guardrails.
+    # Azure, OpenAI, Anthropic, DashScope, Moonshot, Volcengine (400), OpenRouter, xAI (403), Zhipu (1301), MiniMax
+    # (1026, 1027), Baidu (336104, 336105), Bedrock's guardrails.
     Row(
         Fault.REFUSED,
-        {400, 403, 422, 451, 500},
+        {400, 403, 422, 451, 500, 502},
         _names("""
             content_filter content_policy_violation responsibleaipolicyviolation datainspectionfailed
             data_inspection_failed moderation_blocked content_moderation sensitive_words_detected prompt_blocked
-            invalid_prompt unsafe_request 1301
+            invalid_prompt unsafe_request content_blocked prohibited_content jailbreak 1301
         """),
         _words(r"""
             \bmoderat(?:ion|ed)\b
@@ -186,49 +196,52 @@ TABLE: tuple[Row, ...] = (
             inappropriate content
             considered high risk
             content exists risk
-            usage polic(?:y|ies)
+            usage (?:policy|policies|guidelines)
             guardrail
             safety (?:system|filter|policy|reasons)
-            不安全|敏感内容|敏感词|违规
+            may contain sensitive|prohibited content|不安全|敏感内容|敏感词|违规
         """),
     ),
     # The same with status 200, where a number is all that says it.
-    Row(Fault.REFUSED, {502}, _names("content_filter minimax:1026 minimax:1027 baidu:336104 baidu:336105 1301")),
+    Row(Fault.REFUSED, {502}, _names("minimax:1026 minimax:1027 baidu:336104 baidu:336105")),
     # OpenAI, vLLM, Mistral, DeepSeek ("maximum context length"), Anthropic ("prompt is too long"), Gemini ("input token
     # count"), llama.cpp, LM Studio, SGLang, DashScope ("Range of input length"), Zhipu (1261), Baidu, vLLM ("max_tokens
-    # must be at least 1, got -186"), text-generation-inference (what it quotes is left out).
+    # must be at least 1, got -186"), text-generation-inference, xAI ("maximum prompt length is"), GitHub's ("Max size:
+    # 8000 tokens"), Moonshot ("model token limit"), Volcengine ("max message tokens"), Bedrock ("expected maxLength").
     Row(
         Fault.TOO_LONG,
-        {400, 413, 422, 500},
+        {400, 413, 422, 500, 502},
         _names("""
             context_length_exceeded exceed_context_size_error context_window_exceeded tokens_too_long
-            characters_too_long model_context_window_exceeded 1261
+            characters_too_long model_context_window_exceeded model_max_prompt_tokens_exceeded tokens_limit_reached
+            prompt_tokens_too_long 1261
         """),
         _words(r"""
-            max(?:imum)? context (?:length|size|window)
-            prompt is too long
+            max(?:imum)? (?:context|prompt|input) (?:length|size|window)
+            context_length_exceeded
+            (?:prompt|input)(?: tokens)? (?:is |are )?too long
             exceeds? (?:the |your |its )?.{0,30}context
-            context (?:limit|window|length|size)\b.{0,60}exceed
-            context (?:limit|window)
-            too many tokens
-            input token count.{0,40}exceed
+            context (?:limit|window|(?:length|size)\b.{0,60}exceed)
+            too many tokens(?!: max)
+            (?:input|prompt|message)s? (?:tokens?|(?:tokens? )?count|length)\b.{0,40}\bexceed
+            input token count.{0,60}only supports
+            (?:context|input) length is only
+            exceed\w* (?:max message tokens|model token limit)
+            expected maxlength: \d+, actual: \d+
             range of input length
-            prompt tokens too long
             prompt 超长
-            greater than the context length
             trying to keep the first \d+ tokens
             max_tokens must be at least 1, got -
-            input is too long for requested model
-            longer than the model'?s context
-            input validation error: ``(?: tokens)?$
-            `` must have less than \d+ tokens
+            (?:greater|longer) than the (?:model'?s )?context
+            inputs tokens ?\+ ?max_new_tokens must be
+            inputs must have less than \d+ tokens
         """),
     ),
     # OpenRouter (404), Ollama (400 "does not support tools"), Bedrock, vLLM ("requires --enable-auto-tool-choice"). And
     # what the model has not done well, this time: Groq.
     Row(
         Fault.UNSUITABLE,
-        {400, 401, 403, 404, 422, 501},
+        {400, 401, 403, 404, 422, 500, 501, 502},
         _names("tool_use_failed json_validate_failed"),
         _words(r"""
             no endpoints? found (?:that (?:support|can)|matching)
@@ -237,9 +250,12 @@ TABLE: tuple[Row, ...] = (
             n.t support(?:ed|ing)? (?:for |the )?(?:\w+ )?(?:tools?|function|image|vision|audio|video)
             not (?:currently )?support(?:ed|ing)? (?:the )?(?:pdf|document|multi-?modal|structured|json|response_format)
             not (?:currently )?support(?:ed|ing)? (?:streaming|system (?:messages?|prompts?|role)|parallel)
-            not (?:currently )?support(?:ed|ing)? (?:reasoning|thinking)
+            not (?:currently )?support(?:ed|ing)? (?:reasoning|thinking|embeddings|rerank|(?:chat )?completions)
             \b(?:tool|function|image|vision|audio|video)s?(?: \w+)? (?:is|are) not supported
-            not a multimodal model
+            not (?:a )?multimodal
+            not enabled for models/
+            \bis only supported by certain models
+            at most 0 (?:image|audio|video|file)
             requires --enable-auto-tool-choice
             no allowed providers are available
         """),
@@ -248,13 +264,22 @@ TABLE: tuple[Row, ...] = (
     # response ... not found"), vLLM and others that fetch images (401, 403, 404 of the image's server).
     Row(
         Fault.UNSUITABLE,
-        {401, 403, 404},
+        {401, 403, 404, 410},
         words=_words(r"""
             no such file object
             \bfile[-_](?=\w*\d)\w{6,}
             previous[ _]response
             (?:download|fetch|retriev|load|access)\w*\b.{0,40}\b(?:image|file|media|audio|video|attachment)
             \b(?:image|file|media|audio|video|attachment)\b.{0,40}\b(?:download|fetch|retriev|load)
+        """),
+    ),
+    # A page of the firewall before the server, which some words in a request may call up: Cloudflare, Akamai, AWS, F5.
+    Row(
+        Fault.FAILED,
+        {401, 403, 405},
+        words=_words(r"""
+            you have been blocked|just a moment\.\.\.|attention required
+            \brequest blocked|access denied: access denied|requested url was rejected
         """),
     ),
     # Gemini (400 API_KEY_INVALID, 400 for a country), DashScope (400 InvalidApiKey), Zhipu (1000 to 1004), MiniMax
@@ -285,22 +310,29 @@ TABLE: tuple[Row, ...] = (
     Row(Fault.UNSUITABLE, {403}, words=_words(r"\b(?:feature|beta|web search|long context)\b")),
     Row(Fault.CLOSED, {403}, _names("model_not_found"), _words(r"\bmodel\b")),
     # A wrong name of a model with another status than 404: DeepSeek ("Model Not Exist"), OpenRouter ("not a valid model
-    # ID"), Mistral ("Invalid model"), Bedrock, LM Studio ("No models loaded"), DashScope, Zhipu (1211), Baidu.
+    # ID"), Mistral ("Invalid model"), Bedrock, LM Studio ("No models loaded"), DashScope, Zhipu (1211), Baidu; one that
+    # is gone: Groq. And `http:` where `https:` belongs.
     Row(
         Fault.MODEL,
         {400, 422, 500},
-        _names("model_not_found modelnotfound invalid_model deploymentnotfound 1211 1221 1222"),
+        _names("""
+            model_not_found modelnotfound invalid_model deploymentnotfound model_decommissioned model_deprecated
+            1211 1221 1222
+        """),
         _words(r"""
             \bmodels?:?,? ?[`'\"]?[\w./:@-]*[`'\"]? ?(?:does not exist|(?:is )?not (?:found|exist|available))\b
             not a valid model
             \b(?:invalid|unknown) model\b(?! (?:output|response|parameter))
             no models? (?:is |are )?loaded
             model identifier is invalid
+            \bmodel\b.{0,80}\bhas been (?:decommissioned|deprecated|retired)
+            \bmodel\b.{0,80}\bwith on-demand throughput
+            http request (?:was sent )?to (?:an )?https (?:port|server)
             模型不存在
         """),
     ),
-    Row(Fault.CREDENTIAL, {401, 403}),
-    Row(Fault.MODEL, {404}),
+    Row(Fault.CREDENTIAL, {401, 403, 407}),
+    Row(Fault.MODEL, {404, 405, 410}),
     # The same by name, where the status does not say it: Moonshot, AWS, MiniMax (1000 unknown, 1001 timeout).
     Row(
         Fault.OVERLOADED,
@@ -312,8 +344,9 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(Fault.TIMEOUT, {400, 500, 502}, _names("deadline_exceeded timeout_error modeltimeoutexception minimax:1001")),
     Row(Fault.LIMIT, {429}),
-    Row(Fault.OVERLOADED, {503, 529}),
-    Row(Fault.TIMEOUT, {408, 504}),
+    # 498: Groq. 524: Cloudflare; 598 and 599: other proxies.
+    Row(Fault.OVERLOADED, {498, 503, 529}),
+    Row(Fault.TIMEOUT, {408, 504, 524, 598, 599}),
     # A bad request with status 200: MiniMax, Zhipu, Baidu, AWS.
     Row(
         Fault.REQUEST,

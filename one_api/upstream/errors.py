@@ -1,16 +1,12 @@
 """What an upstream reports as an error, as one of our classes: read, judged by the table, and put into words."""
 
-import email.utils
 import logging
-import math
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from one_api.dialects import durations, error_body
+from one_api.dialects import error_body
 from one_api.dialects.error_body import ErrorReport
 from one_api.dialects.json import JSONObject
 from one_api.dialects.parameter_names import without_positions
@@ -33,15 +29,10 @@ from one_api.records import ID, AttemptContext
 from one_api.upstream.error_table import STATUS_OF_NAME, Fault, fault_of, status_of
 from one_api.upstream.limit_headers import refused_limits
 from one_api.upstream.scrubbing import Scrubber
+from one_api.upstream.waits import plausible, reset_in, retry_after
 
 logger = logging.getLogger(__name__)
 
-#: When a limit is over, where an upstream says nothing else: the IETF's draft; OpenRouter's and others'.
-_RESETS = ("ratelimit-reset", "x-ratelimit-reset")
-#: No wait is so long: from this number on it is a moment, in seconds.
-_MIN_MOMENT_S = 10.0**9
-#: The longest wait that is taken over from an upstream, in seconds.
-_MAX_RETRY_AFTER_S = 300.0
 #: Where a message of Anthropic's says that the fault is, by the name that the client knows.
 _CLAUDE_PARAMS = {
     "messages": "messages", "system": "messages", "tools": "tools", "tool_choice": "tool_choice", "model": "model",
@@ -133,7 +124,7 @@ class Reports:
         limits = refused_limits(headers) if fault is Fault.LIMIT else {}
         wait_s = _wait_asked_for(headers, report)
         if wait_s is None and fault is Fault.LIMIT:
-            wait_s = _reset_in(headers)
+            wait_s = reset_in(headers)
         kept = (given or 529) if self.keep_529 and given in (None, 503, 529) else None
         case = _Case(
             report=report,
@@ -278,42 +269,7 @@ def _claude_param(case: _Case) -> str | None:
 
 def _wait_asked_for(headers: Mapping[str, str], report: ErrorReport) -> float | None:
     found = retry_after(headers)
-    return found if found is not None or report.retry_after_s is None else _plausible(report.retry_after_s)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how long an upstream asks us to wait, in seconds, at most 300; None when it does not say."""
-    with suppress(ValueError, KeyError):
-        return _plausible(float(headers["retry-after-ms"]) / 1000)
-    value = headers.get("retry-after", "")
-    with suppress(ValueError):
-        return _plausible(float(value))
-    if (seconds := durations.read(value)) is not None:
-        return _plausible(seconds)
-    with suppress(ValueError, TypeError):
-        return _plausible(email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return None
-
-
-def _reset_in(headers: Mapping[str, str]) -> float | None:
-    """Return when the limit of a refused request is over, in seconds, where nothing else says it.
-
-    It is a number of seconds, or a moment in Unix time, in seconds or milliseconds.
-    """
-    for name in _RESETS:
-        with suppress(ValueError, KeyError):
-            reset = float(headers[name])
-            if reset >= _MIN_MOMENT_S:
-                reset = (reset if reset < 1000 * _MIN_MOMENT_S else reset / 1000) - time.time()
-            return _plausible(reset)
-    return None
-
-
-def _plausible(seconds: float) -> float | None:
-    """Keep a plausible wait; one in the past is a second, and NaN is no wait."""
-    if math.isnan(seconds):
-        return None
-    return min(seconds, _MAX_RETRY_AFTER_S) if seconds > 0 else 1.0
+    return found if found is not None or report.retry_after_s is None else plausible(report.retry_after_s)
 
 
 class _NamedFaults:

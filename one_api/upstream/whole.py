@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+import aiohttp
+
 from one_api.dialects.frames import FramedReader, Translator
 from one_api.dialects.payloads import InvalidAnswer
 from one_api.dialects.sse import EventReader, EventTooLarge
@@ -56,7 +58,7 @@ class WholeBody:
         try:
             async with asyncio.timeout_at(self._tail_ends):
                 return await self._body.read(_TAKEN_BYTES)
-        except TimeoutError:
+        except (TimeoutError, aiohttp.ClientError, OSError):  # it is complete, whatever becomes of its framing
             self.is_left = True
             return b""
 

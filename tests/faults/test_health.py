@@ -1,17 +1,21 @@
 """Which faults move a deployment's health, and which must not, told by who is asked next."""
 
+import json
 import threading
 from typing import Any
 
 import pytest
 
+from tests.api.bed import KEY, Body
 from tests.api.test_errors import AUTHENTICATION, FAULTS, Fault, script_of
 from tests.api.test_stream_errors import USAGES
 from tests.support import (
     Chop,
     Hang,
     Script,
+    build_request,
     completion,
+    error,
     error_body,
     event,
     joined,
@@ -45,6 +49,30 @@ def test_a_fault_before_content_is_blamed_rests_or_says_nothing(faults: FaultBed
         assert attempts.count(2) == failures_before_cooldown(fault)
     else:
         assert faults.asked(model) == {"a": 4}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/embeddings", {"input": "x"}), ("/v1/completions", {"prompt": "x"}),
+     ("/v1/audio/speech", {"input": "x", "voice": "v"})],
+    ids=["embeddings", "completions", "speech"],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_who_does_not_serve_one_kind_of_request_still_serves_the_others(
+    faults: FaultBed, path: str, body: Body, status: int
+) -> None:
+    model = faults.model("three")
+    faults.a.on(model, error(status, {"detail": "Not Found"}), json_reply(completion("still here")))
+    given = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    raw = json.dumps({"model": model, **body}).encode()
+    request = build_request("POST", path, faults.gateway.host, faults.gateway.port, headers=given, body=raw)
+
+    faults.send(request)
+    chat = faults.ask(model)
+    faults.send(request)
+
+    assert said(chat, stream=False) == "still here"
+    assert faults.asked(model)["a"] == 2
 
 
 @pytest.mark.parametrize("kind", ["refused", "unknown"])

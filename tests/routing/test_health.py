@@ -239,10 +239,10 @@ def test_a_wrong_credential_means_half_an_hour_or_until_it_answers() -> None:
     health.failed(UpstreamMisconfigured("x"), NOW)
     health.failed(UpstreamRateLimited("x", retry_after_s=1), NOW)
     health.succeeded(NOW - 1, NOW + 1)
-    until = health.cooling_until
+    until = health.cools_until("chat")
     health.succeeded(NOW + 2, NOW + 3)
 
-    assert (until, health.cooling_until, health.failures) == (NOW + 1800, 0, 0)
+    assert (until, health.cools_until("chat"), health.failures) == (NOW + 1800, 0, 0)
 
 
 # Attempts

@@ -115,6 +115,20 @@ def test_an_address_of_claudes_dialect_is_mended_too(ending: str) -> None:
         ("OPENAI_BASE_URL", "https://api.example.com/v1/chat/completions?version=1", "https://api.example.com/v1,"),
         ("OPENAI_BASE_URL", "api.openai.com", "https://api.openai.com/v1"),
         ("CLAUDE_BASE_URL", "api.anthropic.com", "https://api.anthropic.com"),
+        *(
+            ("OPENAI_BASE_URL", f"https://{host}/v1", "host")
+            for host in (
+                "x..y",
+                "-x.y",
+                "x\\v1",
+                "256.1.1.1",
+                "1.2.3.4.5",
+                "x,y",
+                "<host>",
+                "{resource}.openai.azure.com",
+                "a" * 64,
+            )
+        ),
     ],
 )
 def test_an_address_that_cannot_be_right_is_an_error_with_the_cure(variable: str, written: str, says: str) -> None:
@@ -127,6 +141,16 @@ def test_an_address_that_cannot_be_right_is_an_error_with_the_cure(variable: str
 @pytest.mark.parametrize("written", [KEY, f"http://user:{KEY}@h/v1/chat/completions", f"{KEY}/v1"])
 def test_a_secret_in_the_place_of_an_address_is_not_repeated(written: str) -> None:
     assert KEY not in str(refused(OPENAI_BASE_URL=written))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["gateway_1", "x.y.", "münchen.de", "10.0.0.1", "127.1", "[::1]", "[fe80::1%25eth0]:8000", "xn--p1ai", "a--b.c"],
+)
+def test_any_host_that_may_be_one_is_taken(host: str) -> None:
+    address = f"https://{host}/v1"
+
+    assert base_url(read(OPENAI_BASE_URL=address, OPENAI_API_KEY=KEY), "openai") == address
 
 
 # Hosts

@@ -58,6 +58,10 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (None, baidu(18, "Open api qps request limit reached"), F.LIMIT),
     (429, openai("您当前使用该API的并发数过高", "1302"), F.LIMIT),
     (429, claude("rate_limit_error"), F.LIMIT),
+    (403, {"statusCode": 403, "message": "Out of call volume quota. Quota will be replenished in 05:12:33."}, F.LIMIT),
+    (400, openai("You have exceeded your call rate limit"), F.LIMIT),
+    (None, openai("Rate limit is exceeded. Try again in 17 seconds."), F.LIMIT),
+    (403, openai("Quota exceeded for quota metric 'requests'"), F.LIMIT),
     # The operator's bill
     (402, openai("Insufficient Balance", "invalid_request_error", "unknown_error"), F.NO_CREDIT),
     (402, {}, F.NO_CREDIT),
@@ -78,6 +82,11 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (None, claude("billing_error"), F.NO_CREDIT),
     (403, {"code": "The caller does not have permission to execute the specified operation",
            "error": "Your newly created team doesn't have any credits or licenses yet."}, F.NO_CREDIT),
+    (400, claude("invalid_request_error", "You have reached your specified API usage limits. You will regain access on "
+                 "2026-01-01 at 00:00 UTC."), F.NO_CREDIT),
+    (429, {"error": "You have exceeded your monthly included credits for Inference Providers."}, F.NO_CREDIT),
+    (429, {"message": "Monthly usage limit exceeded for your plan"}, F.NO_CREDIT),
+    (403, {"code": "personal-team-blocked:spending-limit", "error": "x"}, F.NO_CREDIT),
     (403, openai("Key limit exceeded (total limit). Manage it using https://x.y", 403), F.NO_CREDIT),
     # The operator's key, account or country
     (401, openai("Incorrect API key provided", "invalid_api_key"), F.CREDENTIAL),
@@ -96,6 +105,7 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (None, minimax(1004, "login fail"), F.CREDENTIAL),
     (None, baidu(110, "Access token invalid or no longer valid"), F.CREDENTIAL),
     (401, claude("authentication_error", "invalid x-api-key"), F.CREDENTIAL),
+    (407, {}, F.CREDENTIAL),
     (403, openai("Project `p` does not have access to model `m`", "model_not_found"), F.CLOSED),
     (403, claude("permission_error", "Your account has no access to this model."), F.CLOSED),
     # The operator's model or address
@@ -111,6 +121,13 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (400, openai("No models loaded. Please load a model in the developer page"), F.MODEL),
     (400, openai("模型不存在,请检查模型代码", "1211"), F.MODEL),
     (404, claude("not_found_error", "model: claude-nope"), F.MODEL),
+    (400, openai("The model `llama3` has been decommissioned and is no longer supported.", "model_decommissioned"),
+     F.MODEL),
+    (400, {"message": "Invocation of model ID x with on-demand throughput isn't supported."}, F.MODEL),
+    (410, {}, F.MODEL),
+    (405, {"detail": "Method Not Allowed"}, F.MODEL),
+    (400, openai("The plain HTTP request was sent to HTTPS port"), F.MODEL),
+    (400, openai("Client sent an HTTP request to an HTTPS server."), F.MODEL),
     # One request's own, another deployment may do
     (404, openai("No endpoints found that support tool use. To learn more, visit: https://x.y", 404), F.UNSUITABLE),
     (404, openai("No endpoints found that support the provided 'tool_choice' value.", 404), F.UNSUITABLE),
@@ -129,6 +146,13 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (404, openai("No such File object: file-abc123456"), F.UNSUITABLE),
     (401, openai("Failed to download the image from https://x.y/z.png: 401"), F.UNSUITABLE),
     (403, openai("Could not fetch the file"), F.UNSUITABLE),
+    (404, openai("The model `x` does not support Embeddings API", 404), F.UNSUITABLE),
+    (410, openai("No such File object: file-abc123456"), F.UNSUITABLE),
+    (400, openai("Function calling is not enabled for models/gemma-3"), F.UNSUITABLE),
+    (400, openai("Invalid content type. image_url is only supported by certain models."), F.UNSUITABLE),
+    (400, openai("At most 0 image(s) may be provided in one request."), F.UNSUITABLE),
+    (500, openai("image input is not supported - hint: you may need to provide the mmproj"), F.UNSUITABLE),
+    (501, openai("This server does not support embeddings", 501, "not_supported_error"), F.UNSUITABLE),
     (403, claude("permission_error", "This beta is not open to your organization."), F.UNSUITABLE),
     # One request's own, and refused for what it says
     (403, openai("openai/gpt-4 requires moderation on OpenAI. Your input was flagged.", 403), F.REFUSED),
@@ -142,6 +166,11 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (400, openai("Content Exists Risk", "invalid_request_error", "invalid_request_error"), F.REFUSED),
     (400, openai("系统检测到输入或生成内容可能包含不安全或敏感内容", "1301"), F.REFUSED),
     (None, minimax(1026, "input new_sensitive"), F.REFUSED),
+    (400, openai("The request failed because the input text may contain sensitive information.", "X"), F.REFUSED),
+    (403, {"code": "The caller does not have permission to execute the specified operation",
+           "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"}, F.REFUSED),
+    (None, {"error": {"message": "Content Exists Risk"}}, F.REFUSED),
+    (400, openai("x", "prohibited_content"), F.REFUSED),
     (400, claude("invalid_request_error", "Output blocked by content filtering policy"), F.REFUSED),
     # One request's own, and too long
     (400, openai("This model's maximum context length is 10000 tokens. However, you requested 10515 tokens", 400),
@@ -158,12 +187,30 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
                  "tokens and 512 `max_new_tokens`"), F.TOO_LONG),
     (422, {"error": "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000"}, F.TOO_LONG),
     (500, openai("prompt is too long: context window exceeded"), F.TOO_LONG),
+    (None, {"error": {"message": "This model's maximum context length is 4096 tokens."}}, F.TOO_LONG),
+    (400, claude("invalid_request_error", "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"
+                 ", decrease input length or `max_tokens` and try again"), F.TOO_LONG),
+    (400, openai("Input tokens exceed the configured limit of 272000 tokens."), F.TOO_LONG),
+    (400, openai("Unable to submit request because the input token count is 4000 but model only supports up to 3276."),
+     F.TOO_LONG),
+    (400, openai("You passed 4001 tokens. However, the model's context length is only 32768 tokens."), F.TOO_LONG),
+    (400, {"error": "This model's maximum prompt length is 131072 but the request contains 200000."}, F.TOO_LONG),
+    (400, openai("Invalid request: Your request exceeded model token limit: 8192"), F.TOO_LONG),
+    (400, openai("Total tokens of image and text exceed max message tokens", "InvalidParameter"), F.TOO_LONG),
+    (400, openai("Input length 40000 exceeds the maximum length 32768", "InvalidParameter"), F.TOO_LONG),
+    (400, openai("x", "model_max_prompt_tokens_exceeded"), F.TOO_LONG),
+    (413, openai("Request body too large for gpt-4o. Max size: 8000 tokens.", "tokens_limit_reached"), F.TOO_LONG),
+    (400, {"message": "Malformed input request: expected maxLength: 40960, actual: 50000"}, F.TOO_LONG),
+    (None, minimax(2013, "invalid params, context window exceeds limit"), F.TOO_LONG),
+    (400, openai("Input is too long. Max input tokens: 4096"), F.TOO_LONG),
     (400, claude("invalid_request_error", "prompt is too long: 210000 tokens > 200000 maximum"), F.TOO_LONG),
     # One request's own
     (400, openai("tools[0].name is missing"), F.REQUEST),
     (400, openai("Could not fetch image from https://x.y"), F.REQUEST),
     (422, {"detail": [{"loc": ["body", "top_p"], "msg": "Input should be a valid number"}]}, F.REQUEST),
     (413, {}, F.REQUEST),
+    (400, openai("max_tokens is too large: 5000. This model supports at most 4096 completion tokens."), F.REQUEST),
+    (400, openai("too many tokens: max tokens must be less than or equal to 4096, the maximum output"), F.REQUEST),
     (None, openai("no", None, "invalid_request_error"), F.REQUEST),
     (None, minimax(2013, "invalid params"), F.REQUEST),
     (400, claude("invalid_request_error", "max_tokens: 9 > 8"), F.REQUEST),
@@ -173,13 +220,18 @@ CASES: list[tuple[int | None, dict[str, Any], Fault]] = [
     (None, openai("busy", None, "overloaded_error"), F.OVERLOADED),
     (500, openai("x", None, "engine_overloaded_error"), F.OVERLOADED),
     (500, openai("x", "server_is_overloaded", "server_error"), F.OVERLOADED),
+    (498, {"error": {"message": "Flex tier capacity exceeded"}}, F.OVERLOADED),
     (504, {}, F.TIMEOUT),
+    (524, {}, F.TIMEOUT),
     (None, minimax(1001, "timeout"), F.TIMEOUT),
     (500, claude("timeout_error"), F.TIMEOUT),
     (307, {}, F.REDIRECT),
     (500, openai("CUDA out of memory"), F.FAILED),
     (None, {"error": "text"}, F.FAILED),
     (418, {}, F.FAILED),
+    (522, {}, F.FAILED),
+    (403, {"message": "Attention Required! | Cloudflare: Sorry, you have been blocked"}, F.FAILED),
+    (403, {"message": "Just a moment..."}, F.FAILED),
     (500, claude("api_error"), F.FAILED),
 ]  # fmt: skip
 
@@ -243,7 +295,7 @@ def test_a_request_that_one_deployment_cannot_serve_harms_nobody_else(
 
     assert type(found) is (UpstreamUnsuitable if fault is F.UNSUITABLE else UpstreamRejected)
     assert (found.retry_elsewhere, found.cooldown_s, found.counts_as_failure) == (fault is F.UNSUITABLE, 0, False)
-    assert found.status == (400 if status in (None, 401) else status)
+    assert found.status == (status if status in (400, 402, 403, 404, 422) else 400)
 
 
 @pytest.mark.parametrize(
@@ -292,6 +344,15 @@ def test_a_limit_rests_as_long_as_headers_or_words_say(
         ({"retry-after": "1H"}, 300), ({"retry-after": "soon"}, 5), ({"ratelimit-reset": "9"}, 9),
         ({"x-ratelimit-reset": "12.5"}, 12.5), ({"x-ratelimit-reset": "1000000001"}, 1),
         ({"ratelimit-reset": "9", "retry-after": "7"}, 7), ({"ratelimit-reset": "?"}, 5),
+        ({"retry-after": "7, 3"}, 7), ({"retry-after": "2001-01-01T00:00:00Z"}, 1),
+        ({"x-ratelimit-reset-requests": "8s"}, 8), ({"X-RateLimit-Reset-Tokens-Minute": "11.5"}, 11.5),
+        ({"x-ratelimit-reset-requests": "12ms", "x-ratelimit-remaining-requests": "99",
+          "x-ratelimit-reset-tokens": "1m3s", "x-ratelimit-remaining-tokens": "0"}, 63),
+        ({"x-ratelimit-reset-requests": "12ms", "x-ratelimit-remaining-requests": "99"}, 5),
+        ({"x-ratelimit-reset-after": "6"}, 6), ({"ratelimit": "limit=10, remaining=0, reset=13"}, 13),
+        ({"ratelimit": '"default";r=0;t=14'}, 14), ({"anthropic-ratelimit-tokens-reset": "2001-01-01T00:00:00Z"}, 1),
+        ({"anthropic-ratelimit-requests-reset": "2001-01-01T00:00:00Z", "anthropic-ratelimit-requests-remaining": "5"},
+         5),
     ],
 )  # fmt: skip
 def test_a_wait_may_be_written_otherwise_than_in_seconds(headers: dict[str, str], seconds: float) -> None:
@@ -303,6 +364,22 @@ def test_the_moment_of_a_limits_end_is_a_wait(scale: int) -> None:
     headers = {"x-ratelimit-reset": str(int((time.time() + 60) * scale))}
 
     assert 50 < error(429, openai("slow down"), **headers).cooldown_s <= 60
+
+
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y", "%Y-%m-%dT%H:%M:%SZ"]
+)
+@pytest.mark.parametrize("header", ["retry-after", "x-ratelimit-reset"])
+def test_a_wait_may_be_a_moment_in_any_zone_of_ours(monkeypatch: pytest.MonkeyPatch, form: str, header: str) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    moment = time.strftime(form, time.gmtime(time.time() + 60))
+
+    try:
+        assert 50 < error(429, openai("slow down"), **{header: moment}).cooldown_s <= 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_limit_that_was_not_reached_is_no_wait() -> None:
