@@ -111,10 +111,12 @@ class Usage(Struct, frozen=True):
         if not isinstance(usage, dict):
             return None
         prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-        if usage.get("prompt_tokens") is None:
+        if not prompt and usage.get("prompt_tokens") is None:
             if usage.get("total_tokens") is None and usage.get("completion_tokens") is None:
                 return None
             prompt = max(0, _count(usage, "total_tokens") - completion)
+        if "prompt_tokens_details" not in usage and "completion_tokens_details" not in usage:
+            return cls(prompt, completion)
         of_prompt = _details(usage, "prompt_tokens_details")
         of_completion = _details(usage, "completion_tokens_details")
         if not of_prompt and not of_completion:

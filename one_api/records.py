@@ -21,7 +21,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
 AttemptKind: TypeAlias = Literal["first", "retry", "fallback", "hedge", "resume"]
 
 
-class Trace(Struct):
+class Trace(Struct, array_like=True):
     """Which trace a request belongs to, where there are traces; ids in hexadecimal digits."""
 
     trace_id: str
@@ -58,7 +58,7 @@ class Trace(Struct):
         return found if self.state is None else found | {"tracestate": self.state}
 
 
-class CandidateRecord(Struct, frozen=True):
+class CandidateRecord(Struct, frozen=True, array_like=True):
     """A deployment as it was seen when one was to be chosen."""
 
     deployment: str
@@ -82,7 +82,7 @@ class CandidateRecord(Struct, frozen=True):
         }
 
 
-class AttemptRecord(Struct):
+class AttemptRecord(Struct, array_like=True):
     """One try at one deployment. Times are in seconds, from the start of the try."""
 
     deployment: str
@@ -136,7 +136,7 @@ class AttemptRecord(Struct):
         }
 
 
-class CallRecord(Struct):
+class CallRecord(Struct, array_like=True):
     """One request, from its arrival to the last byte of its answer. Times are monotonic seconds."""
 
     request_id: str

@@ -42,14 +42,12 @@ class CacheRoute(Struct, frozen=True):
     @classmethod
     def of(cls, route: Route, adapters: Mapping[str, AdapterConfig]) -> Self:
         """Return it for a route; ``adapters`` are the settings of those behind it."""
-        deployments = (*route.targets, *route.fallbacks)
-        settings = [adapters.get(each.adapter_name) for each in deployments]
-        return cls(
-            route.model,
-            [(each.name, str(getattr(own, "base_url", ""))) for each, own in zip(deployments, settings, strict=True)],
-            len(route.targets),
-            all(getattr(own, "stream_usage", True) for own in settings),
-        )
+        deployments, streams_usage = [], True
+        for each in (*route.targets, *route.fallbacks):
+            settings = adapters.get(each.adapter_name)
+            deployments.append((each.name, str(getattr(settings, "base_url", ""))))
+            streams_usage = streams_usage and getattr(settings, "stream_usage", True)
+        return cls(route.model, deployments, len(route.targets), streams_usage)
 
     def is_target(self, deployment: str | None) -> bool:
         """Return whether a deployment of that name serves the model itself, and does not stand in for it."""

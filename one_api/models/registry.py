@@ -140,7 +140,8 @@ class ModelRegistry:
     async def complete_encoded(self, request: ChatRequest, context: CallContext) -> JSONObject | Encoded:
         """Return what ``complete`` does, for a door that only sends it: an answer that was kept is not decoded."""
         answer: JSONObject | Encoded = await self._answer(request, context, encoded=True)
-        context.record.used(Usage.read(answer.get("usage")) if isinstance(answer, dict) else None)
+        is_new = isinstance(answer, dict) and not context.record.free
+        context.record.used(Usage.read(cast(JSONObject, answer).get("usage")) if is_new else None)
         return answer
 
     async def stream(self, request: ChatRequest | TextRequest, context: CallContext) -> ChunkStream:

@@ -66,7 +66,7 @@ class JSONResponse(PlainResponse):
 
 async def json_response(value: Mapping[str, Any] | Encoded) -> PlainResponse:
     """Return a ``JSONResponse`` of a value that may be large: others have the loop while it is encoded and sent."""
-    pieces = await in_turns(json.encode_large(value))
+    pieces = [bytes(value)] if isinstance(value, Encoded) else await in_turns(json.encode_large(value))
     return PlainResponse(pieces, 200, _json_headers(sum(map(len, pieces))))
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _MAX_INTERIM = 10
 #: How much is parsed at once while no answer has begun, in bytes: the parser makes whole messages of all that it gets.
 _HEAD_BYTES = 4 * 1024
+#: What is parsed in one go, head and body, in bytes.
+_SMALL_BYTES = 1024
 #: What one read may bring, in bytes: twice what aiohttp pauses at, whose buffer it goes to whole.
 _READ_BYTES = 16 * 1024
 #: After how many reads of one body it is under way: the first brings the opening of a stream, the second its content.
@@ -47,6 +49,33 @@ def on_kept_connection() -> bool:
 
 class TooManyInterim(aiohttp.ClientError):
     """The upstream says "go on" without end."""
+
+
+class JoinedBody(StreamReader):
+    """aiohttp's reader of a body, for readers that do not ask where HTTP's chunks end.
+
+    What has come and was not read is kept in one piece. aiohttp keeps each chunk apart, and notes its end: a chunk is
+    an event of a stream nearly always, and took more steps so than its few bytes are worth.
+    """
+
+    __slots__ = ()
+
+    def begin_http_chunk_receiving(self) -> None:
+        """Note nothing."""
+
+    def end_http_chunk_receiving(self) -> None:
+        """Note nothing."""
+
+    def feed_data(self, data: bytes, size: int = 0) -> bool:
+        """Keep what has come."""
+        if not self._buffer or not data:
+            return super().feed_data(data, size)
+        self._buffer[-1] += data
+        self._size += len(data)
+        self.total_bytes += len(data)
+        if self._size > self._high_water:
+            self._protocol.pause_reading()
+        return False
 
 
 class BoundedHandler(ResponseHandler):
@@ -107,14 +136,19 @@ class BoundedHandler(ResponseHandler):
             super().resume_reading(resume_parser)
 
     def _parse(self, data: bytes) -> None:
-        """Parse, in small pieces, what may be nothing but heads."""
+        """Parse what may be nothing but heads: one at a time, and what is long of one in small pieces."""
         start = 0
-        while len(data) - start > _HEAD_BYTES and (self._payload is None or self._payload.is_eof()):
-            super().data_received(data[start : start + _HEAD_BYTES])
-            start += _HEAD_BYTES
+        while len(data) - start > _SMALL_BYTES and (self._payload is None or self._payload.is_eof()):
+            blank = data.find(b"\r\n\r\n", start, start + _HEAD_BYTES)
+            end = start + _HEAD_BYTES if blank < 0 else blank + 4
+            super().data_received(data[start:end])
+            start = end
             if self._exception is not None or self.transport is None:
                 return
-        super().data_received(data[start:] if start else data)
+        if not start:
+            super().data_received(data)
+        elif start < len(data):
+            super().data_received(data[start:])
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         """Fail, and the body under way too: its reader would wait where the framing ends and what it holds does not."""
@@ -140,6 +174,8 @@ class BoundedHandler(ResponseHandler):
             return
         code = data[0].code
         self._interim = self._interim + 1 if 100 <= code < 200 and code != 101 else 0
+        if type(data[1]) is StreamReader:
+            data[1].__class__ = JoinedBody  # aiohttp's parser makes no other
         if self._interim <= _MAX_INTERIM:
             super().feed_data(data, size)
         else:

@@ -46,9 +46,9 @@ class KeyRing:
         return f"KeyRing({len(self._callers)} keys)"
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> frozenset[str]:
         """Return what the keys are called."""
-        return [caller.name for caller in self._callers.values()]
+        return self._names
 
     def caller(self, key: str) -> Caller | None:
         """Return whose key this is.
