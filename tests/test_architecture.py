@@ -151,23 +151,25 @@ def imports_of(module: str, *, late: bool | None = None) -> list[str]:
 @cache
 def all_imports(module: str) -> list[tuple[str, bool]]:
     """The full names that a module imports, and whether inside a function."""
-    tree = TREES[module]
-    inside = {
-        id(inner)
-        for outer in ast.walk(tree)
-        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for inner in ast.walk(outer)
-    }
     found = []
-    for node in ast.walk(tree):
+    for node, is_late in _statements(TREES[module]):
         if isinstance(node, ast.Import):
-            found += [(alias.name, id(node) in inside) for alias in node.names]
+            found += [(alias.name, is_late) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: write imports in full"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                found.append((full if ours(full) in SOURCES else str(node.module), id(node) in inside))
+                found.append((full if ours(full) in SOURCES else str(node.module), is_late))
     return found
+
+
+def _statements(node: ast.AST, *, is_late: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    """All statements in one, and whether each is inside a function."""
+    is_late = is_late or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for child in getattr(node, part, ()):
+            yield child, is_late
+            yield from _statements(child, is_late=is_late)
 
 
 def ours(full: str) -> str | None:
@@ -372,6 +374,42 @@ def test_a_function_fits_a_screen() -> None:
 def _lines_of_body(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     body = node.body[1:] if ast.get_docstring(node) is not None else node.body
     return (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+# Tests
+
+
+#: Names with an underscore that are part of what their owners offer.
+OFFERED = {"_asdict", "_fields", "_replace", "_exit", "_request_id"}
+
+
+#: What is private to somebody: an attribute, what is imported, what is patched or asked for by its name.
+PRIVATE = re.compile(
+    r"""\.(?P<attribute>_[a-zA-Z]\w*)"""
+    r"""|\bimport\b[^\n]*[ ,](?P<imported>_[a-zA-Z]\w*)|^    (?P<listed>_[a-zA-Z]\w*),$"""
+    r"""|attr\([^\n]*"(?P<patched>_[a-zA-Z]\w*)\"""",
+    re.MULTILINE,
+)
+
+
+def test_tests_use_what_is_public() -> None:
+    """They reach for no attribute and no name with an underscore, except for what the tests define themselves."""
+    texts = {
+        path: path.read_text(encoding="utf-8")
+        for path in ROOT.glob("tests/**/*.py")
+        if path.name != "test_architecture.py"
+    }
+    defined = re.compile(r"\bdef (_\w+)|^    (_\w+)(?:: .*)? = |\bself\.(_\w+)(?=: |[^()\n]* = |:$)", re.MULTILINE)
+    own = {name for text in texts.values() for found in defined.findall(text) for name in found if name}
+    reached = {
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path, text in texts.items()
+        for found in PRIVATE.finditer(text)
+        if not (text.endswith(("self", "cls"), 0, found.start()) and found["attribute"] in own)
+        and next(filter(None, found.group("attribute", "imported", "listed", "patched"))) not in OFFERED
+    }
+
+    assert reached == set()
 
 
 # What is documented

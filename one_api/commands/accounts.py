@@ -297,7 +297,10 @@ def _usage(by: str, since: str, zone: str, key: str | None, form: str) -> None:
     """Print what was used: requests, tokens and costs, with a line of totals."""
     names = [name.strip() for name in by.split(",") if name.strip()]
     with administration() as opened:
-        show(opened.usage(names, seconds(since), zone, key), form)
+        rows = opened.usage(names, seconds(since), zone, key)
+    if form == "table" and names and rows:
+        rows[-1][names[0]] = "total"
+    show(rows, form)
 
 
 @click.group("prices")

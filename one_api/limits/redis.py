@@ -107,6 +107,11 @@ class RedisStore(LimitStore):
             return "Redis throws counts away to save memory: give it more, and the policy noeviction"
         return "Redis often answers late: then, limits are kept per process" if self._link.unreliable else None
 
+    @property
+    def awaited(self) -> int:
+        """Return how many late answers of Redis are awaited, and how many of its answers to what follows from them."""
+        return len(self._tasks) + sum(len(usage.late) for _, usage in self._usage.items())
+
     async def take(self, key: str, limits: Limits, tokens: int, lease: int) -> tuple[Verdict, Ticket]:
         """See ``LimitStore``."""
         ticket = Ticket(key, lease, tokens, time.monotonic(), leased=limits.concurrent is not None)

@@ -100,6 +100,7 @@ def test_a_table_is_for_people(app: Flask, engine: Engine) -> None:
 
     assert lines[0].split()[:3] == ["key", "model", "requests"]
     assert lines[1].split()[:3] == ["alice", "gpt", "1"]
+    assert lines[2].split()[:2] == ["total", "1"]
 
 
 @pytest.mark.parametrize(

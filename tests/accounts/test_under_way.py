@@ -28,11 +28,18 @@ from tests.api.bed import Bed
 from tests.support import WaitFor, sse, text_chunks, tokens
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["go on", "are cut"])
-def bed(request: pytest.FixtureRequest, database: str) -> Iterator[Bed]:
-    """Two processes; streams of revoked keys go on, or are cut."""
-    with gateway_on(database, 2, reload={"cut_revoked": request.param}) as running:
-        running.cuts = request.param  # type: ignore[attr-defined]
+@pytest.fixture(scope="module")
+def bed(database: str) -> Iterator[Bed]:
+    """Two processes."""
+    with gateway_on(database, 2, reload={"cut_revoked": False}) as running:
+        warm_up(running, open_engine(database, Path()))
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cutting_bed(database: str, bed: Bed) -> Iterator[Bed]:
+    """Two processes more that cut the streams of revoked keys, which go on in those of ``bed``."""
+    with gateway_on(database, 2, reload={"cut_revoked": True}) as running:
         warm_up(running, open_engine(database, Path()))
         yield running
 
@@ -60,9 +67,11 @@ def streaming(bed: Bed, gate: threading.Event) -> str:
 
 
 @pytest.mark.parametrize("how", ["revoked", "of a disabled team", "expired", "rotated without grace"])
+@pytest.mark.parametrize("cuts", [False, True], ids=["go on", "are cut"])
 def test_a_stream_whose_key_ends_is_booked_once_and_holds_nothing(
-    bed: Bed, engine: Engine, gate: threading.Event, how: str
+    request: pytest.FixtureRequest, engine: Engine, gate: threading.Event, cuts: bool, how: str
 ) -> None:
+    bed: Bed = request.getfixturevalue("cutting_bed" if cuts else "bed")
     account, model, team = Account(engine, 100), streaming(bed, gate), f"team-{secrets.token_hex(4)}"
     path = f"/keys/{account.name}"
     if how == "of a disabled team":
@@ -79,7 +88,7 @@ def test_a_stream_whose_key_ends_is_booked_once_and_holds_nothing(
         }[how]()
         assert changed.status == 200
         until(lambda: bed.ask(unit_model(bed), key=account.key).status == 401)
-        is_cut = bed.cuts and how != "expired"  # type: ignore[attr-defined]
+        is_cut = cuts and how != "expired"
         if not is_cut:
             gate.set()
         rest = under_way.rest()

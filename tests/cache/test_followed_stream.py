@@ -12,7 +12,6 @@ import pytest
 
 from one_api.cache.followed_stream import FollowedStream, InvalidSegment, Segment
 from one_api.cache.lease import LEASE_S, MAX_SEGMENTS, CallKey, LeaseResult, LeaseStatus
-from one_api.cache.leased_call import _SegmentWindow
 from one_api.cache.redis import RedisAnswers
 from one_api.contract import ChunkStream
 from one_api.errors import UpstreamBroken, UpstreamFailed, UpstreamRejected
@@ -208,13 +207,22 @@ async def test_when_the_upstream_fails_clients_of_the_same_process_come_first(
 ) -> None:
     gate = asyncio.Event()
     asked, never = Upstreams(UpstreamFailed("down"), stream("well"), gate=gate), Upstreams(whole("never"))
-    async with processes(own_redis[0], asked, never) as (one, two):
+    noticed = asyncio.Event()
+
+    class Noticing(RedisAnswers):
+        """Tells that the holder of a lease has learnt of others that listen."""
+
+        async def renew(self, call: CallKey, token: str) -> bool | None:
+            """See ``LeaseKeeper``."""
+            if found := await super().renew(call, token):
+                noticed.set()
+            return found
+
+    async with processes(own_redis[0], asked, never, redis=Noticing) as (one, two):
         first = one.ask(stream=True)
         await asked.asked.wait()
         outside = asyncio.create_task(two.open())
-        (flight,) = one.answers._flights._listed.values()
-        while all(subscriber.local for subscriber in flight._subscribers):
-            await asyncio.sleep(0.01)
+        await noticed.wait()
         second = asyncio.create_task(one.open())
         await asyncio.sleep(0)
         gate.set()
@@ -412,19 +420,42 @@ async def test_a_past_that_takes_several_looks_leaves_no_time_to_read(own_redis:
     followed = FollowedStream(store, call, "me")
     assert await followed.begin(0.0) is LeaseStatus.HELD
     async with asyncio.timeout(10):
-        while not followed._buffer.ended:
+        while not followed.segment.complete:
             await asyncio.sleep(0.01)
     assert text(await read_all(followed)) == "".join(texts)
     await store.aclose()
 
 
-def test_parts_are_bounded_in_bytes() -> None:
-    segments, oldest = _SegmentWindow(100), []
-    for size in (40, 40, 20, 1, 300, 40):
-        segments.add(size)
-        oldest.append(segments.oldest)
-    assert oldest == [1, 1, 1, 2, 5, 6]
-    assert segments.dropped
+async def test_parts_are_bounded_in_bytes(own_redis: OwnRedis) -> None:
+    lengths = [400, 400, 200, 1, 3000, 400]
+    published: list[tuple[int, int]] = []
+    more = [asyncio.Event() for _ in lengths]
+
+    class Counting(RedisAnswers):
+        """Notes what is published, and lets the next piece come."""
+
+        async def publish(
+            self, call: CallKey, token: str, number: int, data: bytes, *, oldest: int, last: bool
+        ) -> bool:
+            """See ``LeaseKeeper``."""
+            published.append((len(data), oldest))
+            more[min(number, len(more)) - 1].set()
+            return await super().publish(call, token, number, data, oldest=oldest, last=last)
+
+    pieces = [piece for length, event in zip(lengths, more, strict=True) for piece in ("x" * length, event)]
+    asked, never = Upstreams(stream(*pieces)), Upstreams(stream("own"))
+    async with processes(own_redis[0], asked, never, redis=Counting, max_answer_bytes=2000) as (one, two):
+        first = await one.open()
+        follower = await two.open()
+        whole_text = "".join("x" * length for length in lengths)
+        assert [text(await read_all(each)) for each in (first, follower)] == [whole_text] * 2
+
+    sizes = [size for size, _ in published]
+    assert len(sizes) >= len(lengths)
+    for number, (_, oldest) in enumerate(published, 1):
+        assert sum(sizes[oldest - 1 : number]) <= 2000 or oldest == number
+        assert oldest == 1 or sum(sizes[oldest - 2 : number]) > 2000
+    assert published[-1][1] > 1
 
 
 @pytest.mark.parametrize(

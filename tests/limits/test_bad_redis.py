@@ -44,12 +44,6 @@ async def test_late_answers_let_in_no_more_than_the_limit(
         await store.aclose()
 
 
-def is_late(store: RedisStore) -> bool:
-    """Whether an answer of Redis on the key is still awaited."""
-    usage = store._usage.get("k")
-    return usage is not None and bool(usage.late)
-
-
 def is_down(store: RedisStore) -> bool:
     """Whether Redis has failed several times in a row."""
     return "does not answer" in str(store.degraded)
@@ -60,7 +54,7 @@ async def test_a_request_that_redis_counted_late_counts_once(own_redis: OwnRedis
         store, exact = RedisStore(slow_url, 1, CALL_S), RedisStore(own_redis[0], 1, PATIENT_S)
         await let_in(store, Limits(100, tokens_per_minute=1000), 10, tokens=10)
         async with asyncio.timeout(10):
-            while is_late(store):
+            while store.awaited:
                 await asyncio.sleep(0.01)
 
         verdict, _ = await exact.take("k", Limits(100, tokens_per_minute=1000), 10, 1)
@@ -80,7 +74,7 @@ async def test_some_late_answers_are_degraded_though_others_come_in_time(own_red
         await let_in(store, Limits(30), 1)
         process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(10):
-            while is_late(store):
+            while store.awaited:
                 await asyncio.sleep(0.01)
     assert "late" in str(store.degraded)
     assert not is_down(store)
@@ -99,7 +93,7 @@ async def test_a_request_that_redis_counted_late_is_settled_there(ends: str, own
         await store.settle(ticket, 20)
     process.send_signal(signal.SIGCONT)
     async with asyncio.timeout(10):
-        while is_late(store) or store._tasks:
+        while store.awaited:
             await asyncio.sleep(0.01)
     await store.settle(ticket, 20)
 

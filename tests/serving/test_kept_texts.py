@@ -27,9 +27,11 @@ def test_what_a_forked_process_applies_is_read_by_others() -> None:
 
 
 def test_half_a_text_is_none_and_the_next_one_is_read() -> None:
-    kept = KeptTexts()
+    file = os.dup(0)
+    os.close(file)
+    kept = KeptTexts()  # its file gets the lowest number that is free
     kept.begin({"f": "start"})
-    os.pwrite(kept._file, b"garbage", 60)
+    os.pwrite(file, b"garbage", 60)
 
     assert kept.read() is None
     kept.apply({"f": "start"}, {"f": "new"})

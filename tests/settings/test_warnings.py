@@ -1,14 +1,16 @@
 """How generously settings are read: types of variables, files as editors write them, and what is probably a mistake."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import yaml
+from yaml import scanner
 
 from one_api.config import Config, ConfigError, Loaded, load
 from one_api.settings.adapters import OpenAIConfig
-from one_api.settings.files import _Loader
 from one_api.settings.kinds import Secret
 from one_api.settings.sections import KeyConfig, key_names
 from one_api.settings.validation import Problem
@@ -96,8 +98,20 @@ def test_a_variable_that_yaml_takes_for_braces_gets_the_cure(read: Read, text: s
     assert "quotes" in only(caught.value.problems).fix
 
 
-def test_yaml_is_read_by_the_fast_parser_where_there_is_one() -> None:
-    assert issubclass(_Loader, yaml.CSafeLoader) is yaml.__with_libyaml__
+def test_yaml_is_read_by_the_fast_parser_where_there_is_one(read: Read) -> None:
+    slow = set()
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_filename == scanner.__file__:
+            slow.add(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        read("server: {port: 8001}")
+    finally:
+        sys.setprofile(None)
+
+    assert (not slow) is yaml.__with_libyaml__
 
 
 # Words

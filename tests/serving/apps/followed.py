@@ -15,7 +15,7 @@ from one_api.app import create_app
 
 ROOT = f"{Path(one_api.__file__).parent}/"
 #: Here the view waits for its answer, and here an upstream is asked: what stands on the stack is the way down.
-WAITS, ASKS = "serving/bridge.py:await_", "upstream/client.py:Upstream._send"
+WAITS, ASKS = "serving/bridge.py:await_", "upstream/client.py:"
 
 
 class Follower:
@@ -33,7 +33,7 @@ class Follower:
         self.calls[name] += 1
         if name == WAITS:
             self._waiting |= files_below(frame)
-        elif name == ASKS:
+        elif name.startswith(ASKS):
             self.way_down |= self._waiting | files_below(frame)
 
 
