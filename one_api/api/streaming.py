@@ -15,6 +15,7 @@ from one_api.dialects.event_writer import EventWriter
 from one_api.dialects.json import JSONObject
 from one_api.errors import GatewayError, InternalError
 from one_api.serving.events import EventBody, EventResponse
+from one_api.serving.fairness import aside
 from one_api.serving.responses import headers_of
 from one_api.serving.tasks import abandon, ended
 from one_api.serving.timeouts import ReusableTimeout
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 Opening: TypeAlias = "asyncio.Future[ChunkStream]"
 #: Keeps a whole answer, and says whether it is kept.
 Keep: TypeAlias = Callable[[JSONObject], Awaitable[bool]]
+
+#: The last events of a longer answer take long to write: some dialects say all of it again, several times.
+_SHORT_BYTES = 256 * 1024
 
 #: Of every stream of events.
 STREAM_HEADERS = {
@@ -94,6 +98,9 @@ class StreamedAnswer(EventBody):
                 self._timeout.reset()
                 with self._timeout.limit(self._heartbeat_s):
                     events = await self._next()
+                if self._ended:
+                    is_short = self._call.record.bytes_out + len(events) <= _SHORT_BYTES
+                    events += await aside(self._writer.end, is_short=is_short)
         except TimeoutError:
             events = self._begin() + self._writer.heartbeat()
         except GatewayError as error:
@@ -121,7 +128,6 @@ class StreamedAnswer(EventBody):
                 events = self._begin() + events
             if stream.ended:
                 self._ended = True
-                events += writer.end()
             if events or self._ended:
                 return events
 

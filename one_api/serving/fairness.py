@@ -225,6 +225,16 @@ async def aside(work: Callable[[], T], *, is_short: bool) -> T:
     return work() if is_short else await asyncio.to_thread(work)
 
 
+def finished(steps: Generator[None, None, T]) -> T:
+    """Return what ``steps`` returns, all of them at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+
 async def in_turns(steps: Generator[None, None, T]) -> T:
     """Return what ``steps`` returns; others have the loop between two of them."""
     while True:

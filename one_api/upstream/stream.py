@@ -23,7 +23,7 @@ from one_api.serving.timeouts import ReusableTimeout
 from one_api.upstream.compression import begun, body_of
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors, truncated
-from one_api.upstream.whole import FRAMING_END_S, MAX_TAIL_S
+from one_api.upstream.whole import FRAMING_END_S, LARGE_EVENT_BYTES, MAX_TAIL_S
 
 #: How much of a stream the kernel may hold for us (it allows twice that, with its own bookkeeping), in bytes.
 _RECEIVE_BYTES = 64 * 1024
@@ -32,8 +32,6 @@ _PIECE_BYTES = 8 * 1024
 #: A piece with more line ends than this is taken in parts of so many bytes, with turns for others between: each line
 #: may be an event, which takes long for its few bytes.
 _MANY_LINES, _PART_BYTES = 512, 512
-#: An event with more bytes than this takes long to read: that is done in a thread.
-_LARGE_EVENT_BYTES = 256 * 1024
 
 
 class UpstreamStream(ChunkStream):
@@ -140,7 +138,7 @@ class UpstreamStream(ChunkStream):
 
     def _is_quick(self, received: bytes) -> bool:
         """Return whether it takes no time to translate what has arrived."""
-        if self._events.held_bytes > _LARGE_EVENT_BYTES and (not received or _line_ends(received)):
+        if self._events.held_bytes > LARGE_EVENT_BYTES and (not received or _line_ends(received)):
             return False
         return len(received) <= _MANY_LINES or _line_ends(received) <= _MANY_LINES
 
@@ -166,7 +164,7 @@ class UpstreamStream(ChunkStream):
             if scheduler().is_late():
                 await scheduler().wait_turn()
             part = received[begin : begin + part_bytes]
-            is_large = self._events.held_bytes > _LARGE_EVENT_BYTES
+            is_large = self._events.held_bytes > LARGE_EVENT_BYTES
             held_event |= await asyncio.to_thread(self._take, part) if is_large else self._take(part)
             if self.ended or self._failure is not None:
                 break

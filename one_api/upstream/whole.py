@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import aiohttp
@@ -10,7 +11,7 @@ import aiohttp
 from one_api.dialects.frames import FramedReader, Translator
 from one_api.dialects.payloads import InvalidAnswer
 from one_api.dialects.sse import EventReader, EventTooLarge
-from one_api.serving.fairness import scheduler
+from one_api.serving.fairness import aside, scheduler
 from one_api.upstream.compression import Body
 
 #: How long an answer that is complete may go on, for usage and the end mark; and after that mark; in seconds.
@@ -19,6 +20,8 @@ MAX_TAIL_S, FRAMING_END_S = 2.0, 0.1
 _TAKEN_BYTES = 64 * 1024
 #: How much of it is looked at in one go, in bytes: each line may be an event, which takes long for its few bytes.
 _PART_BYTES = 512
+#: An event with more bytes than this takes long to read: that is done in a thread.
+LARGE_EVENT_BYTES = 256 * 1024
 #: What may stand before JSON, and what it begins with.
 _BLANK, _JSON = b" \t\r\n\xef\xbb\xbf", (b"{", b"[", b'"')
 
@@ -33,6 +36,7 @@ class WholeBody:
         self._body = body
         self._watch = watch
         self._translator: Translator | None = None
+        self._events = EventReader()
         self._framed: FramedReader | None = None
         self._tail_ends = math.inf
         #: It was left before its end.
@@ -49,7 +53,8 @@ class WholeBody:
                 break
             if scheduler().is_late():
                 await scheduler().wait_turn()
-            self._note(piece[begin : begin + _PART_BYTES])
+            note = partial(self._note, piece[begin : begin + _PART_BYTES])
+            await aside(note, is_short=self._events.held_bytes <= LARGE_EVENT_BYTES)
         return piece
 
     async def _read_tail(self, translator: Translator) -> bytes:
@@ -71,7 +76,7 @@ class WholeBody:
                 self._watch = None
                 return
             self._translator = self._watch()
-            self._framed = FramedReader(EventReader(), self._translator)
+            self._framed = FramedReader(self._events, self._translator)
         try:
             self._framed.feed(piece, [])
         except (InvalidAnswer, EventTooLarge):

@@ -638,6 +638,25 @@ def test_bodies_whose_clients_leave_are_let_go_at_once(gateway: Gateway) -> None
     wait_until(lambda: resident_bytes(pid) - before < 20_000_000, "the memory to come back")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_one_large_event_holds_nobody(gateway: Gateway, upstream: ScriptedUpstream, path: str, stream: bool) -> None:
+    *said, end = (event(each) for each in text_chunks("x"))
+    large = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (rb"\"" * 3_500_000)
+    answer = b"".join([*said, large, end, b"data: [DONE]\n\n"])
+    upstream.on("large", reply(answer, headers={"Content-Type": "text/event-stream"}))
+    asked = {"input": "x"} if path == "/v1/responses" else {"messages": [{"role": "user", "content": "x"}]}
+    limit = {"max_tokens": 9} if path == "/v1/messages" else {}
+    body = json.dumps({"model": "large", "stream": stream, **asked, **limit}).encode()
+    head = HEAD.replace(b"/v1/chat/completions", path.encode())
+    data = head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    def attack() -> None:
+        assert answered(gateway, data, 1) == {200}
+
+    check_work(gateway, attack)
+
+
 def test_nothing_of_a_stream_is_lost_for_heartbeats_while_it_is_taken(upstream: ScriptedUpstream) -> None:
     """A heartbeat is due while others have their turn between the parts of what has arrived, or a thread takes it."""
     texts = [f"{n}," for n in range(5)]

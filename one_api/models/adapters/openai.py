@@ -22,7 +22,7 @@ from one_api.dialects.responses.outbound.native import has_custom_tools
 from one_api.errors import UpstreamRejected, UpstreamUnsuitable
 from one_api.models.adapters.base import BaseModelAdapter, RemoteAdapter
 from one_api.records import AttemptContext
-from one_api.serving.fairness import aside, in_turns
+from one_api.serving.fairness import aside, finished
 from one_api.settings.adapters import OPENAI_BASE_URL, OpenAIConfig
 from one_api.settings.kinds import Secret
 from one_api.settings.providers import tells_trace
@@ -33,6 +33,9 @@ from one_api.upstream.errors import Reports
 from one_api.upstream.identity import new_identity
 from one_api.upstream.responses_api import ResponsesAPI
 from one_api.upstream.scrubbing import Scrubber, addresses_in, secrets_in
+
+#: A longer answer takes long to read.
+_SHORT_ANSWER_BYTES = 64 * 1024
 
 T = TypeVar("T")
 
@@ -103,7 +106,7 @@ class OpenAIAdapter(RemoteAdapter):
         self._reasoning.learn(request.model, name_in_body(answer, decoded))
         reading = read_in_steps(answer, identity, choices=choices, tools=tools, decoded=decoded)
         with self._reports.for_attempt(context).faults_named():
-            return await in_turns(reading)
+            return await aside(partial(finished, reading), is_short=len(answer) <= _SHORT_ANSWER_BYTES)
 
     async def stream(self, request: ChatRequest, context: AttemptContext) -> ChunkStream:
         """See ``complete``."""
