@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
 
-import aiohttp
-
 from one_api.dialects.frames import FramedReader, Translator
 from one_api.dialects.payloads import InvalidAnswer
 from one_api.dialects.sse import EventReader, EventTooLarge
@@ -63,7 +61,7 @@ class WholeBody:
         try:
             async with asyncio.timeout_at(self._tail_ends):
                 return await self._body.read(_TAKEN_BYTES)
-        except (TimeoutError, aiohttp.ClientError, OSError):  # it is complete, whatever becomes of its framing
+        except TimeoutError:
             self.is_left = True
             return b""
 

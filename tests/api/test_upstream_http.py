@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import (
-    DONE,
     Close,
     Receive,
     Reset,
@@ -197,16 +196,3 @@ def test_a_label_that_is_no_coding_says_nothing(bed: Bed, stream: bool, label: s
     bed.a.on(model, headed)
 
     assert bed.ask(model, stream=stream).status == 200
-
-
-@pytest.mark.parametrize("mark", [[], [DONE]], ids=["finish reason", "end mark"])
-def test_u22_a_connection_that_ends_after_a_complete_answer_takes_nothing_of_it(
-    bed: Bed, stream: bool, mark: list[bytes]
-) -> None:
-    model = bed.model()
-    bed.a.on(model, sse(*text_chunks("Hel", "lo"), *mark, Close(), done=False))
-
-    answer = bed.ask(model, stream=stream)
-
-    assert answer.status == 200, answer.body
-    assert (answer.text if stream else answer.json["choices"][0]["message"]["content"]) == "Hello"
