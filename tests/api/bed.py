@@ -37,8 +37,9 @@ UPSTREAM_KEYS = {name: f"sk-upstream-{name}-0123456789" for name in "abc"}
 WEIGHTS = {"a": 10**12, "b": 10**6, "c": 1}
 #: By kind of model, the upstreams that serve it.
 SERVING = {"solo": "a", "pair": "ab", "trio": "abc"}
-#: How many models of each kind there are.
-POOL = {"solo": 900, "pair": 250, "trio": 20}
+#: How many models of each kind there are; so many times as many in beds that many files share.
+POOL = {"solo": 400, "pair": 200, "trio": 20}
+SHARED = 4
 #: How long an exchange may take to end after its test, in seconds.
 SETTLE_S = 15.0
 
@@ -131,6 +132,8 @@ class Bed:
     waived: set[str] = field(default_factory=set)
     _checked_log: int = 0
     _checked_at: float = 0.0
+    #: It has so many times the models of ``POOL``.
+    times: int = 1
     #: The first of each kind is for tests that name it.
     _numbers: dict[str, Iterator[int]] = field(default_factory=lambda: {kind: itertools.count(1) for kind in POOL})
 
@@ -152,7 +155,7 @@ class Bed:
     def model(self, kind: str = "solo") -> str:
         """A model that no other test has used, so its deployments are in good health."""
         number = next(self._numbers[kind])
-        assert number < POOL[kind], "every model is used"
+        assert number < POOL[kind] * self.times, "every model is used"
         return f"{kind}-{number}"
 
     def ask(self, model: str, /, *, key: str | None = KEY, headers: Any = (), **fields: Any) -> Answer:
@@ -274,9 +277,10 @@ def running_bed(
     server: Body | None = None,
     settings: Body | None = None,
     env: Mapping[str, str] | None = None,
+    times: int = 1,
     **sections: Any,
 ) -> Iterator[Bed]:
-    """A gateway over the upstreams a, b and c.
+    """A gateway over the upstreams a, b and c, with so many times the models of ``POOL``.
 
     `server` adds to that section of the configuration, `settings` to each adapter, `env` to the environment; `sections`
     are further ones.
@@ -284,7 +288,9 @@ def running_bed(
     with contextlib.ExitStack() as held:
         upstreams = {name: held.enter_context(ScriptedUpstream()) for name in UPSTREAM_KEYS}
         adapters = {
-            name: adapter(upstream, _models(name), api_key=UPSTREAM_KEYS[name], weight=WEIGHTS[name], **settings or {})
+            name: adapter(
+                upstream, _models(name, times), api_key=UPSTREAM_KEYS[name], weight=WEIGHTS[name], **settings or {}
+            )
             for name, upstream in upstreams.items()
         }
         gateway = Gateway(env={"RATE_LIMIT_REQUESTS": "100000", **(env or {})})
@@ -292,8 +298,8 @@ def running_bed(
         gateway.config_yaml = yaml(
             adapters=adapters, retry={"budget": 1.0}, server=address | (server or {}), **sections
         )
-        yield Bed(held.enter_context(gateway), upstreams)
+        yield Bed(held.enter_context(gateway), upstreams, times=times)
 
 
-def _models(name: str) -> list[str]:
-    return [f"{kind}-{i}" for kind, names in SERVING.items() if name in names for i in range(POOL[kind])]
+def _models(name: str, times: int) -> list[str]:
+    return [f"{kind}-{i}" for kind, names in SERVING.items() if name in names for i in range(POOL[kind] * times)]

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from .bed import Bed, running_bed
+from .bed import SHARED, Bed, running_bed
 from .doors import DoorBed, running_doors
 
 
 @pytest.fixture(scope="session")
 def bed() -> Iterator[Bed]:
     """One gateway for all tests that need no other."""
-    with running_bed() as running:
+    with running_bed(times=SHARED) as running:
         yield running
 
 
@@ -35,7 +35,8 @@ def client(bed: Bed) -> Iterator[openai.OpenAI]:
 @pytest.fixture(scope="session")
 def quick() -> Iterator[Bed]:
     """A gateway with little patience: short heartbeats, an early status line, and `developer` sent as `system`."""
-    with running_bed({"heartbeat_s": 0.1, "commit_s": 0.3}, {"developer_as_system": True}) as running:
+    patience = {"heartbeat_s": 0.1, "commit_s": 0.3}
+    with running_bed(patience, {"developer_as_system": True}, times=SHARED) as running:
         yield running
 
 

@@ -6,11 +6,11 @@ import random
 from one_api.cache.stores import MemoryAnswers
 
 
-async def test_a_million_random_keys_stay_within_the_bound() -> None:
+async def test_however_many_random_keys_come_they_stay_within_the_bound() -> None:
     rng = random.Random(7)
     store = MemoryAnswers(max_bytes=1_000_000)
     values = [bytes(size) for size in range(0, 4000, 37)]
-    for number in range(1_000_000):
+    for number in range(100_000):  # there is room for some hundreds
         await store.put(rng.randbytes(32), values[number % len(values)], 60)
         if not number % 1000:
             assert store.held_bytes <= 1_000_000
