@@ -11,6 +11,7 @@ from one_api.dialects.openai.arguments import whole_arguments
 from one_api.dialects.openai.calls import body_of, call_id_of, own_call_id
 from one_api.dialects.openai.citations import annotations_of, sources_in
 from one_api.dialects.openai.shapes import bring_choices, message_in, shape_texts
+from one_api.dialects.openai.strict import shape_annotations, strict_logprobs
 from one_api.dialects.payloads import ErrorPayload as ErrorPayload
 from one_api.dialects.payloads import InvalidAnswer as InvalidAnswer
 from one_api.dialects.payloads import UnfitAnswer as UnfitAnswer
@@ -93,7 +94,7 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
             raise InvalidAnswer("a choice holds no message")
         choice["message"] = message = message or {}
     check_choice(message)
-    choice.setdefault("logprobs", None)
+    choice["logprobs"] = strict_logprobs(choice.get("logprobs"))
     called_so = message.get("function_call")
     legacy = not message.get("tool_calls") and isinstance(called_so, dict) and not is_blank(called_so)
     if legacy:
@@ -126,6 +127,8 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
     message.setdefault("content", None)
     message.setdefault("refusal", None)
     shape_texts(message)
+    if message.get("annotations"):
+        shape_annotations(message)
     given = message.pop("tool_calls", None)
     entries = given if isinstance(given, list) else [given]
     calls = [call for call in entries if not _is_nothing(call)]

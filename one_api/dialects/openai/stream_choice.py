@@ -10,6 +10,7 @@ from one_api.dialects.openai.reasoning_names import name_in
 from one_api.dialects.openai.response import CUTS, check_choice
 from one_api.dialects.openai.shapes import MESSAGES, has_words, message_in, shape_texts
 from one_api.dialects.openai.snapshots import Snapshots
+from one_api.dialects.openai.strict import shape_annotations, strict_logprobs
 from one_api.dialects.payloads import ErrorPayload
 
 #: Texts of a delta that may hold halves of characters.
@@ -74,6 +75,9 @@ class StreamChoice:
             choice["error"] = delta.pop("error")
         if delta.get("annotations"):
             self.is_annotated = True
+            shape_annotations(delta)
+        if choice.get("logprobs") is not None:
+            choice["logprobs"] = strict_logprobs(choice["logprobs"])
         if self._role_said:
             delta.pop("role", None)
         else:
