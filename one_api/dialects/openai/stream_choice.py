@@ -73,9 +73,9 @@ class StreamChoice:
             self.reported = reported
         if "error" in delta:
             choice["error"] = delta.pop("error")
-        if delta.get("annotations"):
-            self.is_annotated = True
+        if delta.get("annotations") is not None:
             shape_annotations(delta)
+            self.is_annotated = self.is_annotated or bool(delta["annotations"])
         if choice.get("logprobs") is not None:
             choice["logprobs"] = strict_logprobs(choice["logprobs"])
         if self._role_said:

@@ -16,7 +16,7 @@ def shape_annotations(said: JSONObject) -> None:
     given = said["annotations"]
     entries = given if isinstance(given, list) else [given]
     found = (_citation_in(entry) or entry for entry in entries)
-    said["annotations"] = [each for each in found if isinstance(each, dict)]
+    said["annotations"] = [each for each in found if each and isinstance(each, dict)]
 
 
 def _citation_in(entry: Any) -> JSONObject | None:

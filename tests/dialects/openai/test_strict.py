@@ -10,6 +10,7 @@ from one_api.dialects import json
 from one_api.dialects.json import JSONObject
 from tests.dialects.recorded import OURS, chunk, read_answer, stream, translate
 
+COUNTS: JSONObject = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
 CITED: JSONObject = {"url": "https://a.x", "title": "", "start_index": 0, "end_index": 0}
 STRICT: list[JSONObject] = [{"type": "url_citation", "url_citation": CITED}]
 TITLED: list[JSONObject] = [{"type": "url_citation", "url_citation": {**CITED, "title": "A", "end_index": 4}}]
@@ -80,3 +81,41 @@ def test_probabilities_have_what_belongs_to_one(given: Any, expected: list[JSONO
     for choice in answers({"logprobs": given}, "choice"):
         found = choice["logprobs"]
         assert (found and found["content"]) == expected
+
+
+ODD: dict[str, JSONObject] = {
+    "a refusal that is none": {"refusal": False},
+    "an empty refusal": {"refusal": {}},
+    "a refusal in parts": {"refusal": [{"text": "No"}]},
+    "a refusal as an object": {"refusal": {"reason": "No"}},
+    "no annotations": {"annotations": {}},
+    "a type of its own": {"tool_calls": [{"id": "c", "type": "tool", "function": {"name": "f", "arguments": {}}}]},
+    "a number for a type": {"tool_calls": [{"id": 5, "type": 3, "function": {"name": "f", "arguments": None}}]},
+    "nothing for an input": {"tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "g", "input": None}}]},
+}
+
+
+@pytest.mark.parametrize("said", list(ODD.values()), ids=list(ODD))
+def test_a_message_with_odd_values_is_one_of_openais(said: JSONObject) -> None:
+    for choice in answers(said, "message"):
+        assert choice["message"]["content"] == "Hi"
+        assert bool(choice["message"].get("refusal")) == ("No" in str(said))
+
+
+BESIDE: dict[str, JSONObject] = {
+    "numbers for texts": {"system_fingerprint": 7, "service_tier": 5},
+    "texts for counts": {"usage": {**COUNTS, "prompt_tokens_details": {"cached_tokens": "4"}}},
+    "half a token": {"usage": {**COUNTS, "prompt_tokens_details": {"audio_tokens": 1.5}}},
+    "a list of no details": {"usage": {**COUNTS, "completion_tokens_details": []}},
+    "a number for details": {"usage": {**COUNTS, "completion_tokens_details": 3}},
+}
+
+
+@pytest.mark.parametrize("beside", list(BESIDE.values()), ids=list(BESIDE))
+def test_an_answer_with_odd_values_is_one_of_openais(beside: JSONObject) -> None:
+    whole = json.encode({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], **beside})
+    chunks = translate(stream(chunk({"content": "H"}, **beside), chunk({"content": "i"}, **beside), chunk({}, "stop")))
+
+    ChatCompletion.model_validate(read_answer(whole, OURS), strict=True)
+    for each in chunks.chunks:
+        ChatCompletionChunk.model_validate(each, strict=True)
