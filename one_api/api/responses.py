@@ -19,6 +19,7 @@ from one_api.contract import Caller
 from one_api.dialects.json import JSONObject
 from one_api.dialects.native import NativeRequest
 from one_api.dialects.openai.chat_request import ChatRequest
+from one_api.dialects.responses.items import COMPACT_YOURSELF
 from one_api.dialects.responses.kept import ChainTooLong, KeptResponse, page_of
 from one_api.dialects.responses.outbound.native import client_headers, counts_otherwise, native_body
 from one_api.dialects.responses.request import Translated, own_items, referred, translate, untranslated
@@ -140,7 +141,7 @@ async def count_input_tokens() -> Response:
 @verify_api_key
 def refuse_compaction() -> NoReturn:
     """Refuse: the form of a compacted history is OpenAI's own secret."""
-    raise UnknownPath("No model here compacts a conversation: ask one for a summary in a request of its own.")
+    raise UnknownPath(f"No model here compacts a conversation. {COMPACT_YOURSELF}")
 
 
 async def _wanted(body: JSONObject, sealer: Sealer) -> Translated:

@@ -149,7 +149,10 @@ def _details_of(value: Any) -> Any:
         found = [each for each in value if isinstance(each, dict)]
         named = [{_plain(key): part for key, part in each.items()} for each in found]
         return {f"{str(each.get('modality')).lower()}_tokens": count(each.get("token_count")) for each in named}
-    return {_plain(key): count(each) for key, each in value.items()} if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return None if value is None else {}
+    counts = {_plain(key): count(each) for key, each in value.items()}
+    return {key: int(each) if isinstance(each, float) else each for key, each in counts.items()}
 
 
 def _sum_up(said: JSONObject, *, beside_input: bool) -> None:
@@ -189,7 +192,15 @@ def _counted(said: JSONObject, holder: str, *parts: str) -> int:
 
 def _is_as_it_should(reported: JSONObject) -> bool:
     counts = [each for name in _COUNTS if type(each := reported.get(name)) is int and 0 <= each <= _MAX_COUNT]
-    return len(counts) == len(_COUNTS) and sum(counts[:2]) == counts[2] and _FOREIGN.isdisjoint(reported)
+    is_sum = len(counts) == len(_COUNTS) and sum(counts[:2]) == counts[2] and _FOREIGN.isdisjoint(reported)
+    return is_sum and all(map(_is_detailed, map(reported.get, _DETAILS)))
+
+
+def _is_detailed(details: Any) -> bool:
+    """Return whether the parts of a count are as OpenAI has them, or missing."""
+    if not isinstance(details, dict):
+        return details is None
+    return not any(isinstance(value, str | float) for value in details.values())
 
 
 #: Names that make a report one that has to be looked at.

@@ -82,6 +82,22 @@ def test_a_name_that_is_repeated_with_its_id_opens_no_call(doors: MessagesBed) -
     assert "".join(entry["function"]["arguments"] for entry in entries) == '{"a":1}'
 
 
+@pytest.mark.parametrize("path", DOORS)
+@pytest.mark.parametrize("refusal", [["No."], {"reason": "No."}], ids=["parts", "an object"])
+def test_a_refusal_that_is_no_text_is_one(doors: MessagesBed, path: str, refusal: Any, stream: bool) -> None:
+    script = sse(chunk({"refusal": refusal}), chunk({}, "stop")) if stream else json_reply(
+        completion(None, refusal=refusal)
+    )  # fmt: skip
+
+    answer = ask(doors, path, script, stream=stream)
+
+    assert answer.status == 200, answer.body
+    assert b"No." in answer.body
+    assert b'"error":{' not in answer.body
+    assert b'"refusal":[' not in answer.body
+    assert b'"refusal":{' not in answer.body
+
+
 ONE_CALL = {"name": "f", "arguments": '{"a":1}'}
 CALLS: dict[str, Body] = {
     "the deprecated form": {"function_call": ONE_CALL},

@@ -379,8 +379,13 @@ def test_other_methods_are_named(bed: Bed) -> None:
 
 def test_nobody_compacts(bed: Bed) -> None:
     answer = post(bed, "/compact", model="m", input="hi")
+    items = [{"role": "user", "content": "hi"}, {"type": "compaction_trigger"}]
+    triggered = post(bed, model=bed.model(), input=items)
 
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+    assert (triggered.status, triggered.error["param"]) == (400, "input[1].type")
+    for each in (answer, triggered):
+        assert "Codex does so when the `name` of its provider" in each.error["message"]
 
 
 def test_conversations_are_unknown(bed: Bed) -> None:

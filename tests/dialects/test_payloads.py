@@ -222,13 +222,15 @@ def test_a_half_in_the_arguments_of_a_call_is_joined() -> None:
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "nan", "-nan", "-inf", "-INF"])
 def test_a_number_that_is_none_is_null(number: str) -> None:
-    entry = f'{{"token":"a","logprob":{number},"bytes":null,"top_logprobs":[]}}'
+    entry = f'{{"token":"a","logprob":{number},"score":{number},"bytes":null,"top_logprobs":[]}}'
     event = f'data: {{"choices":[{{"index":0,"delta":{{"content":"a"}},"logprobs":{{"content":[{entry}]}}}}]}}\n\n'
     body = f'{{"choices":[{{"message":{{"content":"a"}},"logprobs":{{"content":[{entry}]}}}}]}}'
 
     for (choice,) in (choices_of(stream(event, FINISH)), choices_of(body.encode())):
         assert choice["message"]["content"] == "a"
-        assert choice["logprobs"]["content"][0]["logprob"] is None
+        (found,) = choice["logprobs"]["content"]
+        # Clients rely on a number there; this one is OpenAI's own for what is very unlikely.
+        assert (found["score"], found["logprob"]) == (None, -9999.0)
 
 
 def test_words_that_look_like_such_numbers_stay() -> None:
@@ -423,14 +425,15 @@ def test_a_call_after_a_finish_reason_belongs_to_the_answer() -> None:
 
 def test_words_and_a_finish_reason_in_one_chunk_are_two() -> None:
     scored = chunk({"content": "a"}, "length", service_tier="flex")
-    scored["choices"][0]["logprobs"] = {"content": [{"token": "a"}]}
+    measured = {"token": "a", "logprob": -0.5, "top_logprobs": []}
+    scored["choices"][0]["logprobs"] = {"content": [measured]}
 
     said, ending = translate(stream(scored)).chunks
 
     assert (said["choices"][0]["delta"], said["choices"][0]["finish_reason"]) == (
         {"role": "assistant", "content": "a"}, None
     )  # fmt: skip
-    assert said["choices"][0]["logprobs"] == {"content": [{"token": "a"}]}
+    assert said["choices"][0]["logprobs"] == {"content": [measured]}
     assert (ending["choices"][0]["delta"], ending["choices"][0]["logprobs"]) == ({}, None)
     assert (ending["choices"][0]["finish_reason"], ending["service_tier"]) == ("length", "flex")
 

@@ -7,10 +7,11 @@ from msgspec import Struct
 from one_api.dialects import usage
 from one_api.dialects.finish_reasons import read_finish
 from one_api.dialects.json import JSONObject
-from one_api.dialects.openai.arguments import whole_arguments
+from one_api.dialects.openai.arguments import arguments_text, whole_arguments
 from one_api.dialects.openai.calls import body_of, call_id_of, own_call_id
 from one_api.dialects.openai.citations import annotations_of, sources_in
 from one_api.dialects.openai.shapes import bring_choices, message_in, shape_texts
+from one_api.dialects.openai.strict import shape_annotations, strict_logprobs
 from one_api.dialects.payloads import ErrorPayload as ErrorPayload
 from one_api.dialects.payloads import InvalidAnswer as InvalidAnswer
 from one_api.dialects.payloads import UnfitAnswer as UnfitAnswer
@@ -61,7 +62,15 @@ def fill(payload: JSONObject, identity: Identity, kind: str) -> None:
     if not isinstance(payload.get("model"), str) or not payload["model"]:
         payload["model"] = identity.model
     payload["object"] = kind
+    drop_odd(payload)
     payload.pop("error", None)  # it says that there is none: SDKs raise for some ways to say so
+
+
+def drop_odd(payload: JSONObject) -> None:
+    """Drop what an answer or chunk says of its making where that is no text."""
+    for name in ("system_fingerprint", "service_tier"):
+        if not isinstance(payload.get(name), str | None):
+            del payload[name]
 
 
 #: Finish reasons of an answer that ends in the middle.
@@ -93,7 +102,7 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
             raise InvalidAnswer("a choice holds no message")
         choice["message"] = message = message or {}
     check_choice(message)
-    choice.setdefault("logprobs", None)
+    choice["logprobs"] = strict_logprobs(choice.get("logprobs"))
     called_so = message.get("function_call")
     legacy = not message.get("tool_calls") and isinstance(called_so, dict) and not is_blank(called_so)
     if legacy:
@@ -126,6 +135,10 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
     message.setdefault("content", None)
     message.setdefault("refusal", None)
     shape_texts(message)
+    if message.get("audio") is not None and not message["audio"]:
+        del message["audio"]
+    if message.get("annotations") is not None:
+        shape_annotations(message)
     given = message.pop("tool_calls", None)
     entries = given if isinstance(given, list) else [given]
     calls = [call for call in entries if not _is_nothing(call)]
@@ -147,4 +160,6 @@ def _mend_message(message: JSONObject, answer_id: str) -> None:
         if "name" in body:
             if kind == "function":
                 body["arguments"] = whole_arguments(body["arguments"]) or "{}"
-            call |= {"type": call.get("type") or kind, kind: body}
+            else:
+                body["input"] = arguments_text(body.get("input"))
+            call |= {"type": kind, kind: body}

@@ -235,6 +235,8 @@ def shape_texts(holder: JSONObject, *, with_details: bool = True) -> bool:
             holder["tool_calls"] = call
     if "reasoning_content" in holder and not isinstance(holder["reasoning_content"], str | None):
         holder["reasoning_content"] = _text_in(holder["reasoning_content"])
+    if "refusal" in holder and not isinstance(holder["refusal"], str | None):
+        holder["refusal"] = _refusal_in(holder["refusal"])
     if holder.get("reasoning_content"):
         return True
     if with_details and not _DETAILS.isdisjoint(holder):
@@ -242,6 +244,13 @@ def shape_texts(holder: JSONObject, *, with_details: bool = True) -> bool:
         if text := next(filter(None, found), ""):
             holder["reasoning_content"] = text
     return False
+
+
+def _refusal_in(given: Any) -> str | None:
+    """Return a refusal in words; None where it is none, or only says that there is one."""
+    if not given or not isinstance(given, (dict, list)):
+        return None
+    return _text_in(given) or json.encode(given).decode()
 
 
 def _rename_reasoning(holder: JSONObject) -> None:

@@ -14,7 +14,7 @@ from one_api.dialects.characters import TextJoiner
 from one_api.dialects.json import JSONObject
 from one_api.dialects.openai.assemble import USUAL
 from one_api.dialects.openai.citations import NAMES, annotations_of, sources_in
-from one_api.dialects.openai.response import Identity, fill, natural_end
+from one_api.dialects.openai.response import Identity, drop_odd, fill, natural_end
 from one_api.dialects.openai.shapes import (
     bring_choices,
     has_words,
@@ -272,6 +272,7 @@ class OpenAIStream:
             chunk["id"], chunk["created"], chunk["model"] = said.id, said.created, said.model
             chunk["object"] = "chat.completion.chunk"
             chunk.pop("error", None)
+            drop_odd(chunk)
         if self._include_usage:
             chunk["usage"] = None
         else:

@@ -10,6 +10,7 @@ from one_api.dialects.openai.reasoning_names import name_in
 from one_api.dialects.openai.response import CUTS, check_choice
 from one_api.dialects.openai.shapes import MESSAGES, has_words, message_in, shape_texts
 from one_api.dialects.openai.snapshots import Snapshots
+from one_api.dialects.openai.strict import shape_annotations, strict_logprobs
 from one_api.dialects.payloads import ErrorPayload
 
 #: Texts of a delta that may hold halves of characters.
@@ -72,8 +73,11 @@ class StreamChoice:
             self.reported = reported
         if "error" in delta:
             choice["error"] = delta.pop("error")
-        if delta.get("annotations"):
-            self.is_annotated = True
+        if delta.get("annotations") is not None:
+            shape_annotations(delta)
+            self.is_annotated = self.is_annotated or bool(delta["annotations"])
+        if choice.get("logprobs") is not None:
+            choice["logprobs"] = strict_logprobs(choice["logprobs"])
         if self._role_said:
             delta.pop("role", None)
         else:

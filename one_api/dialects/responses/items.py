@@ -21,6 +21,11 @@ _OF_CHAT = ("tool", "function")
 OUTPUTS = ("function_call_output", "custom_tool_call_output", "tool_search_output")
 #: The history is in them, encrypted by the provider.
 _OPAQUE = ("compaction", "compaction_trigger", "computer_call_output")
+#: Codex has its provider compact a conversation when that has this name, also for the address of a gateway.
+COMPACT_YOURSELF = (
+    "Ask for a summary in a request of its own. Codex does so when the `name` of its provider in config.toml "
+    "is not OpenAI."
+)
 #: Replays of work that ran elsewhere, by how their types begin.
 _HOSTED = (
     "web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_", "computer_call",
@@ -178,6 +183,8 @@ class InputReader:
         """Read an item of work that ran elsewhere, or refuse it."""
         if kind in _OPAQUE:
             message = f"This model cannot read an item of type `{kind}`, and without it the history would be lost."
+            if kind != "computer_call_output":
+                message += f" {COMPACT_YOURSELF}"
             raise refused(message, f"{where}.type")
         if not isinstance(kind, str) or not kind.startswith(_HOSTED):
             known = ("message", "function_call", "custom_tool_call", "reasoning", *OUTPUTS, *SILENT)

@@ -61,14 +61,14 @@ def test_halves_of_a_character_are_joined_in_texts_and_in_forced_calls() -> None
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity"])
-def test_a_log_probability_that_is_none_is_null(number: str) -> None:
+def test_a_log_probability_that_is_none_is_very_unlikely(number: str) -> None:
     entry = f'{{"id":7,"token":"a","logprob":{number},"bytes":[97],"top_logprobs":null}}'
     event = f'data: {{"choices":[{{"index":0,"delta":{{"content":"a"}},"logprobs":{{"content":[{entry}]}}}}]}}\n\n'
 
     (choice,) = read(stream(event, FINISH))[0]["choices"]
 
     (found,) = choice["logprobs"]["content"]
-    assert (found["token"], found["logprob"], "id" in found) == ("a", None, False)
+    assert (found["token"], found["logprob"], "id" in found) == ("a", -9999.0, False)
 
 
 def test_a_last_word_of_zeros_takes_no_count_away() -> None:
