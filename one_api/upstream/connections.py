@@ -175,7 +175,11 @@ class KeepingConnector(aiohttp.TCPConnector):
         """Return a connection, kept or new, with nothing left over on it."""
         spoilt = 0
         while spoilt < _MAX_SPOILT:
-            connection = await super().connect(req, traces, timeout)
+            try:
+                connection = await super().connect(req, traces, timeout)
+            except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+                self.clear_dns_cache()  # its name may lead elsewhere by now
+                raise
             protocol = connection.protocol
             if protocol is None or protocol.should_close:
                 spoilt += 1
