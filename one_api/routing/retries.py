@@ -59,6 +59,8 @@ def next_step(state: RequestState, error: UpstreamError | InvalidRequest, rng: r
     if state.sent is not None:
         resumes = state.sent.whole and isinstance(error, UpstreamError) and error.retry_elsewhere
         return _elsewhere(state, rng) if resumes else None
+    if _refusal(state) is not None:  # of two that were asked at once, one has said so and the other failed
+        return None
     # Only that deployment could not express the request: what went wrong before still decides.
     rule = error if isinstance(error, UpstreamError) else next(reversed(state.errors), None)
     if rule is None or state.left_s <= 0 or not (rule.retry_elsewhere or overflows(rule)):
@@ -153,7 +155,8 @@ def error_for_client(state: RequestState, last: UpstreamError | InvalidRequest |
     """Return the error for the client, of all that were met; ``last`` is what the last attempt ended with.
 
     Usually the last. When all were rate limits, the one that is over first; when the request was too long for its
-    model, that, since it is what the client can change. What only one deployment could not do never hides a failure.
+    model or refused, that, since it is what the client can change. What only one deployment could not do never hides a
+    failure.
     """
     errors = state.errors
     if state.left_s <= 0:
@@ -165,4 +168,13 @@ def error_for_client(state: RequestState, last: UpstreamError | InvalidRequest |
         return min(errors, key=lambda error: error.retry_after_s or float("inf"))
     too_long = next((error for error in errors if overflows(error)), None)
     failures = [error for error in errors if not isinstance(error, UpstreamUnsuitable)]
-    return too_long or (failures or errors)[-1]
+    return too_long or _refusal(state) or (failures or errors)[-1]
+
+
+def _refusal(state: RequestState) -> UpstreamError | None:
+    """Return what an upstream has said against the request itself, which no other would do better."""
+    return next((each for each in state.errors if _is_refusal(each)), None)
+
+
+def _is_refusal(error: UpstreamError) -> bool:
+    return isinstance(error, UpstreamRejected) and not error.retry_elsewhere and not overflows(error)

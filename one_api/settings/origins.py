@@ -12,7 +12,12 @@ from one_api.settings.validation import checked
 
 
 def _check_origin(origin: str) -> tuple[str, str] | None:
-    """Return what is wrong with an origin whose host is an IPv6 address."""
+    """Return what is wrong with an origin."""
+    if not re.match(_ORIGIN, origin):
+        return (
+            "has a bad value: it is no origin",
+            "Write it like https://app.example.com, without a path, or *",
+        )
     try:
         urlsplit(origin)  # checks what stands in brackets
     except ValueError:
@@ -31,7 +36,7 @@ def _check_network(network: str) -> tuple[str, str] | None:
 
 _ORIGIN = r"^(\*|[a-z][a-z0-9+.-]*://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?)\Z"
 #: No pattern: Flask-CORS would take it for a regular expression, without an end, that other origins match as well.
-Origin = Annotated[str, Meta(pattern=_ORIGIN), checked(_check_origin)]
+Origin = Annotated[str, checked(_check_origin)]
 
 
 def are_origins(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Plain values, as YAML gives them, become msgspec structs; all that is wrong is noted, each with its place."""
 
 import difflib
+import math
 import typing
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -175,6 +176,9 @@ class Builder:
         choices = _choices(kind)
         if isinstance(raw, str) and raw.lower() in choices:
             return raw.lower()
+        if isinstance(raw, float) and not math.isfinite(raw):
+            self._problems.add(where, f"is {raw}, no finite number", "Set a number, or leave it out")
+            return None
         complaint = ""
         for reading, strict in _readings(raw):
             try:

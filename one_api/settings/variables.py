@@ -219,6 +219,8 @@ def _parse(name: str, text: str, kind: str, problems: Problems) -> Any:
         return text.lower() in _TRUE
     if kind in ("int", "float"):
         try:
+            if not text.isascii() or "_" in text:
+                raise ValueError(text)
             return int(text) if kind == "int" else float(text)
         except ValueError:
             problems.add(name, "is not a number", f"Set it to {'a whole' if kind == 'int' else 'a'} number")

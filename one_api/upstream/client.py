@@ -24,7 +24,7 @@ from one_api.settings.adapters import Timeouts
 from one_api.settings.kinds import Proxy, Secret
 from one_api.settings.proxies import proxy_for
 from one_api.upstream.compression import ACCEPTED, body_of, undecoded
-from one_api.upstream.connections import KeepingConnector, on_kept_connection
+from one_api.upstream.connections import KeepingConnector, has_been_answered, on_kept_connection
 from one_api.upstream.errors import OPENAI_REPORTS, Reports
 from one_api.upstream.exceptions import NamedErrors
 from one_api.upstream.passthrough import UpstreamBytes
@@ -226,16 +226,21 @@ class Upstream:
         """Send a request and return its response, once that has begun.
 
         A kept connection that the upstream has closed meanwhile is no failure: the request is sent again on another.
+        Nor is one that it closes with 408, which says that it waited for a request (RFC 9110, 15.5.9).
         """
         session = self._open_session()
         for left in reversed(range(_KEPT_TRIES)):
             try:
-                return await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+                response = await session.request(method, url, data=data, headers=headers, allow_redirects=False)
+                if not left or response.status != 408 or not on_kept_connection():
+                    return response
+                response.close()
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if not left or isinstance(error, aiohttp.ClientConnectorError) or not on_kept_connection():
+                is_refused = isinstance(error, aiohttp.ClientConnectorError)
+                if not left or is_refused or not on_kept_connection() or has_been_answered():
                     raise
-                if isinstance(session.connector, KeepingConnector):
-                    session.connector.distrust_kept()
+            if isinstance(session.connector, KeepingConnector):
+                session.connector.distrust_kept()
         raise AssertionError("unreachable")
 
     def _why_unread(self, response: aiohttp.ClientResponse) -> str:

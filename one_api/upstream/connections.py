@@ -39,12 +39,18 @@ _FIRST_READS = 2
 #: How many connections one request may be given, should each have bytes on it that no request asked for.
 _MAX_SPOILT = 10
 
-_kept: ContextVar[bool] = ContextVar("kept", default=False)
+_kept: ContextVar["BoundedHandler | None"] = ContextVar("kept", default=None)
 
 
 def on_kept_connection() -> bool:
     """Return whether the last request of this context went out on a connection that had served another before."""
-    return _kept.get()
+    return _kept.get() is not None
+
+
+def has_been_answered() -> bool:
+    """Return whether anything has come for that request: then its upstream has read it."""
+    handler = _kept.get()
+    return handler is not None and handler.has_spoken
 
 
 class TooManyInterim(aiohttp.ClientError):
@@ -87,6 +93,8 @@ class BoundedHandler(ResponseHandler):
 
     #: When it was last given to a request, by the loop's clock; None before its first.
     given_at: float | None = None
+    #: Something has come since then.
+    has_spoken = False
     _interim = 0
     #: How often something of the body under way has come.
     _reads = 0
@@ -137,6 +145,7 @@ class BoundedHandler(ResponseHandler):
 
     def _parse(self, data: bytes) -> None:
         """Parse what may be nothing but heads: one at a time, and what is long of one in small pieces."""
+        self.has_spoken = True
         start = 0
         while len(data) - start > _SMALL_BYTES and (self._payload is None or self._payload.is_eof()):
             blank = data.find(b"\r\n\r\n", start, start + _HEAD_BYTES)
@@ -202,7 +211,11 @@ class KeepingConnector(aiohttp.TCPConnector):
         """Return a connection, kept or new, with nothing left over on it."""
         spoilt = 0
         while spoilt < _MAX_SPOILT:
-            connection = await super().connect(req, traces, timeout)
+            try:
+                connection = await super().connect(req, traces, timeout)
+            except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+                self.clear_dns_cache()  # its name may lead elsewhere by now
+                raise
             protocol = connection.protocol
             if protocol is None or protocol.should_close:
                 spoilt += 1
@@ -212,8 +225,8 @@ class KeepingConnector(aiohttp.TCPConnector):
             if protocol.given_at is not None and protocol.given_at <= self._trusted_after:
                 connection.close()  # one less of those that are kept
                 continue
-            _kept.set(protocol.given_at is not None)
-            protocol.given_at = self._loop.time()
+            _kept.set(None if protocol.given_at is None else protocol)
+            protocol.given_at, protocol.has_spoken = self._loop.time(), False
             return connection
         raise aiohttp.ServerDisconnectedError("the upstream speaks before it is asked")
 

@@ -1,7 +1,8 @@
 """Names of upstreams, looked up by the system: each at most for a while, and never two times at once.
 
 The system's own look-up blocks a thread and may take half a minute. It gets a thread of its own here, one per host,
-so that a name server that is silent for one host holds up neither another host nor the end of the process.
+so that a name server that is silent for one host holds up neither another host nor the end of the process. While it
+is silent or failing, the addresses that it gave last are used on.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from one_api.errors import OutOfDescriptors
 LOOKUP_S = 2.0
 #: How long a name that was not found is taken for not existing, in seconds.
 _NEGATIVE_S = 5.0
+#: The system's words for a name that does not exist, as against a name server that does not answer.
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 Look: TypeAlias = Callable[..., list[Any]]
 Place: TypeAlias = tuple[str, int, int]
@@ -36,12 +39,26 @@ class BoundedResolver(AbstractResolver):
         self._running: dict[Place, asyncio.Future[list[ResolveResult]]] = {}
         #: When a failure is forgotten, in monotonic seconds, and the failure.
         self._failed: dict[Place, tuple[float, OSError]] = {}
+        #: What was found last.
+        self._found: dict[Place, list[ResolveResult]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of ``host``; raises OSError, also when that takes too long."""
+        """Return the addresses of ``host``; raises OSError, also when that takes too long.
+
+        Unless the name does not exist any more, those that were found last do as well as none.
+        """
         place = (host, port, int(family))
+        try:
+            return await self._look_up_once(place)
+        except OSError as error:
+            if place not in self._found or error.errno in _NO_SUCH_NAME or error.errno == errno.EMFILE:
+                raise
+            return self._found[place]
+
+    async def _look_up_once(self, place: Place) -> list[ResolveResult]:
+        """Wait for the look-up of a name that is under way, or for a new one."""
         until, error = self._failed.get(place, (0.0, OSError()))
         if time.monotonic() < until:
             raise OSError(*error.args)
@@ -90,6 +107,8 @@ class BoundedResolver(AbstractResolver):
             self._failed[place] = (time.monotonic() + _NEGATIVE_S, error)
         else:
             self._failed.pop(place, None)
+        if error is None and not done.cancelled():
+            self._found[place] = done.result()
 
     async def close(self) -> None:
         """Nothing is held; a look-up under way ends by itself."""

@@ -9,7 +9,7 @@ import pytest
 
 from one_api.contract import ChunkStream
 from one_api.dialects.openai.chat_request import ChatRequest
-from one_api.errors import UpstreamError, UpstreamFailed
+from one_api.errors import UpstreamError, UpstreamFailed, UpstreamRejected
 from one_api.records import CallContext
 from one_api.routing.deployment import Deployment
 from one_api.routing.failover import Failover
@@ -107,6 +107,18 @@ async def test_when_both_fail_the_third_is_asked() -> None:
     answer, tries = await asking
     assert answer == {"text": "c"}
     assert [name for name, _ in tries] == ["a/m", "b/m", "c/m"]
+
+
+async def test_a_request_that_one_of_both_refuses_goes_no_further_when_the_other_fails() -> None:
+    gate, refused = asyncio.Event(), UpstreamRejected("messages is empty")
+    a, b, c = place("a", gate, UpstreamFailed("a")), place("b", refused), place("c", {"text": "c"})
+    asking = asyncio.create_task(ask(a, b, c))
+    assert isinstance(b.adapter, FakeAdapter)
+    await b.adapter.asked.wait()
+
+    gate.set()
+
+    assert await asking == (refused, [("a/m", "UpstreamFailed"), ("b/m", "UpstreamRejected")])
 
 
 async def test_a_client_that_leaves_ends_both() -> None:

@@ -1,6 +1,7 @@
 """Connections to upstreams: what is read of a stream while it gives way to others."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import aiohttp
@@ -9,6 +10,7 @@ import pytest
 from one_api.serving.fairness import FairScheduler
 from one_api.upstream import connections
 from one_api.upstream.connections import BoundedHandler, KeepingConnector
+from one_api.upstream.resolver import BoundedResolver
 
 READ_BYTES = 16 * 1024
 STREAM_BYTES = 4_000_000
@@ -69,3 +71,25 @@ async def test_a_stream_that_gives_way_is_not_read_on_and_arrives_whole_later(mo
         (held,) = fair.end()
         assert 0 < held <= READ_BYTES
         assert await response.read() == b"x" * STREAM_BYTES
+
+
+async def test_after_a_connect_that_fails_the_name_is_looked_up_again() -> None:
+    """Its server has moved: the addresses that were found are good for half a minute otherwise."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nHi")
+        writer.close()
+
+    places = ["127.0.0.2", "127.0.0.1"]
+
+    def look(_: str, port: int, *__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (places.pop(0), port))]
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    url = f"http://moving.test:{server.sockets[0].getsockname()[1]}/"
+    async with server, aiohttp.ClientSession(connector=KeepingConnector(BoundedResolver(look))) as session:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(url)
+        async with session.get(url) as response:
+            assert await response.text() == "Hi"

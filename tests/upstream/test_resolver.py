@@ -64,6 +64,41 @@ async def test_silence_is_bounded_and_holds_nobody_else_up(names: Names) -> None
     assert names.asked == ["slow", "good"], "one look-up is under way, however many wait for it"
 
 
+@pytest.mark.parametrize("failing", ["slow", "again"])
+async def test_while_the_name_server_fails_the_last_addresses_are_used(failing: str) -> None:
+    gate, state = threading.Event(), "good"
+
+    def look(host: str, port: int, *_: Any) -> list[Any]:
+        if state == "slow":
+            gate.wait(30)
+        if state != "good":
+            raise socket.gaierror(socket.EAI_NONAME if state == "gone" else socket.EAI_AGAIN, "no answer")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    resolver = BoundedResolver(look, lookup_s=5.0 if failing == "again" else 0.05)
+    first = await resolver.resolve("host", 443)
+    state = failing
+
+    assert await resolver.resolve("host", 443) == first
+    gate.set()
+
+
+async def test_a_name_that_does_not_exist_any_more_is_not_used() -> None:
+    answers: list[Any] = [[(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 443))]]
+
+    def look(*_: Any) -> list[Any]:
+        if answers:
+            found: list[Any] = answers.pop()
+            return found
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    resolver = BoundedResolver(look)
+    await resolver.resolve("host", 443)
+
+    with pytest.raises(OSError, match="unknown"):
+        await resolver.resolve("host", 443)
+
+
 async def test_what_is_no_name_is_an_error_like_others(names: Names) -> None:
     with pytest.raises(OSError, match="not a name"):
         await BoundedResolver(lambda *_: (_ for _ in ()).throw(UnicodeError("label empty"))).resolve("a..b", 443)

@@ -199,6 +199,38 @@ async def test_requests_share_one_session_and_its_connections(make: Make, upstre
     assert len({seen.connection for seen in upstream.requests[before:]}) == 1
 
 
+@pytest.mark.parametrize(
+    ("last", "raised"),
+    [
+        (reply(b"", 408, {"Connection": "close"}), None),  # it waited for a request, and no request came
+        (reply(b"", 503, {"Connection": "close"}), UpstreamOverloaded),
+        ([Send(b"HTTP/1.1 20")], UpstreamFailed),
+    ],
+    ids=["408", "503", "half an answer"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_u30_a_request_is_sent_again_where_its_kept_connection_was_closed_and_it_was_not_read(
+    make: Make, upstream: ScriptedUpstream, last: list[Any], raised: type[UpstreamError] | None, stream: bool
+) -> None:
+    adapter = make()
+    hello = sse(*text_chunks("Hello")) if stream else json_reply(completion("Hello"))
+    upstream.on("closing", hello, [*last, Close()], hello)
+    before = len(upstream.requests)
+
+    outcomes: list[type[UpstreamError] | None] = []
+    for _ in range(2):
+        try:
+            answer = await adapter.generate_completion("closing", MESSAGES, stream=stream)
+            if isinstance(answer, ChunkStream):
+                await chunks(answer)
+            outcomes.append(None)
+        except UpstreamError as error:
+            outcomes.append(type(error))
+
+    assert outcomes == [None, raised]
+    assert len(upstream.requests) - before == (2 if raised else 3)
+
+
 async def test_cookies_are_not_kept(make: Make, upstream: ScriptedUpstream) -> None:
     adapter = make()
     upstream.on("baker", json_reply(completion("Hi"), headers={"Set-Cookie": "a=b; Path=/"}))
