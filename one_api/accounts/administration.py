@@ -124,7 +124,7 @@ class Administration:
 
     def keys(self, tag: str | None, team: str | None) -> list[JSONObject]:
         """Return what is kept of all keys; raises Refused."""
-        return self.read(lambda connection: changes.keys(connection, tag, team))
+        return self.read(lambda connection: changes.keys(connection, tag=tag, team=team)).rows
 
     def key(self, name: str) -> JSONObject:
         """Return what is kept of one; raises Refused."""

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 #: How long entries wait for others, in seconds: a batch costs little more than one row.
 _GATHER_S = 1.0
 #: Rows in one transaction: a larger one would keep others waiting.
-_BATCH = 100
+_BATCH = 256
 #: Rows that wait in memory while the database is away; more are in the journal alone, and booked at the next start.
 _MAX_QUEUE = 100_000
 #: Keys and minutes for which refusals are counted meanwhile.

@@ -22,13 +22,18 @@ from one_api.accounts.fields import (
 from one_api.accounts.keys import ChangeRefused, check_foreign, check_name, digest_of, make_key, shown
 from one_api.accounts.money import dollars
 from one_api.accounts.periods import PERIODS
+from one_api.accounts.sheets import Page
 from one_api.accounts.tables import AUDIT, BUDGETS, FORMER_KEYS, KEYS, META, TEAMS, WINDOWS
 from one_api.contract import JSONObject
 from one_api.dialects import json
 
+_SECRET = ("digest", "old_digest")
+#: What is shown of keys, of teams and of changes.
+KEY_COLUMNS, TEAM_COLUMNS, AUDIT_COLUMNS = (
+    tuple(column.name for column in table.columns if column.name not in _SECRET) for table in (KEYS, TEAMS, AUDIT)
+)
 #: What is spent may be so far below zero: sums are to fit into 64 bits.
 _MAX_CREDIT_NANO = 10**18
-_SECRET = ("digest", "old_digest")
 #: Keys in the database: all are in the memory of every process.
 MAX_KEYS = 50_000
 
@@ -119,13 +124,26 @@ def _retire(connection: Connection, row: Row[Any], grace_s: int) -> JSONObject:
     return {"old_digest": row.digest, "old_until": now_ms() + grace_s * 1000}
 
 
-def keys(connection: Connection, tag: str | None = None, team: str | None = None) -> list[JSONObject]:
-    """Return what is kept of all keys, by name; only those with a tag, or of a team, if these are given."""
-    query = select(KEYS).order_by(KEYS.c.name)
+def keys(
+    connection: Connection,
+    *,
+    tag: str | None = None,
+    team: str | None = None,
+    limit: int | None = None,
+    after: str | None = None,
+) -> Page:
+    """Return what is kept of keys, by name: of all, or of those with a tag, or of a team, if these are given.
+
+    With a ``limit`` it looks at so many, after the name ``after``: with a tag a page may be short before the end.
+    """
+    query = select(KEYS).order_by(KEYS.c.name).limit(limit)
     if team is not None:
         query = query.where(KEYS.c.team == team)
+    if after is not None:
+        query = query.where(KEYS.c.name > after)
     found = [_shown(row) for row in connection.execute(query)]
-    return [each for each in found if tag is None or tag in (each["tags"] or ())]
+    rows = [each for each in found if tag is None or tag in (each["tags"] or ())]
+    return Page(rows, found[-1]["name"] if len(found) == limit else None)
 
 
 def key(connection: Connection, name: str) -> JSONObject:

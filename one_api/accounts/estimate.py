@@ -45,6 +45,8 @@ _BYTES_PER_SECOND = 4000
 _WITHOUT_OUTPUT: frozenset[Kind] = frozenset({"embedding", "moderation", "rerank"})
 _MODALITIES: tuple[Modality, ...] = get_args(Modality)
 _DRAWN: frozenset[Modality] = frozenset(("image",))
+#: What nearly every chat may hold and be answered with, beside text.
+_TEXT = Modalities(completion=_DRAWN)
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TIMES = ("n", "best_of")
 _MAX_TIMES = 128
@@ -118,10 +120,18 @@ def bound_of(call: Call, reserve_tokens: int) -> Bound:
     prompt = -(-size_of(fields) // _BYTES_PER_TOKEN)
     if call.kind in _WITHOUT_OUTPUT:
         return Bound(prompt, 0, False, units, modalities, has_no_text)
-    limits = [fields[name] for name in _LIMITS if name in fields and _is_count(fields[name])]
-    times = [fields[name] for name in _TIMES if name in fields and _is_count(fields[name])]
-    completion = max(limits, default=reserve_tokens) * min(max([1, *times]), _MAX_TIMES)
-    return Bound(prompt, completion, bool(limits), units, modalities, has_no_text)
+    limit, times = _largest(fields, _LIMITS), _largest(fields, _TIMES) or 1
+    completion = (limit or reserve_tokens) * min(times, _MAX_TIMES)
+    return Bound(prompt, completion, limit > 0, units, modalities, has_no_text)
+
+
+def _largest(fields: JSONObject, names: tuple[str, ...]) -> int:
+    """Return the largest count that a field of these names holds; 0 where none does."""
+    largest = 0
+    for name in names:
+        if name in fields and type(value := fields[name]) is int and largest < value < 2**31:
+            largest = value
+    return largest
 
 
 def _modalities_of(fields: JSONObject) -> Modalities:
@@ -137,12 +147,10 @@ def _modalities_of(fields: JSONObject) -> Modalities:
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and (modality := _PARTS.get(str(part.get("type")))) is not None:
                 found.add(modality)
+    if not found and not isinstance(asked, list):
+        return _TEXT
     output = _DRAWN if not isinstance(asked, list) else frozenset(each for each in _MODALITIES if each in asked)
     return Modalities(frozenset(found), output)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
 def size_of(value: Any) -> int:
@@ -151,8 +159,7 @@ def size_of(value: Any) -> int:
     An image, a recording and a video count as what they take.
     """
     total, rest = 0, [value]
-    while rest:
-        each = rest.pop()
+    for each in rest:  # which grows meanwhile
         kind = type(each)
         if kind is str:
             if each.startswith(_IMAGE):

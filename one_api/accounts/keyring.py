@@ -60,8 +60,8 @@ class _Team(NamedTuple):
 class _Named(NamedTuple):
     """What goes by the name of a key."""
 
-    #: Of its texts.
-    digests: tuple[bytes, ...]
+    #: What each of its texts is, by its digest, without what its team adds.
+    texts: dict[bytes, VirtualKey]
     team: str | None
     #: Its own.
     budgets: tuple[Budget, ...]
@@ -73,7 +73,7 @@ class Loaded(NamedTuple):
     version: int
     #: The last line of the audit whose change is in it.
     line: int
-    #: By their digests; what their teams add is not in them.
+    #: By their digests, as their teams let them be used.
     keys: dict[bytes, VirtualKey]
     names: dict[str, _Named]
     teams: dict[str, _Team]
@@ -81,15 +81,8 @@ class Loaded(NamedTuple):
     shared: tuple[Budget, ...]
 
     def find(self, digest: bytes) -> VirtualKey | None:
-        """Return the key with this digest, as its team lets it be used."""
-        key = self.keys.get(digest)
-        named = None if key is None else self.names.get(key.caller.name)
-        if key is None or named is None or named.team is None:
-            return key
-        team = self.teams.get(named.team, _NO_TEAM)
-        if team.models is not None:
-            key = replace(key, caller=replace(key.caller, models=(*key.caller.models, team.models)))
-        return replace(key, is_disabled=True) if team.is_disabled else key
+        """Return the key with this digest."""
+        return self.keys.get(digest)
 
     def budgets_of(self, name: str) -> tuple[Budget, ...]:
         """Return the budgets that bind the key of this name: its own, those of its team, those of all keys."""
@@ -184,12 +177,23 @@ def merged(known: Loaded, state: tuple[int, int], rows: Rows) -> Loaded:
         own = budgets.get((None, row.name), ())
         teams[row.name] = _Team(_list(row.models), row.disabled_at is not None, own)
     for row in rows["keys"]:
-        for digest in () if row.name not in names else names[row.name].digests:
+        for digest in () if row.name not in names else names[row.name].texts:
             keys.pop(digest, None)
-        found = dict(_texts_in(row, former.get(row.name, ())))
-        keys.update(found)
-        names[row.name] = _Named(tuple(found), row.team, budgets.get((row.name, None), ()))
+        texts = dict(_texts_in(row, former.get(row.name, ())))
+        names[row.name] = _Named(texts, row.team, budgets.get((row.name, None), ()))
+    changed_keys, changed_teams = {row.name for row in rows["keys"]}, {row.name for row in rows["teams"]}
+    for name, named in names.items():
+        if name in changed_keys or named.team in changed_teams:
+            team = _NO_TEAM if named.team is None else teams.get(named.team, _NO_TEAM)
+            keys.update({digest: _within(team, key) for digest, key in named.texts.items()})
     return Loaded(*state, keys, names, teams, budgets.get((None, None), ()))
+
+
+def _within(team: _Team, key: VirtualKey) -> VirtualKey:
+    """Return a key as its team lets it be used."""
+    if team.models is not None:
+        key = replace(key, caller=replace(key.caller, models=(*key.caller.models, team.models)))
+    return replace(key, is_disabled=True) if team.is_disabled else key
 
 
 def _texts_in(row: Row[Any], former: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, VirtualKey]]:

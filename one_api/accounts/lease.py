@@ -74,7 +74,8 @@ class Lease:
 
     def lacks(self, need: int, *, waited: bool) -> bool:
         """Return whether a request cannot have ``need`` now, which may have waited for it."""
-        return self.free - (0 if waited else sum(self.needs)) < need
+        free = self.amount - self.reserved - self.used
+        return (free if waited or not self.needs else free - sum(self.needs)) < need
 
     def need(self) -> Need:
         """Return what to acquire for waiting requests, and for what more is in use than there is; for later, too."""

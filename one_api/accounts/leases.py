@@ -208,13 +208,11 @@ class Leases:
     def _booked(self, rows: list[LedgerRow]) -> None:
         """Note that the database has these costs: it has taken them from the leases."""
         self._is_back()
-        for row in rows:
-            if row.charged is not None and row.cost:
-                for key in row.windows:
-                    if (lease := self._leases.get(key)) is not None:
-                        lease.amount = max(0, lease.amount - row.cost)
-                        lease.used -= row.cost
-                        lease.is_stored = True
+        for key, cost in ledger.costs_of(rows).items():
+            if (lease := self._leases.get(key)) is not None:
+                lease.amount = max(0, lease.amount - cost)
+                lease.used -= cost
+                lease.is_stored = True
 
     async def _keep(self) -> None:
         """Keep the leases alive, and give back what is idle, as long as this process lives."""

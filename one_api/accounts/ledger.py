@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import add
@@ -139,26 +139,39 @@ def book(
     if again and new:
         for known in connection.scalars(select(LEDGER.c.id).where(LEDGER.c.id.in_(new))).all():
             del new[known]
-    leased = _costs(new.values())
+    leased = charged = costs_of(new.values())
     if leased:
         budgets = windows.locked_budgets(connection, (name for name, _ in leased))
-        new = {row.id: _placed(row, budgets) for row in new.values()}
+        if not all(_counts_in(budgets, window) for window in leased):
+            new = {row.id: _placed(row, budgets) for row in new.values()}
+            charged = costs_of(new.values())
     if new:
         _insert(connection, list(new.values()))
-    alerts = windows.charge(connection, _costs(new.values())) if leased else []
+    alerts = windows.charge(connection, charged) if leased else []
     if leased and holder is not None:
         windows.use(connection, leased, holder)
     add_sums(connection, sums_of(new.values(), refused))
     return alerts
 
 
-def _costs(rows: Iterable[LedgerRow]) -> Counter[WindowKey]:
-    return windows.costs_of((row.windows, row.cost) for row in rows if row.charged is not None and row.cost)
+def costs_of(rows: Iterable[LedgerRow]) -> Counter[WindowKey]:
+    """Return the sums of what rows cost by the windows that they are charged to."""
+    sums: Counter[str] = Counter()
+    for row in rows:
+        if row.charged is not None and row.cost:
+            sums[row.charged] += row.cost
+    return windows.costs_of((_windows_in(charged), cost) for charged, cost in sums.items())
+
+
+def _counts_in(budgets: Mapping[str, Budget], window: WindowKey) -> bool:
+    """Return whether a budget has this window; its zone may have been changed. One that has gone has all of them."""
+    name, start = window
+    return name not in budgets or budgets[name].begins(start)
 
 
 def _placed(row: LedgerRow, budgets: Mapping[str, Budget]) -> LedgerRow:
-    """Return a row that is charged to the windows which its budgets have now: the zone of one may have been changed."""
-    if all(name not in budgets or budgets[name].begins(start) for name, start in row.windows):
+    """Return a row that is charged to the windows which its budgets have now."""
+    if all(_counts_in(budgets, window) for window in row.windows):
         return row
     places = [budgets[each[0]].counted(each, row.at / 1000) if each[0] in budgets else each for each in row.windows]
     return row._replace(charged=charged_text(tuple(places)))
@@ -257,11 +270,7 @@ def _insert(connection: Connection, rows: list[LedgerRow]) -> None:
     """Insert rows, past SQLAlchemy's own look at each value, which would cost more than the database."""
     # Without the columns that are empty in all of them: SQLite's driver takes longer for None than for anything else,
     # and so it does for what is true or false.
-    columns = {
-        name: values
-        for name, values in zip(LedgerRow._fields, zip(*rows, strict=True), strict=True)
-        if values.count(None) < len(values)
-    }
+    columns = {name: values for name, values in _columns(rows).items() if values.count(None) < len(values)}
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_insert_text("%s", 1, tuple(columns)), list(zip(*columns.values(), strict=True)))
         return
@@ -283,44 +292,51 @@ def _insert_text(mark: str, count: int, names: tuple[str, ...]) -> str:
 
 def sums_of(rows: Iterable[LedgerRow], refused: Counter[Refusal]) -> list[dict[str, Any]]:
     """Return the rows of ``usage`` that these add up to, in the order of their keys."""
-    minutes: dict[tuple[Any, ...], tuple[int, ...]] = {}
+    minutes: dict[tuple[Any, ...], list[LedgerRow]] = {}
     for row in rows:
-        second = row.at // 1000
-        _add(minutes, (second - second % 60, row.key, row.model, row.deployment or ""), _counts(row))
+        minute_s = row.at // (1000 * SPANS[0]) * SPANS[0]
+        minutes.setdefault((minute_s, row.key, row.model, row.deployment or ""), []).append(row)
+    counted = [(place, _counts(found)) for place, found in minutes.items()]
     for each, count in refused.items():
-        _add(minutes, (each.minute_s, each.key, "", ""), tuple(count if name == "refused" else 0 for name in _SUMS))
+        counts = tuple(count if name == "refused" else 0 for name in _SUMS)
+        counted.append(((each.minute_s, each.key, "", ""), counts))
     sums: dict[tuple[Any, ...], tuple[int, ...]] = {}
-    for (start, *place), counts in minutes.items():
+    for (start, *place), counts in counted:
         for span in SPANS:
-            _add(sums, (span, start - start % span, *place), counts)
+            key = (span, start - start % span, *place)
+            sums[key] = tuple(map(add, sums[key], counts)) if key in sums else counts
     return [dict(zip((*_KEY_COLUMNS, *_SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
 
 
-def _add(sums: dict[tuple[Any, ...], tuple[int, ...]], key: tuple[Any, ...], counts: tuple[int, ...]) -> None:
-    known = sums.get(key)
-    sums[key] = counts if known is None else tuple(map(add, known, counts))
-
-
-def _counts(row: LedgerRow) -> tuple[int, ...]:
-    """Return what a row adds to the sums, in the order of their columns."""
-    return (
-        int(row.status != "credit"),
-        int(row.status in ("failed", "interrupted")),
-        0,
-        int(row.status == "cancelled"),
-        int(row.cache in ("hit", "joined")),
-        int(row.cost is None),
-        row.prompt or 0,
-        row.cached or 0,
-        row.completion or 0,
-        row.cost or 0,
-        row.upstream_cost or 0,
-        row.ms,
-        row.first_ms or 0,
-        int(row.first_ms is not None),
-        *(FIRST.none if row.first_ms is None else FIRST.count(row.first_ms)),
-        *(WHOLE.none if row.status in ("credit", "presumed") else WHOLE.count(row.ms)),
+def _counts(rows: Sequence[LedgerRow]) -> tuple[int, ...]:
+    """Return what rows add to the sums, in the order of their columns: column by column, as for many at once."""
+    columns = _columns(rows)
+    status, cache, ms = columns["status"], columns["cache"], columns["ms"]
+    first_ms = [each for each in columns["first_ms"] if each is not None]
+    ended = (
+        ms
+        if {"credit", "presumed"}.isdisjoint(status)
+        else [row.ms for row in rows if row.status not in ("credit", "presumed")]
     )
+    return (
+        len(rows) - status.count("credit"),
+        status.count("failed") + status.count("interrupted"),
+        0,
+        status.count("cancelled"),
+        cache.count("hit") + cache.count("joined"),
+        columns["cost"].count(None),
+        *(sum(filter(None, columns[name])) for name in ("prompt", "cached", "completion", "cost", "upstream_cost")),
+        sum(ms),
+        sum(first_ms),
+        len(first_ms),
+        *FIRST.counts(first_ms),
+        *WHOLE.counts(ended),
+    )
+
+
+def _columns(rows: Sequence[LedgerRow]) -> dict[str, tuple[Any, ...]]:
+    """Return the values of each column of rows."""
+    return dict(zip(LedgerRow._fields, zip(*rows, strict=True), strict=True))
 
 
 def add_sums(connection: Connection, rows: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """Percentiles of times that are counted in steps, so that sums of many hours have them, too. Pure."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 #: Up to how many milliseconds each step goes; a last one has no end. First for the first content, then for all of it.
 FIRST_MS = (250, 500, 1000, 2000, 4000, 8000)
@@ -18,14 +18,13 @@ class Steps:
         self._limits = limits_ms
         #: The columns that count them.
         self.columns = tuple(f"{name}_{each}" for each in (*limits_ms, "more"))
-        count = len(self.columns)
-        self._one = [tuple(int(step == own) for step in range(count)) for own in range(count)]
-        #: What counts nothing.
-        self.none = (0,) * count
 
-    def count(self, ms: int) -> tuple[int, ...]:
-        """Return what one time adds to the columns."""
-        return self._one[bisect_left(self._limits, ms)]
+    def counts(self, times_ms: Iterable[int]) -> list[int]:
+        """Return what times add to the columns."""
+        counts = [0] * len(self.columns)
+        for each in times_ms:
+            counts[bisect_left(self._limits, each)] += 1
+        return counts
 
     def percentile_ms(self, counts: Sequence[int], percent: int) -> int | None:
         """Return below which time so many per cent of what was counted are; None where nothing was.

@@ -8,8 +8,6 @@ from one_api.contract import JSONObject, Modalities, Modality, ModalityUsage, Pr
 
 #: Rates are for so many tokens, or so many of another unit.
 PER = 1_000_000
-#: What a kept answer takes.
-NOTHING = Usage(0, 0)
 _NO_TOKENS = ModalityUsage()
 #: Where searches have a price and an answer counts documents only: a search is over so many of them at most.
 _DOCUMENTS_PER_SEARCH = 100
@@ -67,7 +65,7 @@ class Rates:
         Counts that contradict each other are clamped: cached and written tokens are part of the prompt. Where it is not
         known of which modality these are, they are text as far as there is so much of it.
         """
-        if units is None and (usage is None or usage == NOTHING):
+        if units is None and (usage is None or not (usage.prompt_tokens or usage.completion_tokens)):
             return None if usage is None else 0
         return self._rounded(self._of_tokens(usage), units)
 
@@ -77,9 +75,9 @@ class Rates:
             return 0
         if usage is None:
             return None
-        rates, total = self._for_size(usage.prompt_tokens), 0
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
-        cached = min(usage.cached_tokens, prompt)
+        rates, total = self._for_size(prompt), 0
+        cached = min(usage.cached_tokens, prompt) if usage.cached_tokens else 0
         for modality, own in rates.modalities:
             part: ModalityUsage = getattr(usage, modality)
             asked, answered = min(part.prompt_tokens, prompt), min(part.completion_tokens, completion)
@@ -90,7 +88,7 @@ class Rates:
             prompt, completion, cached = prompt - asked, completion - answered, cached - hits
         if rates.output is None and completion:
             return None
-        written = min(usage.cache_write_tokens, prompt - cached)
+        written = min(usage.cache_write_tokens, prompt - cached) if usage.cache_write_tokens else 0
         if usage.cache_write_1h_tokens and rates.cache_write_1h is not None:
             total += min(usage.cache_write_1h_tokens, written) * (rates.cache_write_1h - rates.cache_write)
         return (
@@ -127,15 +125,13 @@ class Rates:
 
     def _rounded(self, tokens: int | None, units: Units | None) -> int | None:
         """Return the millionth part of what tokens cost, with the units."""
-        of_units = self._of_units(units)
+        of_units = self._of_units(units) if self.units else None
         if tokens is None or (of_units is None and self.input is None):
             return None
         return -(-(tokens + (of_units or 0)) // PER)
 
     def _of_units(self, units: Units | None) -> int | None:
         """Return the millionfold of what units and the request cost, rounded up; None where these have no price."""
-        if not self.units:
-            return None
         prices = dict(self.units)
         of_request = prices.get("requests")
         if units is None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Table, case, func, select
+from sqlalchemy import Connection, Select, Table, case, func, select
 
 from one_api.accounts import windows
 from one_api.accounts.budgets import Budget, WindowKey, budget_in
@@ -14,6 +14,7 @@ from one_api.accounts.ledger import id_at, in_span
 from one_api.accounts.money import dollars
 from one_api.accounts.percentiles import FIRST, PERCENTS, WHOLE
 from one_api.accounts.periods import start_of
+from one_api.accounts.sheets import Page
 from one_api.accounts.tables import AUDIT, BUDGETS, KEYS, LEDGER, USAGE, WINDOWS
 from one_api.contract import JSONObject
 from one_api.dialects import json
@@ -33,8 +34,22 @@ REQUEST_FIELDS = (
     *(each.name for each in LEDGER.columns if each.name not in _MONEY),
     *(f"{name}_usd" for name in _MONEY),
 )
-#: Requests in one page.
-MAX_ROWS = 200
+#: What is shown of a budget.
+BUDGET_FIELDS = (
+    "name",
+    "key",
+    "team",
+    "period",
+    "zone",
+    "limit_usd",
+    "spent_usd",
+    "held_usd",
+    "remaining_usd",
+    "resets_at",
+    "alert_percent",
+)
+#: Requests in one page; and keys or budgets.
+MAX_ROWS, MAX_NAMED = 200, 1000
 #: Rows that are read at a time where all are.
 _CHUNK = 1000
 #: Rows that are looked at for one page.
@@ -130,7 +145,18 @@ def spent(connection: Connection, key: str, begin: int, end: int) -> int:
 def budgets(connection: Connection, now: float, names: Collection[str] | None = None) -> list[JSONObject]:
     """Return all budgets, or those of these names, with what is spent of them in the window of ``now``."""
     query = select(BUDGETS).order_by(BUDGETS.c.name)
-    rows = connection.execute(query if names is None else query.where(BUDGETS.c.name.in_(names))).all()
+    return _budgets(connection, query if names is None else query.where(BUDGETS.c.name.in_(names)), now)
+
+
+def page_of_budgets(connection: Connection, *, now: float, limit: int, after: str | None = None) -> Page:
+    """Return budgets as ``budgets`` does, by name, at most ``limit``; those after the name ``after``."""
+    query = select(BUDGETS).order_by(BUDGETS.c.name).limit(limit)
+    rows = _budgets(connection, query if after is None else query.where(BUDGETS.c.name > after), now)
+    return Page(rows, rows[-1]["name"] if len(rows) == limit else None)
+
+
+def _budgets(connection: Connection, query: Select[Any], now: float) -> list[JSONObject]:
+    rows = connection.execute(query).all()
     known = [budget_in(row) for row in rows]
     states = windows.states(connection, known, now)
     return [_budget(row, budget, state, now) for row, budget, state in zip(rows, known, states, strict=True)]
@@ -238,30 +264,23 @@ def _compared(sums: Sequence[int], rows: Sequence[int]) -> JSONObject:
     return {name: str(one) if one == other else f"{one}, rows {other}" for name, one, other in pairs}
 
 
-class Page(NamedTuple):
-    """Some rows of the ledger, newest first, and the id to go on from; None at the end."""
-
-    rows: list[JSONObject]
-    next: str | None
-
-
 def requests(
     connection: Connection,
     *,
-    before: str | None = None,
+    after: str | None = None,
     since_ms: int = 0,
     until_ms: int | None = None,
     limit: int = MAX_ROWS,
     **wanted: str,
 ) -> Page:
-    """Return rows of the ledger, newest first, at most ``limit``; those older than the id ``before``.
+    """Return rows of the ledger, newest first, at most ``limit``; those after the id ``after``, which are older.
 
     ``wanted`` holds values of the columns key, model, deployment and status. Only keys have an index: for the others
     a page looks at so many rows at most, and may hold few of them or none before the end.
     """
     among = select(LEDGER).where(LEDGER.c.id >= id_at(since_ms)).order_by(LEDGER.c.id.desc())
-    if before is not None:
-        among = among.where(LEDGER.c.id < before)
+    if after is not None:
+        among = among.where(LEDGER.c.id < after)
     if until_ms is not None:
         among = among.where(LEDGER.c.id < id_at(until_ms))
     if "key" in wanted:

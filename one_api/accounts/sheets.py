@@ -1,16 +1,24 @@
-"""Rows as CSV, for spreadsheets. Pure."""
+"""Rows as people get them: page by page, and as CSV for spreadsheets. Pure."""
 
 import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from one_api.contract import JSONObject
 from one_api.dialects import json
 
 #: A spreadsheet takes a text that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
+class Page(NamedTuple):
+    """Some rows of a list, and what the next page begins after; None at the end."""
+
+    rows: list[JSONObject]
+    next: str | None
 
 
 def text_of(value: Any) -> str:

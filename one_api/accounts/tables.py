@@ -14,7 +14,7 @@ from one_api.accounts import percentiles
 
 METADATA = MetaData()
 #: The last change that makes them so.
-REVISION = "0010"
+REVISION = "0011"
 
 #: One row for each request that an upstream was asked for, or that a kept answer served.
 LEDGER = Table(
@@ -101,6 +101,7 @@ USAGE = Table(
         Column(name, BigInteger, nullable=False, server_default="0")
         for name in (*percentiles.FIRST.columns, *percentiles.WHOLE.columns)
     ),
+    Index("usage_key", "key", "span", "start"),
 )
 
 #: Values by name. ``version`` rises with every change of keys and teams, in the same transaction.

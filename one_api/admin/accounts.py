@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,8 @@ from one_api.accounts.changes import NotThere
 from one_api.accounts.keys import ChangeRefused
 from one_api.accounts.periods import zone_named
 from one_api.accounts.service import Accounts
-from one_api.accounts.sheets import lines
-from one_api.admin.sheets import RequestSheet
+from one_api.accounts.sheets import Page, lines
+from one_api.admin.sheets import BudgetSheet, KeySheet, RequestSheet, Sheet
 from one_api.api.bodies import read_body
 from one_api.api.service import service
 from one_api.api.snapshot import snapshot
@@ -41,8 +42,8 @@ _SHEET_HEADERS = {"content-type": "text/csv; charset=utf-8"}
 @accounts_api.get("/keys")
 @for_the_operator
 async def list_keys() -> Response:
-    """List what is kept of all keys; ``tag`` and ``team`` choose some."""
-    return await _listed(await _read(changes.keys, tag=_argument("tag"), team=_argument("team")))
+    """List what is kept of keys, by name; ``tag`` and ``team`` choose some, ``after`` is the last page's ``next``."""
+    return await _paged(KeySheet, partial(changes.keys, tag=_argument("tag"), team=_argument("team")))
 
 
 @accounts_api.post("/keys")
@@ -101,7 +102,7 @@ async def rotate_key(name: str) -> Response:
 @for_the_operator
 async def list_teams() -> Response:
     """List all teams."""
-    return await _listed(await _read(changes.teams))
+    return await _listed(await _read(changes.teams), changes.TEAM_COLUMNS)
 
 
 @accounts_api.post("/teams")
@@ -130,8 +131,8 @@ async def update_team(name: str) -> Response:
 @accounts_api.get("/budgets")
 @for_the_operator
 async def list_budgets() -> Response:
-    """List all budgets, with what is spent of them."""
-    return await _listed(await _read(reports.budgets, now=time.time()))
+    """List budgets, by name, with what is spent of them; ``after`` is the last page's ``next``."""
+    return await _paged(BudgetSheet, partial(reports.page_of_budgets, now=time.time()))
 
 
 @accounts_api.put("/budgets/<name>")
@@ -167,7 +168,8 @@ async def credit_budget(name: str) -> Response:
 async def list_changes() -> Response:
     """List the last changes of keys, teams and budgets, newest first; ``after`` is the id of the last one before."""
     after = _number("after", 0) or None
-    return await _listed(await _read(changes.audit, limit=_limit(reports.MAX_ROWS), before=after))
+    found = await _read(changes.audit, limit=_limit(reports.MAX_ROWS), before=after)
+    return await _listed(found, changes.AUDIT_COLUMNS)
 
 
 @accounts_api.get("/usage")
@@ -197,22 +199,27 @@ async def list_requests() -> Response:
     """List rows of the ledger, newest first; ``after`` is what the page before has as ``next``."""
     names = ("key", "model", "deployment", "status")
     wanted: Any = {name: value for name in names if (value := _argument(name)) is not None}
-    after, limit = _argument("after") or None, _limit(50)
     since_ms, until_ms = _number("from", 0) * 1000, _number("to", _ALWAYS_S) * 1000
     page = partial(reports.requests, since_ms=since_ms, until_ms=until_ms, **wanted)
-    if _wants_csv():
-        sheet = RequestSheet(_accounts(), page, after, g.open_call)
-        g.open_call.begin_stream()
-        return EventResponse(sheet, headers=_SHEET_HEADERS)
-    found = await _read(page, before=after, limit=limit)
-    return JSONResponse({"object": "list", "data": found.rows, "next": found.next})
+    return await _paged(RequestSheet, page, 50)
 
 
 # What all share
 
 
-async def _listed(rows: list[JSONObject]) -> Response:
-    return await sheet_of(rows) if _wants_csv() else JSONResponse({"object": "list", "data": rows})
+async def _paged(sheet: type[Sheet], page: Callable[..., Page], default: int | None = None) -> Response:
+    """Return a page of a list, of ``default`` rows or as many as there may be; or all of it as a spreadsheet."""
+    after, limit = _argument("after") or None, _limit(default or sheet.limit, sheet.limit)
+    if _wants_csv():
+        body = sheet(_accounts(), page, after, g.open_call)
+        g.open_call.begin_stream()
+        return EventResponse(body, headers=_SHEET_HEADERS)
+    found = await _read(page, after=after, limit=limit)
+    return JSONResponse({"object": "list", "data": found.rows, "next": found.next})
+
+
+async def _listed(rows: list[JSONObject], names: Sequence[str]) -> Response:
+    return await sheet_of(rows, names) if _wants_csv() else JSONResponse({"object": "list", "data": rows})
 
 
 def _wants_csv() -> bool:
@@ -220,9 +227,9 @@ def _wants_csv() -> bool:
     return request.args.get("format") == "csv" or request.accept_mimetypes.best == "text/csv"
 
 
-async def sheet_of(rows: list[JSONObject]) -> Response:
+async def sheet_of(rows: list[JSONObject], names: Sequence[str] | None = None) -> Response:
     """Return rows as a spreadsheet, written in a thread: of thousands that takes a while."""
-    return PlainResponse(await asyncio.to_thread(lines, rows), headers=_SHEET_HEADERS)
+    return PlainResponse(await asyncio.to_thread(lines, rows, names), headers=_SHEET_HEADERS)
 
 
 def _accounts() -> Accounts:
@@ -302,12 +309,12 @@ def _argument(name: str) -> str | None:
     return text
 
 
-def _limit(default: int) -> int:
+def _limit(default: int, most: int = reports.MAX_ROWS) -> int:
     """Return how many rows a page is to have."""
     limit = _number("limit", default)
     if not limit:
-        raise InvalidRequest(f"Give a whole number from 1 to {reports.MAX_ROWS}.", param="limit")
-    return min(limit, reports.MAX_ROWS)
+        raise InvalidRequest(f"Give a whole number from 1 to {most}.", param="limit")
+    return min(limit, most)
 
 
 def _number(name: str, default: int) -> int:

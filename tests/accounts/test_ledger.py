@@ -196,6 +196,34 @@ def test_the_sums_have_the_order_of_their_columns() -> None:
     assert (minute["upstream_cost"], minute["ms"], minute["first_ms"], minute["firsts"]) == (1000, 500, 7, 1)
 
 
+def test_the_sums_of_many_rows_are_those_of_each_added_up() -> None:
+    ends: list[dict[str, Any]] = [
+        {},
+        {"status": "failed", "cost": None, "upstream_cost": None, "prompt": None, "cached": None, "completion": None},
+        {"status": "interrupted", "first_ms": 250, "ms": 64_001},
+        {"status": "cancelled", "first_ms": 9000, "ms": 501, "cache": "joined"},
+        {"status": "credit", "cost": -77, "ms": 0},
+        {"status": "presumed", "cost": 5, "ms": 0, "deployment": None},
+        {"status": "ok", "cache": "hit", "cost": 0, "model": "another"},
+    ]
+    rows = [row(number, HOUR + 25 * number, **ends[number % len(ends)]) for number in range(70)]
+
+    found = ledger.sums_of(rows, Counter())
+
+    def by_place(sums: list[dict[str, Any]]) -> Counter[tuple[Any, ...]]:
+        places = ("span", "start", "key", "model", "deployment")
+        added: Counter[tuple[Any, ...]] = Counter()
+        for each in sums:
+            for name in each.keys() - set(places):
+                added[(*(each[place] for place in places), name)] += each[name]
+        return added
+
+    assert by_place(found) == by_place([each for one in rows for each in ledger.sums_of([one], Counter())])
+    assert sum(each["requests"] for each in found if each["span"] == 900) == 60
+    assert sum(each["ms_more"] for each in found if each["span"] == 900) == 10
+    assert sum(each["first_250"] for each in found if each["span"] == 900) == 10
+
+
 # What becomes a row
 
 

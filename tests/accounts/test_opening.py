@@ -4,12 +4,13 @@ import multiprocessing
 import re
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from one_api.accounts import tables
 from one_api.accounts.database import DatabaseUnavailable, DatabaseUnusable, open_engine, transact
@@ -49,6 +50,18 @@ def test_six_processes_at_once_make_the_tables_once(address: str, tmp_path: Path
     assert transact(engine, lambda c: c.scalars(text("SELECT version_num FROM alembic_version")).all()) == [
         tables.REVISION
     ]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["", "made before"])
+def test_the_usage_of_a_key_gets_its_index(engine: Engine, address: str, tmp_path: Path, is_there: bool) -> None:
+    changes = ["UPDATE alembic_version SET version_num = '0010'", *([] if is_there else ["DROP INDEX usage_key"])]
+    for change in changes:
+        transact(engine, partial(Connection.execute, statement=text(change)))
+
+    open_and_close(address, str(tmp_path))
+
+    indexes = {each["name"]: each["column_names"] for each in inspect(engine).get_indexes("usage")}
+    assert indexes == {"usage_key": ["key", "span", "start"]}
 
 
 def test_tables_of_a_newer_program_are_refused(engine: Engine, address: str, tmp_path: Path) -> None:

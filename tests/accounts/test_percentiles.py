@@ -13,12 +13,12 @@ from one_api.accounts.sheets import cell, lines
 
 def counted(times: list[int]) -> list[int]:
     """The counts of the steps of these times."""
-    return [sum(step) for step in zip(*map(FIRST.count, times), strict=True)]
+    return FIRST.counts(times)
 
 
 def test_where_nothing_was_counted_there_is_no_percentile() -> None:
-    assert FIRST.percentile_ms(FIRST.none, 50) is None
-    assert WHOLE.percentile_ms(WHOLE.none, 99) is None
+    assert FIRST.percentile_ms(FIRST.counts([]), 50) is None
+    assert WHOLE.percentile_ms(WHOLE.counts([]), 99) is None
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,21 @@
 """What people write that cannot be: each is told what to change, the same with both databases, and changes nothing."""
 
+import csv
+import io
 import secrets
 import threading
 import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
 
-from one_api.accounts import ledger
+from one_api.accounts import changes, ledger
 from one_api.accounts.database import open_engine, transact
 from one_api.accounts.tables import AUDIT, USAGE
 from one_api.admin.accounts import sheet_of
@@ -205,6 +208,51 @@ def test_the_audit_is_read_page_by_page(bed: Bed, engine: Engine) -> None:
         path = f"/audit?limit=2&after={found[-1]}"
 
     assert found == list(everything)
+
+
+def test_keys_and_budgets_are_read_page_by_page_and_as_a_whole_spreadsheet(bed: Bed, engine: Engine) -> None:
+    names = [f"paged-{number}" for number in range(5)]
+    for number, each in enumerate(names):
+        fields = {"tags": ["paged"]} if number % 2 else {}
+        transact(engine, partial(changes.create_key, actor="tests", name=each, fields=fields))
+        transact(engine, partial(changes.set_budget, actor="tests", name=f"key:{each}:day", fields={"limit_usd": "7"}))
+
+    for path, wanted in (
+        ("/keys?limit=2", names),
+        ("/keys?limit=2&tag=paged", names[1::2]),
+        ("/budgets?limit=2", [f"key:{each}:day" for each in names]),
+    ):
+        found: list[str] = []
+        page = admin(bed, "GET", path).json
+        while True:
+            assert len(page["data"]) <= 2
+            found += [each["name"] for each in page["data"]]
+            if page["next"] is None:
+                break
+            page = admin(bed, "GET", f"{path}&after={page['next']}").json
+        whole = admin(bed, "GET", path.replace("?limit=2", "?").rstrip("?")).json
+        sheet = csv.DictReader(io.StringIO(admin(bed, "GET", f"{path}&format=csv").body.decode()))
+
+        assert [each for each in found if each in wanted] == wanted
+        assert found == sorted(set(found)) == [each["name"] for each in whole["data"]]
+        assert [each["name"] for each in sheet] == found
+        assert whole["next"] is None
+
+
+@pytest.mark.parametrize("path", ["/keys?limit=0", "/budgets?limit=x"])
+def test_a_page_has_a_size(bed: Bed, path: str) -> None:
+    assert admin(bed, "GET", path).json["error"]["param"] == "limit"
+
+
+def test_an_empty_list_is_a_spreadsheet_with_its_head(bed: Bed) -> None:
+    for path, fields in (
+        ("/keys?team=nobody-at-all&", "name,old_until,prefix,role,team"),
+        ("/budgets?after=zzz&", "name,key,team,period,zone,limit_usd,spent_usd"),
+        ("/audit?after=1&", "id,at,actor,action"),
+    ):
+        (head,) = admin(bed, "GET", f"{path}format=csv").body.decode().splitlines()
+
+        assert head.startswith(fields)
 
 
 def test_a_filter_without_an_index_looks_at_so_many_rows_a_page_and_finds_all(bed: Bed, engine: Engine) -> None:
