@@ -72,8 +72,10 @@ def reported_in(payload: JSONObject) -> list[JSONObject]:
     """
     given_choices = payload.get("choices")
     choices = [each for each in given_choices if isinstance(each, dict)] if isinstance(given_choices, list) else []
-    holders = [payload, payload.get("x_groq"), *choices, *(each.get("message") for each in choices)]
-    given = [each.get("usage") for each in holders if isinstance(each, dict)] + [payload.get(key) for key in _HOLDERS]
+    holders = [payload, payload.get("x_groq"), *choices, *[each.get("message") for each in choices]]
+    given = [each["usage"] for each in holders if isinstance(each, dict) and "usage" in each]
+    if not _ELSEWHERE.isdisjoint(payload):
+        given += [payload.get(key) for key in _HOLDERS]
     found = [report for each in given if each for report in _reports_of(each)]
     timings = payload.get("timings")
     if not found and isinstance(timings, dict) and _is_number(timings.get("predicted_n")):

@@ -63,6 +63,11 @@ class UpstreamStream(ChunkStream):
         self._tail_ends = math.inf
         _limit_kernel(response)
 
+    @property
+    def usage(self) -> Usage | None:  # type: ignore[override]
+        """What was reported so far; made when it is asked for, which is at the end."""
+        return Usage.read(self._translator.usage)
+
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
         while not self._ready and not self.ended:
@@ -161,8 +166,6 @@ class UpstreamStream(ChunkStream):
                 self._end()
             else:
                 self._failure = UpstreamBroken(f"The upstream's stream cannot be read: {error}.")
-        if self._translator.usage is not None:
-            self.usage = Usage.read(self._translator.usage)
         if self._failure is not None and not self._ready:
             raise self._failure
         return self._events.blocks > blocks
