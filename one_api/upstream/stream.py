@@ -57,6 +57,8 @@ class UpstreamStream(ChunkStream):
         self._ready: list[Item] = []
         #: How the stream broke; raised once everything that came before has been read.
         self._failure: UpstreamError | None = None
+        #: What it has taken, as it was last asked for.
+        self._used: Usage | None = None
         #: Something of an answer has come.
         self._begun = False
         #: When a complete answer is not waited for any longer, in the loop's time.
@@ -66,7 +68,9 @@ class UpstreamStream(ChunkStream):
     @property
     def usage(self) -> Usage | None:  # type: ignore[override]
         """What was reported so far; made when it is asked for, which is at the end."""
-        return Usage.read(self._translator.usage)
+        if self._used is None or not self.ended:
+            self._used = Usage.read(self._translator.usage)
+        return self._used
 
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
