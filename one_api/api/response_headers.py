@@ -76,11 +76,9 @@ def _in_header(deployment: str) -> str:
 def _for_anthropic(headers: dict[str, str], request_id: str) -> dict[str, str]:
     """Return headers as Anthropic's clients read them: the limits of the upstream's account are not the caller's."""
     found = {name: value for name, value in headers.items() if not name.startswith(_ANTHROPIC_LIMITS)}
-    own = current_globals().get("limit_headers", {})
-    for kind in ("requests", "tokens"):
-        for what in ("limit", "remaining", "reset"):
-            if (value := own.get(f"x-ratelimit-{what}-{kind}")) is not None:
-                found[f"{_ANTHROPIC_LIMITS}{kind}-{what}"] = _moment_in(value) if what == "reset" else value
+    for name, value in current_globals().get("limit_headers", {}).items():
+        _, _, what, kind = name.split("-")
+        found[f"{_ANTHROPIC_LIMITS}{kind}-{what}"] = _moment_in(value) if what == "reset" else value
     return found | {"request-id": request_id}
 
 

@@ -76,9 +76,10 @@ def reported_in(payload: JSONObject) -> list[JSONObject]:
     """
     given_choices = payload.get("choices")
     choices = [each for each in given_choices if isinstance(each, dict)] if isinstance(given_choices, list) else []
-    beside = [each for name in _BESIDE if isinstance(each := payload.get(name), dict)]
-    holders = [payload, *beside, *choices, *(each.get("message") for each in choices)]
-    given = [each.get(key) for each in holders if isinstance(each, dict) for key in ("usage", *_HOLDERS)]
+    is_elsewhere = not _ELSEWHERE.isdisjoint(payload)
+    beside = [each for name in _BESIDE if isinstance(each := payload.get(name), dict)] if is_elsewhere else []
+    holders = [payload, *beside, *choices, *[each.get("message") for each in choices]]
+    given = [each.get(key) for each in holders if isinstance(each, dict) for key in ("usage", *_HOLDERS) if key in each]
     found = [report for each in given if each for report in _reports_of(each)]
     if not found:
         found = [report for each in beside for report in _reports_of(each) if _has_counts(report)]

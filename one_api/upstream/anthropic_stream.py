@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
-from one_api.contract import ChunkStream
+from one_api.contract import ChunkStream, Usage
 from one_api.dialects.anthropic.response import ResponseOptions
 from one_api.dialects.anthropic.stream import ClaudeStream
 from one_api.dialects.frames import Encode
@@ -62,7 +62,11 @@ class MessageStream(ChunkStream):
         #: All of the current message has been read, and it is not the last.
         self._paused = False
         self._next: asyncio.Task[ChunkStream] | None = None
-        self.usage = first.usage
+
+    @property
+    def usage(self) -> Usage | None:  # type: ignore[override]
+        """What the messages so far took."""
+        return self._current.usage
 
     async def read(self) -> list[JSONObject]:
         """See ``ChunkStream``."""
@@ -79,10 +83,7 @@ class MessageStream(ChunkStream):
             if self._paused:
                 await self._go_on()
             self._current.idle_s = self.idle_s
-            try:
-                found = await read(self._current)
-            finally:
-                self.usage = self._current.usage
+            found = await read(self._current)
             self._note_end()
         return found
 

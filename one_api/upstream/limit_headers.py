@@ -24,7 +24,8 @@ def claude_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return what a client sees of any answer of Anthropic's: its limits, also in OpenAI's names, and its id."""
     own = {name.lower(): value for name, value in headers.items() if len(value) <= _MAX_VALUE and value.isascii()}
     found = {name: value for name, value in own.items() if name.startswith(_CLAUDE)}
-    found |= {f"{_OPENAI}{name}": value for name, value in _in_openai_names(own)}
+    if found:
+        found |= {f"{_OPENAI}{name}": value for name, value in _in_openai_names(own)}
     if "request-id" in own:
         found["x-upstream-request-id"] = own["request-id"]
     return found

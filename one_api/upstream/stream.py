@@ -60,11 +60,20 @@ class UpstreamStream(ChunkStream):
         self._taking: asyncio.Task[bool] | None = None
         #: How the stream broke; raised once everything that came before has been read.
         self._failure: UpstreamError | None = None
+        #: What it has taken, as it was last asked for.
+        self._used: Usage | None = None
         #: Something of an answer has come.
         self._begun = False
         #: When a complete answer is not waited for any longer, in the loop's time.
         self._tail_ends = math.inf
         _limit_kernel(response)
+
+    @property
+    def usage(self) -> Usage | None:  # type: ignore[override]
+        """What was reported so far; made when it is asked for, which is at the end."""
+        if self._used is None or not self.ended:
+            self._used = Usage.read(self._translator.usage)
+        return self._used
 
     async def wait_for_first(self) -> None:
         """Wait for the first event, and keep it for ``read``."""
@@ -188,8 +197,6 @@ class UpstreamStream(ChunkStream):
                 self._end()
             else:
                 self._failure = UpstreamBroken(f"The upstream's stream cannot be read: {error}.")
-        if self._translator.usage is not None:
-            self.usage = Usage.read(self._translator.usage)
         if self._failure is not None and not self._ready:
             raise self._failure
         return self._events.blocks > blocks
