@@ -162,16 +162,16 @@ def prepared(bed: Bed, engine: Engine, door: Door) -> tuple[str, int]:
 def test_at_every_door_as_many_are_let_in_as_there_are_units(bed: Bed, engine: Engine, name: str) -> None:
     door = DOORS[name]
     model, units = prepared(bed, engine, door)
-    account = Account(engine, 20 * units)
+    account = Account(engine, 50 * units)
 
     with ThreadPoolExecutor(16) as clients:
-        answers = list(clients.map(lambda _: ask(bed, door, model, account.key), range(60)))
+        answers = list(clients.map(lambda _: ask(bed, door, model, account.key), range(200)))
 
-    assert Counter(answer.status for answer in answers) == {200: 20, 429: 40}
+    assert Counter(answer.status for answer in answers) == {200: 50, 429: 150}
     refused = next(answer for answer in answers if answer.status == 429)
     assert b"has 0 USD left" in refused.body or b"may cost up to" in refused.body
-    until(lambda: account.spent() == 20 * units)
-    assert Counter(row["cost"] for row in account.rows()) == {units * UNIT: 20}
+    until(lambda: account.spent() == 50 * units)
+    assert Counter(row["cost"] for row in account.rows()) == {units * UNIT: 50}
     until(lambda: account.leased() == 0)
 
 
