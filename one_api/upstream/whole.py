@@ -34,7 +34,7 @@ class WholeBody:
         self._body = body
         self._watch = watch
         self._translator: Translator | None = None
-        self._events = EventReader()
+        self._events: EventReader | None = None
         self._framed: FramedReader | None = None
         self._tail_ends = math.inf
         #: It was left before its end.
@@ -52,7 +52,7 @@ class WholeBody:
             if scheduler().is_late():
                 await scheduler().wait_turn()
             note = partial(self._note, piece[begin : begin + _PART_BYTES])
-            await aside(note, is_short=self._events.held_bytes <= LARGE_EVENT_BYTES)
+            await aside(note, is_short=self._events is None or self._events.held_bytes <= LARGE_EVENT_BYTES)
         return piece
 
     async def _read_tail(self, translator: Translator) -> bytes:
@@ -74,6 +74,7 @@ class WholeBody:
                 self._watch = None
                 return
             self._translator = self._watch()
+            self._events = EventReader()
             self._framed = FramedReader(self._events, self._translator)
         try:
             self._framed.feed(piece, [])

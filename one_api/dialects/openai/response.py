@@ -102,7 +102,8 @@ def _mend_choice(choice: JSONObject, position: int, answer_id: str, *, has_tools
             raise InvalidAnswer("a choice holds no message")
         choice["message"] = message = message or {}
     check_choice(message)
-    choice["logprobs"] = strict_logprobs(choice.get("logprobs"))
+    logprobs = choice.get("logprobs")
+    choice["logprobs"] = None if logprobs is None else strict_logprobs(logprobs)
     called_so = message.get("function_call")
     legacy = not message.get("tool_calls") and isinstance(called_so, dict) and not is_blank(called_so)
     if legacy:
